@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The choices of a build. They pick source files and compiler flags, never a preprocessor branch.
+
+option(MEMPHIS_CUDA "Build Device::cuda with the CUDA toolkit" OFF)
+option(MEMPHIS_SANITIZE "Build with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+set(MEMPHIS_CPU_ARCH native CACHE STRING
+    "-march of the CPU code; set x86-64-v3 where the binary runs on other machines than it is built on")
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+add_library(memphis_options INTERFACE)
+target_compile_features(memphis_options INTERFACE cxx_std_20)
+target_include_directories(memphis_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(memphis_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
+                            -march=${MEMPHIS_CPU_ARCH} -fno-math-errno -g1>)
+
+if(MEMPHIS_SANITIZE)
+  target_compile_options(memphis_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-sanitize-recover=all
+                              -fno-omit-frame-pointer>)
+  target_link_options(memphis_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+if(MEMPHIS_CUDA)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 90a)
+  endif()
+  enable_language(CUDA)
+  find_package(CUDAToolkit 12.8 REQUIRED)
+  target_compile_options(memphis_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --Werror=all-warnings --expt-relaxed-constexpr -lineinfo
+                               -Xcompiler=-Wall,-Wextra>)
+endif()

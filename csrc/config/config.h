@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "csrc/core/device.h"
+#include "csrc/core/dtype.h"
+
+// The schema of a config file: YAML mirrors these structs, section by section, key by key. A config
+// that load_config returned is resolved: whatever may be derived has been, and every value is in
+// range.
+namespace memphis {
+
+// Weights at step 0. Norm gains are 1 in either.
+//   fan_in  every matrix N(0, 1/in), the embedding N(0, 1/d_model)
+//   normal  every matrix and the embedding N(0, init_std^2)
+enum class InitScheme : std::uint8_t { fan_in, normal };
+
+struct ModelConfig {
+  std::string preset;  // grok-1, grok-2, or empty; given keys override the preset's
+  std::int64_t vocab_size = 0;
+  std::int64_t num_layers = 0;
+  std::int64_t d_model = 0;
+  std::int64_t num_heads = 0;
+  std::int64_t num_kv_heads = 0;       // derived: num_heads
+  std::int64_t head_dim = 0;           // derived: d_model / num_heads
+  std::int64_t ffn_dim = 0;            // of one expert
+  std::int64_t num_experts = 0;
+  std::int64_t experts_per_token = 2;
+  std::int64_t dense_ffn_dim = 0;      // of the dense FFN beside the experts (Grok-2); 0: none
+  double embedding_multiplier = 0;     // derived: sqrt(d_model)
+  double output_multiplier = 1.0;
+  double attention_multiplier = 0;     // derived: 1 / sqrt(head_dim)
+  double attention_cap = 30.0;         // 0: none
+  double router_cap = 0.0;             // 0: none
+  double final_cap = 0.0;              // 0: none
+  std::int64_t attention_temperature_len = 0;  // positions; 0: none
+  double rope_theta = 10000.0;
+  bool tie_embeddings = true;
+  double norm_eps = 1e-5;
+  std::int64_t pad_id = 0;             // masked as a key and as a target; -1: none
+  std::int64_t max_sequence_length = 0;  // written to config.json; derived: batch.sequence_length
+  InitScheme init = InitScheme::fan_in;
+  double init_std = 0.02;              // of InitScheme::normal
+  double router_init_std = 0.02;       // of the router in either scheme
+};
+
+enum class DeviceChoice : std::uint8_t { automatic, cpu, cuda };  // auto | cpu | cuda
+enum class Resume : std::uint8_t { automatic, required, never };  // auto | required | never
+
+struct RunConfig {
+  std::string dir = "runs/default";
+  DeviceChoice device = DeviceChoice::automatic;
+  std::int64_t seed = 1;
+  Resume resume = Resume::automatic;
+};
+
+struct ParallelConfig {
+  std::int64_t pipeline = 1;
+  std::int64_t data = 1;
+  std::int64_t context = 1;
+  std::int64_t expert = 1;
+  std::int64_t tensor = 1;
+  std::int64_t expert_tensor = 1;
+  std::int64_t zero = 1;
+  bool sequence_parallel = true;
+};
+
+struct DataConfig {
+  std::vector<std::string> train;       // files, directories and globs; empty: this repository's text
+  std::vector<std::string> validation;  // the same; empty: the held-out end of train
+  double held_out = 0.1;                // fraction of train, where validation is empty
+  std::string tokenizer = "byte";
+};
+
+struct BatchConfig {
+  std::int64_t sequence_length = 256;  // tokens
+  std::int64_t micro_batch = 4;        // sequences
+  std::int64_t global_batch = 16;      // sequences
+};
+
+struct OptimizerConfig {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double clip_norm = 1.0;  // 0: none
+};
+
+enum class Decay : std::uint8_t { cosine, wsd, constant };
+
+struct ScheduleConfig {
+  std::int64_t steps = 0;
+  std::int64_t warmup_steps = 0;
+  Decay decay = Decay::cosine;
+  std::int64_t decay_steps = 0;  // wsd: length of the final linear decay; derived: steps / 5
+  double min_ratio = 0.1;        // final learning rate over the peak
+};
+
+struct LossConfig {
+  double balance = 1e-2;   // per layer, summed over layers
+  double router_z = 1e-3;  // per layer, summed over layers
+};
+
+enum class Precision : std::uint8_t { automatic, bf16, f32 };  // auto: bf16 on cuda, f32 on cpu
+
+struct PrecisionConfig {
+  Precision compute = Precision::automatic;
+};
+
+struct CheckpointConfig {
+  std::int64_t every = 200;  // steps; the last step is always saved; 0: only the last
+  std::int64_t keep = 3;     // newest ones
+};
+
+struct MetricsConfig {
+  std::int64_t every = 1;               // steps between progress lines
+  std::int64_t validate_every = 200;    // steps; 0: only at the end
+  std::int64_t validate_batches = 0;    // micro-batches; 0: the whole validation set
+  std::int64_t sample_every = 500;      // steps; 0: never
+  std::int64_t sample_tokens = 200;
+  std::string sample_prompt = "\n";
+  double sample_temperature = 0.8;      // 0: greedy
+  bool trace = false;
+};
+
+struct Config {
+  ModelConfig model;
+  RunConfig run;
+  ParallelConfig parallel;
+  DataConfig data;
+  BatchConfig batch;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  LossConfig loss;
+  PrecisionConfig precision;
+  CheckpointConfig checkpoint;
+  MetricsConfig metrics;
+};
+
+// The device and dtype that the config's `auto`s mean here. PreflightError if an explicit device is
+// absent.
+Device resolve_device(DeviceChoice choice);
+DType resolve_compute(Precision precision, Device device);
+
+}  // namespace memphis

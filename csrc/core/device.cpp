@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/core/device.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+#include <unistd.h>
+
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+std::atomic<std::uint64_t> g_num_allocations{0};
+
+constexpr std::size_t kAlignment = 256;  // of cudaMalloc; the CPU keeps the same layout
+
+double host_seconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
+}
+
+std::size_t round_up(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// MemAvailable is what can be had without swapping; free pages alone would leave out the cache.
+std::size_t available_host_bytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  std::size_t kibibytes = 0;
+  std::string unit;
+  while (meminfo >> key >> kibibytes >> unit) {
+    if (key == "MemAvailable:") {
+      return kibibytes * 1024;
+    }
+  }
+  return 0;
+}
+
+void* allocate_host(std::size_t bytes) {
+  void* data = std::aligned_alloc(kAlignment, round_up(bytes));
+  if (data == nullptr) {
+    throw PreflightError("cannot allocate " + std::to_string(bytes) +
+                         " bytes of host memory (the system refused); use a smaller model or "
+                         "batch.micro_batch");
+  }
+  return data;
+}
+
+}  // namespace
+
+std::string_view name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
+
+bool device_available(Device device) {
+  return device == Device::cpu || cuda_device::unavailable_reason().empty();
+}
+
+std::string device_unavailable_reason() { return cuda_device::unavailable_reason(); }
+
+DeviceInfo device_info(Device device) {
+  if (device == Device::cuda) {
+    return cuda_device::info();
+  }
+  DeviceInfo info;
+  info.name = "cpu";
+  info.num_multiprocessors = static_cast<int>(std::thread::hardware_concurrency());
+  info.total_bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
+                     static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  info.free_bytes = available_host_bytes();
+  return info;
+}
+
+void* device_allocate(std::size_t bytes, Device device) {
+  g_num_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (bytes == 0) {
+    bytes = kAlignment;  // a distinct address for every allocation
+  }
+  return device == Device::cpu ? allocate_host(bytes) : cuda_device::allocate(bytes);
+}
+
+void device_free(void* data, Device device) noexcept {
+  if (device == Device::cpu) {
+    std::free(data);
+  } else {
+    cuda_device::free(data);
+  }
+}
+
+std::uint64_t allocation_count() { return g_num_allocations.load(std::memory_order_relaxed); }
+
+void device_copy(void* destination, const void* source, std::size_t bytes, Stream stream) {
+  if (bytes == 0) {
+    return;
+  }
+  if (stream.device == Device::cpu) {
+    std::memcpy(destination, source, bytes);
+  } else {
+    cuda_device::copy(destination, source, bytes, stream.handle);
+  }
+}
+
+void device_zero(void* destination, std::size_t bytes, Stream stream) {
+  if (bytes == 0) {
+    return;
+  }
+  if (stream.device == Device::cpu) {
+    std::memset(destination, 0, bytes);
+  } else {
+    cuda_device::zero(destination, bytes, stream.handle);
+  }
+}
+
+void synchronize(Stream stream) {
+  if (stream.device == Device::cuda) {
+    cuda_device::synchronize(stream.handle);
+  }
+}
+
+Event::Event(Device device) : device_(device) {
+  if (device_ == Device::cuda) {
+    handle_ = cuda_device::create_event();
+  }
+}
+
+Event::~Event() {
+  if (handle_ != nullptr) {
+    cuda_device::destroy_event(handle_);
+  }
+}
+
+void Event::record(Stream stream) {
+  require(stream.device == device_, "an event belongs to the device of its stream");
+  if (device_ == Device::cuda) {
+    cuda_device::record_event(handle_, stream.handle);
+  } else {
+    host_seconds_ = host_seconds();
+  }
+}
+
+double Event::seconds_since(const Event& earlier) const {
+  if (device_ == Device::cuda) {
+    return cuda_device::seconds_between(earlier.handle_, handle_);
+  }
+  return host_seconds_ - earlier.host_seconds_;
+}
+
+OwnedStream::OwnedStream(Device device)
+    : stream_{.device = device,
+              .handle = device == Device::cuda ? cuda_device::create_stream() : nullptr} {}
+
+OwnedStream::~OwnedStream() {
+  if (stream_.handle != nullptr) {
+    cuda_device::destroy_stream(stream_.handle);
+  }
+}
+
+PinnedBuffer::PinnedBuffer(std::size_t bytes, Device peer)
+    : data_(peer == Device::cuda ? cuda_device::allocate_pinned(bytes) : allocate_host(bytes)),
+      bytes_(bytes),
+      peer_(peer) {}
+
+PinnedBuffer::~PinnedBuffer() {
+  if (data_ == nullptr) {
+    return;
+  }
+  if (peer_ == Device::cuda) {
+    cuda_device::free_pinned(data_);
+  } else {
+    std::free(data_);
+  }
+}
+
+}  // namespace memphis

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace memphis {
+
+// Which implementation of `cuda` is linked is the build's choice: device_cuda.cpp (the GPU) or
+// device_none.cpp (absent). Every function below that names Device::cuda throws PreflightError
+// where it is absent.
+enum class Device : std::uint8_t { cpu, cuda };
+
+std::string_view name_of(Device device);
+
+// A view of a queue of work. The CPU has one, and work on it is done when the call returns.
+struct Stream {
+  Device device = Device::cpu;
+  void* handle = nullptr;  // cudaStream_t on Device::cuda
+};
+
+struct DeviceInfo {
+  std::string name;
+  int compute_capability = 0;              // 90 for sm_90; 0 on the CPU
+  int num_multiprocessors = 0;             // SMs; OpenMP threads on the CPU
+  std::size_t shared_bytes_per_block = 0;  // with the opt-in
+  std::size_t total_bytes = 0;             // of the device's memory
+  std::size_t free_bytes = 0;
+};
+
+// True if this binary can use `device` on this machine, now.
+bool device_available(Device device);
+
+// Why device_available(Device::cuda) is false, as half a sentence for an error text; empty if true.
+std::string device_unavailable_reason();
+
+// Throws PreflightError if the device is not available.
+DeviceInfo device_info(Device device);
+
+// Memory of `device`, aligned to 256 bytes. Throws PreflightError, naming the size, when there is
+// not enough. Counted: see allocation_count.
+void* device_allocate(std::size_t bytes, Device device);
+void device_free(void* data, Device device) noexcept;
+
+// Number of device_allocate calls of this process so far: a training step must not change it.
+std::uint64_t allocation_count();
+
+// Asynchronous on `stream`; both ranges must outlive it. Either side may be on either device; a
+// copy between host memory and the GPU is asynchronous only for pinned host memory.
+void device_copy(void* destination, const void* source, std::size_t bytes, Stream stream);
+void device_zero(void* destination, std::size_t bytes, Stream stream);
+
+// Returns when everything enqueued on `stream` is done; throws what went wrong there.
+void synchronize(Stream stream);
+
+// A point on a stream, for timing and for ordering.
+class Event {
+ public:
+  explicit Event(Device device);
+  ~Event();
+  Event(Event&& other) noexcept
+      : device_(other.device_), handle_(std::exchange(other.handle_, nullptr)) {}
+  Event& operator=(Event&&) = delete;
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(Stream stream);
+  // Waits for both. Zero or more; resolution about 0.5 us on the GPU.
+  double seconds_since(const Event& earlier) const;
+
+ private:
+  Device device_;
+  void* handle_ = nullptr;   // cudaEvent_t
+  double host_seconds_ = 0;  // CPU: the time of record()
+};
+
+// Owner of a stream.
+class OwnedStream {
+ public:
+  explicit OwnedStream(Device device);
+  ~OwnedStream();
+  OwnedStream(OwnedStream&& other) noexcept : stream_(std::exchange(other.stream_, Stream{})) {}
+  OwnedStream& operator=(OwnedStream&&) = delete;
+  OwnedStream(const OwnedStream&) = delete;
+  OwnedStream& operator=(const OwnedStream&) = delete;
+
+  Stream view() const { return stream_; }
+
+ private:
+  Stream stream_;
+};
+
+// Owner of host memory from which the GPU copies asynchronously (page-locked where there is a GPU).
+class PinnedBuffer {
+ public:
+  PinnedBuffer(std::size_t bytes, Device peer);
+  ~PinnedBuffer();
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_), peer_(other.peer_) {}
+  PinnedBuffer& operator=(PinnedBuffer&&) = delete;
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  Device peer_;
+};
+
+// What device_cuda.cpp or device_none.cpp supplies; called by device.cpp alone.
+namespace cuda_device {
+std::string unavailable_reason();
+DeviceInfo info();
+void* allocate(std::size_t bytes);
+void free(void* data) noexcept;
+void copy(void* destination, const void* source, std::size_t bytes, void* stream);
+void zero(void* destination, std::size_t bytes, void* stream);
+void synchronize(void* stream);
+void* create_stream();
+void destroy_stream(void* stream) noexcept;
+void* create_event();
+void destroy_event(void* event) noexcept;
+void record_event(void* event, void* stream);
+double seconds_between(void* earlier, void* later);
+void* allocate_pinned(std::size_t bytes);
+void free_pinned(void* data) noexcept;
+}  // namespace cuda_device
+
+}  // namespace memphis

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <string>
+
+#include <cuda_runtime_api.h>
+
+#include "csrc/core/cuda_check.h"
+#include "csrc/core/device.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+
+void cuda_check(cudaError_t status, const char* call, const char* file, int line) {
+  if (status == cudaSuccess) {
+    return;
+  }
+  (void)cudaGetLastError();  // clears an error that is not sticky
+  const std::string message = std::string(cudaGetErrorName(status)) + ": " +
+                              cudaGetErrorString(status) + " (from " + call + ", " + file + ":" +
+                              std::to_string(line) + ")";
+  if (status == cudaErrorMemoryAllocation) {
+    throw PreflightError(message + "; use a smaller model or batch.micro_batch");
+  }
+  throw Error(ExitCode::internal, message + "; run with CUDA_LAUNCH_BLOCKING=1 to find the kernel");
+}
+
+namespace cuda_device {
+namespace {
+
+// In a destructor: the runtime may already be unloading, and nothing can be done about the rest.
+void ignore(cudaError_t status) noexcept { (void)status; }
+
+cudaStream_t stream_of(void* handle) { return static_cast<cudaStream_t>(handle); }
+cudaEvent_t event_of(void* handle) { return static_cast<cudaEvent_t>(handle); }
+
+}  // namespace
+
+std::string unavailable_reason() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();
+    return std::string("the CUDA driver answers \"") + cudaGetErrorString(status) + "\"";
+  }
+  return count > 0 ? "" : "the CUDA driver sees no GPU";
+}
+
+DeviceInfo info() {
+  const std::string reason = unavailable_reason();
+  if (!reason.empty()) {
+    throw PreflightError("device cuda is not available (" + reason + "); set run.device=cpu");
+  }
+  int device = 0;
+  MEMPHIS_CUDA(cudaGetDevice(&device));
+  cudaDeviceProp properties{};
+  MEMPHIS_CUDA(cudaGetDeviceProperties(&properties, device));
+  DeviceInfo result;
+  result.name = properties.name;
+  result.compute_capability = properties.major * 10 + properties.minor;
+  result.num_multiprocessors = properties.multiProcessorCount;
+  result.shared_bytes_per_block = properties.sharedMemPerBlockOptin;
+  MEMPHIS_CUDA(cudaMemGetInfo(&result.free_bytes, &result.total_bytes));
+  return result;
+}
+
+void* allocate(std::size_t bytes) {
+  void* data = nullptr;
+  MEMPHIS_CUDA(cudaMalloc(&data, bytes));
+  return data;
+}
+
+void free(void* data) noexcept { ignore(cudaFree(data)); }
+
+void copy(void* destination, const void* source, std::size_t bytes, void* stream) {
+  MEMPHIS_CUDA(
+      cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_of(stream)));
+}
+
+void zero(void* destination, std::size_t bytes, void* stream) {
+  MEMPHIS_CUDA(cudaMemsetAsync(destination, 0, bytes, stream_of(stream)));
+}
+
+void synchronize(void* stream) { MEMPHIS_CUDA(cudaStreamSynchronize(stream_of(stream))); }
+
+void* create_stream() {
+  cudaStream_t stream = nullptr;
+  MEMPHIS_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return stream;
+}
+
+void destroy_stream(void* stream) noexcept { ignore(cudaStreamDestroy(stream_of(stream))); }
+
+void* create_event() {
+  cudaEvent_t event = nullptr;
+  MEMPHIS_CUDA(cudaEventCreate(&event));
+  return event;
+}
+
+void destroy_event(void* event) noexcept { ignore(cudaEventDestroy(event_of(event))); }
+
+void record_event(void* event, void* stream) {
+  MEMPHIS_CUDA(cudaEventRecord(event_of(event), stream_of(stream)));
+}
+
+double seconds_between(void* earlier, void* later) {
+  MEMPHIS_CUDA(cudaEventSynchronize(event_of(later)));
+  float milliseconds = 0;
+  MEMPHIS_CUDA(cudaEventElapsedTime(&milliseconds, event_of(earlier), event_of(later)));
+  return static_cast<double>(milliseconds) * 1e-3;
+}
+
+void* allocate_pinned(std::size_t bytes) {
+  void* data = nullptr;
+  MEMPHIS_CUDA(cudaHostAlloc(&data, bytes == 0 ? 1 : bytes, cudaHostAllocDefault));
+  return data;
+}
+
+void free_pinned(void* data) noexcept { ignore(cudaFreeHost(data)); }
+
+}  // namespace cuda_device
+}  // namespace memphis

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// AdamW with decoupled weight decay, on a flat run of n parameters, and global-norm clipping:
+//   g = grad * min(1, clip_norm / (norm + 1e-6))      (no clipping if clip_norm is 0)
+//   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//   master -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * master)
+//   param = master, rounded to its dtype.
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. norm lies on
+//             the device: the norm never travels to the host before the step.
+// Accumulate  f32 (f64 for f64); bias corrections in f64 on the host.
+// In place    param may be master if their dtypes agree.
+// Order       deterministic.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; step < 1.
+// Cost        reads 16, writes 14 bytes a bf16 parameter; memory bound.
+// Source      Loshchilov and Hutter 2017, arXiv:1711.05101; Kingma and Ba 2014, arXiv:1412.6980.
+struct AdamW {
+  TensorView param_n;   // out     bf16 | f32 | f64
+  TensorView master_n;  // in/out  accumulation dtype of param
+  TensorView m_n;       // in/out  accumulation dtype
+  TensorView v_n;       // in/out  accumulation dtype
+  TensorView grad_n;    // in      accumulation dtype
+  TensorView norm_1;    // in      accumulation dtype, of the whole gradient
+  double learning_rate;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+  double clip_norm;     // 0: no clipping
+  std::int64_t step;    // counts from 1
+};
+void adamw(const AdamW& op, Stream stream);
+
+// adamw.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void adamw(const AdamW& op, Stream stream);
+}  // namespace cuda
+
+}  // namespace memphis::kernels

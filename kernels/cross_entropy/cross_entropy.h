@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// Cross entropy of softmax(l), l = cap tanh(multiplier * logits / cap) (l = multiplier * logits
+// without a cap), and its gradient, in one pass over each row:
+//   loss[t] = logsumexp(l) - l[target];  dlogits = grad_scale (softmax(l) - onehot) dl/dlogits.
+// A row whose target is negative counts nothing: loss 0, gradient 0.
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+// Accumulate  f32 (f64 for f64); dlogits rounds once.
+// In place    dlogits may be logits.
+// Order       deterministic.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; a target >= V on the CPU.
+// Cost        reads T*V twice, writes T*V elements; memory bound.
+// Source      Grok-1 model.py (multiplier, before the loss), Grok-2 config (cap).
+struct CrossEntropy {
+  TensorView loss_T;          // out  accumulation dtype, nats
+  TensorView dlogits_TV = {};  // out  dtype of logits; absent: only the loss
+  TensorView logits_TV;       // in   bf16 | f32 | f64, the raw product with the head
+  TensorView targets_T;       // in   i32
+  float multiplier = 1.0F;
+  float cap = 0.0F;           // 0: no cap
+  float grad_scale = 1.0F;    // dLoss/d(loss of one row)
+};
+void cross_entropy(const CrossEntropy& op, Stream stream);
+
+// cross_entropy.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void cross_entropy(const CrossEntropy& op, Stream stream);
+}  // namespace cuda
+
+}  // namespace memphis::kernels

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// y[t] = weight[tokens[t]] * multiplier.
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+// Accumulate  the product in f32 (f64 for f64); one rounding, at the store.
+// Order       deterministic.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment. A token outside [0, V) is a
+//             ContractError on the CPU; the GPU cannot report it: the caller checks tokens on the host.
+// Cost        reads and writes T*D elements; memory bound.
+// Source      Grok-1 model.py, InOutEmbed and the embedding multiplier.
+struct EmbeddingForward {
+  TensorView y_TD;       // out  bf16 | f32 | f64
+  TensorView weight_VD;  // in   dtype of y
+  TensorView tokens_T;   // in   i32, each in [0, V)
+  float multiplier = 1.0F;
+};
+void embedding_forward(const EmbeddingForward& op, Stream stream);
+
+// dweight[v] += multiplier * sum over t with tokens[t] == v of dy[t], in the order of t.
+//
+// Accumulate  f32 (f64 for f64).
+// Order       deterministic: the positions of one token are summed first to last.
+struct EmbeddingBackward {
+  TensorView dweight_VD;  // in/out  accumulation dtype
+  TensorView dy_TD;       // in   bf16 | f32 | f64
+  TensorView tokens_T;    // in   i32
+  float multiplier = 1.0F;
+};
+void embedding_backward(const EmbeddingBackward& op, Stream stream);
+
+// embedding.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void embedding_forward(const EmbeddingForward& op, Stream stream);
+void embedding_backward(const EmbeddingBackward& op, Stream stream);
+}  // namespace cuda
+
+}  // namespace memphis::kernels

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// y = x weight^T: y[t, n] = sum_k x[t, k] weight[n, k]. Weights are stored [out, in].
+// The letters N and K are this op's own: output and input width.
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+// Accumulate  f32 (f64 for f64), no TF32; one rounding, at the store.
+// In place    no.
+// Order       deterministic. On the CPU the bits do not depend on the number of threads.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; Error from cuBLASLt.
+// Cost        2*T*N*K FLOP; cuBLASLt on the GPU, OpenBLAS on the CPU (bf16 is widened to f32).
+struct MatmulForward {
+  TensorView y_TN;       // out  bf16 | f32 | f64
+  TensorView x_TK;       // in   dtype of y
+  TensorView weight_NK;  // in   dtype of y
+};
+void matmul_forward(const MatmulForward& op, Stream stream);
+
+// dx [+]= dy weight;  dweight += dy^T x. Either output may be absent.
+//
+// Accumulate  f32 (f64 for f64). dweight is added to without rounding in between.
+struct MatmulBackward {
+  TensorView dx_TK = {};       // out  bf16 | f32 | f64; absent: not computed
+  TensorView dweight_NK = {};  // in/out  accumulation dtype; absent: not computed
+  TensorView dy_TN;            // in   dtype of x
+  TensorView x_TK = {};        // in   needed for dweight
+  TensorView weight_NK = {};   // in   needed for dx
+  bool accumulate = false;     // dx += instead of dx =
+};
+void matmul_backward(const MatmulBackward& op, Stream stream);
+
+// Scratch that cuBLASLt may use, allocated once per process at the first product on a GPU; counted
+// by the memory plan.
+std::size_t matmul_workspace_bytes(Device device);
+
+// matmul.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void matmul_forward(const MatmulForward& op, Stream stream);
+void matmul_backward(const MatmulBackward& op, Stream stream);
+std::size_t matmul_workspace_bytes();
+}  // namespace cuda
+
+}  // namespace memphis::kernels

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// The order in which routed rows lie: by expert, then by (token, choice). R = T * K; assignment
+// a = t * K + k of token t goes to row slot[a], and source[slot[a]] == a. Rows of expert e are
+// offsets[e] .. offsets[e + 1].
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. E <= 1024.
+// Order       deterministic: the order is stable. No host round trip.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; an expert outside [0, E) is a
+//             ContractError on the CPU and the caller's duty on the GPU.
+// Cost        O(T*K*4) bytes and O(chunks * E) counters.
+struct PermuteIndex {
+  TensorView slot_TK;           // out  i32
+  TensorView source_R;          // out  i32
+  TensorView offsets_E1;        // out  i32, [E + 1], the last is R
+  TensorView experts_TK;        // in   i32
+  TensorView chunk_counts_PE;   // scratch  i32, [kPermuteChunks, E]
+};
+void permute_index(const PermuteIndex& op, Stream stream);
+
+constexpr std::int64_t kPermuteChunks = 128;
+
+// Dispatch: x_RD[r] = x_TD[source[r] / K].
+// Its backward, and the combine's forward, is the sum over a token's K rows:
+//   y_TD[t] [+]= scale * sum_k y_RD[slot[t, k]]
+// and the combine's backward is the dispatch. Two moves, each the other's derivative:
+//
+// Accumulate  permute copies bits if scale is 1. unpermute sums k = 0 .. K-1 in f32 (f64 for f64) and
+//             rounds once.
+// Order       deterministic.
+// Cost        reads and writes T*D + R*D elements; memory bound.
+// Source      Gale et al. 2022, arXiv:2211.15841 (dropless routing).
+struct Permute {
+  TensorView x_RD;      // out  bf16 | f32 | f64
+  TensorView x_TD;      // in   dtype of x_RD
+  TensorView source_R;  // in   i32
+  float scale = 1.0F;
+};
+void permute(const Permute& op, Stream stream);
+
+struct Unpermute {
+  TensorView y_TD;      // out  bf16 | f32 | f64
+  TensorView y_RD;      // in   dtype of y_TD
+  TensorView slot_TK;   // in   i32
+  float scale = 1.0F;
+  bool accumulate = false;  // y_TD += instead of y_TD =
+};
+void unpermute(const Unpermute& op, Stream stream);
+
+// permute.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void permute_index(const PermuteIndex& op, Stream stream);
+void permute(const Permute& op, Stream stream);
+void unpermute(const Unpermute& op, Stream stream);
+}  // namespace cuda
+
+}  // namespace memphis::kernels

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// RMSNorm: y = x / rms(x) * weight [+ residual], row by row, rms(x) = sqrt(mean(x^2) + eps).
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+// Accumulate  f32 (f64 for f64) for the row sum and everything after it; one rounding, at the store.
+// In place    y may be x or residual.
+// Order       deterministic: same inputs, same bits, on one device type.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; Error from the device.
+// Cost        reads T*D (twice that with a residual) + D, writes T*D + T elements; memory bound.
+// Source      Zhang and Sennrich 2019, arXiv:1910.07467; Grok-1 model.py, RMSNorm.
+struct RmsNormForward {
+  TensorView y_TD;              // out  bf16 | f32 | f64
+  TensorView rrms_T;            // out  accumulation dtype, 1/rms(x), kept for backward
+  TensorView x_TD;              // in   dtype of y
+  TensorView weight_D;          // in   accumulation dtype
+  TensorView residual_TD = {};  // in   dtype of y, added after the norm; absent: nothing is added
+  float eps = 1e-5F;            // units of x^2
+};
+void rmsnorm_forward(const RmsNormForward& op, Stream stream);
+
+// dx [+]= r (g dy) - x r^3 mean(x g dy), dweight += sum_t dy x r, with r = rrms and g = weight.
+//
+// Operands    partial_PD is scratch; rows are cut into P runs of ceil(T / P), so its first dim
+//             decides the order of the sum. Any P >= 1; see kRmsNormPartials.
+// Accumulate  f32 (f64 for f64); dx rounds once, after the addition if `accumulate`.
+// In place    dx may be dy. dweight is added to.
+// Order       deterministic, independent of the number of threads.
+// Cost        reads 2*T*D, writes T*D (reads one more T*D if `accumulate`); memory bound.
+struct RmsNormBackward {
+  TensorView dx_TD;        // out  bf16 | f32 | f64
+  TensorView dweight_D;    // in/out  accumulation dtype
+  TensorView dy_TD;        // in   dtype of dx
+  TensorView x_TD;         // in   dtype of dx, forward's
+  TensorView weight_D;     // in   accumulation dtype
+  TensorView rrms_T;       // in   accumulation dtype, forward's
+  TensorView partial_PD;   // scratch  accumulation dtype
+  bool accumulate = false;  // dx += instead of dx =
+};
+void rmsnorm_backward(const RmsNormBackward& op, Stream stream);
+
+// Two blocks for each of an H100's 132 SMs, and far more than a CPU has threads.
+constexpr std::int64_t kRmsNormPartials = 264;
+
+// rmsnorm.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void rmsnorm_forward(const RmsNormForward& op, Stream stream);
+void rmsnorm_backward(const RmsNormBackward& op, Stream stream);
+}  // namespace cuda
+
+}  // namespace memphis::kernels

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// Top-K routing: logits z = x weight^T; capped zc = cap tanh(z / cap) (zc = z without a cap);
+// P = softmax over all E of zc; the K largest of P are the experts, their P the gates, not
+// renormalised. Equal probabilities go to the lower expert index.
+//
+// Auxiliary losses, of the tokens with valid != 0 (all if absent):
+//   balance  per sequence b of S tokens, n valid: E * sum_e f_e P_e, f_e = (assignments to e)/(n K)
+//            without gradient, P_e = mean over its tokens of P. 1 when balanced. The group is the
+//            sequence so that the value does not depend on how sequences are spread over
+//            micro-batches or ranks. A sequence with n = 0 counts 0.
+//   z        logsumexp_e(z)^2 per token, of the logits before the cap.
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. K <= E <= 128
+//             on the GPU.
+// Accumulate  f32 (f64 for f64): x is widened, everything after is f32.
+// Order       deterministic.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment.
+// Cost        2*T*D*E FLOP, reads T*D elements; memory bound.
+// Source      Grok-1 model.py, Router; Fedus et al. 2021, arXiv:2101.03961 (balance); Zoph et al.
+//             2022, arXiv:2202.08906 (z).
+struct RouterForward {
+  TensorView logits_TE;      // out  accumulation dtype, z before the cap
+  TensorView probs_TE;       // out  accumulation dtype, P
+  TensorView gates_TK;       // out  accumulation dtype, descending
+  TensorView experts_TK;     // out  i32
+  TensorView counts_BE;      // out  i32, assignments of valid tokens, per sequence
+  TensorView balance_B;      // out  accumulation dtype, the balance loss of each sequence
+  TensorView z_T;            // out  accumulation dtype, the z loss of each token; 0 where not valid
+  TensorView x_TD;           // in   bf16 | f32 | f64
+  TensorView weight_ED;      // in   accumulation dtype
+  TensorView valid_T = {};   // in   u8
+  float cap = 0.0F;          // 0: no cap
+};
+void router_forward(const RouterForward& op, Stream stream);
+
+// From dgates and the auxiliary losses to x and weight.
+//   dP = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b  (valid tokens)
+//   dzc = P (dP - sum_j P_j dP_j);  dz = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z) (valid)
+//   dx [+]= dz weight;  dweight += dz^T x
+//
+// Operands    partial_PED is scratch; tokens are cut into P runs of ceil(T / P), which decides the
+//             order of the sum. dlogits_TE is scratch that holds dz on return.
+// Order       deterministic, independent of the number of threads.
+struct RouterBackward {
+  TensorView dx_TD;          // out  bf16 | f32 | f64
+  TensorView dweight_ED;     // in/out  accumulation dtype
+  TensorView dlogits_TE;     // scratch, out  accumulation dtype
+  TensorView partial_PED;    // scratch  accumulation dtype
+  TensorView dgates_TK;      // in   accumulation dtype
+  TensorView logits_TE;      // in   forward's
+  TensorView probs_TE;       // in   forward's
+  TensorView experts_TK;     // in   forward's
+  TensorView counts_BE;      // in   forward's
+  TensorView x_TD;           // in   dtype of dx
+  TensorView weight_ED;      // in
+  TensorView valid_T = {};   // in   u8
+  float cap = 0.0F;
+  float balance_scale = 0.0F;  // dLoss/d(balance loss of one sequence)
+  float z_scale = 0.0F;        // dLoss/d(z loss of one token)
+  bool accumulate = false;     // dx += instead of dx =
+};
+void router_backward(const RouterBackward& op, Stream stream);
+
+constexpr std::int64_t kRouterPartials = 132;  // one block for each SM of an H100
+
+// router.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void router_forward(const RouterForward& op, Stream stream);
+void router_backward(const RouterBackward& op, Stream stream);
+}  // namespace cuda
+
+}  // namespace memphis::kernels
