@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# launch/build.sh [PRESET] [--tests] [-DNAME=VALUE ...]: builds build/PRESET/memphis, and with --tests
+# everything. Without a preset: cuda where nvcc is, else cpu. The cuda preset compiles for the GPU of
+# this machine, or for sm_90a where there is none, unless -DCMAKE_CUDA_ARCHITECTURES names another.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+preset=
+target=memphis
+definitions=()
+for argument in "$@"; do
+  case $argument in
+    --tests) target=all ;;
+    -D?*) definitions+=("$argument") ;;
+    cpu | cpu-asan | cuda)
+      [[ -z $preset ]] || fail "two presets are given, $preset and $argument (a build has one); give one"
+      preset=$argument
+      ;;
+    *) fail "there is no preset $argument (they are in CMakePresets.json); use cpu, cpu-asan or cuda" ;;
+  esac
+done
+preset=${preset:-$(default_preset)}
+
+if [[ $target == all ]]; then
+  bash "$root/launch/packages.sh" --tests
+else
+  bash "$root/launch/packages.sh"
+fi
+if [[ $preset == cuda ]]; then
+  nvcc=$(nvcc_version)
+  [[ -n $nvcc ]] ||
+    fail "no nvcc on PATH or in /usr/local/cuda/bin (the cuda preset compiles with it);" \
+      "install the CUDA toolkit 12.8 or newer, or use \`launch/build.sh cpu\`"
+  version_at_least "$nvcc" 12.8 ||
+    fail "nvcc is $nvcc (the cuda preset needs 12.8 or newer);" \
+      "install a newer CUDA toolkit, or use \`launch/build.sh cpu\`"
+fi
+
+build=$root/build/$preset
+mkdir -p -- "$build"
+[[ -e $build/memphis ]] || require_disk "$build" 2000 "a build"
+
+# A build folder that came along when the tree was copied still names the old tree.
+fresh=()
+home=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt" 2>/dev/null || true)
+if [[ -n $home && $home != "$root" ]]; then
+  fresh=(--fresh)
+fi
+architecture=$(gpu_architecture)
+if [[ $preset == cuda && -n $architecture && ${definitions[*]} != *CMAKE_CUDA_ARCHITECTURES* ]]; then
+  definitions+=("-DCMAKE_CUDA_ARCHITECTURES=$architecture")
+fi
+if command -v ccache >/dev/null; then
+  definitions+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  [[ $preset != cuda ]] || definitions+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+fi
+# CMake does not watch the presets file. Definitions are remembered, so that asking again for the same
+# build configures nothing.
+stamp=$build/configured
+if [[ ${#fresh[@]} -gt 0 || ! -e $build/build.ninja || $root/CMakePresets.json -nt $stamp ||
+  $(cat -- "$stamp" 2>/dev/null || true) != "${definitions[*]}" ]]; then
+  (cd -- "$root" && cmake --preset "$preset" "${fresh[@]}" "${definitions[@]}")
+  printf '%s\n' "${definitions[*]}" >"$stamp"
+fi
+
+# nvcc takes up to 2 GiB a source and g++ up to 1: more jobs than fit in memory end in a killed
+# compiler. A container's limit counts where it is below the machine's.
+memory_mib=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo)
+limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
+if [[ $limit != max ]] && ((limit / 1048576 < memory_mib)); then
+  memory_mib=$((limit / 1048576))
+fi
+mib_per_job=1024
+[[ $preset != cuda ]] || mib_per_job=2048
+jobs=$((memory_mib / mib_per_job))
+cores=$(nproc)
+jobs=$((jobs < 1 ? 1 : jobs > cores ? cores : jobs))
+
+cmake --build "$build" --target "$target" --parallel "$jobs"

@@ -1,0 +1,73 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What the scripts of launch/ and tests/ share. Sourced, after `set -euo pipefail`.
+
+# shellcheck disable=SC2034  # used by the scripts that source this one
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+# fail "<what is wrong> (<why>); <what to do>"
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+note() {
+  printf '%s\n' "$*" >&2
+}
+
+# require_disk DIRECTORY MIB PURPOSE
+require_disk() {
+  local directory=$1 needed_mib=$2 purpose=$3 free_mib
+  free_mib=$(df -Pm -- "$directory" | awk 'NR == 2 {print $4}')
+  if ((free_mib < needed_mib)); then
+    fail "$directory has $free_mib MiB free ($purpose takes $needed_mib MiB);" \
+      "free some space or use another disk"
+  fi
+}
+
+# The CUDA toolkit's own installer puts nvcc here and leaves PATH alone.
+if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
+  PATH=$PATH:/usr/local/cuda/bin
+fi
+
+# "12.8" or the like; empty where there is no nvcc.
+nvcc_version() {
+  if command -v nvcc >/dev/null; then
+    nvcc --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p'
+  fi
+}
+
+# version_at_least HAVE WANT
+version_at_least() {
+  [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]
+}
+
+# The preset for this machine: cuda where the toolkit is, with or without a GPU. An nvcc that is too
+# old is passed over aloud, because the cpu preset still trains.
+default_preset() {
+  local nvcc
+  nvcc=$(nvcc_version)
+  if [[ -z $nvcc ]]; then
+    echo cpu
+  elif version_at_least "$nvcc" 12.8; then
+    echo cuda
+  else
+    note "nvcc $nvcc is too old (the cuda preset needs CUDA 12.8 or newer); building the cpu preset"
+    echo cpu
+  fi
+}
+
+# The architecture to compile for to use the GPU of this machine ("90a", "80"); empty where there is
+# none, or one older than sm_80, whose instructions the kernels use. Hopper's own instructions are in
+# the architecture with the suffix only.
+gpu_architecture() {
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
+    grep -m 1 -xE '[0-9]+\.[0-9]' || true)
+  case $capability in
+    "" | [0-7].*) ;;
+    9.0) echo 90a ;;
+    *) echo "${capability/./}" ;;
+  esac
+}

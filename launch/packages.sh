@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# launch/packages.sh [--tests]: installs the Debian packages that the build (and the tests) need and
+# that are missing; does nothing where all are there.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+# A tool counts as there whoever installed it, so each is looked up by its command.
+tools=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config git:git python3:python3)
+libraries=(libopenblas-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli11-dev
+  nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev)
+# Without it the test `format` is skipped, and says so.
+optional_for_tests=(clang-format-14)
+
+case "${1-}" in
+  "" | --tests) ;;
+  *) fail "packages.sh does not know $1 (it takes --tests or nothing); leave it out" ;;
+esac
+
+missing=()
+for entry in "${tools[@]}"; do
+  if ! command -v "${entry#*:}" >/dev/null; then
+    missing+=("${entry%%:*}")
+  fi
+done
+if command -v dpkg-query >/dev/null; then
+  # dpkg-query's status is not zero where a package is unknown to it, which is an answer here.
+  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${libraries[@]}" 2>/dev/null || true)
+  for package in "${libraries[@]}"; do
+    if ! grep -qx "$package installed" <<<"$installed"; then
+      missing+=("$package")
+    fi
+  done
+fi
+
+if [[ $(id -u) == 0 ]]; then
+  as_root=()
+elif [[ -t 0 ]]; then
+  as_root=(sudo)
+else
+  as_root=(sudo -n)  # nobody is there to type a password
+fi
+apt_get() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+    -o APT::Update::Error-Mode=any -o DPkg::Lock::Timeout=120 \
+    -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 "$@"
+}
+
+install() {
+  local list="$*" log
+  if ! command -v apt-get >/dev/null; then
+    fail "missing: $list (there is no apt-get here: not Debian or Ubuntu);" \
+      "install these with this system's package manager and run this again"
+  fi
+  if ((${#as_root[@]} > 0)) && ! command -v sudo >/dev/null; then
+    fail "missing: $list (not root, and no sudo to become it);" \
+      "ask for \`apt-get install $list\` as root and run this again"
+  fi
+  if ((${#as_root[@]} > 0)) && ! "${as_root[@]}" true; then
+    fail "missing: $list (sudo refuses this user);" \
+      "ask for \`apt-get install $list\` as root and run this again"
+  fi
+  require_disk /usr 1500 "installing the packages"
+  note "installing: $list"
+  log=$(mktemp)
+  # One broken third-party list must not stop what the others can supply, so the verdict is install's.
+  apt_get update >"$log" 2>&1 || note "apt-get update: $(grep -m 1 '^[EW]:' "$log" || echo failed)"
+  if ! apt_get install --no-install-recommends "$@" >>"$log" 2>&1; then
+    fail "cannot install $list ($(grep '^E:' "$log" | tail -n 1); log: $log);" \
+      "check the network and /etc/apt/sources.list*, then run this again"
+  fi
+  rm -f -- "$log"
+}
+
+if ((${#missing[@]} > 0)); then
+  install "${missing[@]}"
+fi
+if [[ ${1-} == --tests ]] && command -v apt-get >/dev/null; then
+  for package in "${optional_for_tests[@]}"; do
+    command -v "$package" >/dev/null || (install "$package") || note "going on without $package"
+  done
+fi
+
+compiler=${CXX:-c++}
+macros=$("$compiler" -dM -E -x c++ /dev/null 2>/dev/null || true)
+gnu_major=$(sed -n 's/^#define __GNUC__ //p' <<<"$macros")
+if grep -q '__clang__' <<<"$macros"; then
+  fail "$compiler is clang (memphis is built and tested with g++ 12 or newer); set CXX=g++"
+elif ((${gnu_major:-0} < 12)); then
+  fail "$compiler is g++ ${gnu_major:-unknown} (C++20 as used here needs 12 or newer);" \
+    "install g++-12 and set CXX=g++-12"
+fi
+cmake_version=$(cmake --version | sed -n '1s/[^0-9]*//p')
+if ! version_at_least "$cmake_version" 3.25; then
+  fail "cmake is $cmake_version (the presets need 3.25 or newer);" \
+    "install a newer one, for example with \`pip install cmake\`"
+fi
