@@ -24,27 +24,29 @@ struct ModelConfig {
   std::int64_t num_layers = 0;
   std::int64_t d_model = 0;
   std::int64_t num_heads = 0;
-  std::int64_t num_kv_heads = 0;       // derived: num_heads
-  std::int64_t head_dim = 0;           // derived: d_model / num_heads
-  std::int64_t ffn_dim = 0;            // of one expert
+  std::int64_t num_kv_heads = 0;  // derived: num_heads
+  std::int64_t head_dim = 0;      // derived: d_model / num_heads
+  std::int64_t ffn_dim = 0;       // of one expert
   std::int64_t num_experts = 0;
   std::int64_t experts_per_token = 2;
-  std::int64_t dense_ffn_dim = 0;      // of the dense FFN beside the experts (Grok-2); 0: none
-  double embedding_multiplier = 0;     // derived: sqrt(d_model)
+  std::int64_t dense_ffn_dim = 0;   // of the dense FFN beside the experts (Grok-2); 0: none
+  double embedding_multiplier = 0;  // derived: sqrt(d_model)
   double output_multiplier = 1.0;
-  double attention_multiplier = 0;     // derived: 1 / sqrt(head_dim)
-  double attention_cap = 30.0;         // 0: none
-  double router_cap = 0.0;             // 0: none
-  double final_cap = 0.0;              // 0: none
+  double attention_multiplier = 0;             // derived: 1 / sqrt(head_dim)
+  double attention_cap = 30.0;                 // 0: none
+  double router_cap = 0.0;                     // 0: none
+  double final_cap = 0.0;                      // 0: none
   std::int64_t attention_temperature_len = 0;  // positions; 0: none
   double rope_theta = 10000.0;
   bool tie_embeddings = true;
   double norm_eps = 1e-5;
-  std::int64_t pad_id = 0;             // masked as a key and as a target; -1: none
+  std::int64_t pad_id = 0;               // masked as a key and as a target; -1: none
   std::int64_t max_sequence_length = 0;  // written to config.json; derived: batch.sequence_length
   InitScheme init = InitScheme::fan_in;
-  double init_std = 0.02;              // of InitScheme::normal
-  double router_init_std = 0.02;       // of the router in either scheme
+  double init_std = 0.02;         // of InitScheme::normal
+  double router_init_std = 0.02;  // of the router in either scheme
+
+  bool operator==(const ModelConfig&) const = default;
 };
 
 enum class DeviceChoice : std::uint8_t { automatic, cpu, cuda };  // auto | cpu | cuda
@@ -55,6 +57,8 @@ struct RunConfig {
   DeviceChoice device = DeviceChoice::automatic;
   std::int64_t seed = 1;
   Resume resume = Resume::automatic;
+
+  bool operator==(const RunConfig&) const = default;
 };
 
 struct ParallelConfig {
@@ -66,19 +70,25 @@ struct ParallelConfig {
   std::int64_t expert_tensor = 1;
   std::int64_t zero = 1;
   bool sequence_parallel = true;
+
+  bool operator==(const ParallelConfig&) const = default;
 };
 
 struct DataConfig {
-  std::vector<std::string> train;       // files, directories and globs; empty: this repository's text
+  std::vector<std::string> train;  // files, directories and globs; empty: this repository's text
   std::vector<std::string> validation;  // the same; empty: the held-out end of train
   double held_out = 0.1;                // fraction of train, where validation is empty
   std::string tokenizer = "byte";
+
+  bool operator==(const DataConfig&) const = default;
 };
 
 struct BatchConfig {
   std::int64_t sequence_length = 256;  // tokens
   std::int64_t micro_batch = 4;        // sequences
   std::int64_t global_batch = 16;      // sequences
+
+  bool operator==(const BatchConfig&) const = default;
 };
 
 struct OptimizerConfig {
@@ -88,6 +98,8 @@ struct OptimizerConfig {
   double eps = 1e-8;
   double weight_decay = 0.1;
   double clip_norm = 1.0;  // 0: none
+
+  bool operator==(const OptimizerConfig&) const = default;
 };
 
 enum class Decay : std::uint8_t { cosine, wsd, constant };
@@ -98,33 +110,43 @@ struct ScheduleConfig {
   Decay decay = Decay::cosine;
   std::int64_t decay_steps = 0;  // wsd: length of the final linear decay; derived: steps / 5
   double min_ratio = 0.1;        // final learning rate over the peak
+
+  bool operator==(const ScheduleConfig&) const = default;
 };
 
 struct LossConfig {
   double balance = 1e-2;   // per layer, summed over layers
   double router_z = 1e-3;  // per layer, summed over layers
+
+  bool operator==(const LossConfig&) const = default;
 };
 
 enum class Precision : std::uint8_t { automatic, bf16, f32 };  // auto: bf16 on cuda, f32 on cpu
 
 struct PrecisionConfig {
   Precision compute = Precision::automatic;
+
+  bool operator==(const PrecisionConfig&) const = default;
 };
 
 struct CheckpointConfig {
   std::int64_t every = 200;  // steps; the last step is always saved; 0: only the last
   std::int64_t keep = 3;     // newest ones
+
+  bool operator==(const CheckpointConfig&) const = default;
 };
 
 struct MetricsConfig {
-  std::int64_t every = 1;               // steps between progress lines
-  std::int64_t validate_every = 200;    // steps; 0: only at the end
-  std::int64_t validate_batches = 0;    // micro-batches; 0: the whole validation set
-  std::int64_t sample_every = 500;      // steps; 0: never
+  std::int64_t every = 1;             // steps between progress lines
+  std::int64_t validate_every = 200;  // steps; 0: only at the end
+  std::int64_t validate_batches = 0;  // micro-batches; 0: the whole validation set
+  std::int64_t sample_every = 500;    // steps; 0: never
   std::int64_t sample_tokens = 200;
   std::string sample_prompt = "\n";
-  double sample_temperature = 0.8;      // 0: greedy
+  double sample_temperature = 0.8;  // 0: greedy
   bool trace = false;
+
+  bool operator==(const MetricsConfig&) const = default;
 };
 
 struct Config {
@@ -139,6 +161,8 @@ struct Config {
   PrecisionConfig precision;
   CheckpointConfig checkpoint;
   MetricsConfig metrics;
+
+  bool operator==(const Config&) const = default;
 };
 
 // The device and dtype that the config's `auto`s mean here. PreflightError if an explicit device is

@@ -15,7 +15,9 @@ constexpr std::size_t kArenaAlignment = 256;
 constexpr std::size_t arena_bytes(std::size_t bytes) {
   return (bytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
 }
-inline std::size_t arena_bytes(const TensorSpec& spec) { return arena_bytes(spec.bytes()); }
+inline std::size_t arena_bytes(const TensorSpec& spec) {
+  return arena_bytes(spec.bytes());
+}
 
 // One allocation of a size that the plan computed, handed out front to back and never given back.
 // Zeroed at birth. Owner of the memory; the views it hands out must not outlive it.

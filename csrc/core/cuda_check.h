@@ -5,8 +5,8 @@
 
 namespace memphis {
 
-// Throws Error (PreflightError when memory ran out) naming the error, the call and its place; clears
-// the error first, so that the next call does not report it again.
+// Throws Error (PreflightError when memory ran out) naming the error, the call and its place;
+// clears the error first, so that the next call does not report it again.
 void cuda_check(cudaError_t status,
                 const char* call,
                 const char* file = __builtin_FILE(),

@@ -54,13 +54,17 @@ void* allocate_host(std::size_t bytes) {
 
 }  // namespace
 
-std::string_view name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
+std::string_view name_of(Device device) {
+  return device == Device::cpu ? "cpu" : "cuda";
+}
 
 bool device_available(Device device) {
   return device == Device::cpu || cuda_device::unavailable_reason().empty();
 }
 
-std::string device_unavailable_reason() { return cuda_device::unavailable_reason(); }
+std::string device_unavailable_reason() {
+  return cuda_device::unavailable_reason();
+}
 
 DeviceInfo device_info(Device device) {
   if (device == Device::cuda) {
@@ -91,7 +95,9 @@ void device_free(void* data, Device device) noexcept {
   }
 }
 
-std::uint64_t allocation_count() { return g_num_allocations.load(std::memory_order_relaxed); }
+std::uint64_t allocation_count() {
+  return g_num_allocations.load(std::memory_order_relaxed);
+}
 
 void device_copy(void* destination, const void* source, std::size_t bytes, Stream stream) {
   if (bytes == 0) {

@@ -27,10 +27,16 @@ namespace cuda_device {
 namespace {
 
 // In a destructor: the runtime may already be unloading, and nothing can be done about the rest.
-void ignore(cudaError_t status) noexcept { (void)status; }
+void ignore(cudaError_t status) noexcept {
+  (void)status;
+}
 
-cudaStream_t stream_of(void* handle) { return static_cast<cudaStream_t>(handle); }
-cudaEvent_t event_of(void* handle) { return static_cast<cudaEvent_t>(handle); }
+cudaStream_t stream_of(void* handle) {
+  return static_cast<cudaStream_t>(handle);
+}
+cudaEvent_t event_of(void* handle) {
+  return static_cast<cudaEvent_t>(handle);
+}
 
 }  // namespace
 
@@ -68,18 +74,21 @@ void* allocate(std::size_t bytes) {
   return data;
 }
 
-void free(void* data) noexcept { ignore(cudaFree(data)); }
+void free(void* data) noexcept {
+  ignore(cudaFree(data));
+}
 
 void copy(void* destination, const void* source, std::size_t bytes, void* stream) {
-  MEMPHIS_CUDA(
-      cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_of(stream)));
+  MEMPHIS_CUDA(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_of(stream)));
 }
 
 void zero(void* destination, std::size_t bytes, void* stream) {
   MEMPHIS_CUDA(cudaMemsetAsync(destination, 0, bytes, stream_of(stream)));
 }
 
-void synchronize(void* stream) { MEMPHIS_CUDA(cudaStreamSynchronize(stream_of(stream))); }
+void synchronize(void* stream) {
+  MEMPHIS_CUDA(cudaStreamSynchronize(stream_of(stream)));
+}
 
 void* create_stream() {
   cudaStream_t stream = nullptr;
@@ -87,7 +96,9 @@ void* create_stream() {
   return stream;
 }
 
-void destroy_stream(void* stream) noexcept { ignore(cudaStreamDestroy(stream_of(stream))); }
+void destroy_stream(void* stream) noexcept {
+  ignore(cudaStreamDestroy(stream_of(stream)));
+}
 
 void* create_event() {
   cudaEvent_t event = nullptr;
@@ -95,7 +106,9 @@ void* create_event() {
   return event;
 }
 
-void destroy_event(void* event) noexcept { ignore(cudaEventDestroy(event_of(event))); }
+void destroy_event(void* event) noexcept {
+  ignore(cudaEventDestroy(event_of(event)));
+}
 
 void record_event(void* event, void* stream) {
   MEMPHIS_CUDA(cudaEventRecord(event_of(event), stream_of(stream)));
@@ -114,7 +127,9 @@ void* allocate_pinned(std::size_t bytes) {
   return data;
 }
 
-void free_pinned(void* data) noexcept { ignore(cudaFreeHost(data)); }
+void free_pinned(void* data) noexcept {
+  ignore(cudaFreeHost(data));
+}
 
 }  // namespace cuda_device
 }  // namespace memphis

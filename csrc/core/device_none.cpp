@@ -15,22 +15,42 @@ namespace {
 
 }  // namespace
 
-std::string unavailable_reason() { return "this binary was built with the cpu preset"; }
-DeviceInfo info() { absent(); }
-void* allocate(std::size_t /*bytes*/) { absent(); }
+std::string unavailable_reason() {
+  return "this binary was built with the cpu preset";
+}
+DeviceInfo info() {
+  absent();
+}
+void* allocate(std::size_t /*bytes*/) {
+  absent();
+}
 void free(void* /*data*/) noexcept {}
 void copy(void* /*destination*/, const void* /*source*/, std::size_t /*bytes*/, void* /*stream*/) {
   absent();
 }
-void zero(void* /*destination*/, std::size_t /*bytes*/, void* /*stream*/) { absent(); }
-void synchronize(void* /*stream*/) { absent(); }
-void* create_stream() { absent(); }
+void zero(void* /*destination*/, std::size_t /*bytes*/, void* /*stream*/) {
+  absent();
+}
+void synchronize(void* /*stream*/) {
+  absent();
+}
+void* create_stream() {
+  absent();
+}
 void destroy_stream(void* /*stream*/) noexcept {}
-void* create_event() { absent(); }
+void* create_event() {
+  absent();
+}
 void destroy_event(void* /*event*/) noexcept {}
-void record_event(void* /*event*/, void* /*stream*/) { absent(); }
-double seconds_between(void* /*earlier*/, void* /*later*/) { absent(); }
-void* allocate_pinned(std::size_t /*bytes*/) { absent(); }
+void record_event(void* /*event*/, void* /*stream*/) {
+  absent();
+}
+double seconds_between(void* /*earlier*/, void* /*later*/) {
+  absent();
+}
+void* allocate_pinned(std::size_t /*bytes*/) {
+  absent();
+}
 void free_pinned(void* /*data*/) noexcept {}
 
 }  // namespace memphis::cuda_device

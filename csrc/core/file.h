@@ -60,8 +60,8 @@ class DurableWriter {
 // Makes the entries of a directory durable: a rename or a new file is not, until this returns.
 void sync_directory(const std::filesystem::path& directory);
 
-// Writes `text` to a sibling, flushes it, renames it over `path` and flushes the directory: a reader
-// sees the old file or the new one, whole, at any time.
+// Writes `text` to a sibling, flushes it, renames it over `path` and flushes the directory: a
+// reader sees the old file or the new one, whole, at any time.
 void write_text_atomically(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace memphis

@@ -7,7 +7,9 @@
 namespace memphis {
 namespace {
 
-constexpr std::uint32_t low(std::uint64_t word) { return static_cast<std::uint32_t>(word); }
+constexpr std::uint32_t low(std::uint64_t word) {
+  return static_cast<std::uint32_t>(word);
+}
 constexpr std::uint32_t high(std::uint64_t word) {
   return static_cast<std::uint32_t>(word >> 32U);
 }
@@ -51,7 +53,9 @@ std::array<std::uint32_t, 4> CounterRng::block(std::uint64_t index) const {
   return philox({low(index), high(index), low(stream_), high(stream_)}, key_);
 }
 
-std::uint32_t CounterRng::word(std::uint64_t index) const { return block(index)[0]; }
+std::uint32_t CounterRng::word(std::uint64_t index) const {
+  return block(index)[0];
+}
 
 std::uint64_t CounterRng::word64(std::uint64_t index) const {
   const auto words = block(index);

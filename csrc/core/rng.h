@@ -9,8 +9,8 @@ namespace memphis {
 
 // Philox4x32-10: four 32-bit words as a pure function of a 128-bit counter and a 64-bit key. There
 // is no state, so any element of any tensor can be drawn by anybody, in any order, with the same
-// bits. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the test holds it
-// to the known answers of the authors' Random123.
+// bits. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the test holds
+// it to the known answers of the authors' Random123.
 std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
                                     std::array<std::uint32_t, 2> key);
 

@@ -31,14 +31,12 @@ TensorSpec::TensorSpec(std::initializer_list<std::int64_t> dims_, DType dtype_) 
   set_dims(*this, dims_);
 }
 
-std::int64_t TensorSpec::num_elements() const { return count_elements(*this); }
+std::int64_t TensorSpec::num_elements() const {
+  return count_elements(*this);
+}
 
 TensorView::TensorView(void* data_, const TensorSpec& spec, Device device_)
-    : data(data_),
-      dims(spec.dims),
-      num_dims(spec.num_dims),
-      dtype(spec.dtype),
-      device(device_) {}
+    : data(data_), dims(spec.dims), num_dims(spec.num_dims), dtype(spec.dtype), device(device_) {}
 
 TensorView::TensorView(void* data_,
                        std::initializer_list<std::int64_t> dims_,
@@ -48,7 +46,9 @@ TensorView::TensorView(void* data_,
   set_dims(*this, dims_);
 }
 
-std::int64_t TensorView::num_elements() const { return count_elements(*this); }
+std::int64_t TensorView::num_elements() const {
+  return count_elements(*this);
+}
 
 TensorSpec TensorView::spec() const {
   TensorSpec result;
@@ -63,8 +63,7 @@ TensorView TensorView::rows(std::int64_t begin, std::int64_t count) const {
           "rows of a tensor lie within its first dim");
   TensorView result = *this;
   const std::int64_t row_elements = dims[0] == 0 ? 0 : num_elements() / dims[0];
-  const std::size_t offset_bytes =
-      static_cast<std::size_t>(begin * row_elements) * size_of(dtype);
+  const std::size_t offset_bytes = static_cast<std::size_t>(begin * row_elements) * size_of(dtype);
   result.data = static_cast<char*>(data) + offset_bytes;
   result.dims[0] = count;
   return result;
@@ -89,6 +88,8 @@ std::string describe(const TensorSpec& spec) {
   return text + "]";
 }
 
-std::string describe(const TensorView& view) { return describe(view.spec()); }
+std::string describe(const TensorView& view) {
+  return describe(view.spec());
+}
 
 }  // namespace memphis

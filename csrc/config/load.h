@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "csrc/config/config.h"
+
+namespace memphis {
+
+// What a config is held against beside its own text.
+//   machine  the files that it names, run.dir, the device and its limits: a config that is to run
+//   here text     nothing: a config that ran, perhaps elsewhere, and is read back from a checkpoint
+enum class Check : std::uint8_t { machine, text };
+
+// Reads a config file and the overrides behind it on the command line, `section.key=value`, where
+// the value is YAML: a scalar, or a list in brackets. An override replaces the file's value; no key
+// may be given twice in either. What is left out comes from model.preset, then from config.h.
+//
+// The result is resolved: whatever may be derived is filled in, and everything is in range. Reads
+// the disk, writes nothing.
+//
+// ConfigError for what is written in the config, DataError for files that data.train or
+// data.validation names, PreflightError where run.device is cuda and no GPU can be used. The text
+// starts with "file:line:column" or "argument '...'".
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+// The same from a text; `name` takes the place of the file's in error texts.
+Config parse_config(std::string_view text,
+                    std::string_view name,
+                    const std::vector<std::string>& overrides,
+                    Check check = Check::machine);
+
+// Every key with its value. parse_config makes an equal Config of it.
+std::string to_yaml(const Config& config);
+
+}  // namespace memphis

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/config/config.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+
+Device resolve_device(DeviceChoice choice) {
+  switch (choice) {
+    case DeviceChoice::cpu:
+      return Device::cpu;
+    case DeviceChoice::automatic:
+      return device_available(Device::cuda) ? Device::cuda : Device::cpu;
+    case DeviceChoice::cuda:
+      break;
+  }
+  if (!device_available(Device::cuda)) {
+    throw PreflightError("run.device is cuda and no GPU can be used (" +
+                         device_unavailable_reason() + "); set run.device to auto or cpu");
+  }
+  return Device::cuda;
+}
+
+DType resolve_compute(Precision precision, Device device) {
+  switch (precision) {
+    case Precision::bf16:
+      return DType::bf16;
+    case Precision::f32:
+      return DType::f32;
+    case Precision::automatic:
+      break;
+  }
+  return device == Device::cuda ? DType::bf16 : DType::f32;
+}
+
+}  // namespace memphis

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/config/schema.h"
+
+#include <limits>
+#include <utility>
+
+#include "csrc/config/presets.h"
+#include "csrc/config/scalar.h"
+#include "csrc/config/words.h"
+
+namespace memphis {
+namespace {
+
+// Far above any model that was built, and small enough that the product of any three fits 64 bits.
+constexpr std::int64_t kMaxVocab = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxWidth = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxCount =
+    4096;  // layers, heads, experts, ranks of an axis; a head's width
+constexpr std::int64_t kMaxSequences = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxPositions = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxSteps = std::int64_t{1} << 40;
+// What does not fit 64 bits is read as the largest integer, which is therefore out of range.
+constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max() - 1;
+
+// Device code keeps these in f32: the bounds are within its normal range.
+constexpr double kMaxFactor = 1e6;
+constexpr double kMinEpsilon = 1e-20;
+constexpr double kMaxTheta = 1e12;
+
+Integer count(std::int64_t& value, std::int64_t low, std::int64_t high) {
+  return {.value = &value, .low = low, .high = high};
+}
+
+Integer required(std::int64_t& value, std::int64_t high) {
+  return {.value = &value, .low = 1, .high = high, .required = true};
+}
+
+Number at_least(double low, double& value) {
+  return {&value, Number::Low::at_least, low, Number::High::at_most, kMaxFactor};
+}
+
+Number above(double low, double& value, double high = kMaxFactor) {
+  return {&value, Number::Low::above, low, Number::High::at_most, high};
+}
+
+Number closed(double low, double& value, double high) {
+  return {&value, Number::Low::at_least, low, Number::High::at_most, high};
+}
+
+Number half_open(double low, double& value, double high) {
+  return {&value, Number::Low::at_least, low, Number::High::below, high};
+}
+
+Choice one_of(std::string& value, std::vector<std::string_view> words) {
+  return {std::move(words),
+          [&value] { return std::string_view(value); },
+          [&value](std::string_view word) { value = std::string(word); }};
+}
+
+// `words` in the order of the enumerators.
+template <class Enum>
+Choice one_of(Enum& value, std::vector<std::string_view> words) {
+  return {words,
+          [&value, words] { return words[static_cast<std::size_t>(value)]; },
+          [&value, words](std::string_view word) {
+            for (std::size_t i = 0; i < words.size(); ++i) {
+              if (words[i] == word) {
+                value = static_cast<Enum>(i);
+              }
+            }
+          }};
+}
+
+class Assigner {
+ public:
+  Assigner(const YamlNode& node, std::string path) : node_(node), path_(std::move(path)) {}
+
+  void operator()(const Integer& target) const {
+    const std::int64_t value = parse_integer(node_, path_);
+    if (value < target.low || value > target.high) {
+      const bool is_low = value < target.low;
+      refuse(node_,
+             path_,
+             "it is between " + std::to_string(target.low) + " and " + std::to_string(target.high),
+             is_low ? "use at least " + std::to_string(target.low)
+                    : "use at most " + std::to_string(target.high));
+    }
+    *target.value = value;
+  }
+
+  void operator()(const Number& target) const {
+    const double value = parse_number(node_, path_);
+    const bool low_is_open = target.low_kind == Number::Low::above;
+    const bool high_is_open = target.high_kind == Number::High::below;
+    const std::string low = (low_is_open ? "above " : "at least ") + print_number(target.low);
+    const std::string high = (high_is_open ? "below " : "at most ") + print_number(target.high);
+    const std::string range = "it is " + low + " and " + high;
+    if (value < target.low || (low_is_open && value == target.low)) {
+      refuse(node_, path_, range, "use a value " + (low_is_open ? low : "of " + low));
+    }
+    if (value > target.high || (high_is_open && value == target.high)) {
+      refuse(node_, path_, range, "use a value " + (high_is_open ? high : "of " + high));
+    }
+    *target.value = value;
+  }
+
+  void operator()(const Switch& target) const { *target.value = parse_bool(node_, path_); }
+
+  void operator()(const Text& target) const { *target.value = parse_string(node_, path_); }
+
+  void operator()(const TextList& target) const {
+    if (node_.kind != YamlNode::Kind::sequence) {
+      refuse(node_, path_, "its value is a list", "write [a, b]");
+    }
+    target.value->clear();
+    for (std::size_t i = 0; i < node_.items.size(); ++i) {
+      target.value->push_back(parse_string(node_.items[i], path_ + "[" + std::to_string(i) + "]"));
+    }
+  }
+
+  void operator()(const Choice& target) const {
+    const std::string word = parse_string(node_, path_);
+    std::vector<std::string_view> shown;
+    for (const std::string_view known : target.words) {
+      if (word == known) {
+        target.set(word);
+        return;
+      }
+      if (!known.empty()) {
+        shown.push_back(known);
+      }
+    }
+    const std::string_view nearest = nearest_word(word, shown);
+    const std::string why = shown.size() == 1 ? "there is only " + std::string(shown.front())
+                                              : "it is one of " + join_words(shown, "and");
+    refuse(node_,
+           path_,
+           why,
+           nearest.empty() ? "write " + join_words(shown, "or")
+                           : "did you mean " + std::string(nearest) + "?");
+  }
+
+ private:
+  const YamlNode& node_;
+  std::string path_;
+};
+
+struct Printer {
+  std::string operator()(const Integer& target) const { return std::to_string(*target.value); }
+  std::string operator()(const Number& target) const { return print_number(*target.value); }
+  std::string operator()(const Switch& target) const { return *target.value ? "true" : "false"; }
+  std::string operator()(const Text& target) const { return quote(*target.value); }
+  std::string operator()(const TextList& target) const {
+    std::string text;
+    for (const std::string& item : *target.value) {
+      text += (text.empty() ? "" : ", ") + quote(item);
+    }
+    return "[" + text + "]";
+  }
+  std::string operator()(const Choice& target) const {
+    const std::string_view word = target.get();
+    return word.empty() ? quote("") : std::string(word);
+  }
+};
+
+}  // namespace
+
+std::vector<Field> fields_of(Config& c) {
+  std::vector<std::string_view> presets = preset_names();
+  presets.emplace_back();  // none
+  return {
+      {"model", "preset", one_of(c.model.preset, std::move(presets))},
+      {"model", "vocab_size", required(c.model.vocab_size, kMaxVocab)},
+      {"model", "num_layers", required(c.model.num_layers, kMaxCount)},
+      {"model", "d_model", required(c.model.d_model, kMaxWidth)},
+      {"model", "num_heads", required(c.model.num_heads, kMaxCount)},
+      {"model", "num_kv_heads", count(c.model.num_kv_heads, 1, kMaxCount)},
+      {"model", "head_dim", count(c.model.head_dim, 2, kMaxCount)},
+      {"model", "ffn_dim", required(c.model.ffn_dim, kMaxWidth)},
+      {"model", "num_experts", required(c.model.num_experts, kMaxCount)},
+      {"model", "experts_per_token", count(c.model.experts_per_token, 1, kMaxCount)},
+      {"model", "dense_ffn_dim", count(c.model.dense_ffn_dim, 0, kMaxWidth)},
+      {"model", "embedding_multiplier", above(0, c.model.embedding_multiplier)},
+      {"model", "output_multiplier", above(0, c.model.output_multiplier)},
+      {"model", "attention_multiplier", above(0, c.model.attention_multiplier)},
+      {"model", "attention_cap", at_least(0, c.model.attention_cap)},
+      {"model", "router_cap", at_least(0, c.model.router_cap)},
+      {"model", "final_cap", at_least(0, c.model.final_cap)},
+      {"model",
+       "attention_temperature_len",
+       count(c.model.attention_temperature_len, 0, kMaxPositions)},
+      {"model", "rope_theta", closed(1, c.model.rope_theta, kMaxTheta)},
+      {"model", "tie_embeddings", Switch{&c.model.tie_embeddings}},
+      {"model", "norm_eps", closed(kMinEpsilon, c.model.norm_eps, 1)},
+      {"model", "pad_id", count(c.model.pad_id, -1, kMaxVocab - 1)},
+      {"model", "max_sequence_length", count(c.model.max_sequence_length, 1, kMaxPositions)},
+      {"model", "init", one_of(c.model.init, {"fan_in", "normal"})},
+      {"model", "init_std", above(0, c.model.init_std)},
+      {"model", "router_init_std", above(0, c.model.router_init_std)},
+
+      {"run", "dir", Text{&c.run.dir}},
+      {"run", "device", one_of(c.run.device, {"auto", "cpu", "cuda"})},
+      {"run", "seed", count(c.run.seed, 0, kMaxSeed)},
+      {"run", "resume", one_of(c.run.resume, {"auto", "required", "never"})},
+
+      {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
+      {"parallel", "data", count(c.parallel.data, 1, kMaxCount)},
+      {"parallel", "context", count(c.parallel.context, 1, kMaxCount)},
+      {"parallel", "expert", count(c.parallel.expert, 1, kMaxCount)},
+      {"parallel", "tensor", count(c.parallel.tensor, 1, kMaxCount)},
+      {"parallel", "expert_tensor", count(c.parallel.expert_tensor, 1, kMaxCount)},
+      {"parallel", "zero", count(c.parallel.zero, 0, 1)},
+      {"parallel", "sequence_parallel", Switch{&c.parallel.sequence_parallel}},
+
+      {"data", "train", TextList{&c.data.train}},
+      {"data", "validation", TextList{&c.data.validation}},
+      {"data", "held_out", half_open(0, c.data.held_out, 1)},
+      {"data", "tokenizer", one_of(c.data.tokenizer, {"byte"})},
+
+      {"batch", "sequence_length", count(c.batch.sequence_length, 1, kMaxPositions)},
+      {"batch", "micro_batch", count(c.batch.micro_batch, 1, kMaxSequences)},
+      {"batch", "global_batch", count(c.batch.global_batch, 1, kMaxSequences)},
+
+      {"optimizer", "learning_rate", above(0, c.optimizer.learning_rate, 100)},
+      {"optimizer", "beta1", half_open(0, c.optimizer.beta1, 1)},
+      {"optimizer", "beta2", half_open(0, c.optimizer.beta2, 1)},
+      {"optimizer", "eps", closed(kMinEpsilon, c.optimizer.eps, 1)},
+      {"optimizer", "weight_decay", at_least(0, c.optimizer.weight_decay)},
+      {"optimizer", "clip_norm", at_least(0, c.optimizer.clip_norm)},
+
+      {"schedule", "steps", required(c.schedule.steps, kMaxSteps)},
+      {"schedule", "warmup_steps", count(c.schedule.warmup_steps, 0, kMaxSteps)},
+      {"schedule", "decay", one_of(c.schedule.decay, {"cosine", "wsd", "constant"})},
+      {"schedule", "decay_steps", count(c.schedule.decay_steps, 1, kMaxSteps)},
+      {"schedule", "min_ratio", closed(0, c.schedule.min_ratio, 1)},
+
+      {"loss", "balance", at_least(0, c.loss.balance)},
+      {"loss", "router_z", at_least(0, c.loss.router_z)},
+
+      {"precision", "compute", one_of(c.precision.compute, {"auto", "bf16", "f32"})},
+
+      {"checkpoint", "every", count(c.checkpoint.every, 0, kMaxSteps)},
+      {"checkpoint", "keep", count(c.checkpoint.keep, 1, kMaxCount)},
+
+      {"metrics", "every", count(c.metrics.every, 1, kMaxSteps)},
+      {"metrics", "validate_every", count(c.metrics.validate_every, 0, kMaxSteps)},
+      {"metrics", "validate_batches", count(c.metrics.validate_batches, 0, kMaxSteps)},
+      {"metrics", "sample_every", count(c.metrics.sample_every, 0, kMaxSteps)},
+      {"metrics", "sample_tokens", count(c.metrics.sample_tokens, 1, kMaxPositions)},
+      {"metrics", "sample_prompt", Text{&c.metrics.sample_prompt}},
+      {"metrics", "sample_temperature", at_least(0, c.metrics.sample_temperature)},
+      {"metrics", "trace", Switch{&c.metrics.trace}},
+  };
+}
+
+void assign(const Field& field, const YamlNode& node) {
+  std::visit(Assigner(node, field.path()), field.target);
+}
+
+std::string print(const Field& field) {
+  return std::visit(Printer{}, field.target);
+}
+
+}  // namespace memphis

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "csrc/config/config.h"
+#include "csrc/config/yaml_tree.h"
+
+// The keys of a config, bound to the members of one Config. The table in schema.cpp is the one
+// place that lists them: reading, printing, ranges, defaults and the answer to a misspelt key
+// follow from it.
+namespace memphis {
+
+struct Integer {
+  std::int64_t* value;
+  std::int64_t low;
+  std::int64_t high;
+  bool required = false;  // no default: 0 means that it was not given
+};
+
+struct Number {
+  enum class Low : std::uint8_t { at_least, above };
+  enum class High : std::uint8_t { at_most, below };
+
+  double* value;
+  Low low_kind;
+  double low;
+  High high_kind;
+  double high;
+};
+
+struct Switch {
+  bool* value;
+};
+
+struct Text {
+  std::string* value;
+};
+
+struct TextList {
+  std::vector<std::string>* value;
+};
+
+// One of a few words, which stand for an enum or for themselves.
+struct Choice {
+  std::vector<std::string_view> words;
+  std::function<std::string_view()> get;
+  std::function<void(std::string_view)> set;
+};
+
+struct Field {
+  std::string_view section;
+  std::string_view key;
+  std::variant<Integer, Number, Switch, Text, TextList, Choice> target;
+
+  std::string path() const { return std::string(section) + "." + std::string(key); }
+};
+
+// In the order in which a config is printed, section by section. `config` must outlive the result.
+std::vector<Field> fields_of(Config& config);
+
+// Reads `node` into the field's member. ConfigError if it is of another type or out of range.
+void assign(const Field& field, const YamlNode& node);
+
+// The member as YAML that assign reads as the same value.
+std::string print(const Field& field);
+
+}  // namespace memphis

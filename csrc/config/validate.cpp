@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/config/validate.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "csrc/config/schema.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+// Of csrc/data/tokenizer.h, which stands on this layer: 256 bytes, and pad, bos and eos.
+constexpr std::int64_t kByteVocabulary = 259;
+// Rows are counted in 32 bits: the offsets of the experts are i32.
+constexpr std::int64_t kMaxRows = (std::int64_t{1} << 31) - 1;
+// Of parameters, and of activations: 16 bytes each, over all of them, stay within 64 bits.
+constexpr double kMaxElements = 0x1p56;
+
+using Paths = std::initializer_list<std::string_view>;
+
+std::string text_of(std::int64_t value) {
+  return std::to_string(value);
+}
+
+// Three digits: sizes in error texts.
+std::string rounded(double value) {
+  std::array<char, 16> buffer;
+  const auto result = std::to_chars(
+      buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::general, 3);
+  return {buffer.data(), result.ptr};
+}
+
+// "path value"
+std::string shown(std::string_view path, std::int64_t value) {
+  return std::string(path) + " " + text_of(value);
+}
+
+// "a or b" for the divisors of `number` on both sides of `wanted`.
+std::string nearest_divisors(std::int64_t number, std::int64_t wanted) {
+  std::int64_t below = std::min(wanted, number);
+  while (number % below != 0) {
+    --below;
+  }
+  if (wanted >= number) {
+    return text_of(number);
+  }
+  std::int64_t above = wanted;
+  while (number % above != 0) {
+    ++above;
+  }
+  return text_of(below) + " or " + text_of(above);
+}
+
+class Checker {
+ public:
+  explicit Checker(const Sources& sources) : sources_(sources) {}
+
+  // `paths`: the keys that are at fault, the one to change first.
+  void expect(bool holds, Paths paths, const std::string& message) const {
+    if (!holds) {
+      throw ConfigError(sources_.place(paths) + ": " + message);
+    }
+  }
+
+ private:
+  const Sources& sources_;
+};
+
+void check_required(Config& config, const Checker& checker) {
+  for (const Field& field : fields_of(config)) {
+    const Integer* integer = std::get_if<Integer>(&field.target);
+    checker.expect(integer == nullptr || !integer->required || *integer->value != 0,
+                   {},
+                   field.path() + " is not given (it has no default); add it" +
+                       (field.section == "model" ? ", or a model.preset" : ""));
+  }
+}
+
+void resolve_heads(ModelConfig& model, const Checker& checker) {
+  if (model.num_kv_heads == 0) {
+    model.num_kv_heads = model.num_heads;
+  }
+  checker.expect(model.num_heads % model.num_kv_heads == 0,
+                 {"model.num_kv_heads", "model.num_heads"},
+                 shown("model.num_kv_heads", model.num_kv_heads) + " does not divide " +
+                     shown("model.num_heads", model.num_heads) +
+                     " (a key/value head serves equally many query heads as any other); use " +
+                     nearest_divisors(model.num_heads, model.num_kv_heads));
+  if (model.head_dim == 0) {
+    checker.expect(model.d_model % model.num_heads == 0,
+                   {"model.num_heads", "model.d_model"},
+                   shown("model.num_heads", model.num_heads) + " does not divide " +
+                       shown("model.d_model", model.d_model) +
+                       " (without model.head_dim, a head is d_model / num_heads wide); use " +
+                       nearest_divisors(model.d_model, model.num_heads) +
+                       ", or give model.head_dim");
+    model.head_dim = model.d_model / model.num_heads;
+  }
+  checker.expect(model.head_dim % 2 == 0,
+                 {"model.head_dim", "model.num_heads", "model.d_model"},
+                 shown("model.head_dim", model.head_dim) +
+                     " is odd (the rotary embedding turns pairs of elements); use " +
+                     (model.head_dim > 1 ? text_of(model.head_dim - 1) + " or " : std::string()) +
+                     text_of(model.head_dim + 1));
+}
+
+void resolve_model(ModelConfig& model, const BatchConfig& batch, const Checker& checker) {
+  resolve_heads(model, checker);
+  if (model.embedding_multiplier == 0) {
+    model.embedding_multiplier = std::sqrt(static_cast<double>(model.d_model));
+  }
+  if (model.attention_multiplier == 0) {
+    model.attention_multiplier = 1 / std::sqrt(static_cast<double>(model.head_dim));
+  }
+  if (model.max_sequence_length == 0) {
+    model.max_sequence_length = batch.sequence_length;
+  }
+  checker.expect(model.experts_per_token <= model.num_experts,
+                 {"model.experts_per_token", "model.num_experts"},
+                 shown("model.experts_per_token", model.experts_per_token) + " exceeds " +
+                     shown("model.num_experts", model.num_experts) +
+                     " (a token visits an expert at most once); use at most " +
+                     text_of(model.num_experts));
+  checker.expect(model.vocab_size >= kByteVocabulary,
+                 {"model.vocab_size"},
+                 shown("model.vocab_size", model.vocab_size) +
+                     " is smaller than the byte tokenizer's " + text_of(kByteVocabulary) +
+                     " (256 bytes and 3 special tokens); use at least " + text_of(kByteVocabulary));
+  checker.expect(model.pad_id < model.vocab_size,
+                 {"model.pad_id", "model.vocab_size"},
+                 shown("model.pad_id", model.pad_id) + " is not below " +
+                     shown("model.vocab_size", model.vocab_size) +
+                     " (it is the id of a token); use 0, or -1 for none");
+  checker.expect(model.attention_temperature_len != 1,
+                 {"model.attention_temperature_len"},
+                 "model.attention_temperature_len is 1 (the temperature divides by its logarithm); "
+                 "use 0 for none, or at least 2");
+  checker.expect(model.max_sequence_length >= batch.sequence_length,
+                 {"model.max_sequence_length", "batch.sequence_length"},
+                 shown("model.max_sequence_length", model.max_sequence_length) +
+                     " is shorter than " + shown("batch.sequence_length", batch.sequence_length) +
+                     " (the model is trained on that many positions); use at least " +
+                     text_of(batch.sequence_length));
+}
+
+void check_batch(const BatchConfig& batch, const Checker& checker) {
+  const std::int64_t below = batch.global_batch / batch.micro_batch * batch.micro_batch;
+  const std::string nearest =
+      (below > 0 ? text_of(below) + " or " : std::string()) + text_of(below + batch.micro_batch);
+  checker.expect(below == batch.global_batch,
+                 {"batch.global_batch", "batch.micro_batch"},
+                 shown("batch.global_batch", batch.global_batch) + " is not a multiple of " +
+                     shown("batch.micro_batch", batch.micro_batch) +
+                     " (gradients accumulate over whole micro-batches); use " + nearest);
+}
+
+// In floating point, which does not overflow; a model within these bounds has no product of sizes
+// that does in 64 bits.
+void check_sizes(const Config& config, const Checker& checker) {
+  const ModelConfig& model = config.model;
+  const auto real = [](std::int64_t value) { return static_cast<double>(value); };
+  const double D = real(model.d_model);
+  const double q_width = real(model.num_heads * model.head_dim);
+  const double qkv_width = real((model.num_heads + 2 * model.num_kv_heads) * model.head_dim);
+  const double expert_width = 3 * real(model.ffn_dim);
+  const double dense_width = 3 * real(model.dense_ffn_dim);
+  const double parameters =
+      2 * real(model.vocab_size) * D +
+      real(model.num_layers) * D *
+          (qkv_width + q_width + real(model.num_experts) * (expert_width + 1) + dense_width);
+  checker.expect(parameters <= kMaxElements,
+                 {"model.num_layers", "model.d_model", "model.ffn_dim"},
+                 "the model has " + rounded(parameters) +
+                     " parameters (their bytes are counted in 64 bits, with room for " +
+                     rounded(kMaxElements) + "); use smaller sizes");
+
+  const std::int64_t tokens = config.batch.micro_batch * config.batch.sequence_length;
+  const std::int64_t rows = tokens * model.experts_per_token;
+  checker.expect(rows <= kMaxRows,
+                 {"batch.micro_batch", "batch.sequence_length", "model.experts_per_token"},
+                 "a micro-batch has " + text_of(rows) +
+                     " rows for its experts (micro_batch * sequence_length * experts_per_token is "
+                     "counted in 32 bits); use a smaller batch.micro_batch");
+  const double activations =
+      real(tokens) * real(model.vocab_size) +
+      real(model.num_layers) * (real(tokens) * (qkv_width + q_width + 8 * D + dense_width) +
+                                real(rows) * (expert_width + 2 * D));
+  checker.expect(activations <= kMaxElements,
+                 {"batch.micro_batch", "batch.sequence_length"},
+                 "a micro-batch has " + rounded(activations) +
+                     " activations (their bytes are counted in 64 bits, with room for " +
+                     rounded(kMaxElements) + "); use a smaller batch.micro_batch");
+}
+
+void resolve_schedule(ScheduleConfig& schedule, const Checker& checker) {
+  checker.expect(schedule.warmup_steps < schedule.steps,
+                 {"schedule.warmup_steps", "schedule.steps"},
+                 shown("schedule.warmup_steps", schedule.warmup_steps) + " is not below " +
+                     shown("schedule.steps", schedule.steps) +
+                     " (the learning rate would never leave its warm-up); use at most " +
+                     text_of(schedule.steps - 1));
+  const std::int64_t after_warmup = schedule.steps - schedule.warmup_steps;
+  if (schedule.decay_steps == 0) {
+    constexpr std::int64_t kDecayPart = 5;
+    schedule.decay_steps = std::clamp<std::int64_t>(schedule.steps / kDecayPart, 1, after_warmup);
+  }
+  checker.expect(schedule.decay != Decay::wsd || schedule.decay_steps <= after_warmup,
+                 {"schedule.decay_steps", "schedule.steps"},
+                 shown("schedule.decay_steps", schedule.decay_steps) + " exceeds the " +
+                     text_of(after_warmup) +
+                     " steps after the warm-up (the final decay starts when that is over); use at "
+                     "most " +
+                     text_of(after_warmup));
+}
+
+void check_parallel(const ParallelConfig& parallel, const Checker& checker) {
+  struct Degree {
+    std::string_view path;
+    std::int64_t value;
+  };
+  for (const Degree& degree : {Degree{"parallel.pipeline", parallel.pipeline},
+                               Degree{"parallel.data", parallel.data},
+                               Degree{"parallel.context", parallel.context},
+                               Degree{"parallel.expert", parallel.expert},
+                               Degree{"parallel.tensor", parallel.tensor},
+                               Degree{"parallel.expert_tensor", parallel.expert_tensor}}) {
+    checker.expect(degree.value == 1,
+                   {degree.path},
+                   shown(degree.path, degree.value) +
+                       " needs more than one rank (this program runs as one); use 1");
+  }
+}
+
+void check_run(const Config& config, const Checker& checker) {
+  checker.expect(!config.run.dir.empty(),
+                 {"run.dir"},
+                 "run.dir is empty (checkpoints and metrics need a directory); name one, as in "
+                 "runs/tiny");
+  checker.expect(!config.metrics.trace,
+                 {"metrics.trace"},
+                 "metrics.trace is true (this program writes no traces); set it to false");
+}
+
+void check_data(const Config& config, const Checker& checker) {
+  const DataConfig& data = config.data;
+  const auto check_entries = [&](std::string_view key, const std::vector<std::string>& entries) {
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const std::string path = std::string(key) + "[" + std::to_string(i) + "]";
+      checker.expect(!entries[i].empty(),
+                     {path, key},
+                     path + " is empty (an entry is a file, a directory or a pattern); remove it");
+    }
+  };
+  check_entries("data.train", data.train);
+  check_entries("data.validation", data.validation);
+  checker.expect(
+      !data.validation.empty() || data.held_out > 0 || config.metrics.validate_every == 0,
+      {"metrics.validate_every", "data.held_out"},
+      shown("metrics.validate_every", config.metrics.validate_every) +
+          " has nothing to read (data.validation is empty and data.held_out is 0); give "
+          "one of these, or set metrics.validate_every to 0");
+}
+
+}  // namespace
+
+void resolve(Config& config, const Sources& sources) {
+  const Checker checker(sources);
+  check_required(config, checker);
+  resolve_model(config.model, config.batch, checker);
+  check_batch(config.batch, checker);
+  check_sizes(config, checker);
+  resolve_schedule(config.schedule, checker);
+  check_parallel(config.parallel, checker);
+  check_run(config, checker);
+  check_data(config, checker);
+}
+
+}  // namespace memphis

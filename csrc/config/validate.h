@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/config/config.h"
+#include "csrc/config/sources.h"
+
+namespace memphis {
+
+// Fills in what was left to be derived and checks what no single key can decide. REQUIRES: every
+// value that was given is in the range of its key. ConfigError, at the place of the value to
+// change.
+void resolve(Config& config, const Sources& sources);
+
+}  // namespace memphis

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/config/yaml_tree.h"
+
+#include <array>
+#include <sstream>
+#include <utility>
+
+#include <yaml-cpp/eventhandler.h>
+#include <yaml-cpp/exceptions.h>
+#include <yaml-cpp/parser.h>
+
+#include "csrc/config/words.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+constexpr std::size_t kMaxDepth = 32;
+constexpr std::size_t kMaxShownBytes = 60;
+
+// Where a mark of yaml-cpp lies, in words.
+class Origin {
+ public:
+  static Origin file(std::string_view name) { return {std::string(name), true}; }
+  static Origin argument(std::string_view argument) {
+    return {"argument '" + std::string(argument) + "'", false};
+  }
+
+  std::string at(int line, int column) const {
+    return has_lines_ ? name_ + ":" + std::to_string(line) + ":" + std::to_string(column) : name_;
+  }
+  std::string at(const YAML::Mark& mark) const {
+    return mark.is_null() ? name_ : at(mark.line + 1, mark.column + 1);
+  }
+  const std::string& name() const { return name_; }
+
+ private:
+  Origin(std::string name, bool has_lines) : name_(std::move(name)), has_lines_(has_lines) {}
+
+  std::string name_;
+  bool has_lines_;
+};
+
+// Length of the UTF-8 character that `text` starts with; 0 if it starts with none (Unicode 15,
+// table 3-7: no overlong forms, no surrogates, nothing above U+10FFFF).
+std::size_t utf8_length(std::string_view text) {
+  struct Form {
+    unsigned char first_low, first_high, second_low, second_high;
+    std::size_t length;
+  };
+  constexpr std::array<Form, 8> kForms = {{{0xC2, 0xDF, 0x80, 0xBF, 2},
+                                           {0xE0, 0xE0, 0xA0, 0xBF, 3},
+                                           {0xE1, 0xEC, 0x80, 0xBF, 3},
+                                           {0xED, 0xED, 0x80, 0x9F, 3},
+                                           {0xEE, 0xEF, 0x80, 0xBF, 3},
+                                           {0xF0, 0xF0, 0x90, 0xBF, 4},
+                                           {0xF1, 0xF3, 0x80, 0xBF, 4},
+                                           {0xF4, 0xF4, 0x80, 0x8F, 4}}};
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x80) {
+    return 1;
+  }
+  for (const Form& form : kForms) {
+    if (byte(0) < form.first_low || byte(0) > form.first_high) {
+      continue;
+    }
+    if (text.size() < form.length || byte(1) < form.second_low || byte(1) > form.second_high) {
+      return 0;
+    }
+    for (std::size_t i = 2; i < form.length; ++i) {
+      if (byte(i) < 0x80 || byte(i) > 0xBF) {
+        return 0;
+      }
+    }
+    return form.length;
+  }
+  return 0;
+}
+
+void require_text(std::string_view text, const Origin& origin) {
+  if (text.size() > kMaxYamlBytes) {
+    throw ConfigError(origin.name() + ": the text has " + std::to_string(text.size()) +
+                      " bytes (a config has at most " + std::to_string(kMaxYamlBytes) +
+                      "); check that this is the right file");
+  }
+  int line = 1;
+  int column = 1;
+  bool is_indentation = true;
+  while (!text.empty()) {
+    const auto byte = static_cast<unsigned char>(text.front());
+    const std::size_t length = utf8_length(text);
+    if (length == 0) {
+      throw ConfigError(origin.at(line, column) + ": byte " + std::to_string(byte) +
+                        " is not UTF-8 (a config is UTF-8 text); save the file in that encoding");
+    }
+    if (byte < 0x20 && byte != '\n' && byte != '\r' && byte != '\t') {
+      throw ConfigError(origin.at(line, column) + ": byte " + std::to_string(byte) +
+                        " is a control character (a config is plain text); remove it, or write it "
+                        "as an escape in double quotes");
+    }
+    is_indentation = is_indentation && (byte == ' ' || byte == '\t');
+    if (is_indentation && byte == '\t') {
+      throw ConfigError(origin.at(line, column) +
+                        ": a tab indents this line (YAML indents with spaces); replace it");
+    }
+    ++column;
+    if (byte == '\n') {
+      ++line;
+      column = 1;
+      is_indentation = true;
+    }
+    text.remove_prefix(length);
+  }
+}
+
+// Builds the tree from yaml-cpp's events, and not from its Node, which shows neither tags nor
+// anchors and drops all documents but the first.
+class TreeBuilder : public YAML::EventHandler {
+ public:
+  explicit TreeBuilder(const Origin& origin) : origin_(origin) {}
+
+  YamlNode take() { return std::move(root_); }
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (++num_documents_ > 1) {
+      fail(mark,
+           "a second document starts here (a config is one document); remove it with the '---' "
+           "before it");
+    }
+  }
+  void OnDocumentEnd() override {}
+
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    add(make(mark, YamlNode::Kind::null, "?", anchor));
+  }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t /*anchor*/) override { fail_alias(mark); }
+  void OnScalar(const YAML::Mark& mark,
+                const std::string& tag,
+                YAML::anchor_t anchor,
+                const std::string& value) override {
+    YamlNode node = make(mark, YamlNode::Kind::scalar, tag, anchor);
+    node.text = value;
+    node.quoted = tag == "!";
+    add(std::move(node));
+  }
+  void OnSequenceStart(const YAML::Mark& mark,
+                       const std::string& tag,
+                       YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value /*style*/) override {
+    open(mark, make(mark, YamlNode::Kind::sequence, tag, anchor));
+  }
+  void OnSequenceEnd() override { close(); }
+  void OnMapStart(const YAML::Mark& mark,
+                  const std::string& tag,
+                  YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value /*style*/) override {
+    open(mark, make(mark, YamlNode::Kind::map, tag, anchor));
+  }
+  void OnMapEnd() override { close(); }
+
+  [[noreturn]] void fail_alias(const YAML::Mark& mark) const {
+    fail(mark,
+         "an alias stands here (a config spells every value out); write the value in its place");
+  }
+  [[noreturn]] void fail(const YAML::Mark& mark, const std::string& message) const {
+    throw ConfigError(origin_.at(mark) + ": " + message);
+  }
+
+ private:
+  // yaml-cpp gives a node without a tag the tag "?" where it is plain and "!" where it is quoted.
+  YamlNode make(const YAML::Mark& mark,
+                YamlNode::Kind kind,
+                const std::string& tag,
+                YAML::anchor_t anchor) const {
+    if (anchor != YAML::NullAnchor) {
+      fail(mark,
+           "an anchor stands here (a config spells every value out); remove the '&' and its name");
+    }
+    if (!tag.empty() && tag != "?" && tag != "!") {
+      fail(mark,
+           "the tag " + tag +
+               " stands here (the type of a value follows from its key); remove the tag");
+    }
+    YamlNode node;
+    node.kind = kind;
+    node.place = origin_.at(mark);
+    node.line = mark.line + 1;
+    return node;
+  }
+
+  void open(const YAML::Mark& mark, YamlNode node) {
+    if (stack_.size() >= kMaxDepth) {
+      fail(mark,
+           "lists and maps are nested more than " + std::to_string(kMaxDepth) +
+               " deep (a config needs 3); check the brackets");
+    }
+    stack_.push_back(std::move(node));
+  }
+
+  void close() {
+    YamlNode node = std::move(stack_.back());
+    stack_.pop_back();
+    add(std::move(node));
+  }
+
+  void add(YamlNode node) {
+    if (stack_.empty()) {
+      root_ = std::move(node);
+      return;
+    }
+    YamlNode& parent = stack_.back();
+    if (parent.kind == YamlNode::Kind::map && parent.keys.size() == parent.items.size()) {
+      require_key(node);
+      parent.keys.push_back(std::move(node));
+    } else {
+      if (parent.kind == YamlNode::Kind::map && node.kind == YamlNode::Kind::null) {
+        node.place = parent.keys.back().place;  // yaml-cpp's mark is that of the next token
+      }
+      parent.items.push_back(std::move(node));
+    }
+  }
+
+  static void require_key(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar || node.text.empty()) {
+      throw ConfigError(node.place + ": a key is " + describe(node) +
+                        " (a key is one word); write it as `key: value`");
+    }
+    if (node.text == "<<") {
+      throw ConfigError(
+          node.place +
+          ": a merge key stands here (a config spells every value out); write the keys that it "
+          "stands for");
+    }
+  }
+
+  const Origin& origin_;
+  YamlNode root_;
+  std::vector<YamlNode> stack_;
+  int num_documents_ = 0;
+};
+
+YamlNode parse(std::string_view text, const Origin& origin) {
+  require_text(text, origin);
+  std::istringstream stream{std::string(text)};
+  TreeBuilder builder(origin);
+  try {
+    YAML::Parser parser(stream);
+    while (parser.HandleNextDocument(builder)) {
+    }
+  } catch (const YAML::Exception& error) {
+    // The parser looks an alias up before it reports it.
+    if (error.msg.starts_with(YAML::ErrorMsg::UNKNOWN_ANCHOR)) {
+      builder.fail_alias(error.mark);
+    }
+    builder.fail(error.mark,
+                 "not YAML (" + error.msg + "); correct the syntax here or just before");
+  }
+  return builder.take();
+}
+
+}  // namespace
+
+YamlNode parse_yaml(std::string_view text, std::string_view name) {
+  return parse(text, Origin::file(name));
+}
+
+YamlNode parse_yaml_argument(std::string_view value, std::string_view argument) {
+  return parse(value, Origin::argument(argument));
+}
+
+std::string describe(const YamlNode& node) {
+  switch (node.kind) {
+    case YamlNode::Kind::null:
+      return "empty";
+    case YamlNode::Kind::sequence:
+      return "a list";
+    case YamlNode::Kind::map:
+      return "a map";
+    case YamlNode::Kind::scalar:
+      break;
+  }
+  std::string shown = node.text;
+  if (shown.size() > kMaxShownBytes) {
+    std::size_t end = kMaxShownBytes;
+    while ((static_cast<unsigned char>(shown[end]) & 0xC0U) == 0x80U) {
+      --end;  // not in the middle of a character
+    }
+    shown = shown.substr(0, end) + "...";
+  }
+  return node.quoted ? quote(shown) : shown;
+}
+
+}  // namespace memphis

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/config/load.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/core/error.h"
+#include "tests/config/bad_config.h"
+#include "tests/support/error_text.h"
+#include "tests/support/temporary_directory.h"
+
+namespace memphis {
+namespace {
+
+using test::here;
+using test::kTiny;
+using test::with;
+using test::with_model;
+
+std::vector<test::BadConfig> bad_configs() {
+  return {
+      {"misspelt section",
+       with("modle:\n  d_model: 64\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: unknown section modle (a config has no such section); did you mean "
+       "model?"},
+      {"unknown section",
+       with("wandb:\n  project: x\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: unknown section wandb (a config has no such section); the sections "
+       "are model, run, parallel, data, batch, optimizer, schedule, loss, precision, "
+       "checkpoint and metrics"},
+      {"misspelt key",
+       with_model("  num_kv_head: 2\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:8:3: unknown key model.num_kv_head (model has no such key); did you mean "
+       "model.num_kv_heads?"},
+      {"letters that changed places",
+       with("optimizer:\n  btea1: 0.9\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:3: unknown key optimizer.btea1 (optimizer has no such key); did you "
+       "mean optimizer.beta1?"},
+      {"key of another section",
+       with_model("  learning_rate: 0.1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:8:3: unknown key model.learning_rate (model has no such key); did you "
+       "mean optimizer.learning_rate?"},
+      {"unknown key",
+       with("checkpoint:\n  compression: zstd\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:3: unknown key checkpoint.compression (checkpoint has no such key); "
+       "the keys of checkpoint are every and keep"},
+      {"key inside a list",
+       with("data:\n  train: [{path: a.txt}]\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:11: data.train[0] is a map (its value is a string); write one, in "
+       "quotes if it has signs of YAML"},
+      {"empty key",
+       with("\"\": 1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: a key is \"\" (a key is one word); write it as `key: value`"},
+      {"quoted empty key",
+       with("run:\n  \"\": 1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:3: a key is \"\" (a key is one word); write it as `key: value`"},
+      {"repeated section",
+       with("model:\n  d_model: 64\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: model is given twice (first on line 1); keep one of the two"},
+      {"repeated key",
+       with_model("  d_model: 128\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:8:3: model.d_model is given twice (first on line 4); keep one of the two"},
+      {"repeated with other quotes",
+       with_model("  \"d_model\": 64\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:8:3: model.d_model is given twice (first on line 4); keep one of the two"},
+      {"empty file",
+       "",
+       {},
+       ExitCode::config,
+       "tiny.yaml: the config is empty (model and schedule have no default); give at least "
+       "these sections"},
+      {"only a comment",
+       "# nothing\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml: the config is empty (model and schedule have no default); give at least "
+       "these sections"},
+      {"a list",
+       "- model\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml:1:1: the config is a list (it is a map of sections); start with `model:`"},
+      {"a word",
+       "model\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml:1:1: the config is model (it is a map of sections); start with `model:`"},
+      {"section without body",
+       with("optimizer:\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: optimizer is empty (a section is a map of keys); write `key: value` "
+       "lines below it"},
+      {"section is a list",
+       with("optimizer: [1, 2]\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:12: optimizer is a list (a section is a map of keys); write `key: "
+       "value` lines below it"},
+      {"section is a number",
+       with("optimizer: 3\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:12: optimizer is 3 (a section is a map of keys); write `key: value` "
+       "lines below it"},
+      {"key is a list",
+       with("[a, b]: 1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: a key is a list (a key is one word); write it as `key: value`"},
+      {"key is empty",
+       with("? \n: 1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:1: a key is empty (a key is one word); write it as `key: value`"},
+      {"anchor",
+       "model: &m\n  d_model: 64\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml:1:8: an anchor stands here (a config spells every value out); remove the "
+       "'&' and its name"},
+      {"alias",
+       with("optimizer: *m\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:12: an alias stands here (a config spells every value out); write the "
+       "value in its place"},
+      {"merge key",
+       "model:\n  <<: {d_model: 64}\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml:2:3: a merge key stands here (a config spells every value out); write the "
+       "keys that it stands for"},
+      {"second document",
+       with("---\nrun:\n  seed: 2\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: a second document starts here (a config is one document); remove it "
+       "with the '---' before it"},
+      {"empty second document",
+       with("---\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:1: a second document starts here (a config is one document); remove it "
+       "with the '---' before it"},
+      {"tag",
+       with_model("  rope_theta: !!float 1e4\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:8:15: the tag tag:yaml.org,2002:float stands here (the type of a value "
+       "follows from its key); remove the tag"},
+      {"tag on a map",
+       "model: !grok\n  d_model: 64\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml:1:8: the tag !grok stands here (the type of a value follows from its "
+       "key); remove the tag"},
+      {"broken syntax",
+       with("data: {train: [a, b\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:1: not YAML (end of sequence flow not found); correct the syntax here "
+       "or just before"},
+      {"tab",
+       "model:\n\td_model: 64\n",
+       {},
+       ExitCode::config,
+       "tiny.yaml:2:1: a tab indents this line (YAML indents with spaces); replace it"},
+      {"tab in a later line",
+       with("run:\n  dir: a\n \tseed: 1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:12:2: a tab indents this line (YAML indents with spaces); replace it"},
+      {"not UTF-8",
+       with("run:\n  dir: \"runs/\xff\"\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:14: byte 255 is not UTF-8 (a config is UTF-8 text); save the file in "
+       "that encoding"},
+      {"overlong UTF-8",
+       with("run:\n  dir: \xc0\xaf\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:8: byte 192 is not UTF-8 (a config is UTF-8 text); save the file in "
+       "that encoding"},
+      {"control character",
+       with("run:\n  dir: \x01\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:8: byte 1 is a control character (a config is plain text); remove it, "
+       "or write it as an escape in double quotes"},
+      {"nested too deep",
+       with(std::string(40, '[')),
+       {},
+       ExitCode::config,
+       "tiny.yaml:10:17: lists and maps are nested more than 32 deep (a config needs 3); "
+       "check the brackets"},
+      {"too large",
+       std::string(1'048'577, '#'),
+       {},
+       ExitCode::config,
+       "tiny.yaml: the text has 1048577 bytes (a config has at most 1048576); check that "
+       "this is the right file"},
+      {"argument without =",
+       kTiny,
+       {"run.seed"},
+       ExitCode::config,
+       "argument 'run.seed': no '=' (an override is section.key=value); put it between key "
+       "and value"},
+      {"argument without a path",
+       kTiny,
+       {"=3"},
+       ExitCode::config,
+       "argument '=3': '' names no key (an override is section.key=value); write both "
+       "words, as in run.seed=2"},
+      {"argument without a section",
+       kTiny,
+       {"seed=3"},
+       ExitCode::config,
+       "argument 'seed=3': 'seed' names no key (an override is section.key=value); write "
+       "both words, as in run.seed=2"},
+      {"argument without a key",
+       kTiny,
+       {"run.=3"},
+       ExitCode::config,
+       "argument 'run.=3': 'run.' names no key (an override is section.key=value); write "
+       "both words, as in run.seed=2"},
+      {"argument of an unknown section",
+       kTiny,
+       {"rum.seed=3"},
+       ExitCode::config,
+       "argument 'rum.seed=3': unknown section rum (a config has no such section); did you "
+       "mean run?"},
+      {"argument of an unknown key",
+       kTiny,
+       {"run.sede=3"},
+       ExitCode::config,
+       "argument 'run.sede=3': unknown key run.sede (run has no such key); did you mean "
+       "run.seed?"},
+      {"argument with a path too long",
+       kTiny,
+       {"run.seed.low=3"},
+       ExitCode::config,
+       "argument 'run.seed.low=3': unknown key run.seed.low (run has no such key); the keys "
+       "of run are dir, device, seed and resume"},
+      {"argument of the wrong type",
+       kTiny,
+       {"run.seed=one"},
+       ExitCode::config,
+       "argument 'run.seed=one': run.seed is one (its value is an integer); write one"},
+      {"argument without a value",
+       kTiny,
+       {"run.seed="},
+       ExitCode::config,
+       "argument 'run.seed=': run.seed is empty (its value is an integer); write one"},
+      {"argument with broken syntax",
+       kTiny,
+       {"data.train=[a, b"},
+       ExitCode::config,
+       "argument 'data.train=[a, b': not YAML (end of sequence flow not found); correct the "
+       "syntax here or just before"},
+      {"argument given twice",
+       kTiny,
+       {"run.seed=1", "run.seed=2"},
+       ExitCode::config,
+       "argument 'run.seed=2': run.seed is given twice (first by argument 'run.seed=1'); "
+       "keep one of the two"},
+      {"argument with an anchor",
+       kTiny,
+       {"run.dir=&a b"},
+       ExitCode::config,
+       "argument 'run.dir=&a b': an anchor stands here (a config spells every value out); "
+       "remove the '&' and its name"},
+      {"argument with hexadecimal",
+       kTiny,
+       {"run.seed=0xff"},
+       ExitCode::config,
+       "argument 'run.seed=0xff': run.seed is 0xff (an integer is written in decimal); "
+       "write 255"},
+      {"file value is bad and overridden",
+       with("run:\n  seed: 0x1\n"),
+       {"run.seed=1"},
+       ExitCode::config,
+       "tiny.yaml:11:9: run.seed is 0x1 (an integer is written in decimal); write 1"},
+      {"map for an argument",
+       kTiny,
+       {"metrics.sample_prompt=a: b"},
+       ExitCode::config,
+       "argument 'metrics.sample_prompt=a: b': metrics.sample_prompt is a map (its value is "
+       "a string); write one, in quotes if it has signs of YAML"},
+
+  };
+}
+
+class BadTextTest : public testing::TestWithParam<test::BadConfig> {};
+
+TEST_P(BadTextTest, IsRefused) {
+  test::expect_refused(GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BadTextTest, testing::ValuesIn(bad_configs()), test::case_name);
+
+// The resolved config of a run that started elsewhere is read without asking whether it could start
+// here.
+TEST(CheckText, AsksNothingOfTheMachine) {
+  const Config config =
+      parse_config(kTiny,
+                   "stored",
+                   {"data.train=[no/such.txt]", "run.dir=LICENSE", "run.device=cuda"},
+                   Check::text);
+  EXPECT_EQ(config.data.train, std::vector<std::string>{"no/such.txt"});
+}
+
+TEST(LoadConfig, NamesTheFileThatCannotBeRead) {
+  EXPECT_EQ(test::error_text<ConfigError>([] { load_config("no/such.yaml", {}); }),
+            "cannot read no/such.yaml (No such file or directory); check the path and its "
+            "permissions");
+  EXPECT_EQ(test::error_text<ConfigError>([] { load_config("csrc", {}); }),
+            "cannot read csrc (it is not a regular file); check the path and its permissions");
+}
+
+TEST(LoadConfig, ReadsTheFileAndWritesNothing) {
+  const test::TemporaryDirectory directory;
+  const std::string text = directory.write("text/a.txt", "some text");
+  const std::string file = directory.write("tiny.yaml", kTiny);
+  const std::string run = (directory.path() / "runs" / "tiny").string();
+  const Config config =
+      load_config(file, {"data.train=[" + text + "]", "run.dir=" + run, "run.device=cpu"});
+  EXPECT_EQ(config.model.d_model, 64);
+  EXPECT_EQ(config.data.train, std::vector<std::string>{text});
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "runs"));
+  EXPECT_EQ(test::error_text<ConfigError>([&] { load_config(file, {"model.num_experts=1"}); }),
+            "argument 'model.num_experts=1': model.experts_per_token 2 exceeds model.num_experts 1 "
+            "(a token visits an expert at most once); use at most 1");
+}
+
+}  // namespace
+}  // namespace memphis
