@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The CUDA side of every op in a build without the toolkit: one line each. It is not reached as long
-// as no stream of Device::cuda can be made.
+// The CUDA side of every op in a build without the toolkit: one line each. It is not reached as
+// long as no stream of Device::cuda can be made.
 #include <string>
 
 #include "csrc/core/error.h"
@@ -31,8 +31,10 @@ namespace {
 }  // namespace
 
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage): a declaration cannot be made by a template.
-#define MEMPHIS_NO_CUDA(function, Operands) \
-  void function(const Operands& /*op*/, Stream /*stream*/) { absent(#function); }
+#define MEMPHIS_NO_CUDA(function, Operands)                  \
+  void function(const Operands& /*op*/, Stream /*stream*/) { \
+    absent(#function);                                       \
+  }
 
 MEMPHIS_NO_CUDA(embedding_forward, EmbeddingForward)
 MEMPHIS_NO_CUDA(embedding_backward, EmbeddingBackward)
@@ -63,6 +65,8 @@ MEMPHIS_NO_CUDA(soft_cap_forward, SoftCapForward)
 MEMPHIS_NO_CUDA(soft_cap_backward, SoftCapBackward)
 MEMPHIS_NO_CUDA(convert, Convert)
 
-std::size_t matmul_workspace_bytes() { return 0; }
+std::size_t matmul_workspace_bytes() {
+  return 0;
+}
 
 }  // namespace memphis::kernels::cuda

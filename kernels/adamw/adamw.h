@@ -8,8 +8,8 @@ namespace memphis::kernels {
 // AdamW with decoupled weight decay, on a flat run of n parameters, and global-norm clipping:
 //   g = grad * min(1, clip_norm / (norm + 1e-6))      (no clipping if clip_norm is 0)
 //   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//   master -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * master)
-//   param = master, rounded to its dtype.
+//   master -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay *
+//   master) param = master, rounded to its dtype.
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. norm lies on
 //             the device: the norm never travels to the host before the step.
@@ -32,8 +32,8 @@ struct AdamW {
   double beta2;
   double eps;
   double weight_decay;
-  double clip_norm;     // 0: no clipping
-  std::int64_t step;    // counts from 1
+  double clip_norm;   // 0: no clipping
+  std::int64_t step;  // counts from 1
 };
 void adamw(const AdamW& op, Stream stream);
 

@@ -32,9 +32,8 @@ struct Scale {
 };
 void scale(const Scale& op, Stream stream);
 
-// y = cap tanh(scale * x / cap), or scale * x if cap is 0. x and y may differ in dtype: y is f32 (f64
-// for f64) or x's.
-// Source  Grok-1 model.py, attention logits; Grok-2 config, final logits.
+// y = cap tanh(scale * x / cap), or scale * x if cap is 0. x and y may differ in dtype: y is f32
+// (f64 for f64) or x's. Source  Grok-1 model.py, attention logits; Grok-2 config, final logits.
 struct SoftCapForward {
   TensorView y;  // out  dtype of x, or its accumulation dtype
   TensorView x;  // in   bf16 | f32 | f64

@@ -12,7 +12,8 @@ namespace memphis::kernels {
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment. A token outside [0, V) is a
-//             ContractError on the CPU; the GPU cannot report it: the caller checks tokens on the host.
+//             ContractError on the CPU; the GPU cannot report it: the caller checks tokens on the
+//             host.
 // Cost        reads and writes T*D elements; memory bound.
 // Source      Grok-1 model.py, InOutEmbed and the embedding multiplier.
 struct EmbeddingForward {

@@ -1,1 +1,133 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// A block a run of the tensor, then one block over the runs: two launches, because no block may
+// wait for another. Bound by bytes: a multiply-add for every 4.
+#include "kernels/global_norm/global_norm.h"
+
+#include <cmath>
+
+#include <gpu_launch.h>
+#include <gpu_memory.h>
+#include <gpu_warp.h>
+
+namespace memphis::kernels::cuda {
+namespace {
+
+using gpu::kWarpSize;
+
+constexpr int kThreads = 256;      // eight blocks fill an SM, and P counts on eight
+constexpr int kSumThreads = 1024;  // of the one block there is
+constexpr int kWidth = gpu::kVectorWidth<float>;
+
+// gpu::block_sum in f64. All threads must call; each receives the sum.
+__device__ double block_sum(double value, double* scratch) {
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    value += gpu::shuffle_xor(value, mask);
+  }
+  if (gpu::lane_id() == 0) {
+    scratch[gpu::warp_id()] = value;
+  }
+  gpu::sync_threads();  // all partial sums are written
+  const int num_warps = static_cast<int>(blockDim.x) / kWarpSize;
+  value = gpu::lane_id() < num_warps ? scratch[gpu::lane_id()] : 0.0;
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    value += gpu::shuffle_xor(value, mask);
+  }
+  return value;
+}
+
+// grid: P, block: kThreads, shared: none; requires run % kWidth == 0.
+__global__ void squares_kernel(double* partial_P,
+                               const float* x_n,
+                               std::int64_t n,
+                               std::int64_t run) {
+  __shared__ double scratch[kWarpSize];
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * run;
+  const std::int64_t end = begin + run < n ? begin + run : n;
+  float squares = 0.0F;
+  for (std::int64_t i = begin + static_cast<std::int64_t>(threadIdx.x) * kWidth; i < end;
+       i += kThreads * kWidth) {
+    float x[kWidth] = {};
+    if (i + kWidth <= end) {
+      gpu::load_floats(x_n + i, x);
+    } else {
+      for (int j = 0; i + j < end; ++j) {
+        x[j] = x_n[i + j];
+      }
+    }
+    for (int j = 0; j < kWidth; ++j) {
+      squares += x[j] * x[j];
+    }
+  }
+  const double total = block_sum(static_cast<double>(squares), scratch);
+  if (threadIdx.x == 0) {
+    partial_P[blockIdx.x] = total;
+  }
+}
+
+// grid: 1, block: kSumThreads, shared: none.
+__global__ void norm_kernel(float* norm_1, const double* partial_P, std::int64_t num_partials) {
+  __shared__ double scratch[kWarpSize];
+  double squares = 0.0;
+  for (std::int64_t p = threadIdx.x; p < num_partials; p += kSumThreads) {
+    squares += partial_P[p];
+  }
+  squares = block_sum(squares, scratch);
+  if (threadIdx.x == 0) {
+    norm_1[0] = static_cast<float>(sqrt(squares));
+  }
+}
+
+// One block: these are the losses of a micro-batch, and a second launch would cost more than the
+// sum.
+//
+// grid: 1, block: kSumThreads, shared: none.
+__global__ void sum_all_kernel(
+    float* total_1, const float* x_n, std::int64_t n, float scale, bool accumulate) {
+  __shared__ double scratch[kWarpSize];
+  double sum = 0.0;
+  for (std::int64_t i = threadIdx.x; i < n; i += kSumThreads) {
+    sum += static_cast<double>(x_n[i]);
+  }
+  sum = block_sum(sum, scratch);
+  if (threadIdx.x == 0) {
+    const double before = accumulate ? static_cast<double>(total_1[0]) : 0.0;
+    total_1[0] = static_cast<float>(before + static_cast<double>(scale) * sum);
+  }
+}
+
+Launch choose_launch(std::int64_t num_blocks, std::int64_t num_threads, Stream stream) {
+  return {.grid = {.x = num_blocks}, .block = {.x = num_threads}, .stream = stream};
+}
+
+}  // namespace
+
+void global_norm(const GlobalNorm& op, Stream stream) {
+  const std::int64_t n = op.x_n.dim(0);
+  const std::int64_t num_partials = op.partial_P.dim(0);
+  // Whole vectors, so that every run starts on a 16-byte boundary.
+  const std::int64_t run = ceil_div(ceil_div(n, num_partials), kWidth) * kWidth;
+  launch(squares_kernel,
+         choose_launch(num_partials, kThreads, stream),
+         op.partial_P.as<double>(),
+         op.x_n.as<float>(),
+         n,
+         run);
+  launch(norm_kernel,
+         choose_launch(1, kSumThreads, stream),
+         op.norm_1.as<float>(),
+         op.partial_P.as<double>(),
+         num_partials);
+}
+
+void sum_all(const SumAll& op, Stream stream) {
+  launch(sum_all_kernel,
+         choose_launch(1, kSumThreads, stream),
+         op.total_1.as<float>(),
+         op.x_n.as<float>(),
+         op.x_n.dim(0),
+         op.scale,
+         op.accumulate);
+}
+
+}  // namespace memphis::kernels::cuda

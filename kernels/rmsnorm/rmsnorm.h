@@ -8,10 +8,9 @@ namespace memphis::kernels {
 // RMSNorm: y = x / rms(x) * weight [+ residual], row by row, rms(x) = sqrt(mean(x^2) + eps).
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
-// Accumulate  f32 (f64 for f64) for the row sum and everything after it; one rounding, at the store.
-// In place    y may be x or residual.
-// Order       deterministic: same inputs, same bits, on one device type.
-// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Accumulate  f32 (f64 for f64) for the row sum and everything after it; one rounding, at the
+// store. In place    y may be x or residual. Order       deterministic: same inputs, same bits, on
+// one device type. Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment; Error from the device.
 // Cost        reads T*D (twice that with a residual) + D, writes T*D + T elements; memory bound.
 // Source      Zhang and Sennrich 2019, arXiv:1910.07467; Grok-1 model.py, RMSNorm.
@@ -34,13 +33,13 @@ void rmsnorm_forward(const RmsNormForward& op, Stream stream);
 // Order       deterministic, independent of the number of threads.
 // Cost        reads 2*T*D, writes T*D (reads one more T*D if `accumulate`); memory bound.
 struct RmsNormBackward {
-  TensorView dx_TD;        // out  bf16 | f32 | f64
-  TensorView dweight_D;    // in/out  accumulation dtype
-  TensorView dy_TD;        // in   dtype of dx
-  TensorView x_TD;         // in   dtype of dx, forward's
-  TensorView weight_D;     // in   accumulation dtype
-  TensorView rrms_T;       // in   accumulation dtype, forward's
-  TensorView partial_PD;   // scratch  accumulation dtype
+  TensorView dx_TD;         // out  bf16 | f32 | f64
+  TensorView dweight_D;     // in/out  accumulation dtype
+  TensorView dy_TD;         // in   dtype of dx
+  TensorView x_TD;          // in   dtype of dx, forward's
+  TensorView weight_D;      // in   accumulation dtype
+  TensorView rrms_T;        // in   accumulation dtype, forward's
+  TensorView partial_PD;    // scratch  accumulation dtype
   bool accumulate = false;  // dx += instead of dx =
 };
 void rmsnorm_backward(const RmsNormBackward& op, Stream stream);

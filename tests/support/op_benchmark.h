@@ -15,11 +15,13 @@ struct OpCost {
   double flops = 0;  // 0: memory bound, only bytes are reported
 };
 
-// One benchmark of `memphis bench kernels`. `setup` allocates the operands (random data, never zeros)
-// and returns the call to time; what it captures is freed after the case. Registered from a static
-// initialiser in <op>_bench.cpp, over the case table that the op's test reads:
-//   const bool registered = [] { for (const auto& c : bench_cases()) register_op_benchmark({…}); return
-//   true; }();
+// One benchmark of `memphis bench kernels`. `setup` allocates the operands (random data, never
+// zeros) and returns the call to time; what it captures is freed after the case. Registered from a
+// static initialiser in <op>_bench.cpp, over the case table that the op's test reads:
+//   const bool registered = [] {
+//     for (const auto& c : bench_cases()) register_op_benchmark({...});
+//     return true;
+//   }();
 struct OpBenchmark {
   std::string op;     // "rmsnorm_forward"
   std::string shape;  // "T=8192 D=6144"

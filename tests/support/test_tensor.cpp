@@ -67,10 +67,10 @@ double poison(DType dtype) {
 }  // namespace
 
 TestTensor::TestTensor(const TensorSpec& spec, Device device)
-    : TestTensor(spec,
-                 device,
-                 std::vector<double>(static_cast<std::size_t>(spec.num_elements()),
-                                     poison(spec.dtype))) {}
+    : TestTensor(
+          spec,
+          device,
+          std::vector<double>(static_cast<std::size_t>(spec.num_elements()), poison(spec.dtype))) {}
 
 TestTensor::TestTensor(const TensorSpec& spec, Device device, const std::vector<double>& values)
     : view_(device_allocate(spec.bytes(), device), spec, device) {

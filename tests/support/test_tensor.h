@@ -16,7 +16,8 @@ namespace memphis::test {
 // A tensor that a test owns, on either device, filled from and read back as doubles.
 class TestTensor {
  public:
-  // Poisoned, so that an element which an op forgets to write is found: NaN, or the largest integer.
+  // Poisoned, so that an element which an op forgets to write is found: NaN, or the largest
+  // integer.
   TestTensor(const TensorSpec& spec, Device device);
   // Filled; `values` are rounded to the dtype.
   TestTensor(const TensorSpec& spec, Device device, const std::vector<double>& values);

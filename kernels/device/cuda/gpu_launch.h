@@ -12,8 +12,8 @@
 
 namespace memphis::kernels {
 
-// Arguments are converted to the kernel's parameter types here, at the call, so that an int given for
-// an int64_t is widened and not read past its end.
+// Arguments are converted to the kernel's parameter types here, at the call, so that an int given
+// for an int64_t is widened and not read past its end.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument a parameter");

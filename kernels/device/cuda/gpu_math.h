@@ -10,7 +10,9 @@
 // Scalar arithmetic of the device: one small function an instruction.
 namespace memphis::kernels::gpu {
 
-__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(float value) {
+  return value;
+}
 __device__ __forceinline__ float to_float(bf16 value) {
   return __uint_as_float(static_cast<unsigned>(value.bits) << 16U);
 }
@@ -26,6 +28,11 @@ __device__ __forceinline__ bf16 from_float<bf16>(float value) {
   return bf16::from_bits(__bfloat16_as_ushort(__float2bfloat16_rn(value)));
 }
 
+// The index of the lowest set bit; `mask` is not 0.
+__device__ __forceinline__ int lowest_bit(unsigned mask) {
+  return __ffs(static_cast<int>(mask)) - 1;
+}
+
 // tanh to 2^-11 relative, one MUFU instruction (sm_75 and newer).
 __device__ __forceinline__ float tanh_approx(float value) {
   float result;
@@ -37,6 +44,13 @@ __device__ __forceinline__ float tanh_approx(float value) {
 __device__ __forceinline__ float exp2_approx(float value) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
+// 1 / x to 1 ulp, one MUFU instruction; 0 for an infinite x.
+__device__ __forceinline__ float reciprocal_approx(float value) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
   return result;
 }
 

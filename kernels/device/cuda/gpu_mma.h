@@ -4,9 +4,9 @@
 #include <cstdint>
 
 #include <cuda_runtime.h>
+#include <gpu_memory.h>
 
 #include "csrc/core/dtype.h"
-#include <gpu_memory.h>
 
 // Tensor cores of sm_80 and newer. Layouts: PTX ISA, "Matrix fragments for mma.m16n8k16" and
 // "ldmatrix".

@@ -9,8 +9,12 @@ namespace memphis::kernels::gpu {
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullMask = 0xFFFFFFFFU;
 
-__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) % kWarpSize; }
-__device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x) / kWarpSize; }
+__device__ __forceinline__ int lane_id() {
+  return static_cast<int>(threadIdx.x) % kWarpSize;
+}
+__device__ __forceinline__ int warp_id() {
+  return static_cast<int>(threadIdx.x) / kWarpSize;
+}
 
 template <class T>
 __device__ __forceinline__ T shuffle_xor(T value, int lane_mask) {
@@ -21,8 +25,30 @@ __device__ __forceinline__ T shuffle_from(T value, int lane) {
   return __shfl_sync(kFullMask, value, lane);
 }
 
-__device__ __forceinline__ void sync_threads() { __syncthreads(); }
-__device__ __forceinline__ void sync_warp() { __syncwarp(); }
+// Bit i of the result is lane i's `vote`.
+__device__ __forceinline__ unsigned ballot(bool vote) {
+  return __ballot_sync(kFullMask, vote);
+}
+
+// From the lane `delta` below; a lane that has none there receives its own value.
+template <class T>
+__device__ __forceinline__ T shuffle_up(T value, int delta) {
+  return __shfl_up_sync(kFullMask, value, static_cast<unsigned>(delta));
+}
+// The lanes that hold the same value, as a bit mask.
+__device__ __forceinline__ unsigned match_any(int value) {
+  return __match_any_sync(kFullMask, value);
+}
+__device__ __forceinline__ int count_bits(unsigned mask) {
+  return __popc(mask);
+}
+
+__device__ __forceinline__ void sync_threads() {
+  __syncthreads();
+}
+__device__ __forceinline__ void sync_warp() {
+  __syncwarp();
+}
 
 // Every lane receives the sum (maximum) over the warp, formed in the same order in every lane: a
 // butterfly of commutative sums gives all lanes the same bits.

@@ -1,1 +1,179 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/embedding/embedding.h"
+
+#include "kernels/visit.h"
+#include "tests/kernels/embedding/embedding_cases.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/op_test.h"
+
+namespace memphis::test {
+namespace {
+
+using Values = std::vector<double>;
+
+struct Inputs {
+  Values tokens;
+  Values weight;
+  Values dy;
+  Values dweight;  // before the call
+};
+
+Inputs draw(const EmbeddingCase& c, DType dtype) {
+  return {.tokens = random_integers(c.num_tokens, "tokens", 0, c.vocab_size),
+          .weight = rounded_to(dtype, random_normal(c.vocab_size * c.width, "weight")),
+          .dy = rounded_to(dtype, random_normal(c.num_tokens * c.width, "dy")),
+          .dweight = rounded_to(accumulation_dtype(dtype),
+                                random_normal(c.vocab_size * c.width, "dweight"))};
+}
+
+template <class T>
+Values naive_forward(const EmbeddingCase& c, const Inputs& in) {
+  using A = NaiveAccumulator<T>;
+  Values y;
+  for (const double token : in.tokens) {
+    for (std::int64_t d = 0; d < c.width; ++d) {
+      const auto i = static_cast<std::size_t>(static_cast<std::int64_t>(token) * c.width + d);
+      y.push_back(static_cast<double>(
+          static_cast<T>(static_cast<A>(in.weight[i]) * static_cast<A>(c.multiplier))));
+    }
+  }
+  return y;
+}
+
+template <class T>
+Values naive_backward(const EmbeddingCase& c, const Inputs& in) {
+  using A = NaiveAccumulator<T>;
+  Values dweight = in.dweight;
+  for (std::size_t i = 0; i < in.dy.size(); ++i) {
+    const std::size_t width = static_cast<std::size_t>(c.width);
+    const std::size_t j = static_cast<std::size_t>(in.tokens[i / width]) * width + i % width;
+    const A product = static_cast<A>(c.multiplier) * static_cast<A>(in.dy[i]);
+    dweight[j] = static_cast<double>(static_cast<A>(dweight[j]) + product);
+  }
+  return dweight;
+}
+
+Values run_forward(const EmbeddingCase& c, const Inputs& in, const Target& target) {
+  const OwnedStream stream(target.device);
+  const TestTensor y({{c.num_tokens, c.width}, target.dtype}, target.device);
+  const TestTensor weight({{c.vocab_size, c.width}, target.dtype}, target.device, in.weight);
+  const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
+  kernels::embedding_forward(
+      {.y_TD = y, .weight_VD = weight, .tokens_T = tokens, .multiplier = c.multiplier},
+      stream.view());
+  return y.values(stream.view());
+}
+
+Values run_backward(const EmbeddingCase& c, const Inputs& in, const Target& target) {
+  const OwnedStream stream(target.device);
+  const TestTensor dweight(
+      {{c.vocab_size, c.width}, accumulation_dtype(target.dtype)}, target.device, in.dweight);
+  const TestTensor dy({{c.num_tokens, c.width}, target.dtype}, target.device, in.dy);
+  const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
+  kernels::embedding_backward(
+      {.dweight_VD = dweight, .dy_TD = dy, .tokens_T = tokens, .multiplier = c.multiplier},
+      stream.view());
+  return dweight.values(stream.view());
+}
+
+class Embedding : public OpTest<EmbeddingCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         Embedding,
+                         on_all_targets(embedding_cases()),
+                         name_of_op_test<EmbeddingCase>);
+
+TEST_P(Embedding, ForwardIsAsCloseAsNaive) {
+  const Inputs in = draw(op_case(), target().dtype);
+  Values naive;
+  kernels::visit_float(target().dtype, [&]<class T>() { naive = naive_forward<T>(op_case(), in); });
+  EXPECT_TRUE(close_to(run_forward(op_case(), in, target()),
+                       naive_forward<Exact>(op_case(), in),
+                       naive,
+                       target().dtype,
+                       op_case().width));
+}
+
+TEST_P(Embedding, BackwardIsAsCloseAsNaive) {
+  const Inputs in = draw(op_case(), target().dtype);
+  Values naive;
+  kernels::visit_float(target().dtype,
+                       [&]<class T>() { naive = naive_backward<T>(op_case(), in); });
+  EXPECT_TRUE(close_to(run_backward(op_case(), in, target()),
+                       naive_backward<Exact>(op_case(), in),
+                       naive,
+                       accumulation_dtype(target().dtype),
+                       op_case().width));
+}
+
+TEST_P(Embedding, RepeatsItsBits) {
+  const Inputs in = draw(op_case(), target().dtype);
+  const Values first = run_backward(op_case(), in, target());
+  const OneThread one_thread;
+  EXPECT_EQ(run_backward(op_case(), in, target()), first);
+}
+
+TEST(EmbeddingGradient, IsTheDifferenceQuotient) {
+  const EmbeddingCase c{
+      .name = "", .num_tokens = 6, .width = 3, .vocab_size = 4, .multiplier = 2.5F};
+  const Target target{Device::cpu, DType::f64};
+  Inputs in = draw(c, DType::f64);
+  in.dweight.assign(in.dweight.size(), 0.0);
+  const auto loss = [&](const Values& weight) {
+    Inputs moved = in;
+    moved.weight = weight;
+    return dot(run_forward(c, moved, target), in.dy);
+  };
+  EXPECT_LT(max_difference(run_backward(c, in, target), central_differences(loss, in.weight)),
+            1e-8);
+}
+
+TEST(EmbeddingContract, NamesTheOperand) {
+  const TestTensor rows({{4, 8}, DType::f32}, Device::cpu);
+  const TestTensor narrow({{4, 8}, DType::bf16}, Device::cpu);
+  const TestTensor tokens({{4}, DType::i32}, Device::cpu, {0, 1, 2, 3});
+  const TestTensor wide_tokens({{4}, DType::i64}, Device::cpu, {0, 1, 2, 3});
+  const Stream stream;
+  const auto forward = [&](TensorView y, TensorView weight, TensorView tokens_T) {
+    return [=] {
+      kernels::embedding_forward({.y_TD = y, .weight_VD = weight, .tokens_T = tokens_T}, stream);
+    };
+  };
+  const auto backward = [&](TensorView dweight, TensorView dy, TensorView tokens_T) {
+    return [=] {
+      kernels::embedding_backward({.dweight_VD = dweight, .dy_TD = dy, .tokens_T = tokens_T},
+                                  stream);
+    };
+  };
+  EXPECT_TRUE(rejects(forward(rows, narrow, tokens), "embedding_forward: weight_VD is bf16[4, 8]"));
+  EXPECT_TRUE(rejects(forward(rows, rows, wide_tokens), "embedding_forward: tokens_T is i64[4]"));
+  EXPECT_TRUE(rejects(backward(narrow, rows, tokens), "embedding_backward: dweight_VD is bf16"));
+  EXPECT_TRUE(rejects(backward(rows, {}, tokens), "embedding_backward: dy_TD is absent"));
+  TensorView elsewhere = rows;
+  elsewhere.device = Device::cuda;
+  EXPECT_TRUE(rejects(forward(rows, elsewhere, tokens), "weight_VD is on cuda"));
+}
+
+TEST(EmbeddingContract, RefusesATokenOutsideTheVocabularyAndWritesNothing) {
+  const Stream stream;
+  const TestTensor y({{2, 4}, DType::f32}, Device::cpu, Values(8, 5.0));
+  const TestTensor weight({{3, 4}, DType::f32}, Device::cpu, Values(12, 1.0));
+  for (const double bad : {-1.0, 3.0}) {
+    const TestTensor tokens({{2}, DType::i32}, Device::cpu, {0, bad});
+    EXPECT_TRUE(rejects(
+        [&] {
+          kernels::embedding_forward({.y_TD = y, .weight_VD = weight, .tokens_T = tokens}, stream);
+        },
+        "embedding_forward: tokens_T[1] is "));
+    EXPECT_TRUE(rejects(
+        [&] {
+          kernels::embedding_backward({.dweight_VD = weight, .dy_TD = y, .tokens_T = tokens},
+                                      stream);
+        },
+        "embedding_backward: tokens_T[1] is "));
+  }
+  EXPECT_EQ(y.values(stream), Values(8, 5.0));
+  EXPECT_EQ(weight.values(stream), Values(12, 1.0));
+}
+
+}  // namespace
+}  // namespace memphis::test

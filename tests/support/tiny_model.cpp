@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/tiny_model.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "csrc/core/rng.h"
+
+namespace memphis::test {
+namespace {
+
+double read_element(const TensorView& view, std::int64_t index, Stream stream) {
+  const char* source =
+      static_cast<const char*>(view.data) + static_cast<std::size_t>(index) * size_of(view.dtype);
+  if (view.dtype == DType::f64) {
+    double value = 0;
+    device_copy(&value, source, sizeof(value), stream);
+    synchronize(stream);
+    return value;
+  }
+  if (view.dtype == DType::f32) {
+    float value = 0;
+    device_copy(&value, source, sizeof(value), stream);
+    synchronize(stream);
+    return static_cast<double>(value);
+  }
+  bf16 value{0.0F};
+  device_copy(&value, source, sizeof(value), stream);
+  synchronize(stream);
+  return static_cast<double>(static_cast<float>(value));
+}
+
+template <class T>
+void write_element(const TensorView& view, std::int64_t index, double value, Stream stream) {
+  const T typed = static_cast<T>(value);
+  device_copy(view.as<T>() + index, &typed, sizeof(T), stream);
+  synchronize(stream);
+}
+
+}  // namespace
+
+TinyModel::TinyModel(const ModelConfig& config,
+                     std::int64_t num_sequences,
+                     std::int64_t sequence_length,
+                     DType compute,
+                     Device device)
+    : config_(config),
+      dims_(make_dims(config_, num_sequences, sequence_length)),
+      stream_(device),
+      parameters_(config_, compute, device, Parameters::Gradients::allocate),
+      plan_(plan_activations(dims_, compute, Keep::all_layers)),
+      activations_arena_("activations", plan_.activation_bytes(), device),
+      workspace_arena_("workspace", plan_.workspace_bytes(), device),
+      activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
+      model_(config_, dims_, parameters_, activations_, stream_.view()) {
+  parameters_.initialise(7, stream());
+}
+
+void TinyModel::load_random_batch(std::uint64_t seed) {
+  const CounterRng rng(seed, "batch");
+  const auto count = static_cast<std::size_t>(dims_.T);
+  tokens_.assign(count, 0);
+  targets_.assign(count, 0);
+  positions_.assign(count, 0);
+  valid_.assign(count, 1);
+  std::int64_t num_targets = 0;
+  std::int64_t num_valid = 0;
+  for (std::size_t t = 0; t < count; ++t) {
+    const auto vocab = static_cast<std::uint64_t>(dims_.V);
+    tokens_[t] = static_cast<std::int32_t>(1 + rng.word64(3 * t) % (vocab - 1));
+    targets_[t] = static_cast<std::int32_t>(rng.word64(3 * t + 1) % vocab);
+    const std::uint64_t choice = rng.word64(3 * t + 2) % 11;
+    if (choice == 0) {
+      targets_[t] = -1;
+    }
+    if (choice == 1 && config_.pad_id >= 0) {
+      tokens_[t] = static_cast<std::int32_t>(config_.pad_id);
+      valid_[t] = 0;
+    }
+    const bool starts_document = t % static_cast<std::size_t>(dims_.S) == 0 || choice == 2;
+    positions_[t] = starts_document ? 0 : positions_[t - 1] + 1;
+    num_targets += targets_[t] >= 0 ? 1 : 0;
+    num_valid += valid_[t];
+  }
+  scales = {.target = 1.0F / static_cast<float>(num_targets),
+            .sequence = 1.0F / static_cast<float>(dims_.B),
+            .token = 1.0F / static_cast<float>(num_valid),
+            .balance = 0.5F,
+            .router_z = 0.25F};
+  model_.load({.tokens_T = tokens_,
+               .targets_T = targets_,
+               .positions_T = positions_,
+               .valid_T = valid_,
+               .any_padding = num_valid < dims_.T});
+  synchronize(stream());
+}
+
+double TinyModel::read_total() {
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const auto layers = static_cast<double>(dims_.L);
+  return read_element(stat_view(shared, Stat::loss), 0, stream()) +
+         static_cast<double>(scales.balance) * layers *
+             read_element(stat_view(shared, Stat::balance), 0, stream()) +
+         static_cast<double>(scales.router_z) * layers *
+             read_element(stat_view(shared, Stat::z), 0, stream());
+}
+
+double TinyModel::total_loss() {
+  const TensorView& stats = activations_.shared.stats;
+  device_zero(stats.data, stats.bytes(), stream());
+  model_.forward();
+  model_.loss(scales);
+  model_.add_auxiliary_losses(scales);
+  return read_total();
+}
+
+double TinyModel::total_loss_and_gradient() {
+  const TensorView& stats = activations_.shared.stats;
+  const TensorView gradients = parameters_.gradients_n();
+  device_zero(stats.data, stats.bytes(), stream());
+  device_zero(gradients.data, gradients.bytes(), stream());
+  model_.forward();
+  model_.loss_and_backward(scales);
+  return read_total();
+}
+
+std::vector<double> TinyModel::gradient(const LogicalParameter& parameter) const {
+  const TensorView view = flat_view(parameters_.gradients_n(), 0, parameter.begin, parameter.spec);
+  std::vector<double> values(static_cast<std::size_t>(view.num_elements()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = read_element(view, static_cast<std::int64_t>(i), stream());
+  }
+  return values;
+}
+
+double TinyModel::weight(const LogicalParameter& parameter, std::int64_t index) const {
+  return read_element(parameters_.logical_weights(parameter), index, stream());
+}
+
+void TinyModel::set_weight(const LogicalParameter& parameter, std::int64_t index, double value) {
+  const TensorView view = parameters_.logical_weights(parameter);
+  switch (view.dtype) {
+    case DType::f64:
+      return write_element<double>(view, index, value, stream());
+    case DType::f32:
+      return write_element<float>(view, index, value, stream());
+    default:
+      return write_element<bf16>(view, index, value, stream());
+  }
+}
+
+ModelConfig tiny_grok1() {
+  ModelConfig config;
+  config.vocab_size = 64;
+  config.num_layers = 3;
+  config.d_model = 32;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.ffn_dim = 24;
+  config.num_experts = 8;
+  config.experts_per_token = 2;
+  config.embedding_multiplier = std::sqrt(32.0);
+  config.output_multiplier = 0.5773502691896257;
+  config.attention_multiplier = 1 / std::sqrt(8.0);
+  config.attention_cap = 30;
+  config.pad_id = 0;
+  config.max_sequence_length = 64;
+  config.router_init_std = 0.3;  // experts get unequal shares from the start
+  return config;
+}
+
+ModelConfig tiny_grok2() {
+  ModelConfig config = tiny_grok1();
+  config.dense_ffn_dim = 40;
+  config.router_cap = 2;
+  config.final_cap = 5;
+  config.attention_cap = 4;
+  config.tie_embeddings = false;
+  config.attention_temperature_len = 4;
+  config.rope_theta = 208533496;
+  return config;
+}
+
+}  // namespace memphis::test

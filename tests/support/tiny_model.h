@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "csrc/core/arena.h"
+#include "csrc/model/grok.h"
+#include "csrc/model/parameters.h"
+
+namespace memphis::test {
+
+// A model of a few thousand parameters with everything that it needs around it, on either device.
+class TinyModel {
+ public:
+  TinyModel(const ModelConfig& config,
+            std::int64_t num_sequences,
+            std::int64_t sequence_length,
+            DType compute,
+            Device device);
+  TinyModel(const TinyModel&) = delete;
+  TinyModel& operator=(const TinyModel&) = delete;
+
+  // A batch of random tokens; some documents start inside their sequence, some targets are missing
+  // and, where the config names a pad id, some tokens are pads.
+  void load_random_batch(std::uint64_t seed);
+
+  // Cross entropy + balance * sum of balance losses + router_z * sum of z losses, of the loaded
+  // batch.
+  double total_loss();
+  // The same; leaves its gradient in parameters().gradients_n().
+  double total_loss_and_gradient();
+
+  // The gradient of a logical parameter, and one of its weights.
+  std::vector<double> gradient(const LogicalParameter& parameter) const;
+  double weight(const LogicalParameter& parameter, std::int64_t index) const;
+  void set_weight(const LogicalParameter& parameter, std::int64_t index, double value);
+
+  Parameters& parameters() { return parameters_; }
+  Grok& model() { return model_; }
+  Stream stream() const { return stream_.view(); }
+
+  LossScales scales;
+
+ private:
+  double read_total();
+
+  ModelConfig config_;
+  Dims dims_;
+  OwnedStream stream_;
+  Parameters parameters_;
+  ActivationPlan plan_;
+  Arena activations_arena_;
+  Arena workspace_arena_;
+  Activations activations_;
+  Grok model_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<std::int32_t> targets_;
+  std::vector<std::int32_t> positions_;
+  std::vector<std::uint8_t> valid_;
+};
+
+// Grok-1's block, 3 layers of width 32: grouped queries, attention cap, tied embeddings.
+ModelConfig tiny_grok1();
+// Grok-2's: a dense FFN beside the experts, caps on router and logits, a head of its own, attention
+// temperature.
+ModelConfig tiny_grok2();
+
+}  // namespace memphis::test
