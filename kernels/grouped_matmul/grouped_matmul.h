@@ -5,12 +5,13 @@
 
 namespace memphis::kernels {
 
-// One product an expert: rows offsets[e] .. offsets[e + 1] of y = those rows of x times weight[e]^T.
-// The letters N and K are this op's own: output and input width.
+// One product an expert: rows offsets[e] .. offsets[e + 1] of y = those rows of x times
+// weight[e]^T. The letters N and K are this op's own: output and input width.
 //
-// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. offsets lies on
-//             the device: counts never travel to the host. Experts may be empty, counts are arbitrary.
-//             offsets[0] = 0, offsets[E] = R.
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. offsets lies
+// on
+//             the device: counts never travel to the host. Experts may be empty, counts are
+//             arbitrary. offsets[0] = 0, offsets[E] = R.
 // Accumulate  f32 (f64 for f64), no TF32; one rounding, at the store.
 // In place    no.
 // Order       deterministic. On the CPU the bits do not depend on the number of threads.
@@ -27,8 +28,8 @@ struct GroupedMatmulForward {
 };
 void grouped_matmul_forward(const GroupedMatmulForward& op, Stream stream);
 
-// Per expert: dx = dy weight[e];  dweight[e] += dy^T x. Either output may be absent. An empty expert's
-// dweight is left as it is.
+// Per expert: dx = dy weight[e];  dweight[e] += dy^T x. Either output may be absent. An empty
+// expert's dweight is left as it is.
 struct GroupedMatmulBackward {
   TensorView dx_RK = {};        // out  bf16 | f32 | f64; absent: not computed
   TensorView dweight_ENK = {};  // in/out  accumulation dtype; absent: not computed

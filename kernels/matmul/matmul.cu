@@ -1,1 +1,292 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Host code only: cuBLASLt computes the products. It sees matrices column by column, so a row-major
+// [R, C] is to it a [C, R] with stride C, and each product is asked for transposed: y^T = weight
+// x^T.
+#include "kernels/matmul/matmul.h"
+
+#include <compare>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include <cublasLt.h>
+
+#include "csrc/core/error.h"
+
+namespace memphis::kernels::cuda {
+namespace {
+
+// What NVIDIA recommends for sm_90 (cuBLAS manual, cublasSetWorkspace).
+constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20U;
+
+void cublas_check(cublasStatus_t status, const char* call) {
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    throw Error(
+        ExitCode::internal,
+        std::string(call) + " failed with " + cublasLtGetStatusString(status) +
+            " (cuBLASLt refuses the product or cannot run on this device); check the driver "
+            "with nvidia-smi");
+  }
+}
+
+struct Destroy {
+  void operator()(cublasLtMatmulDescOpaque_t* handle) const { cublasLtMatmulDescDestroy(handle); }
+  void operator()(cublasLtMatrixLayoutOpaque_t* handle) const {
+    cublasLtMatrixLayoutDestroy(handle);
+  }
+  void operator()(cublasLtMatmulPreferenceOpaque_t* handle) const {
+    cublasLtMatmulPreferenceDestroy(handle);
+  }
+};
+using MatmulDesc = std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy>;
+using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroy>;
+using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy>;
+
+// c [m, n] = a b + beta c, column-major; a and b as stored are [m, k] and [k, n], or transposed.
+// All that the choice of an algorithm depends on.
+struct Shape {
+  cublasOperation_t transpose_a;
+  cublasOperation_t transpose_b;
+  std::int64_t m;
+  std::int64_t n;
+  std::int64_t k;
+  DType in;
+  DType out;
+  bool accumulate;
+
+  auto operator<=>(const Shape&) const = default;
+};
+
+cudaDataType_t cuda_type(DType dtype) {
+  return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+Layout make_layout(DType dtype, std::int64_t rows, std::int64_t columns) {
+  cublasLtMatrixLayout_t layout = nullptr;
+  cublas_check(cublasLtMatrixLayoutCreate(&layout,
+                                          cuda_type(dtype),
+                                          static_cast<std::uint64_t>(rows),
+                                          static_cast<std::uint64_t>(columns),
+                                          rows),
+               "cublasLtMatrixLayoutCreate");
+  return Layout(layout);
+}
+
+Layout make_operand(DType dtype,
+                    cublasOperation_t transpose,
+                    std::int64_t rows,
+                    std::int64_t cols) {
+  return transpose == CUBLAS_OP_T ? make_layout(dtype, cols, rows) : make_layout(dtype, rows, cols);
+}
+
+void set_transpose(const MatmulDesc& desc,
+                   cublasLtMatmulDescAttributes_t attribute,
+                   cublasOperation_t transpose) {
+  cublas_check(cublasLtMatmulDescSetAttribute(desc.get(), attribute, &transpose, sizeof(transpose)),
+               "cublasLtMatmulDescSetAttribute");
+}
+
+template <class T>
+void set_preference(const Preference& preference,
+                    cublasLtMatmulPreferenceAttributes_t attribute,
+                    T value) {
+  cublas_check(
+      cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
+      "cublasLtMatmulPreferenceSetAttribute");
+}
+
+Preference make_preference() {
+  cublasLtMatmulPreference_t handle = nullptr;
+  cublas_check(cublasLtMatmulPreferenceCreate(&handle), "cublasLtMatmulPreferenceCreate");
+  Preference preference(handle);
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+  // Of the split-K schemes only the one that keeps the partial sums in f32 and adds them up in a
+  // second pass: in place, the order of the sum is that in which blocks end, so the bits would
+  // differ from run to run; in the output's type, a bf16 result would be rounded more than once.
+  set_preference(preference,
+                 CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                 std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+  // The default promises 256 bytes; the contract of ops promises 16.
+  for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    set_preference(preference, attribute, std::uint32_t{16});
+  }
+  return preference;
+}
+
+// A product that cuBLASLt has been asked about.
+struct Plan {
+  MatmulDesc desc;
+  Layout a;
+  Layout b;
+  Layout c;
+  cublasLtMatmulAlgo_t algorithm;
+};
+
+Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
+  cublasLtMatmulDesc_t desc = nullptr;
+  // COMPUTE_32F keeps f32 operands f32: TF32 would need COMPUTE_32F_FAST_TF32.
+  cublas_check(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+               "cublasLtMatmulDescCreate");
+  Plan plan{.desc = MatmulDesc(desc),
+            .a = make_operand(shape.in, shape.transpose_a, shape.m, shape.k),
+            .b = make_operand(shape.in, shape.transpose_b, shape.k, shape.n),
+            .c = make_layout(shape.out, shape.m, shape.n),
+            .algorithm = {}};
+  set_transpose(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, shape.transpose_a);
+  set_transpose(plan.desc, CUBLASLT_MATMUL_DESC_TRANSB, shape.transpose_b);
+  const Preference preference = make_preference();
+  cublasLtMatmulHeuristicResult_t result{};
+  int num_results = 0;
+  cublas_check(cublasLtMatmulAlgoGetHeuristic(handle,
+                                              plan.desc.get(),
+                                              plan.a.get(),
+                                              plan.b.get(),
+                                              plan.c.get(),
+                                              plan.c.get(),
+                                              preference.get(),
+                                              1,
+                                              &result,
+                                              &num_results),
+               "cublasLtMatmulAlgoGetHeuristic");
+  require(num_results == 1 && result.state == CUBLAS_STATUS_SUCCESS,
+          "cuBLASLt has no algorithm for m " + std::to_string(shape.m) + ", n " +
+              std::to_string(shape.n) + ", k " + std::to_string(shape.k) + " in " +
+              std::string(name_of(shape.in)) + " (within " + std::to_string(kWorkspaceBytes) +
+              " bytes of workspace and with a deterministic sum); change the widths");
+  plan.algorithm = result.algo;
+  return plan;
+}
+
+// One a process, as one process drives one GPU. The workspace has one user at a time: products of a
+// process go to one stream, or to streams that wait for each other.
+class CublasLt {
+ public:
+  // Never destroyed: at exit the CUDA runtime may be gone before this.
+  static CublasLt& instance() {
+    static CublasLt& instance = *new CublasLt;
+    return instance;
+  }
+
+  void multiply(const Shape& shape, const void* a, const void* b, void* c, Stream stream) {
+    const Plan& plan = plan_of(shape);
+    const float alpha = 1;
+    const float beta = shape.accumulate ? 1 : 0;
+    cublas_check(cublasLtMatmul(handle_,
+                                plan.desc.get(),
+                                &alpha,
+                                a,
+                                plan.a.get(),
+                                b,
+                                plan.b.get(),
+                                &beta,
+                                c,
+                                plan.c.get(),
+                                c,
+                                plan.c.get(),
+                                &plan.algorithm,
+                                workspace_,
+                                kWorkspaceBytes,
+                                static_cast<cudaStream_t>(stream.handle)),
+                 "cublasLtMatmul");
+  }
+
+ private:
+  CublasLt() : workspace_(device_allocate(kWorkspaceBytes, Device::cuda)) {
+    cublas_check(cublasLtCreate(&handle_), "cublasLtCreate");
+  }
+
+  // The heuristic costs tens of microseconds of host time, so a shape asks once. Entries of a map
+  // stay where they are.
+  const Plan& plan_of(const Shape& shape) {
+    const std::lock_guard lock(mutex_);
+    auto found = plans_.find(shape);
+    if (found == plans_.end()) {
+      found = plans_.emplace(shape, make_plan(handle_, shape)).first;
+    }
+    return found->second;
+  }
+
+  cublasLtHandle_t handle_ = nullptr;
+  void* workspace_;
+  std::mutex mutex_;
+  std::map<Shape, Plan> plans_;
+};
+
+void multiply(const Shape& shape,
+              const TensorView& a,
+              const TensorView& b,
+              const TensorView& c,
+              Stream stream) {
+  if (c.num_elements() == 0) {
+    return;
+  }
+  if (shape.k == 0) {  // a sum over nothing, which cuBLASLt does not take
+    if (!shape.accumulate) {
+      device_zero(c.data, c.bytes(), stream);
+    }
+    return;
+  }
+  CublasLt::instance().multiply(shape, a.data, b.data, c.data, stream);
+}
+
+}  // namespace
+
+void matmul_forward(const MatmulForward& op, Stream stream) {
+  // y^T [N, T] = weight [N, K] x^T [K, T]; weight is stored as [K, N] column-major.
+  multiply({.transpose_a = CUBLAS_OP_T,
+            .transpose_b = CUBLAS_OP_N,
+            .m = op.y_TN.dim(1),
+            .n = op.y_TN.dim(0),
+            .k = op.x_TK.dim(1),
+            .in = op.x_TK.dtype,
+            .out = op.y_TN.dtype,
+            .accumulate = false},
+           op.weight_NK,
+           op.x_TK,
+           op.y_TN,
+           stream);
+}
+
+void matmul_backward(const MatmulBackward& op, Stream stream) {
+  if (op.dx_TK.present()) {
+    // dx^T [K, T] = weight^T [K, N] dy^T [N, T].
+    multiply({.transpose_a = CUBLAS_OP_N,
+              .transpose_b = CUBLAS_OP_N,
+              .m = op.dx_TK.dim(1),
+              .n = op.dx_TK.dim(0),
+              .k = op.dy_TN.dim(1),
+              .in = op.dy_TN.dtype,
+              .out = op.dx_TK.dtype,
+              .accumulate = op.accumulate},
+             op.weight_NK,
+             op.dy_TN,
+             op.dx_TK,
+             stream);
+  }
+  if (op.dweight_NK.present()) {
+    // dweight^T [K, N] = x^T [K, T] dy [T, N]; dy is stored as [N, T] column-major.
+    multiply({.transpose_a = CUBLAS_OP_N,
+              .transpose_b = CUBLAS_OP_T,
+              .m = op.dweight_NK.dim(1),
+              .n = op.dweight_NK.dim(0),
+              .k = op.dy_TN.dim(0),
+              .in = op.dy_TN.dtype,
+              .out = op.dweight_NK.dtype,
+              .accumulate = true},
+             op.x_TK,
+             op.dy_TN,
+             op.dweight_NK,
+             stream);
+  }
+}
+
+std::size_t matmul_workspace_bytes() {
+  return kWorkspaceBytes;
+}
+
+}  // namespace memphis::kernels::cuda

@@ -1,1 +1,223 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/matmul/matmul.h"
+
+#include <tuple>
+
+#include <gtest/gtest.h>
+
+#include "kernels/visit.h"
+#include "tests/kernels/matmul/matmul_cases.h"
+#include "tests/kernels/matmul/naive_product.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/op_test.h"
+#include "tests/support/test_tensor.h"
+#include "tests/support/tolerance.h"
+
+namespace memphis::test {
+namespace {
+
+using kernels::matmul_backward;
+using kernels::matmul_forward;
+using Values = std::vector<double>;
+
+struct Inputs {
+  Values x;
+  Values weight;
+  Values dy;
+  Values dx;  // what the outputs hold before
+  Values dweight;
+
+  Inputs(const MatmulCase& c, DType dtype)
+      : x(rounded_to(dtype, random_normal(c.T * c.K, "x"))),
+        weight(rounded_to(dtype, random_normal(c.N * c.K, "weight"))),
+        dy(rounded_to(dtype, random_normal(c.T * c.N, "dy"))),
+        dx(rounded_to(dtype, random_normal(c.T * c.K, "dx"))),
+        dweight(rounded_to(accumulation_dtype(dtype), random_normal(c.N * c.K, "dweight"))) {}
+};
+
+class MatmulTest : public OpTest<MatmulCase> {
+ protected:
+  ProductWalk walk(ProductWalk (*product)(std::int64_t, std::int64_t, std::int64_t)) const {
+    return product(op_case().T, op_case().N, op_case().K);
+  }
+  TestTensor tensor(std::int64_t rows, std::int64_t columns) const {
+    return {{{rows, columns}, target().dtype}, target().device};
+  }
+  TestTensor tensor(std::int64_t rows, std::int64_t columns, const Values& values) const {
+    return {{{rows, columns}, target().dtype}, target().device, values};
+  }
+  TestTensor sums(std::int64_t rows, std::int64_t columns, const Values& values) const {
+    return {{{rows, columns}, accumulation_dtype(target().dtype)}, target().device, values};
+  }
+};
+
+TEST_P(MatmulTest, ForwardIsTheProduct) {
+  const auto& [name, T, N, K, tested] = op_case();
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TestTensor x = tensor(T, K, in.x);
+  const TestTensor weight = tensor(N, K, in.weight);
+  const TestTensor y = tensor(T, N);
+  matmul_forward({.y_TN = y, .x_TK = x, .weight_NK = weight}, stream.view());
+  kernels::visit_float(target().dtype, [&]<class V>() {
+    EXPECT_TRUE(is_product<V>(walk(forward_walk), y.values(stream.view()), in.x, in.weight));
+  });
+}
+
+TEST_P(MatmulTest, BackwardWritesDxAndAddsToDweight) {
+  const auto& [name, T, N, K, tested] = op_case();
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TestTensor x = tensor(T, K, in.x);
+  const TestTensor weight = tensor(N, K, in.weight);
+  const TestTensor dy = tensor(T, N, in.dy);
+  const TestTensor dx = tensor(T, K);  // NaN: it must not be read
+  const TestTensor dweight = sums(N, K, in.dweight);
+  matmul_backward({.dx_TK = dx, .dweight_NK = dweight, .dy_TN = dy, .x_TK = x, .weight_NK = weight},
+                  stream.view());
+  kernels::visit_float(target().dtype, [&]<class V>() {
+    EXPECT_TRUE(is_product<V>(walk(dx_walk), dx.values(stream.view()), in.dy, in.weight));
+    EXPECT_TRUE((is_product<V, Accumulator<V>>(
+        walk(dweight_walk), dweight.values(stream.view()), in.dy, in.x, in.dweight)));
+  });
+}
+
+TEST_P(MatmulTest, DxIsAddedToWhenAsked) {
+  const auto& [name, T, N, K, tested] = op_case();
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TestTensor weight = tensor(N, K, in.weight);
+  const TestTensor dy = tensor(T, N, in.dy);
+  const TestTensor dx = tensor(T, K, in.dx);
+  matmul_backward({.dx_TK = dx, .dy_TN = dy, .weight_NK = weight, .accumulate = true},
+                  stream.view());
+  kernels::visit_float(target().dtype, [&]<class V>() {
+    EXPECT_TRUE(is_product<V>(walk(dx_walk), dx.values(stream.view()), in.dy, in.weight, in.dx));
+  });
+}
+
+TEST_P(MatmulTest, AnAbsentOutputChangesNoBitOfTheOther) {
+  const auto& [name, T, N, K, tested] = op_case();
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TestTensor x = tensor(T, K, in.x);
+  const TestTensor weight = tensor(N, K, in.weight);
+  const TestTensor dy = tensor(T, N, in.dy);
+  const TestTensor both_dx = tensor(T, K);
+  const TestTensor both_dweight = sums(N, K, in.dweight);
+  const TestTensor dx = tensor(T, K);
+  const TestTensor dweight = sums(N, K, in.dweight);
+  matmul_backward(
+      {.dx_TK = both_dx, .dweight_NK = both_dweight, .dy_TN = dy, .x_TK = x, .weight_NK = weight},
+      stream.view());
+  matmul_backward({.dx_TK = dx, .dy_TN = dy, .weight_NK = weight}, stream.view());
+  matmul_backward({.dweight_NK = dweight, .dy_TN = dy, .x_TK = x}, stream.view());
+  EXPECT_EQ(dx.bytes(stream.view()), both_dx.bytes(stream.view()));
+  EXPECT_EQ(dweight.bytes(stream.view()), both_dweight.bytes(stream.view()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         MatmulTest,
+                         on_all_targets(matmul_cases()),
+                         name_of_op_test<MatmulCase>);
+
+class MatmulThreads : public testing::TestWithParam<DType> {};
+
+TEST_P(MatmulThreads, BitsDoNotDependOnTheirNumber) {
+  const MatmulCase c = {.name = "", .T = 1100, .N = 1160, .K = 136};
+  const Inputs in(c, GetParam());
+  const Stream stream;
+  const auto tensor = [&](std::int64_t rows, std::int64_t columns, const Values& values) {
+    return TestTensor({{rows, columns}, GetParam()}, Device::cpu, values);
+  };
+  const TestTensor x = tensor(c.T, c.K, in.x);
+  const TestTensor weight = tensor(c.N, c.K, in.weight);
+  const TestTensor dy = tensor(c.T, c.N, in.dy);
+  const auto bits = [&] {
+    const TestTensor y({{c.T, c.N}, GetParam()}, Device::cpu);
+    const TestTensor dx({{c.T, c.K}, GetParam()}, Device::cpu);
+    const TestTensor dweight({{c.N, c.K}, accumulation_dtype(GetParam())}, Device::cpu, in.dweight);
+    matmul_forward({.y_TN = y, .x_TK = x, .weight_NK = weight}, stream);
+    matmul_backward(
+        {.dx_TK = dx, .dweight_NK = dweight, .dy_TN = dy, .x_TK = x, .weight_NK = weight}, stream);
+    return std::tuple(y.bytes(stream), dx.bytes(stream), dweight.bytes(stream));
+  };
+  const auto of_all = bits();
+  const OneThread one;
+  EXPECT_EQ(of_all, bits());
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes,
+                         MatmulThreads,
+                         testing::Values(DType::f64, DType::f32, DType::bf16),
+                         [](const auto& dtype) { return std::string(name_of(dtype.param)); });
+
+TEST(MatmulGradient, AgreesWithFiniteDifferencesOfTheForward) {
+  const MatmulCase c = {.name = "", .T = 3, .N = 4, .K = 5};
+  const Inputs in(c, DType::f64);
+  const Stream stream;
+  const auto tensor = [](std::int64_t rows, std::int64_t columns, const Values& values) {
+    return TestTensor({{rows, columns}, DType::f64}, Device::cpu, values);
+  };
+  // The scalar dy . y, whose gradients are what backward computes.
+  const auto loss = [&](const Values& x_values, const Values& weight_values) {
+    const TestTensor x = tensor(c.T, c.K, x_values);
+    const TestTensor weight = tensor(c.N, c.K, weight_values);
+    const TestTensor y({{c.T, c.N}, DType::f64}, Device::cpu);
+    matmul_forward({.y_TN = y, .x_TK = x, .weight_NK = weight}, stream);
+    return dot(y.values(stream), in.dy);
+  };
+  const TestTensor x = tensor(c.T, c.K, in.x);
+  const TestTensor weight = tensor(c.N, c.K, in.weight);
+  const TestTensor dy = tensor(c.T, c.N, in.dy);
+  const TestTensor dx({{c.T, c.K}, DType::f64}, Device::cpu);
+  const TestTensor dweight = tensor(c.N, c.K, Values(static_cast<std::size_t>(c.N * c.K)));
+  matmul_backward({.dx_TK = dx, .dweight_NK = dweight, .dy_TN = dy, .x_TK = x, .weight_NK = weight},
+                  stream);
+  // The loss is linear in each operand, so a long step costs no accuracy; what is left is the
+  // rounding of a sum of 60 products, 60 * 2^-53 of its terms.
+  const double step = 0.5;
+  const double bound = 60 * rounding_unit(DType::f64) * 16 / step;
+  EXPECT_LT(max_difference(dx.values(stream),
+                           central_differences(
+                               [&](const Values& v) { return loss(v, in.weight); }, in.x, step)),
+            bound);
+  EXPECT_LT(max_difference(dweight.values(stream),
+                           central_differences(
+                               [&](const Values& v) { return loss(in.x, v); }, in.weight, step)),
+            bound);
+}
+
+TEST(MatmulContract, RefusesOperandsThatDoNotFitAndNamesThem) {
+  const auto f32 = [](std::initializer_list<std::int64_t> dims) {
+    return TestTensor({dims, DType::f32}, Device::cpu);
+  };
+  const Stream stream;
+  const TestTensor x = f32({4, 8});
+  const TestTensor weight = f32({6, 8});
+  const TestTensor y = f32({4, 6});
+  const TestTensor narrow = f32({6, 7});
+  EXPECT_TRUE(rejects([&] { matmul_forward({.y_TN = y, .x_TK = x, .weight_NK = narrow}, stream); },
+                      "matmul_forward: weight_NK is f32[6, 7], expected f32[6, 8]"));
+  EXPECT_TRUE(rejects(
+      [&] { matmul_backward({.dweight_NK = weight, .dy_TN = y, .weight_NK = weight}, stream); },
+      "matmul_backward: x_TK is absent, expected f32[4, 8]"));
+  EXPECT_TRUE(rejects([&] { matmul_backward({.dx_TK = x, .dy_TN = y, .x_TK = x}, stream); },
+                      "matmul_backward: weight_NK is absent, expected f32[6, 8]"));
+}
+
+TEST(MatmulContract, RefusesADweightThatWouldRoundTheSums) {
+  const Stream stream;
+  const auto bf16_tensor = [](std::initializer_list<std::int64_t> dims) {
+    return TestTensor({dims, DType::bf16}, Device::cpu);
+  };
+  const TestTensor x = bf16_tensor({4, 8});
+  const TestTensor dy = bf16_tensor({4, 6});
+  const TestTensor dweight = bf16_tensor({6, 8});
+  EXPECT_TRUE(
+      rejects([&] { matmul_backward({.dweight_NK = dweight, .dy_TN = dy, .x_TK = x}, stream); },
+              "matmul_backward: dweight_NK is bf16[6, 8], expected f32[6, 8]"));
+}
+
+}  // namespace
+}  // namespace memphis::test
