@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <omp.h>
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/cli/commands.h"
+#include "csrc/cli/source_tree.h"
+#include "csrc/config/load.h"
+#include "csrc/core/error.h"
+#include "csrc/plan/flops.h"
+#include "csrc/train/trainer.h"
+#include "kernels/cpu/gemm.h"
+#include "tests/support/op_benchmark_runner.h"
+
+namespace memphis {
+namespace {
+
+constexpr int kWarmupSteps = 3;
+constexpr std::int64_t kMatmulSize = 1024;
+constexpr int kMatmulRepeats = 20;
+
+struct StepArguments {
+  ConfigArguments config;
+  std::int64_t steps = 12;
+  bool json = false;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void bench_step(const StepArguments& arguments) {
+  std::vector<std::string> overrides = arguments.config.overrides;
+  overrides.insert(overrides.end(), {"run.resume=never", "metrics.sample_every=0"});
+  const Config config = load_config(arguments.config.file, overrides);
+  if (resolve_device(config.run.device) == Device::cuda) {
+    throw ConfigError(
+        "bench step has no matmul rate of the GPU to compare with (it measures "
+        "OpenBLAS); use run.device=cpu, or `memphis bench kernels --device cuda`");
+  }
+  Trainer trainer(config, own_text_roots());
+  for (int i = 0; i < kWarmupSteps; ++i) {
+    trainer.step();
+  }
+  // The yardstick is measured before, between and after, so that a machine that slows down while
+  // the steps run slows down both.
+  const int threads = omp_get_max_threads();
+  std::vector<double> matmul_rates;
+  std::vector<double> seconds;
+  double data = 0;
+  double model = 0;
+  double optimizer = 0;
+  const auto measure_matmul = [&] {
+    matmul_rates.push_back(
+        kernels::cpu::measure_openblas_sgemm(kMatmulSize, threads, kMatmulRepeats));
+  };
+  measure_matmul();
+  for (std::int64_t i = 0; i < arguments.steps; ++i) {
+    const StepResult result = trainer.step();
+    seconds.push_back(result.data_seconds + result.model_seconds + result.optimizer_seconds);
+    data += result.data_seconds;
+    model += result.model_seconds;
+    optimizer += result.optimizer_seconds;
+    if (i == arguments.steps / 2) {
+      measure_matmul();
+    }
+  }
+  measure_matmul();
+
+  const auto step_tokens =
+      static_cast<double>(config.batch.global_batch * config.batch.sequence_length);
+  const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
+  const double tokens_per_second = step_tokens / median(seconds);
+  const double model_flops = tokens_per_second * flops.halved;
+  const double matmul_flops = median(matmul_rates);
+  const auto share = [&](double part) { return 100 * part / (data + model + optimizer); };
+  if (arguments.json) {
+    const nlohmann::ordered_json object = {{"tokens_per_second", tokens_per_second},
+                                           {"model_flops_per_second", model_flops},
+                                           {"matmul_flops_per_second", matmul_flops},
+                                           {"ratio", model_flops / matmul_flops},
+                                           {"seconds_per_step", median(seconds)},
+                                           {"threads", threads}};
+    fmt::print("{}\n", object.dump());
+    return;
+  }
+  fmt::print("{:.0f} tokens/s, {:.3f} s a step (median of {}), {} threads\n",
+             tokens_per_second,
+             median(seconds),
+             seconds.size(),
+             threads);
+  fmt::print(
+      "model {:.1f} GFLOP/s (un-halved {:.1f}), OpenBLAS sgemm {}^3 {:.1f} GFLOP/s, ratio "
+      "{:.3f}\n",
+      model_flops * 1e-9,
+      tokens_per_second * flops.unhalved * 1e-9,
+      kMatmulSize,
+      matmul_flops * 1e-9,
+      model_flops / matmul_flops);
+  fmt::print("data {:.1f} %, forward and backward {:.1f} %, optimizer {:.1f} %\n",
+             share(data),
+             share(model),
+             share(optimizer));
+}
+
+void add_bench_step(CLI::App& bench) {
+  CLI::App* command = bench.add_subcommand(
+      "step", "Times training steps against this machine's OpenBLAS sgemm on the same threads");
+  auto arguments = std::make_shared<StepArguments>();
+  add_config_arguments(*command, arguments->config);
+  command->add_option("--steps", arguments->steps, "How many steps to time")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", arguments->json, "One JSON object on standard output");
+  command->callback([arguments] { bench_step(*arguments); });
+}
+
+void add_bench_kernels(CLI::App& bench) {
+  struct Arguments {
+    std::string filter;
+    std::string device = "all";
+    bool json = false;
+  };
+  CLI::App* command =
+      bench.add_subcommand("kernels", "Times every op against this machine's copy and matmul rate");
+  auto arguments = std::make_shared<Arguments>();
+  command->add_option("--filter", arguments->filter, "Only ops whose name begins so");
+  command->add_option("--device", arguments->device, "cpu, cuda or all (default)");
+  command->add_flag("--json", arguments->json, "One JSON object a line");
+  command->callback([arguments] {
+    if (test::run_op_benchmarks(arguments->filter, arguments->device, arguments->json, std::cout) !=
+        0) {
+      throw Error(ExitCode::internal, "a benchmark failed; its line says why");
+    }
+  });
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& program) {
+  CLI::App* bench = program.add_subcommand("bench", "Measures this machine");
+  bench->require_subcommand(1);
+  add_bench_step(*bench);
+  add_bench_kernels(*bench);
+}
+
+}  // namespace memphis

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace memphis {
+
+// Each adds one command to the program: its arguments, its help, and what runs when it is chosen. A
+// command reports failure by throwing Error.
+void add_train_command(CLI::App& program);
+void add_plan_command(CLI::App& program);
+void add_logits_command(CLI::App& program);
+void add_export_command(CLI::App& program);
+void add_generate_command(CLI::App& program);
+void add_bench_command(CLI::App& program);
+
+// `CONFIG [section.key=value ...]`, as train, plan and bench step take it.
+struct ConfigArguments {
+  std::string file;
+  std::vector<std::string> overrides;
+};
+void add_config_arguments(CLI::App& command, ConfigArguments& arguments);
+
+}  // namespace memphis

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+#include <string>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/checkpoint/hf.h"
+#include "csrc/checkpoint/model_state.h"
+#include "csrc/cli/commands.h"
+
+namespace memphis {
+namespace {
+
+// In the dtype of the checkpoint's weights: an export rounds nothing.
+DType stored_dtype(const std::filesystem::path& folder) {
+  const HfTensors tensors(folder);
+  const std::string name = "model.embed_tokens.weight";
+  const StoredTensor& embedding = tensors.file_of(name).tensors().at(name);
+  return embedding.dtype == DType::bf16 ? DType::bf16 : DType::f32;
+}
+
+void export_model(const std::string& run_dir, const std::string& out_dir) {
+  const std::filesystem::path folder = find_model_folder(run_dir);
+  const ModelConfig config = read_hf_config(folder / "config.json");
+  const OwnedStream stream(Device::cpu);
+  Parameters parameters(config, stored_dtype(folder), Device::cpu, Parameters::Gradients::none);
+  load_model_folder(folder, parameters, stream.view());
+  export_model_folder(out_dir, config, parameters, stream.view());
+  fmt::print("exported {} to {}\n", folder.string(), out_dir);
+}
+
+}  // namespace
+
+void add_export_command(CLI::App& program) {
+  CLI::App* command = program.add_subcommand(
+      "export", "Writes the newest checkpoint of a run as a Hugging Face model folder");
+  struct Arguments {
+    std::string run_dir;
+    std::string out_dir;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  command->add_option("run_dir", arguments->run_dir, "A run directory")->required();
+  command->add_option("out_dir", arguments->out_dir, "A new folder")->required();
+  command->callback([arguments] { export_model(arguments->run_dir, arguments->out_dir); });
+}
+
+}  // namespace memphis

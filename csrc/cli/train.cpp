@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/cli/commands.h"
+#include "csrc/cli/source_tree.h"
+#include "csrc/config/load.h"
+#include "csrc/core/log.h"
+#include "csrc/train/trainer.h"
+
+namespace memphis {
+
+void add_train_command(CLI::App& program) {
+  CLI::App* command = program.add_subcommand("train", "Trains a model, or goes on training it");
+  auto arguments = std::make_shared<ConfigArguments>();
+  add_config_arguments(*command, *arguments);
+  command->callback([arguments] {
+    const Config config = load_config(arguments->file, arguments->overrides);
+    Trainer trainer(config, own_text_roots());
+    trainer.run();
+  });
+}
+
+}  // namespace memphis

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attention/attention.h"
+
+#include "csrc/model/block.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/rope/rope.h"
+
+namespace memphis {
+
+using namespace kernels;
+
+namespace {
+
+AttentionScore score_of(const ModelConfig& model) {
+  return {.scale = static_cast<float>(model.attention_multiplier),
+          .cap = static_cast<float>(model.attention_cap),
+          .temperature_len = model.attention_temperature_len};
+}
+
+}  // namespace
+
+void attention_branch_forward(const BlockContext& context,
+                              const LayerWeights& weights,
+                              const Layer& layer) {
+  const Dims& d = context.dims;
+  const Stream stream = context.stream;
+
+  // (4) q, k, v in one product: their weights lie one behind the other
+  matmul_forward({.y_TN = layer.qkv_TCH.reshape({d.T, d.C * d.H}),
+                  .x_TK = layer.attention_in_TD,
+                  .weight_NK = weights.qkv_CD},
+                 stream);
+  // (5) q and k rotate, v does not
+  rope_forward({.x_TCH = layer.qkv_TCH,
+                .table_SH = context.shared.rope_table_SH,
+                .position_T = context.shared.position_T,
+                .num_rotated_heads = d.N + d.G},
+               stream);
+  // (6) to (9), up to the output projection
+  attention_forward({.out_TNH = layer.heads_TNH,
+                     .lse_BNS = layer.lse_BNS,
+                     .qkv_TCH = layer.qkv_TCH,
+                     .position_T = context.shared.position_T,
+                     .key_valid_T = context.key_valid_T,
+                     .score = score_of(context.model)},
+                    stream);
+  matmul_forward({.y_TN = layer.attention_out_TD,
+                  .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
+                  .weight_NK = weights.attention_out_DN},
+                 stream);
+}
+
+void attention_branch_backward(const BlockContext& context,
+                               const LayerWeights& weights,
+                               const LayerWeights& gradients,
+                               const Layer& layer) {
+  const Dims& d = context.dims;
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  const Stream stream = context.stream;
+
+  matmul_backward({.dx_TK = scratch.dheads_TNH.reshape({d.T, d.N * d.H}),
+                   .dweight_NK = gradients.attention_out_DN,
+                   .dy_TN = scratch.dbranch_TD,
+                   .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
+                   .weight_NK = weights.attention_out_DN},
+                  stream);
+  attention_backward({.dqkv_TCH = scratch.dqkv_TCH,
+                      .dout_TNH = scratch.dheads_TNH,
+                      .out_TNH = layer.heads_TNH,
+                      .lse_BNS = layer.lse_BNS,
+                      .qkv_TCH = layer.qkv_TCH,
+                      .position_T = context.shared.position_T,
+                      .key_valid_T = context.key_valid_T,
+                      .delta_BNS = scratch.delta_BNS,
+                      .score = score_of(context.model)},
+                     stream);
+  rope_backward({.dx_TCH = scratch.dqkv_TCH,
+                 .table_SH = context.shared.rope_table_SH,
+                 .position_T = context.shared.position_T,
+                 .num_rotated_heads = d.N + d.G},
+                stream);
+  matmul_backward({.dx_TK = scratch.dbranch_in_TD,
+                   .dweight_NK = gradients.qkv_CD,
+                   .dy_TN = scratch.dqkv_TCH.reshape({d.T, d.C * d.H}),
+                   .x_TK = layer.attention_in_TD,
+                   .weight_NK = weights.qkv_CD},
+                  stream);
+}
+
+}  // namespace memphis

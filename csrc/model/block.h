@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/config/config.h"
+#include "csrc/core/tensor.h"
+#include "csrc/plan/activations.h"
+#include "csrc/plan/dims.h"
+#include "csrc/plan/parameters.h"
+
+namespace memphis {
+
+// What every layer of a model has in common. Numbers in parentheses are the equations of Grok-1's
+// forward pass as grok.cpp lists them.
+struct BlockContext {
+  const ModelConfig& model;
+  const Dims& dims;
+  const SharedActivations<TensorView>& shared;
+  const BackwardScratch<TensorView>& scratch;  // absent views for inference
+  TensorView key_valid_T;                      // absent where the model masks no pad id
+  Stream stream;
+};
+
+using LayerWeights = LayerParameters<TensorView>;
+using Layer = LayerActivations<TensorView>;
+
+// How much the auxiliary losses of one layer weigh: dLoss/d(balance of one sequence) and dLoss/d(z
+// of one token).
+struct AuxiliaryScales {
+  float balance = 0;
+  float z = 0;
+};
+
+// out = attention(in) W_o: equations (4) to (9), from layer.attention_in_TD to
+// layer.attention_out_TD.
+void attention_branch_forward(const BlockContext& context,
+                              const LayerWeights& weights,
+                              const Layer& layer);
+// From the gradient of attention_out (scratch.dbranch_TD) to that of attention_in
+// (scratch.dbranch_in_TD) and of the weights, which are added to.
+void attention_branch_backward(const BlockContext& context,
+                               const LayerWeights& weights,
+                               const LayerWeights& gradients,
+                               const Layer& layer);
+
+// Router, experts and the dense FFN beside them: equations (12) to (15), from layer.moe_in_TD to
+// layer.moe_out_TD.
+void moe_branch_forward(const BlockContext& context,
+                        const LayerWeights& weights,
+                        const Layer& layer);
+// As above; scratch.dbranch_TD to scratch.dbranch_in_TD. The auxiliary losses' gradients join here.
+void moe_branch_backward(const BlockContext& context,
+                         const LayerWeights& weights,
+                         const LayerWeights& gradients,
+                         const Layer& layer,
+                         const AuxiliaryScales& scales);
+
+// One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms.
+void block_forward(const BlockContext& context,
+                   const LayerWeights& weights,
+                   const Layer& layer,
+                   const TensorView& hidden_TD);
+// scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that of hidden_TD on return.
+void block_backward(const BlockContext& context,
+                    const LayerWeights& weights,
+                    const LayerWeights& gradients,
+                    const Layer& layer,
+                    const TensorView& hidden_TD,
+                    const AuxiliaryScales& scales);
+
+}  // namespace memphis

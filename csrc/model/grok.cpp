@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Grok, from tokens to the gradient of every parameter. The forward pass, with the numbers that the
+// sources of this folder refer to (h the residual stream [T, D]; RMSNorm(x; g) = g x / rms(x)):
+//
+//    (1) key s is visible to query t if s <= t, both lie in one document, and s is not the pad id
+//    (2) h = Emb[tokens] * m_emb
+//   each layer:
+//    (3) u = RMSNorm(h; g0)                                                           block.cpp
+//    (4) q, k, v = u Wq, u Wk, u Wv                                                   attention.cpp
+//    (5) q, k = rope(q), rope(k)
+//    (6) z = (q . k) * m_attn            query head n reads key/value head n / (N / G)
+//    (7) z = 30 tanh(z / 30)
+//    (8) p = softmax(z over visible keys), f32
+//    (9) a = (p v) Wo
+//   (10) h = h + RMSNorm(a; g1)                                                       block.cpp
+//   (11) u = RMSNorm(h; g2)
+//   (12) P = softmax(u Wr over all experts), f32                                      moe.cpp
+//   (13) gate, expert = the K largest of P, not renormalised
+//   (14) y_e = (gelu(u Wg_e) * (u Wv_e)) Wd_e
+//   (15) m = sum_k gate_k y_{expert_k};  Grok-2: m = (m + dense FFN(u)) / sqrt(2)
+//   (16) h = h + RMSNorm(m; g3)                                                       block.cpp
+//   after the last layer:
+//   (17) h = RMSNorm(h; g_final)
+//   (18) logits = cap(m_out * h Emb^T)   (Grok-2: a head of its own; cap 50)
+//
+// Source: xai-org/grok-1, model.py; for Grok-2, SGLang's grok.py.
+#include "csrc/model/grok.h"
+
+#include <algorithm>
+
+#include "csrc/model/block.h"
+#include "kernels/cross_entropy/cross_entropy.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/global_norm/global_norm.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/permute/permute.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/rope/rope.h"
+#include "kernels/router/router.h"
+
+namespace memphis {
+
+using namespace kernels;
+
+static_assert(ScratchRows::rmsnorm_partials == kRmsNormPartials);
+static_assert(ScratchRows::router_partials == kRouterPartials);
+static_assert(ScratchRows::permute_chunks == kPermuteChunks);
+static_assert(ScratchRows::global_norm_partials == kGlobalNormPartials);
+
+Grok::Grok(const ModelConfig& model,
+           const Dims& dims,
+           const Parameters& parameters,
+           const Activations& activations,
+           Stream stream)
+    : model_(model),
+      dims_(dims),
+      parameters_(parameters),
+      activations_(activations),
+      stream_(stream) {
+  rope_table({.table_SH = activations_.shared.rope_table_SH, .theta = model_.rope_theta}, stream_);
+}
+
+void Grok::load(const HostBatch& batch) {
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const auto copy = [&](const TensorView& to, const auto& from) {
+    require(static_cast<std::int64_t>(from.size()) == dims_.T, "a batch has B * S tokens");
+    device_copy(to.data, from.data(), to.bytes(), stream_);
+  };
+  copy(shared.tokens_T, batch.tokens_T);
+  copy(shared.targets_T, batch.targets_T);
+  copy(shared.position_T, batch.positions_T);
+  copy(shared.valid_T, batch.valid_T);
+  key_valid_T_ = batch.any_padding ? shared.valid_T : TensorView{};
+}
+
+void Grok::forward() {
+  const ModelParameters<TensorView>& weights = parameters_.weights();
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const BlockContext context{.model = model_,
+                             .dims = dims_,
+                             .shared = shared,
+                             .scratch = activations_.backward,
+                             .key_valid_T = key_valid_T_,
+                             .stream = stream_};
+  // (2)
+  embedding_forward({.y_TD = shared.hidden_TD,
+                     .weight_VD = weights.embedding_VD,
+                     .tokens_T = shared.tokens_T,
+                     .multiplier = static_cast<float>(model_.embedding_multiplier)},
+                    stream_);
+  // (3) to (16)
+  TensorView hidden_TD = shared.hidden_TD;
+  for (std::size_t i = 0; i < weights.layers.size(); ++i) {
+    block_forward(context, weights.layers[i], activations_.layers[i], hidden_TD);
+    hidden_TD = activations_.layers[i].out_TD;
+  }
+  // (17)
+  rmsnorm_forward({.y_TD = shared.final_in_TD,
+                   .rrms_T = shared.final_rrms_T,
+                   .x_TD = hidden_TD,
+                   .weight_D = weights.final_norm_D,
+                   .eps = static_cast<float>(model_.norm_eps)},
+                  stream_);
+}
+
+void Grok::head_product(std::int64_t begin, std::int64_t count) {
+  matmul_forward({.y_TN = activations_.shared.logits_CV.rows(0, count),
+                  .x_TK = activations_.shared.final_in_TD.rows(begin, count),
+                  .weight_NK = parameters_.weights().head_VD},
+                 stream_);
+}
+
+TensorView Grok::logits(std::int64_t begin, std::int64_t count) {
+  head_product(begin, count);
+  const TensorView result = activations_.shared.capped_logits_CV.rows(0, count);
+  soft_cap_forward({.y = result,
+                    .x = activations_.shared.logits_CV.rows(0, count),
+                    .scale = static_cast<float>(model_.output_multiplier),
+                    .cap = static_cast<float>(model_.final_cap)},
+                   stream_);
+  return result;
+}
+
+void Grok::cross_entropy_of_chunk(std::int64_t begin,
+                                  std::int64_t count,
+                                  const LossScales& scales,
+                                  bool with_gradient) {
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const TensorView logits_CV = shared.logits_CV.rows(0, count);
+  head_product(begin, count);
+  cross_entropy({.loss_T = shared.loss_T.rows(begin, count),
+                 .dlogits_TV = with_gradient ? logits_CV : TensorView{},
+                 .logits_TV = logits_CV,
+                 .targets_T = shared.targets_T.rows(begin, count),
+                 .multiplier = static_cast<float>(model_.output_multiplier),
+                 .cap = static_cast<float>(model_.final_cap),
+                 .grad_scale = scales.target},
+                stream_);
+}
+
+void Grok::add_auxiliary_losses(const LossScales& scales) {
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const auto per_layer = 1.0F / static_cast<float>(dims_.L);
+  for (const Layer& layer : activations_.layers) {
+    sum_all({.total_1 = stat_view(shared, Stat::balance),
+             .x_n = layer.balance_B,
+             .scale = scales.sequence * per_layer,
+             .accumulate = true},
+            stream_);
+    sum_all({.total_1 = stat_view(shared, Stat::z),
+             .x_n = layer.z_T,
+             .scale = scales.token * per_layer,
+             .accumulate = true},
+            stream_);
+  }
+}
+
+void Grok::loss(const LossScales& scales) {
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
+    const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
+    cross_entropy_of_chunk(begin, count, scales, false);
+  }
+  sum_all({.total_1 = stat_view(shared, Stat::loss),
+           .x_n = shared.loss_T,
+           .scale = scales.target,
+           .accumulate = true},
+          stream_);
+}
+
+void Grok::loss_and_backward(const LossScales& scales) {
+  const ModelParameters<TensorView>& weights = parameters_.weights();
+  const ModelParameters<TensorView>& gradients = parameters_.gradients();
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const BackwardScratch<TensorView>& scratch = activations_.backward;
+  const BlockContext context{.model = model_,
+                             .dims = dims_,
+                             .shared = shared,
+                             .scratch = scratch,
+                             .key_valid_T = key_valid_T_,
+                             .stream = stream_};
+
+  // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
+  // is used up at once, so [T, V] never exists.
+  for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
+    const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
+    cross_entropy_of_chunk(begin, count, scales, true);
+    matmul_backward({.dx_TK = scratch.dbranch_in_TD.rows(begin, count),
+                     .dweight_NK = gradients.head_VD,
+                     .dy_TN = shared.logits_CV.rows(0, count),
+                     .x_TK = shared.final_in_TD.rows(begin, count),
+                     .weight_NK = weights.head_VD},
+                    stream_);
+  }
+  sum_all({.total_1 = stat_view(shared, Stat::loss),
+           .x_n = shared.loss_T,
+           .scale = scales.target,
+           .accumulate = true},
+          stream_);
+  add_auxiliary_losses(scales);
+
+  const std::size_t num_layers = weights.layers.size();
+  const auto hidden_before = [&](std::size_t layer) {
+    return layer == 0 ? shared.hidden_TD : activations_.layers[layer - 1].out_TD;
+  };
+  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
+                    .dweight_D = gradients.final_norm_D,
+                    .dy_TD = scratch.dbranch_in_TD,
+                    .x_TD = hidden_before(num_layers),
+                    .weight_D = weights.final_norm_D,
+                    .rrms_T = shared.final_rrms_T,
+                    .partial_PD = scratch.norm_partial_PD},
+                   stream_);
+  const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
+                                  .z = scales.router_z * scales.token};
+  for (std::size_t i = num_layers; i-- > 0;) {
+    block_backward(context,
+                   weights.layers[i],
+                   gradients.layers[i],
+                   activations_.layers[i],
+                   hidden_before(i),
+                   auxiliary);
+  }
+  embedding_backward({.dweight_VD = gradients.embedding_VD,
+                      .dy_TD = scratch.dhidden_TD,
+                      .tokens_T = shared.tokens_T,
+                      .multiplier = static_cast<float>(model_.embedding_multiplier)},
+                     stream_);
+}
+
+}  // namespace memphis

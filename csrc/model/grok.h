@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "csrc/config/config.h"
+#include "csrc/model/parameters.h"
+#include "csrc/plan/activations.h"
+#include "csrc/plan/dims.h"
+
+namespace memphis {
+
+// One micro-batch in host memory, B * S long each. `positions` count from the start of the document
+// or of the sequence, whichever is later. `targets` below 0 are not predicted.
+struct HostBatch {
+  std::span<const std::int32_t> tokens_T;
+  std::span<const std::int32_t> targets_T;
+  std::span<const std::int32_t> positions_T;
+  std::span<const std::uint8_t> valid_T;  // 0 where the token is the pad id
+  bool any_padding = false;               // some valid_T is 0
+};
+
+// What one term weighs in the means over the whole step, which may be many micro-batches, and the
+// coefficients of the auxiliary losses (summed over layers).
+struct LossScales {
+  float target = 0;    // 1 / number of targets of the step
+  float sequence = 0;  // 1 / number of sequences of the step
+  float token = 0;     // 1 / number of valid tokens of the step
+  float balance = 0;   // coefficient
+  float router_z = 0;  // coefficient
+};
+
+// The model: a sequence of ops over views that somebody else owns. Everything is enqueued on the
+// stream; nothing is allocated and nothing waits.
+class Grok {
+ public:
+  // `activations` were planned with `dims`. All referents must outlive the model.
+  Grok(const ModelConfig& model,
+       const Dims& dims,
+       const Parameters& parameters,
+       const Activations& activations,
+       Stream stream);
+
+  // Copies a micro-batch to the device; `batch` must stay as it is until the stream has passed.
+  void load(const HostBatch& batch);
+
+  // Equations (1) to (17), from the loaded batch to shared.final_in_TD.
+  void forward();
+
+  // (18) and the cross entropy of the loaded targets; adds the step's mean to shared.stats.
+  void loss(const LossScales& scales);
+
+  // Adds the means of the auxiliary losses, over layers too and without coefficients, to
+  // shared.stats.
+  void add_auxiliary_losses(const LossScales& scales);
+
+  // Both of these, and the gradient of
+  //   cross entropy + balance * sum over layers of balance loss + router_z * sum over layers of z
+  //   loss
+  // which is added to the parameters' gradients. forward() has run.
+  void loss_and_backward(const LossScales& scales);
+
+  // (18): logits of tokens [begin, begin + count), count <= dims.head_chunk, begin a multiple of 8;
+  // a view of [count, V] in the accumulation dtype, valid until the next call. The plan was made
+  // for inference (Keep::one_layer).
+  TensorView logits(std::int64_t begin, std::int64_t count);
+
+  const Dims& dims() const { return dims_; }
+  const Activations& activations() const { return activations_; }
+
+ private:
+  void head_product(std::int64_t begin, std::int64_t count);
+  void cross_entropy_of_chunk(std::int64_t begin,
+                              std::int64_t count,
+                              const LossScales& scales,
+                              bool with_gradient);
+
+  const ModelConfig& model_;
+  Dims dims_;
+  const Parameters& parameters_;
+  const Activations& activations_;
+  Stream stream_;
+  TensorView key_valid_T_;
+};
+
+}  // namespace memphis

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/model/parameters.h"
+
+#include <vector>
+
+#include "csrc/core/error.h"
+#include "csrc/core/parallel.h"
+#include "csrc/core/rng.h"
+#include "csrc/plan/memory.h"
+
+namespace memphis {
+namespace {
+
+// Elements drawn on the host at a time on the way to the device.
+constexpr std::int64_t kStagedElements = std::int64_t{1} << 22;
+constexpr std::int64_t kGrain = 4096;  // elements a thread draws at a time
+
+template <class T>
+void draw(std::vector<std::byte>& staging,
+          const LogicalParameter& parameter,
+          const CounterRng& rng,
+          std::int64_t begin,
+          std::int64_t count) {
+  T* values = reinterpret_cast<T*>(staging.data());
+  parallel_ranges(count, kGrain, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const double value =
+          parameter.init_std == 0
+              ? 1.0
+              : parameter.init_std * rng.normal(static_cast<std::uint64_t>(begin + i));
+      values[i] = static_cast<T>(value);
+    }
+  });
+}
+
+template <class View>
+ModelParameters<TensorView> map_placements(const ModelParameters<Placement>& placements,
+                                           const View& view) {
+  ModelParameters<TensorView> result;
+  const auto visit = [&](const Placement& from, TensorView& to) {
+    to = from.present() ? view(from) : TensorView{};
+  };
+  visit(placements.embedding_VD, result.embedding_VD);
+  visit(placements.final_norm_D, result.final_norm_D);
+  visit(placements.head_VD, result.head_VD);
+  result.layers.resize(placements.layers.size());
+  for (std::size_t i = 0; i < placements.layers.size(); ++i) {
+    for_each_layer_parameter(placements.layers[i], result.layers[i], visit);
+  }
+  return result;
+}
+
+}  // namespace
+
+TensorView flat_view(const TensorView& flat_n,
+                     std::int64_t origin,
+                     std::int64_t begin,
+                     const TensorSpec& spec) {
+  const std::int64_t offset = begin - origin;
+  require(offset >= 0 && offset + spec.num_elements() <= flat_n.num_elements(),
+          "a parameter lies within its flat array");
+  TensorSpec typed = spec;
+  typed.dtype = flat_n.dtype;
+  const std::size_t offset_bytes = static_cast<std::size_t>(offset) * size_of(flat_n.dtype);
+  return {static_cast<char*>(flat_n.data) + offset_bytes, typed, flat_n.device};
+}
+
+Parameters::Parameters(const ModelConfig& model, DType compute, Device device, Gradients gradients)
+    : plan_(plan_parameters(model, compute)),
+      compute_(compute),
+      weights_arena_("weights", weights_bytes(plan_), device) {
+  for (const Segment& segment : plan_.segments) {
+    segment_weights_.push_back(weights_arena_.allocate({{segment.num_elements}, segment.dtype}));
+  }
+  weights_ = map_placements(plan_.placements, [&](const Placement& placement) {
+    const auto index = static_cast<std::size_t>(placement.segment);
+    return flat_view(
+        segment_weights_[index], plan_.segments[index].begin, placement.begin, placement.spec);
+  });
+  if (gradients == Gradients::allocate) {
+    const TensorSpec flat({plan_.num_elements}, accumulation_dtype(compute));
+    gradients_arena_.emplace("gradients", arena_bytes(flat), device);
+    gradients_n_ = gradients_arena_->allocate(flat);
+    gradients_ = map_placements(plan_.placements, [&](const Placement& placement) {
+      return flat_view(gradients_n_, 0, placement.begin, placement.spec);
+    });
+  }
+}
+
+std::size_t Parameters::allocated_bytes() const {
+  return weights_arena_.capacity_bytes() +
+         (gradients_arena_ ? gradients_arena_->capacity_bytes() : 0);
+}
+
+TensorView Parameters::segment_weights(int segment) const {
+  return segment_weights_.at(static_cast<std::size_t>(segment));
+}
+
+TensorView Parameters::segment_gradients(int segment) const {
+  const Segment& s = plan_.segments.at(static_cast<std::size_t>(segment));
+  return flat_view(gradients_n_, 0, s.begin, {{s.num_elements}, gradients_n_.dtype});
+}
+
+TensorView Parameters::logical_weights(const LogicalParameter& parameter) const {
+  const auto index = static_cast<std::size_t>(parameter.segment);
+  return flat_view(
+      segment_weights_[index], plan_.segments[index].begin, parameter.begin, parameter.spec);
+}
+
+void Parameters::initialise(std::uint64_t seed, Stream stream) {
+  std::vector<std::byte> staging;
+  for (const LogicalParameter& parameter : plan_.logical) {
+    const CounterRng rng(seed, "init/" + parameter.name);
+    const TensorView view = logical_weights(parameter);
+    const std::int64_t total = view.num_elements();
+    const std::size_t width = size_of(view.dtype);
+    for (std::int64_t begin = 0; begin < total; begin += kStagedElements) {
+      const std::int64_t count = std::min(kStagedElements, total - begin);
+      staging.resize(static_cast<std::size_t>(count) * width);
+      switch (view.dtype) {
+        case DType::f64:
+          draw<double>(staging, parameter, rng, begin, count);
+          break;
+        case DType::f32:
+          draw<float>(staging, parameter, rng, begin, count);
+          break;
+        default:
+          draw<bf16>(staging, parameter, rng, begin, count);
+          break;
+      }
+      char* destination = static_cast<char*>(view.data) + static_cast<std::size_t>(begin) * width;
+      device_copy(destination, staging.data(), staging.size(), stream);
+      synchronize(stream);  // staging is filled again
+    }
+  }
+}
+
+}  // namespace memphis

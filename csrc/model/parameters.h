@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "csrc/core/arena.h"
+#include "csrc/plan/parameters.h"
+
+namespace memphis {
+
+// Owner of a model's weights and, for training, of their gradients, laid out as the plan says.
+class Parameters {
+ public:
+  enum class Gradients : bool { none = false, allocate = true };
+
+  Parameters(const ModelConfig& model, DType compute, Device device, Gradients gradients);
+
+  const ParameterPlan& plan() const { return plan_; }
+  DType compute() const { return compute_; }
+  Device device() const { return weights_arena_.device(); }
+  std::size_t allocated_bytes() const;
+
+  const ModelParameters<TensorView>& weights() const { return weights_; }
+  const ModelParameters<TensorView>& gradients() const { return gradients_; }
+
+  // Flat arrays over the plan's index space.
+  TensorView segment_weights(int segment) const;
+  TensorView gradients_n() const { return gradients_n_; }  // accumulation dtype
+  TensorView segment_gradients(int segment) const;
+
+  // The weights of one logical parameter.
+  TensorView logical_weights(const LogicalParameter& parameter) const;
+
+  // Draws the weights of step 0. Element i of a parameter is a pure function of (seed, its name,
+  // i): the same bits in every layout and on every device.
+  void initialise(std::uint64_t seed, Stream stream);
+
+ private:
+  ParameterPlan plan_;
+  DType compute_;
+  Arena weights_arena_;
+  std::optional<Arena> gradients_arena_;
+  std::vector<TensorView> segment_weights_;
+  TensorView gradients_n_;
+  ModelParameters<TensorView> weights_;
+  ModelParameters<TensorView> gradients_;
+};
+
+// Elements [begin, begin + spec's count) of a flat array whose first element is element `origin` of
+// the plan's index space, with the dims of `spec` and the dtype of the array.
+TensorView flat_view(const TensorView& flat_n,
+                     std::int64_t origin,
+                     std::int64_t begin,
+                     const TensorSpec& spec);
+
+}  // namespace memphis

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/activations.h"
+
+namespace memphis {
+namespace {
+
+template <template <class> class Group>
+std::size_t group_bytes(const Group<TensorSpec>& specs) {
+  std::size_t bytes = 0;
+  Group<TensorSpec>::for_each(specs, specs, [&](const TensorSpec& spec, const TensorSpec&) {
+    bytes += spec.present() ? arena_bytes(spec) : 0;
+  });
+  return bytes;
+}
+
+template <template <class> class Group>
+Group<TensorView> allocate(const Group<TensorSpec>& specs, Arena& arena) {
+  Group<TensorView> views;
+  Group<TensorSpec>::for_each(
+      specs, views, [&](const TensorSpec& spec, TensorView& view) { view = arena.allocate(spec); });
+  return views;
+}
+
+}  // namespace
+
+ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep) {
+  const DType sums = accumulation_dtype(compute);
+  ActivationPlan plan;
+  plan.keep = keep;
+  plan.num_layers = d.L;
+
+  LayerActivations<TensorSpec>& layer = plan.layer;
+  layer.attention_in_TD = {{d.T, d.D}, compute};
+  layer.attention_in_rrms_T = {{d.T}, sums};
+  layer.qkv_TCH = {{d.T, d.C, d.H}, compute};
+  layer.heads_TNH = {{d.T, d.N, d.H}, compute};
+  layer.lse_BNS = {{d.B, d.N, d.S}, sums};
+  layer.attention_out_TD = {{d.T, d.D}, compute};
+  layer.attention_out_rrms_T = {{d.T}, sums};
+  layer.residual_TD = {{d.T, d.D}, compute};
+  layer.moe_in_TD = {{d.T, d.D}, compute};
+  layer.moe_in_rrms_T = {{d.T}, sums};
+  layer.router_logits_TE = {{d.T, d.E}, sums};
+  layer.router_probs_TE = {{d.T, d.E}, sums};
+  layer.gates_TK = {{d.T, d.K}, sums};
+  layer.experts_TK = {{d.T, d.K}, DType::i32};
+  layer.counts_BE = {{d.B, d.E}, DType::i32};
+  layer.balance_B = {{d.B}, sums};
+  layer.z_T = {{d.T}, sums};
+  layer.slot_TK = {{d.T, d.K}, DType::i32};
+  layer.source_R = {{d.R}, DType::i32};
+  layer.offsets_E1 = {{d.E + 1}, DType::i32};
+  layer.rows_RD = {{d.R, d.D}, compute};
+  layer.gate_up_R2F = {{d.R, 2 * d.F}, compute};
+  layer.expert_hidden_RF = {{d.R, d.F}, compute};
+  layer.moe_out_TD = {{d.T, d.D}, compute};
+  layer.moe_out_rrms_T = {{d.T}, sums};
+  layer.out_TD = {{d.T, d.D}, compute};
+
+  SharedActivations<TensorSpec>& shared = plan.shared;
+  shared.tokens_T = {{d.T}, DType::i32};
+  shared.targets_T = {{d.T}, DType::i32};
+  shared.position_T = {{d.T}, DType::i32};
+  shared.valid_T = {{d.T}, DType::u8};
+  shared.rope_table_SH = {{d.S, d.H}, sums};
+  shared.hidden_TD = {{d.T, d.D}, compute};
+  shared.expert_out_RD = {{d.R, d.D}, compute};
+  shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E}, DType::i32};
+  shared.final_in_TD = {{d.T, d.D}, compute};
+  shared.final_rrms_T = {{d.T}, sums};
+  shared.logits_CV = {{d.head_chunk, d.V}, compute};
+  shared.loss_T = {{d.T}, sums};
+  shared.stats = {{static_cast<std::int64_t>(Stat::count), kStatWidth}, sums};
+
+  if (d.dense_F > 0) {
+    layer.dense_gate_up_TF = {{d.T, 2 * d.dense_F}, compute};
+    layer.dense_hidden_TF = {{d.T, d.dense_F}, compute};
+    shared.dense_out_TD = {{d.T, d.D}, compute};
+  }
+  if (keep == Keep::one_layer) {
+    shared.capped_logits_CV = {{d.head_chunk, d.V}, sums};
+    return plan;
+  }
+
+  BackwardScratch<TensorSpec>& backward = plan.backward;
+  backward.dhidden_TD = {{d.T, d.D}, compute};
+  backward.dbranch_TD = {{d.T, d.D}, compute};
+  backward.dbranch_in_TD = {{d.T, d.D}, compute};
+  backward.dqkv_TCH = {{d.T, d.C, d.H}, compute};
+  backward.dheads_TNH = {{d.T, d.N, d.H}, compute};
+  backward.delta_BNS = {{d.B, d.N, d.S}, sums};
+  backward.drows_RD = {{d.R, d.D}, compute};
+  backward.dexpert_hidden_RF = {{d.R, d.F}, compute};
+  backward.dgates_TK = {{d.T, d.K}, sums};
+  backward.drouter_logits_TE = {{d.T, d.E}, sums};
+  backward.norm_partial_PD = {{ScratchRows::rmsnorm_partials, d.D}, sums};
+  backward.router_partial_PED = {{ScratchRows::router_partials, d.E, d.D}, sums};
+  backward.global_norm_partial_P = {{ScratchRows::global_norm_partials}, DType::f64};
+  if (d.dense_F > 0) {
+    backward.ddense_hidden_TF = {{d.T, d.dense_F}, compute};
+  }
+  return plan;
+}
+
+TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat) {
+  TensorView view = shared.stats.rows(static_cast<std::int64_t>(stat), 1);
+  view.num_dims = 1;  // [1], the first of the row
+  return view;
+}
+
+std::size_t ActivationPlan::activation_bytes() const {
+  const std::int64_t num_kept = keep == Keep::all_layers ? num_layers : 1;
+  return group_bytes(layer) * static_cast<std::size_t>(num_kept);
+}
+
+std::size_t ActivationPlan::workspace_bytes() const {
+  return group_bytes(shared) + group_bytes(backward);
+}
+
+Activations allocate_activations(const ActivationPlan& plan, Arena& activations, Arena& workspace) {
+  Activations result;
+  for (std::int64_t i = 0; i < plan.num_layers; ++i) {
+    const bool again = i > 0 && plan.keep == Keep::one_layer;
+    result.layers.push_back(again ? result.layers.front() : allocate(plan.layer, activations));
+  }
+  result.shared = allocate(plan.shared, workspace);
+  result.backward = allocate(plan.backward, workspace);
+  return result;
+}
+
+}  // namespace memphis

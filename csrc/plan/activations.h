@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "csrc/core/arena.h"
+#include "csrc/core/tensor.h"
+#include "csrc/plan/dims.h"
+
+namespace memphis {
+
+// Every tensor of one micro-batch, as a spec (for the plan) or as a view (for the model). A member
+// is listed once more in its for_each, and nowhere else.
+
+// What a layer's backward pass needs of its forward pass.
+template <class T>
+struct LayerActivations {
+  T attention_in_TD;  // pre_attention_norm(h)
+  T attention_in_rrms_T;
+  T qkv_TCH;  // after the rotary embedding
+  T heads_TNH;
+  T lse_BNS;
+  T attention_out_TD;  // before the post norm
+  T attention_out_rrms_T;
+  T residual_TD;  // h + attention branch
+  T moe_in_TD;    // pre_moe_norm(residual)
+  T moe_in_rrms_T;
+  T router_logits_TE;
+  T router_probs_TE;
+  T gates_TK;
+  T experts_TK;
+  T counts_BE;
+  T balance_B;
+  T z_T;
+  T slot_TK;
+  T source_R;
+  T offsets_E1;
+  T rows_RD;  // moe_in, permuted
+  T gate_up_R2F;
+  T expert_hidden_RF;  // geglu of it, times the expert gate
+  T dense_gate_up_TF;  // [T, 2 * dense_F]
+  T dense_hidden_TF;
+  T moe_out_TD;  // before the post norm
+  T moe_out_rrms_T;
+  T out_TD;  // residual + MoE branch: the next layer's h
+
+  template <class Self, class Other, class Visit>
+  static void for_each(Self& a, Other& b, const Visit& visit);
+};
+
+// What is needed once, by all layers and the head in turn.
+template <class T>
+struct SharedActivations {
+  T tokens_T;
+  T targets_T;
+  T position_T;
+  T valid_T;  // u8
+  T rope_table_SH;
+  T hidden_TD;      // the embedding: layer 0's h
+  T expert_out_RD;  // forward: before the sum over a token's experts; backward: its gradient
+  T dense_out_TD;
+  T permute_counts_PE;
+  T final_in_TD;  // final_norm(h)
+  T final_rrms_T;
+  T logits_CV;         // of head_chunk tokens, before the multiplier; their gradient after it
+  T capped_logits_CV;  // of inference alone
+  T loss_T;
+  T stats;  // see Stat
+
+  template <class Self, class Other, class Visit>
+  static void for_each(Self& a, Other& b, const Visit& visit);
+};
+
+// Scratch of the backward pass.
+template <class T>
+struct BackwardScratch {
+  T dhidden_TD;     // gradient of the residual stream, in place from layer to layer
+  T dbranch_TD;     // of a branch's output, before its post norm
+  T dbranch_in_TD;  // of a branch's input, after its pre norm
+  T dqkv_TCH;
+  T dheads_TNH;
+  T delta_BNS;
+  T drows_RD;
+  T dexpert_hidden_RF;
+  T ddense_hidden_TF;
+  T dgates_TK;
+  T drouter_logits_TE;
+  T norm_partial_PD;
+  T router_partial_PED;
+  T global_norm_partial_P;
+
+  template <class Self, class Other, class Visit>
+  static void for_each(Self& a, Other& b, const Visit& visit);
+};
+
+// Elements of SharedActivations::stats: sums over the micro-batches of a step, on the device, read
+// by the host once a step.
+enum class Stat : int { loss, balance, z, grad_norm, count };
+// Each has a row of its own, because operands of ops are 16-byte aligned.
+constexpr std::int64_t kStatWidth = 4;
+TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat);
+
+// Scratch rows that ops ask for in their headers. The plan does not see kernels;
+// csrc/model/grok.cpp asserts that the two agree.
+struct ScratchRows {
+  static constexpr std::int64_t rmsnorm_partials = 264;
+  static constexpr std::int64_t router_partials = 132;
+  static constexpr std::int64_t permute_chunks = 128;
+  static constexpr std::int64_t global_norm_partials = 1056;
+};
+
+// How much of the forward pass is kept.
+enum class Keep : std::uint8_t { all_layers, one_layer };  // for training; for inference
+
+// The specs of a model's activations for micro-batches of dims.B x dims.S tokens.
+struct ActivationPlan {
+  Keep keep = Keep::all_layers;
+  std::int64_t num_layers = 0;
+  LayerActivations<TensorSpec> layer;
+  SharedActivations<TensorSpec> shared;
+  BackwardScratch<TensorSpec> backward;  // all absent for inference
+
+  std::size_t activation_bytes() const;  // of `layer`, for every layer kept
+  std::size_t workspace_bytes() const;   // of `shared` and `backward`
+};
+
+ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep);
+
+// The views of an ActivationPlan, taken from two arenas of its sizes.
+struct Activations {
+  std::vector<LayerActivations<TensorView>>
+      layers;  // L of them; the same one L times for inference
+  SharedActivations<TensorView> shared;
+  BackwardScratch<TensorView> backward;
+};
+
+Activations allocate_activations(const ActivationPlan& plan, Arena& activations, Arena& workspace);
+
+template <class T>
+template <class Self, class Other, class Visit>
+void LayerActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
+  visit(a.attention_in_TD, b.attention_in_TD);
+  visit(a.attention_in_rrms_T, b.attention_in_rrms_T);
+  visit(a.qkv_TCH, b.qkv_TCH);
+  visit(a.heads_TNH, b.heads_TNH);
+  visit(a.lse_BNS, b.lse_BNS);
+  visit(a.attention_out_TD, b.attention_out_TD);
+  visit(a.attention_out_rrms_T, b.attention_out_rrms_T);
+  visit(a.residual_TD, b.residual_TD);
+  visit(a.moe_in_TD, b.moe_in_TD);
+  visit(a.moe_in_rrms_T, b.moe_in_rrms_T);
+  visit(a.router_logits_TE, b.router_logits_TE);
+  visit(a.router_probs_TE, b.router_probs_TE);
+  visit(a.gates_TK, b.gates_TK);
+  visit(a.experts_TK, b.experts_TK);
+  visit(a.counts_BE, b.counts_BE);
+  visit(a.balance_B, b.balance_B);
+  visit(a.z_T, b.z_T);
+  visit(a.slot_TK, b.slot_TK);
+  visit(a.source_R, b.source_R);
+  visit(a.offsets_E1, b.offsets_E1);
+  visit(a.rows_RD, b.rows_RD);
+  visit(a.gate_up_R2F, b.gate_up_R2F);
+  visit(a.expert_hidden_RF, b.expert_hidden_RF);
+  visit(a.dense_gate_up_TF, b.dense_gate_up_TF);
+  visit(a.dense_hidden_TF, b.dense_hidden_TF);
+  visit(a.moe_out_TD, b.moe_out_TD);
+  visit(a.moe_out_rrms_T, b.moe_out_rrms_T);
+  visit(a.out_TD, b.out_TD);
+}
+
+template <class T>
+template <class Self, class Other, class Visit>
+void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
+  visit(a.tokens_T, b.tokens_T);
+  visit(a.targets_T, b.targets_T);
+  visit(a.position_T, b.position_T);
+  visit(a.valid_T, b.valid_T);
+  visit(a.rope_table_SH, b.rope_table_SH);
+  visit(a.hidden_TD, b.hidden_TD);
+  visit(a.expert_out_RD, b.expert_out_RD);
+  visit(a.dense_out_TD, b.dense_out_TD);
+  visit(a.permute_counts_PE, b.permute_counts_PE);
+  visit(a.final_in_TD, b.final_in_TD);
+  visit(a.final_rrms_T, b.final_rrms_T);
+  visit(a.logits_CV, b.logits_CV);
+  visit(a.capped_logits_CV, b.capped_logits_CV);
+  visit(a.loss_T, b.loss_T);
+  visit(a.stats, b.stats);
+}
+
+template <class T>
+template <class Self, class Other, class Visit>
+void BackwardScratch<T>::for_each(Self& a, Other& b, const Visit& visit) {
+  visit(a.dhidden_TD, b.dhidden_TD);
+  visit(a.dbranch_TD, b.dbranch_TD);
+  visit(a.dbranch_in_TD, b.dbranch_in_TD);
+  visit(a.dqkv_TCH, b.dqkv_TCH);
+  visit(a.dheads_TNH, b.dheads_TNH);
+  visit(a.delta_BNS, b.delta_BNS);
+  visit(a.drows_RD, b.drows_RD);
+  visit(a.dexpert_hidden_RF, b.dexpert_hidden_RF);
+  visit(a.ddense_hidden_TF, b.ddense_hidden_TF);
+  visit(a.dgates_TK, b.dgates_TK);
+  visit(a.drouter_logits_TE, b.drouter_logits_TE);
+  visit(a.norm_partial_PD, b.norm_partial_PD);
+  visit(a.router_partial_PED, b.router_partial_PED);
+  visit(a.global_norm_partial_P, b.global_norm_partial_P);
+}
+
+}  // namespace memphis

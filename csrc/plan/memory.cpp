@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/memory.h"
+
+#include <utility>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+std::string human_bytes(std::size_t bytes) {
+  constexpr double kKibi = 1024.0;
+  double value = static_cast<double>(bytes);
+  const char* unit = "B";
+  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
+    if (value < kKibi) {
+      break;
+    }
+    value /= kKibi;
+    unit = next;
+  }
+  return fmt::format("{:.2f} {}", value, unit);
+}
+
+TensorSpec flat(std::int64_t num_elements, DType dtype) {
+  return {{num_elements}, dtype};
+}
+
+}  // namespace
+
+std::size_t MemoryPlan::total_bytes() const {
+  return weights_bytes + gradients_bytes + master_bytes + moments_bytes + activations_bytes +
+         workspace_bytes + library_bytes + sampling_bytes;
+}
+
+std::size_t weights_bytes(const ParameterPlan& parameters) {
+  std::size_t bytes = 0;
+  for (const Segment& segment : parameters.segments) {
+    bytes += arena_bytes(flat(segment.num_elements, segment.dtype));
+  }
+  return bytes;
+}
+
+std::size_t master_bytes(const ParameterPlan& parameters) {
+  std::size_t bytes = 0;
+  for (const Segment& segment : parameters.segments) {
+    if (segment.dtype != accumulation_dtype(segment.dtype)) {
+      bytes += arena_bytes(flat(segment.num_elements, accumulation_dtype(segment.dtype)));
+    }
+  }
+  return bytes;
+}
+
+MemoryPlan plan_training_memory(const ParameterPlan& parameters,
+                                const ActivationPlan& activations,
+                                DType compute,
+                                std::size_t library_bytes) {
+  const std::size_t per_element =
+      arena_bytes(flat(parameters.num_elements, accumulation_dtype(compute)));
+  MemoryPlan plan;
+  plan.weights_bytes = weights_bytes(parameters);
+  plan.gradients_bytes = per_element;
+  plan.master_bytes = master_bytes(parameters);
+  plan.moments_bytes = 2 * per_element;
+  plan.activations_bytes = activations.activation_bytes();
+  plan.workspace_bytes = activations.workspace_bytes();
+  plan.library_bytes = library_bytes;
+  return plan;
+}
+
+std::string format_memory_table(const MemoryPlan& plan) {
+  const std::pair<const char*, std::size_t> rows[] = {{"weights", plan.weights_bytes},
+                                                      {"gradients", plan.gradients_bytes},
+                                                      {"master weights", plan.master_bytes},
+                                                      {"moments", plan.moments_bytes},
+                                                      {"activations", plan.activations_bytes},
+                                                      {"workspace", plan.workspace_bytes},
+                                                      {"library workspace", plan.library_bytes},
+                                                      {"sampling", plan.sampling_bytes},
+                                                      {"total", plan.total_bytes()}};
+  std::string table;
+  for (const auto& [name, bytes] : rows) {
+    table += fmt::format("  {:<18} {:>16} bytes {:>12}\n", name, bytes, human_bytes(bytes));
+  }
+  return table;
+}
+
+void require_fits(const MemoryPlan& plan, std::size_t available_bytes, Device device) {
+  if (plan.total_bytes() <= available_bytes) {
+    return;
+  }
+  throw PreflightError(fmt::format(
+      "the run needs {} and device {} has {} free\n{}(weights to moments follow from the model, "
+      "activations and workspace from the micro-batch); lower batch.micro_batch or "
+      "batch.sequence_length, or use a smaller model",
+      human_bytes(plan.total_bytes()),
+      name_of(device),
+      human_bytes(available_bytes),
+      format_memory_table(plan)));
+}
+
+}  // namespace memphis

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "csrc/core/device.h"
+#include "csrc/plan/activations.h"
+#include "csrc/plan/parameters.h"
+
+namespace memphis {
+
+// Every byte that a rank holds on its device, by category, from the config alone.
+struct MemoryPlan {
+  std::size_t weights_bytes = 0;
+  std::size_t gradients_bytes = 0;
+  std::size_t master_bytes = 0;  // 0 where the weights are f32: they are their own master
+  std::size_t moments_bytes = 0;
+  std::size_t activations_bytes = 0;
+  std::size_t workspace_bytes = 0;
+  std::size_t library_bytes = 0;   // cuBLASLt's workspace
+  std::size_t sampling_bytes = 0;  // activations of the model that writes samples of text
+
+  std::size_t total_bytes() const;
+};
+
+// Weights of each segment in its dtype, aligned.
+std::size_t weights_bytes(const ParameterPlan& parameters);
+// Master weights of the segments whose dtype is narrower than the accumulation dtype.
+std::size_t master_bytes(const ParameterPlan& parameters);
+
+MemoryPlan plan_training_memory(const ParameterPlan& parameters,
+                                const ActivationPlan& activations,
+                                DType compute,
+                                std::size_t library_bytes);
+
+// The table that a run prints before its first step.
+std::string format_memory_table(const MemoryPlan& plan);
+
+// Throws PreflightError, with the table and the nearest knobs, if `plan` exceeds `available_bytes`.
+void require_fits(const MemoryPlan& plan, std::size_t available_bytes, Device device);
+
+}  // namespace memphis

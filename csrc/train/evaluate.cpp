@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/evaluate.h"
+
+#include <algorithm>
+
+namespace memphis {
+namespace {
+
+std::uint64_t num_windows(const Config& config, const ValidationLoader& loader) {
+  const auto micro_batch = static_cast<std::uint64_t>(config.batch.micro_batch);
+  std::uint64_t batches = (loader.num_samples() + micro_batch - 1) / micro_batch;
+  if (config.metrics.validate_batches > 0) {
+    batches = std::min(batches, static_cast<std::uint64_t>(config.metrics.validate_batches));
+  }
+  return batches * micro_batch;
+}
+
+}  // namespace
+
+Evaluator::Evaluator(const Config& config,
+                     Grok& model,
+                     const ValidationLoader& loader,
+                     Stream stream)
+    : model_(model),
+      loader_(loader),
+      stream_(stream),
+      batch_(config.batch.micro_batch,
+             config.batch.sequence_length,
+             config.model.pad_id,
+             stream.device),
+      micro_batch_(config.batch.micro_batch),
+      num_windows_(num_windows(config, loader)) {
+  for (std::uint64_t first = 0; first < num_windows_;
+       first += static_cast<std::uint64_t>(micro_batch_)) {
+    num_targets_ += batch_.fill(loader_, first).targets;
+  }
+}
+
+Evaluator::Result Evaluator::run() {
+  const SharedActivations<TensorView>& shared = model_.activations().shared;
+  const LossScales scales{.target =
+                              1.0F / static_cast<float>(std::max<std::int64_t>(num_targets_, 1))};
+  device_zero(shared.stats.data, shared.stats.bytes(), stream_);
+  for (std::uint64_t first = 0; first < num_windows_;
+       first += static_cast<std::uint64_t>(micro_batch_)) {
+    synchronize(stream_);  // the batch's memory is filled again
+    batch_.fill(loader_, first);
+    model_.load(batch_.micro_batch(0, micro_batch_));
+    model_.forward();
+    model_.loss(scales);
+  }
+  const TensorView total = stat_view(shared, Stat::loss);
+  Result result{.targets = num_targets_};
+  if (total.dtype == DType::f64) {
+    device_copy(&result.loss, total.data, sizeof(double), stream_);
+    synchronize(stream_);
+  } else {
+    float loss = 0;
+    device_copy(&loss, total.data, sizeof(float), stream_);
+    synchronize(stream_);
+    result.loss = static_cast<double>(loss);
+  }
+  return result;
+}
+
+}  // namespace memphis

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/config/config.h"
+#include "csrc/core/device.h"
+#include "csrc/data/loader.h"
+#include "csrc/model/grok.h"
+#include "csrc/train/batch.h"
+
+namespace memphis {
+
+// The mean cross entropy of the validation set. Uses the training model and its activations,
+// between steps.
+class Evaluator {
+ public:
+  // Reads the windows once, to count their targets.
+  Evaluator(const Config& config, Grok& model, const ValidationLoader& loader, Stream stream);
+
+  struct Result {
+    double loss = 0;  // nats per target
+    std::int64_t targets = 0;
+  };
+  Result run();
+
+ private:
+  Grok& model_;
+  const ValidationLoader& loader_;
+  Stream stream_;
+  StepBatch batch_;
+  std::int64_t micro_batch_;
+  std::uint64_t num_windows_;  // a multiple of micro_batch; those past the set's end are padding
+  std::int64_t num_targets_ = 0;
+};
+
+}  // namespace memphis

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/generator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "csrc/core/error.h"
+#include "csrc/core/rng.h"
+#include "csrc/data/loader.h"
+#include "csrc/data/tokenizer.h"
+
+namespace memphis {
+namespace {
+
+ActivationPlan inference_plan(const Dims& dims, DType compute) {
+  return plan_activations(dims, compute, Keep::one_layer);
+}
+
+// Draws from softmax(logits / temperature) by inversion; `uniform` is in [0, 1).
+std::int32_t draw_token(const std::vector<float>& logits, double temperature, double uniform) {
+  const auto largest = std::max_element(logits.begin(), logits.end());
+  if (temperature == 0) {
+    return static_cast<std::int32_t>(largest - logits.begin());
+  }
+  std::vector<double> weights(logits.size());
+  double total = 0;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    weights[i] = std::exp(static_cast<double>(logits[i] - *largest) / temperature);
+    total += weights[i];
+  }
+  double remaining = uniform * total;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    remaining -= weights[i];
+    if (remaining < 0) {
+      return static_cast<std::int32_t>(i);
+    }
+  }
+  return static_cast<std::int32_t>(largest - logits.begin());
+}
+
+}  // namespace
+
+InferenceModel::InferenceModel(const ModelConfig& model,
+                               std::int64_t num_sequences,
+                               std::int64_t sequence_length,
+                               const Parameters& parameters,
+                               Stream stream)
+    : config_(model),
+      dims_(make_dims(model, num_sequences, sequence_length)),
+      stream_(stream),
+      activations_arena_("inference activations",
+                         inference_plan(dims_, parameters.compute()).activation_bytes(),
+                         stream.device),
+      workspace_arena_("inference workspace",
+                       inference_plan(dims_, parameters.compute()).workspace_bytes(),
+                       stream.device),
+      activations_(allocate_activations(
+          inference_plan(dims_, parameters.compute()), activations_arena_, workspace_arena_)),
+      model_(model, dims_, parameters, activations_, stream),
+      targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
+      positions_T_(static_cast<std::size_t>(dims_.T)),
+      valid_T_(static_cast<std::size_t>(dims_.T)) {
+  for (std::int64_t t = 0; t < dims_.T; ++t) {
+    positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % dims_.S);
+  }
+}
+
+std::size_t InferenceModel::planned_bytes(const ModelConfig& model,
+                                          std::int64_t num_sequences,
+                                          std::int64_t sequence_length,
+                                          DType compute) {
+  const ActivationPlan plan =
+      inference_plan(make_dims(model, num_sequences, sequence_length), compute);
+  return plan.activation_bytes() + plan.workspace_bytes();
+}
+
+void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
+  bool any_padding = false;
+  for (std::size_t t = 0; t < tokens_T.size(); ++t) {
+    require(tokens_T[t] >= 0 && tokens_T[t] < dims_.V,
+            "token " + std::to_string(tokens_T[t]) + " is outside the vocabulary of " +
+                std::to_string(dims_.V));
+    valid_T_[t] = tokens_T[t] != config_.pad_id ? 1 : 0;
+    any_padding = any_padding || valid_T_[t] == 0;
+  }
+  model_.load({.tokens_T = tokens_T,
+               .targets_T = targets_T_,
+               .positions_T = positions_T_,
+               .valid_T = valid_T_,
+               .any_padding = any_padding});
+  model_.forward();
+  synchronize(stream_);  // the batch's memory is the caller's
+}
+
+std::vector<float> InferenceModel::logits_of(std::int64_t index) {
+  constexpr std::int64_t kRows = 8;  // a product of eight rows starts aligned in every dtype
+  const std::int64_t begin = index / kRows * kRows;
+  const std::int64_t count = std::min({kRows, dims_.T - begin, dims_.head_chunk});
+  const TensorView row = model_.logits(begin, count).rows(index - begin, 1);
+  std::vector<float> logits(static_cast<std::size_t>(dims_.V));
+  if (row.dtype == DType::f64) {
+    std::vector<double> wide(logits.size());
+    device_copy(wide.data(), row.data, row.bytes(), stream_);
+    synchronize(stream_);
+    std::transform(wide.begin(), wide.end(), logits.begin(), [](double value) {
+      return static_cast<float>(value);
+    });
+  } else {
+    device_copy(logits.data(), row.data, row.bytes(), stream_);
+    synchronize(stream_);
+  }
+  return logits;
+}
+
+std::string generate_text(InferenceModel& model,
+                          std::string_view prompt,
+                          const SampleOptions& options) {
+  const auto length = static_cast<std::size_t>(model.dims().S);
+  require(model.dims().B == 1, "text is generated one sequence at a time");
+  const ByteTokenizer tokenizer;
+  const CounterRng rng(options.seed, "sample");
+
+  std::vector<std::int32_t> context{ByteTokenizer::kBos};
+  const std::vector<std::int32_t> prompt_tokens = tokenizer.encode(prompt);
+  context.insert(context.end(), prompt_tokens.begin(), prompt_tokens.end());
+
+  std::vector<std::int32_t> generated;
+  std::vector<std::int32_t> window(length);
+  for (std::int64_t i = 0; i < options.num_tokens; ++i) {
+    const std::size_t used = std::min(context.size(), length);
+    // What lies behind the last token is in no one's view: attention is causal.
+    std::fill(window.begin(), window.end(), ByteTokenizer::kEos);
+    std::copy(context.end() - static_cast<std::ptrdiff_t>(used), context.end(), window.begin());
+    model.forward(window);
+    const std::vector<float> logits = model.logits_of(static_cast<std::int64_t>(used) - 1);
+    const std::int32_t token =
+        draw_token(logits, options.temperature, rng.uniform(static_cast<std::uint64_t>(i)));
+    if (token == ByteTokenizer::kEos) {
+      break;
+    }
+    generated.push_back(token);
+    context.push_back(token);
+  }
+  // A vocabulary may be larger than the tokenizer's; ids that mean nothing are left out.
+  std::erase_if(generated, [](std::int32_t id) { return id >= ByteTokenizer::kVocabSize; });
+  return tokenizer.decode(generated);
+}
+
+}  // namespace memphis

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "csrc/config/config.h"
+#include "csrc/core/arena.h"
+#include "csrc/model/grok.h"
+
+namespace memphis {
+
+// The model on sequences, forward only, with activations of its own: for samples of text and for
+// logits. One layer's activations serve all layers.
+class InferenceModel {
+ public:
+  InferenceModel(const ModelConfig& model,
+                 std::int64_t num_sequences,
+                 std::int64_t sequence_length,
+                 const Parameters& parameters,
+                 Stream stream);
+  InferenceModel(const InferenceModel&) = delete;
+  InferenceModel& operator=(const InferenceModel&) = delete;
+
+  // What the constructor allocates.
+  static std::size_t planned_bytes(const ModelConfig& model,
+                                   std::int64_t num_sequences,
+                                   std::int64_t sequence_length,
+                                   DType compute);
+
+  Grok& model() { return model_; }
+  const Dims& dims() const { return dims_; }
+
+  // Runs the model on `tokens_T`, B * S of them, each sequence one document from position 0.
+  // ContractError on a token outside the vocabulary.
+  void forward(const std::vector<std::int32_t>& tokens_T);
+
+  // Logits of token `index` of the last forward(), [V], f32.
+  std::vector<float> logits_of(std::int64_t index);
+
+ private:
+  const ModelConfig& config_;
+  Dims dims_;
+  Stream stream_;
+  Arena activations_arena_;
+  Arena workspace_arena_;
+  Activations activations_;
+  Grok model_;
+  std::vector<std::int32_t> targets_T_;
+  std::vector<std::int32_t> positions_T_;
+  std::vector<std::uint8_t> valid_T_;
+};
+
+struct SampleOptions {
+  std::int64_t num_tokens = 200;
+  double temperature = 0.8;  // 0: the most probable token
+  std::uint64_t seed = 1;
+};
+
+// Continues `prompt`, which follows the start of a document, by up to num_tokens tokens; stops at
+// the end of the document. Context beyond the sequence length falls out at the front. Same seed,
+// same text. Returns the continuation.
+std::string generate_text(InferenceModel& model,
+                          std::string_view prompt,
+                          const SampleOptions& options);
+
+}  // namespace memphis

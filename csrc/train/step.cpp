@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "csrc/core/error.h"
+#include "csrc/optim/lr_schedule.h"
+
+namespace memphis {
+namespace {
+
+std::size_t offsets_bytes(const Dims& dims) {
+  return static_cast<std::size_t>(dims.L * (dims.E + 1)) * sizeof(std::int32_t);
+}
+
+double stat_value(const PinnedBuffer& stats, DType dtype, Stat stat) {
+  const auto index = static_cast<std::size_t>(stat) * static_cast<std::size_t>(kStatWidth);
+  return dtype == DType::f64 ? static_cast<const double*>(stats.data())[index]
+                             : static_cast<double>(static_cast<const float*>(stats.data())[index]);
+}
+
+}  // namespace
+
+TrainStep::TrainStep(const Config& config,
+                     Grok& model,
+                     Parameters& parameters,
+                     Optimizer& optimizer,
+                     const TrainingLoader& loader,
+                     Stream stream)
+    : config_(config),
+      model_(model),
+      parameters_(parameters),
+      optimizer_(optimizer),
+      loader_(loader),
+      stream_(stream),
+      batch_(config.batch.global_batch,
+             config.batch.sequence_length,
+             config.model.pad_id,
+             stream.device),
+      host_stats_(model.activations().shared.stats.bytes(), stream.device),
+      host_offsets_(offsets_bytes(model.dims()), stream.device),
+      begin_(stream.device),
+      filled_(stream.device),
+      differentiated_(stream.device),
+      end_(stream.device) {}
+
+StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
+  const SharedActivations<TensorView>& shared = model_.activations().shared;
+  const std::int64_t global_batch = config_.batch.global_batch;
+  const std::int64_t micro_batch = config_.batch.micro_batch;
+  StepResult result;
+  result.tokens = global_batch * config_.batch.sequence_length;
+
+  begin_.record(stream_);
+  const StepBatch::Counts counts = batch_.fill(loader_, first_sample);
+  filled_.record(stream_);
+
+  const LossScales scales{
+      .target = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.targets, 1)),
+      .sequence = 1.0F / static_cast<float>(global_batch),
+      .token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),
+      .balance = static_cast<float>(config_.loss.balance),
+      .router_z = static_cast<float>(config_.loss.router_z)};
+  device_zero(parameters_.gradients_n().data, parameters_.gradients_n().bytes(), stream_);
+  device_zero(shared.stats.data, shared.stats.bytes(), stream_);
+  for (std::int64_t begin = 0; begin < global_batch; begin += micro_batch) {
+    model_.load(batch_.micro_batch(begin, micro_batch));
+    model_.forward();
+    model_.loss_and_backward(scales);
+  }
+  differentiated_.record(stream_);
+
+  const TensorView norm_1 = stat_view(shared, Stat::grad_norm);
+  optimizer_.measure_gradient(norm_1, model_.activations().backward.global_norm_partial_P, stream_);
+  optimizer_.step(learning_rate(config_.schedule, config_.optimizer.learning_rate, step),
+                  step,
+                  norm_1,
+                  stream_);
+  end_.record(stream_);
+
+  read_back(result);
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    throw DivergedError("step " + std::to_string(step) + " has loss " +
+                        std::to_string(result.loss) + " and gradient norm " +
+                        std::to_string(result.grad_norm) +
+                        " (training diverged); start again from the last checkpoint with a lower "
+                        "optimizer.learning_rate or optimizer.clip_norm");
+  }
+  result.data_seconds = filled_.seconds_since(begin_);
+  result.model_seconds = differentiated_.seconds_since(filled_);
+  result.optimizer_seconds = end_.seconds_since(differentiated_);
+  return result;
+}
+
+void TrainStep::read_back(StepResult& result) {
+  const Dims& dims = model_.dims();
+  const TensorView& stats = model_.activations().shared.stats;
+  device_copy(host_stats_.data(), stats.data, stats.bytes(), stream_);
+  auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
+  for (std::int64_t layer = 0; layer < dims.L; ++layer) {
+    const TensorView& view =
+        model_.activations().layers[static_cast<std::size_t>(layer)].offsets_E1;
+    device_copy(offsets + layer * (dims.E + 1), view.data, view.bytes(), stream_);
+  }
+  synchronize(stream_);
+
+  result.loss = stat_value(host_stats_, stats.dtype, Stat::loss);
+  result.balance = stat_value(host_stats_, stats.dtype, Stat::balance);
+  result.router_z = stat_value(host_stats_, stats.dtype, Stat::z);
+  result.grad_norm = stat_value(host_stats_, stats.dtype, Stat::grad_norm);
+  std::int32_t busiest = 0;
+  for (std::int64_t layer = 0; layer < dims.L; ++layer) {
+    const std::int32_t* of_layer = offsets + layer * (dims.E + 1);
+    for (std::int64_t e = 0; e < dims.E; ++e) {
+      busiest = std::max(busiest, of_layer[e + 1] - of_layer[e]);
+    }
+  }
+  result.expert_load_max = static_cast<double>(busiest * dims.E) /
+                           static_cast<double>(std::max<std::int64_t>(dims.R, 1));
+}
+
+}  // namespace memphis

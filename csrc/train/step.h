@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/config/config.h"
+#include "csrc/core/device.h"
+#include "csrc/data/loader.h"
+#include "csrc/model/grok.h"
+#include "csrc/optim/optimizer.h"
+#include "csrc/train/batch.h"
+
+namespace memphis {
+
+// What one optimizer step reports. Means are over the step's targets, sequences and tokens; the
+// auxiliary losses are without their coefficients, averaged over layers.
+struct StepResult {
+  double loss = 0;     // nats per target
+  double balance = 0;  // 1 when every expert has its share
+  double router_z = 0;
+  double grad_norm = 0;        // before clipping
+  double expert_load_max = 0;  // busiest expert over an equal share, worst layer, last micro-batch
+  std::int64_t tokens = 0;
+  double data_seconds = 0;
+  double model_seconds = 0;  // forward and backward
+  double optimizer_seconds = 0;
+};
+
+// One optimizer step: gradient accumulation over micro-batches, clipping, AdamW. After construction
+// nothing is allocated.
+class TrainStep {
+ public:
+  TrainStep(const Config& config,
+            Grok& model,
+            Parameters& parameters,
+            Optimizer& optimizer,
+            const TrainingLoader& loader,
+            Stream stream);
+
+  // Step number `step`, counted from 1, on samples [first_sample, first_sample + global_batch).
+  // Returns when the device is done. DivergedError if the loss or the gradient is not finite; the
+  // weights are then of no use, and the last checkpoint is.
+  StepResult run(std::int64_t step, std::uint64_t first_sample);
+
+ private:
+  void read_back(StepResult& result);
+
+  const Config& config_;
+  Grok& model_;
+  Parameters& parameters_;
+  Optimizer& optimizer_;
+  const TrainingLoader& loader_;
+  Stream stream_;
+  StepBatch batch_;
+  PinnedBuffer host_stats_;
+  PinnedBuffer host_offsets_;  // [L, E + 1]
+  Event begin_;
+  Event filled_;
+  Event differentiated_;
+  Event end_;
+};
+
+}  // namespace memphis

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/trainer.h"
+
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/checkpoint/model_state.h"
+#include "csrc/checkpoint/store.h"
+#include "csrc/config/load.h"
+#include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/core/log.h"
+#include "csrc/optim/lr_schedule.h"
+#include "csrc/train/stop_signal.h"
+#include "kernels/matmul/matmul.h"
+
+namespace memphis {
+namespace {
+
+class Clock {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+bool due(std::int64_t step, std::int64_t every) {
+  return every > 0 && step % every == 0;
+}
+
+// Weight of the past in the smoothed step time behind the progress line's rate and ETA.
+constexpr double kSmoothing = 0.9;
+
+}  // namespace
+
+TrainingPlan plan_training(const Config& config, Device device, DType compute) {
+  TrainingPlan plan;
+  plan.dims = make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length);
+  plan.parameters = plan_parameters(config.model, compute);
+  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers);
+  plan.memory = plan_training_memory(
+      plan.parameters, plan.activations, compute, kernels::matmul_workspace_bytes(device));
+  if (config.metrics.sample_every > 0) {
+    plan.memory.sampling_bytes =
+        InferenceModel::planned_bytes(config.model, 1, config.batch.sequence_length, compute);
+  }
+  return plan;
+}
+
+Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots)
+    : config_(config),
+      device_(resolve_device(config.run.device)),
+      compute_(resolve_compute(config.precision.compute, device_)),
+      plan_(plan_training(config_, device_, compute_)),
+      dataset_(open_dataset(config_.data, config_.batch.sequence_length, default_roots)),
+      stream_(device_) {
+  spdlog::info("{} parameters on device {} ({}), compute {}",
+               plan_.parameters.num_parameters,
+               name_of(device_),
+               device_info(device_).name,
+               name_of(compute_));
+  spdlog::info("memory plan:\n{}", format_memory_table(plan_.memory));
+  require_fits(plan_.memory, device_info(device_).free_bytes, device_);
+  const std::optional<Found> found = choose_checkpoint(config_.run.dir, config_.run.resume);
+
+  const BatchConfig& batch = config_.batch;
+  training_loader_.emplace(*dataset_.train,
+                           dataset_.train_range,
+                           batch.sequence_length,
+                           static_cast<std::uint64_t>(config_.run.seed));
+  parameters_.emplace(config_.model, compute_, device_, Parameters::Gradients::allocate);
+  activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
+  workspace_arena_.emplace("workspace", plan_.activations.workspace_bytes(), device_);
+  activations_ = allocate_activations(plan_.activations, *activations_arena_, *workspace_arena_);
+  model_.emplace(config_.model, plan_.dims, *parameters_, activations_, stream());
+  optimizer_.emplace(config_.optimizer, *parameters_);
+  train_step_.emplace(config_, *model_, *parameters_, *optimizer_, *training_loader_, stream());
+  if (dataset_.validation_range.size() > 1) {
+    validation_loader_.emplace(
+        *dataset_.validation, dataset_.validation_range, batch.sequence_length);
+    evaluator_.emplace(config_, *model_, *validation_loader_, stream());
+  }
+  if (config_.metrics.sample_every > 0) {
+    sampler_.emplace(config_.model, 1, batch.sequence_length, *parameters_, stream());
+  }
+
+  if (!found) {
+    parameters_->initialise(static_cast<std::uint64_t>(config_.run.seed), stream());
+    optimizer_->copy_weights_to_master(stream());
+    return;
+  }
+  load_checkpoint(found->path, *parameters_, *optimizer_, stream());
+  step_ = found->manifest.step;
+  samples_ = static_cast<std::uint64_t>(found->manifest.samples);
+  saved_step_ = step_;
+  if (found->manifest.dataset_fingerprint != dataset_.train->fingerprint()) {
+    spdlog::warn(
+        "the training data differs from that of {} (fingerprint {}, then {}); the run goes on at "
+        "sample {} of the new data's own order",
+        found->path.string(),
+        dataset_.train->fingerprint(),
+        found->manifest.dataset_fingerprint,
+        samples_);
+  }
+  if (found->manifest.seed != config_.run.seed) {
+    spdlog::warn("run.seed is {} and was {}; the order of samples changes from here on",
+                 config_.run.seed,
+                 found->manifest.seed);
+  }
+}
+
+StepResult Trainer::step() {
+  const StepResult result = train_step_->run(step_ + 1, samples_);
+  ++step_;
+  samples_ += static_cast<std::uint64_t>(config_.batch.global_batch);
+  return result;
+}
+
+double Trainer::validation_loss() {
+  require(evaluator_.has_value(), "a run without validation data has no validation loss");
+  return evaluator_->run().loss;
+}
+
+void Trainer::prepare_run_directory() const {
+  const std::filesystem::path dir = config_.run.dir;
+  std::error_code error;
+  std::filesystem::create_directories(dir, error);
+  if (error) {
+    throw PreflightError("cannot create run.dir " + dir.string() + " (" + error.message() +
+                         "); choose another run.dir or fix permissions");
+  }
+  require_space(dir, checkpoint_bytes(*parameters_, *optimizer_));
+  remove_unfinished(dir);
+  write_text_atomically(dir / "config.yaml", to_yaml(config_));
+}
+
+void Trainer::save() {
+  if (saved_step_ == step_) {
+    return;
+  }
+  const Clock clock;
+  Manifest manifest;
+  manifest.samples = static_cast<std::int64_t>(samples_);
+  manifest.seed = config_.run.seed;
+  manifest.dataset_fingerprint = dataset_.train->fingerprint();
+  manifest.config = to_yaml(config_);
+  const std::filesystem::path path = save_checkpoint(
+      config_.run.dir, step_, manifest, config_.model, *parameters_, *optimizer_, stream());
+  saved_step_ = step_;
+  prune(config_.run.dir, config_.checkpoint.keep);
+  spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
+}
+
+void Trainer::validate(MetricsFile& metrics, double elapsed_seconds) {
+  if (!evaluator_) {
+    return;
+  }
+  const Evaluator::Result result = evaluator_->run();
+  metrics.write_validation(step_, result.loss, result.targets, elapsed_seconds);
+  spdlog::info("step {}  validation loss {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
+               step_,
+               result.loss,
+               result.targets,
+               elapsed_seconds);
+}
+
+void Trainer::sample(MetricsFile& metrics) {
+  const std::string text =
+      generate_text(*sampler_,
+                    config_.metrics.sample_prompt,
+                    {.num_tokens = config_.metrics.sample_tokens,
+                     .temperature = config_.metrics.sample_temperature,
+                     .seed = static_cast<std::uint64_t>(config_.run.seed + step_)});
+  metrics.write_sample(step_, text);
+  spdlog::info("step {}  sample: {}{}", step_, config_.metrics.sample_prompt, text);
+}
+
+void Trainer::run() {
+  const std::int64_t last_step = config_.schedule.steps;
+  if (step_ >= last_step) {
+    spdlog::info("nothing to do: {} has step {} and schedule.steps is {}",
+                 config_.run.dir,
+                 step_,
+                 last_step);
+    return;
+  }
+  prepare_run_directory();
+  MetricsFile metrics(std::filesystem::path(config_.run.dir) / "metrics.jsonl", step_);
+  const StopSignal stop;
+  const ModelFlops flops = model_flops_per_token(config_.model, config_.batch.sequence_length);
+  const std::optional<double> peak = peak_flops_per_second(device_);
+  const Clock clock;
+  double smoothed_seconds = 0;
+
+  while (step_ < last_step) {
+    const Clock step_clock;
+    MetricsFile::StepRecord record;
+    record.result = step();
+    record.step = step_;
+    record.samples = samples_;
+    record.seconds = step_clock.seconds();
+    record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
+    record.model_flops_per_second =
+        static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
+    metrics.write_step(record);
+    smoothed_seconds = smoothed_seconds == 0
+                           ? record.seconds
+                           : kSmoothing * smoothed_seconds + (1 - kSmoothing) * record.seconds;
+
+    const bool last = step_ == last_step;
+    if (due(step_, config_.metrics.every) || last) {
+      spdlog::info(progress_line(record, last_step, smoothed_seconds, flops, peak));
+    }
+    if (due(step_, config_.metrics.validate_every) || last) {
+      validate(metrics, clock.seconds());
+    }
+    if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
+      sample(metrics);
+    }
+    if (due(step_, config_.checkpoint.every) || last) {
+      save();
+    }
+    if (stop.received() != 0 && !last) {
+      save();
+      throw Error(ExitCode::preempted,
+                  fmt::format("stopped by signal {} ({}) after step {}, which is saved; start the "
+                              "same command again to go on",
+                              stop.received(),
+                              strsignal(stop.received()),
+                              step_));
+    }
+  }
+}
+
+}  // namespace memphis

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "csrc/config/config.h"
+#include "csrc/data/dataset.h"
+#include "csrc/data/loader.h"
+#include "csrc/model/grok.h"
+#include "csrc/optim/optimizer.h"
+#include "csrc/plan/memory.h"
+#include "csrc/train/evaluate.h"
+#include "csrc/train/generator.h"
+#include "csrc/train/metrics.h"
+#include "csrc/train/step.h"
+
+namespace memphis {
+
+// All that a run's memory and work follow from, before a device is touched.
+struct TrainingPlan {
+  Dims dims;
+  ParameterPlan parameters;
+  ActivationPlan activations;
+  MemoryPlan memory;
+};
+TrainingPlan plan_training(const Config& config, Device device, DType compute);
+
+// Owner of everything that a run holds, in order of construction: data, arenas, model, optimizer.
+// The constructor chooses the checkpoint, allocates what the plan says and loads or draws the
+// weights; it writes nothing.
+class Trainer {
+ public:
+  // `default_roots` is the text to train on where the config names none.
+  Trainer(const Config& config, const std::vector<std::string>& default_roots);
+
+  // Trains from the current step to schedule.steps: progress, metrics, validation, samples,
+  // checkpoints. Throws Error(ExitCode::preempted) after saving if a signal asked it to stop.
+  void run();
+
+  // One step, without what surrounds it in run().
+  StepResult step();
+
+  double validation_loss();
+
+  std::int64_t current_step() const { return step_; }
+  std::uint64_t samples() const { return samples_; }
+  const TrainingPlan& plan() const { return plan_; }
+  Parameters& parameters() { return *parameters_; }
+  Optimizer& optimizer() { return *optimizer_; }
+  Stream stream() const { return stream_.view(); }
+
+ private:
+  void prepare_run_directory() const;
+  void save();
+  void validate(MetricsFile& metrics, double elapsed_seconds);
+  void sample(MetricsFile& metrics);
+
+  Config config_;
+  Device device_;
+  DType compute_;
+  TrainingPlan plan_;
+  Dataset dataset_;
+  OwnedStream stream_;
+  std::optional<TrainingLoader> training_loader_;
+  std::optional<ValidationLoader> validation_loader_;
+  std::optional<Parameters> parameters_;
+  std::optional<Arena> activations_arena_;
+  std::optional<Arena> workspace_arena_;
+  Activations activations_;
+  std::optional<Grok> model_;
+  std::optional<Optimizer> optimizer_;
+  std::optional<TrainStep> train_step_;
+  std::optional<Evaluator> evaluator_;
+  std::optional<InferenceModel> sampler_;
+  std::int64_t step_ = 0;
+  std::uint64_t samples_ = 0;
+  std::int64_t saved_step_ = -1;
+};
+
+}  // namespace memphis
