@@ -1,1 +1,572 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// A work item is a run of queries (forward) or all queries (backward) of one key/value head of one
+// sequence, so that an item alone writes what it writes. Within it a tile of kTileQueries rows goes
+// against all keys that any of its rows may see: a tile of scores has kTileQueries rows, never S.
+// All products run through panel_product.h, on zero-padded copies in the accumulation type, which
+// stay in the L2 cache for S * H up to about 100 thousand.
+#include "kernels/attention/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "csrc/core/parallel.h"
+#include "kernels/attention/attention_shape.h"
+#include "kernels/attention/panel_product.h"
+#include "kernels/check.h"
+#include "kernels/cpu/math.h"
+#include "kernels/visit.h"
+
+namespace memphis::kernels {
+namespace {
+
+constexpr std::int64_t kTileQueries = 32;   // causal waste of the diagonal against reuse of keys
+constexpr std::int64_t kItemQueries = 256;  // of a forward work item; a multiple of the tile
+
+using cpu::kBlockRows;
+using cpu::kPanel;
+using cpu::multiply;
+using cpu::pack_rows;
+using cpu::pack_transposed;
+using cpu::PanelProduct;
+using cpu::round_up;
+using cpu::Scratch;
+
+// One sequence of an attention call, seen by one key/value head.
+template <class T>
+struct HeadGroup {
+  using A = Accumulator<T>;
+
+  AttentionShape shape;
+  AttentionScore score;
+  std::int64_t b;
+  std::int64_t g;
+  const T* qkv;  // of the sequence's first token
+  const std::int32_t* position;
+  const std::uint8_t* key_valid;  // null: all are
+
+  // The oldest key that query t may see. It does not decrease with t: positions count within
+  // documents. A document that began before this sequence is cut at the sequence's start.
+  std::int64_t first_key(std::int64_t t) const {
+    return std::max<std::int64_t>(0, t - position[t]);
+  }
+
+  A temperature(std::int64_t t) const {
+    const auto length = static_cast<A>(score.temperature_len);
+    const auto p = static_cast<A>(position[t]);
+    return score.temperature_len > 0 && p > length ? std::log2(p) / std::log2(length) : A{1};
+  }
+
+  // What is added to the logits of each key.
+  void fill_key_bias(A* bias) const {
+    for (std::int64_t s = 0; s < shape.S; ++s) {
+      bias[s] =
+          key_valid == nullptr || key_valid[s] != 0 ? A{0} : -std::numeric_limits<A>::infinity();
+    }
+  }
+
+  const T* query(std::int64_t n, std::int64_t t) const {
+    return qkv + t * shape.token_stride() + n * shape.H;
+  }
+  const T* key(std::int64_t s) const {
+    return qkv + s * shape.token_stride() + shape.key_offset(g);
+  }
+  const T* value(std::int64_t s) const {
+    return qkv + s * shape.token_stride() + shape.value_offset(g);
+  }
+  std::int64_t first_head() const { return g * shape.group(); }
+  // Of [B, N, S].
+  std::int64_t statistic(std::int64_t n, std::int64_t t) const {
+    return (b * shape.N + n) * shape.S + t;
+  }
+  // Of [T, N, H].
+  std::int64_t output(std::int64_t n, std::int64_t t) const {
+    return ((b * shape.S + t) * shape.N + n) * shape.H;
+  }
+};
+
+template <class T, class Operands>
+HeadGroup<T> head_group(const Operands& op, const AttentionShape& shape, std::int64_t index) {
+  const std::int64_t b = index / shape.G;
+  return {.shape = shape,
+          .score = op.score,
+          .b = b,
+          .g = index % shape.G,
+          .qkv = op.qkv_TCH.template as<T>() + b * shape.S * shape.token_stride(),
+          .position = op.position_T.template as<std::int32_t>() + b * shape.S,
+          .key_valid = op.key_valid_T.present()
+                           ? op.key_valid_T.template as<std::uint8_t>() + b * shape.S
+                           : nullptr};
+}
+
+// Queries [begin, begin + count) and the keys they go against, whole panels.
+template <class A>
+struct Tile {
+  std::int64_t begin;
+  std::int64_t count;
+  std::int64_t rows;  // count, rounded up to whole blocks
+  std::int64_t first_key;
+  std::int64_t end_key;
+
+  std::int64_t key_panels() const { return (end_key - first_key) / kPanel<A>; }
+};
+
+template <class T, class A = Accumulator<T>>
+Tile<A> make_tile(const HeadGroup<T>& heads, std::int64_t begin, std::int64_t end) {
+  const std::int64_t count = std::min(kTileQueries, end - begin);
+  return {.begin = begin,
+          .count = count,
+          .rows = round_up(count, kBlockRows),
+          .first_key = heads.first_key(begin) / kPanel<A> * kPanel<A>,
+          .end_key = round_up(begin + count, kPanel<A>)};
+}
+
+// logits[s] for s in [first, last] from q.k, in place; returns their maximum.
+template <class A>
+A apply_score(A* row,
+              const A* bias,
+              std::int64_t first,
+              std::int64_t last,
+              const AttentionScore& score,
+              A temperature) {
+  A maximum = -std::numeric_limits<A>::infinity();
+  if (score.cap > 0) {
+    const A inner = static_cast<A>(score.scale) / static_cast<A>(score.cap);
+    const A outer = static_cast<A>(score.cap) * temperature;
+#pragma omp simd reduction(max : maximum)
+    for (std::int64_t s = first; s <= last; ++s) {
+      const A logit = outer * cpu::tanh(inner * row[s]) + bias[s];
+      row[s] = logit;
+      maximum = maximum < logit ? logit : maximum;
+    }
+  } else {
+    const A factor = static_cast<A>(score.scale) * temperature;
+#pragma omp simd reduction(max : maximum)
+    for (std::int64_t s = first; s <= last; ++s) {
+      const A logit = factor * row[s] + bias[s];
+      row[s] = logit;
+      maximum = maximum < logit ? logit : maximum;
+    }
+  }
+  return maximum;
+}
+
+template <class A>
+struct Softmax {
+  A lse;
+  A sum;
+};
+
+// exp(logit - maximum) over the keys that the row's query may see, zero over the tile's others.
+template <class A>
+Softmax<A> softmax_row(A* row,
+                       const A* bias,
+                       const Tile<A>& tile,
+                       std::int64_t first,
+                       std::int64_t last,
+                       const AttentionScore& score,
+                       A temperature) {
+  std::fill(row + tile.first_key, row + first, A{0});
+  std::fill(row + last + 1, row + tile.end_key, A{0});
+  const A maximum = apply_score(row, bias, first, last, score, temperature);
+  if (maximum == -std::numeric_limits<A>::infinity()) {
+    std::fill(row + first, row + last + 1, A{0});
+    return {.lse = maximum, .sum = 0};
+  }
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t s = first; s <= last; ++s) {
+    row[s] = cpu::exp(row[s] - maximum);
+    sum += row[s];
+  }
+  return {.lse = maximum + std::log(sum), .sum = sum};
+}
+
+template <class T>
+void store_mean_value(const HeadGroup<T>& heads, T* out) {
+  using A = Accumulator<T>;
+  for (std::int64_t h = 0; h < heads.shape.H; ++h) {
+    A sum = 0;
+    for (std::int64_t s = 0; s < heads.shape.S; ++s) {
+      sum += static_cast<A>(heads.value(s)[h]);
+    }
+    out[h] = static_cast<T>(sum / static_cast<A>(heads.shape.S));
+  }
+}
+
+// Queries [begin, end) of every head of the group.
+template <class T, class A = Accumulator<T>>
+void forward_item(const HeadGroup<T>& heads, T* out, A* lse, std::int64_t begin, std::int64_t end) {
+  const std::int64_t width = heads.shape.H;
+  const std::int64_t padded_width = round_up(width, kPanel<A>);
+  const std::int64_t padded_keys = round_up(end, kPanel<A>);
+  // One vector more than a power of two: columns of the tile then lie in different cache sets.
+  const std::int64_t score_row = padded_keys + kPanel<A> / 2;
+  const std::int64_t tile_elements = kTileQueries * padded_width;
+
+  Scratch<A> scratch(padded_keys * (width + padded_width) + 2 * tile_elements +
+                     kTileQueries * score_row + round_up(heads.shape.S, kPanel<A>));
+  A* key = scratch.take(padded_keys * width);
+  A* value = scratch.take(padded_keys * padded_width);
+  A* query = scratch.take(tile_elements);
+  A* result = scratch.take(tile_elements);
+  A* probability = scratch.take(kTileQueries * score_row);
+  A* bias = scratch.take(heads.shape.S);
+
+  heads.fill_key_bias(bias);
+  const std::int64_t oldest = heads.first_key(begin) / kPanel<A> * kPanel<A>;
+  const std::int64_t stride = heads.shape.token_stride();
+  pack_transposed(key + oldest * width, heads.key(oldest), stride, end - oldest, width);
+  pack_rows(value + oldest * padded_width,
+            padded_keys - oldest,
+            padded_width,
+            heads.value(oldest),
+            stride,
+            end - oldest,
+            width);
+
+  for (std::int64_t n = heads.first_head(); n < heads.first_head() + heads.shape.group(); ++n) {
+    for (std::int64_t first = begin; first < end; first += kTileQueries) {
+      const Tile<A> tile = make_tile(heads, first, end);
+      pack_rows(query, tile.rows, padded_width, heads.query(n, first), stride, tile.count, width);
+      multiply<A>({.c = probability + tile.first_key,
+                   .c_row = score_row,
+                   .a = query,
+                   .a_row = padded_width,
+                   .a_column = 1,
+                   .b = key + tile.first_key * width,
+                   .b_row = kPanel<A>,
+                   .b_panel = kPanel<A> * width,
+                   .rows = tile.rows,
+                   .panels = tile.key_panels(),
+                   .depth = width});
+      A inverse_sum[kTileQueries];
+      for (std::int64_t row = 0; row < tile.count; ++row) {
+        const std::int64_t t = first + row;
+        const Softmax<A> softmax = softmax_row(probability + row * score_row,
+                                               bias,
+                                               tile,
+                                               heads.first_key(t),
+                                               t,
+                                               heads.score,
+                                               heads.temperature(t));
+        lse[heads.statistic(n, t)] = softmax.lse;
+        inverse_sum[row] = softmax.sum > 0 ? A{1} / softmax.sum : A{0};
+      }
+      multiply<A>({.c = result,
+                   .c_row = padded_width,
+                   .a = probability + tile.first_key,
+                   .a_row = score_row,
+                   .a_column = 1,
+                   .b = value + tile.first_key * padded_width,
+                   .b_row = padded_width,
+                   .b_panel = kPanel<A>,
+                   .rows = tile.rows,
+                   .panels = padded_width / kPanel<A>,
+                   .depth = tile.end_key - tile.first_key});
+      for (std::int64_t row = 0; row < tile.count; ++row) {
+        T* to = out + heads.output(n, first + row);
+        if (inverse_sum[row] == 0) {
+          store_mean_value(heads, to);
+          continue;
+        }
+        for (std::int64_t h = 0; h < width; ++h) {
+          to[h] = static_cast<T>(result[row * padded_width + h] * inverse_sum[row]);
+        }
+      }
+    }
+  }
+}
+
+// From a row of q.k and of dout.v: the probabilities, and the gradient of q.k.
+template <class A>
+struct GradientRow {
+  A* probability;  // in: q.k
+  A* dscore;       // in: dout.v
+  const A* bias;
+  std::int64_t first;
+  std::int64_t last;
+  A lse;
+  A delta;
+  A temperature;
+};
+
+template <class A>
+void gradient_row(const GradientRow<A>& row, const Tile<A>& tile, const AttentionScore& score) {
+  A* const p = row.probability;
+  A* const d = row.dscore;
+  const bool empty = row.lse == -std::numeric_limits<A>::infinity();
+  const std::int64_t first = empty ? tile.end_key : row.first;
+  const std::int64_t last = empty ? tile.end_key - 1 : row.last;
+  for (A* zeroed : {p, d}) {
+    std::fill(zeroed + tile.first_key, zeroed + first, A{0});
+    std::fill(zeroed + last + 1, zeroed + tile.end_key, A{0});
+  }
+  const auto scale = static_cast<A>(score.scale);
+  if (score.cap > 0) {
+    const A inner = scale / static_cast<A>(score.cap);
+    const A outer = static_cast<A>(score.cap) * row.temperature;
+    const A slope = scale * row.temperature;
+#pragma omp simd
+    for (std::int64_t s = first; s <= last; ++s) {
+      const A capped = cpu::tanh(inner * p[s]);
+      p[s] = cpu::exp(outer * capped + row.bias[s] - row.lse);
+      d[s] = p[s] * (d[s] - row.delta) * slope * (A{1} - capped * capped);
+    }
+  } else {
+    const A factor = scale * row.temperature;
+#pragma omp simd
+    for (std::int64_t s = first; s <= last; ++s) {
+      p[s] = cpu::exp(factor * p[s] + row.bias[s] - row.lse);
+      d[s] = p[s] * (d[s] - row.delta) * factor;
+    }
+  }
+}
+
+template <class T>
+struct BackwardPointers {
+  T* dqkv;  // of the sequence's first token
+  const T* dout;
+  const T* out;
+  const Accumulator<T>* lse;
+  Accumulator<T>* delta;
+};
+
+template <class T, class A = Accumulator<T>>
+void backward_item(const HeadGroup<T>& heads, const BackwardPointers<T>& io) {
+  const std::int64_t S = heads.shape.S;
+  const std::int64_t width = heads.shape.H;
+  const std::int64_t stride = heads.shape.token_stride();
+  const std::int64_t padded_width = round_up(width, kPanel<A>);
+  const std::int64_t padded_keys = round_up(S, kPanel<A>);
+  const std::int64_t score_row = padded_keys + kPanel<A> / 2;
+  const std::int64_t tile_elements = kTileQueries * padded_width;
+  const std::int64_t width_panels = padded_width / kPanel<A>;
+
+  Scratch<A> scratch(padded_keys * (2 * width + 3 * padded_width) + 3 * tile_elements +
+                     2 * kTileQueries * score_row + padded_keys + padded_width);
+  A* key_transposed = scratch.take(padded_keys * width);
+  A* value_transposed = scratch.take(padded_keys * width);
+  A* key = scratch.take(padded_keys * padded_width);
+  A* dkey = scratch.take(padded_keys * padded_width);
+  A* dvalue = scratch.take(padded_keys * padded_width);
+  A* query = scratch.take(tile_elements);
+  A* dresult = scratch.take(tile_elements);
+  A* dquery = scratch.take(tile_elements);
+  A* probability = scratch.take(kTileQueries * score_row);
+  A* dscore = scratch.take(kTileQueries * score_row);
+  A* bias = scratch.take(S);
+  A* dmean = scratch.take(padded_width);  // gradient of the mean value, from rows without a key
+
+  heads.fill_key_bias(bias);
+  pack_transposed(key_transposed, heads.key(0), stride, S, width);
+  pack_transposed(value_transposed, heads.value(0), stride, S, width);
+  pack_rows(key, padded_keys, padded_width, heads.key(0), stride, S, width);
+  std::fill(dkey, dkey + padded_keys * padded_width, A{0});
+  std::fill(dvalue, dvalue + padded_keys * padded_width, A{0});
+  std::fill(dmean, dmean + padded_width, A{0});
+
+  for (std::int64_t n = heads.first_head(); n < heads.first_head() + heads.shape.group(); ++n) {
+    for (std::int64_t first = 0; first < S; first += kTileQueries) {
+      const Tile<A> tile = make_tile(heads, first, S);
+      const std::int64_t num_keys = tile.end_key - tile.first_key;
+      const std::int64_t output_stride = heads.shape.N * width;
+      pack_rows(query, tile.rows, padded_width, heads.query(n, first), stride, tile.count, width);
+      pack_rows(dresult,
+                tile.rows,
+                padded_width,
+                io.dout + heads.output(n, first),
+                output_stride,
+                tile.count,
+                width);
+      const PanelProduct<A> scores = {.c = probability + tile.first_key,
+                                      .c_row = score_row,
+                                      .a = query,
+                                      .a_row = padded_width,
+                                      .a_column = 1,
+                                      .b = key_transposed + tile.first_key * width,
+                                      .b_row = kPanel<A>,
+                                      .b_panel = kPanel<A> * width,
+                                      .rows = tile.rows,
+                                      .panels = tile.key_panels(),
+                                      .depth = width};
+      multiply(scores);
+      PanelProduct<A> dprobability = scores;
+      dprobability.c = dscore + tile.first_key;
+      dprobability.a = dresult;
+      dprobability.b = value_transposed + tile.first_key * width;
+      multiply(dprobability);
+
+      for (std::int64_t row = 0; row < tile.count; ++row) {
+        const std::int64_t t = first + row;
+        const A* dout = dresult + row * padded_width;
+        const T* out = io.out + heads.output(n, t);
+        A delta = 0;
+#pragma omp simd reduction(+ : delta)
+        for (std::int64_t h = 0; h < width; ++h) {
+          delta += dout[h] * static_cast<A>(out[h]);
+        }
+        const std::int64_t statistic = heads.statistic(n, t);
+        io.delta[statistic] = delta;
+        gradient_row<A>({.probability = probability + row * score_row,
+                         .dscore = dscore + row * score_row,
+                         .bias = bias,
+                         .first = heads.first_key(t),
+                         .last = t,
+                         .lse = io.lse[statistic],
+                         .delta = delta,
+                         .temperature = heads.temperature(t)},
+                        tile,
+                        heads.score);
+        if (io.lse[statistic] == -std::numeric_limits<A>::infinity()) {
+          for (std::int64_t h = 0; h < width; ++h) {
+            dmean[h] += dout[h];
+          }
+        }
+      }
+
+      multiply<A>({.c = dquery,
+                   .c_row = padded_width,
+                   .a = dscore + tile.first_key,
+                   .a_row = score_row,
+                   .a_column = 1,
+                   .b = key + tile.first_key * padded_width,
+                   .b_row = padded_width,
+                   .b_panel = kPanel<A>,
+                   .rows = tile.rows,
+                   .panels = width_panels,
+                   .depth = num_keys});
+      for (std::int64_t row = 0; row < tile.count; ++row) {
+        T* to = io.dqkv + (first + row) * stride + n * width;
+        for (std::int64_t h = 0; h < width; ++h) {
+          to[h] = static_cast<T>(dquery[row * padded_width + h]);
+        }
+      }
+      const PanelProduct<A> dkeys = {.c = dkey + tile.first_key * padded_width,
+                                     .c_row = padded_width,
+                                     .a = dscore + tile.first_key,
+                                     .a_row = 1,
+                                     .a_column = score_row,
+                                     .b = query,
+                                     .b_row = padded_width,
+                                     .b_panel = kPanel<A>,
+                                     .rows = num_keys,
+                                     .panels = width_panels,
+                                     .depth = tile.count,
+                                     .accumulate = true};
+      multiply(dkeys);
+      PanelProduct<A> dvalues = dkeys;
+      dvalues.c = dvalue + tile.first_key * padded_width;
+      dvalues.a = probability + tile.first_key;
+      dvalues.b = dresult;
+      multiply(dvalues);
+    }
+  }
+
+  for (std::int64_t s = 0; s < S; ++s) {
+    T* token = io.dqkv + s * stride;
+    for (std::int64_t h = 0; h < width; ++h) {
+      const std::int64_t at = s * padded_width + h;
+      token[heads.shape.key_offset(heads.g) + h] = static_cast<T>(dkey[at]);
+      token[heads.shape.value_offset(heads.g) + h] =
+          static_cast<T>(dvalue[at] + dmean[h] / static_cast<A>(S));
+    }
+  }
+}
+
+void check_score(const OpCheck& check, const AttentionScore& score) {
+  check.condition(score.cap >= 0 && std::isfinite(score.scale) && std::isfinite(score.cap),
+                  "score.scale " + std::to_string(score.scale) + " and score.cap " +
+                      std::to_string(score.cap) +
+                      " are not usable (a cap bounds |logit|); use a "
+                      "finite scale and a cap of 0 or more");
+  check.condition(score.temperature_len == 0 || score.temperature_len >= 2,
+                  "score.temperature_len is " + std::to_string(score.temperature_len) +
+                      " (its logarithm divides); use 0 for none, or 2 or more");
+}
+
+// The operands that both directions have.
+template <class Operands>
+void check_operands(const OpCheck& check, const Operands& op, Stream stream) {
+  check.num_dims("qkv_TCH", op.qkv_TCH, 3);
+  check.num_dims("lse_BNS", op.lse_BNS, 3);
+  const DType dtype = op.qkv_TCH.dtype;
+  const std::int64_t T = op.qkv_TCH.dim(0);
+  const std::int64_t C = op.qkv_TCH.dim(1);
+  const std::int64_t H = op.qkv_TCH.dim(2);
+  const std::int64_t B = op.lse_BNS.dim(0);
+  const std::int64_t N = op.lse_BNS.dim(1);
+  const std::int64_t S = op.lse_BNS.dim(2);
+  check.float_dtype("qkv_TCH", dtype);
+  check.condition(N >= 1 && C > N && (C - N) % 2 == 0 && N % ((C - N) / 2) == 0,
+                  "qkv_TCH has " + std::to_string(C) + " heads for " + std::to_string(N) +
+                      " query heads (C = N + 2G, and G divides N)");
+  check.condition(stream.device == Device::cpu || (H % 8 == 0 && H >= 8 && H <= 128),
+                  "a head is " + std::to_string(H) +
+                      " wide (on cuda a multiple of 8 up to 128); "
+                      "change model.head_dim");
+  check.tensor("out_TNH", op.out_TNH, {T, N, H}, dtype);
+  check.tensor("lse_BNS", op.lse_BNS, {B, N, S}, accumulation_dtype(dtype));
+  check.tensor("qkv_TCH", op.qkv_TCH, {B * S, C, H}, dtype);
+  check.tensor("position_T", op.position_T, {T}, DType::i32);
+  check.optional_tensor("key_valid_T", op.key_valid_T, {T}, DType::u8);
+  check_score(check, op.score);
+}
+
+template <class T>
+void forward_cpu(const AttentionForward& op) {
+  const AttentionShape shape = attention_shape(op.lse_BNS, op.qkv_TCH);
+  const std::int64_t items_per_group = (shape.S + kItemQueries - 1) / kItemQueries;
+  parallel_chunks(shape.B * shape.G * items_per_group, [&](std::int64_t item) {
+    const std::int64_t begin = item % items_per_group * kItemQueries;
+    forward_item(head_group<T>(op, shape, item / items_per_group),
+                 op.out_TNH.as<T>(),
+                 op.lse_BNS.as<Accumulator<T>>(),
+                 begin,
+                 std::min(shape.S, begin + kItemQueries));
+  });
+}
+
+template <class T>
+void backward_cpu(const AttentionBackward& op) {
+  const AttentionShape shape = attention_shape(op.lse_BNS, op.qkv_TCH);
+  parallel_chunks(shape.S == 0 ? 0 : shape.B * shape.G, [&](std::int64_t item) {
+    const HeadGroup<T> heads = head_group<T>(op, shape, item);
+    backward_item<T>(heads,
+                     {.dqkv = op.dqkv_TCH.as<T>() + heads.b * shape.S * shape.token_stride(),
+                      .dout = op.dout_TNH.as<T>(),
+                      .out = op.out_TNH.as<T>(),
+                      .lse = op.lse_BNS.as<Accumulator<T>>(),
+                      .delta = op.delta_BNS.as<Accumulator<T>>()});
+  });
+}
+
+}  // namespace
+
+void attention_forward(const AttentionForward& op, Stream stream) {
+  check_operands(OpCheck("attention_forward", stream), op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::attention_forward(op, stream);
+  }
+  visit_float(op.qkv_TCH.dtype, [&]<class T>() { forward_cpu<T>(op); });
+}
+
+void attention_backward(const AttentionBackward& op, Stream stream) {
+  const OpCheck check("attention_backward", stream);
+  check_operands(check, op, stream);
+  const TensorSpec qkv = op.qkv_TCH.spec();
+  const TensorSpec out = op.out_TNH.spec();
+  const TensorSpec lse = op.lse_BNS.spec();
+  check.tensor("dqkv_TCH", op.dqkv_TCH, {qkv.dims[0], qkv.dims[1], qkv.dims[2]}, qkv.dtype);
+  check.tensor("dout_TNH", op.dout_TNH, {out.dims[0], out.dims[1], out.dims[2]}, out.dtype);
+  check.tensor("delta_BNS", op.delta_BNS, {lse.dims[0], lse.dims[1], lse.dims[2]}, lse.dtype);
+  if (stream.device == Device::cuda) {
+    return cuda::attention_backward(op, stream);
+  }
+  visit_float(qkv.dtype, [&]<class T>() { backward_cpu<T>(op); });
+}
+
+}  // namespace memphis::kernels

@@ -1,1 +1,194 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The order of launches, and the two small passes around the tiled kernels: delta, a warp a row,
+// and the queries that see no key, which exist only where keys are masked, a block a key/value
+// head.
+#include "kernels/attention/attention.h"
+
+#include <cmath>
+
+#include <gpu_launch.h>
+#include <gpu_memory.h>
+#include <gpu_warp.h>
+
+#include "kernels/attention/attention_gpu.h"
+#include "kernels/visit.h"
+
+namespace memphis::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kRowsPerBlock = kThreads / gpu::kWarpSize;
+
+// delta[b, n, t] = sum over h of dout * out.
+// grid: ceil(T * N / kRowsPerBlock), block: kThreads, shared: none; a row is at most a vector a
+// lane.
+template <class T>
+__global__ void attention_delta_kernel(AttentionArguments<T> arguments) {
+  const AttentionShape& shape = arguments.shape;
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock + gpu::warp_id();
+  if (row >= shape.B * shape.S * shape.N) {
+    return;  // the whole warp
+  }
+  const std::int64_t column = gpu::lane_id() * gpu::kVectorWidth<T>;
+  float sum = 0.0F;
+  if (column < shape.H) {
+    const gpu::Vector<T> dout = gpu::load_vector(arguments.dout + row * shape.H + column);
+    const gpu::Vector<T> out = gpu::load_vector(arguments.out + row * shape.H + column);
+    for (int i = 0; i < gpu::kVectorWidth<T>; ++i) {
+      sum += gpu::to_float(dout.values[i]) * gpu::to_float(out.values[i]);
+    }
+  }
+  sum = gpu::warp_sum(sum);
+  if (gpu::lane_id() == 0) {
+    const std::int64_t token = row / shape.N;
+    const AttentionHead<T> head = {
+        arguments, static_cast<int>(token / shape.S), static_cast<int>(row % shape.N)};
+    arguments.delta[head.statistic(static_cast<int>(token % shape.S))] = sum;
+  }
+}
+
+// True, for the whole block, if a query of a head that reads this key/value head sees no key. The
+// statistics of a group's heads lie one behind the other, from `lse` on.
+__device__ bool any_without_key(const float* lse, std::int64_t count, float* scratch) {
+  float found = 0.0F;
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) {
+    found = lse[i] == -INFINITY ? 1.0F : found;
+  }
+  return gpu::block_max(found, scratch) > 0.0F;
+}
+
+// out = the mean of v over the sequence, for queries that see no key.
+// grid: B * G, block: kThreads, shared: none; requires H <= kThreads and lse from the forward pass.
+template <class T>
+__global__ void attention_no_key_forward_kernel(AttentionArguments<T> arguments) {
+  __shared__ float scratch[gpu::kWarpSize];
+  const AttentionShape& shape = arguments.shape;
+  const int group = static_cast<int>(shape.group());
+  const int first_head = static_cast<int>(blockIdx.x % shape.G) * group;
+  const AttentionHead<T> first = {arguments, static_cast<int>(blockIdx.x / shape.G), first_head};
+  const float* lse = arguments.lse + first.statistic(0);
+  if (!any_without_key(lse, group * shape.S, scratch)) {
+    return;
+  }
+  const int h = static_cast<int>(threadIdx.x);
+  if (h >= shape.H) {
+    return;
+  }
+  float sum = 0.0F;
+  for (std::int64_t s = 0; s < shape.S; ++s) {
+    sum += gpu::to_float(first.value()[s * shape.token_stride() + h]);
+  }
+  const T mean = gpu::from_float<T>(sum / static_cast<float>(shape.S));
+  for (int n = first_head; n < first_head + group; ++n) {
+    const AttentionHead<T> head = {arguments, first.b, n};
+    for (int t = 0; t < head.num_tokens(); ++t) {
+      if (arguments.lse[head.statistic(t)] == -INFINITY) {
+        arguments.out[head.output(t) + h] = mean;
+      }
+    }
+  }
+}
+
+// dv of every position += the sum of dout / S over the queries that see no key.
+// grid: B * G, block: kThreads, shared: none; requires H <= kThreads and dv from the backward pass.
+template <class T>
+__global__ void attention_no_key_backward_kernel(AttentionArguments<T> arguments) {
+  __shared__ float scratch[gpu::kWarpSize];
+  const AttentionShape& shape = arguments.shape;
+  const int group = static_cast<int>(shape.group());
+  const int first_head = static_cast<int>(blockIdx.x % shape.G) * group;
+  const AttentionHead<T> first = {arguments, static_cast<int>(blockIdx.x / shape.G), first_head};
+  const float* lse = arguments.lse + first.statistic(0);
+  if (!any_without_key(lse, group * shape.S, scratch)) {
+    return;
+  }
+  const int h = static_cast<int>(threadIdx.x);
+  if (h >= shape.H) {
+    return;
+  }
+  float sum = 0.0F;
+  for (int n = first_head; n < first_head + group; ++n) {
+    const AttentionHead<T> head = {arguments, first.b, n};
+    for (int t = 0; t < head.num_tokens(); ++t) {
+      if (arguments.lse[head.statistic(t)] == -INFINITY) {
+        sum += gpu::to_float(arguments.dout[head.output(t) + h]);
+      }
+    }
+  }
+  const float dmean = sum / static_cast<float>(shape.S);
+  T* dvalue = arguments.dqkv + first.token(0) * shape.token_stride() +
+              shape.value_offset(first.kv_head()) + h;
+  for (std::int64_t s = 0; s < shape.S; ++s) {
+    T& element = dvalue[s * shape.token_stride()];
+    element = gpu::from_float<T>(gpu::to_float(element) + dmean);
+  }
+}
+
+template <class T, class Operands>
+AttentionArguments<T> common_arguments(const Operands& op) {
+  return {
+      .out = op.out_TNH.template as<T>(),
+      .lse = op.lse_BNS.template as<float>(),
+      .qkv = op.qkv_TCH.template as<T>(),
+      .position = op.position_T.template as<std::int32_t>(),
+      .key_valid = op.key_valid_T.present() ? op.key_valid_T.template as<std::uint8_t>() : nullptr,
+      .dqkv = nullptr,
+      .dout = nullptr,
+      .delta = nullptr,
+      .shape = attention_shape(op.lse_BNS, op.qkv_TCH),
+      .scale = op.score.scale,
+      .cap = op.score.cap,
+      .temperature_len = static_cast<float>(op.score.temperature_len),
+      .log2_temperature_len = std::log2(static_cast<float>(op.score.temperature_len))};
+}
+
+Launch block_per_kv_head(const AttentionShape& shape, Stream stream) {
+  return {.grid = {.x = shape.B * shape.G}, .block = {.x = kThreads}, .stream = stream};
+}
+
+template <class T>
+void forward(const AttentionForward& op, Stream stream) {
+  const auto arguments = common_arguments<T>(op);
+  launch_attention_forward(arguments, stream);
+  if (arguments.key_valid != nullptr) {
+    launch(
+        attention_no_key_forward_kernel<T>, block_per_kv_head(arguments.shape, stream), arguments);
+  }
+}
+
+template <class T>
+void backward(const AttentionBackward& op, Stream stream) {
+  auto arguments = common_arguments<T>(op);
+  arguments.dqkv = op.dqkv_TCH.template as<T>();
+  arguments.dout = op.dout_TNH.template as<T>();
+  arguments.delta = op.delta_BNS.template as<float>();
+  const AttentionShape& shape = arguments.shape;
+  launch(attention_delta_kernel<T>,
+         {.grid = {.x = ceil_div(shape.B * shape.S * shape.N, kRowsPerBlock)},
+          .block = {.x = kThreads},
+          .stream = stream},
+         arguments);
+  launch_attention_backward(arguments, stream);
+  if (arguments.key_valid != nullptr) {
+    launch(attention_no_key_backward_kernel<T>, block_per_kv_head(shape, stream), arguments);
+  }
+}
+
+}  // namespace
+
+void attention_forward(const AttentionForward& op, Stream stream) {
+  if (op.out_TNH.num_elements() == 0) {
+    return;
+  }
+  visit_gpu_float(op.qkv_TCH.dtype, [&]<class T>() { forward<T>(op, stream); });
+}
+
+void attention_backward(const AttentionBackward& op, Stream stream) {
+  if (op.dqkv_TCH.num_elements() == 0) {
+    return;
+  }
+  visit_gpu_float(op.qkv_TCH.dtype, [&]<class T>() { backward<T>(op, stream); });
+}
+
+}  // namespace memphis::kernels::cuda

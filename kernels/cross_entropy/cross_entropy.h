@@ -19,13 +19,13 @@ namespace memphis::kernels {
 // Cost        reads T*V twice, writes T*V elements; memory bound.
 // Source      Grok-1 model.py (multiplier, before the loss), Grok-2 config (cap).
 struct CrossEntropy {
-  TensorView loss_T;          // out  accumulation dtype, nats
+  TensorView loss_T;           // out  accumulation dtype, nats
   TensorView dlogits_TV = {};  // out  dtype of logits; absent: only the loss
-  TensorView logits_TV;       // in   bf16 | f32 | f64, the raw product with the head
-  TensorView targets_T;       // in   i32
+  TensorView logits_TV;        // in   bf16 | f32 | f64, the raw product with the head
+  TensorView targets_T;        // in   i32
   float multiplier = 1.0F;
-  float cap = 0.0F;           // 0: no cap
-  float grad_scale = 1.0F;    // dLoss/d(loss of one row)
+  float cap = 0.0F;         // 0: no cap
+  float grad_scale = 1.0F;  // dLoss/d(loss of one row)
 };
 void cross_entropy(const CrossEntropy& op, Stream stream);
 

@@ -5,8 +5,8 @@
 
 namespace memphis::kernels {
 
-// y = gelu(gate) * up [* the row's expert gate], gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
-// Row r of gate_up is the F gate values, then the F up values. The expert gate of row r is
+// y = gelu(gate) * up [* the row's expert gate], gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715
+// x^3))). Row r of gate_up is the F gate values, then the F up values. The expert gate of row r is
 // gates[source[r]]: multiplying it in before the down projection (which has no bias) is the same
 // function as after it, and saves keeping the experts' outputs for backward.
 //
@@ -18,10 +18,10 @@ namespace memphis::kernels {
 // Cost        reads 2*R*F, writes R*F elements; memory bound.
 // Source      Shazeer 2020, arXiv:2002.05202; Grok-1 model.py, DenseBlock and MoELayer.
 struct GegluForward {
-  TensorView y_RF;            // out  bf16 | f32 | f64
-  TensorView gate_up_R2F;     // in   dtype of y, [R, 2F]
-  TensorView gates_TK = {};   // in   accumulation dtype; absent: no row factor
-  TensorView source_R = {};   // in   i32, index into the T*K gates, a permutation
+  TensorView y_RF;           // out  bf16 | f32 | f64
+  TensorView gate_up_R2F;    // in   dtype of y, [R, 2F]
+  TensorView gates_TK = {};  // in   accumulation dtype; absent: no row factor
+  TensorView source_R = {};  // in   i32, index into the T*K gates, a permutation
 };
 void geglu_forward(const GegluForward& op, Stream stream);
 

@@ -1,1 +1,210 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/permute/permute.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "csrc/core/parallel.h"
+#include "kernels/check.h"
+#include "kernels/visit.h"
+
+namespace memphis::kernels {
+namespace {
+
+// Elements that one chunk moves: about 10 us of work, well above the cost of handing it out.
+constexpr std::int64_t kGrainElements = 32768;
+constexpr std::int64_t kMaxExperts = 1024;  // one thread of a block for each, on the GPU
+
+std::int64_t grain_rows(std::int64_t row_length) {
+  return std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, row_length));
+}
+
+void check(const PermuteIndex& op, Stream stream) {
+  const OpCheck check("permute_index", stream);
+  check.num_dims("experts_TK", op.experts_TK, 2);
+  check.num_dims("chunk_counts_PE", op.chunk_counts_PE, 2);
+  const std::int64_t T = op.experts_TK.dim(0);
+  const std::int64_t K = op.experts_TK.dim(1);
+  const std::int64_t E = op.chunk_counts_PE.dim(1);
+  check.condition(E >= 1 && E <= kMaxExperts,
+                  std::to_string(E) +
+                      " experts (each is counted by one thread of a block); use 1 to " +
+                      std::to_string(kMaxExperts));
+  check.condition(T * K <= std::numeric_limits<std::int32_t>::max(),
+                  std::to_string(T * K) + " routed rows (their index is an i32); use fewer tokens");
+  check.tensor("slot_TK", op.slot_TK, {T, K}, DType::i32);
+  check.tensor("source_R", op.source_R, {T * K}, DType::i32);
+  check.tensor("offsets_E1", op.offsets_E1, {E + 1}, DType::i32);
+  check.tensor("experts_TK", op.experts_TK, {T, K}, DType::i32);
+  check.tensor("chunk_counts_PE", op.chunk_counts_PE, {kPermuteChunks, E}, DType::i32);
+}
+
+void check(const Permute& op, Stream stream) {
+  const OpCheck check("permute", stream);
+  check.num_dims("x_TD", op.x_TD, 2);
+  check.num_dims("x_RD", op.x_RD, 2);
+  const DType dtype = op.x_TD.dtype;
+  const std::int64_t T = op.x_TD.dim(0);
+  const std::int64_t D = op.x_TD.dim(1);
+  const std::int64_t R = op.x_RD.dim(0);
+  check.float_dtype("x_TD", dtype);
+  check.condition(T == 0 ? R == 0 : R % T == 0,
+                  std::to_string(R) + " rows for " + std::to_string(T) +
+                      " tokens (each token has K rows); R must be T * K");
+  check.tensor("x_TD", op.x_TD, {T, D}, dtype);
+  check.tensor("x_RD", op.x_RD, {R, D}, dtype);
+  check.tensor("source_R", op.source_R, {R}, DType::i32);
+}
+
+void check(const Unpermute& op, Stream stream) {
+  const OpCheck check("unpermute", stream);
+  check.num_dims("y_TD", op.y_TD, 2);
+  check.num_dims("slot_TK", op.slot_TK, 2);
+  const DType dtype = op.y_TD.dtype;
+  const std::int64_t T = op.y_TD.dim(0);
+  const std::int64_t D = op.y_TD.dim(1);
+  const std::int64_t K = op.slot_TK.dim(1);
+  check.float_dtype("y_TD", dtype);
+  check.condition(K >= 1, "slot_TK has no columns (a token's result is the sum of its K rows)");
+  check.tensor("y_TD", op.y_TD, {T, D}, dtype);
+  check.tensor("y_RD", op.y_RD, {T * K, D}, dtype);
+  check.tensor("slot_TK", op.slot_TK, {T, K}, DType::i32);
+}
+
+// One thread: R is thousands where the rows that it indexes are millions of elements.
+void index_rows(const PermuteIndex& op) {
+  const std::int64_t R = op.experts_TK.num_elements();
+  const std::int64_t E = op.chunk_counts_PE.dim(1);
+  const auto* const experts = op.experts_TK.as<std::int32_t>();
+  auto* const slot = op.slot_TK.as<std::int32_t>();
+  auto* const source = op.source_R.as<std::int32_t>();
+  auto* const offsets = op.offsets_E1.as<std::int32_t>();
+  auto* const next = op.chunk_counts_PE.as<std::int32_t>();  // a row of it is enough here
+  std::fill_n(offsets, E + 1, 0);
+  for (std::int64_t a = 0; a < R; ++a) {
+    if (experts[a] < 0 || experts[a] >= E) {
+      throw ContractError("permute_index: expert " + std::to_string(experts[a]) +
+                          " of assignment " + std::to_string(a) + " is outside [0, " +
+                          std::to_string(E) +
+                          ") (there is no such expert); route to one that exists");
+    }
+    ++offsets[experts[a] + 1];
+  }
+  for (std::int64_t e = 0; e < E; ++e) {
+    offsets[e + 1] += offsets[e];
+    next[e] = offsets[e];
+  }
+  for (std::int64_t a = 0; a < R; ++a) {
+    const std::int32_t row = next[experts[a]]++;
+    slot[a] = row;
+    source[row] = static_cast<std::int32_t>(a);
+  }
+}
+
+template <class T>
+void permute_rows(const Permute& op) {
+  using Acc = Accumulator<T>;
+  const std::int64_t R = op.x_RD.dim(0);
+  const std::int64_t D = op.x_RD.dim(1);
+  if (R == 0 || D == 0) {
+    return;
+  }
+  const std::int64_t K = R / op.x_TD.dim(0);
+  const auto* const source = op.source_R.as<std::int32_t>();
+  const T* const x = op.x_TD.as<T>();
+  T* const rows = op.x_RD.as<T>();
+  const Acc scale = op.scale;
+  parallel_ranges(R, grain_rows(D), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T* const from = x + source[r] / K * D;
+      T* const to = rows + r * D;
+      if (op.scale == 1.0F) {
+        std::memcpy(to, from, static_cast<std::size_t>(D) * sizeof(T));
+        continue;
+      }
+#pragma omp simd
+      for (std::int64_t d = 0; d < D; ++d) {
+        to[d] = static_cast<T>(scale * static_cast<Acc>(from[d]));
+      }
+    }
+  });
+}
+
+template <class T>
+void unpermute_rows(const Unpermute& op) {
+  using Acc = Accumulator<T>;
+  constexpr std::int64_t kBlock = 512;  // columns whose sums stay in L1
+  const std::int64_t D = op.y_TD.dim(1);
+  const std::int64_t K = op.slot_TK.dim(1);
+  const auto* const slot = op.slot_TK.as<std::int32_t>();
+  const T* const rows = op.y_RD.as<T>();
+  T* const y = op.y_TD.as<T>();
+  const Acc scale = op.scale;
+  const auto sum_columns = [&](std::int64_t t, std::int64_t first, std::int64_t count) {
+    Acc sums[kBlock];
+    for (std::int64_t k = 0; k < K; ++k) {
+      const T* const row = rows + slot[t * K + k] * D + first;
+      if (k == 0) {  // the sum starts with the first row and not with 0, which would turn -0 into 0
+#pragma omp simd
+        for (std::int64_t d = 0; d < count; ++d) {
+          sums[d] = static_cast<Acc>(row[d]);
+        }
+        continue;
+      }
+#pragma omp simd
+      for (std::int64_t d = 0; d < count; ++d) {
+        sums[d] += static_cast<Acc>(row[d]);
+      }
+    }
+    T* const out = y + t * D + first;
+    if (op.accumulate) {
+#pragma omp simd
+      for (std::int64_t d = 0; d < count; ++d) {
+        out[d] = static_cast<T>(static_cast<Acc>(out[d]) + scale * sums[d]);
+      }
+    } else {
+#pragma omp simd
+      for (std::int64_t d = 0; d < count; ++d) {
+        out[d] = static_cast<T>(scale * sums[d]);
+      }
+    }
+  };
+  parallel_ranges(op.y_TD.dim(0), grain_rows(D * K), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      for (std::int64_t d = 0; d < D; d += kBlock) {
+        sum_columns(t, d, std::min(kBlock, D - d));
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void permute_index(const PermuteIndex& op, Stream stream) {
+  check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::permute_index(op, stream);
+  }
+  index_rows(op);
+}
+
+void permute(const Permute& op, Stream stream) {
+  check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::permute(op, stream);
+  }
+  visit_float(op.x_TD.dtype, [&]<class T>() { permute_rows<T>(op); });
+}
+
+void unpermute(const Unpermute& op, Stream stream) {
+  check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::unpermute(op, stream);
+  }
+  visit_float(op.y_TD.dtype, [&]<class T>() { unpermute_rows<T>(op); });
+}
+
+}  // namespace memphis::kernels

@@ -1,1 +1,324 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The index is a counting sort in three launches: a block counts the experts of its chunk, one
+// block turns the counts into first rows, and a warp places a chunk in order. Bound by latency: R
+// is thousands. The moves give a row to a warp and are bound by memory.
+#include "kernels/permute/permute.h"
+
+#include <cstdint>
+
+#include <gpu_launch.h>
+#include <gpu_math.h>
+#include <gpu_memory.h>
+#include <gpu_warp.h>
+
+#include "kernels/visit.h"
+
+namespace memphis::kernels::cuda {
+namespace {
+
+constexpr int kMaxExperts = 1024;   // the contract's; one thread of the scanning block for each
+constexpr int kCountThreads = 256;  // a chunk of Grok-1's 16384 rows is 128 assignments
+constexpr int kRowsPerBlock = 8;    // warps of a block that moves rows
+constexpr int kMoveThreads = kRowsPerBlock * gpu::kWarpSize;
+
+// grid: kPermuteChunks, block: kCountThreads; requires E <= kMaxExperts
+__global__ void permute_count_kernel(std::int32_t* __restrict__ chunk_counts,
+                                     const std::int32_t* __restrict__ experts,
+                                     std::int64_t R,
+                                     std::int64_t chunk,
+                                     int E) {
+  __shared__ int counts[kMaxExperts];
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int e = thread; e < E; e += kCountThreads) {
+    counts[e] = 0;
+  }
+  gpu::sync_threads();  // all counters are zero
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * chunk;
+  const std::int64_t end = begin + chunk < R ? begin + chunk : R;
+  for (std::int64_t a = begin + thread; a < end; a += kCountThreads) {
+    gpu::atomic_add(&counts[experts[a]], 1);
+  }
+  gpu::sync_threads();  // all assignments are counted
+  for (int e = thread; e < E; e += kCountThreads) {
+    chunk_counts[static_cast<std::int64_t>(blockIdx.x) * E + e] = counts[e];
+  }
+}
+
+// The sum of the values of this lane and those below.
+__device__ __forceinline__ int inclusive_scan(int value) {
+  for (int delta = 1; delta < gpu::kWarpSize; delta *= 2) {
+    const int below = gpu::shuffle_up(value, delta);
+    value += gpu::lane_id() >= delta ? below : 0;
+  }
+  return value;
+}
+
+// Replaces the count of (chunk, expert) by the row of its first assignment. A warp scans the chunks
+// of one expert at a time. grid: 1, block: kMaxExperts; requires E <= kMaxExperts
+__global__ void permute_scan_kernel(std::int32_t* __restrict__ chunk_counts,
+                                    std::int32_t* __restrict__ offsets,
+                                    int E) {
+  constexpr int kWarps = kMaxExperts / gpu::kWarpSize;
+  constexpr int kSteps = static_cast<int>(kPermuteChunks) / gpu::kWarpSize;
+  __shared__ int totals[kMaxExperts];
+  __shared__ int warp_totals[kWarps];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = gpu::lane_id();
+  const int warp = gpu::warp_id();
+
+  // reduce: the rows of each expert
+  totals[thread] = 0;
+  gpu::sync_threads();  // all totals are zero
+  for (int e = warp; e < E; e += kWarps) {
+    int before = 0;
+    for (int step = 0; step < kSteps; ++step) {
+      std::int32_t* const count = chunk_counts + (step * gpu::kWarpSize + lane) * E + e;
+      const int own = *count;
+      const int through = before + inclusive_scan(own);
+      *count = through - own;
+      before = gpu::shuffle_from(through, gpu::kWarpSize - 1);
+    }
+    if (lane == 0) {
+      totals[e] = before;
+    }
+  }
+  gpu::sync_threads();  // all totals are written
+
+  // scan: the first row of each expert
+  const int own = totals[thread];
+  int through = inclusive_scan(own);
+  if (lane == gpu::kWarpSize - 1) {
+    warp_totals[warp] = through;
+  }
+  gpu::sync_threads();  // all warps' sums are written
+  if (warp == 0) {
+    warp_totals[lane] = inclusive_scan(warp_totals[lane]);
+  }
+  gpu::sync_threads();  // the warps' sums are scanned
+  through += warp == 0 ? 0 : warp_totals[warp - 1];
+  if (thread < E) {
+    offsets[thread + 1] = through;
+  }
+  if (thread == 0) {
+    offsets[0] = 0;
+  }
+  totals[thread] = through - own;
+  gpu::sync_threads();  // all first rows are known
+
+  // write
+  for (int e = warp; e < E; e += kWarps) {
+    for (int step = 0; step < kSteps; ++step) {
+      chunk_counts[(step * gpu::kWarpSize + lane) * E + e] += totals[e];
+    }
+  }
+}
+
+// Places 32 assignments at a time: the lanes of one expert take consecutive rows in their order.
+// grid: kPermuteChunks, block: 32; requires E <= kMaxExperts and chunk_counts from the scan
+__global__ void permute_place_kernel(std::int32_t* __restrict__ slot,
+                                     std::int32_t* __restrict__ source,
+                                     const std::int32_t* __restrict__ chunk_counts,
+                                     const std::int32_t* __restrict__ experts,
+                                     std::int64_t R,
+                                     std::int64_t chunk,
+                                     int E) {
+  __shared__ int next[kMaxExperts];
+  const int lane = gpu::lane_id();
+  for (int e = lane; e < E; e += gpu::kWarpSize) {
+    next[e] = chunk_counts[static_cast<std::int64_t>(blockIdx.x) * E + e];
+  }
+  gpu::sync_warp();  // all first rows are there
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * chunk;
+  const std::int64_t end = begin + chunk < R ? begin + chunk : R;
+  for (std::int64_t first = begin; first < end; first += gpu::kWarpSize) {
+    const std::int64_t a = first + lane;
+    const bool active = a < end;
+    const int expert = active ? experts[a] : -1;
+    const unsigned peers = gpu::match_any(expert);
+    const int rank = gpu::count_bits(peers & ((1U << static_cast<unsigned>(lane)) - 1U));
+    const int row = active ? next[expert] + rank : 0;
+    gpu::sync_warp();  // all lanes have read `next`
+    if (active) {
+      slot[a] = row;
+      source[row] = static_cast<std::int32_t>(a);
+      if (rank == 0) {
+        next[expert] = row + gpu::count_bits(peers);
+      }
+    }
+    gpu::sync_warp();  // `next` is advanced
+  }
+}
+
+// kScaled false copies bits.
+// grid: R / kRowsPerBlock, block: kMoveThreads; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth, bool kScaled>
+__global__ void permute_kernel(T* __restrict__ rows,
+                               const T* __restrict__ x,
+                               const std::int32_t* __restrict__ source,
+                               float scale,
+                               std::int64_t R,
+                               std::int64_t K,
+                               std::int64_t D) {
+  const std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock + gpu::warp_id();
+  if (r >= R) {
+    return;
+  }
+  const T* const from = x + source[r] / K * D;
+  T* const to = rows + r * D;
+#pragma unroll 4
+  for (std::int64_t d = gpu::lane_id() * kWidth; d < D; d += gpu::kWarpSize * kWidth) {
+    if constexpr (kScaled) {
+      float values[kWidth];
+      gpu::load_floats(from + d, values);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        values[i] *= scale;
+      }
+      gpu::store_floats(to + d, values);
+    } else if constexpr (kWidth == 1) {
+      to[d] = from[d];
+    } else {
+      gpu::store_vector(to + d, gpu::load_vector(from + d));
+    }
+  }
+}
+
+// grid: T / kRowsPerBlock, block: kMoveThreads; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth>
+__global__ void unpermute_kernel(T* __restrict__ y,
+                                 const T* __restrict__ rows,
+                                 const std::int32_t* __restrict__ slot,
+                                 float scale,
+                                 bool accumulate,
+                                 std::int64_t T_,
+                                 std::int64_t K,
+                                 std::int64_t D) {
+  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock + gpu::warp_id();
+  if (t >= T_) {
+    return;
+  }
+#pragma unroll 2
+  for (std::int64_t d = gpu::lane_id() * kWidth; d < D; d += gpu::kWarpSize * kWidth) {
+    // reduce: from the first row and not from 0, which would turn -0 into 0
+    float sums[kWidth];
+    gpu::load_floats(rows + slot[t * K] * D + d, sums);
+    for (std::int64_t k = 1; k < K; ++k) {
+      float values[kWidth];
+      gpu::load_floats(rows + slot[t * K + k] * D + d, values);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        sums[i] += values[i];
+      }
+    }
+    // write
+    if (accumulate) {
+      float before[kWidth];
+      gpu::load_floats(y + t * D + d, before);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        sums[i] = before[i] + scale * sums[i];
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        sums[i] *= scale;
+      }
+    }
+    gpu::store_floats(y + t * D + d, sums);
+  }
+}
+
+Launch choose_move(std::int64_t num_rows, Stream stream) {
+  return {.grid = {.x = ceil_div(num_rows, kRowsPerBlock)},
+          .block = {.x = kMoveThreads},
+          .shared_bytes = 0,
+          .stream = stream};
+}
+
+template <class T, int kWidth>
+void launch_permute(const Permute& op, Stream stream) {
+  const std::int64_t R = op.x_RD.dim(0);
+  launch(op.scale == 1.0F ? permute_kernel<T, kWidth, false> : permute_kernel<T, kWidth, true>,
+         choose_move(R, stream),
+         op.x_RD.as<T>(),
+         op.x_TD.as<T>(),
+         op.source_R.as<std::int32_t>(),
+         op.scale,
+         R,
+         R == 0 ? 1 : R / op.x_TD.dim(0),
+         op.x_TD.dim(1));
+}
+
+template <class T, int kWidth>
+void launch_unpermute(const Unpermute& op, Stream stream) {
+  launch(unpermute_kernel<T, kWidth>,
+         choose_move(op.y_TD.dim(0), stream),
+         op.y_TD.as<T>(),
+         op.y_RD.as<T>(),
+         op.slot_TK.as<std::int32_t>(),
+         op.scale,
+         op.accumulate,
+         op.y_TD.dim(0),
+         op.slot_TK.dim(1),
+         op.y_TD.dim(1));
+}
+
+}  // namespace
+
+void permute_index(const PermuteIndex& op, Stream stream) {
+  const std::int64_t R = op.experts_TK.num_elements();
+  const std::int64_t E = op.chunk_counts_PE.dim(1);
+  const std::int64_t chunk = ceil_div(R, kPermuteChunks);
+  auto* const chunk_counts = op.chunk_counts_PE.as<std::int32_t>();
+  const auto* const experts = op.experts_TK.as<std::int32_t>();
+  const auto blocks = [&](std::int64_t grid, std::int64_t threads) {
+    return Launch{
+        .grid = {.x = grid}, .block = {.x = threads}, .shared_bytes = 0, .stream = stream};
+  };
+  launch(permute_count_kernel,
+         blocks(kPermuteChunks, kCountThreads),
+         chunk_counts,
+         experts,
+         R,
+         chunk,
+         E);
+  launch(permute_scan_kernel,
+         blocks(1, kMaxExperts),
+         chunk_counts,
+         op.offsets_E1.as<std::int32_t>(),
+         E);
+  launch(permute_place_kernel,
+         blocks(kPermuteChunks, gpu::kWarpSize),
+         op.slot_TK.as<std::int32_t>(),
+         op.source_R.as<std::int32_t>(),
+         chunk_counts,
+         experts,
+         R,
+         chunk,
+         E);
+}
+
+void permute(const Permute& op, Stream stream) {
+  visit_gpu_float(op.x_TD.dtype, [&]<class T>() {
+    constexpr int kWidth = gpu::kVectorWidth<T>;
+    if (op.x_TD.dim(1) % kWidth == 0) {
+      launch_permute<T, kWidth>(op, stream);
+    } else {  // only the first row is aligned
+      launch_permute<T, 1>(op, stream);
+    }
+  });
+}
+
+void unpermute(const Unpermute& op, Stream stream) {
+  visit_gpu_float(op.y_TD.dtype, [&]<class T>() {
+    constexpr int kWidth = gpu::kVectorWidth<T>;
+    if (op.y_TD.dim(1) % kWidth == 0) {
+      launch_unpermute<T, kWidth>(op, stream);
+    } else {
+      launch_unpermute<T, 1>(op, stream);
+    }
+  });
+}
+
+}  // namespace memphis::kernels::cuda

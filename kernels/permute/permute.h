@@ -16,11 +16,11 @@ namespace memphis::kernels {
 //             ContractError on the CPU and the caller's duty on the GPU.
 // Cost        O(T*K*4) bytes and O(chunks * E) counters.
 struct PermuteIndex {
-  TensorView slot_TK;           // out  i32
-  TensorView source_R;          // out  i32
-  TensorView offsets_E1;        // out  i32, [E + 1], the last is R
-  TensorView experts_TK;        // in   i32
-  TensorView chunk_counts_PE;   // scratch  i32, [kPermuteChunks, E]
+  TensorView slot_TK;          // out  i32
+  TensorView source_R;         // out  i32
+  TensorView offsets_E1;       // out  i32, [E + 1], the last is R
+  TensorView experts_TK;       // in   i32
+  TensorView chunk_counts_PE;  // scratch  i32, [kPermuteChunks, E]
 };
 void permute_index(const PermuteIndex& op, Stream stream);
 
@@ -31,7 +31,8 @@ constexpr std::int64_t kPermuteChunks = 128;
 //   y_TD[t] [+]= scale * sum_k y_RD[slot[t, k]]
 // and the combine's backward is the dispatch. Two moves, each the other's derivative:
 //
-// Accumulate  permute copies bits if scale is 1. unpermute sums k = 0 .. K-1 in f32 (f64 for f64) and
+// Accumulate  permute copies bits if scale is 1. unpermute sums k = 0 .. K-1 in f32 (f64 for f64)
+// and
 //             rounds once.
 // Order       deterministic.
 // Cost        reads and writes T*D + R*D elements; memory bound.
@@ -45,9 +46,9 @@ struct Permute {
 void permute(const Permute& op, Stream stream);
 
 struct Unpermute {
-  TensorView y_TD;      // out  bf16 | f32 | f64
-  TensorView y_RD;      // in   dtype of y_TD
-  TensorView slot_TK;   // in   i32
+  TensorView y_TD;     // out  bf16 | f32 | f64
+  TensorView y_RD;     // in   dtype of y_TD
+  TensorView slot_TK;  // in   i32
   float scale = 1.0F;
   bool accumulate = false;  // y_TD += instead of y_TD =
 };

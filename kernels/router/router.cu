@@ -1,1 +1,579 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Forward: a warp takes kTokens tokens, so that the weights, which are wider than a token's row,
+// are read from L1 once for several; then it holds one token's logits, four to a lane, for softmax
+// and top-K. Backward: a warp a token for the logits' gradients, a block a few tokens for dx, a
+// block a run of tokens for dweight. Bound by memory: x is read once a pass.
+#include "kernels/router/router.h"
+
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+
+#include <gpu_launch.h>
+#include <gpu_math.h>
+#include <gpu_memory.h>
+#include <gpu_warp.h>
+
+#include "kernels/visit.h"
+
+namespace memphis::kernels::cuda {
+namespace {
+
+constexpr int kTokens = 4;   // of a warp in forward and of a block in dx: 32 accumulators a thread
+constexpr int kExperts = 8;  // summed together: Grok's number of experts
+constexpr int kMaxExperts = 128;  // the contract's
+constexpr int kLaneExperts = kMaxExperts / gpu::kWarpSize;
+constexpr int kWarps = 4;  // of a block that gives warps tokens
+constexpr int kWarpThreads = kWarps * gpu::kWarpSize;
+constexpr int kColumnThreads = 128;  // of a block whose threads take columns
+constexpr int kBalanceThreads = 1024;
+
+struct Shape {
+  std::int64_t B;
+  std::int64_t T;
+  std::int64_t D;
+  std::int64_t S;
+  int E;
+  int K;
+};
+
+__device__ __forceinline__ bool is_valid(const std::uint8_t* valid, std::int64_t t) {
+  return valid == nullptr || valid[t] != 0;
+}
+
+// A token's values over the experts: lane i holds those of experts i, i + 32, i + 64, i + 96.
+struct Row {
+  float values[kLaneExperts];
+};
+
+__device__ __forceinline__ Row load_row(const float* address, int E, float absent) {
+  Row row;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    const int e = i * gpu::kWarpSize + gpu::lane_id();
+    row.values[i] = e < E ? address[e] : absent;
+  }
+  return row;
+}
+
+__device__ __forceinline__ void store_row(float* address, const Row& row, int E) {
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    const int e = i * gpu::kWarpSize + gpu::lane_id();
+    if (e < E) {
+      address[e] = row.values[i];
+    }
+  }
+}
+
+__device__ __forceinline__ float sum_row(const Row& row) {
+  float sum = 0.0F;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    sum += row.values[i];
+  }
+  return gpu::warp_sum(sum);
+}
+
+// Softmax of `row`, whose absent values are -inf, in place; returns its logsumexp. A NaN is lost in
+// the maximum and is not in the sum.
+__device__ __forceinline__ float softmax(Row& row) {
+  float largest = -FLT_MAX;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    largest = fmaxf(largest, row.values[i]);
+  }
+  largest = gpu::warp_max(largest);
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    row.values[i] = expf(row.values[i] - largest);
+  }
+  const float sum = sum_row(row);
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    row.values[i] /= sum;
+  }
+  return largest + logf(sum);
+}
+
+// The K largest of `probs`, descending, equal ones by index. NaN counts as -1, below every
+// probability and above what is absent or taken: the experts of such a token are 0 .. K-1.
+__device__ void choose_experts(
+    float* gates, std::int32_t* experts, const Row& probs, int E, int K) {
+  constexpr float kNan = -1.0F;
+  constexpr float kTaken = -2.0F;
+  Row left;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    const float p = probs.values[i];
+    left.values[i] = i * gpu::kWarpSize + gpu::lane_id() >= E ? kTaken : p >= 0.0F ? p : kNan;
+  }
+  for (int k = 0; k < K; ++k) {
+    float best = kTaken;
+    float gate = 0.0F;
+    int expert = kMaxExperts;
+#pragma unroll
+    for (int i = 0; i < kLaneExperts; ++i) {
+      if (left.values[i] > best) {
+        best = left.values[i];
+        gate = probs.values[i];
+        expert = i * gpu::kWarpSize + gpu::lane_id();
+      }
+    }
+    for (int mask = gpu::kWarpSize / 2; mask > 0; mask /= 2) {
+      const float other = gpu::shuffle_xor(best, mask);
+      const float other_gate = gpu::shuffle_xor(gate, mask);
+      const int other_expert = gpu::shuffle_xor(expert, mask);
+      if (other > best || (other == best && other_expert < expert)) {
+        best = other;
+        gate = other_gate;
+        expert = other_expert;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLaneExperts; ++i) {
+      if (i * gpu::kWarpSize + gpu::lane_id() == expert) {
+        left.values[i] = kTaken;
+      }
+    }
+    if (gpu::lane_id() == 0) {
+      gates[k] = gate;
+      experts[k] = expert;
+    }
+  }
+}
+
+// grid: T / (kWarps * kTokens), block: kWarpThreads; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth>
+__global__ void router_forward_kernel(float* __restrict__ logits,
+                                      float* __restrict__ probs,
+                                      float* __restrict__ gates,
+                                      std::int32_t* __restrict__ experts,
+                                      float* __restrict__ z_loss,
+                                      const T* __restrict__ x,
+                                      const float* __restrict__ weight,
+                                      const std::uint8_t* __restrict__ valid,
+                                      float cap,
+                                      Shape s) {
+  __shared__ float shared_logits[kWarps][kTokens][kMaxExperts];
+  auto& own_logits = shared_logits[gpu::warp_id()];
+  const int lane = gpu::lane_id();
+  const std::int64_t first =
+      (static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id()) * kTokens;
+  if (first >= s.T) {
+    return;
+  }
+
+  // reduce: the logits of kExperts experts at a time; rows past the end repeat the last one
+  const T* rows[kTokens];
+#pragma unroll
+  for (int j = 0; j < kTokens; ++j) {
+    rows[j] = x + (first + j < s.T ? first + j : s.T - 1) * s.D;
+  }
+  for (int group = 0; group < s.E; group += kExperts) {
+    float sums[kTokens][kExperts] = {};
+    for (std::int64_t d = lane * kWidth; d < s.D; d += gpu::kWarpSize * kWidth) {
+      float values[kTokens][kWidth];
+#pragma unroll
+      for (int j = 0; j < kTokens; ++j) {
+        gpu::load_floats(rows[j] + d, values[j]);
+      }
+#pragma unroll
+      for (int i = 0; i < kExperts; ++i) {
+        const int e = group + i < s.E ? group + i : s.E - 1;
+        float w[kWidth];
+        gpu::load_floats(weight + e * s.D + d, w);
+#pragma unroll
+        for (int j = 0; j < kTokens; ++j) {
+#pragma unroll
+          for (int c = 0; c < kWidth; ++c) {
+            sums[j][i] += values[j][c] * w[c];
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+#pragma unroll
+      for (int i = 0; i < kExperts; ++i) {
+        const float sum = gpu::warp_sum(sums[j][i]);
+        if (lane == 0 && group + i < s.E) {
+          own_logits[j][group + i] = sum;
+        }
+      }
+    }
+  }
+  gpu::sync_warp();  // the logits of this warp's tokens are written
+
+  // write: one token after the other
+  for (int j = 0; j < kTokens && first + j < s.T; ++j) {
+    const std::int64_t t = first + j;
+    Row row = load_row(own_logits[j], s.E, -INFINITY);
+    store_row(logits + t * s.E, row, s.E);
+    Row prob = row;
+    const float lse = softmax(prob);
+    if (cap > 0.0F) {
+#pragma unroll
+      for (int i = 0; i < kLaneExperts; ++i) {
+        const bool present = i * gpu::kWarpSize + lane < s.E;
+        prob.values[i] = present ? cap * tanhf(row.values[i] / cap) : -INFINITY;
+      }
+      softmax(prob);
+    }
+    store_row(probs + t * s.E, prob, s.E);
+    if (lane == 0) {
+      z_loss[t] = is_valid(valid, t) ? lse * lse : 0.0F;
+    }
+    choose_experts(gates + t * s.K, experts + t * s.K, prob, s.E, s.K);
+  }
+}
+
+// A block takes a sequence; each thread sums one expert's probabilities over every n-th token.
+// grid: B, block: kBalanceThreads
+__global__ void router_balance_kernel(std::int32_t* __restrict__ counts,
+                                      float* __restrict__ balance,
+                                      const float* __restrict__ probs,
+                                      const std::int32_t* __restrict__ experts,
+                                      const std::uint8_t* __restrict__ valid,
+                                      Shape s) {
+  __shared__ int count[kMaxExperts];
+  __shared__ float sums[kBalanceThreads];
+  __shared__ int num_valid;
+  const int thread = static_cast<int>(threadIdx.x);
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * s.S;
+  if (thread < kMaxExperts) {
+    count[thread] = 0;
+  }
+  if (thread == 0) {
+    num_valid = 0;
+  }
+  gpu::sync_threads();  // all counters are zero
+
+  // load: integers may be counted in any order
+  for (std::int64_t t = begin + thread; t < begin + s.S; t += kBalanceThreads) {
+    if (is_valid(valid, t)) {
+      gpu::atomic_add(&num_valid, 1);
+      for (int k = 0; k < s.K; ++k) {
+        gpu::atomic_add(&count[experts[t * s.K + k]], 1);
+      }
+    }
+  }
+  const int stride = kBalanceThreads / s.E;  // tokens side by side; the threads beyond have none
+  const int expert = thread % s.E;
+  float sum = 0.0F;
+  for (std::int64_t t = thread / s.E; t < s.S && thread < stride * s.E; t += stride) {
+    sum += is_valid(valid, begin + t) ? probs[(begin + t) * s.E + expert] : 0.0F;
+  }
+  sums[thread] = sum;
+  gpu::sync_threads();  // all counts and partial sums are there
+
+  // reduce: the partial sums of an expert in order, times its count
+  float product = 0.0F;
+  if (thread < s.E) {
+    for (int i = 1; i < stride; ++i) {
+      sum += sums[i * s.E + thread];
+    }
+    product = sum * static_cast<float>(count[thread]);
+    counts[static_cast<std::int64_t>(blockIdx.x) * s.E + thread] = count[thread];
+  }
+  gpu::sync_threads();  // all partial sums are read: sums is free
+  const float total = gpu::block_sum(product, sums);
+  if (thread == 0) {
+    const auto n = static_cast<float>(num_valid);
+    const float scale = static_cast<float>(s.E) / static_cast<float>(s.K);
+    balance[blockIdx.x] = num_valid == 0 ? 0.0F : total / n / n * scale;
+  }
+}
+
+struct LossScales {
+  float cap;
+  float balance;
+  float z;
+};
+
+// grid: T / kWarps, block: kWarpThreads
+__global__ void router_dlogits_kernel(float* __restrict__ dlogits,
+                                      const float* __restrict__ dgates,
+                                      const float* __restrict__ logits,
+                                      const float* __restrict__ probs,
+                                      const std::int32_t* __restrict__ experts,
+                                      const std::int32_t* __restrict__ counts,
+                                      const std::uint8_t* __restrict__ valid,
+                                      LossScales scales,
+                                      Shape s) {
+  const int lane = gpu::lane_id();
+  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id();
+  if (t >= s.T) {
+    return;
+  }
+  const bool valid_token = is_valid(valid, t);
+  const std::int32_t* const count = counts + t / s.S * s.E;
+
+  // load: balance_scale E f_e / n with f_e = count_e / (n K) and n K assignments
+  const Row z = load_row(logits + t * s.E, s.E, -INFINITY);
+  const Row prob = load_row(probs + t * s.E, s.E, 0.0F);
+  Row own_counts;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    const int e = i * gpu::kWarpSize + lane;
+    own_counts.values[i] = e < s.E ? static_cast<float>(count[e]) : 0.0F;
+  }
+  const float total = fmaxf(1.0F, sum_row(own_counts));
+  const float per_count = valid_token ? scales.balance * static_cast<float>(s.E) *
+                                            static_cast<float>(s.K) / total / total
+                                      : 0.0F;
+  Row dprob;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    dprob.values[i] = per_count * own_counts.values[i];
+    for (int k = 0; k < s.K; ++k) {
+      const bool chosen = experts[t * s.K + k] == i * gpu::kWarpSize + lane;
+      dprob.values[i] += chosen ? dgates[t * s.K + k] : 0.0F;
+    }
+  }
+
+  // reduce: the softmax's mean
+  Row product;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    product.values[i] = prob.values[i] * dprob.values[i];
+  }
+  const float mean = sum_row(product);
+
+  // write
+  Row dz;
+#pragma unroll
+  for (int i = 0; i < kLaneExperts; ++i) {
+    const float ratio = scales.cap > 0.0F ? tanhf(z.values[i] / scales.cap) : 0.0F;
+    dz.values[i] = prob.values[i] * (dprob.values[i] - mean) * (1.0F - ratio * ratio);
+  }
+  if (valid_token && scales.z != 0.0F) {
+    Row uncapped = z;
+    const float lse = softmax(uncapped);
+#pragma unroll
+    for (int i = 0; i < kLaneExperts; ++i) {
+      dz.values[i] += 2.0F * scales.z * lse * uncapped.values[i];
+    }
+  }
+  store_row(dlogits + t * s.E, dz, s.E);
+}
+
+// grid: T / kTokens x columns, block: kColumnThreads; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth>
+__global__ void router_dx_kernel(T* dx,
+                                 const float* __restrict__ dlogits,
+                                 const float* __restrict__ weight,
+                                 bool accumulate,
+                                 Shape s) {
+  __shared__ float shared_dz[kTokens][kMaxExperts];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kTokens;
+  for (int i = static_cast<int>(threadIdx.x); i < kTokens * s.E; i += kColumnThreads) {
+    const std::int64_t t = first + i / s.E;
+    shared_dz[i / s.E][i % s.E] = t < s.T ? dlogits[t * s.E + i % s.E] : 0.0F;
+  }
+  gpu::sync_threads();  // the tokens' dz are there
+  const std::int64_t d =
+      (static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;
+  if (d >= s.D) {
+    return;
+  }
+  // reduce
+  float sums[kTokens][kWidth] = {};
+#pragma unroll 2
+  for (int e = 0; e < s.E; ++e) {
+    float w[kWidth];
+    gpu::load_floats(weight + e * s.D + d, w);
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+#pragma unroll
+      for (int c = 0; c < kWidth; ++c) {
+        sums[j][c] += shared_dz[j][e] * w[c];
+      }
+    }
+  }
+  // write
+#pragma unroll
+  for (int j = 0; j < kTokens; ++j) {
+    if (first + j >= s.T) {
+      break;
+    }
+    T* const out = dx + (first + j) * s.D + d;
+    if (accumulate) {
+      float before[kWidth];
+      gpu::load_floats(out, before);
+#pragma unroll
+      for (int c = 0; c < kWidth; ++c) {
+        sums[j][c] += before[c];
+      }
+    }
+    gpu::store_floats(out, sums[j]);
+  }
+}
+
+// partial[run] = dz^T x over the run's tokens.
+// grid: runs x columns x expert groups, block: kColumnThreads; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth>
+__global__ void router_partial_kernel(float* __restrict__ partial,
+                                      const float* __restrict__ dlogits,
+                                      const T* __restrict__ x,
+                                      std::int64_t run_tokens,
+                                      Shape s) {
+  const std::int64_t d =
+      (static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;
+  if (d >= s.D) {
+    return;
+  }
+  const int group = static_cast<int>(blockIdx.z) * kExperts;
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * run_tokens;
+  const std::int64_t end = begin + run_tokens < s.T ? begin + run_tokens : s.T;
+  float sums[kExperts][kWidth] = {};
+#pragma unroll 2
+  for (std::int64_t t = begin; t < end; ++t) {
+    float values[kWidth];
+    gpu::load_floats(x + t * s.D + d, values);
+#pragma unroll
+    for (int i = 0; i < kExperts; ++i) {
+      const float dz = group + i < s.E ? dlogits[t * s.E + group + i] : 0.0F;
+#pragma unroll
+      for (int c = 0; c < kWidth; ++c) {
+        sums[i][c] += dz * values[c];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kExperts; ++i) {
+    if (group + i < s.E) {
+      float* const out =
+          partial + (static_cast<std::int64_t>(blockIdx.x) * s.E + group + i) * s.D + d;
+      gpu::store_floats(out, sums[i]);
+    }
+  }
+}
+
+// grid: E * D / kColumnThreads, block: kColumnThreads
+__global__ void router_dweight_kernel(float* __restrict__ dweight,
+                                      const float* __restrict__ partial,
+                                      std::int64_t num_runs,
+                                      std::int64_t num_weights) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
+  if (i >= num_weights) {
+    return;
+  }
+  float sum = 0.0F;
+#pragma unroll 4
+  for (std::int64_t run = 0; run < num_runs; ++run) {
+    sum += partial[run * num_weights + i];
+  }
+  dweight[i] += sum;
+}
+
+Launch choose_launch(Dim3 grid, std::int64_t threads, Stream stream) {
+  return {.grid = grid, .block = {.x = threads}, .shared_bytes = 0, .stream = stream};
+}
+
+const std::uint8_t* valid_tokens(const TensorView& valid_T) {
+  return valid_T.present() ? valid_T.as<std::uint8_t>() : nullptr;
+}
+
+template <class T, int kWidth>
+void launch_forward(const RouterForward& op, const Shape& s, Stream stream) {
+  launch(router_forward_kernel<T, kWidth>,
+         choose_launch({.x = ceil_div(s.T, kWarps * kTokens)}, kWarpThreads, stream),
+         op.logits_TE.as<float>(),
+         op.probs_TE.as<float>(),
+         op.gates_TK.as<float>(),
+         op.experts_TK.as<std::int32_t>(),
+         op.z_T.as<float>(),
+         op.x_TD.as<T>(),
+         op.weight_ED.as<float>(),
+         valid_tokens(op.valid_T),
+         op.cap,
+         s);
+}
+
+template <class T, int kWidth>
+void launch_backward(const RouterBackward& op, const Shape& s, Stream stream) {
+  const std::int64_t run_tokens = ceil_div(s.T, op.partial_PED.dim(0));
+  const std::int64_t num_runs = run_tokens == 0 ? 0 : ceil_div(s.T, run_tokens);
+  const std::int64_t num_columns = ceil_div(s.D, kColumnThreads * kWidth);
+  launch(
+      router_partial_kernel<T, kWidth>,
+      choose_launch(
+          {.x = num_runs, .y = num_columns, .z = ceil_div(s.E, kExperts)}, kColumnThreads, stream),
+      op.partial_PED.as<float>(),
+      op.dlogits_TE.as<float>(),
+      op.x_TD.as<T>(),
+      run_tokens,
+      s);
+  launch(router_dweight_kernel,
+         choose_launch({.x = ceil_div(s.E * s.D, kColumnThreads)}, kColumnThreads, stream),
+         op.dweight_ED.as<float>(),
+         op.partial_PED.as<float>(),
+         num_runs,
+         s.E * s.D);
+  launch(router_dx_kernel<T, kWidth>,
+         choose_launch({.x = ceil_div(s.T, kTokens), .y = num_columns}, kColumnThreads, stream),
+         op.dx_TD.as<T>(),
+         op.dlogits_TE.as<float>(),
+         op.weight_ED.as<float>(),
+         op.accumulate,
+         s);
+}
+
+Shape shape_of(const TensorView& x_TD, const TensorView& counts_BE, const TensorView& experts_TK) {
+  const std::int64_t B = counts_BE.dim(0);
+  return {.B = B,
+          .T = x_TD.dim(0),
+          .D = x_TD.dim(1),
+          .S = B == 0 ? 0 : x_TD.dim(0) / B,
+          .E = static_cast<int>(counts_BE.dim(1)),
+          .K = static_cast<int>(experts_TK.dim(1))};
+}
+
+}  // namespace
+
+void router_forward(const RouterForward& op, Stream stream) {
+  const Shape s = shape_of(op.x_TD, op.counts_BE, op.experts_TK);
+  visit_gpu_float(op.x_TD.dtype, [&]<class T>() {
+    constexpr int kWidth = gpu::kVectorWidth<T>;
+    if (s.D % kWidth == 0) {
+      launch_forward<T, kWidth>(op, s, stream);
+    } else {  // only the first row is aligned
+      launch_forward<T, 1>(op, s, stream);
+    }
+  });
+  launch(router_balance_kernel,
+         choose_launch({.x = s.B}, kBalanceThreads, stream),
+         op.counts_BE.as<std::int32_t>(),
+         op.balance_B.as<float>(),
+         op.probs_TE.as<float>(),
+         op.experts_TK.as<std::int32_t>(),
+         valid_tokens(op.valid_T),
+         s);
+}
+
+void router_backward(const RouterBackward& op, Stream stream) {
+  const Shape s = shape_of(op.x_TD, op.counts_BE, op.experts_TK);
+  launch(router_dlogits_kernel,
+         choose_launch({.x = ceil_div(s.T, kWarps)}, kWarpThreads, stream),
+         op.dlogits_TE.as<float>(),
+         op.dgates_TK.as<float>(),
+         op.logits_TE.as<float>(),
+         op.probs_TE.as<float>(),
+         op.experts_TK.as<std::int32_t>(),
+         op.counts_BE.as<std::int32_t>(),
+         valid_tokens(op.valid_T),
+         LossScales{.cap = op.cap, .balance = op.balance_scale, .z = op.z_scale},
+         s);
+  visit_gpu_float(op.dx_TD.dtype, [&]<class T>() {
+    constexpr int kWidth = gpu::kVectorWidth<T>;
+    if (s.D % kWidth == 0) {
+      launch_backward<T, kWidth>(op, s, stream);
+    } else {
+      launch_backward<T, 1>(op, s, stream);
+    }
+  });
+}
+
+}  // namespace memphis::kernels::cuda

@@ -16,7 +16,8 @@ namespace memphis::kernels {
 //            micro-batches or ranks. A sequence with n = 0 counts 0.
 //   z        logsumexp_e(z)^2 per token, of the logits before the cap.
 //
-// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. K <= E <= 128
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. K <= E <=
+// 128
 //             on the GPU.
 // Accumulate  f32 (f64 for f64): x is widened, everything after is f32.
 // Order       deterministic.
@@ -26,41 +27,41 @@ namespace memphis::kernels {
 // Source      Grok-1 model.py, Router; Fedus et al. 2021, arXiv:2101.03961 (balance); Zoph et al.
 //             2022, arXiv:2202.08906 (z).
 struct RouterForward {
-  TensorView logits_TE;      // out  accumulation dtype, z before the cap
-  TensorView probs_TE;       // out  accumulation dtype, P
-  TensorView gates_TK;       // out  accumulation dtype, descending
-  TensorView experts_TK;     // out  i32
-  TensorView counts_BE;      // out  i32, assignments of valid tokens, per sequence
-  TensorView balance_B;      // out  accumulation dtype, the balance loss of each sequence
-  TensorView z_T;            // out  accumulation dtype, the z loss of each token; 0 where not valid
-  TensorView x_TD;           // in   bf16 | f32 | f64
-  TensorView weight_ED;      // in   accumulation dtype
-  TensorView valid_T = {};   // in   u8
-  float cap = 0.0F;          // 0: no cap
+  TensorView logits_TE;     // out  accumulation dtype, z before the cap
+  TensorView probs_TE;      // out  accumulation dtype, P
+  TensorView gates_TK;      // out  accumulation dtype, descending
+  TensorView experts_TK;    // out  i32
+  TensorView counts_BE;     // out  i32, assignments of valid tokens, per sequence
+  TensorView balance_B;     // out  accumulation dtype, the balance loss of each sequence
+  TensorView z_T;           // out  accumulation dtype, the z loss of each token; 0 where not valid
+  TensorView x_TD;          // in   bf16 | f32 | f64
+  TensorView weight_ED;     // in   accumulation dtype
+  TensorView valid_T = {};  // in   u8
+  float cap = 0.0F;         // 0: no cap
 };
 void router_forward(const RouterForward& op, Stream stream);
 
 // From dgates and the auxiliary losses to x and weight.
 //   dP = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b  (valid tokens)
-//   dzc = P (dP - sum_j P_j dP_j);  dz = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z) (valid)
-//   dx [+]= dz weight;  dweight += dz^T x
+//   dzc = P (dP - sum_j P_j dP_j);  dz = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z)
+//   (valid) dx [+]= dz weight;  dweight += dz^T x
 //
 // Operands    partial_PED is scratch; tokens are cut into P runs of ceil(T / P), which decides the
 //             order of the sum. dlogits_TE is scratch that holds dz on return.
 // Order       deterministic, independent of the number of threads.
 struct RouterBackward {
-  TensorView dx_TD;          // out  bf16 | f32 | f64
-  TensorView dweight_ED;     // in/out  accumulation dtype
-  TensorView dlogits_TE;     // scratch, out  accumulation dtype
-  TensorView partial_PED;    // scratch  accumulation dtype
-  TensorView dgates_TK;      // in   accumulation dtype
-  TensorView logits_TE;      // in   forward's
-  TensorView probs_TE;       // in   forward's
-  TensorView experts_TK;     // in   forward's
-  TensorView counts_BE;      // in   forward's
-  TensorView x_TD;           // in   dtype of dx
-  TensorView weight_ED;      // in
-  TensorView valid_T = {};   // in   u8
+  TensorView dx_TD;         // out  bf16 | f32 | f64
+  TensorView dweight_ED;    // in/out  accumulation dtype
+  TensorView dlogits_TE;    // scratch, out  accumulation dtype
+  TensorView partial_PED;   // scratch  accumulation dtype
+  TensorView dgates_TK;     // in   accumulation dtype
+  TensorView logits_TE;     // in   forward's
+  TensorView probs_TE;      // in   forward's
+  TensorView experts_TK;    // in   forward's
+  TensorView counts_BE;     // in   forward's
+  TensorView x_TD;          // in   dtype of dx
+  TensorView weight_ED;     // in
+  TensorView valid_T = {};  // in   u8
   float cap = 0.0F;
   float balance_scale = 0.0F;  // dLoss/d(balance loss of one sequence)
   float z_scale = 0.0F;        // dLoss/d(z loss of one token)

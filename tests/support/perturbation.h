@@ -13,7 +13,7 @@ namespace memphis::test {
 // In a tensor of few elements the naive result may be exact by luck, and close_to's bound is then
 // nothing. What the naive code makes of inputs that are off by one rounding of the accumulation
 // dtype is as good a result, and never lucky in the same place:
-//   close_to(actual, exact, farther(exact, naive(inputs), naive(perturbed inputs)), …)
+//   close_to(actual, exact, farther(exact, naive(inputs), naive(perturbed inputs)), ...)
 
 // `values` moved by one rounding of sums over `dtype`, up and down in turn.
 inline std::vector<double> perturbed(DType dtype, std::vector<double> values) {

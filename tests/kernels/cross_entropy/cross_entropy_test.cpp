@@ -1,1 +1,206 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/cross_entropy/cross_entropy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/visit.h"
+#include "tests/kernels/cross_entropy/cross_entropy_cases.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/op_test.h"
+#include "tests/support/perturbation.h"
+
+namespace memphis::test {
+namespace {
+
+using kernels::cross_entropy;
+using Values = std::vector<double>;
+
+constexpr float kGradScale = 0.37F;
+
+// Inputs as the op sees them: rounded to the dtypes that they are stored in.
+struct Inputs {
+  Values logits;
+  Values targets;  // every fifth row counts nothing
+};
+
+Inputs draw(const CrossEntropyCase& c, DType dtype) {
+  Inputs in;
+  in.logits = rounded_to(dtype, random_normal(c.num_tokens * c.vocab_size, "logits", 3.0));
+  in.targets = random_integers(c.num_tokens, "targets", 0, c.vocab_size);
+  for (std::size_t t = 4; t < in.targets.size(); t += 5) {
+    in.targets[t] = -1;
+  }
+  return in;
+}
+
+struct Results {
+  Values loss;
+  Values dlogits;
+};
+
+template <class T>
+Results naive(const CrossEntropyCase& c, const Inputs& in) {
+  using A = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+  const auto V = static_cast<std::size_t>(c.vocab_size);
+  Results out{.loss = Values(in.targets.size()), .dlogits = Values(in.logits.size())};
+  const A multiplier = c.multiplier;
+  const A cap = c.cap;
+  for (std::size_t t = 0; t < in.targets.size(); ++t) {
+    if (in.targets[t] < 0) {
+      continue;
+    }
+    std::vector<A> l(V);
+    for (std::size_t v = 0; v < V; ++v) {
+      const A scaled = multiplier * static_cast<A>(in.logits[t * V + v]);
+      l[v] = cap > 0 ? cap * std::tanh(scaled / cap) : scaled;
+    }
+    const A largest = *std::max_element(l.begin(), l.end());
+    A sum = 0;
+    for (const A value : l) {
+      sum += std::exp(value - largest);
+    }
+    const auto target = static_cast<std::size_t>(in.targets[t]);
+    out.loss[t] = static_cast<double>(largest + std::log(sum) - l[target]);
+    for (std::size_t v = 0; v < V; ++v) {
+      const A prob = std::exp(l[v] - largest) / sum;
+      const A slope = cap > 0 ? 1 - (l[v] / cap) * (l[v] / cap) : A{1};
+      const A gradient = (prob - (v == target ? A{1} : A{0})) * multiplier * slope;
+      out.dlogits[t * V + v] =
+          static_cast<double>(static_cast<T>(static_cast<A>(kGradScale) * gradient));
+    }
+  }
+  return out;
+}
+
+Results run(const CrossEntropyCase& c, const Inputs& in, const Target& target) {
+  const OwnedStream stream(target.device);
+  const TensorSpec rows({c.num_tokens, c.vocab_size}, target.dtype);
+  const TestTensor logits(rows, target.device, in.logits);
+  const TestTensor dlogits(rows, target.device);
+  const TestTensor targets({{c.num_tokens}, DType::i32}, target.device, in.targets);
+  const TestTensor loss({{c.num_tokens}, accumulation_dtype(target.dtype)}, target.device);
+  const TestTensor& gradient = c.in_place ? logits : dlogits;
+  cross_entropy({.loss_T = loss,
+                 .dlogits_TV = c.gradient ? gradient.view() : TensorView{},
+                 .logits_TV = logits,
+                 .targets_T = targets,
+                 .multiplier = c.multiplier,
+                 .cap = c.cap,
+                 .grad_scale = kGradScale},
+                stream.view());
+  return {.loss = loss.values(stream.view()),
+          .dlogits = c.gradient ? gradient.values(stream.view()) : Values{}};
+}
+
+class CrossEntropy : public OpTest<CrossEntropyCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         CrossEntropy,
+                         on_all_targets(cross_entropy_cases()),
+                         name_of_op_test<CrossEntropyCase>);
+
+TEST_P(CrossEntropy, IsAsCloseAsNaive) {
+  const CrossEntropyCase& c = op_case();
+  const Inputs in = draw(c, target().dtype);
+  const Results exact = naive<long double>(c, in);
+  Inputs moved = in;
+  moved.logits = perturbed(target().dtype, in.logits);
+  Results rough;
+  Results rough_moved;
+  kernels::visit_float(target().dtype, [&]<class T>() {
+    rough = naive<T>(c, in);
+    rough_moved = naive<T>(c, moved);
+  });
+  const Results actual = run(c, in, target());
+  const auto compare = [&](Values Results::*member, DType dtype, std::int64_t row_length) {
+    return close_to(actual.*member,
+                    exact.*member,
+                    farther(exact.*member, rough.*member, rough_moved.*member),
+                    dtype,
+                    row_length);
+  };
+  EXPECT_TRUE(compare(&Results::loss, accumulation_dtype(target().dtype), c.num_tokens));
+  if (c.gradient) {
+    EXPECT_TRUE(compare(&Results::dlogits, target().dtype, c.vocab_size));
+  }
+}
+
+TEST_P(CrossEntropy, RepeatsItsBits) {
+  const Inputs in = draw(op_case(), target().dtype);
+  const Results first = run(op_case(), in, target());
+  const OneThread one_thread;
+  const Results second = run(op_case(), in, target());
+  EXPECT_EQ(second.loss, first.loss);
+  EXPECT_EQ(second.dlogits, first.dlogits);
+}
+
+// A NaN logit must reach the loss even where it is not the maximum, and a row that counts nothing
+// must not pass it on.
+TEST_P(CrossEntropy, KeepsNanOfRowsThatCount) {
+  const CrossEntropyCase& c = op_case();
+  if (c.num_tokens < 5) {
+    return;
+  }
+  const auto V = static_cast<std::size_t>(c.vocab_size);
+  Inputs in = draw(c, target().dtype);
+  in.logits[0 * V + 1] = std::numeric_limits<double>::quiet_NaN();
+  in.logits[4 * V + 1] = std::numeric_limits<double>::quiet_NaN();
+  const Results actual = run(c, in, target());
+  EXPECT_TRUE(std::isnan(actual.loss[0]));
+  EXPECT_EQ(actual.loss[4], 0.0);
+  if (c.gradient) {
+    EXPECT_TRUE(std::isnan(actual.dlogits[0]));
+    EXPECT_EQ(actual.dlogits[4 * V + 1], 0.0);
+  }
+}
+
+// Masked logits of -inf have probability 0, wherever in the row they lie.
+TEST_P(CrossEntropy, MinusInfinityHasNoProbability) {
+  const CrossEntropyCase& c = op_case();
+  if (c.num_tokens == 0 || c.cap > 0) {
+    return;
+  }
+  Inputs in = draw(c, target().dtype);
+  in.targets[0] = static_cast<double>(c.vocab_size - 1);
+  for (std::int64_t v = 0; v < c.vocab_size / 2; ++v) {
+    in.logits[static_cast<std::size_t>(v)] = -std::numeric_limits<double>::infinity();
+  }
+  const Results actual = run(c, in, target());
+  EXPECT_TRUE(std::isfinite(actual.loss[0]));
+  if (c.gradient) {
+    EXPECT_EQ(actual.dlogits[0], 0.0);
+  }
+}
+
+TEST(CrossEntropyGradient, IsTheDifferenceQuotient) {
+  for (const float cap : {0.0F, 2.0F}) {
+    const CrossEntropyCase c{.name = "", .num_tokens = 6, .vocab_size = 9, .cap = cap};
+    const Target target{Device::cpu, DType::f64};
+    const Inputs in = draw(c, DType::f64);
+    const auto loss = [&](const Values& logits) {
+      const Values losses = run(c, {.logits = logits, .targets = in.targets}, target).loss;
+      return dot(losses, Values(losses.size(), kGradScale));
+    };
+    EXPECT_LT(max_difference(run(c, in, target).dlogits, central_differences(loss, in.logits)),
+              1e-8);
+  }
+}
+
+TEST(CrossEntropyContract, NamesTheOperand) {
+  const TestTensor logits({{2, 8}, DType::f32}, Device::cpu, Values(16, 0.5));
+  const TestTensor loss({{2}, DType::f32}, Device::cpu);
+  const TestTensor targets({{2}, DType::i32}, Device::cpu, {7, 8});
+  const Stream stream;
+  kernels::CrossEntropy bad{.loss_T = loss, .logits_TV = logits, .targets_T = targets};
+  EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "target 8 of row 1"));
+  bad.cap = -1.0F;
+  EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "cap is -1"));
+  bad.cap = 0.0F;
+  bad.targets_T = loss;
+  EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "targets_T is f32[2]"));
+}
+
+}  // namespace
+}  // namespace memphis::test

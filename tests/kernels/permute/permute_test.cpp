@@ -1,1 +1,278 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/permute/permute.h"
+
+#include <algorithm>
+#include <numeric>
+#include <type_traits>
+
+#include "kernels/visit.h"
+#include "tests/kernels/permute/permute_cases.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/op_test.h"
+
+namespace memphis::test {
+namespace {
+
+using kernels::kPermuteChunks;
+using kernels::permute;
+using kernels::permute_index;
+using kernels::unpermute;
+using Values = std::vector<double>;
+
+Values draw_experts(const PermuteCase& c) {
+  Values experts = random_integers(c.num_rows(), "experts", 0, c.num_experts);
+  if (c.only_expert >= 0) {
+    experts.assign(experts.size(), static_cast<double>(c.only_expert));
+  }
+  return experts;
+}
+
+struct Index {
+  Values slot;
+  Values source;
+  Values offsets;
+};
+
+// A stable sort by expert.
+Index naive_index(const PermuteCase& c, const Values& experts) {
+  Index out{.slot = Values(experts.size()),
+            .source = Values(experts.size()),
+            .offsets = Values(static_cast<std::size_t>(c.num_experts) + 1)};
+  std::iota(out.source.begin(), out.source.end(), 0.0);
+  const auto expert_of = [&](double a) { return experts[static_cast<std::size_t>(a)]; };
+  std::stable_sort(out.source.begin(), out.source.end(), [&](double a, double b) {
+    return expert_of(a) < expert_of(b);
+  });
+  for (std::size_t r = 0; r < out.source.size(); ++r) {
+    out.slot[static_cast<std::size_t>(out.source[r])] = static_cast<double>(r);
+  }
+  for (std::size_t e = 0; e < out.offsets.size(); ++e) {
+    out.offsets[e] = static_cast<double>(std::count_if(
+        experts.begin(), experts.end(), [&](double x) { return x < static_cast<double>(e); }));
+  }
+  return out;
+}
+
+Index run_index(const PermuteCase& c, const Values& experts_values, Device device) {
+  const OwnedStream stream(device);
+  const TensorSpec choices({c.num_tokens, c.num_choices}, DType::i32);
+  const TestTensor experts(choices, device, experts_values);
+  const TestTensor slot(choices, device);
+  const TestTensor source({{c.num_rows()}, DType::i32}, device);
+  const TestTensor offsets({{c.num_experts + 1}, DType::i32}, device);
+  const TestTensor chunk_counts({{kPermuteChunks, c.num_experts}, DType::i32}, device);
+  permute_index({.slot_TK = slot,
+                 .source_R = source,
+                 .offsets_E1 = offsets,
+                 .experts_TK = experts,
+                 .chunk_counts_PE = chunk_counts},
+                stream.view());
+  return {.slot = slot.values(stream.view()),
+          .source = source.values(stream.view()),
+          .offsets = offsets.values(stream.view())};
+}
+
+Values run_permute(const PermuteCase& c,
+                   const Values& x_values,
+                   const Index& index,
+                   const Target& target) {
+  const OwnedStream stream(target.device);
+  const TestTensor x({{c.num_tokens, c.width}, target.dtype}, target.device, x_values);
+  const TestTensor rows({{c.num_rows(), c.width}, target.dtype}, target.device);
+  const TestTensor source({{c.num_rows()}, DType::i32}, target.device, index.source);
+  permute({.x_RD = rows, .x_TD = x, .source_R = source, .scale = c.scale}, stream.view());
+  return rows.values(stream.view());
+}
+
+Values run_unpermute(const PermuteCase& c,
+                     const Values& row_values,
+                     const Values& before,
+                     const Index& index,
+                     const Target& target) {
+  const OwnedStream stream(target.device);
+  const TestTensor rows({{c.num_rows(), c.width}, target.dtype}, target.device, row_values);
+  const TestTensor y({{c.num_tokens, c.width}, target.dtype}, target.device, before);
+  const TestTensor slot({{c.num_tokens, c.num_choices}, DType::i32}, target.device, index.slot);
+  unpermute(
+      {.y_TD = y, .y_RD = rows, .slot_TK = slot, .scale = c.scale, .accumulate = c.accumulate},
+      stream.view());
+  return y.values(stream.view());
+}
+
+template <class T>
+Values naive_permute(const PermuteCase& c, const Values& x, const Index& index) {
+  using A = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+  Values out;
+  for (const double a : index.source) {
+    const std::int64_t t = static_cast<std::int64_t>(a) / c.num_choices;
+    for (std::int64_t d = 0; d < c.width; ++d) {
+      const A value = static_cast<A>(x[static_cast<std::size_t>(t * c.width + d)]);
+      out.push_back(static_cast<double>(static_cast<T>(static_cast<A>(c.scale) * value)));
+    }
+  }
+  return out;
+}
+
+template <class T>
+Values naive_unpermute(const PermuteCase& c,
+                       const Values& rows,
+                       const Values& before,
+                       const Index& index) {
+  using A = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+  Values out = before;
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const auto width = static_cast<std::size_t>(c.width);
+    const auto K = static_cast<std::size_t>(c.num_choices);
+    A sum = 0;
+    for (std::size_t k = 0; k < K; ++k) {
+      const auto row = static_cast<std::size_t>(index.slot[i / width * K + k]);
+      sum += static_cast<A>(rows[row * width + i % width]);
+    }
+    const A start = c.accumulate ? static_cast<A>(before[i]) : A{0};
+    out[i] = static_cast<double>(static_cast<T>(start + static_cast<A>(c.scale) * sum));
+  }
+  return out;
+}
+
+class PermuteTest : public OpTest<PermuteCase> {
+ protected:
+  void SetUp() override {
+    OpTest<PermuteCase>::SetUp();
+    const PermuteCase& c = op_case();
+    experts_ = draw_experts(c);
+    index_ = naive_index(c, experts_);
+    x_ = rounded_to(target().dtype, random_normal(c.num_tokens * c.width, "x"));
+    rows_ = rounded_to(target().dtype, random_normal(c.num_rows() * c.width, "rows"));
+  }
+  Values experts_;
+  Index index_;
+  Values x_;
+  Values rows_;
+};
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         PermuteTest,
+                         on_all_targets(permute_cases()),
+                         name_of_op_test<PermuteCase>);
+
+TEST_P(PermuteTest, IndexIsAStableSortByExpert) {
+  const Index actual = run_index(op_case(), experts_, target().device);
+  EXPECT_EQ(actual.slot, index_.slot);
+  EXPECT_EQ(actual.source, index_.source);
+  EXPECT_EQ(actual.offsets, index_.offsets);
+}
+
+TEST_P(PermuteTest, IndexHoldsEveryAssignmentOnce) {
+  const Index actual = run_index(op_case(), experts_, target().device);
+  Values assignments = actual.source;
+  std::sort(assignments.begin(), assignments.end());
+  for (std::size_t a = 0; a < assignments.size(); ++a) {
+    ASSERT_EQ(assignments[a], static_cast<double>(a));
+    ASSERT_EQ(actual.source[static_cast<std::size_t>(actual.slot[a])], static_cast<double>(a));
+  }
+  EXPECT_TRUE(std::is_sorted(actual.offsets.begin(), actual.offsets.end()));
+  EXPECT_EQ(actual.offsets.back(), static_cast<double>(op_case().num_rows()));
+}
+
+TEST_P(PermuteTest, MovesAreAsCloseAsNaive) {
+  const PermuteCase& c = op_case();
+  Values rough_rows;
+  Values rough_sums;
+  kernels::visit_float(target().dtype, [&]<class T>() {
+    rough_rows = naive_permute<T>(c, x_, index_);
+    rough_sums = naive_unpermute<T>(c, rows_, x_, index_);
+  });
+  const Values moved = run_permute(c, x_, index_, target());
+  const Values sums = run_unpermute(c, rows_, x_, index_, target());
+  if (c.scale == 1.0F) {
+    EXPECT_EQ(moved, rough_rows);  // a copy
+  } else {
+    EXPECT_TRUE(close_to(
+        moved, naive_permute<long double>(c, x_, index_), rough_rows, target().dtype, c.width));
+  }
+  EXPECT_TRUE(close_to(sums,
+                       naive_unpermute<long double>(c, rows_, x_, index_),
+                       rough_sums,
+                       target().dtype,
+                       c.width));
+}
+
+TEST_P(PermuteTest, RepeatsItsBits) {
+  const PermuteCase& c = op_case();
+  const Values moved = run_permute(c, x_, index_, target());
+  const Values sums = run_unpermute(c, rows_, x_, index_, target());
+  const OneThread one_thread;
+  EXPECT_EQ(run_permute(c, x_, index_, target()), moved);
+  EXPECT_EQ(run_unpermute(c, rows_, x_, index_, target()), sums);
+}
+
+// <permute x, y> = <x, unpermute y> for all x and y: each move is the other's derivative.
+TEST(PermuteGradient, EachMoveIsTheOthersTranspose) {
+  const PermuteCase c{
+      .name = "", .num_tokens = 13, .num_experts = 4, .num_choices = 3, .width = 5, .scale = 0.7F};
+  const Target target{Device::cpu, DType::f64};
+  const Index index = naive_index(c, draw_experts(c));
+  const Values x = random_normal(c.num_tokens * c.width, "x");
+  const Values y = random_normal(c.num_rows() * c.width, "y");
+  const double through_rows = dot(run_permute(c, x, index, target), y);
+  const double through_tokens = dot(x, run_unpermute(c, y, x, index, target));
+  // Both are sums of R * D products that round once each.
+  double size = 0;
+  for (const double value : y) {
+    size += std::abs(value);
+  }
+  EXPECT_NEAR(through_rows, through_tokens, 0x1p-52 * size * static_cast<double>(y.size()));
+}
+
+// -0 and subnormals included: with one choice the round trip moves bits.
+TEST(PermuteRoundTrip, WithOneChoiceIsTheIdentity) {
+  for (const Target& target : all_targets()) {
+    if (!skip_reason(target).empty()) {
+      continue;
+    }
+    for (const std::int64_t width : {5, 64}) {
+      const PermuteCase c{
+          .name = "", .num_tokens = 50, .num_experts = 4, .num_choices = 1, .width = width};
+      const OwnedStream stream(target.device);
+      const Index index = run_index(c, draw_experts(c), target.device);
+      Values values = random_normal(c.num_tokens * c.width, "x");
+      values[0] = -0.0;
+      values[1] = -1e-39;
+      const TensorSpec spec({c.num_tokens, c.width}, target.dtype);
+      const TestTensor x(spec, target.device, values);
+      const TestTensor rows(spec, target.device);
+      const TestTensor y(spec, target.device);
+      const TestTensor source({{c.num_rows()}, DType::i32}, target.device, index.source);
+      const TestTensor slot({{c.num_tokens, 1}, DType::i32}, target.device, index.slot);
+      permute({.x_RD = rows, .x_TD = x, .source_R = source}, stream.view());
+      unpermute({.y_TD = y, .y_RD = rows, .slot_TK = slot}, stream.view());
+      EXPECT_EQ(y.bytes(stream.view()), x.bytes(stream.view())) << name_of(target);
+    }
+  }
+}
+
+TEST(PermuteContract, NamesTheOperand) {
+  const TestTensor experts({{2, 2}, DType::i32}, Device::cpu, {0, 1, 3, 2});
+  const TestTensor slot({{2, 2}, DType::i32}, Device::cpu);
+  const TestTensor source({{4}, DType::i32}, Device::cpu);
+  const TestTensor offsets({{4}, DType::i32}, Device::cpu);
+  const TestTensor chunk_counts({{kPermuteChunks, 3}, DType::i32}, Device::cpu);
+  const Stream stream;
+  kernels::PermuteIndex bad{.slot_TK = slot,
+                            .source_R = source,
+                            .offsets_E1 = offsets,
+                            .experts_TK = experts,
+                            .chunk_counts_PE = chunk_counts};
+  EXPECT_TRUE(rejects([&] { permute_index(bad, stream); }, "expert 3 of assignment 2"));
+  bad.offsets_E1 = source.view().rows(0, 3);
+  EXPECT_TRUE(rejects([&] { permute_index(bad, stream); }, "offsets_E1 is i32[3]"));
+
+  const TestTensor x({{3, 8}, DType::f32}, Device::cpu);
+  const TestTensor rows({{4, 8}, DType::f32}, Device::cpu);
+  EXPECT_TRUE(rejects([&] { permute({.x_RD = rows, .x_TD = x, .source_R = source}, stream); },
+                      "4 rows for 3 tokens"));
+  EXPECT_TRUE(rejects([&] { unpermute({.y_TD = x, .y_RD = rows, .slot_TK = slot}, stream); },
+                      "y_RD is f32[4, 8], expected f32[6, 8]"));
+}
+
+}  // namespace
+}  // namespace memphis::test

@@ -1,1 +1,449 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/router/router.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/visit.h"
+#include "tests/kernels/router/router_cases.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/op_test.h"
+#include "tests/support/perturbation.h"
+
+namespace memphis::test {
+namespace {
+
+using kernels::router_backward;
+using kernels::router_forward;
+using Values = std::vector<double>;
+
+constexpr float kBalanceScale = 0.75F;
+constexpr float kZScale = 0.03125F;
+
+// Inputs as the op sees them: rounded to the dtypes that they are stored in.
+struct Inputs {
+  Values x;
+  Values weight;
+  Values valid;
+  Values dgates;
+  Values dx;       // before the call
+  Values dweight;  // before the call
+};
+
+Inputs draw(const RouterCase& c, DType dtype) {
+  const DType sums = accumulation_dtype(dtype);
+  const std::int64_t T = c.num_tokens();
+  Inputs in;
+  in.x = rounded_to(dtype, random_normal(T * c.width, "x"));
+  // Logits of standard deviation 1.5: probabilities that differ, none of them 0.
+  const double stddev = 1.5 / std::sqrt(static_cast<double>(c.width));
+  in.weight = rounded_to(sums, random_normal(c.num_experts * c.width, "weight", stddev));
+  for (std::int64_t t = 0; t < T; ++t) {
+    const bool masked = c.masked && (t < c.sequence_length || t % 3 == 0);
+    in.valid.push_back(masked ? 0.0 : 1.0);
+  }
+  in.dgates = rounded_to(sums, random_normal(T * c.num_choices, "dgates"));
+  in.dx = rounded_to(dtype, random_normal(T * c.width, "dx"));
+  in.dweight = rounded_to(sums, random_normal(c.num_experts * c.width, "dweight"));
+  return in;
+}
+
+struct Results {
+  Values logits;
+  Values probs;
+  Values gates;
+  Values experts;
+  Values counts;
+  Values balance;
+  Values z;
+  Values dx;
+  Values dweight;
+};
+
+template <class A>
+std::vector<A> naive_softmax(const std::vector<A>& l) {
+  const A largest = *std::max_element(l.begin(), l.end());
+  std::vector<A> out;
+  A sum = 0;
+  for (const A value : l) {
+    out.push_back(std::exp(value - largest));
+    sum += out.back();
+  }
+  for (A& value : out) {
+    value /= sum;
+  }
+  return out;
+}
+
+template <class T>
+Results naive(const RouterCase& c, const Inputs& in) {
+  using A = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  const std::size_t num_tokens = size(c.num_tokens());
+  const std::size_t D = size(c.width);
+  const std::size_t E = size(c.num_experts);
+  const std::size_t K = size(c.num_choices);
+  const std::size_t S = size(c.sequence_length);
+  const std::size_t B = size(c.num_sequences);
+  const A cap = c.cap;
+  const auto at = [](const Values& values, std::size_t i) { return static_cast<A>(values[i]); };
+  Results out;
+  out.counts.assign(B * E, 0.0);
+  std::vector<std::vector<A>> z(num_tokens, std::vector<A>(E));
+  std::vector<std::vector<A>> capped = z;
+  std::vector<std::vector<A>> probs = z;
+  std::vector<A> lse(num_tokens);
+
+  for (std::size_t t = 0; t < num_tokens; ++t) {
+    for (std::size_t e = 0; e < E; ++e) {
+      A sum = 0;
+      for (std::size_t d = 0; d < D; ++d) {
+        sum += at(in.x, t * D + d) * at(in.weight, e * D + d);
+      }
+      z[t][e] = sum;
+      capped[t][e] = cap > 0 ? cap * std::tanh(sum / cap) : sum;
+      out.logits.push_back(static_cast<double>(sum));
+    }
+    probs[t] = naive_softmax(capped[t]);
+    const A largest = *std::max_element(z[t].begin(), z[t].end());
+    A sum = 0;
+    for (const A logit : z[t]) {
+      sum += std::exp(logit - largest);
+    }
+    lse[t] = largest + std::log(sum);
+    out.z.push_back(in.valid[t] != 0 ? static_cast<double>(lse[t] * lse[t]) : 0.0);
+    std::vector<std::size_t> order(E);
+    for (std::size_t e = 0; e < E; ++e) {
+      out.probs.push_back(static_cast<double>(probs[t][e]));
+      order[e] = e;
+    }
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return probs[t][a] > probs[t][b];
+    });
+    for (std::size_t k = 0; k < K; ++k) {
+      out.experts.push_back(static_cast<double>(order[k]));
+      out.gates.push_back(static_cast<double>(probs[t][order[k]]));
+      out.counts[t / S * E + order[k]] += in.valid[t];
+    }
+  }
+
+  std::vector<A> num_valid(B);
+  for (std::size_t b = 0; b < B; ++b) {
+    for (std::size_t t = b * S; t < (b + 1) * S; ++t) {
+      num_valid[b] += at(in.valid, t);
+    }
+    A sum = 0;
+    for (std::size_t e = 0; e < E && num_valid[b] > 0; ++e) {
+      A mean = 0;
+      for (std::size_t t = b * S; t < (b + 1) * S; ++t) {
+        mean += at(in.valid, t) * probs[t][e];
+      }
+      const A fraction = at(out.counts, b * E + e) / (num_valid[b] * static_cast<A>(K));
+      sum += fraction * (mean / num_valid[b]);
+    }
+    out.balance.push_back(static_cast<double>(static_cast<A>(E) * sum));
+  }
+
+  std::vector<A> dx(num_tokens * D);
+  std::vector<A> dweight(E * D);
+  for (std::size_t t = 0; t < num_tokens; ++t) {
+    const std::size_t b = t / S;
+    const bool valid = in.valid[t] != 0;
+    std::vector<A> dprob(E);
+    for (std::size_t e = 0; e < E && valid; ++e) {
+      const A fraction = at(out.counts, b * E + e) / (num_valid[b] * static_cast<A>(K));
+      dprob[e] = static_cast<A>(kBalanceScale) * static_cast<A>(E) * fraction / num_valid[b];
+    }
+    for (std::size_t k = 0; k < K; ++k) {
+      dprob[static_cast<std::size_t>(out.experts[t * K + k])] += at(in.dgates, t * K + k);
+    }
+    A mean = 0;
+    for (std::size_t e = 0; e < E; ++e) {
+      mean += probs[t][e] * dprob[e];
+    }
+    const std::vector<A> uncapped = naive_softmax(z[t]);
+    for (std::size_t e = 0; e < E; ++e) {
+      const A ratio = cap > 0 ? capped[t][e] / cap : A{0};
+      A dz = probs[t][e] * (dprob[e] - mean) * (1 - ratio * ratio);
+      if (valid) {
+        dz += static_cast<A>(kZScale) * 2 * lse[t] * uncapped[e];
+      }
+      for (std::size_t d = 0; d < D; ++d) {
+        dx[t * D + d] += dz * at(in.weight, e * D + d);
+        dweight[e * D + d] += dz * at(in.x, t * D + d);
+      }
+    }
+  }
+  for (std::size_t i = 0; i < dx.size(); ++i) {
+    const A before = c.accumulate ? at(in.dx, i) : A{0};
+    out.dx.push_back(static_cast<double>(static_cast<T>(before + dx[i])));
+  }
+  for (std::size_t i = 0; i < dweight.size(); ++i) {
+    out.dweight.push_back(static_cast<double>(at(in.dweight, i) + dweight[i]));
+  }
+  return out;
+}
+
+Results run(const RouterCase& c, const Inputs& in, const Target& target) {
+  const OwnedStream stream(target.device);
+  const DType sums = accumulation_dtype(target.dtype);
+  const std::int64_t T = c.num_tokens();
+  const TensorSpec per_expert({T, c.num_experts}, sums);
+  const TensorSpec per_choice({T, c.num_choices}, sums);
+  const TensorSpec weights({c.num_experts, c.width}, sums);
+  const TestTensor x({{T, c.width}, target.dtype}, target.device, in.x);
+  const TestTensor weight(weights, target.device, in.weight);
+  const TestTensor valid({{T}, DType::u8}, target.device, in.valid);
+  const TestTensor logits(per_expert, target.device);
+  const TestTensor probs(per_expert, target.device);
+  const TestTensor gates(per_choice, target.device);
+  const TestTensor experts({{T, c.num_choices}, DType::i32}, target.device);
+  const TestTensor counts({{c.num_sequences, c.num_experts}, DType::i32}, target.device);
+  const TestTensor balance({{c.num_sequences}, sums}, target.device);
+  const TestTensor z({{T}, sums}, target.device);
+  const TensorView mask = c.masked ? valid.view() : TensorView{};
+  router_forward({.logits_TE = logits,
+                  .probs_TE = probs,
+                  .gates_TK = gates,
+                  .experts_TK = experts,
+                  .counts_BE = counts,
+                  .balance_B = balance,
+                  .z_T = z,
+                  .x_TD = x,
+                  .weight_ED = weight,
+                  .valid_T = mask,
+                  .cap = c.cap},
+                 stream.view());
+  const TestTensor dgates(per_choice, target.device, in.dgates);
+  const TestTensor dx({{T, c.width}, target.dtype}, target.device, in.dx);
+  const TestTensor dweight(weights, target.device, in.dweight);
+  const TestTensor dlogits(per_expert, target.device);
+  const TestTensor partial({{c.num_partials, c.num_experts, c.width}, sums}, target.device);
+  router_backward({.dx_TD = dx,
+                   .dweight_ED = dweight,
+                   .dlogits_TE = dlogits,
+                   .partial_PED = partial,
+                   .dgates_TK = dgates,
+                   .logits_TE = logits,
+                   .probs_TE = probs,
+                   .experts_TK = experts,
+                   .counts_BE = counts,
+                   .x_TD = x,
+                   .weight_ED = weight,
+                   .valid_T = mask,
+                   .cap = c.cap,
+                   .balance_scale = kBalanceScale,
+                   .z_scale = kZScale,
+                   .accumulate = c.accumulate},
+                  stream.view());
+  return {.logits = logits.values(stream.view()),
+          .probs = probs.values(stream.view()),
+          .gates = gates.values(stream.view()),
+          .experts = experts.values(stream.view()),
+          .counts = counts.values(stream.view()),
+          .balance = balance.values(stream.view()),
+          .z = z.values(stream.view()),
+          .dx = dx.values(stream.view()),
+          .dweight = dweight.values(stream.view())};
+}
+
+class Router : public OpTest<RouterCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         Router,
+                         on_all_targets(router_cases()),
+                         name_of_op_test<RouterCase>);
+
+TEST_P(Router, IsAsCloseAsNaive) {
+  const RouterCase& c = op_case();
+  const Inputs in = draw(c, target().dtype);
+  const Results exact = naive<long double>(c, in);
+  Inputs moved = in;
+  moved.x = perturbed(target().dtype, in.x);
+  moved.weight = perturbed(target().dtype, in.weight);
+  moved.dgates = perturbed(target().dtype, in.dgates);
+  Results rough;
+  Results rough_moved;
+  kernels::visit_float(target().dtype, [&]<class T>() {
+    rough = naive<T>(c, in);
+    rough_moved = naive<T>(c, moved);
+  });
+  const Results actual = run(c, in, target());
+  EXPECT_EQ(actual.experts, exact.experts);
+  EXPECT_EQ(actual.counts, exact.counts);
+  const DType sums = accumulation_dtype(target().dtype);
+  const auto compare = [&](Values Results::*member, DType dtype, std::int64_t row_length) {
+    return close_to(actual.*member,
+                    exact.*member,
+                    farther(exact.*member, rough.*member, rough_moved.*member),
+                    dtype,
+                    row_length);
+  };
+  EXPECT_TRUE(compare(&Results::logits, sums, c.num_experts));
+  EXPECT_TRUE(compare(&Results::probs, sums, c.num_experts));
+  EXPECT_TRUE(compare(&Results::gates, sums, c.num_choices));
+  EXPECT_TRUE(compare(&Results::balance, sums, c.num_sequences));
+  EXPECT_TRUE(compare(&Results::z, sums, c.num_tokens()));
+  EXPECT_TRUE(compare(&Results::dx, target().dtype, c.width));
+  EXPECT_TRUE(compare(&Results::dweight, sums, c.width));
+}
+
+TEST_P(Router, RowsAreDistributionsAndGatesTheirLargest) {
+  const RouterCase& c = op_case();
+  const Results actual = run(c, draw(c, target().dtype), target());
+  const auto E = static_cast<std::size_t>(c.num_experts);
+  const auto K = static_cast<std::size_t>(c.num_choices);
+  const double unit = rounding_unit(accumulation_dtype(target().dtype));
+  for (std::size_t t = 0; t * E < actual.probs.size(); ++t) {
+    double sum = 0;
+    for (std::size_t e = 0; e < E; ++e) {
+      sum += actual.probs[t * E + e];
+    }
+    // Every probability rounds once and is divided by a sum of E - 1 roundings.
+    EXPECT_NEAR(sum, 1.0, unit * static_cast<double>(E + 1));
+    std::vector<double> sorted(actual.probs.begin() + static_cast<std::ptrdiff_t>(t * E),
+                               actual.probs.begin() + static_cast<std::ptrdiff_t>((t + 1) * E));
+    std::sort(sorted.rbegin(), sorted.rend());
+    for (std::size_t k = 0; k < K; ++k) {
+      EXPECT_EQ(actual.gates[t * K + k], sorted[k]);
+      const auto expert = static_cast<std::size_t>(actual.experts[t * K + k]);
+      EXPECT_EQ(actual.gates[t * K + k], actual.probs[t * E + expert]);
+    }
+  }
+}
+
+TEST_P(Router, RepeatsItsBits) {
+  const Inputs in = draw(op_case(), target().dtype);
+  const Results first = run(op_case(), in, target());
+  const OneThread one_thread;
+  const Results second = run(op_case(), in, target());
+  EXPECT_EQ(second.probs, first.probs);
+  EXPECT_EQ(second.balance, first.balance);
+  EXPECT_EQ(second.dx, first.dx);
+  EXPECT_EQ(second.dweight, first.dweight);
+}
+
+TEST_P(Router, EqualProbabilitiesGoToTheLowerIndexAndAreBalanced) {
+  const RouterCase& c = op_case();
+  Inputs in = draw(c, target().dtype);
+  in.weight.assign(in.weight.size(), 0.0);
+  in.valid.assign(in.valid.size(), 1.0);
+  const Results actual = run(c, in, target());
+  const auto K = static_cast<std::size_t>(c.num_choices);
+  for (std::size_t i = 0; i < actual.experts.size(); ++i) {
+    EXPECT_EQ(actual.experts[i], static_cast<double>(i % K));
+  }
+  const double unit = rounding_unit(accumulation_dtype(target().dtype));
+  for (const double balance : actual.balance) {
+    // Uniform probabilities balance to 1 whatever the counts; the sum over the tokens rounds each.
+    const auto roundings = static_cast<double>(c.sequence_length + c.num_experts + 6);
+    EXPECT_NEAR(balance, c.sequence_length == 0 ? 0.0 : 1.0, unit * roundings);
+  }
+}
+
+// A NaN is seen in the gates, and the experts are still experts: what follows indexes by them.
+TEST_P(Router, KeepsNanAndValidExperts) {
+  const RouterCase& c = op_case();
+  if (c.num_tokens() == 0) {
+    return;
+  }
+  Inputs in = draw(c, target().dtype);
+  in.x[0] = std::numeric_limits<double>::quiet_NaN();
+  const Results actual = run(c, in, target());
+  EXPECT_TRUE(std::isnan(actual.logits[0]));
+  for (std::size_t k = 0; k < static_cast<std::size_t>(c.num_choices); ++k) {
+    EXPECT_TRUE(std::isnan(actual.gates[k]));
+    EXPECT_EQ(actual.experts[k], static_cast<double>(k));
+  }
+  EXPECT_TRUE(std::isnan(actual.dx[0]));
+}
+
+// The counts do not change under a small step, so the op's own losses are what backward derives.
+TEST(RouterGradient, IsTheDifferenceQuotient) {
+  for (const float cap : {0.0F, 1.5F}) {
+    for (const bool masked : {false, true}) {
+      const RouterCase c{.name = "",
+                         .num_sequences = 2,
+                         .sequence_length = 4,
+                         .width = 5,
+                         .num_experts = 4,
+                         .num_choices = 2,
+                         .cap = cap,
+                         .masked = masked,
+                         .num_partials = 3};
+      const Target target{Device::cpu, DType::f64};
+      Inputs in = draw(c, DType::f64);
+      in.dweight.assign(in.dweight.size(), 0.0);
+      const Results actual = run(c, in, target);
+      const auto loss = [&](Values Inputs::*member) {
+        return [&, member](const Values& values) {
+          Inputs moved = in;
+          moved.*member = values;
+          const Results r = run(c, moved, target);
+          EXPECT_EQ(r.experts, actual.experts);
+          return dot(r.gates, in.dgates) + dot(r.balance, Values(r.balance.size(), kBalanceScale)) +
+                 dot(r.z, Values(r.z.size(), kZScale));
+        };
+      };
+      EXPECT_LT(max_difference(actual.dx, central_differences(loss(&Inputs::x), in.x)), 1e-8);
+      EXPECT_LT(
+          max_difference(actual.dweight, central_differences(loss(&Inputs::weight), in.weight)),
+          1e-8);
+    }
+  }
+}
+
+TEST(RouterContract, NamesTheOperand) {
+  const TensorSpec per_expert({6, 4}, DType::f32);
+  const TestTensor x({{6, 8}, DType::f32}, Device::cpu, Values(48, 0.5));
+  const TestTensor weight({{4, 8}, DType::f32}, Device::cpu, Values(32, 0.5));
+  const TestTensor logits(per_expert, Device::cpu);
+  const TestTensor probs(per_expert, Device::cpu);
+  const TestTensor gates({{6, 2}, DType::f32}, Device::cpu);
+  const TestTensor experts({{6, 2}, DType::i32}, Device::cpu);
+  const TestTensor five_experts({{6, 5}, DType::i32}, Device::cpu);
+  const TestTensor counts({{2, 4}, DType::i32}, Device::cpu);
+  const TestTensor four_sequences({{4, 4}, DType::i32}, Device::cpu);
+  const TestTensor balance({{2}, DType::f32}, Device::cpu);
+  const TestTensor z({{6}, DType::f32}, Device::cpu);
+  const Stream stream;
+  const kernels::RouterForward good{.logits_TE = logits,
+                                    .probs_TE = probs,
+                                    .gates_TK = gates,
+                                    .experts_TK = experts,
+                                    .counts_BE = counts,
+                                    .balance_B = balance,
+                                    .z_T = z,
+                                    .x_TD = x,
+                                    .weight_ED = weight};
+  EXPECT_NO_THROW(router_forward(good, stream));
+  auto bad = good;
+  bad.experts_TK = five_experts;
+  EXPECT_TRUE(rejects([&] { router_forward(bad, stream); }, "5 experts per token of 4"));
+  bad = good;
+  bad.counts_BE = four_sequences;
+  EXPECT_TRUE(rejects([&] { router_forward(bad, stream); }, "6 tokens in 4 sequences"));
+  bad = good;
+  bad.cap = -30.0F;
+  EXPECT_TRUE(rejects([&] { router_forward(bad, stream); }, "cap is -30"));
+  bad = good;
+  bad.valid_T = z;
+  EXPECT_TRUE(rejects([&] { router_forward(bad, stream); }, "valid_T is f32[6]"));
+  const TestTensor no_partials({{0, 4, 8}, DType::f32}, Device::cpu);
+  const kernels::RouterBackward backward{.dx_TD = x,
+                                         .dweight_ED = weight,
+                                         .dlogits_TE = probs,
+                                         .partial_PED = no_partials,
+                                         .dgates_TK = gates,
+                                         .logits_TE = logits,
+                                         .probs_TE = probs,
+                                         .experts_TK = experts,
+                                         .counts_BE = counts,
+                                         .x_TD = x,
+                                         .weight_ED = weight};
+  EXPECT_TRUE(rejects([&] { router_backward(backward, stream); }, "partial_PED has no rows"));
+}
+
+}  // namespace
+}  // namespace memphis::test

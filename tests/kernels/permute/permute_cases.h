@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace memphis::test {
+
+struct PermuteCase {
+  std::string name;
+  std::int64_t num_tokens;
+  std::int64_t num_experts;
+  std::int64_t num_choices;  // experts of a token, K
+  std::int64_t width;
+  float scale = 1.0F;
+  bool accumulate = false;        // unpermute
+  std::int64_t only_expert = -1;  // all rows go to it
+  bool tested = true;             // or only timed: long in f64
+  bool fits_cpu = true;           // timed there as well
+  bool timed = false;
+
+  std::int64_t num_rows() const { return num_tokens * num_choices; }
+};
+
+inline std::vector<PermuteCase> permute_cases() {
+  return {
+      {.name = "one", .num_tokens = 1, .num_experts = 1, .num_choices = 1, .width = 1},
+      {.name = "odd", .num_tokens = 3, .num_experts = 5, .num_choices = 2, .width = 7},
+      {.name = "unaligned",
+       .num_tokens = 45,
+       .num_experts = 3,
+       .num_choices = 3,
+       .width = 131,
+       .scale = 0.7071F,
+       .accumulate = true},
+      {.name = "one_choice", .num_tokens = 200, .num_experts = 8, .num_choices = 1, .width = 24},
+      {.name = "empty", .num_tokens = 0, .num_experts = 8, .num_choices = 2, .width = 64},
+      {.name = "no_columns", .num_tokens = 4, .num_experts = 8, .num_choices = 2, .width = 0},
+      {.name = "one_expert",
+       .num_tokens = 150,
+       .num_experts = 4,
+       .num_choices = 1,
+       .width = 8,
+       .only_expert = 2},
+      {.name = "many_experts",
+       .num_tokens = 300,
+       .num_experts = 1024,
+       .num_choices = 2,
+       .width = 16,
+       .accumulate = true},
+      {.name = "long_chunks", .num_tokens = 9000, .num_experts = 8, .num_choices = 2, .width = 8},
+      {.name = "long_rows",
+       .num_tokens = 5,
+       .num_experts = 8,
+       .num_choices = 2,
+       .width = 1536,
+       .scale = 0.7071F},
+      {.name = "small_model",
+       .num_tokens = 4096,
+       .num_experts = 8,
+       .num_choices = 2,
+       .width = 128,
+       .tested = false,
+       .timed = true},
+      {.name = "grok_1",
+       .num_tokens = 8192,
+       .num_experts = 8,
+       .num_choices = 2,
+       .width = 6144,
+       .tested = false,
+       .fits_cpu = false,
+       .timed = true},
+  };
+}
+
+inline std::string shape_of(const PermuteCase& c) {
+  return "T=" + std::to_string(c.num_tokens) + " K=" + std::to_string(c.num_choices) +
+         " E=" + std::to_string(c.num_experts) + " D=" + std::to_string(c.width);
+}
+
+}  // namespace memphis::test
