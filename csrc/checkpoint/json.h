@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+namespace memphis {
+
+// The JSON object in `text`, or CheckpointError naming `path`. Stricter than the library: a
+// repeated key, a NUL byte (where the library stops reading and ignores the rest), nesting deeper
+// than 32 and a top level that is not an object are refused.
+nlohmann::json parse_json_object(std::string_view text, const std::filesystem::path& path);
+
+// `text` as ASCII without control characters, escaped as in JSON: what a hostile file names a
+// tensor must not move the cursor of the terminal that shows the error.
+std::string printable(const std::string& text);
+
+}  // namespace memphis

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "csrc/checkpoint/checksum.h"
+
+namespace memphis {
+
+// What a checkpoint says of itself: all that a run needs beside its tensors to go on as if it had
+// never stopped.
+struct Manifest {
+  std::int64_t step = 0;
+  std::int64_t samples = 0;         // global sample counter: the next sample's index
+  std::int64_t seed = 0;            // with the counters above, the whole state of every generator
+  std::string dataset_fingerprint;  // of the data that `samples` counts in
+  std::string config;               // resolved, as YAML
+  std::vector<FileRecord> files;    // the tensors
+
+  bool operator==(const Manifest&) const = default;
+};
+
+// JSON. Checksums are texts of 16 digits: numbers of 64 bits do not survive every reader.
+std::string write_manifest(const Manifest& manifest);
+
+// CheckpointError, naming `path`, for anything that write_manifest does not write: another format
+// version, a missing, unknown or repeated key, a file name that is not bare.
+Manifest read_manifest(std::string_view text, const std::filesystem::path& path);
+
+// True for [A-Za-z0-9._-]+ that does not begin with a dot: such a name cannot leave its directory.
+bool is_bare_name(std::string_view name);
+
+}  // namespace memphis

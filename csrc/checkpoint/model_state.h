@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "csrc/checkpoint/manifest.h"
+#include "csrc/config/config.h"
+#include "csrc/model/parameters.h"
+#include "csrc/optim/optimizer.h"
+
+// What lies in a checkpoint, and how models and optimizers get there and back.
+//
+//   config.json             the model, as Hugging Face spells it
+//   model.safetensors       weights, by the names of form B: the folder is a model folder too
+//   optimizer.safetensors   <parameter>.m, .v and, where weights are narrower than f32, .master
+//
+// Tensors are logical: whole, in the order of their dims, whatever the layout that wrote them.
+namespace memphis {
+
+// Bytes of a checkpoint's tensors.
+std::uint64_t checkpoint_bytes(const Parameters& parameters, const Optimizer& optimizer);
+
+// Saves and commits; `manifest` lacks only its step and files. Waits for the stream.
+std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
+                                      std::int64_t step,
+                                      const Manifest& manifest,
+                                      const ModelConfig& model,
+                                      const Parameters& parameters,
+                                      const Optimizer& optimizer,
+                                      Stream stream);
+
+// Weights and optimizer state of a valid checkpoint. CheckpointError if it is of another model.
+void load_checkpoint(const std::filesystem::path& checkpoint,
+                     Parameters& parameters,
+                     Optimizer& optimizer,
+                     Stream stream);
+
+// The folder that holds a model: `path` itself if it has a config.json, else the newest valid
+// checkpoint of the run directory `path`. CheckpointError if it is neither.
+std::filesystem::path find_model_folder(const std::filesystem::path& path);
+
+// Weights of a model folder in form B, converted to the dtype of `parameters`. A tied head in the
+// folder must equal the embedding; one that is missing is the embedding.
+void load_model_folder(const std::filesystem::path& folder, Parameters& parameters, Stream stream);
+
+// Writes config.json and model.safetensors to the new folder `folder`, in form B with lm_head,
+// which SGLang needs even where it is tied.
+void export_model_folder(const std::filesystem::path& folder,
+                         const ModelConfig& model,
+                         const Parameters& parameters,
+                         Stream stream);
+
+}  // namespace memphis

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "csrc/core/file.h"
+
+// NumPy's array format, version 1.0, for float32 in row-major order. Source: numpy/lib/format.py.
+namespace memphis {
+
+// Writes one array front to back into a sibling of `path`, which takes the name at close(): a
+// reader sees the whole array or what was there before. The destructor removes an array that was
+// not closed.
+class NpyWriter {
+ public:
+  // CheckpointError, here and below, if it cannot be written.
+  NpyWriter(const std::filesystem::path& path, std::span<const std::int64_t> dims);
+  ~NpyWriter();
+  NpyWriter(const NpyWriter&) = delete;
+  NpyWriter& operator=(const NpyWriter&) = delete;
+
+  void write(std::span<const float> values);
+  // ContractError unless as many values were written as the dims say.
+  void close();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  std::uint64_t remaining_;  // values
+  DurableWriter writer_;
+  bool closed_ = false;
+};
+
+struct NpyArray {
+  std::vector<std::int64_t> dims;
+  std::vector<float> values;
+};
+
+// DataError unless it is such an array, whole.
+NpyArray read_npy(const std::filesystem::path& path);
+
+}  // namespace memphis

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/checkpoint/safetensors.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <tuple>
+
+#include <spdlog/fmt/fmt.h>
+#include <spdlog/fmt/ranges.h>
+
+#include "csrc/checkpoint/json.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "the format is little-endian and is read without swapping");
+
+using Json = nlohmann::json;
+
+struct FormatType {
+  std::string_view name;
+  unsigned bits;
+  std::optional<DType> dtype;
+};
+
+constexpr std::array<FormatType, 22> kFormatTypes{{
+    {"F64", 64, DType::f64}, {"F32", 32, DType::f32}, {"BF16", 16, DType::bf16},
+    {"I64", 64, DType::i64}, {"I32", 32, DType::i32}, {"U8", 8, DType::u8},
+    {"F16", 16, {}},         {"C64", 64, {}},         {"U64", 64, {}},
+    {"U32", 32, {}},         {"I16", 16, {}},         {"U16", 16, {}},
+    {"I8", 8, {}},           {"BOOL", 8, {}},         {"F8_E4M3", 8, {}},
+    {"F8_E5M2", 8, {}},      {"F8_E8M0", 8, {}},      {"F8_E4M3FNUZ", 8, {}},
+    {"F8_E5M2FNUZ", 8, {}},  {"F6_E2M3", 6, {}},      {"F6_E3M2", 6, {}},
+    {"F4", 4, {}},
+}};
+
+[[noreturn]] void fail(const std::filesystem::path& path,
+                       std::string_view problem,
+                       std::string_view why) {
+  throw CheckpointError(
+      fmt::format("{}: {} ({}); copy the file again from its source", path.string(), problem, why));
+}
+
+MappedFile map_file(const std::filesystem::path& path) {
+  try {
+    return MappedFile(path);
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+// A value for an error text: printable, and not longer than one reads.
+std::string shown(const Json& value) {
+  constexpr std::size_t kLongest = 200;
+  constexpr bool kAsciiOnly = true;
+  std::string text = value.dump(-1, ' ', kAsciiOnly);
+  if (text.size() > kLongest) {
+    text.replace(kLongest, std::string::npos, "...");
+  }
+  return text;
+}
+
+// A JSON number that is a whole number from 0 to 2^63 - 1. The library makes doubles of fractions,
+// of exponents and of what is larger than 64 bits.
+std::optional<std::uint64_t> as_count(const Json& value) {
+  if (!value.is_number_unsigned()) {
+    return {};
+  }
+  const auto count = value.get<std::uint64_t>();
+  return count <= INT64_MAX ? std::optional(count) : std::nullopt;
+}
+
+struct Entry {
+  std::string name;
+  StoredTensor tensor;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+class HeaderReader {
+ public:
+  explicit HeaderReader(const MappedFile& file) : path_(file.path()), bytes_(file.bytes()) {}
+
+  // The data section, once the header's length is known to be sound.
+  std::span<const std::byte> data() const {
+    return bytes_.subspan(sizeof(std::uint64_t) + length_);
+  }
+
+  Json header() {
+    if (bytes_.size() < sizeof(std::uint64_t)) {
+      fail(path_,
+           fmt::format("it has {} bytes", bytes_.size()),
+           "a safetensors file has at least the 8 bytes of its header's length");
+    }
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes_.data(), sizeof(length));
+    if (length > kMaxHeaderBytes) {
+      fail(path_,
+           fmt::format("its header is said to have {} bytes", length),
+           fmt::format("the format's limit is {}", kMaxHeaderBytes));
+    }
+    if (length > bytes_.size() - sizeof(length)) {
+      fail(path_,
+           fmt::format(
+               "its header is said to have {} bytes, the file has {}", length, bytes_.size()),
+           "the file is truncated or is not safetensors");
+    }
+    length_ = static_cast<std::size_t>(length);
+    const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + sizeof(length),
+                                length_);
+    const std::size_t last = text.find_last_not_of(' ');
+    if (text.empty() || text.front() != '{' || text[last] != '}') {
+      fail(
+          path_, "its header is not a JSON object", "it begins with '{' and is padded with spaces");
+    }
+    return parse_json_object(text, path_);
+  }
+
+  std::map<std::string, std::string> metadata(const Json& value) const {
+    std::map<std::string, std::string> result;
+    if (!value.is_object()) {
+      fail(path_, "__metadata__ is not an object", "it maps texts to texts");
+    }
+    for (const auto& [key, text] : value.items()) {
+      if (!text.is_string()) {
+        fail(path_,
+             fmt::format("__metadata__ '{}' is not a text", printable(key)),
+             "it maps texts to texts");
+      }
+      result.emplace(key, text.get<std::string>());
+    }
+    return result;
+  }
+
+  Entry entry(const std::string& name, const Json& fields) const {
+    const auto fail_here = [&](std::string_view problem, std::string_view why) {
+      fail(path_, fmt::format("tensor '{}' {}", printable(name), problem), why);
+    };
+    if (!fields.is_object()) {
+      fail_here("is not an object", "it has dtype, shape and data_offsets");
+    }
+    for (const auto& [key, value] : fields.items()) {
+      if (key != "dtype" && key != "shape" && key != "data_offsets") {
+        fail_here(fmt::format("has the unknown field '{}'", printable(key)),
+                  "it has dtype, shape and data_offsets");
+      }
+    }
+    if (fields.size() != 3) {
+      fail_here("lacks a field", "it has dtype, shape and data_offsets");
+    }
+    Entry result;
+    result.name = name;
+
+    const Json& dtype = fields.at("dtype");
+    const auto* type =
+        std::find_if(kFormatTypes.begin(), kFormatTypes.end(), [&](const FormatType& candidate) {
+          return dtype.is_string() && dtype.get_ref<const std::string&>() == candidate.name;
+        });
+    if (type == kFormatTypes.end()) {
+      fail_here(fmt::format("has dtype {}", shown(dtype)), "the format has no such type");
+    }
+    result.tensor.dtype_name = type->name;
+    result.tensor.dtype = type->dtype;
+
+    const Json& shape = fields.at("shape");
+    if (!shape.is_array()) {
+      fail_here("has a shape that is not a list", "a shape is a list of whole numbers");
+    }
+    std::uint64_t bits = type->bits;
+    for (const Json& dim : shape) {
+      const auto count = as_count(dim);
+      if (!count) {
+        fail_here(fmt::format("has a dim of {}", shown(dim)),
+                  "a dim is a whole number from 0 to 2^63 - 1");
+      }
+      if (__builtin_mul_overflow(bits, *count, &bits)) {
+        fail_here(fmt::format("has shape {}", shown(shape)), "its size overflows 64 bits");
+      }
+      result.tensor.shape.push_back(static_cast<std::int64_t>(*count));
+    }
+    if (bits % 8 != 0) {
+      fail_here(fmt::format("has {} bits", bits), "a tensor ends at a whole byte");
+    }
+
+    const Json& offsets = fields.at("data_offsets");
+    const bool is_pair = offsets.is_array() && offsets.size() == 2;
+    const auto begin = is_pair ? as_count(offsets[0]) : std::nullopt;
+    const auto end = is_pair ? as_count(offsets[1]) : std::nullopt;
+    if (!begin || !end || *begin > *end) {
+      fail_here(fmt::format("has data_offsets {}", shown(offsets)),
+                "they are two whole numbers, begin and end, begin not after end");
+    }
+    if (*end > data().size()) {
+      fail_here(fmt::format("ends at byte {} of the data", *end),
+                fmt::format("the file has {} bytes of data, it is truncated", data().size()));
+    }
+    if (*end - *begin != bits / 8) {
+      fail_here(fmt::format("has {} bytes", *end - *begin),
+                fmt::format("{} of shape {} takes {}", type->name, shown(shape), bits / 8));
+    }
+    result.begin = *begin;
+    result.end = *end;
+    result.tensor.bytes = data().subspan(*begin, *end - *begin);
+    return result;
+  }
+
+  // Every byte of the data belongs to exactly one tensor.
+  void check_layout(std::vector<Entry>& entries) const {
+    std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+      return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
+    });
+    std::uint64_t end = 0;
+    for (const Entry& entry : entries) {
+      if (entry.begin != end) {
+        fail(path_,
+             fmt::format("tensor '{}' begins at byte {} of the data, not at {}",
+                         printable(entry.name),
+                         entry.begin,
+                         end),
+             "tensors lie one behind the other, without overlap or hole");
+      }
+      end = entry.end;
+    }
+    if (end != data().size()) {
+      fail(path_,
+           fmt::format("{} bytes follow the last tensor", data().size() - end),
+           "every byte of the data belongs to a tensor");
+    }
+  }
+
+ private:
+  const std::filesystem::path& path_;
+  std::span<const std::byte> bytes_;
+  std::size_t length_ = 0;
+};
+
+template <class From, class To>
+void convert(const std::byte* from, std::int64_t count, To* to) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    From value;
+    std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(From), sizeof(From));
+    to[i] = To(static_cast<float>(value));
+  }
+}
+
+template <class From>
+bool convert_to(const std::byte* from, std::int64_t count, DType dtype, void* out) {
+  switch (dtype) {
+    case DType::f64:
+      convert<From>(from, count, static_cast<double*>(out));
+      return true;
+    case DType::f32:
+      convert<From>(from, count, static_cast<float*>(out));
+      return true;
+    case DType::bf16:
+      convert<From>(from, count, static_cast<bf16*>(out));
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(map_file(path)) {
+  HeaderReader reader(file_);
+  const Json header = reader.header();
+  std::vector<Entry> entries;
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__") {
+      metadata_ = reader.metadata(value);
+    } else {
+      entries.push_back(reader.entry(name, value));
+    }
+  }
+  reader.check_layout(entries);
+  for (Entry& entry : entries) {
+    tensors_.emplace(std::move(entry.name), std::move(entry.tensor));
+  }
+}
+
+const StoredTensor& SafetensorsFile::find(std::string_view name,
+                                          std::span<const std::int64_t> shape) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) {
+    fail(path(),
+         fmt::format("there is no tensor '{}'", name),
+         fmt::format("the file has {} others", tensors_.size()));
+  }
+  const StoredTensor& tensor = found->second;
+  if (!tensor.dtype) {
+    throw CheckpointError(
+        fmt::format("{}: tensor '{}' has dtype {} (memphis reads F64, F32, BF16, I64, I32 and U8); "
+                    "convert the file to one of them",
+                    path().string(),
+                    name,
+                    tensor.dtype_name));
+  }
+  if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
+    throw CheckpointError(fmt::format(
+        "{}: tensor '{}' has shape [{}] (the model's config makes it [{}]); use the config that "
+        "belongs to these weights",
+        path().string(),
+        name,
+        fmt::join(tensor.shape, ", "),
+        fmt::join(shape, ", ")));
+  }
+  return tensor;
+}
+
+void SafetensorsFile::read(std::string_view name,
+                           std::span<const std::int64_t> shape,
+                           std::int64_t begin,
+                           std::int64_t count,
+                           DType dtype,
+                           void* out) const {
+  const StoredTensor& tensor = find(name, shape);
+  const std::size_t element_bytes = size_of(*tensor.dtype);
+  const auto num_elements = static_cast<std::int64_t>(tensor.bytes.size() / element_bytes);
+  require(begin >= 0 && count >= 0 && begin <= num_elements && count <= num_elements - begin,
+          "the elements to read lie within the tensor");
+  const std::byte* from = tensor.bytes.data() + static_cast<std::size_t>(begin) * element_bytes;
+  if (count == 0) {
+    return;
+  }
+  if (*tensor.dtype == dtype) {
+    std::memcpy(out, from, static_cast<std::size_t>(count) * element_bytes);
+    return;
+  }
+  const bool converted = *tensor.dtype == DType::f32    ? convert_to<float>(from, count, dtype, out)
+                         : *tensor.dtype == DType::bf16 ? convert_to<bf16>(from, count, dtype, out)
+                                                        : false;
+  if (!converted) {
+    throw CheckpointError(
+        fmt::format("{}: tensor '{}' has dtype {}, wanted is {} (only F32 and BF16 are converted); "
+                    "convert the file",
+                    path().string(),
+                    name,
+                    tensor.dtype_name,
+                    name_of(dtype)));
+  }
+}
+
+}  // namespace memphis

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/checkpoint/store.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <span>
+#include <stdexcept>
+#include <system_error>
+#include <tuple>
+#include <utility>
+
+#include <fcntl.h>
+#include <spdlog/fmt/fmt.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "csrc/core/error.h"
+#include "csrc/core/log.h"
+
+namespace memphis {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kStepPrefix = "step-";
+
+// A manifest lists files and holds a config of at most 1 MiB: more is not one.
+constexpr std::uint64_t kMaxManifestBytes = 64U << 20U;
+
+// Logs, metrics and the resolved config of a long run.
+constexpr std::uint64_t kSpaceMarginBytes = 64U << 20U;
+
+std::string system_reason(int error_number) {
+  return std::error_code(error_number, std::generic_category()).message();
+}
+
+// Why a checkpoint is not valid; caught in verify_checkpoint.
+class Invalid : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class Descriptor {
+ public:
+  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
+  ~Descriptor() {
+    if (descriptor_ >= 0) {
+      ::close(descriptor_);
+    }
+  }
+  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int get() const { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+struct OpenFile {
+  Descriptor descriptor;
+  std::uint64_t bytes;
+};
+
+// Names are opened relative to the open directory and links are not followed: a checkpoint from
+// somebody else cannot make this process read outside of it.
+OpenFile open_in(const Descriptor& directory, const std::string& name) {
+  // O_NONBLOCK: opening a pipe would wait for its writer.
+  Descriptor descriptor(
+      ::openat(directory.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  if (descriptor.get() < 0) {
+    const int error_number = errno;
+    if (error_number == ENOENT) {
+      throw Invalid(name + " is missing");
+    }
+    if (error_number == ELOOP) {
+      throw Invalid(name + " is a symbolic link");
+    }
+    throw Invalid(fmt::format("{} cannot be opened: {}", name, system_reason(error_number)));
+  }
+  struct stat status {};
+  if (::fstat(descriptor.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+    throw Invalid(name + " is not a regular file");
+  }
+  return {.descriptor = std::move(descriptor), .bytes = static_cast<std::uint64_t>(status.st_size)};
+}
+
+// Calls use(piece) for the file's bytes, front to back. read() and not a mapping: an I/O error must
+// be a reason to reject, not a signal.
+template <class Use>
+void read_through(const OpenFile& file, const std::string& name, const Use& use) {
+  // What fsync has made clean is dropped from the cache, so that the device is read and not the
+  // memory that was written from. Advice: where the system declines, the cache is read.
+  ::posix_fadvise(file.descriptor.get(), 0, 0, POSIX_FADV_DONTNEED);
+  std::vector<std::byte> buffer(std::size_t{1} << 20U);
+  while (true) {
+    const ssize_t count = ::read(file.descriptor.get(), buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      throw Invalid(fmt::format("{} cannot be read: {}", name, system_reason(errno)));
+    }
+    if (count == 0) {
+      return;
+    }
+    use(std::span<const std::byte>(buffer.data(), static_cast<std::size_t>(count)));
+  }
+}
+
+std::string read_small(const Descriptor& directory, const std::string& name) {
+  const OpenFile file = open_in(directory, name);
+  if (file.bytes > kMaxManifestBytes) {
+    throw Invalid(fmt::format("{} has {} bytes", name, file.bytes));
+  }
+  std::string text;
+  read_through(file, name, [&](std::span<const std::byte> piece) {
+    text.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+  });
+  return text;
+}
+
+void check_file(const Descriptor& directory, const FileRecord& record) {
+  const OpenFile file = open_in(directory, record.name);
+  if (file.bytes != record.bytes) {
+    throw Invalid(fmt::format("{} has {} bytes, not {}", record.name, file.bytes, record.bytes));
+  }
+  Checksum checksum;
+  read_through(
+      file, record.name, [&](std::span<const std::byte> piece) { checksum.update(piece); });
+  if (checksum.value() != record.xxh3) {
+    throw Invalid(fmt::format("{} has checksum {}, not {}: its bytes changed after it was written",
+                              record.name,
+                              checksum_text(checksum.value()),
+                              checksum_text(record.xxh3)));
+  }
+}
+
+Manifest verify(const fs::path& path) {
+  const Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (directory.get() < 0) {
+    // O_DIRECTORY turns a link's ELOOP into ENOTDIR.
+    throw Invalid(errno == ENOTDIR || errno == ELOOP
+                      ? "it is not a directory"
+                      : "it cannot be opened: " + system_reason(errno));
+  }
+  const std::string marker = read_small(directory, std::string(kMarkerName));
+  const std::string text = read_small(directory, std::string(kManifestName));
+  if (marker != checksum_text(checksum_of(text)) + "\n") {
+    throw Invalid(fmt::format("{} does not match {}", kManifestName, kMarkerName));
+  }
+  Manifest manifest = read_manifest(text, path / kManifestName);
+  if (checkpoint_name(manifest.step) != path.filename()) {
+    throw Invalid(fmt::format("its manifest is of step {}", manifest.step));
+  }
+  for (const FileRecord& record : manifest.files) {
+    check_file(directory, record);
+  }
+  return manifest;
+}
+
+// An entry step-* of a run directory.
+struct StepEntry {
+  fs::path path;
+  std::int64_t step = -1;  // -1: not a name that is given here
+  bool unfinished = false;
+};
+
+StepEntry parse_entry(const fs::path& path) {
+  StepEntry entry{.path = path};
+  std::string name = path.filename().string();
+  if (name.ends_with(kUnfinishedSuffix)) {
+    entry.unfinished = true;
+    name.resize(name.size() - kUnfinishedSuffix.size());
+  }
+  std::int64_t step = -1;
+  std::from_chars(name.data() + kStepPrefix.size(), name.data() + name.size(), step);
+  if (step >= 0 && checkpoint_name(step) == name) {
+    entry.step = step;
+  }
+  return entry;
+}
+
+// Newest first.
+std::vector<StepEntry> list_entries(const fs::path& run_dir) {
+  std::vector<StepEntry> entries;
+  std::error_code error;
+  for (fs::directory_iterator it(run_dir, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().filename().string().starts_with(kStepPrefix)) {
+      entries.push_back(parse_entry(it->path()));
+    }
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw CheckpointError(fmt::format("cannot read {} ({}); check run.dir and its permissions",
+                                      run_dir.string(),
+                                      error.message()));
+  }
+  std::sort(entries.begin(), entries.end(), [](const StepEntry& a, const StepEntry& b) {
+    return std::tie(a.step, a.path) > std::tie(b.step, b.path);
+  });
+  return entries;
+}
+
+bool has_metrics(const fs::path& run_dir) {
+  std::error_code error;
+  const std::uintmax_t bytes = fs::file_size(run_dir / "metrics.jsonl", error);
+  return !error && bytes > 0;
+}
+
+bool warn_unless_removed(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) {
+    spdlog::warn("cannot remove {} ({}); remove it by hand", path.string(), error.message());
+  }
+  return !error;
+}
+
+// The rename makes it invalid in one step; what a crash leaves of it is then known for what it is.
+void remove_checkpoint(const fs::path& path) {
+  fs::path unfinished = path;
+  unfinished += kUnfinishedSuffix;
+  std::error_code error;
+  fs::rename(path, unfinished, error);
+  if (error) {
+    spdlog::warn("cannot remove {} ({}); remove it by hand", path.string(), error.message());
+  } else if (warn_unless_removed(unfinished)) {
+    spdlog::info("removed {}", path.string());
+  }
+}
+
+std::string list_reasons(const std::vector<Rejected>& rejected) {
+  std::string text;
+  for (const Rejected& one : rejected) {
+    text +=
+        fmt::format("{}{}: {}", text.empty() ? "" : "; ", one.path.filename().string(), one.reason);
+  }
+  return text.empty() ? "it holds none" : text;
+}
+
+}  // namespace
+
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("step-{:08}", step);
+}
+
+Verdict verify_checkpoint(const fs::path& directory) {
+  try {
+    return {.manifest = verify(directory), .reason = {}};
+  } catch (const Invalid& invalid) {
+    return {.manifest = {}, .reason = invalid.what()};
+  } catch (const CheckpointError& error) {
+    return {.manifest = {}, .reason = error.what()};
+  }
+}
+
+Scan find_newest_valid(const fs::path& run_dir) {
+  Scan scan;
+  for (const StepEntry& entry : list_entries(run_dir)) {
+    if (entry.unfinished) {
+      scan.rejected.push_back({entry.path, "it was being written or deleted when its job ended"});
+      continue;
+    }
+    if (entry.step < 0) {
+      scan.rejected.push_back({entry.path, "it does not have the name of a checkpoint"});
+      continue;
+    }
+    Verdict verdict = verify_checkpoint(entry.path);
+    if (verdict.manifest) {
+      scan.newest = Found{entry.path, std::move(*verdict.manifest)};
+      break;
+    }
+    scan.rejected.push_back({entry.path, std::move(verdict.reason)});
+  }
+  return scan;
+}
+
+std::optional<Found> choose_checkpoint(const fs::path& run_dir, Resume resume) {
+  if (resume == Resume::never) {
+    for (const StepEntry& entry : list_entries(run_dir)) {
+      if (!entry.unfinished) {
+        throw ConfigError(
+            fmt::format("run.resume is never and {} holds {} (saved work is not written over); set "
+                        "run.resume to "
+                        "auto, choose another run.dir, or delete that one",
+                        run_dir.string(),
+                        entry.path.filename().string()));
+      }
+    }
+    return {};
+  }
+  Scan scan = find_newest_valid(run_dir);
+  if (scan.newest) {
+    for (const Rejected& one : scan.rejected) {
+      spdlog::warn("skipping {}: {}", one.path.string(), one.reason);
+    }
+    spdlog::info("resuming from {} (step {}, {} samples seen)",
+                 scan.newest->path.string(),
+                 scan.newest->manifest.step,
+                 scan.newest->manifest.samples);
+    return std::move(scan.newest);
+  }
+  if (resume == Resume::required) {
+    throw CheckpointError(
+        fmt::format("run.resume is required and {} has no valid checkpoint ({}); restore one, or "
+                    "set run.resume "
+                    "to auto in an empty run.dir to start from scratch",
+                    run_dir.string(),
+                    list_reasons(scan.rejected)));
+  }
+  if (!scan.rejected.empty() || has_metrics(run_dir)) {
+    throw CheckpointError(fmt::format(
+        "{} is of an earlier run and has no valid checkpoint ({}); restore one, choose another "
+        "run.dir, or delete that one to start from scratch",
+        run_dir.string(),
+        list_reasons(scan.rejected)));
+  }
+  return {};
+}
+
+void prune(const fs::path& run_dir, std::int64_t keep) {
+  require(keep >= 1, "the newest checkpoint is always kept");
+  const std::vector<StepEntry> entries = list_entries(run_dir);
+  std::int64_t kept = 0;
+  for (const StepEntry& entry : entries) {
+    if (entry.unfinished || entry.step < 0) {
+      continue;
+    }
+    if (kept == 0) {
+      const Verdict verdict = verify_checkpoint(entry.path);
+      if (!verdict.manifest) {
+        spdlog::warn("{} is not valid: {}; keeping all older checkpoints",
+                     entry.path.string(),
+                     verdict.reason);
+        return;
+      }
+      kept = 1;
+      continue;
+    }
+    if (kept < keep && fs::exists(fs::symlink_status(entry.path / kMarkerName))) {
+      ++kept;
+      continue;
+    }
+    remove_checkpoint(entry.path);
+  }
+}
+
+void remove_unfinished(const fs::path& run_dir) {
+  for (const StepEntry& entry : list_entries(run_dir)) {
+    if (entry.unfinished && warn_unless_removed(entry.path)) {
+      spdlog::warn("removed {}, which a job left unfinished", entry.path.string());
+    }
+  }
+}
+
+void require_space(const fs::path& run_dir, std::uint64_t checkpoint_bytes) {
+  fs::path place = fs::absolute(run_dir);
+  while (!fs::exists(place) && place.has_parent_path() && place != place.parent_path()) {
+    place = place.parent_path();
+  }
+  std::error_code error;
+  const std::uint64_t have = fs::space(place, error).available;
+  if (error) {
+    throw PreflightError(fmt::format(
+        "cannot tell the free space of {} ({}); check run.dir", place.string(), error.message()));
+  }
+  const std::uint64_t need = 2 * checkpoint_bytes + kSpaceMarginBytes;
+  if (have < need) {
+    throw PreflightError(fmt::format(
+        "{} has {} bytes free and {} are needed (two checkpoints of {} bytes, because the "
+        "old one is deleted only after the new one is verified, and {} for logs); free "
+        "space or choose another run.dir",
+        place.string(),
+        have,
+        need,
+        checkpoint_bytes,
+        kSpaceMarginBytes));
+  }
+}
+
+}  // namespace memphis

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/checkpoint/writer.h"
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include <spdlog/fmt/fmt.h>
+#include <sys/stat.h>
+
+#include "csrc/checkpoint/store.h"
+#include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/core/log.h"
+
+namespace memphis {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr mode_t kDirectoryMode = 0750;  // checkpoints are not for everybody on a shared cluster
+
+[[noreturn]] void throw_write_error(const fs::path& path, const std::error_code& error) {
+  throw CheckpointError(fmt::format(
+      "cannot write {} ({}); what was saved before is untouched, free space or fix permissions and "
+      "start again",
+      path.string(),
+      error.message()));
+}
+
+// A network file system may rename and then fail to say so: what is there afterwards decides.
+void rename_directory(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error && (fs::exists(from) || !fs::exists(to))) {
+    throw_write_error(to, error);
+  }
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(const fs::path& run_dir, std::int64_t step, Observer observer)
+    : run_dir_(run_dir),
+      step_(step),
+      observer_(std::move(observer)),
+      unfinished_(run_dir / (checkpoint_name(step) + std::string(kUnfinishedSuffix))),
+      final_(run_dir / checkpoint_name(step)) {
+  require(step >= 0, "a checkpoint's step is not negative");
+  std::error_code error;
+  fs::create_directories(run_dir, error);
+  if (error) {
+    throw_write_error(run_dir, error);
+  }
+  remove_unfinished(run_dir);
+  if (fs::exists(fs::symlink_status(final_))) {
+    const Verdict verdict = verify_checkpoint(final_);
+    if (verdict.manifest) {
+      throw CheckpointError(
+          fmt::format("{} is there already and valid (saved work is not written over); resume from "
+                      "it, or choose "
+                      "another run.dir",
+                      final_.string()));
+    }
+    spdlog::warn("replacing {}: {}", final_.string(), verdict.reason);
+    fs::remove_all(final_, error);
+    if (error) {
+      throw_write_error(final_, error);
+    }
+  }
+  observe("create directory");
+  if (::mkdir(unfinished_.c_str(), kDirectoryMode) != 0) {
+    throw_write_error(unfinished_, std::error_code(errno, std::generic_category()));
+  }
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (committed_) {
+    return;
+  }
+  std::error_code error;
+  const fs::path& left = renamed_ ? final_ : unfinished_;
+  fs::remove_all(left, error);
+  if (error) {
+    spdlog::warn("cannot remove {} ({}); remove it by hand", left.string(), error.message());
+  }
+}
+
+void CheckpointWriter::observe(std::string_view place) const {
+  if (observer_) {
+    observer_(place);
+  }
+}
+
+void CheckpointWriter::add_tensors(std::string_view file_name,
+                                   std::span<const TensorSource> tensors) {
+  check_name(file_name);
+  std::vector<TensorSource> observed(tensors.begin(), tensors.end());
+  for (TensorSource& tensor : observed) {
+    tensor.emit = [this, emit = std::move(tensor.emit)](const ByteSink& sink) {
+      emit([&](std::span<const std::byte> piece) {
+        observe("write piece");
+        sink(piece);
+      });
+    };
+  }
+  observe("create file");
+  add_file(write_safetensors(unfinished_ / file_name, observed));
+}
+
+void CheckpointWriter::check_name(std::string_view name) const {
+  require(is_bare_name(name) && name != kManifestName && name != kMarkerName,
+          fmt::format("'{}' is not a name for a checkpoint's file", name));
+  for (const FileRecord& other : files_) {
+    require(other.name != name, fmt::format("file '{}' is added twice", name));
+  }
+}
+
+void CheckpointWriter::add_file(FileRecord record) {
+  check_name(record.name);
+  files_.push_back(std::move(record));
+}
+
+fs::path CheckpointWriter::commit(Manifest manifest) {
+  require(!renamed_, "a checkpoint is committed once");
+  manifest.step = step_;
+  manifest.files = files_;
+  const std::string text = write_manifest(manifest);
+  observe("write manifest");
+  {
+    DurableWriter writer(unfinished_ / kManifestName);
+    writer.write(text);
+    writer.close();
+  }
+  observe("flush directory");
+  sync_directory(unfinished_);
+  observe("rename");
+  rename_directory(unfinished_, final_);
+  renamed_ = true;
+  observe("flush run directory");
+  sync_directory(run_dir_);
+  observe("write marker");
+  {
+    DurableWriter writer(final_ / kMarkerName);
+    writer.write(checksum_text(checksum_of(text)) + "\n");
+    writer.close();
+  }
+  observe("flush marker");
+  sync_directory(final_);
+  committed_ = true;
+  observe("done");
+  return final_;
+}
+
+}  // namespace memphis
