@@ -20,7 +20,8 @@ set(uses_csrc/optim csrc/model csrc/plan csrc/config kernels)
 set(uses_csrc/checkpoint csrc/model csrc/optim csrc/config csrc/plan)
 set(uses_csrc/train csrc/config csrc/plan kernels csrc/data csrc/model csrc/optim csrc/checkpoint)
 # The benchmarks of `memphis bench kernels` stand beside the tests, whose case tables they read.
-set(uses_csrc/cli ${uses_csrc/train} csrc/train tests/support/op_benchmark_runner.h)
+set(uses_csrc/cli ${uses_csrc/train} csrc/train tests/support/op_benchmark_runner.h
+    tests/support/benchmark_timer.h)
 
 set(problems "")
 macro(problem)

@@ -65,8 +65,4 @@ MEMPHIS_NO_CUDA(soft_cap_forward, SoftCapForward)
 MEMPHIS_NO_CUDA(soft_cap_backward, SoftCapBackward)
 MEMPHIS_NO_CUDA(convert, Convert)
 
-std::size_t matmul_workspace_bytes() {
-  return 0;
-}
-
 }  // namespace memphis::kernels::cuda

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@
 #include "csrc/core/error.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/trainer.h"
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/openblas.h"
+#include "tests/support/benchmark_timer.h"
 #include "tests/support/op_benchmark_runner.h"
 
 namespace memphis {
@@ -36,31 +38,45 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-void bench_step(const StepArguments& arguments) {
-  std::vector<std::string> overrides = arguments.config.overrides;
-  overrides.insert(overrides.end(), {"run.resume=never", "metrics.sample_every=0"});
-  const Config config = load_config(arguments.config.file, overrides);
-  if (resolve_device(config.run.device) == Device::cuda) {
-    throw ConfigError(
-        "bench step has no matmul rate of the GPU to compare with (it measures "
-        "OpenBLAS); use run.device=cpu, or `memphis bench kernels --device cuda`");
+// What a dense product reaches on this device: OpenBLAS's sgemm on as many threads as the steps
+// have, or cuBLASLt in bf16.
+double matmul_flops_per_second(Device device) {
+  if (device == Device::cpu) {
+    return kernels::cpu::measure_openblas_sgemm(kMatmulSize, omp_get_max_threads(), kMatmulRepeats);
   }
+  test::BenchmarkTimer timer(device);
+  return test::measure_roofs(timer, true).matmul_flops_per_second;
+}
+
+std::string matmul_name(Device device) {
+  return device == Device::cpu
+             ? fmt::format("OpenBLAS sgemm {}^3, {} threads", kMatmulSize, omp_get_max_threads())
+             : fmt::format("cuBLASLt bf16 {}^3", test::kMatmulSizeGpu);
+}
+
+void bench_step(const StepArguments& arguments) {
+  // The run directory is only named: a benchmark saves nothing and goes on from nothing.
+  std::vector<std::string> overrides;
+  for (const std::string& override : arguments.config.overrides) {
+    if (!override.starts_with("run.dir=") && !override.starts_with("metrics.sample_every=")) {
+      overrides.push_back(override);
+    }
+  }
+  overrides.insert(overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
+  const Config config = load_config(arguments.config.file, overrides);
   Trainer trainer(config, own_text_roots());
   for (int i = 0; i < kWarmupSteps; ++i) {
     trainer.step();
   }
   // The yardstick is measured before, between and after, so that a machine that slows down while
   // the steps run slows down both.
-  const int threads = omp_get_max_threads();
+  const Device device = resolve_device(config.run.device);
   std::vector<double> matmul_rates;
   std::vector<double> seconds;
   double data = 0;
   double model = 0;
   double optimizer = 0;
-  const auto measure_matmul = [&] {
-    matmul_rates.push_back(
-        kernels::cpu::measure_openblas_sgemm(kMatmulSize, threads, kMatmulRepeats));
-  };
+  const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
   measure_matmul();
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
     const StepResult result = trainer.step();
@@ -87,23 +103,27 @@ void bench_step(const StepArguments& arguments) {
                                            {"matmul_flops_per_second", matmul_flops},
                                            {"ratio", model_flops / matmul_flops},
                                            {"seconds_per_step", median(seconds)},
-                                           {"threads", threads}};
+                                           {"device", name_of(device)},
+                                           {"threads", omp_get_max_threads()}};
     fmt::print("{}\n", object.dump());
     return;
   }
-  fmt::print("{:.0f} tokens/s, {:.3f} s a step (median of {}), {} threads\n",
+  fmt::print("{:.0f} tokens/s, {:.3f} s a step (median of {}), device {}\n",
              tokens_per_second,
              median(seconds),
              seconds.size(),
-             threads);
-  fmt::print(
-      "model {:.1f} GFLOP/s (un-halved {:.1f}), OpenBLAS sgemm {}^3 {:.1f} GFLOP/s, ratio "
-      "{:.3f}\n",
-      model_flops * 1e-9,
-      tokens_per_second * flops.unhalved * 1e-9,
-      kMatmulSize,
-      matmul_flops * 1e-9,
-      model_flops / matmul_flops);
+             name_of(device));
+  fmt::print("model {:.1f} GFLOP/s (un-halved {:.1f}), {} {:.1f} GFLOP/s, ratio {:.3f}\n",
+             model_flops * 1e-9,
+             tokens_per_second * flops.unhalved * 1e-9,
+             matmul_name(device),
+             matmul_flops * 1e-9,
+             model_flops / matmul_flops);
+  if (const std::optional<double> peak = peak_flops_per_second(device)) {
+    fmt::print("MFU {:.1f} % of the dense bf16 peak ({:.1f} % un-halved)\n",
+               100 * model_flops / *peak,
+               100 * tokens_per_second * flops.unhalved / *peak);
+  }
   fmt::print("data {:.1f} %, forward and backward {:.1f} %, optimizer {:.1f} %\n",
              share(data),
              share(model),
@@ -112,7 +132,7 @@ void bench_step(const StepArguments& arguments) {
 
 void add_bench_step(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
-      "step", "Times training steps against this machine's OpenBLAS sgemm on the same threads");
+      "step", "Times training steps against what a dense product reaches on the same device");
   auto arguments = std::make_shared<StepArguments>();
   add_config_arguments(*command, arguments->config);
   command->add_option("--steps", arguments->steps, "How many steps to time")

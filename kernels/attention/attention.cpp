@@ -15,9 +15,9 @@
 
 #include "csrc/core/parallel.h"
 #include "kernels/attention/attention_shape.h"
-#include "kernels/attention/panel_product.h"
 #include "kernels/check.h"
 #include "kernels/cpu/math.h"
+#include "kernels/cpu/panel_product.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {

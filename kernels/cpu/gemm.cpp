@@ -2,68 +2,27 @@
 #include "kernels/cpu/gemm.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
-#include <limits>
-#include <string_view>
+#include <cstdint>
 #include <type_traits>
 #include <vector>
 
-#include <cblas.h>
-
-#include "csrc/core/error.h"
 #include "csrc/core/parallel.h"
+#include "kernels/cpu/panel_product.h"
 #include "kernels/launch.h"
-
-// OpenBLAS's own choice of kernels. A build of it for one CPU alone has no such choice: weak.
-extern "C" {
-[[gnu::weak]] void gotoblas_dynamic_init();
-[[gnu::weak]] void gotoblas_dynamic_quit();
-}
 
 namespace memphis::kernels::cpu {
 namespace {
 
-// The kernels for this CPU where OpenBLAS has fallen back to its oldest (SSE3), which it does on
-// any model number newer than itself; null where its own choice is a good one. Measured with 0.3.21
-// on an Emerald Rapids core, sgemm of 1024^3: Prescott 33 GFLOP/s, SkylakeX 156.
-const char* better_core() {
-  if (gotoblas_dynamic_init == nullptr || gotoblas_dynamic_quit == nullptr ||
-      std::string_view(openblas_get_corename()) != "Prescott") {
-    return nullptr;
-  }
-  if (__builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-      __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0) {
-    return "SkylakeX";
-  }
-  if (__builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0) {
-    return "Haswell";
-  }
-  return nullptr;
-}
+// The products of a small model are short in one dim (128 or 344), where OpenBLAS spends a quarter
+// of its time on copying operands into its own layout. Here b is copied once a tile, and a only
+// where its rows cannot be read as they are. A training step of configs/bench_cpu.yaml on two
+// Emerald Rapids cores takes 0.223 s with this and 0.248 s with OpenBLAS in its place.
 
-bool configure_openblas() {
-  constexpr const char* kVariable =
-      "OPENBLAS_CORETYPE";  // OpenBLAS's; what the user sets there holds
-  const char* core = std::getenv(kVariable) == nullptr ? better_core() : nullptr;
-  if (core != nullptr) {
-    // The library chooses once, when it is loaded; asked again, it follows the variable.
-    setenv(kVariable, core, 1);
-    gotoblas_dynamic_quit();
-    gotoblas_dynamic_init();
-    unsetenv(kVariable);
-  }
-  openblas_set_num_threads(1);
-  return true;
-}
+// Depth of one pass: a panel of b is then 32 KiB in f32, within the first-level cache with the rows
+// of a that pass by it.
+constexpr std::int64_t kDepth = 256;
 
-// Before main: no other thread can be inside OpenBLAS or reading the environment.
-[[maybe_unused]] const bool configured = configure_openblas();
-
-// Tiles of c, measured at the shapes of a small model (T 4096, D 128, F 344) with the SkylakeX
-// kernels. For y = x w^T and dx = dy w, 512 rows are where the packing of w (once a tile) is paid
-// for: 154 GFLOP/s a thread of 156, 138 with 128 rows. In dw = dy^T x both operands are packed once
-// a tile over the long reduction: 344 x 128 gives 150, 128 x 128 127.
+// Tiles of c. A row tile pays for the copy of b; a reduction tile, long in k, for that of both.
 struct TileShape {
   std::int64_t rows;
   std::int64_t columns;
@@ -72,9 +31,9 @@ constexpr TileShape kRowTile = {.rows = 512, .columns = 768};
 constexpr TileShape kReductionTile = {.rows = 384, .columns = 384};
 
 // [0, count) in pieces of nearly one size, so that threads end together: as close to `target` as
-// whole pieces come, since one piece of 1.4 targets costs less packing than two of 0.7. 16 columns
-// are the width of OpenBLAS's kernels, so a cut elsewhere would make a ragged edge.
-constexpr std::int64_t kPieceMultiple = 16;
+// whole pieces come, since one piece of 1.4 targets costs less copying than two of 0.7. A cut
+// within a panel would make a ragged edge.
+constexpr std::int64_t kPieceMultiple = 32;
 std::int64_t piece_size(std::int64_t count, std::int64_t target) {
   const std::int64_t num_pieces = std::max<std::int64_t>((count + target / 2) / target, 1);
   return ceil_div(ceil_div(count, num_pieces), kPieceMultiple) * kPieceMultiple;
@@ -86,44 +45,6 @@ TileShape tile_shape(const Gemm<In, Out>& op) {
   return {.rows = piece_size(op.m, target.rows), .columns = piece_size(op.n, target.columns)};
 }
 
-blasint blas_int(std::int64_t value) {
-  require(value <= std::numeric_limits<blasint>::max(),
-          "a matrix dim exceeds the integers of OpenBLAS (2^31 - 1); use smaller batches");
-  return static_cast<blasint>(value);
-}
-CBLAS_TRANSPOSE blas_transpose(Transpose transpose) {
-  return transpose == Transpose::yes ? CblasTrans : CblasNoTrans;
-}
-
-template <class T>
-void blas_gemm(const Gemm<T, T>& op) {
-  const auto call = [&](auto* function) {
-    // OpenBLAS refuses a stride of 0, which a matrix without elements may have.
-    const auto stride = [](std::int64_t value) {
-      return blas_int(std::max<std::int64_t>(value, 1));
-    };
-    function(CblasRowMajor,
-             blas_transpose(op.transpose_a),
-             blas_transpose(op.transpose_b),
-             blas_int(op.m),
-             blas_int(op.n),
-             blas_int(op.k),
-             op.alpha,
-             op.a,
-             stride(op.lda),
-             op.b,
-             stride(op.ldb),
-             op.beta,
-             op.c,
-             stride(op.ldc));
-  };
-  if constexpr (std::is_same_v<T, double>) {
-    call(cblas_dgemm);
-  } else {
-    call(cblas_sgemm);
-  }
-}
-
 // Element (row, column) of an operand after its transposition.
 template <class T>
 T* element(
@@ -132,83 +53,167 @@ T* element(
                                      : matrix + row * stride + column;
 }
 
-// A block of rows x columns as it is stored.
-void widen(const bf16* source,
-           std::int64_t stride,
-           float* block,
-           std::int64_t rows,
-           std::int64_t columns) {
+// Copies rows of `count` <= kCount elements that lie `stride` apart into rows of kCount, zero
+// beyond `count`. A count that the compiler knows makes a row one or two vectors.
+template <std::int64_t kCount, class In, class Sum>
+void copy_rows(
+    const In* from, std::int64_t stride, std::int64_t rows, std::int64_t count, Sum* to) {
+  if (count == kCount) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < kCount; ++i) {
+        to[row * kCount + i] = static_cast<Sum>(from[row * stride + i]);
+      }
+    }
+    return;
+  }
   for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t column = 0; column < columns; ++column) {
-      block[row * columns + column] = source[row * stride + column];
+    for (std::int64_t i = 0; i < kCount; ++i) {
+      to[row * kCount + i] = i < count ? static_cast<Sum>(from[row * stride + i]) : Sum{0};
     }
   }
 }
 
-// 256: one block of each operand and of c is 768 KiB together, inside a 1 or 2 MiB second-level
-// cache, and an element is widened once for 512 FLOP.
-constexpr std::int64_t kBlock = 256;
-struct Scratch {
-  std::vector<float> a = std::vector<float>(kBlock * kBlock);
-  std::vector<float> b = std::vector<float>(kBlock * kBlock);
-  std::vector<float> c = std::vector<float>(kBlock * kBlock);
-};
-
-// One block of c, the sum over all of k in f32, then rounded once.
-template <class Out>
-void widened_block(const Gemm<bf16, Out>& op,
-                   std::int64_t row,
-                   std::int64_t rows,
-                   std::int64_t column,
-                   std::int64_t columns,
-                   Scratch& scratch) {
-  std::fill_n(scratch.c.begin(), rows * columns, 0.0F);
-  for (std::int64_t begin = 0; begin < op.k; begin += kBlock) {
-    const std::int64_t depth = std::min(kBlock, op.k - begin);
-    const bool a_is_km = op.transpose_a == Transpose::yes;
-    const bool b_is_nk = op.transpose_b == Transpose::yes;
-    const std::int64_t a_columns = a_is_km ? rows : depth;
-    const std::int64_t b_columns = b_is_nk ? depth : columns;
-    widen(element(op.a, op.transpose_a, op.lda, row, begin),
-          op.lda,
-          scratch.a.data(),
-          a_is_km ? depth : rows,
-          a_columns);
-    widen(element(op.b, op.transpose_b, op.ldb, begin, column),
-          op.ldb,
-          scratch.b.data(),
-          b_is_nk ? columns : depth,
-          b_columns);
-    blas_gemm<float>({.transpose_a = op.transpose_a,
-                      .transpose_b = op.transpose_b,
-                      .m = rows,
-                      .n = columns,
-                      .k = depth,
-                      .a = scratch.a.data(),
-                      .lda = a_columns,
-                      .b = scratch.b.data(),
-                      .ldb = b_columns,
-                      .c = scratch.c.data(),
-                      .ldc = columns,
-                      .beta = 1});
-  }
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const float* sums = scratch.c.data() + i * columns;
-    Out* c = op.c + (row + i) * op.ldc + column;
+// Rows [begin, begin + depth) of b as panels of [depth, kPanel], zero beyond n.
+template <class In, class Out, class Sum>
+void pack_b(const Gemm<In, Out>& op, std::int64_t begin, std::int64_t depth, Sum* packed) {
+  for (std::int64_t first = 0; first < op.n; first += kPanel<Sum>) {
+    Sum* panel = packed + first * depth;
+    const std::int64_t columns = std::min(kPanel<Sum>, op.n - first);
+    if (op.transpose_b == Transpose::no) {
+      copy_rows<kPanel<Sum>>(op.b + begin * op.ldb + first, op.ldb, depth, columns, panel);
+      continue;
+    }
+    if (columns < kPanel<Sum>) {
+      std::fill_n(panel, depth * kPanel<Sum>, Sum{0});
+    }
+    // Reads along a stored row and writes across, one element a store.
     for (std::int64_t j = 0; j < columns; ++j) {
-      const float old = op.beta == 0.0F ? 0.0F : op.beta * static_cast<float>(c[j]);
-      c[j] = static_cast<Out>(op.alpha * sums[j] + old);
+      const In* from = op.b + (first + j) * op.ldb + begin;
+      for (std::int64_t k = 0; k < depth; ++k) {
+        panel[k * kPanel<Sum> + j] = static_cast<Sum>(from[k]);
+      }
     }
   }
 }
 
-template <class Out>
-void widened_gemm(const Gemm<bf16, Out>& op) {
-  thread_local Scratch scratch;  // made once a thread, at its first product
-  for (std::int64_t row = 0; row < op.m; row += kBlock) {
-    for (std::int64_t column = 0; column < op.n; column += kBlock) {
-      widened_block(
-          op, row, std::min(kBlock, op.m - row), column, std::min(kBlock, op.n - column), scratch);
+// Columns [begin, begin + depth) of a from row `first_row` on: blocks of [kBlockRows, depth], as
+// rows or, where a is stored transposed, as columns; zero beyond m.
+template <class In, class Out, class Sum>
+void pack_a(const Gemm<In, Out>& op,
+            std::int64_t first_row,
+            std::int64_t begin,
+            std::int64_t depth,
+            Sum* packed) {
+  for (std::int64_t first = first_row; first < op.m; first += kBlockRows) {
+    Sum* block = packed + (first - first_row) * depth;
+    const std::int64_t rows = std::min(kBlockRows, op.m - first);
+    if (op.transpose_a == Transpose::yes) {
+      copy_rows<kBlockRows>(op.a + begin * op.lda + first, op.lda, depth, rows, block);
+      continue;
+    }
+    for (std::int64_t i = 0; i < kBlockRows; ++i) {
+      for (std::int64_t k = 0; k < depth; ++k) {
+        block[i * depth + k] =
+            i < rows ? static_cast<Sum>(op.a[(first + i) * op.lda + begin + k]) : Sum{0};
+      }
+    }
+  }
+}
+
+// One block of c, kBlockRows x kPanel, of which only rows x columns may exist.
+template <class Sum>
+void add_block(PanelProduct<Sum> product,
+               Sum* c,
+               const Sum* a,
+               const Sum* b,
+               std::int64_t rows,
+               std::int64_t columns) {
+  if (rows == kBlockRows && columns == kPanel<Sum>) {
+    multiply_block(product, c, a, b);
+    return;
+  }
+  Sum edge[kBlockRows * kPanel<Sum>] = {};
+  const std::int64_t c_row = product.c_row;
+  if (product.accumulate) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      std::copy_n(c + i * c_row, columns, edge + i * kPanel<Sum>);
+    }
+  }
+  product.c_row = kPanel<Sum>;
+  multiply_block(product, edge, a, b);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    std::copy_n(edge + i * kPanel<Sum>, columns, c + i * c_row);
+  }
+}
+
+// c [m, n] with row stride ldc, in the accumulation dtype.
+template <class In, class Out, class Sum>
+void sum_products(const Gemm<In, Out>& op, Sum* c, std::int64_t ldc, bool accumulate) {
+  // Rows of a are read where they lie if they are of type Sum and not stored across; but not the
+  // last ones, if they do not fill a block.
+  const bool across = op.transpose_a == Transpose::yes;
+  const std::int64_t direct_rows =
+      std::is_same_v<In, Sum> && !across ? op.m / kBlockRows * kBlockRows : 0;
+  const std::int64_t longest = std::min(kDepth, op.k);
+  const std::int64_t b_count = round_up(op.n, kPanel<Sum>) * longest;
+  const std::int64_t a_count = round_up(op.m - direct_rows, kBlockRows) * longest;
+  Scratch<Sum> scratch(round_up(b_count, kPanel<Sum>) + round_up(a_count, kPanel<Sum>));
+  Sum* packed_b = scratch.take(b_count);
+  Sum* packed_a = scratch.take(a_count);
+
+  for (std::int64_t begin = 0; begin < op.k; begin += kDepth) {
+    const std::int64_t depth = std::min(kDepth, op.k - begin);
+    pack_b(op, begin, depth, packed_b);
+    pack_a(op, direct_rows, begin, depth, packed_a);
+    PanelProduct<Sum> product{};
+    product.c_row = ldc;
+    product.a_row = across ? 1 : depth;
+    product.a_column = across ? kBlockRows : 1;
+    product.b_row = kPanel<Sum>;
+    product.depth = depth;
+    product.accumulate = accumulate || begin > 0;
+    PanelProduct<Sum> direct = product;
+    direct.a_row = op.lda;
+    for (std::int64_t column = 0; column < op.n; column += kPanel<Sum>) {
+      const Sum* b = packed_b + column * depth;
+      const std::int64_t columns = std::min(kPanel<Sum>, op.n - column);
+      if constexpr (std::is_same_v<In, Sum>) {
+        for (std::int64_t row = 0; row < direct_rows; row += kBlockRows) {
+          const Sum* a = op.a + row * op.lda + begin;
+          add_block(direct, c + row * ldc + column, a, b, kBlockRows, columns);
+        }
+      }
+      for (std::int64_t row = direct_rows; row < op.m; row += kBlockRows) {
+        const Sum* a = packed_a + (row - direct_rows) * depth;
+        const std::int64_t rows = std::min(kBlockRows, op.m - row);
+        add_block(product, c + row * ldc + column, a, b, rows, columns);
+      }
+    }
+  }
+}
+
+// No products to add: c = 0, or c as it is.
+template <class In, class Out>
+void clear(const Gemm<In, Out>& op) {
+  for (std::int64_t row = 0; row < op.m && !op.accumulate; ++row) {
+    std::fill_n(op.c + row * op.ldc, op.n, static_cast<Out>(0.0F));
+  }
+}
+
+// Where c is narrower than the sums: a tile of sums, rounded once at the end.
+template <class In, class Out>
+void rounded_products(const Gemm<In, Out>& op) {
+  using Sum = Accumulator<In>;
+  thread_local std::vector<Sum> sums;  // grows to the largest tile, then stays
+  sums.resize(std::max(sums.size(), static_cast<std::size_t>(op.m * op.n)));
+  sum_products(op, sums.data(), op.n, false);
+  for (std::int64_t row = 0; row < op.m; ++row) {
+    const Sum* from = sums.data() + row * op.n;
+    Out* to = op.c + row * op.ldc;
+    for (std::int64_t column = 0; column < op.n; ++column) {
+      const Sum old = op.accumulate ? static_cast<Sum>(to[column]) : Sum{0};
+      to[column] = static_cast<Out>(from[column] + old);
     }
   }
 }
@@ -217,13 +222,13 @@ void widened_gemm(const Gemm<bf16, Out>& op) {
 
 template <class In, class Out>
 void gemm(const Gemm<In, Out>& op) {
-  if (op.m == 0 || op.n == 0) {
-    return;
+  if (op.m == 0 || op.n == 0 || op.k == 0) {
+    return clear(op);
   }
-  if constexpr (std::is_same_v<In, bf16>) {
-    widened_gemm(op);
+  if constexpr (std::is_same_v<Out, Accumulator<In>>) {
+    sum_products(op, op.c, op.ldc, op.accumulate);
   } else {
-    blas_gemm(op);
+    rounded_products(op);
   }
 }
 
@@ -268,35 +273,5 @@ MEMPHIS_INSTANTIATE_GEMM(float, float)
 MEMPHIS_INSTANTIATE_GEMM(bf16, bf16)
 MEMPHIS_INSTANTIATE_GEMM(bf16, float)
 #undef MEMPHIS_INSTANTIATE_GEMM
-
-double measure_openblas_sgemm(std::int64_t n, int num_threads, int repeats) {
-  const auto count = static_cast<std::size_t>(n * n);
-  std::vector<float> a(count);
-  std::vector<float> b(count);
-  std::vector<float> c(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    a[i] = static_cast<float>(i % 251) / 251.0F;
-    b[i] = static_cast<float>(i % 241) / 241.0F;
-  }
-  openblas_set_num_threads(num_threads);
-  double best_seconds = std::numeric_limits<double>::infinity();
-  for (int repeat = 0; repeat < repeats; ++repeat) {
-    const auto start = std::chrono::steady_clock::now();
-    blas_gemm<float>({.m = n,
-                      .n = n,
-                      .k = n,
-                      .a = a.data(),
-                      .lda = n,
-                      .b = b.data(),
-                      .ldb = n,
-                      .c = c.data(),
-                      .ldc = n});
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best_seconds = std::min(best_seconds, seconds.count());
-  }
-  openblas_set_num_threads(1);
-  return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) /
-         best_seconds;
-}
 
 }  // namespace memphis::kernels::cpu

@@ -91,99 +91,98 @@ void check(const GroupedMatmulBackward& op, Stream stream) {
   }
 }
 
-// The tiles of the products product_of(0) .. product_of(E - 1), taken by all threads from one list:
-// a region an expert would leave threads idle at the end of each. A thread finds its tile by
+// Calls compute(e, tile) for tile < count_of(e) of every expert e, all threads taking from one
+// list: a region an expert would leave threads idle at the end of each. A thread finds its tile by
 // walking the experts, which is nothing beside computing a tile.
-template <class Product>
-struct GroupedTiles {
-  std::int64_t num_experts;
-  Product product_of;
-
-  std::int64_t count() const {
-    std::int64_t tiles = 0;
-    for (std::int64_t e = 0; e < num_experts; ++e) {
-      tiles += cpu::num_gemm_tiles(product_of(e));
-    }
-    return tiles;
+template <class Count, class Compute>
+void for_each_tile(std::int64_t num_experts, const Count& count_of, const Compute& compute) {
+  std::int64_t num_tiles = 0;
+  for (std::int64_t e = 0; e < num_experts; ++e) {
+    num_tiles += count_of(e);
   }
-  void compute(std::int64_t tile) const {
-    for (std::int64_t e = 0; e < num_experts; ++e) {
-      const auto product = product_of(e);
-      const std::int64_t tiles = cpu::num_gemm_tiles(product);
-      if (tile < tiles) {
-        return cpu::gemm_tile(product, tile);
-      }
-      tile -= tiles;
+  parallel_chunks(num_tiles, [&](std::int64_t tile) {
+    std::int64_t e = 0;
+    for (; tile >= count_of(e); ++e) {
+      tile -= count_of(e);
     }
-  }
-};
-template <class Product>
-GroupedTiles(std::int64_t, Product) -> GroupedTiles<Product>;
+    compute(e, tile);
+  });
+}
 
 template <class T>
 void forward_cpu(const GroupedMatmulForward& op) {
   const std::int64_t N = op.y_RN.dim(1);
   const std::int64_t K = op.x_RK.dim(1);
   const auto* offsets = op.offsets_E1.as<std::int32_t>();
-  const GroupedTiles tiles{op.weight_ENK.dim(0), [&](std::int64_t e) {
-                             return Gemm<T, T>{.transpose_b = Transpose::yes,
-                                               .m = offsets[e + 1] - offsets[e],
-                                               .n = N,
-                                               .k = K,
-                                               .a = op.x_RK.as<T>() + offsets[e] * K,
-                                               .lda = K,
-                                               .b = op.weight_ENK.as<T>() + e * N * K,
-                                               .ldb = K,
-                                               .c = op.y_RN.as<T>() + offsets[e] * N,
-                                               .ldc = N};
-                           }};
-  parallel_chunks(tiles.count(), [&](std::int64_t tile) { tiles.compute(tile); });
+  const auto product_of = [&](std::int64_t e) {
+    return Gemm<T, T>{.transpose_b = Transpose::yes,
+                      .m = offsets[e + 1] - offsets[e],
+                      .n = N,
+                      .k = K,
+                      .a = op.x_RK.as<T>() + offsets[e] * K,
+                      .lda = K,
+                      .b = op.weight_ENK.as<T>() + e * N * K,
+                      .ldb = K,
+                      .c = op.y_RN.as<T>() + offsets[e] * N,
+                      .ldc = N};
+  };
+  for_each_tile(
+      op.weight_ENK.dim(0),
+      [&](std::int64_t e) { return cpu::num_gemm_tiles(product_of(e)); },
+      [&](std::int64_t e, std::int64_t tile) { cpu::gemm_tile(product_of(e), tile); });
 }
 
-// Both products in one region: the few, long tiles of dweight go first and the many short ones of
-// dx fill up the threads that are left.
+// Both products of an expert follow one another, while its dy is in the cache: first the few, long
+// tiles of dweight, then the many short ones of dx.
 template <class T>
 void backward_cpu(const GroupedMatmulBackward& op) {
   using Sum = Accumulator<T>;
   const std::int64_t N = op.dy_RN.dim(1);
   const auto* offsets = op.offsets_E1.as<std::int32_t>();
-  const std::int64_t num_experts = op.offsets_E1.dim(0) - 1;
-  const GroupedTiles dweight{
-      op.dweight_ENK.present() ? num_experts : 0, [&](std::int64_t e) {
-        const std::int64_t K = op.dweight_ENK.dim(2);
-        const std::int64_t rows = offsets[e + 1] - offsets[e];
-        return Gemm<T, Sum>{.transpose_a = Transpose::yes,
-                            .m = rows == 0 ? 0 : N,  // an empty expert's dweight is left as it is
-                            .n = K,
-                            .k = rows,
-                            .a = op.dy_RN.as<T>() + offsets[e] * N,
-                            .lda = N,
-                            .b = op.x_RK.as<T>() + offsets[e] * K,
-                            .ldb = K,
-                            .c = op.dweight_ENK.as<Sum>() + e * N * K,
-                            .ldc = K,
-                            .beta = 1};
-      }};
-  const GroupedTiles dx{op.dx_RK.present() ? num_experts : 0, [&](std::int64_t e) {
-                          const std::int64_t K = op.dx_RK.dim(1);
-                          return Gemm<T, T>{.m = offsets[e + 1] - offsets[e],
-                                            .n = K,
-                                            .k = N,
-                                            .a = op.dy_RN.as<T>() + offsets[e] * N,
-                                            .lda = N,
-                                            .b = op.weight_ENK.as<T>() + e * N * K,
-                                            .ldb = K,
-                                            .c = op.dx_RK.as<T>() + offsets[e] * K,
-                                            .ldc = K};
-                        }};
-  const std::int64_t num_dweight_tiles = dweight.count();
-  parallel_chunks(num_dweight_tiles + dx.count(), [&](std::int64_t tile) {
-    if (tile < num_dweight_tiles) {
-      dweight.compute(tile);
-    } else {
-      dx.compute(tile - num_dweight_tiles);
-    }
-  });
+  const bool with_dweight = op.dweight_ENK.present();
+  const bool with_dx = op.dx_RK.present();
+  const auto dweight_of = [&](std::int64_t e) {
+    const std::int64_t K = op.dweight_ENK.dim(2);
+    const std::int64_t rows = offsets[e + 1] - offsets[e];
+    return Gemm<T, Sum>{.transpose_a = Transpose::yes,
+                        .m = rows == 0 ? 0 : N,  // an empty expert's dweight is left as it is
+                        .n = K,
+                        .k = rows,
+                        .a = op.dy_RN.as<T>() + offsets[e] * N,
+                        .lda = N,
+                        .b = op.x_RK.as<T>() + offsets[e] * K,
+                        .ldb = K,
+                        .c = op.dweight_ENK.as<Sum>() + e * N * K,
+                        .ldc = K,
+                        .accumulate = true};
+  };
+  const auto dx_of = [&](std::int64_t e) {
+    const std::int64_t K = op.dx_RK.dim(1);
+    return Gemm<T, T>{.m = offsets[e + 1] - offsets[e],
+                      .n = K,
+                      .k = N,
+                      .a = op.dy_RN.as<T>() + offsets[e] * N,
+                      .lda = N,
+                      .b = op.weight_ENK.as<T>() + e * N * K,
+                      .ldb = K,
+                      .c = op.dx_RK.as<T>() + offsets[e] * K,
+                      .ldc = K};
+  };
+  const auto num_dweight_tiles = [&](std::int64_t e) {
+    return with_dweight ? cpu::num_gemm_tiles(dweight_of(e)) : 0;
+  };
+  for_each_tile(
+      op.offsets_E1.dim(0) - 1,
+      [&](std::int64_t e) {
+        return num_dweight_tiles(e) + (with_dx ? cpu::num_gemm_tiles(dx_of(e)) : 0);
+      },
+      [&](std::int64_t e, std::int64_t tile) {
+        if (tile < num_dweight_tiles(e)) {
+          cpu::gemm_tile(dweight_of(e), tile);
+        } else {
+          cpu::gemm_tile(dx_of(e), tile - num_dweight_tiles(e));
+        }
+      });
 }
 
 }  // namespace

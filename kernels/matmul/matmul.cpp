@@ -77,7 +77,7 @@ Gemm<T, T> dx_product(const MatmulBackward& op) {
           .ldb = K,
           .c = op.dx_TK.as<T>(),
           .ldc = K,
-          .beta = op.accumulate ? Accumulator<T>{1} : Accumulator<T>{0}};
+          .accumulate = op.accumulate};
 }
 
 template <class T>
@@ -94,7 +94,7 @@ Gemm<T, Accumulator<T>> dweight_product(const MatmulBackward& op) {
           .ldb = K,
           .c = op.dweight_NK.as<Accumulator<T>>(),
           .ldc = K,
-          .beta = 1};
+          .accumulate = true};
 }
 
 // Both products in one region: the few, long tiles of dweight go first and the many short ones of
@@ -135,10 +135,6 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
     return cuda::matmul_backward(op, stream);
   }
   visit_float(op.dy_TN.dtype, [&]<class T>() { backward_cpu<T>(op); });
-}
-
-std::size_t matmul_workspace_bytes(Device device) {
-  return device == Device::cuda ? cuda::matmul_workspace_bytes() : 0;
 }
 
 }  // namespace memphis::kernels

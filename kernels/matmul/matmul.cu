@@ -18,8 +18,7 @@
 namespace memphis::kernels::cuda {
 namespace {
 
-// What NVIDIA recommends for sm_90 (cuBLAS manual, cublasSetWorkspace).
-constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20U;
+constexpr std::size_t kWorkspaceBytes = matmul_workspace_bytes(Device::cuda);
 
 void cublas_check(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS) {
@@ -283,10 +282,6 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
              op.dweight_NK,
              stream);
   }
-}
-
-std::size_t matmul_workspace_bytes() {
-  return kWorkspaceBytes;
 }
 
 }  // namespace memphis::kernels::cuda

@@ -38,14 +38,15 @@ struct MatmulBackward {
 void matmul_backward(const MatmulBackward& op, Stream stream);
 
 // Scratch that cuBLASLt may use, allocated once per process at the first product on a GPU; counted
-// by the memory plan.
-std::size_t matmul_workspace_bytes(Device device);
+// by the memory plan. What NVIDIA recommends for sm_90 (cuBLAS manual, cublasSetWorkspace).
+constexpr std::size_t matmul_workspace_bytes(Device device) {
+  return device == Device::cuda ? std::size_t{32} << 20 : 0;
+}
 
 // matmul.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void matmul_forward(const MatmulForward& op, Stream stream);
 void matmul_backward(const MatmulBackward& op, Stream stream);
-std::size_t matmul_workspace_bytes();
 }  // namespace cuda
 
 }  // namespace memphis::kernels

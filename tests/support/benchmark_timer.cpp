@@ -10,7 +10,7 @@
 #include <omp.h>
 
 #include "csrc/core/parallel.h"
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/openblas.h"
 #include "kernels/matmul/matmul.h"
 #include "tests/support/test_tensor.h"
 
