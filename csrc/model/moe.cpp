@@ -3,8 +3,8 @@
 
 #include "csrc/model/block.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/experts/experts.h"
 #include "kernels/geglu/geglu.h"
-#include "kernels/grouped_matmul/grouped_matmul.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/permute/permute.h"
 #include "kernels/router/router.h"
@@ -50,22 +50,17 @@ void moe_branch_forward(const BlockContext& context,
                  .chunk_counts_PE = shared.permute_counts_PE},
                 stream);
   permute({.x_RD = layer.rows_RD, .x_TD = layer.moe_in_TD, .source_R = layer.source_R}, stream);
-  // (14) the expert gate of (15) multiplies before the down projection: see geglu.h
-  grouped_matmul_forward({.y_RN = layer.gate_up_R2F,
-                          .x_RK = layer.rows_RD,
-                          .weight_ENK = weights.gate_up_EFD,
-                          .offsets_E1 = layer.offsets_E1},
-                         stream);
-  geglu_forward({.y_RF = layer.expert_hidden_RF,
-                 .gate_up_R2F = layer.gate_up_R2F,
-                 .gates_TK = layer.gates_TK,
-                 .source_R = layer.source_R},
-                stream);
-  grouped_matmul_forward({.y_RN = shared.expert_out_RD,
-                          .x_RK = layer.expert_hidden_RF,
-                          .weight_ENK = weights.down_EDF,
-                          .offsets_E1 = layer.offsets_E1},
-                         stream);
+  // (14); the expert gate of (15) multiplies before the down projection: see geglu.h
+  experts_forward({.y_RD = shared.expert_out_RD,
+                   .gate_up_R2F = layer.gate_up_R2F,
+                   .hidden_RF = layer.expert_hidden_RF,
+                   .x_RD = layer.rows_RD,
+                   .gate_up_weight_EFD = weights.gate_up_EFD,
+                   .down_weight_EDF = weights.down_EDF,
+                   .offsets_E1 = layer.offsets_E1,
+                   .gates_TK = layer.gates_TK,
+                   .source_R = layer.source_R},
+                  stream);
   // (15) the sum over a token's experts
   unpermute({.y_TD = layer.moe_out_TD,
              .y_RD = shared.expert_out_RD,
@@ -103,28 +98,21 @@ void moe_branch_backward(const BlockContext& context,
            .source_R = layer.source_R,
            .scale = experts_scale(context)},
           stream);
-  grouped_matmul_backward({.dx_RK = scratch.dexpert_hidden_RF,
-                           .dweight_ENK = gradients.down_EDF,
-                           .dy_RN = shared.expert_out_RD,
-                           .x_RK = layer.expert_hidden_RF,
-                           .weight_ENK = weights.down_EDF,
-                           .offsets_E1 = layer.offsets_E1},
-                          stream);
-  // gate_up is not needed again: its gradient takes its place.
-  geglu_backward({.dgate_up_R2F = layer.gate_up_R2F,
-                  .dgates_TK = scratch.dgates_TK,
-                  .dy_RF = scratch.dexpert_hidden_RF,
-                  .gate_up_R2F = layer.gate_up_R2F,
-                  .gates_TK = layer.gates_TK,
-                  .source_R = layer.source_R},
-                 stream);
-  grouped_matmul_backward({.dx_RK = scratch.drows_RD,
-                           .dweight_ENK = gradients.gate_up_EFD,
-                           .dy_RN = layer.gate_up_R2F,
-                           .x_RK = layer.rows_RD,
-                           .weight_ENK = weights.gate_up_EFD,
-                           .offsets_E1 = layer.offsets_E1},
-                          stream);
+  experts_backward({.dx_RD = scratch.drows_RD,
+                    .dgate_up_weight_EFD = gradients.gate_up_EFD,
+                    .ddown_weight_EDF = gradients.down_EDF,
+                    .dgates_TK = scratch.dgates_TK,
+                    .gate_up_R2F = layer.gate_up_R2F,
+                    .dhidden_RF = scratch.dexpert_hidden_RF,
+                    .dy_RD = shared.expert_out_RD,
+                    .x_RD = layer.rows_RD,
+                    .hidden_RF = layer.expert_hidden_RF,
+                    .gate_up_weight_EFD = weights.gate_up_EFD,
+                    .down_weight_EDF = weights.down_EDF,
+                    .offsets_E1 = layer.offsets_E1,
+                    .gates_TK = layer.gates_TK,
+                    .source_R = layer.source_R},
+                   stream);
   unpermute({.y_TD = scratch.dbranch_in_TD, .y_RD = scratch.drows_RD, .slot_TK = layer.slot_TK},
             stream);
   router_backward({.dx_TD = scratch.dbranch_in_TD,

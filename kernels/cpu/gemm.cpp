@@ -147,24 +147,29 @@ void add_block(PanelProduct<Sum> product,
   }
 }
 
-// c [m, n] with row stride ldc, in the accumulation dtype.
+// c [m, n] with row stride ldc, in the accumulation dtype. `packed` is all of b, or null.
 template <class In, class Out, class Sum>
-void sum_products(const Gemm<In, Out>& op, Sum* c, std::int64_t ldc, bool accumulate) {
+void sum_products(
+    const Gemm<In, Out>& op, const Sum* packed, Sum* c, std::int64_t ldc, bool accumulate) {
   // Rows of a are read where they lie if they are of type Sum and not stored across; but not the
   // last ones, if they do not fill a block.
   const bool across = op.transpose_a == Transpose::yes;
   const std::int64_t direct_rows =
       std::is_same_v<In, Sum> && !across ? op.m / kBlockRows * kBlockRows : 0;
   const std::int64_t longest = std::min(kDepth, op.k);
-  const std::int64_t b_count = round_up(op.n, kPanel<Sum>) * longest;
+  const std::int64_t padded_columns = round_up(op.n, kPanel<Sum>);
+  const std::int64_t b_count = packed == nullptr ? padded_columns * longest : 0;
   const std::int64_t a_count = round_up(op.m - direct_rows, kBlockRows) * longest;
   Scratch<Sum> scratch(round_up(b_count, kPanel<Sum>) + round_up(a_count, kPanel<Sum>));
-  Sum* packed_b = scratch.take(b_count);
+  Sum* own_b = scratch.take(b_count);
   Sum* packed_a = scratch.take(a_count);
 
   for (std::int64_t begin = 0; begin < op.k; begin += kDepth) {
     const std::int64_t depth = std::min(kDepth, op.k - begin);
-    pack_b(op, begin, depth, packed_b);
+    if (packed == nullptr) {
+      pack_b(op, begin, depth, own_b);
+    }
+    const Sum* packed_b = packed == nullptr ? own_b : packed + begin * padded_columns;
     pack_a(op, direct_rows, begin, depth, packed_a);
     PanelProduct<Sum> product{};
     product.c_row = ldc;
@@ -203,11 +208,11 @@ void clear(const Gemm<In, Out>& op) {
 
 // Where c is narrower than the sums: a tile of sums, rounded once at the end.
 template <class In, class Out>
-void rounded_products(const Gemm<In, Out>& op) {
+void rounded_products(const Gemm<In, Out>& op, const Accumulator<In>* packed) {
   using Sum = Accumulator<In>;
   thread_local std::vector<Sum> sums;  // grows to the largest tile, then stays
   sums.resize(std::max(sums.size(), static_cast<std::size_t>(op.m * op.n)));
-  sum_products(op, sums.data(), op.n, false);
+  sum_products(op, packed, sums.data(), op.n, false);
   for (std::int64_t row = 0; row < op.m; ++row) {
     const Sum* from = sums.data() + row * op.n;
     Out* to = op.c + row * op.ldc;
@@ -220,16 +225,34 @@ void rounded_products(const Gemm<In, Out>& op) {
 
 }  // namespace
 
+template <class In>
+std::int64_t packed_count(std::int64_t k, std::int64_t n) {
+  return round_up(n, kPanel<Accumulator<In>>) * k;
+}
+
 template <class In, class Out>
-void gemm(const Gemm<In, Out>& op) {
+void pack(const Gemm<In, Out>& op, Accumulator<In>* packed) {
+  const std::int64_t padded_columns = round_up(op.n, kPanel<Accumulator<In>>);
+  for (std::int64_t begin = 0; begin < op.k; begin += kDepth) {
+    pack_b(op, begin, std::min(kDepth, op.k - begin), packed + begin * padded_columns);
+  }
+}
+
+template <class In, class Out>
+void gemm_packed(const Gemm<In, Out>& op, const Accumulator<In>* packed) {
   if (op.m == 0 || op.n == 0 || op.k == 0) {
     return clear(op);
   }
   if constexpr (std::is_same_v<Out, Accumulator<In>>) {
-    sum_products(op, op.c, op.ldc, op.accumulate);
+    sum_products(op, packed, op.c, op.ldc, op.accumulate);
   } else {
-    rounded_products(op);
+    rounded_products(op, packed);
   }
+}
+
+template <class In, class Out>
+void gemm(const Gemm<In, Out>& op) {
+  gemm_packed(op, static_cast<const Accumulator<In>*>(nullptr));
 }
 
 template <class In, class Out>
@@ -263,15 +286,20 @@ void parallel_gemm(const Gemm<In, Out>& op) {
 
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage): explicit instantiations cannot be made by a
 // template.
-#define MEMPHIS_INSTANTIATE_GEMM(In, Out)                        \
-  template void gemm(const Gemm<In, Out>& op);                   \
-  template void parallel_gemm(const Gemm<In, Out>& op);          \
-  template std::int64_t num_gemm_tiles(const Gemm<In, Out>& op); \
+#define MEMPHIS_INSTANTIATE_GEMM(In, Out)                                            \
+  template void gemm(const Gemm<In, Out>& op);                                       \
+  template void pack(const Gemm<In, Out>& op, Accumulator<In>* packed);              \
+  template void gemm_packed(const Gemm<In, Out>& op, const Accumulator<In>* packed); \
+  template void parallel_gemm(const Gemm<In, Out>& op);                              \
+  template std::int64_t num_gemm_tiles(const Gemm<In, Out>& op);                     \
   template void gemm_tile(const Gemm<In, Out>& op, std::int64_t tile);
 MEMPHIS_INSTANTIATE_GEMM(double, double)
 MEMPHIS_INSTANTIATE_GEMM(float, float)
 MEMPHIS_INSTANTIATE_GEMM(bf16, bf16)
 MEMPHIS_INSTANTIATE_GEMM(bf16, float)
 #undef MEMPHIS_INSTANTIATE_GEMM
+template std::int64_t packed_count<double>(std::int64_t k, std::int64_t n);
+template std::int64_t packed_count<float>(std::int64_t k, std::int64_t n);
+template std::int64_t packed_count<bf16>(std::int64_t k, std::int64_t n);
 
 }  // namespace memphis::kernels::cpu

@@ -32,6 +32,15 @@ struct Gemm {
 template <class In, class Out>
 void gemm(const Gemm<In, Out>& op);
 
+// For a b that several products share: its copy in the layout of the kernel, made once. gemm_packed
+// then reads `packed` in the place of op.b, and gives the bits that gemm would.
+template <class In>
+std::int64_t packed_count(std::int64_t k, std::int64_t n);
+template <class In, class Out>
+void pack(const Gemm<In, Out>& op, Accumulator<In>* packed);
+template <class In, class Out>
+void gemm_packed(const Gemm<In, Out>& op, const Accumulator<In>* packed);
+
 // The same product cut into tiles of c by shape alone and spread over the OpenMP threads: the bits
 // do not depend on the number of threads.
 template <class In, class Out>

@@ -6,7 +6,7 @@
 
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
-#include "kernels/cpu/math.h"
+#include "kernels/geglu/geglu_row.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -74,40 +74,6 @@ void check(const GegluBackward& op, Stream stream) {
 }
 
 template <class T>
-void forward_row(T* y, const T* gate, const T* up, Accumulator<T> scale, std::int64_t F) {
-  using Acc = Accumulator<T>;
-#pragma omp simd
-  for (std::int64_t f = 0; f < F; ++f) {
-    const Acc value = cpu::gelu(static_cast<Acc>(gate[f])).value;
-    y[f] = static_cast<T>(value * static_cast<Acc>(up[f]) * scale);
-  }
-}
-
-// Returns the sum of dy gelu(gate) up. dgate and dup may be gate and up: element f is read before
-// it is written, and no other is touched.
-template <class T>
-Accumulator<T> backward_row(T* dgate,
-                            T* dup,
-                            const T* dy,
-                            const T* gate,
-                            const T* up,
-                            Accumulator<T> scale,
-                            std::int64_t F) {
-  using Acc = Accumulator<T>;
-  Acc sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t f = 0; f < F; ++f) {
-    const cpu::Gelu<Acc> g = cpu::gelu(static_cast<Acc>(gate[f]));
-    const Acc linear = static_cast<Acc>(up[f]);
-    const Acc gradient = static_cast<Acc>(dy[f]);
-    sum += gradient * g.value * linear;
-    dgate[f] = static_cast<T>(scale * gradient * linear * g.derivative);
-    dup[f] = static_cast<T>(scale * gradient * g.value);
-  }
-  return sum;
-}
-
-template <class T>
 void forward(const GegluForward& op) {
   using Acc = Accumulator<T>;
   const std::int64_t F = op.y_RF.dim(1);
@@ -119,7 +85,7 @@ void forward(const GegluForward& op) {
   parallel_ranges(op.y_RF.dim(0), grain_rows(F), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T* const gate = gate_up + r * 2 * F;
-      forward_row(y + r * F, gate, gate + F, gated ? gates[source[r]] : Acc{1}, F);
+      geglu_forward_row(y + r * F, gate, gate + F, gated ? gates[source[r]] : Acc{1}, F);
     }
   });
 }
@@ -140,7 +106,7 @@ void backward(const GegluBackward& op) {
       const T* const gate = gate_up + r * 2 * F;
       T* const dgate = dgate_up + r * 2 * F;
       const Acc scale = gated ? gates[source[r]] : Acc{1};
-      const Acc sum = backward_row(dgate, dgate + F, dy + r * F, gate, gate + F, scale, F);
+      const Acc sum = geglu_backward_row(dgate, dgate + F, dy + r * F, gate, gate + F, scale, F);
       if (gated) {
         dgates[source[r]] = sum;
       }

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/core/tensor.h"
+
+namespace memphis::kernels {
+
+// The gated FFN of every expert on its routed rows, three ops in one:
+//   gate_up = grouped_matmul(x, gate_up_weight);  hidden = geglu(gate_up) * the row's expert gate;
+//   y = grouped_matmul(hidden, down_weight)
+// The same bits as those three. On the CPU a block of rows passes through all of them while it is
+// in the cache: the tensors between them are the largest of the model, and written and read from
+// memory they cost as much time as the products. On the GPU the three follow one another.
+//
+// Operands    see the struct and the three ops' headers; all contiguous, 16-byte aligned, on the
+//             stream's device; offsets ascend from 0 to R.
+// Accumulate  as in the three ops; gate_up, hidden and y are each rounded once.
+// Order       deterministic. On the CPU the bits do not depend on the number of threads.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment.
+// Cost        6*R*D*F FLOP.
+struct ExpertsForward {
+  TensorView y_RD;                // out  bf16 | f32 | f64
+  TensorView gate_up_R2F;         // out  dtype of y, kept for backward
+  TensorView hidden_RF;           // out  dtype of y, kept for backward
+  TensorView x_RD;                // in   dtype of y
+  TensorView gate_up_weight_EFD;  // in   dtype of y, [E, 2F, D]
+  TensorView down_weight_EDF;     // in   dtype of y
+  TensorView offsets_E1;          // in   i32, [E + 1]
+  TensorView gates_TK;            // in   accumulation dtype
+  TensorView source_R;            // in   i32, index into the T*K gates, a permutation
+};
+void experts_forward(const ExpertsForward& op, Stream stream);
+
+// dx = of the rows; dweights are added to; dgates[source[r]] is written.
+//
+// Operands    gate_up is used up: on the GPU its gradient takes its place, on the CPU too. dhidden
+// is
+//             scratch of the GPU.
+// Cost        12*R*D*F FLOP.
+struct ExpertsBackward {
+  TensorView dx_RD;                // out  bf16 | f32 | f64
+  TensorView dgate_up_weight_EFD;  // in/out  accumulation dtype
+  TensorView ddown_weight_EDF;     // in/out  accumulation dtype
+  TensorView dgates_TK;            // out  accumulation dtype
+  TensorView gate_up_R2F;          // in/out  forward's; its gradient on return
+  TensorView dhidden_RF;           // scratch  dtype of dx
+  TensorView dy_RD;                // in   dtype of dx
+  TensorView x_RD;                 // in
+  TensorView hidden_RF;            // in   forward's
+  TensorView gate_up_weight_EFD;   // in
+  TensorView down_weight_EDF;      // in
+  TensorView offsets_E1;           // in
+  TensorView gates_TK;             // in
+  TensorView source_R;             // in
+};
+void experts_backward(const ExpertsBackward& op, Stream stream);
+
+}  // namespace memphis::kernels

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The op is three others in one: it is held to their bits, and they to double-precision naive code.
+#include "kernels/experts/experts.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "kernels/geglu/geglu.h"
+#include "kernels/grouped_matmul/grouped_matmul.h"
+#include "tests/kernels/experts/experts_operands.h"
+#include "tests/support/op_test.h"
+
+namespace memphis::test {
+namespace {
+
+class ExpertsTest : public OpTest<ExpertsCase> {};
+
+void forward_in_three(const ExpertsOperands& o, Stream stream) {
+  kernels::grouped_matmul_forward(
+      {.y_RN = o.gate_up, .x_RK = o.x, .weight_ENK = o.up_weight, .offsets_E1 = o.offsets}, stream);
+  kernels::geglu_forward(
+      {.y_RF = o.hidden, .gate_up_R2F = o.gate_up, .gates_TK = o.gates, .source_R = o.source},
+      stream);
+  kernels::grouped_matmul_forward(
+      {.y_RN = o.y, .x_RK = o.hidden, .weight_ENK = o.down_weight, .offsets_E1 = o.offsets},
+      stream);
+}
+
+void backward_in_three(const ExpertsOperands& o, Stream stream) {
+  kernels::grouped_matmul_backward({.dx_RK = o.dhidden,
+                                    .dweight_ENK = o.ddown_weight,
+                                    .dy_RN = o.dy,
+                                    .x_RK = o.hidden,
+                                    .weight_ENK = o.down_weight,
+                                    .offsets_E1 = o.offsets},
+                                   stream);
+  kernels::geglu_backward({.dgate_up_R2F = o.gate_up,
+                           .dgates_TK = o.dgates,
+                           .dy_RF = o.dhidden,
+                           .gate_up_R2F = o.gate_up,
+                           .gates_TK = o.gates,
+                           .source_R = o.source},
+                          stream);
+  kernels::grouped_matmul_backward({.dx_RK = o.dx,
+                                    .dweight_ENK = o.dup_weight,
+                                    .dy_RN = o.gate_up,
+                                    .x_RK = o.x,
+                                    .weight_ENK = o.up_weight,
+                                    .offsets_E1 = o.offsets},
+                                   stream);
+}
+
+TEST_P(ExpertsTest, HasTheBitsOfTheThreeOps) {
+  const OwnedStream stream(target().device);
+  const ExpertsOperands fused(op_case(), target());
+  const ExpertsOperands apart(op_case(), target());
+  const auto same = [&](const TestTensor& a, const TestTensor& b) {
+    return a.bytes(stream.view()) == b.bytes(stream.view());
+  };
+  kernels::experts_forward(fused.forward(), stream.view());
+  forward_in_three(apart, stream.view());
+  EXPECT_TRUE(same(fused.gate_up, apart.gate_up));
+  EXPECT_TRUE(same(fused.hidden, apart.hidden));
+  EXPECT_TRUE(same(fused.y, apart.y));
+
+  kernels::experts_backward(fused.backward(), stream.view());
+  backward_in_three(apart, stream.view());
+  EXPECT_TRUE(same(fused.dx, apart.dx));
+  EXPECT_TRUE(same(fused.gate_up, apart.gate_up));
+  EXPECT_TRUE(same(fused.dgates, apart.dgates));
+  EXPECT_TRUE(same(fused.dup_weight, apart.dup_weight));
+  EXPECT_TRUE(same(fused.ddown_weight, apart.ddown_weight));
+}
+
+TEST_P(ExpertsTest, BitsDoNotDependOnTheNumberOfThreads) {
+  const OwnedStream stream(target().device);
+  const ExpertsOperands one(op_case(), target());
+  const ExpertsOperands many(op_case(), target());
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  kernels::experts_forward(one.forward(), stream.view());
+  kernels::experts_backward(one.backward(), stream.view());
+  omp_set_num_threads(3);
+  kernels::experts_forward(many.forward(), stream.view());
+  kernels::experts_backward(many.backward(), stream.view());
+  omp_set_num_threads(threads);
+  EXPECT_EQ(one.y.bytes(stream.view()), many.y.bytes(stream.view()));
+  EXPECT_EQ(one.dx.bytes(stream.view()), many.dx.bytes(stream.view()));
+  EXPECT_EQ(one.dup_weight.bytes(stream.view()), many.dup_weight.bytes(stream.view()));
+  EXPECT_EQ(one.ddown_weight.bytes(stream.view()), many.ddown_weight.bytes(stream.view()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         ExpertsTest,
+                         on_all_targets(experts_cases()),
+                         name_of_op_test<ExpertsCase>);
+
+TEST(ExpertsContract, NamesTheOperandThatIsWrong) {
+  const Target target{Device::cpu, DType::f32};
+  const ExpertsOperands o(experts_cases()[3], target);
+  kernels::ExpertsForward op = o.forward();
+  op.hidden_RF = o.y;
+  EXPECT_NE(error_text<ContractError>([&] { kernels::experts_forward(op, {}); }).find("hidden_RF"),
+            std::string::npos);
+  kernels::ExpertsForward unsorted = o.forward();
+  const TestTensor offsets({{7}, DType::i32}, Device::cpu, {0, 5, 3, 5, 5, 14, 14});
+  unsorted.offsets_E1 = offsets;
+  EXPECT_NE(error_text<ContractError>([&] {
+              kernels::experts_forward(unsorted, {});
+            }).find("does not ascend"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace memphis::test
