@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow]): one test
-# binary, one CTest entry. The path under tests/ mirrors the path of what is tested. The entry runs in
+# memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]):
+# one test binary, one CTest entry, both named like the file or, where two files of the tree share a
+# name, NAME. The path under tests/ mirrors the path of what is tested. The entry runs in
 # the repository's root, under the label `unit` unless another is given.
 function(memphis_add_test path)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;NAME" "LIBS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
@@ -12,6 +13,9 @@ function(memphis_add_test path)
     set(ARG_TIMEOUT 300)
   endif()
   get_filename_component(name ${path} NAME_WE)
+  if(ARG_NAME)
+    set(name ${ARG_NAME})
+  endif()
   add_executable(${name} ${path})
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} memphis_test_support GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})

@@ -20,14 +20,14 @@ std::string list(std::initializer_list<std::int64_t> dims) {
 
 void OpCheck::condition(bool holds, std::string_view message) const {
   if (!holds) {
-    throw ContractError(op_ + ": " + std::string(message));
+    throw ContractError(std::string(op_) + ": " + std::string(message));
   }
 }
 
 void OpCheck::num_dims(std::string_view name, const TensorView& view, int num_dims) const {
   if (view.num_dims != num_dims) {
-    throw ContractError(op_ + ": " + std::string(name) + " is " + describe(view) + ", not " +
-                        std::to_string(num_dims) + "-dimensional");
+    throw ContractError(std::string(op_) + ": " + std::string(name) + " is " + describe(view) +
+                        ", not " + std::to_string(num_dims) + "-dimensional");
   }
 }
 
@@ -47,23 +47,24 @@ void OpCheck::tensor(std::string_view name,
   const bool same_dims = view.num_dims == static_cast<int>(dims.size()) &&
                          std::equal(dims.begin(), dims.end(), view.dims.begin());
   if (!same_dims || view.dtype != dtype) {
-    throw ContractError(op_ + ": " + std::string(name) + " is " + describe(view) + ", expected " +
-                        std::string(name_of(dtype)) + list(dims));
+    throw ContractError(std::string(op_) + ": " + std::string(name) + " is " + describe(view) +
+                        ", expected " + std::string(name_of(dtype)) + list(dims));
   }
   if (view.num_elements() == 0) {
     return;  // an empty tensor needs no memory
   }
   if (view.data == nullptr) {
-    throw ContractError(op_ + ": " + std::string(name) + " " + describe(view) + " has no memory");
+    throw ContractError(std::string(op_) + ": " + std::string(name) + " " + describe(view) +
+                        " has no memory");
   }
   if (view.device != stream_.device) {
-    throw ContractError(op_ + ": " + std::string(name) + " is on " +
+    throw ContractError(std::string(op_) + ": " + std::string(name) + " is on " +
                         std::string(memphis::name_of(view.device)) + " and the stream on " +
                         std::string(memphis::name_of(stream_.device)) +
                         "; copy it there, or use a stream of its device");
   }
   if (reinterpret_cast<std::uintptr_t>(view.data) % kOperandAlignment != 0) {
-    throw ContractError(op_ + ": " + std::string(name) + " is not 16-byte aligned");
+    throw ContractError(std::string(op_) + ": " + std::string(name) + " is not 16-byte aligned");
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <string>
 #include <string_view>
 
 #include "csrc/core/tensor.h"
@@ -33,7 +32,7 @@ class OpCheck {
   void condition(bool holds, std::string_view message) const;
 
  private:
-  std::string op_;
+  std::string_view op_;  // a literal of the caller's
   Stream stream_;
 };
 

@@ -41,12 +41,17 @@ std::string device_unavailable_reason();
 DeviceInfo device_info(Device device);
 
 // Memory of `device`, aligned to 256 bytes. Throws PreflightError, naming the size, when there is
-// not enough. Counted: see allocation_count.
+// not enough. Counted: see allocation_count and allocated_bytes.
 void* device_allocate(std::size_t bytes, Device device);
 void device_free(void* data, Device device) noexcept;
 
 // Number of device_allocate calls of this process so far: a training step must not change it.
 std::uint64_t allocation_count();
+
+// Bytes that those calls asked for, freed since or not: what a memory plan is held to.
+std::uint64_t allocated_bytes();
+// Sum of the bytes asked for by those calls: what the plan must have counted.
+std::uint64_t allocated_bytes();
 
 // Asynchronous on `stream`; both ranges must outlive it. Either side may be on either device; a
 // copy between host memory and the GPU is asynchronous only for pinned host memory.

@@ -58,7 +58,9 @@ Process::~Process() {
   }
 }
 
-void Process::send(int signal) const { ::kill(pid_, signal); }
+void Process::send(int signal) const {
+  ::kill(pid_, signal);
+}
 
 bool Process::running() {
   if (status_ >= 0) {
@@ -80,7 +82,11 @@ int Process::wait() {
   return status_;
 }
 
-std::string Process::standard_output() const { return contents(output_); }
-std::string Process::standard_error() const { return contents(error_); }
+std::string Process::standard_output() const {
+  return contents(output_);
+}
+std::string Process::standard_error() const {
+  return contents(error_);
+}
 
 }  // namespace memphis::test

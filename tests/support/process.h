@@ -9,8 +9,8 @@
 
 namespace memphis::test {
 
-// A program that a test runs. Its output goes to files in `scratch`; the destructor kills what still
-// runs.
+// A program that a test runs. Its output goes to files in `scratch`; the destructor kills what
+// still runs.
 class Process {
  public:
   Process(const std::vector<std::string>& arguments, const std::filesystem::path& scratch);

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The program as its user meets it: commands, exit codes, and what a kill leaves behind.
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "csrc/core/file.h"
+#include "tests/support/process.h"
+#include "tests/support/tiny_run.h"
+
+namespace memphis::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Cli : public testing::Test {
+ protected:
+  Cli() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
+
+  struct Ended {
+    int code;
+    std::string out;
+    std::string error;
+  };
+  std::vector<std::string> command(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), MEMPHIS_BINARY);
+    return arguments;
+  }
+  Ended run(const std::vector<std::string>& arguments) {
+    Process process(command(arguments), directory_.path());
+    const int code = process.wait();
+    return {code, process.standard_output(), process.standard_error()};
+  }
+  std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
+  Ended train(const std::string& run_dir, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"train", config_, "run.dir=" + path(run_dir)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments);
+  }
+  // Sends `signal` to a run once `done` holds; returns its exit code.
+  template <class Done>
+  int interrupt(const std::string& run_dir, int signal, const Done& done) {
+    Process process(command({"train", config_, "run.dir=" + path(run_dir)}), directory_.path());
+    while (process.running() && !done()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    process.send(signal);
+    return process.wait();
+  }
+  bool same(const std::string& a, const std::string& b) const {
+    return read_text(path(a)) == read_text(path(b));
+  }
+  void expect_same_checkpoint(const std::string& a, const std::string& b) const {
+    for (const char* file : {"model.safetensors", "optimizer.safetensors", "config.json"}) {
+      EXPECT_TRUE(same(a + "/step-00000040/" + file, b + "/step-00000040/" + file)) << file;
+    }
+  }
+  // Every step of metrics.jsonl once and in order.
+  void expect_all_steps(const std::string& run_dir) const {
+    std::ifstream file(path(run_dir) + "/metrics.jsonl");
+    std::int64_t expected = 1;
+    for (std::string line; std::getline(file, line);) {
+      const auto object = nlohmann::json::parse(line);
+      if (object.contains("loss")) {
+        EXPECT_EQ(object["step"], expected++);
+      }
+    }
+    EXPECT_EQ(expected, 41);
+  }
+
+  TemporaryDirectory directory_;
+  std::string config_;
+};
+
+TEST_F(Cli, AKilledRunGoesOnToTheSameBits) {
+  ASSERT_EQ(train("whole").code, 0);
+  const fs::path committed = fs::path(path("killed")) / "step-00000020" / "COMMIT";
+  ASSERT_EQ(interrupt("killed", SIGKILL, [&] { return fs::exists(committed); }), 128 + SIGKILL);
+  const Ended again = train("killed");
+  ASSERT_EQ(again.code, 0) << again.error;
+  expect_same_checkpoint("whole", "killed");
+  expect_all_steps("killed");
+}
+
+TEST_F(Cli, ASignalSavesAndTheRunGoesOnToTheSameBits) {
+  ASSERT_EQ(train("whole").code, 0);
+  const fs::path metrics = fs::path(path("stopped")) / "metrics.jsonl";
+  const auto started = [&] { return fs::exists(metrics) && fs::file_size(metrics) > 0; };
+  ASSERT_EQ(interrupt("stopped", SIGUSR1, started), 10);
+  ASSERT_EQ(train("stopped").code, 0);
+  expect_same_checkpoint("whole", "stopped");
+  expect_all_steps("stopped");
+}
+
+// Nothing was saved: to start from scratch in silence would be to lose it without a word.
+TEST_F(Cli, ARunKilledBeforeItsFirstCheckpointIsNotStartedOver) {
+  const fs::path metrics = fs::path(path("early")) / "metrics.jsonl";
+  const auto started = [&] { return fs::exists(metrics) && fs::file_size(metrics) > 0; };
+  ASSERT_EQ(interrupt("early", SIGKILL, started), 128 + SIGKILL);
+  if (fs::exists(fs::path(path("early")) / "step-00000020")) {
+    GTEST_SKIP() << "the run saved before the signal came";
+  }
+  const Ended again = train("early");
+  EXPECT_EQ(again.code, 4);
+  EXPECT_NE(again.error.find("choose another run.dir"), std::string::npos) << again.error;
+  EXPECT_EQ(train("early", {"run.resume=never"}).code, 0);
+}
+
+TEST_F(Cli, ADamagedCheckpointIsPassedOverByName) {
+  ASSERT_EQ(train("run").code, 0);
+  const auto damage = [&](const std::string& step) {
+    std::fstream file(path("run/" + step + "/model.safetensors"),
+                      std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(20000);
+    file.put('\x7f');
+    file.put('\x01');
+  };
+  damage("step-00000040");
+  const Ended older = train("run", {"schedule.steps=41"});
+  EXPECT_EQ(older.code, 0) << older.error;
+  EXPECT_NE(older.error.find("step-00000040"), std::string::npos) << older.error;
+  EXPECT_NE(older.error.find("checksum"), std::string::npos) << older.error;
+  for (const char* step : {"step-00000020", "step-00000040", "step-00000041"}) {
+    if (fs::exists(path(std::string("run/") + step))) {
+      damage(step);
+    }
+  }
+  EXPECT_EQ(train("run", {"schedule.steps=42"}).code, 4);
+}
+
+TEST_F(Cli, AnExportHasTheLogitsOfItsRun) {
+  ASSERT_EQ(train("run").code, 0);
+  const std::string tokens = directory_.write("tokens.json", "{\"tokens\": [[1, 5, 0, 258, 77]]}");
+  ASSERT_EQ(run({"export", path("run"), path("model")}).code, 0);
+  ASSERT_EQ(run({"logits", path("run"), tokens, path("a.npy")}).code, 0);
+  ASSERT_EQ(run({"logits", path("model"), tokens, path("b.npy")}).code, 0);
+  EXPECT_TRUE(same("a.npy", "b.npy"));
+  const std::string before = read_text(path("model/model.safetensors"));
+  EXPECT_NE(before.find("lm_head.weight"), std::string::npos);
+  EXPECT_EQ(run({"export", path("run"), path("model")}).code, 4);
+  EXPECT_EQ(read_text(path("model/model.safetensors")), before);
+
+  const std::string outside = directory_.write("outside.json", "{\"tokens\": [[1, 259]]}");
+  const Ended refused = run({"logits", path("model"), outside, path("c.npy")});
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_NE(refused.error.find("outside the vocabulary [0, 259)"), std::string::npos);
+  EXPECT_FALSE(fs::exists(path("c.npy")));
+
+  const std::vector<std::string> generate = {
+      "generate", path("run"), "--prompt", "grok ", "--tokens", "24"};
+  const Ended text = run(generate);
+  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.out.rfind("grok ", 0), 0U);
+  EXPECT_EQ(text.out, run(generate).out);
+}
+
+TEST_F(Cli, AnErrorHasItsExitCodeAndWritesNothing) {
+  const auto tree = [&] {
+    std::set<std::string> names;
+    for (const auto& entry : fs::recursive_directory_iterator(directory_.path())) {
+      if (entry.path().filename().string().rfind("process-", 0) != 0) {
+        names.insert(entry.path().string());
+      }
+    }
+    return names;
+  };
+  const auto before = tree();
+  EXPECT_EQ(train("run", {"optimizer.learning_rat=1"}).code, 2);
+  EXPECT_EQ(train("run", {"batch.micro_batch=3"}).code, 2);
+  EXPECT_EQ(train("run", {"data.train=[" + path("missing.txt") + "]"}).code, 3);
+  EXPECT_EQ(run({"train"}).code, 2);
+  EXPECT_EQ(run({"export", path("missing"), path("out")}).code, 4);
+  EXPECT_EQ(run({"plan", config_}).code, 0);
+  EXPECT_EQ(tree(), before);
+}
+
+TEST_F(Cli, BenchStepPrintsOneObject) {
+  const Ended bench = run({"bench", "step", config_, "--json", "--steps", "3"});
+  ASSERT_EQ(bench.code, 0) << bench.error;
+  const auto object = nlohmann::json::parse(bench.out);
+  const double rate = object["model_flops_per_second"];
+  const double yardstick = object["matmul_flops_per_second"];
+  EXPECT_GT(object["tokens_per_second"].get<double>(), 0);
+  EXPECT_NEAR(object["ratio"].get<double>(), rate / yardstick, 1e-9);
+  EXPECT_FALSE(fs::exists(path("run")));
+}
+
+TEST_F(Cli, PlanPrintsTheMemoryTable) {
+  const Ended plan = run({"plan", config_});
+  EXPECT_EQ(plan.code, 0);
+  for (const char* row : {"weights", "gradients", "moments", "activations", "total"}) {
+    EXPECT_NE(plan.out.find(row), std::string::npos) << row;
+  }
+}
+
+}  // namespace
+}  // namespace memphis::test

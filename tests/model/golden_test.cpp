@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Logits of two small models with Grok-1's architecture against those that another implementation
+// computed from the same weights.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "csrc/checkpoint/hf.h"
+#include "csrc/checkpoint/model_state.h"
+#include "csrc/checkpoint/npy.h"
+#include "csrc/core/file.h"
+#include "csrc/train/generator.h"
+
+namespace memphis::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of the largest logit: some hundred f32 roundings (2^-24 each) on the way through three layers.
+constexpr double kTolerance = 2e-5;
+
+// Largest difference of a logit over the largest logit, for the folder's tokens.
+double relative_difference(const fs::path& folder, const ModelConfig& config) {
+  const OwnedStream stream(Device::cpu);
+  Parameters parameters(config, DType::f32, Device::cpu, Parameters::Gradients::none);
+  load_model_folder(folder, parameters, stream.view());
+  const auto rows = nlohmann::json::parse(read_text(folder / "tokens.json"))["tokens"]
+                        .get<std::vector<std::vector<std::int32_t>>>();
+  const NpyArray expected = read_npy(folder / "logits.npy");
+  const auto length = static_cast<std::int64_t>(rows.front().size());
+  InferenceModel model(config, 1, length, parameters, stream.view());
+  double difference = 0;
+  double largest = 0;
+  std::size_t i = 0;
+  for (const std::vector<std::int32_t>& row : rows) {
+    model.forward(row);
+    for (std::int64_t t = 0; t < length; ++t) {
+      for (const float logit : model.logits_of(t)) {
+        const float reference = expected.values.at(i++);
+        difference = std::fmax(difference, std::abs(static_cast<double>(logit - reference)));
+        largest = std::fmax(largest, std::abs(static_cast<double>(reference)));
+        EXPECT_TRUE(std::isfinite(logit));
+      }
+    }
+  }
+  EXPECT_EQ(i, expected.values.size());
+  return difference / largest;
+}
+
+// The reference logits are handed out beside the repository, not in it.
+class Golden : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!fs::exists(root_ / "grok_tiny")) {
+      GTEST_SKIP() << "no reference logits at " << fs::absolute(root_);
+    }
+  }
+  ModelConfig config(const char* name) const { return read_hf_config(root_ / name / "config.json"); }
+
+  fs::path root_ = "../shared/golden";
+};
+
+TEST_F(Golden, LogitsAgree) {
+  for (const char* name : {"grok_tiny", "grok_tiny_nopad"}) {
+    EXPECT_LE(relative_difference(root_ / name, config(name)), kTolerance) << name;
+  }
+}
+
+// The comparison sees the padding and every multiplier and cap of the architecture.
+TEST_F(Golden, WrongArithmeticIsSeen) {
+  std::vector<std::pair<std::string, ModelConfig>> wrong(7, {"", config("grok_tiny")});
+  wrong[0].first = "pad_id";
+  wrong[0].second.pad_id = -1;
+  wrong[1].first = "attention_cap";
+  wrong[1].second.attention_cap = 1;
+  wrong[2].first = "attention_multiplier";
+  wrong[2].second.attention_multiplier *= 1.01;
+  wrong[3].first = "embedding_multiplier";
+  wrong[3].second.embedding_multiplier *= 2;
+  wrong[4].first = "output_multiplier";
+  wrong[4].second.output_multiplier *= 1.01;
+  wrong[5].first = "experts_per_token";
+  wrong[5].second.experts_per_token = 3;
+  wrong[6].first = "rope_theta";
+  wrong[6].second.rope_theta *= 2;
+  for (const auto& [name, config] : wrong) {
+    EXPECT_GT(relative_difference(root_ / "grok_tiny", config), 10 * kTolerance) << name;
+  }
+}
+
+}  // namespace
+}  // namespace memphis::test

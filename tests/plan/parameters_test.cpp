@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/parameters.h"
+
+#include <algorithm>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "csrc/config/load.h"
+#include "csrc/plan/flops.h"
+#include "tests/support/tiny_model.h"
+
+namespace memphis::test {
+namespace {
+
+ModelConfig preset(const std::string& name) {
+  return parse_config(
+             "model: {preset: " + name + "}\nschedule: {steps: 1}", "preset", {}, Check::text)
+      .model;
+}
+
+// xAI publishes "314B"; the counts follow from the released shapes.
+TEST(ParameterPlan, CountsGrok1AndGrok2) {
+  EXPECT_EQ(plan_parameters(preset("grok-1"), DType::bf16).num_parameters, 315'684'820'992);
+  EXPECT_EQ(plan_parameters(preset("grok-2"), DType::bf16).num_parameters, 269'515'497'472);
+}
+
+TEST(ParameterPlan, LogicalParametersFillTheirSegmentsWithoutOverlap) {
+  const ParameterPlan plan = plan_parameters(tiny_grok2(), DType::bf16);
+  std::vector<LogicalParameter> sorted = plan.logical;
+  std::sort(
+      sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  std::int64_t end = 0;
+  for (const LogicalParameter& parameter : sorted) {
+    const Segment& segment = plan.segments[static_cast<std::size_t>(parameter.segment)];
+    EXPECT_GE(parameter.begin, end) << parameter.name;
+    end = parameter.begin + parameter.spec.num_elements();
+    EXPECT_GE(parameter.begin, segment.begin) << parameter.name;
+    EXPECT_LE(end, segment.begin + segment.num_elements) << parameter.name;
+    EXPECT_EQ(parameter.spec.dtype, segment.dtype) << parameter.name;
+    const bool is_norm = parameter.name.find("norm") != std::string::npos;
+    EXPECT_EQ(segment.decay, !is_norm) << parameter.name << ": weight decay spares norms alone";
+  }
+  EXPECT_LE(end, plan.num_elements);
+}
+
+// The model multiplies by q, k and v as one matrix, and by an expert's gate and up as one.
+TEST(ParameterPlan, WhatIsMultipliedTogetherLiesTogether) {
+  const ParameterPlan plan = plan_parameters(tiny_grok1(), DType::f32);
+  const auto place = [&](const std::string& name) {
+    for (const LogicalParameter& parameter : plan.logical) {
+      if (parameter.name == "model.layers.1." + name + ".weight") {
+        return parameter;
+      }
+    }
+    throw std::runtime_error("no parameter " + name);
+  };
+  const auto follows = [&](const std::string& first, const std::string& second) {
+    const LogicalParameter a = place(first);
+    return place(second).begin == a.begin + a.spec.num_elements();
+  };
+  EXPECT_EQ(place("self_attn.q_proj").begin, plan.placements.layers[1].qkv_CD.begin);
+  EXPECT_TRUE(follows("self_attn.q_proj", "self_attn.k_proj"));
+  EXPECT_TRUE(follows("self_attn.k_proj", "self_attn.v_proj"));
+  EXPECT_TRUE(follows("block_sparse_moe.experts.3.w1", "block_sparse_moe.experts.3.w3"));
+  EXPECT_TRUE(follows("block_sparse_moe.experts.3.w3", "block_sparse_moe.experts.4.w1"));
+  EXPECT_TRUE(follows("block_sparse_moe.experts.3.w2", "block_sparse_moe.experts.4.w2"));
+  EXPECT_EQ(plan.placements.head_VD.begin, plan.placements.embedding_VD.begin);
+}
+
+// Proxies of the benchmark documents: 12.91, 11.93 and 8.68 GFLOP a token; Grok-1 521.9 at 8192.
+TEST(ModelFlops, CountWhatATokenMultiplies) {
+  ModelConfig config;
+  config.vocab_size = 131072;
+  config.num_layers = 8;
+  config.d_model = 3072;
+  config.num_heads = 24;
+  config.num_kv_heads = 4;
+  config.head_dim = 128;
+  config.ffn_dim = 8192;
+  config.num_experts = 8;
+  EXPECT_NEAR(model_flops_per_token(config, 8192).halved * 1e-9, 11.93, 0.005);
+  EXPECT_NEAR(model_flops_per_token(preset("grok-1"), 8192).halved * 1e-9, 521.9, 0.05);
+  EXPECT_NEAR(model_flops_per_token(preset("grok-1"), 8192).unhalved * 1e-9, 541.2, 0.05);
+}
+
+}  // namespace
+}  // namespace memphis::test
