@@ -18,7 +18,6 @@ namespace {
 
 std::atomic<std::uint64_t> g_num_allocations{0};
 std::atomic<std::uint64_t> g_allocated_bytes{0};
-std::atomic<std::uint64_t> g_allocated_bytes{0};
 
 constexpr std::size_t kAlignment = 256;  // of cudaMalloc; the CPU keeps the same layout
 
@@ -93,7 +92,6 @@ DeviceInfo device_info(Device device) {
 void* device_allocate(std::size_t bytes, Device device) {
   g_num_allocations.fetch_add(1, std::memory_order_relaxed);
   g_allocated_bytes.fetch_add(bytes, std::memory_order_relaxed);
-  g_allocated_bytes.fetch_add(bytes, std::memory_order_relaxed);
   if (bytes == 0) {
     bytes = kAlignment;  // a distinct address for every allocation
   }
@@ -110,10 +108,6 @@ void device_free(void* data, Device device) noexcept {
 
 std::uint64_t allocation_count() {
   return g_num_allocations.load(std::memory_order_relaxed);
-}
-
-std::uint64_t allocated_bytes() {
-  return g_allocated_bytes.load(std::memory_order_relaxed);
 }
 
 std::uint64_t allocated_bytes() {

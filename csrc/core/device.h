@@ -50,8 +50,6 @@ std::uint64_t allocation_count();
 
 // Bytes that those calls asked for, freed since or not: what a memory plan is held to.
 std::uint64_t allocated_bytes();
-// Sum of the bytes asked for by those calls: what the plan must have counted.
-std::uint64_t allocated_bytes();
 
 // Asynchronous on `stream`; both ranges must outlive it. Either side may be on either device; a
 // copy between host memory and the GPU is asynchronous only for pinned host memory.

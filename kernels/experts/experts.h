@@ -32,11 +32,11 @@ struct ExpertsForward {
 };
 void experts_forward(const ExpertsForward& op, Stream stream);
 
-// dx = of the rows; dweights are added to; dgates[source[r]] is written.
+// Their derivative: dx and dgates are written, dweights are added to.
 //
-// Operands    gate_up is used up: on the GPU its gradient takes its place, on the CPU too. dhidden
-// is
-//             scratch of the GPU.
+// Operands    gate_up is used up: its gradient takes its place. dhidden is scratch of the GPU; the
+// CPU
+//             keeps a block of it to itself.
 // Cost        12*R*D*F FLOP.
 struct ExpertsBackward {
   TensorView dx_RD;                // out  bf16 | f32 | f64

@@ -62,7 +62,9 @@ class Golden : public testing::Test {
       GTEST_SKIP() << "no reference logits at " << fs::absolute(root_);
     }
   }
-  ModelConfig config(const char* name) const { return read_hf_config(root_ / name / "config.json"); }
+  ModelConfig config(const char* name) const {
+    return read_hf_config(root_ / name / "config.json");
+  }
 
   fs::path root_ = "../shared/golden";
 };

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -75,12 +76,12 @@ TEST(InitialWeights, HaveTheSpreadOfTheirScheme) {
         EXPECT_EQ(values, std::vector<float>(values.size(), 1.0F)) << parameter.name;
         continue;
       }
-      const auto fan_in = static_cast<double>(parameter.spec.dims.back());
+      ASSERT_EQ(parameter.spec.num_dims, 2) << parameter.name;
+      const auto fan_in = static_cast<double>(parameter.spec.dims[1]);
       const double of_matrices =
           scheme == InitScheme::normal ? config.init_std : 1 / std::sqrt(fan_in);
-      expect_normal(parameter.name,
-                    values,
-                    is_router(parameter.name) ? config.router_init_std : of_matrices);
+      expect_normal(
+          parameter.name, values, is_router(parameter.name) ? config.router_init_std : of_matrices);
     }
   }
 }

@@ -2,38 +2,48 @@
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "csrc/config/config.h"
-#include "csrc/model/parameters.h"
+#include "csrc/config/load.h"
 #include "tests/support/temporary_directory.h"
 
 namespace memphis::test {
 
-// A config file for a model of some 40 thousand parameters, the text that it trains on and room for
-// run directories, all of which go with the object.
-class TinyRun {
- public:
-  TinyRun();
+// A few words in an order that repeats, but not soon: easy to learn, and not from the frequencies
+// of letters.
+inline std::string tiny_text() {
+  const std::vector<std::string> words = {"grok", "routes", "every", "token", "to", "two"};
+  std::string text;
+  for (std::size_t i = 0; i < 2400; ++i) {
+    text += words[(i * i + i / 7) % words.size()];
+    text += i % 6 == 5 ? " experts.\n" : " ";
+  }
+  return text;
+}
 
-  // The file's config with `overrides`; the run directory is run_dir().
-  Config config(const std::vector<std::string>& overrides = {}) const;
+// The config of a run that takes milliseconds a step, on tiny_text(), which is written to
+// `directory` with it.
+inline std::string tiny_yaml(const TemporaryDirectory& directory) {
+  const std::string text = directory.write("text.txt", tiny_text());
+  return R"(model: {vocab_size: 259, num_layers: 2, d_model: 32, num_heads: 4, num_kv_heads: 2,
+        ffn_dim: 48, num_experts: 4}
+run: {dir: )" +
+         (directory.path() / "run").string() + R"(, device: cpu}
+data: {train: [)" +
+         text + R"(]}
+batch: {sequence_length: 32, micro_batch: 4, global_batch: 8}
+optimizer: {learning_rate: 4e-3}
+schedule: {steps: 40, warmup_steps: 5}
+checkpoint: {every: 20}
+metrics: {every: 20, validate_every: 20, sample_every: 0}
+)";
+}
 
-  const std::filesystem::path& path() const { return directory_.path(); }
-  std::string config_file() const { return path() / "tiny.yaml"; }
-  std::filesystem::path run_dir() const { return path() / "run"; }
-
-  // Sentences over a small vocabulary: their letters have a far higher entropy than their words.
-  const std::string& text() const { return text_; }
-
- private:
-  TemporaryDirectory directory_;
-  std::string text_;
-};
-
-// Every weight, to compare bits.
-std::vector<std::byte> weight_bits(const Parameters& parameters, Stream stream);
+inline Config tiny_config(const TemporaryDirectory& directory,
+                          const std::vector<std::string>& overrides = {}) {
+  return parse_config(tiny_yaml(directory), "tiny.yaml", overrides);
+}
 
 }  // namespace memphis::test
