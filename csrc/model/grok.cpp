@@ -75,15 +75,19 @@ void Grok::load(const HostBatch& batch) {
   key_valid_T_ = batch.any_padding ? shared.valid_T : TensorView{};
 }
 
+BlockContext Grok::block_context() const {
+  return {.model = model_,
+          .dims = dims_,
+          .shared = activations_.shared,
+          .scratch = activations_.backward,
+          .key_valid_T = key_valid_T_,
+          .stream = stream_};
+}
+
 void Grok::forward() {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const SharedActivations<TensorView>& shared = activations_.shared;
-  const BlockContext context{.model = model_,
-                             .dims = dims_,
-                             .shared = shared,
-                             .scratch = activations_.backward,
-                             .key_valid_T = key_valid_T_,
-                             .stream = stream_};
+  const BlockContext context = block_context();
   // (2)
   embedding_forward({.y_TD = shared.hidden_TD,
                      .weight_VD = weights.embedding_VD,
@@ -140,6 +144,14 @@ void Grok::cross_entropy_of_chunk(std::int64_t begin,
                 stream_);
 }
 
+void Grok::add_cross_entropy(const LossScales& scales) {
+  sum_all({.total_1 = stat_view(activations_.shared, Stat::loss),
+           .x_n = activations_.shared.loss_T,
+           .scale = scales.target,
+           .accumulate = true},
+          stream_);
+}
+
 void Grok::add_auxiliary_losses(const LossScales& scales) {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const auto per_layer = 1.0F / static_cast<float>(dims_.L);
@@ -158,16 +170,11 @@ void Grok::add_auxiliary_losses(const LossScales& scales) {
 }
 
 void Grok::loss(const LossScales& scales) {
-  const SharedActivations<TensorView>& shared = activations_.shared;
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
     cross_entropy_of_chunk(begin, count, scales, false);
   }
-  sum_all({.total_1 = stat_view(shared, Stat::loss),
-           .x_n = shared.loss_T,
-           .scale = scales.target,
-           .accumulate = true},
-          stream_);
+  add_cross_entropy(scales);
 }
 
 void Grok::loss_and_backward(const LossScales& scales) {
@@ -175,12 +182,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BackwardScratch<TensorView>& scratch = activations_.backward;
-  const BlockContext context{.model = model_,
-                             .dims = dims_,
-                             .shared = shared,
-                             .scratch = scratch,
-                             .key_valid_T = key_valid_T_,
-                             .stream = stream_};
+  const BlockContext context = block_context();
 
   // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
   // is used up at once, so [T, V] never exists.
@@ -194,11 +196,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
                      .weight_NK = weights.head_VD},
                     stream_);
   }
-  sum_all({.total_1 = stat_view(shared, Stat::loss),
-           .x_n = shared.loss_T,
-           .scale = scales.target,
-           .accumulate = true},
-          stream_);
+  add_cross_entropy(scales);
   add_auxiliary_losses(scales);
 
   const std::size_t num_layers = weights.layers.size();

@@ -11,6 +11,8 @@
 
 namespace memphis {
 
+struct BlockContext;
+
 // One micro-batch in host memory, B * S long each. `positions` count from the start of the document
 // or of the sequence, whichever is later. `targets` below 0 are not predicted.
 struct HostBatch {
@@ -70,6 +72,8 @@ class Grok {
   const Activations& activations() const { return activations_; }
 
  private:
+  BlockContext block_context() const;
+  void add_cross_entropy(const LossScales& scales);
   void head_product(std::int64_t begin, std::int64_t count);
   void cross_entropy_of_chunk(std::int64_t begin,
                               std::int64_t count,

@@ -32,10 +32,10 @@ struct Sizes {
 };
 
 template <class Op>
-Sizes check_sizes(const OpCheck& check, const Op& op, const TensorView& rows_RD, Stream stream) {
+Sizes check_sizes(const OpCheck& check, const Op& op, Stream stream) {
   check.num_dims("x_RD", op.x_RD, 2);
   check.num_dims("down_weight_EDF", op.down_weight_EDF, 3);
-  const DType dtype = rows_RD.dtype;
+  const DType dtype = op.x_RD.dtype;
   const DType sums = accumulation_dtype(dtype);
   check.float_dtype("x_RD", dtype);
   const Sizes s{.R = op.x_RD.dim(0),
@@ -251,7 +251,7 @@ void backward_cpu(const ExpertsBackward& op, const Sizes& s) {
 
 void experts_forward(const ExpertsForward& op, Stream stream) {
   const OpCheck check("experts_forward", stream);
-  const Sizes s = check_sizes(check, op, op.x_RD, stream);
+  const Sizes s = check_sizes(check, op, stream);
   check.tensor("y_RD", op.y_RD, {s.R, s.D}, op.x_RD.dtype);
   if (stream.device == Device::cpu) {
     return visit_float(op.x_RD.dtype, [&]<class T>() { forward_cpu<T>(op, s); });
@@ -275,7 +275,7 @@ void experts_forward(const ExpertsForward& op, Stream stream) {
 
 void experts_backward(const ExpertsBackward& op, Stream stream) {
   const OpCheck check("experts_backward", stream);
-  const Sizes s = check_sizes(check, op, op.x_RD, stream);
+  const Sizes s = check_sizes(check, op, stream);
   const DType dtype = op.x_RD.dtype;
   const DType sums = accumulation_dtype(dtype);
   check.tensor("dx_RD", op.dx_RD, {s.R, s.D}, dtype);
