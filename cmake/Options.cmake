@@ -2,7 +2,12 @@
 #
 # The choices of a build. They pick source files and compiler flags, never a preprocessor branch.
 
-option(MEMPHIS_CUDA "Build Device::cuda with the CUDA toolkit" OFF)
+set(MEMPHIS_DEVICE none CACHE STRING
+    "What Device::cuda is: cuda (the GPU), simt (an executor on this machine) or none")
+set_property(CACHE MEMPHIS_DEVICE PROPERTY STRINGS none cuda simt)
+if(NOT MEMPHIS_DEVICE MATCHES "^(none|cuda|simt)$")
+  message(FATAL_ERROR "MEMPHIS_DEVICE=${MEMPHIS_DEVICE} is not known; set it to none, cuda or simt")
+endif()
 option(MEMPHIS_SANITIZE "Build with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
 set(MEMPHIS_CPU_ARCH native CACHE STRING
     "-march of the CPU code; set x86-64-v3 where the binary runs on other machines than it is built on")
@@ -26,7 +31,7 @@ if(MEMPHIS_SANITIZE)
   target_link_options(memphis_options INTERFACE -fsanitize=address,undefined)
 endif()
 
-if(MEMPHIS_CUDA)
+if(MEMPHIS_DEVICE STREQUAL cuda)
   if(NOT CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 90a)
   endif()

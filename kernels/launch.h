@@ -22,12 +22,16 @@ struct Launch {
   Stream stream;
 };
 
+// False for an empty grid, which launches nothing. Throws ContractError if a launch exceeds what
+// every device of sm_80 and newer allows.
+bool check_launch(const Launch& launch);
+
 constexpr std::int64_t ceil_div(std::int64_t numerator, std::int64_t denominator) {
   return (numerator + denominator - 1) / denominator;
 }
 
 }  // namespace memphis::kernels
 
-// launch(kernel, Launch{…}, arguments…): from the dialect that the build chose,
-// device/cuda/gpu_launch.h. It throws ContractError if the launch exceeds a limit of the device and
-// whatever the launch itself reports. An empty grid launches nothing.
+// launch(kernel, Launch{…}, arguments…): from the dialect that the build chose, <gpu_launch.h> of
+// device/cuda or of device/simt. It throws what check_launch throws and whatever the launch itself
+// reports.

@@ -15,16 +15,16 @@ for argument in "$@"; do
   case $argument in
     --tests) target=all ;;
     -D?*) definitions+=("$argument") ;;
-    cpu | cpu-asan | cuda)
+    cpu | cpu-asan | simt | cuda)
       [[ -z $preset ]] || fail "two presets are given, $preset and $argument (a build has one); give one"
       preset=$argument
       ;;
-    *) fail "there is no preset $argument (they are in CMakePresets.json); use cpu, cpu-asan or cuda" ;;
+    *) fail "there is no preset $argument (they are in CMakePresets.json); use cpu, cpu-asan, simt or cuda" ;;
   esac
 done
 preset=${preset:-$(default_preset)}
 
-if [[ $target == all ]]; then
+if [[ $target == all || $preset == simt ]]; then
   bash "$root/launch/packages.sh" --tests
 else
   bash "$root/launch/packages.sh"

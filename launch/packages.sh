@@ -11,6 +11,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 tools=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config git:git python3:python3)
 libraries=(libopenblas-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli11-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev)
+# The fibers of the simt preset, which is built for the tests alone.
+if [[ ${1-} == --tests ]]; then
+  libraries+=(libboost-context-dev)
+fi
 # Without it the test `format` is skipped, and says so.
 optional_for_tests=(clang-format-14)
 

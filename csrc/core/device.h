@@ -9,8 +9,9 @@
 
 namespace memphis {
 
-// Which implementation of `cuda` is linked is the build's choice: device_cuda.cpp (the GPU) or
-// device_none.cpp (absent). Every function below that names Device::cuda throws PreflightError
+// Which implementation of `cuda` is linked is the build's choice: device_cuda.cpp (the GPU),
+// device_simt.cpp (memory of this machine, for kernels that run on it) or device_none.cpp (absent).
+// Every function below that names Device::cuda throws PreflightError
 // where it is absent.
 enum class Device : std::uint8_t { cpu, cuda };
 
@@ -116,7 +117,7 @@ class PinnedBuffer {
   Device peer_;
 };
 
-// What device_cuda.cpp or device_none.cpp supplies; called by device.cpp alone.
+// What device_cuda.cpp, device_simt.cpp or device_none.cpp supplies; called by device.cpp alone.
 namespace cuda_device {
 std::string unavailable_reason();
 DeviceInfo info();

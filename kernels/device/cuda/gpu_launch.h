@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
-#include <string>
-
 #include <cuda_runtime.h>
 
 #include "csrc/core/cuda_check.h"
-#include "csrc/core/error.h"
 #include "kernels/launch.h"
 
 namespace memphis::kernels {
@@ -17,19 +13,10 @@ namespace memphis::kernels {
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument a parameter");
-  constexpr std::int64_t kMaxGridX = 2147483647;
-  constexpr std::int64_t kMaxGridYZ = 65535;
-  constexpr std::int64_t kMaxThreads = 1024;
-  constexpr std::size_t kSharedWithoutOptIn = 48 * 1024;
-  const Dim3& grid = shape.grid;
-  const Dim3& block = shape.block;
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) {
+  if (!check_launch(shape)) {
     return;
   }
-  require(grid.x <= kMaxGridX && grid.y <= kMaxGridYZ && grid.z <= kMaxGridYZ,
-          "grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-              std::to_string(grid.z) + " blocks exceeds the device's limits; split the operands");
-  require(block.x * block.y * block.z <= kMaxThreads, "a block has at most 1024 threads");
+  constexpr std::size_t kSharedWithoutOptIn = 48 * 1024;
   if (shape.shared_bytes > kSharedWithoutOptIn) {
     MEMPHIS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -39,8 +26,8 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
     return dim3(static_cast<unsigned>(d.x), static_cast<unsigned>(d.y), static_cast<unsigned>(d.z));
   };
   cudaLaunchConfig_t config{};
-  config.gridDim = dim(grid);
-  config.blockDim = dim(block);
+  config.gridDim = dim(shape.grid);
+  config.blockDim = dim(shape.block);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = static_cast<cudaStream_t>(shape.stream.handle);
   MEMPHIS_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/device/simt/block.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <map>
+#include <numeric>
+
+#include "csrc/core/simt_memory.h"
+#include "kernels/device/simt/sanitizer.h"
+#include "kernels/device/simt/symbols.h"
+
+namespace memphis::kernels::simt {
+namespace {
+
+thread_local Block* t_running = nullptr;
+
+// The line of a kernel that stands for a place: the innermost that is not of the dialect.
+Place kernel_place(const void* pc) {
+  const std::vector<Place> places = places_of(pc);
+  const auto found = std::find_if(places.begin(), places.end(), [](const Place& place) {
+    return place.file.find("kernels/device/simt/") == std::string::npos;
+  });
+  return found == places.end() ? places.front() : *found;
+}
+
+std::string text_of(const Place& place) {
+  return place.file + ":" + std::to_string(place.line);
+}
+
+// Two calls of one line are two addresses where the compiler has unrolled a loop.
+bool same_place(const void* a, const void* b) {
+  if (a == b) {
+    return true;
+  }
+  static thread_local std::map<const void*, std::string> texts;
+  const auto text = [](const void* pc) -> const std::string& {
+    const auto [found, added] = texts.try_emplace(pc);
+    if (added) {
+      found->second = text_of(kernel_place(pc));
+    }
+    return found->second;
+  };
+  return text(a) == text(b);
+}
+
+std::string text_of(const Index3& index) {
+  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
+         std::to_string(index.z) + ")";
+}
+
+std::string verb(Access access) {
+  switch (access) {
+    case Access::read:
+      return "reads";
+    case Access::write:
+      return "writes";
+    case Access::atomic:
+      return "adds to";
+    case Access::copy:
+      return "copies to";
+  }
+  return "";
+}
+
+}  // namespace
+
+Block& Block::of_this_thread() {
+  static thread_local Block block;
+  return block;
+}
+
+Block* Block::running() {
+  return t_running;
+}
+
+std::uint64_t Block::random() {  // splitmix64
+  std::uint64_t z = random_ += 0x9E3779B97F4A7C15U;
+  z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9U;
+  z = (z ^ (z >> 27U)) * 0x94D049BB133111EBU;
+  return z ^ (z >> 31U);
+}
+
+void Block::enter(void* block) {
+  auto& self = *static_cast<Block*>(block);
+  self.call_->invoke(self.call_->arguments);
+  self.leave();
+}
+
+void Block::start(const KernelCall& call) {
+  num_threads_ = static_cast<int>(call.block.x * call.block.y * call.block.z);
+  const auto count = static_cast<std::size_t>(num_threads_);
+  while (stacks_.size() < count) {
+    stacks_.emplace_back();
+  }
+  if (threads_.size() < count) {
+    threads_.resize(count);
+  }
+  num_exited_ = 0;
+  num_at_barrier_ = 0;
+  fault_ = {};
+  deadlock_.clear();
+  for (NamedBarrier& barrier : named_) {
+    barrier.expected = 0;
+    barrier.arrived = 0;
+    barrier.waiting.clear();
+  }
+  warps_.resize(static_cast<std::size_t>(num_warps()));
+  for (Warp& warp : warps_) {
+    warp.present = 0;
+    warp.gatherings.clear();
+  }
+  Index3 index;
+  for (int i = 0; i < num_threads_; ++i) {
+    Thread& thread = threads_[static_cast<std::size_t>(i)];
+    thread.id = i;
+    thread.index = index;
+    thread.state = State::ready;
+    thread.stack_bottom = stacks_[static_cast<std::size_t>(i)].bottom();
+    thread.copy_groups.clear();
+    thread.open_group.clear();
+    thread.fiber.start(stacks_[static_cast<std::size_t>(i)], &Block::enter, this);
+    warps_[static_cast<std::size_t>(i / kWarpSize)].present |=
+        1U << static_cast<unsigned>(i % kWarpSize);
+    if (++index.x == call.block.x) {
+      index.x = 0;
+      if (++index.y == call.block.y) {
+        index.y = 0;
+        ++index.z;
+      }
+    }
+  }
+}
+
+bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index) {
+  call_ = &call;
+  index_ = index;
+  linear_index_ = linear_index;
+  random_ = options().seed + static_cast<std::uint64_t>(linear_index) * 0x2545F4914F6CDD1DU;
+  start(call);
+  shared_.begin_block(call.dynamic_shared_bytes, num_threads_, options().check_races);
+
+  t_running = this;
+  std::vector<int> order(warps_.size());
+  std::iota(order.begin(), order.end(), 0);
+  while (num_exited_ < num_threads_ && fault_.what == nullptr && deadlock_.empty()) {
+    if (options().seed != 0) {
+      for (std::size_t i = order.size(); i > 1; --i) {
+        std::swap(order[i - 1], order[random() % i]);
+      }
+    }
+    bool progress = false;
+    for (const int warp : order) {
+      progress = run_warp(warp) || progress;
+      if (fault_.what != nullptr) {
+        break;
+      }
+    }
+    if (!progress && !poll_conditions()) {
+      find_deadlock();
+    }
+  }
+  t_running = nullptr;
+  current_ = nullptr;
+  return fault_.what == nullptr && deadlock_.empty();
+}
+
+// Until each lane of the warp waits or has left; false if there was nothing to run.
+bool Block::run_warp(int warp) {
+  const int first = warp * kWarpSize;
+  const int count = std::min(kWarpSize, num_threads_ - first);
+  bool progress = false;
+  for (bool again = true; again && fault_.what == nullptr;) {
+    again = false;
+    const std::uint64_t shuffle = options().seed == 0 ? 0 : random();
+    for (int i = 0; i < count; ++i) {
+      // Rotated, and every other time from the last to the first.
+      const int turned = static_cast<int>((static_cast<std::uint64_t>(i) + (shuffle >> 1U)) %
+                                          static_cast<std::uint64_t>(count));
+      const int lane = (shuffle & 1U) == 0 ? turned : count - 1 - turned;
+      Thread& thread = threads_[static_cast<std::size_t>(first + lane)];
+      if (thread.state != State::ready) {
+        continue;
+      }
+      current_ = &thread;
+      thread.fiber.resume();
+      again = true;
+      progress = true;
+      if (fault_.what != nullptr) {
+        return true;
+      }
+    }
+  }
+  return progress;
+}
+
+bool Block::poll_conditions() {
+  bool progress = false;
+  for (int i = 0; i < num_threads_; ++i) {
+    Thread& thread = threads_[static_cast<std::size_t>(i)];
+    if (thread.state == State::waiting && thread.wait == Wait::condition &&
+        thread.condition(thread.condition_argument)) {
+      thread.state = State::ready;
+      progress = true;
+    }
+  }
+  return progress;
+}
+
+void Block::suspend(Wait wait, const char* what, const void* pc) {
+  Thread& self = *current_;
+  self.state = State::waiting;
+  self.wait = wait;
+  self.waits_for = what;
+  self.pc = pc;
+  self.fiber.suspend();
+}
+
+void Block::release(int thread) {
+  threads_[static_cast<std::size_t>(thread)].state = State::ready;
+}
+
+void Block::stop(const Fault& fault) {
+  fault_ = fault;
+  fault_.thread = current_->id;
+  current_->fiber.suspend();
+  __builtin_unreachable();  // a thread with a fault is never resumed
+}
+
+void Block::leave() {
+  Thread& self = *current_;
+  wait_copies(0);
+  finish_copies(self.open_group);
+  self.state = State::exited;
+  ++num_exited_;
+  Warp& warp = warps_[static_cast<std::size_t>(self.id / kWarpSize)];
+  warp.present &= ~(1U << static_cast<unsigned>(self.id % kWarpSize));
+  self.fiber.suspend();
+}
+
+void Block::sync_block(const void* pc) {
+  if (num_at_barrier_ > 0 && !same_place(pc, barrier_pc_)) {
+    const Thread* other = nullptr;
+    for (const Thread& thread : threads_) {
+      if (thread.state == State::waiting && thread.wait == Wait::block) {
+        other = &thread;
+        break;
+      }
+    }
+    stop({.what = "waits at this barrier of the block while another thread waits at another",
+          .advice = "let all threads of the block pass the same __syncthreads",
+          .pc = pc,
+          .has_other = true,
+          .other_thread = other->id,
+          .other_pc = barrier_pc_});
+  }
+  barrier_pc_ = pc;
+  if (++num_at_barrier_ < num_threads_) {
+    suspend(Wait::block, "the barrier of the block", pc);
+    return;
+  }
+  num_at_barrier_ = 0;
+  shared_.clocks().barrier();
+  for (int i = 0; i < num_threads_; ++i) {
+    release(i);
+  }
+}
+
+void Block::sync_named(int id, int num_threads, bool wait, const void* pc) {
+  if (id < 1 || id >= kNumNamedBarriers || num_threads <= 0 || num_threads > num_threads_ ||
+      num_threads % kWarpSize != 0) {
+    stop({.what = "names a barrier that does not exist, or a number of threads that is no whole "
+                  "number of the block's warps",
+          .advice = "use 1 to 15, and a multiple of 32",
+          .pc = pc});
+  }
+  NamedBarrier& barrier = named_[static_cast<std::size_t>(id)];
+  if (barrier.expected != 0 && barrier.expected != num_threads) {
+    stop({.what = "arrives at a named barrier with another number of threads than those before",
+          .advice = "give the same number at both",
+          .pc = pc});
+  }
+  barrier.expected = num_threads;
+  const int self = current_->id;
+  shared_.clocks().release(self, barrier.carried);
+  if (wait) {
+    barrier.waiting.push_back(self);
+  }
+  if (++barrier.arrived < num_threads) {
+    if (wait) {
+      suspend(Wait::named, "a named barrier", pc);
+    }
+    return;
+  }
+  for (const int thread : barrier.waiting) {
+    shared_.clocks().acquire(thread, barrier.carried);
+    release(thread);
+  }
+  barrier.expected = 0;
+  barrier.arrived = 0;
+  barrier.waiting.clear();
+  barrier.carried.interval = 0;
+}
+
+void Block::collective(
+    const char* instruction, unsigned mask, void* operand, Compute compute, const void* pc) {
+  const auto lane = static_cast<unsigned>(current_->id % kWarpSize);
+  const unsigned self = 1U << lane;
+  Warp& warp = warps_[static_cast<std::size_t>(current_->id / kWarpSize)];
+  if ((mask & self) == 0) {
+    stop({.what = "takes part in an instruction of the warp whose mask leaves it out",
+          .advice = "put the lane into the mask",
+          .pc = pc});
+  }
+  Gathering* gathering = nullptr;
+  for (Gathering& open : warp.gatherings) {
+    if ((open.mask & mask) == 0) {
+      continue;
+    }
+    if (open.mask != mask || std::strcmp(open.instruction, instruction) != 0) {
+      const auto other = static_cast<std::size_t>(std::countr_zero(open.arrived));
+      const Thread& waiting =
+          threads_[static_cast<std::size_t>(current_->id / kWarpSize * kWarpSize) + other];
+      stop({.what = "is at an instruction of the warp while another lane of its mask waits at "
+                    "another",
+            .advice = "let the lanes of the mask converge",
+            .pc = pc,
+            .has_other = true,
+            .other_thread = waiting.id,
+            .other_pc = waiting.pc});
+    }
+    gathering = &open;
+  }
+  if (gathering == nullptr) {
+    gathering = &warp.gatherings.emplace_back(
+        Gathering{.mask = mask, .arrived = 0, .instruction = instruction, .operands = {}});
+  }
+  gathering->arrived |= self;
+  gathering->operands[lane] = operand;
+  if ((gathering->arrived | ~warp.present) != ~0U &&
+      (mask & warp.present & ~gathering->arrived) != 0) {
+    suspend(Wait::lanes, instruction, pc);
+    return;
+  }
+  // The last lane to arrive: the gathering is over before anybody goes on.
+  const Gathering done = *gathering;
+  warp.gatherings.erase(warp.gatherings.begin() + (gathering - warp.gatherings.data()));
+  if (compute != nullptr) {
+    void* operands[kWarpSize];
+    std::copy(done.operands.begin(), done.operands.end(), operands);
+    compute(operands, done.arrived);
+  } else {
+    std::array<int, kWarpSize> threads{};
+    std::size_t count = 0;
+    for (unsigned lanes = done.arrived; lanes != 0; lanes &= lanes - 1) {
+      threads[count++] = current_->id / kWarpSize * kWarpSize + std::countr_zero(lanes);
+    }
+    shared_.clocks().join({threads.data(), count});
+  }
+  for (unsigned lanes = done.arrived & ~self; lanes != 0; lanes &= lanes - 1) {
+    release(current_->id / kWarpSize * kWarpSize + std::countr_zero(lanes));
+  }
+}
+
+void Block::wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc) {
+  if (ready(argument)) {
+    return;
+  }
+  current_->condition = ready;
+  current_->condition_argument = argument;
+  suspend(Wait::condition, what, pc);
+}
+
+void Block::copy_async(void* shared, const void* global, std::size_t bytes, const void* pc) {
+  if (global != nullptr) {
+    access(global, bytes, Access::read, pc);
+  }
+  access(shared, bytes, Access::copy, pc);
+  shared_.begin_copy(reinterpret_cast<std::uintptr_t>(shared), bytes);
+  current_->open_group.push_back({.to = static_cast<std::byte*>(shared),
+                                  .from = static_cast<const std::byte*>(global),
+                                  .bytes = bytes,
+                                  .pc = pc});
+}
+
+void Block::commit_copies() {
+  current_->copy_groups.push_back(std::move(current_->open_group));
+  current_->open_group.clear();
+}
+
+void Block::wait_copies(std::size_t pending) {
+  Thread& self = *current_;
+  while (self.copy_groups.size() > pending) {
+    finish_copies(self.copy_groups.front());
+    self.copy_groups.pop_front();
+  }
+}
+
+void Block::finish_copies(const std::vector<Thread::Copy>& copies) {
+  for (const Thread::Copy& copy : copies) {
+    shared_.end_copy(reinterpret_cast<std::uintptr_t>(copy.to), copy.bytes);
+    access(copy.to, copy.bytes, Access::copy, copy.pc);
+    for (std::size_t i = 0; i < copy.bytes; ++i) {
+      copy.to[i] = copy.from == nullptr ? std::byte{0} : copy.from[i];
+    }
+  }
+}
+
+void Block::access(const void* address, std::size_t bytes, Access access, const void* pc) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(address);
+  if (begin - current_->stack_bottom < FiberStack::kBytes) {
+    return;  // the thread's own
+  }
+  if (!shared_.contains(begin)) {
+    access_global(begin, bytes, access, pc);
+    return;
+  }
+  Fault fault;
+  if (!shared_.access(begin, bytes, access, current_->id, pc, fault)) {
+    stop(fault);
+  }
+}
+
+void Block::access_global(std::uintptr_t address,
+                          std::size_t bytes,
+                          Access access,
+                          const void* pc) {
+  Fault fault = {.what = nullptr,
+                 .advice = nullptr,
+                 .thread = 0,
+                 .pc = pc,
+                 .address = address,
+                 .bytes = bytes,
+                 .access = access};
+  if (simt_memory::contains(address)) {
+    if (simt_memory::is_live(address, bytes)) {
+      return;
+    }
+    fault.what = "of device memory that no live allocation holds";
+    fault.advice = "check the index against the operand's shape";
+  } else if (access == Access::read && Symbols::instance().in_image(address)) {
+    return;  // constants of the program
+  } else {
+    fault.what = "of memory that is not the device's";
+    fault.advice = "pass operands that lie on Device::cuda";
+  }
+  stop(fault);
+}
+
+// Everybody waits, or has left: says who waits where and who will never come.
+void Block::find_deadlock() {
+  struct Group {
+    const Thread* first;
+    int count;
+  };
+  std::map<std::string, Group> groups;
+  for (int i = 0; i < num_threads_; ++i) {
+    const Thread& thread = threads_[static_cast<std::size_t>(i)];
+    const std::string text = thread.state == State::exited
+                                 ? "left the kernel"
+                                 : "wait for " + std::string(thread.waits_for) + " at " +
+                                       text_of(kernel_place(thread.pc));
+    ++groups.try_emplace(text, Group{.first = &thread, .count = 0}).first->second.count;
+  }
+  for (const auto& [text, group] : groups) {
+    deadlock_ += (deadlock_.empty() ? "" : "; ") + std::to_string(group.count) +
+                 " threads, thread " + text_of(group.first->index) + " the first, " + text;
+  }
+}
+
+std::string Block::fault_message(const std::string& kernel) const {
+  std::string message = "kernel " + kernel + ", block " + text_of(index_) + ": ";
+  if (fault_.what == nullptr) {
+    return message + "no thread can go on: " + deadlock_ +
+           " (a barrier waits for those who have left or wait elsewhere); let all of them pass it";
+  }
+  const Thread& thread = threads_[static_cast<std::size_t>(fault_.thread)];
+  message += "thread " + text_of(thread.index) + " at " + text_of(kernel_place(fault_.pc)) + " ";
+  if (fault_.bytes != 0) {
+    message += verb(fault_.access) + " " + std::to_string(fault_.bytes) + " bytes ";
+  }
+  message += fault_.what;
+  if (fault_.bytes != 0) {
+    if (shared_.contains(fault_.address)) {
+      message += " (" + shared_.describe(fault_.address) + ")";
+    } else if (simt_memory::contains(fault_.address)) {
+      message += " (" + simt_memory::describe(fault_.address) + ")";
+    }
+  }
+  if (fault_.has_other) {
+    const Thread& other = threads_[static_cast<std::size_t>(fault_.other_thread)];
+    message += "; thread " + text_of(other.index) +
+               (fault_.bytes != 0 ? " " + verb(fault_.other_access) + " it" : " is") + " at " +
+               text_of(kernel_place(fault_.other_pc));
+  }
+  return message + "; " + fault_.advice;
+}
+
+}  // namespace memphis::kernels::simt

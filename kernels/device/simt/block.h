@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "kernels/device/simt/executor.h"
+#include "kernels/device/simt/fiber.h"
+#include "kernels/device/simt/shared_memory.h"
+
+namespace memphis::kernels::simt {
+
+constexpr int kWarpSize = 32;
+constexpr int kMaxThreads = 1024;
+constexpr int kNumNamedBarriers = 16;
+
+enum class State : std::uint8_t { ready, waiting, exited };
+enum class Wait : std::uint8_t { block, named, lanes, condition };
+
+// A thread of the block that runs, on its fiber.
+struct Thread {
+  Fiber fiber;
+  std::uintptr_t stack_bottom = 0;
+  Index3 index;
+  int id = 0;
+  State state = State::ready;
+
+  // While it waits.
+  Wait wait = Wait::block;
+  const void* pc = nullptr;         // where
+  const char* waits_for = nullptr;  // what, for a report
+  bool (*condition)(void*) = nullptr;
+  void* condition_argument = nullptr;
+
+  struct Copy {
+    std::byte* to;
+    const std::byte* from;  // null: zeros
+    std::size_t bytes;
+    const void* pc;
+  };
+  std::deque<std::vector<Copy>> copy_groups;  // committed, oldest first
+  std::vector<Copy> open_group;
+};
+
+// Lanes of a warp that wait for each other at one instruction.
+struct Gathering {
+  unsigned mask = 0;  // 0: free
+  unsigned arrived = 0;
+  const char* instruction = nullptr;
+  std::array<void*, kWarpSize> operands{};
+};
+
+struct Warp {
+  unsigned present = 0;  // lanes that have not left the kernel
+  std::vector<Gathering> gatherings;
+};
+
+struct NamedBarrier {
+  int expected = 0;  // threads; 0: nobody is there
+  int arrived = 0;
+  std::vector<int> waiting;
+  Carried carried;
+};
+
+// Runs the blocks of one thread of the machine, one after the other.
+class Block {
+ public:
+  // Of the calling thread of the machine.
+  static Block& of_this_thread();
+  // The block whose kernel runs on this thread of the machine now; null on the host's side.
+  static Block* running();
+
+  // Runs a block to its end. False: fault() says why it did not get there.
+  bool run(const KernelCall& call, Index3 index, std::int64_t linear_index);
+  // With all that it says; on the host's side.
+  std::string fault_message(const std::string& kernel) const;
+
+  Thread& thread() { return *current_; }
+  const Index3& index() const { return index_; }
+  std::int64_t linear_index() const { return linear_index_; }
+  const KernelCall& call() const { return *call_; }
+  SharedMemory& shared() { return shared_; }
+  // Lanes of the running thread's warp that have not left the kernel.
+  unsigned lanes_present() const {
+    return warps_[static_cast<std::size_t>(current_->id / kWarpSize)].present;
+  }
+
+  // Of the running thread, which is at `pc`.
+  void sync_block(const void* pc);
+  void sync_named(int id, int num_threads, bool wait, const void* pc);
+  void collective(
+      const char* instruction, unsigned mask, void* operand, Compute compute, const void* pc);
+  void wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc);
+  void copy_async(void* shared, const void* global, std::size_t bytes, const void* pc);
+  void commit_copies();
+  void wait_copies(std::size_t pending);
+  void access(const void* address, std::size_t bytes, Access access, const void* pc);
+  [[noreturn]] void stop(const Fault& fault);
+
+ private:
+  static void enter(void* block);
+  void start(const KernelCall& call);
+  bool run_warp(int warp);
+  bool poll_conditions();
+  void find_deadlock();
+  void suspend(Wait wait, const char* what, const void* pc);
+  void release(int thread);
+  void leave();
+  void finish_copies(const std::vector<Thread::Copy>& copies);
+  void access_global(std::uintptr_t address, std::size_t bytes, Access access, const void* pc);
+  std::uint64_t random();
+
+  int num_warps() const { return (num_threads_ + kWarpSize - 1) / kWarpSize; }
+
+  const KernelCall* call_ = nullptr;
+  Index3 index_;
+  std::int64_t linear_index_ = 0;
+  int num_threads_ = 0;
+  int num_exited_ = 0;
+  std::vector<FiberStack> stacks_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::array<NamedBarrier, kNumNamedBarriers> named_;
+  int num_at_barrier_ = 0;
+  const void* barrier_pc_ = nullptr;
+  Thread* current_ = nullptr;
+  SharedMemory shared_;
+  Fault fault_;
+  std::string deadlock_;
+  std::uint64_t random_ = 0;
+};
+
+}  // namespace memphis::kernels::simt

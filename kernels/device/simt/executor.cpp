@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/device/simt/executor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <limits>
+#include <mutex>
+#include <numeric>
+#include <vector>
+
+#include <omp.h>
+
+#include "csrc/core/error.h"
+#include "kernels/device/simt/block.h"
+#include "kernels/device/simt/sanitizer.h"
+#include "kernels/device/simt/symbols.h"
+
+namespace memphis::kernels::simt {
+namespace {
+
+// UBSan ends the process; this says in which thread of which kernel.
+void say_where() {
+  Block* const block = Block::running();
+  if (block == nullptr) {
+    return;
+  }
+  const Index3& index = block->index();
+  const Index3& thread = block->thread().index;
+  std::fprintf(stderr,
+               "in kernel %s, block (%u, %u, %u), thread (%u, %u, %u)\n",
+               Symbols::instance().kernel(block->call().kernel).name.c_str(),
+               index.x,
+               index.y,
+               index.z,
+               thread.x,
+               thread.y,
+               thread.z);
+}
+
+void check_launch(const KernelCall& call, const Symbols::Kernel& kernel) {
+  constexpr std::size_t kMaxStaticBytes = std::size_t{48} << 10;
+  require(kernel.static_shared_bytes <= kMaxStaticBytes,
+          "kernel " + kernel.name + " has " + std::to_string(kernel.static_shared_bytes) +
+              " bytes of static shared memory (a block has at most 48 KiB); use dynamic_shared");
+  const std::size_t bytes = kernel.static_shared_bytes + call.dynamic_shared_bytes;
+  require(bytes <= SharedMemory::kMaxBytes,
+          "kernel " + kernel.name + " asks for " + std::to_string(bytes) +
+              " bytes of shared memory (a block has at most 227 KiB); use smaller tiles");
+}
+
+std::vector<std::int64_t> order_of_blocks(std::int64_t count) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  if (options().seed != 0) {
+    std::uint64_t state = options().seed;
+    for (std::size_t i = order.size(); i > 1; --i) {
+      state = state * 6364136223846793005U + 1442695040888963407U;
+      std::swap(order[i - 1], order[(state >> 33U) % i]);
+    }
+  }
+  return order;
+}
+
+}  // namespace
+
+Options& options() {
+  static Options options;
+  return options;
+}
+
+Index3 thread_index() {
+  return Block::running()->thread().index;
+}
+Index3 block_index() {
+  return Block::running()->index();
+}
+Index3 block_dim() {
+  return Block::running()->call().block;
+}
+Index3 grid_dim() {
+  return Block::running()->call().grid;
+}
+
+bool at(std::int64_t block, int thread) {
+  Block* const running = Block::running();
+  return running != nullptr && running->linear_index() == block && running->thread().id == thread;
+}
+
+void run(const KernelCall& call) {
+  static std::once_flag once;
+  std::call_once(once, [] { on_sanitizer_death(&say_where); });
+  const Symbols::Kernel kernel = Symbols::instance().kernel(call.kernel);
+  check_launch(call, kernel);
+
+  const Index3& grid = call.grid;
+  const std::int64_t num_blocks = std::int64_t{grid.x} * grid.y * grid.z;
+  const std::vector<std::int64_t> order = order_of_blocks(num_blocks);
+  const int wanted = options().num_blocks == 0 ? omp_get_max_threads() : options().num_blocks;
+  const int in_flight = static_cast<int>(std::min<std::int64_t>(wanted, num_blocks));
+  std::atomic<std::size_t> next{0};
+  std::mutex mutex;
+  std::size_t first_fault = std::numeric_limits<std::size_t>::max();
+  std::string message;
+#pragma omp parallel num_threads(in_flight)
+  {
+    for (std::size_t i = next++; i < order.size(); i = next++) {
+      const auto index = static_cast<std::uint64_t>(order[i]);
+      Block& block = Block::of_this_thread();
+      const bool good = block.run(call,
+                                  {.x = static_cast<unsigned>(index % grid.x),
+                                   .y = static_cast<unsigned>(index / grid.x % grid.y),
+                                   .z = static_cast<unsigned>(index / grid.x / grid.y)},
+                                  order[i]);
+      if (!good) {
+        next = order.size();  // nobody begins another
+        const std::lock_guard lock(mutex);
+        if (i < first_fault) {
+          first_fault = i;
+          message = block.fault_message(kernel.name);
+        }
+      }
+    }
+  }
+  if (!message.empty()) {
+    throw KernelFault(message);
+  }
+}
+
+// Each of these is called from a kernel, so its return address is the place in the kernel.
+void sync_block() {
+  Block::running()->sync_block(__builtin_return_address(0));
+}
+void sync_named(int id, int num_threads) {
+  Block::running()->sync_named(id, num_threads, true, __builtin_return_address(0));
+}
+void arrive_named(int id, int num_threads) {
+  Block::running()->sync_named(id, num_threads, false, __builtin_return_address(0));
+}
+void sync_warp(unsigned mask) {
+  Block::running()->collective("__syncwarp", mask, nullptr, nullptr, __builtin_return_address(0));
+}
+void collective(const char* instruction, unsigned mask, void* operand, Compute compute) {
+  Block::running()->collective(instruction, mask, operand, compute, __builtin_return_address(0));
+}
+void fault_here(const char* what, const char* advice) {
+  Block::running()->stop({.what = what, .advice = advice, .pc = __builtin_return_address(0)});
+}
+void wait_until(const char* what, bool (*ready)(void*), void* argument) {
+  Block::running()->wait_until(what, ready, argument, __builtin_return_address(0));
+}
+void copy_async(void* shared, const void* global, std::size_t bytes, bool valid) {
+  Block::running()->copy_async(
+      shared, valid ? global : nullptr, bytes, __builtin_return_address(0));
+}
+void copy_async_commit() {
+  Block::running()->commit_copies();
+}
+void copy_async_wait(int pending) {
+  Block::running()->wait_copies(static_cast<std::size_t>(pending));
+}
+void check_access(const void* address, std::size_t bytes, Access access) {
+  Block::running()->access(address, bytes, access, __builtin_return_address(0));
+}
+void* dynamic_shared() {
+  return Block::running()->shared().dynamic();
+}
+
+}  // namespace memphis::kernels::simt

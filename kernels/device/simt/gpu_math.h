@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "csrc/core/dtype.h"
+#include "kernels/device/simt/words.h"
+
+// Scalar arithmetic of the device: one small function an instruction. The counterpart of
+// device/cuda/gpu_math.h, which says what each promises.
+namespace memphis::kernels::gpu {
+
+inline float to_float(float value) {
+  return value;
+}
+inline float to_float(bf16 value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16U);
+}
+
+template <class T>
+inline T from_float(float value) {
+  return T(value);
+}
+
+inline int lowest_bit(unsigned mask) {
+  return std::countr_zero(mask);
+}
+
+// .ftz: a subnormal number is a zero of its sign.
+inline float flush_subnormal(float value) {
+  return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0F, value) : value;
+}
+
+// Cut to the 11 bits that the instruction promises, so that a kernel which needs more is seen.
+inline float tanh_approx(float value) {
+  constexpr std::uint32_t kKept = 0xFFFFF000U;
+  const float exact = std::tanh(value);
+  return std::isnan(exact) ? exact
+                           : std::bit_cast<float>(std::bit_cast<std::uint32_t>(exact) & kKept);
+}
+
+inline float exp2_approx(float value) {
+  return flush_subnormal(std::exp2(flush_subnormal(value)));
+}
+
+inline float reciprocal_approx(float value) {
+  return flush_subnormal(1.0F / flush_subnormal(value));
+}
+
+}  // namespace memphis::kernels::gpu

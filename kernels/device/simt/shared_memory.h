@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/device/simt/clocks.h"
+#include "kernels/device/simt/fault.h"
+
+namespace memphis::kernels::simt {
+
+// The shared memory of the block that a thread of the machine runs, static and dynamic, and what is
+// known of each of its bytes: whether it was written in this block, whether an asynchronous copy
+// into it is under way, and who touched it last.
+class SharedMemory {
+ public:
+  static constexpr std::size_t kMaxBytes = std::size_t{227} << 10;  // of a block on an H100
+
+  // For the calling thread of the machine.
+  SharedMemory();
+
+  void begin_block(std::size_t dynamic_bytes, int num_threads, bool check_races);
+
+  std::byte* dynamic() { return dynamic_; }
+  // Whether the address is in shared memory, or so near to it that it was meant to be.
+  bool contains(std::uintptr_t address) const {
+    return address - dynamic_begin_ < kDynamicExtent || address - static_begin_ < static_bytes_;
+  }
+
+  // Checks and notes an access of `thread`. False: `fault` says what is wrong with it.
+  bool access(std::uintptr_t address,
+              std::size_t bytes,
+              Access access,
+              int thread,
+              const void* pc,
+              Fault& fault);
+
+  // Bytes between the issue and the end of an asynchronous copy: nobody may touch them. Requires
+  // that access(…, Access::copy, …) held.
+  void begin_copy(std::uintptr_t address, std::size_t bytes);
+  void end_copy(std::uintptr_t address, std::size_t bytes);
+
+  Clocks& clocks() { return clocks_; }
+
+  // "scratch + 68", "dynamic shared memory + 12"
+  std::string describe(std::uintptr_t address) const;
+
+ private:
+  static constexpr std::size_t kGap = 4096;  // before and after the dynamic part
+  static constexpr std::size_t kDynamicExtent = kMaxBytes + 2 * kGap;
+  static constexpr std::size_t kMaxReads = 3;
+
+  struct Touch {
+    Moment moment;
+    Access access = Access::read;
+    std::uint32_t pc = 0;  // from the beginning of the program's image
+  };
+  // The last write, and reads since the last barrier by threads that do not know of each other. Of
+  // more readers than fit, those of different warps are kept.
+  struct History {
+    Touch write;
+    Touch reads[kMaxReads];
+  };
+
+  // The index of a byte's state; kNowhere for one that belongs to no variable.
+  static constexpr std::size_t kNowhere = SIZE_MAX;
+  std::size_t index_of(std::uintptr_t address) const;
+  bool note(History& history, const Touch& touch, Fault& fault) const;
+  static void keep(Touch (&reads)[kMaxReads], const Touch& touch, const Clocks& clocks);
+
+  struct Unmap {
+    std::size_t bytes;
+    void operator()(void* address) const;
+  };
+
+  std::unique_ptr<std::byte[]> storage_;
+  std::byte* dynamic_;
+  std::uintptr_t dynamic_begin_;  // of its extent, gap included
+  std::size_t dynamic_bytes_ = 0;
+  std::uintptr_t static_begin_;
+  std::size_t static_bytes_;
+  std::vector<bool> is_variable_;  // by byte of the thread's local storage
+
+  std::uint32_t block_ = 0;
+  bool check_races_ = false;
+  std::vector<std::uint32_t> written_in_;  // the block that last wrote a byte
+  std::vector<std::uint8_t> copies_;       // asynchronous copies under way
+  std::unique_ptr<History[], Unmap> histories_;
+  Clocks clocks_;
+};
+
+}  // namespace memphis::kernels::simt

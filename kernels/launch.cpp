@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/launch.h"
+
+#include <string>
+
+#include "csrc/core/error.h"
+
+namespace memphis::kernels {
+
+bool check_launch(const Launch& launch) {
+  constexpr std::int64_t kMaxGridX = 2147483647;
+  constexpr std::int64_t kMaxGridYZ = 65535;
+  constexpr std::int64_t kMaxThreads = 1024;
+  constexpr std::int64_t kMaxBlockZ = 64;
+  const Dim3& grid = launch.grid;
+  const Dim3& block = launch.block;
+  const auto text = [](const Dim3& d) {
+    return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
+  };
+  require(grid.x >= 0 && grid.y >= 0 && grid.z >= 0 && grid.x <= kMaxGridX &&
+              grid.y <= kMaxGridYZ && grid.z <= kMaxGridYZ,
+          "grid of " + text(grid) +
+              " blocks exceeds the device's limits (2147483647 x 65535 x "
+              "65535); split the operands");
+  require(block.x > 0 && block.y > 0 && block.z > 0 && block.z <= kMaxBlockZ &&
+              block.x * block.y * block.z <= kMaxThreads,
+          "block of " + text(block) +
+              " threads exceeds the device's limits (1 to 1024, z to 64); use smaller blocks");
+  return grid.x != 0 && grid.y != 0 && grid.z != 0;
+}
+
+}  // namespace memphis::kernels
