@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <utility>
 
 #include "csrc/core/simt_memory.h"
 #include "kernels/device/simt/sanitizer.h"
@@ -15,6 +16,7 @@ namespace memphis::kernels::simt {
 namespace {
 
 thread_local Block* t_running = nullptr;
+thread_local bool t_in_kernel = false;
 
 // The line of a kernel that stands for a place: the innermost that is not of the dialect.
 Place kernel_place(const void* pc) {
@@ -53,12 +55,14 @@ std::string text_of(const Index3& index) {
 std::string verb(Access access) {
   switch (access) {
     case Access::read:
+    case Access::async_read:
       return "reads";
     case Access::write:
       return "writes";
     case Access::atomic:
       return "adds to";
     case Access::copy:
+    case Access::async_write:
       return "copies to";
   }
   return "";
@@ -75,6 +79,14 @@ Block* Block::running() {
   return t_running;
 }
 
+bool Block::in_kernel() {
+  return t_in_kernel;
+}
+
+bool Block::set_in_kernel(bool in_kernel) {
+  return std::exchange(t_in_kernel, in_kernel);
+}
+
 std::uint64_t Block::random() {  // splitmix64
   std::uint64_t z = random_ += 0x9E3779B97F4A7C15U;
   z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9U;
@@ -84,7 +96,9 @@ std::uint64_t Block::random() {  // splitmix64
 
 void Block::enter(void* block) {
   auto& self = *static_cast<Block*>(block);
+  set_in_kernel(true);
   self.call_->invoke(self.call_->arguments);
+  set_in_kernel(false);
   self.leave();
 }
 
@@ -99,6 +113,7 @@ void Block::start(const KernelCall& call) {
   }
   num_exited_ = 0;
   num_at_barrier_ = 0;
+  barrier_pcs_differ_ = false;
   fault_ = {};
   deadlock_.clear();
   for (NamedBarrier& barrier : named_) {
@@ -157,7 +172,8 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
         break;
       }
     }
-    if (!progress && !poll_conditions()) {
+    if (!progress && fault_.what == nullptr && !poll_conditions() && !barrier_is_one_place() &&
+        fault_.what == nullptr) {
       find_deadlock();
     }
   }
@@ -236,35 +252,55 @@ void Block::leave() {
   ++num_exited_;
   Warp& warp = warps_[static_cast<std::size_t>(self.id / kWarpSize)];
   warp.present &= ~(1U << static_cast<unsigned>(self.id % kWarpSize));
+  for (std::size_t i = warp.gatherings.size(); i > 0; --i) {
+    if (is_complete(warp, warp.gatherings[i - 1])) {
+      complete(warp, warp.gatherings[i - 1]);
+    }
+  }
   self.fiber.suspend();
 }
 
 void Block::sync_block(const void* pc) {
-  if (num_at_barrier_ > 0 && !same_place(pc, barrier_pc_)) {
-    const Thread* other = nullptr;
-    for (const Thread& thread : threads_) {
-      if (thread.state == State::waiting && thread.wait == Wait::block) {
-        other = &thread;
-        break;
-      }
-    }
-    stop({.what = "waits at this barrier of the block while another thread waits at another",
-          .advice = "let all threads of the block pass the same __syncthreads",
-          .pc = pc,
-          .has_other = true,
-          .other_thread = other->id,
-          .other_pc = barrier_pc_});
-  }
+  barrier_pcs_differ_ = barrier_pcs_differ_ || (num_at_barrier_ > 0 && pc != barrier_pc_);
   barrier_pc_ = pc;
-  if (++num_at_barrier_ < num_threads_) {
+  if (++num_at_barrier_ < num_threads_ || barrier_pcs_differ_) {
     suspend(Wait::block, "the barrier of the block", pc);
     return;
   }
+  release_barrier();
+}
+
+void Block::release_barrier() {
   num_at_barrier_ = 0;
+  barrier_pcs_differ_ = false;
   shared_.clocks().barrier();
   for (int i = 0; i < num_threads_; ++i) {
     release(i);
   }
+}
+
+// All threads are at a barrier of the block, at different addresses: goes on if these are one line
+// of the source, which the compiler has copied, and is a fault if they are not.
+bool Block::barrier_is_one_place() {
+  if (num_at_barrier_ < num_threads_) {
+    return false;
+  }
+  const void* const first = threads_.front().pc;
+  for (int i = 1; i < num_threads_; ++i) {
+    const Thread& thread = threads_[static_cast<std::size_t>(i)];
+    if (!same_place(first, thread.pc)) {
+      fault_ = {.what = "waits at this barrier of the block while another thread waits at another",
+                .advice = "let all threads of the block pass the same __syncthreads",
+                .thread = i,
+                .pc = thread.pc,
+                .has_other = true,
+                .other_thread = 0,
+                .other_pc = first};
+      return false;
+    }
+  }
+  release_barrier();
+  return true;
 }
 
 void Block::sync_named(int id, int num_threads, bool wait, const void* pc) {
@@ -333,33 +369,45 @@ void Block::collective(
     gathering = &open;
   }
   if (gathering == nullptr) {
-    gathering = &warp.gatherings.emplace_back(
-        Gathering{.mask = mask, .arrived = 0, .instruction = instruction, .operands = {}});
+    gathering = &warp.gatherings.emplace_back(Gathering{.mask = mask,
+                                                        .arrived = 0,
+                                                        .instruction = instruction,
+                                                        .compute = compute,
+                                                        .operands = {}});
   }
   gathering->arrived |= self;
   gathering->operands[lane] = operand;
-  if ((gathering->arrived | ~warp.present) != ~0U &&
-      (mask & warp.present & ~gathering->arrived) != 0) {
+  if (!is_complete(warp, *gathering)) {
     suspend(Wait::lanes, instruction, pc);
     return;
   }
-  // The last lane to arrive: the gathering is over before anybody goes on.
-  const Gathering done = *gathering;
-  warp.gatherings.erase(warp.gatherings.begin() + (gathering - warp.gatherings.data()));
-  if (compute != nullptr) {
+  complete(warp, *gathering);
+}
+
+// Those who have left the kernel are not waited for.
+bool Block::is_complete(const Warp& warp, const Gathering& gathering) {
+  return (gathering.mask & warp.present & ~gathering.arrived) == 0;
+}
+
+// Done for all by the lane that came last, or that left: it is over before anybody goes on.
+void Block::complete(Warp& warp, const Gathering& gathering) {
+  const Gathering done = gathering;
+  warp.gatherings.erase(warp.gatherings.begin() + (&gathering - warp.gatherings.data()));
+  const int first = current_->id / kWarpSize * kWarpSize;
+  std::array<int, kWarpSize> threads{};
+  std::size_t count = 0;
+  for (unsigned lanes = done.arrived; lanes != 0; lanes &= lanes - 1) {
+    threads[count++] = first + std::countr_zero(lanes);
+  }
+  if (done.compute != nullptr) {
     void* operands[kWarpSize];
     std::copy(done.operands.begin(), done.operands.end(), operands);
-    compute(operands, done.arrived);
+    done.compute(operands, done.arrived);
   } else {
-    std::array<int, kWarpSize> threads{};
-    std::size_t count = 0;
-    for (unsigned lanes = done.arrived; lanes != 0; lanes &= lanes - 1) {
-      threads[count++] = current_->id / kWarpSize * kWarpSize + std::countr_zero(lanes);
-    }
     shared_.clocks().join({threads.data(), count});
   }
-  for (unsigned lanes = done.arrived & ~self; lanes != 0; lanes &= lanes - 1) {
-    release(current_->id / kWarpSize * kWarpSize + std::countr_zero(lanes));
+  for (std::size_t i = 0; i < count; ++i) {
+    release(threads[i]);
   }
 }
 
@@ -467,6 +515,11 @@ void Block::find_deadlock() {
     deadlock_ += (deadlock_.empty() ? "" : "; ") + std::to_string(group.count) +
                  " threads, thread " + text_of(group.first->index) + " the first, " + text;
   }
+}
+
+std::string Block::where() const {
+  return "kernel " + Symbols::instance().kernel(call_->kernel).name + ", block " + text_of(index_) +
+         ", thread " + text_of(current_->index);
 }
 
 std::string Block::fault_message(const std::string& kernel) const {

@@ -50,6 +50,7 @@ struct Gathering {
   unsigned mask = 0;  // 0: free
   unsigned arrived = 0;
   const char* instruction = nullptr;
+  Compute compute = nullptr;  // null: orders memory, as __syncwarp does
   std::array<void*, kWarpSize> operands{};
 };
 
@@ -70,11 +71,16 @@ class Block {
  public:
   // Of the calling thread of the machine.
   static Block& of_this_thread();
-  // The block whose kernel runs on this thread of the machine now; null on the host's side.
+  // The block that this thread of the machine runs; null on the host's side.
   static Block* running();
+  // Whether what runs on this thread of the machine now is a kernel, and not the executor.
+  static bool in_kernel();
+  static bool set_in_kernel(bool in_kernel);  // returns what was
 
   // Runs a block to its end. False: fault() says why it did not get there.
   bool run(const KernelCall& call, Index3 index, std::int64_t linear_index);
+  // "kernel f, block (0, 0, 0), thread (0, 0, 0)" of the thread that runs.
+  std::string where() const;
   // With all that it says; on the host's side.
   std::string fault_message(const std::string& kernel) const;
 
@@ -105,6 +111,10 @@ class Block {
   void start(const KernelCall& call);
   bool run_warp(int warp);
   bool poll_conditions();
+  static bool is_complete(const Warp& warp, const Gathering& gathering);
+  void complete(Warp& warp, const Gathering& gathering);
+  void release_barrier();
+  bool barrier_is_one_place();
   void find_deadlock();
   void suspend(Wait wait, const char* what, const void* pc);
   void release(int thread);
@@ -126,11 +136,28 @@ class Block {
   std::array<NamedBarrier, kNumNamedBarriers> named_;
   int num_at_barrier_ = 0;
   const void* barrier_pc_ = nullptr;
+  bool barrier_pcs_differ_ = false;
   Thread* current_ = nullptr;
   SharedMemory shared_;
   Fault fault_;
   std::string deadlock_;
   std::uint64_t random_ = 0;
+};
+
+// A call from a kernel into the executor: `ExecutorCall()->sync_block(pc)`. What the executor
+// itself touches is not the kernel's doing: while one of these exists, accesses to memory are not
+// reported. The header-only parts of the standard library are compiled once for both.
+class ExecutorCall {
+ public:
+  ExecutorCall() : was_in_kernel_(Block::set_in_kernel(false)) {}
+  ~ExecutorCall() { Block::set_in_kernel(was_in_kernel_); }
+  ExecutorCall(const ExecutorCall&) = delete;
+  ExecutorCall& operator=(const ExecutorCall&) = delete;
+
+  Block* operator->() const { return Block::running(); }
+
+ private:
+  bool was_in_kernel_;
 };
 
 }  // namespace memphis::kernels::simt

@@ -13,30 +13,10 @@
 
 #include "csrc/core/error.h"
 #include "kernels/device/simt/block.h"
-#include "kernels/device/simt/sanitizer.h"
 #include "kernels/device/simt/symbols.h"
 
 namespace memphis::kernels::simt {
 namespace {
-
-// UBSan ends the process; this says in which thread of which kernel.
-void say_where() {
-  Block* const block = Block::running();
-  if (block == nullptr) {
-    return;
-  }
-  const Index3& index = block->index();
-  const Index3& thread = block->thread().index;
-  std::fprintf(stderr,
-               "in kernel %s, block (%u, %u, %u), thread (%u, %u, %u)\n",
-               Symbols::instance().kernel(block->call().kernel).name.c_str(),
-               index.x,
-               index.y,
-               index.z,
-               thread.x,
-               thread.y,
-               thread.z);
-}
 
 void check_launch(const KernelCall& call, const Symbols::Kernel& kernel) {
   constexpr std::size_t kMaxStaticBytes = std::size_t{48} << 10;
@@ -88,8 +68,6 @@ bool at(std::int64_t block, int thread) {
 }
 
 void run(const KernelCall& call) {
-  static std::once_flag once;
-  std::call_once(once, [] { on_sanitizer_death(&say_where); });
   const Symbols::Kernel kernel = Symbols::instance().kernel(call.kernel);
   check_launch(call, kernel);
 
@@ -129,41 +107,51 @@ void run(const KernelCall& call) {
 
 // Each of these is called from a kernel, so its return address is the place in the kernel.
 void sync_block() {
-  Block::running()->sync_block(__builtin_return_address(0));
+  ExecutorCall()->sync_block(__builtin_return_address(0));
 }
 void sync_named(int id, int num_threads) {
-  Block::running()->sync_named(id, num_threads, true, __builtin_return_address(0));
+  ExecutorCall()->sync_named(id, num_threads, true, __builtin_return_address(0));
 }
 void arrive_named(int id, int num_threads) {
-  Block::running()->sync_named(id, num_threads, false, __builtin_return_address(0));
+  ExecutorCall()->sync_named(id, num_threads, false, __builtin_return_address(0));
 }
 void sync_warp(unsigned mask) {
-  Block::running()->collective("__syncwarp", mask, nullptr, nullptr, __builtin_return_address(0));
+  ExecutorCall()->collective("__syncwarp", mask, nullptr, nullptr, __builtin_return_address(0));
 }
 void collective(const char* instruction, unsigned mask, void* operand, Compute compute) {
-  Block::running()->collective(instruction, mask, operand, compute, __builtin_return_address(0));
+  ExecutorCall()->collective(instruction, mask, operand, compute, __builtin_return_address(0));
 }
 void fault_here(const char* what, const char* advice) {
-  Block::running()->stop({.what = what, .advice = advice, .pc = __builtin_return_address(0)});
+  ExecutorCall()->stop({.what = what, .advice = advice, .pc = __builtin_return_address(0)});
 }
 void wait_until(const char* what, bool (*ready)(void*), void* argument) {
-  Block::running()->wait_until(what, ready, argument, __builtin_return_address(0));
+  ExecutorCall()->wait_until(what, ready, argument, __builtin_return_address(0));
 }
 void copy_async(void* shared, const void* global, std::size_t bytes, bool valid) {
-  Block::running()->copy_async(
-      shared, valid ? global : nullptr, bytes, __builtin_return_address(0));
+  ExecutorCall()->copy_async(shared, valid ? global : nullptr, bytes, __builtin_return_address(0));
 }
 void copy_async_commit() {
-  Block::running()->commit_copies();
+  ExecutorCall()->commit_copies();
 }
 void copy_async_wait(int pending) {
-  Block::running()->wait_copies(static_cast<std::size_t>(pending));
+  ExecutorCall()->wait_copies(static_cast<std::size_t>(pending));
 }
 void check_access(const void* address, std::size_t bytes, Access access) {
-  Block::running()->access(address, bytes, access, __builtin_return_address(0));
+  ExecutorCall()->access(address, bytes, access, __builtin_return_address(0));
 }
 void* dynamic_shared() {
-  return Block::running()->shared().dynamic();
+  return ExecutorCall()->shared().dynamic();
 }
 
 }  // namespace memphis::kernels::simt
+
+// UndefinedBehaviorSanitizer calls this with each report, which names the line, before it ends the
+// process: this adds the thread.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizer's name for it
+extern "C" void __ubsan_on_report() {
+  using memphis::kernels::simt::Block;
+  if (Block::in_kernel()) {
+    const memphis::kernels::simt::ExecutorCall call;
+    std::fprintf(stderr, "in %s:\n", call->where().c_str());
+  }
+}

@@ -16,7 +16,17 @@ class KernelFault : public Error {
   explicit KernelFault(const std::string& message) : Error(ExitCode::internal, message) {}
 };
 
-enum class Access : std::uint8_t { read, write, atomic, copy };  // copy: cp.async and its like
+enum class Access : std::uint8_t {
+  read,
+  write,
+  atomic,
+  copy,         // cp.async
+  async_read,   // by the async proxy: TMA and wgmma
+  async_write,  // by TMA
+};
+constexpr bool is_read(Access access) {
+  return access == Access::read || access == Access::async_read;
+}
 
 // What a thread of the executor leaves when it can go no further. Plain data: it is found on the
 // stack of a fiber that is never resumed, where nothing is destroyed.

@@ -139,13 +139,13 @@ void compute_mma(void* const (&operands)[kWarpSize], unsigned lanes) {
 
 void gather(
     const char* instruction, unsigned mask, void* operand, Compute compute, const void* pc) {
-  Block::running()->collective(instruction, mask, operand, compute, pc);
+  ExecutorCall()->collective(instruction, mask, operand, compute, pc);
 }
 
 // Of the .aligned instructions, which every lane executes.
 void require_whole_warp(unsigned present, const void* pc) {
   if (present != kFullMask) {
-    Block::running()->stop({.what = "needs all 32 lanes of the warp, of which some have left",
+    ExecutorCall()->stop({.what = "needs all 32 lanes of the warp, of which some have left",
                             .advice = "let whole warps leave, or none",
                             .pc = pc});
   }
@@ -159,7 +159,7 @@ std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source) {
       .value = value, .source = source & (kWarpSize - 1), .result = 0, .missing = false};
   gather("shfl", mask, &operand, &compute_shuffle, pc);
   if (operand.missing) {
-    Block::running()->stop({.what = "shuffles from a lane that has left the kernel, or is not in "
+    ExecutorCall()->stop({.what = "shuffles from a lane that has left the kernel, or is not in "
                                     "the mask",
                             .advice = "let whole warps leave, or none",
                             .pc = pc});
@@ -182,6 +182,7 @@ unsigned match_any(unsigned mask, std::uint32_t value) {
 void load_matrix_x4(std::uint32_t (&fragment)[4], const void* row, bool transposed) {
   constexpr std::size_t kRowBytes = 16;
   const void* const pc = __builtin_return_address(0);
+  const ExecutorCall call;
   Block& block = *Block::running();
   require_whole_warp(block.lanes_present(), pc);
   if (reinterpret_cast<std::uintptr_t>(row) % kRowBytes != 0 ||
@@ -211,7 +212,7 @@ void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, 
 }
 
 void atomic_add(int* counter, int value) {
-  Block::running()->access(counter, sizeof(int), Access::atomic, __builtin_return_address(0));
+  ExecutorCall()->access(counter, sizeof(int), Access::atomic, __builtin_return_address(0));
   __atomic_fetch_add(counter, value, __ATOMIC_RELAXED);
 }
 

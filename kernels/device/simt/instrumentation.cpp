@@ -13,9 +13,8 @@ namespace memphis::kernels::simt {
 namespace {
 
 inline void on_access(const void* address, std::size_t bytes, Access access, const void* pc) {
-  Block* const block = Block::running();
-  if (block != nullptr) {
-    block->access(address, bytes, access, pc);
+  if (Block::in_kernel()) {
+    ExecutorCall()->access(address, bytes, access, pc);
   }
 }
 

@@ -19,7 +19,6 @@ __attribute__((weak)) void __sanitizer_symbolize_pc(const void* pc,
                                                     const char* format,
                                                     char* out,
                                                     std::size_t out_bytes);
-__attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
 }
 
 namespace memphis::kernels::simt {
@@ -40,15 +39,12 @@ std::vector<std::string> symbolize(const void* pc, const char* format) {
   return answers;
 }
 
-// The part of a path that is inside the repository, whose sources are under kernels/ and tests/.
+// From the repository's root, which is where this file's own path begins.
 std::string_view from_root(std::string_view path) {
-  for (const std::string_view folder : {"/kernels/", "/tests/", "/examples/"}) {
-    const std::size_t at = path.rfind(folder);
-    if (at != std::string_view::npos) {
-      return path.substr(at + 1);
-    }
-  }
-  return path;
+  constexpr std::string_view kFile = __FILE__;
+  constexpr std::string_view kFromRoot = "kernels/device/simt/sanitizer.cpp";
+  constexpr std::string_view kRoot = kFile.substr(0, kFile.size() - kFromRoot.size());
+  return path.substr(0, kRoot.size()) == kRoot ? path.substr(kRoot.size()) : path;
 }
 
 }  // namespace
@@ -110,18 +106,12 @@ std::string short_name(std::string_view function) {
   }
   std::string result(function);
   for (const std::string_view prefix :
-       {"memphis::kernels::cuda::", "memphis::", "(anonymous namespace)::"}) {
+       {"memphis::", "kernels::", "cuda::", "(anonymous namespace)::"}) {
     for (std::size_t at = result.find(prefix); at != std::string::npos; at = result.find(prefix)) {
       result.erase(at, prefix.size());
     }
   }
   return result;
-}
-
-void on_sanitizer_death(void (*callback)()) {
-  if (__sanitizer_set_death_callback != nullptr) {
-    __sanitizer_set_death_callback(callback);
-  }
 }
 
 }  // namespace memphis::kernels::simt

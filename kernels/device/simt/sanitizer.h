@@ -27,7 +27,4 @@ std::vector<Place> places_of(const void* pc);
 // namespaces.
 std::string short_name(std::string_view demangled);
 
-// Calls `callback` before a sanitizer ends the process.
-void on_sanitizer_death(void (*callback)());
-
 }  // namespace memphis::kernels::simt

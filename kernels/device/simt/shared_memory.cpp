@@ -39,7 +39,8 @@ SharedMemory::SharedMemory()
   }
   const std::size_t num_bytes = kMaxBytes + static_bytes_;
   written_in_.resize(num_bytes);
-  copies_.resize(num_bytes);
+  writers_.resize(num_bytes);
+  guards_.resize(num_bytes);
   // Pages of zeros, which become memory only where a kernel reaches.
   const std::size_t mapped = num_bytes * sizeof(History);
   void* const histories = mmap(
@@ -56,9 +57,10 @@ void SharedMemory::begin_block(std::size_t dynamic_bytes, int num_threads, bool 
   dynamic_bytes_ = dynamic_bytes;
   check_races_ = check_races;
   clocks_.begin_block(num_threads);
-  // A block that ended in a fault leaves copies under way.
-  std::fill_n(copies_.begin(), dynamic_bytes, std::uint8_t{0});
-  std::fill(copies_.begin() + kMaxBytes, copies_.end(), std::uint8_t{0});
+  fences_.assign(static_cast<std::size_t>(num_threads), 0U);
+  // A block leaves its mbarriers, and one that ended in a fault what was under way.
+  std::fill_n(guards_.begin(), dynamic_bytes, Guard{});
+  std::fill(guards_.begin() + kMaxBytes, guards_.end(), Guard{});
 }
 
 std::size_t SharedMemory::index_of(std::uintptr_t address) const {
@@ -68,6 +70,19 @@ std::size_t SharedMemory::index_of(std::uintptr_t address) const {
   }
   const std::uintptr_t local = address - static_begin_;
   return local < static_bytes_ && is_variable_[local] ? kMaxBytes + local : kNowhere;
+}
+
+const char* SharedMemory::forbids(const Guard& guard, Access access) {
+  if (guard.copies != 0) {
+    return "of shared memory into which an asynchronous copy is under way";
+  }
+  if (guard.is_mbarrier) {
+    return "of shared memory that holds an mbarrier";
+  }
+  if (guard.readers != 0 && !is_read(access)) {
+    return "of shared memory that a wgmma or a bulk store under way reads";
+  }
+  return nullptr;
 }
 
 bool SharedMemory::access(std::uintptr_t address,
@@ -91,16 +106,23 @@ bool SharedMemory::access(std::uintptr_t address,
       fault.advice = "check the index, and the size given to launch";
       return false;
     }
-    if (copies_[index] != 0) {
+    if (const char* const what = forbids(guards_[index], access); what != nullptr) {
       fault.address = address + i;
-      fault.what = "of shared memory into which an asynchronous copy is under way";
-      fault.advice = "wait for the copy first, and let others pass a barrier";
+      fault.what = what;
+      fault.advice = guards_[index].is_mbarrier
+                         ? "touch it by mbarrier instructions alone, or invalidate it first"
+                         : "wait for it first, and let others pass a barrier";
       return false;
     }
-    if ((access == Access::read || access == Access::atomic) && written_in_[index] != block_) {
+    if ((is_read(access) || access == Access::atomic) && written_in_[index] != block_) {
       fault.address = address + i;
       fault.what = "of shared memory that nobody has written";
       fault.advice = "write it first";
+      return false;
+    }
+    if ((access == Access::async_read || access == Access::async_write) &&
+        !is_fenced(index, fault)) {
+      fault.address = address + i;
       return false;
     }
     if (check_races_) {
@@ -110,11 +132,34 @@ bool SharedMemory::access(std::uintptr_t address,
         return false;
       }
     }
-    if (access != Access::read) {
+    if (!is_read(access)) {
       written_in_[index] = block_;
+      writers_[index] = access == Access::async_write ? kAsyncProxy : writer(thread);
     }
   }
   return true;
+}
+
+// Whether the last write to a byte, if it was a thread's, lies before a fence of that thread.
+bool SharedMemory::is_fenced(std::size_t index, Fault& fault) const {
+  const std::uint32_t last = writers_[index];
+  if (written_in_[index] != block_ || last == kAsyncProxy) {
+    return true;
+  }
+  const auto thread = static_cast<int>(last >> kFenceBits);
+  if (last != writer(thread)) {
+    return true;
+  }
+  fault.what = "of shared memory by the async proxy, with no fence.proxy.async since a thread wrote";
+  fault.advice = "let the writer call fence_proxy_async before the barrier";
+  if (check_races_) {
+    const Touch& write = histories_[index].write;
+    fault.has_other = true;
+    fault.other_thread = thread;
+    fault.other_access = write.access;
+    fault.other_pc = reinterpret_cast<const void*>(Symbols::instance().image_begin() + write.pc);
+  }
+  return false;
 }
 
 bool SharedMemory::note(History& history, const Touch& touch, Fault& fault) const {
@@ -135,7 +180,7 @@ bool SharedMemory::note(History& history, const Touch& touch, Fault& fault) cons
   if (races(history.write)) {
     return false;
   }
-  if (touch.access == Access::read) {
+  if (is_read(touch.access)) {
     keep(history.reads, touch, clocks_);
     return true;
   }
@@ -168,13 +213,31 @@ void SharedMemory::keep(Touch (&reads)[kMaxReads], const Touch& touch, const Clo
 
 void SharedMemory::begin_copy(std::uintptr_t address, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i) {
-    ++copies_[index_of(address + i)];
+    ++guards_[index_of(address + i)].copies;
   }
 }
 
 void SharedMemory::end_copy(std::uintptr_t address, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i) {
-    --copies_[index_of(address + i)];
+    --guards_[index_of(address + i)].copies;
+  }
+}
+
+void SharedMemory::begin_reading(std::uintptr_t address, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; ++i) {
+    ++guards_[index_of(address + i)].readers;
+  }
+}
+
+void SharedMemory::end_reading(std::uintptr_t address, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; ++i) {
+    --guards_[index_of(address + i)].readers;
+  }
+}
+
+void SharedMemory::set_mbarrier(std::uintptr_t address, std::size_t bytes, bool is_mbarrier) {
+  for (std::size_t i = 0; i < bytes; ++i) {
+    guards_[index_of(address + i)].is_mbarrier = is_mbarrier;
   }
 }
 

@@ -13,8 +13,8 @@
 namespace memphis::kernels::simt {
 
 // The shared memory of the block that a thread of the machine runs, static and dynamic, and what is
-// known of each of its bytes: whether it was written in this block, whether an asynchronous copy
-// into it is under way, and who touched it last.
+// known of each of its bytes: whether it was written in this block, what asynchronous work on it is
+// under way, and who touched it last.
 class SharedMemory {
  public:
   static constexpr std::size_t kMaxBytes = std::size_t{227} << 10;  // of a block on an H100
@@ -42,6 +42,16 @@ class SharedMemory {
   // that access(…, Access::copy, …) held.
   void begin_copy(std::uintptr_t address, std::size_t bytes);
   void end_copy(std::uintptr_t address, std::size_t bytes);
+  // The same for bytes that asynchronous work reads: nobody may write them. Requires that
+  // access(…, Access::async_read, …) held.
+  void begin_reading(std::uintptr_t address, std::size_t bytes);
+  void end_reading(std::uintptr_t address, std::size_t bytes);
+  // Bytes that only the instructions of an mbarrier may touch, from its init to its inval.
+  void set_mbarrier(std::uintptr_t address, std::size_t bytes, bool is_mbarrier);
+  // fence.proxy.async: what `thread` has written may be read by the async proxy. It is the writer
+  // that must fence, before the barrier that others wait at; the PTX memory model would also take a
+  // fence by the thread that issues the read.
+  void fence_proxy(int thread) { ++fences_[static_cast<std::size_t>(thread)]; }
 
   Clocks& clocks() { return clocks_; }
 
@@ -65,9 +75,27 @@ class SharedMemory {
     Touch reads[kMaxReads];
   };
 
+  // What is under way on a byte. All zero: nothing.
+  struct Guard {
+    std::uint8_t copies = 0;
+    bool is_mbarrier = false;
+    std::uint16_t readers = 0;
+  };
+  static const char* forbids(const Guard& guard, Access access);
+
+  // Who wrote a byte last: the thread and the number of its proxy fences by then.
+  std::uint32_t writer(int thread) const {
+    return static_cast<std::uint32_t>(thread) << kFenceBits |
+           (fences_[static_cast<std::size_t>(thread)] & kFenceMask);
+  }
+  static constexpr unsigned kFenceBits = 21;
+  static constexpr std::uint32_t kFenceMask = (1U << kFenceBits) - 1;
+  static constexpr std::uint32_t kAsyncProxy = 0xFFFFFFFFU;  // the last writer was no thread
+
   // The index of a byte's state; kNowhere for one that belongs to no variable.
   static constexpr std::size_t kNowhere = SIZE_MAX;
   std::size_t index_of(std::uintptr_t address) const;
+  bool is_fenced(std::size_t index, Fault& fault) const;
   bool note(History& history, const Touch& touch, Fault& fault) const;
   static void keep(Touch (&reads)[kMaxReads], const Touch& touch, const Clocks& clocks);
 
@@ -87,7 +115,9 @@ class SharedMemory {
   std::uint32_t block_ = 0;
   bool check_races_ = false;
   std::vector<std::uint32_t> written_in_;  // the block that last wrote a byte
-  std::vector<std::uint8_t> copies_;       // asynchronous copies under way
+  std::vector<std::uint32_t> writers_;     // see writer()
+  std::vector<std::uint32_t> fences_;      // proxy fences, by thread
+  std::vector<Guard> guards_;
   std::unique_ptr<History[], Unmap> histories_;
   Clocks clocks_;
 };
