@@ -28,6 +28,7 @@ struct DeviceInfo {
   int compute_capability = 0;              // 90 for sm_90; 0 on the CPU
   int num_multiprocessors = 0;             // SMs; OpenMP threads on the CPU
   std::size_t shared_bytes_per_block = 0;  // with the opt-in
+  bool simulated = false;                  // kernels run on the processor (the simt preset)
   std::size_t total_bytes = 0;             // of the device's memory
   std::size_t free_bytes = 0;
 };

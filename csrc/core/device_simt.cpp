@@ -177,6 +177,7 @@ DeviceInfo info() {
   DeviceInfo result = device_info(Device::cpu);
   // The limits of an H100, which kernels are held to; the rest is this machine's.
   result.name = "simt";
+  result.simulated = true;
   result.compute_capability = 90;
   result.shared_bytes_per_block = std::size_t{227} << 10;
   return result;

@@ -49,6 +49,14 @@ __device__ __forceinline__ void sync_threads() {
 __device__ __forceinline__ void sync_warp() {
   __syncwarp();
 }
+// Barrier `id` (1 to 15) of `num_threads` of the block, a multiple of 32: it opens when as many
+// have come, by either function. Whole warps call these.
+__device__ __forceinline__ void sync_named(int id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+__device__ __forceinline__ void arrive_named(int id, int num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
 
 }  // namespace memphis::kernels::gpu
 

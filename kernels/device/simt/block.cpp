@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <map>
 #include <numeric>
+#include <string_view>
 #include <utility>
 
 #include "csrc/core/simt_memory.h"
@@ -155,6 +155,9 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
   random_ = options().seed + static_cast<std::uint64_t>(linear_index) * 0x2545F4914F6CDD1DU;
   start(call);
   shared_.begin_block(call.dynamic_shared_bytes, num_threads_, options().check_races);
+  mbarriers_.begin_block();
+  bulk_copies_.begin_block(num_threads_);
+  warpgroups_.begin_block(num_warps());
 
   t_running = this;
   std::vector<int> order(warps_.size());
@@ -248,6 +251,11 @@ void Block::leave() {
   Thread& self = *current_;
   wait_copies(0);
   finish_copies(self.open_group);
+  bulk_copies_.leave();
+  warpgroups_.leave();
+  if (num_exited_ + 1 == num_threads_) {
+    mbarriers_.end_block();
+  }
   self.state = State::exited;
   ++num_exited_;
   Warp& warp = warps_[static_cast<std::size_t>(self.id / kWarpSize)];
@@ -354,7 +362,7 @@ void Block::collective(
     if ((open.mask & mask) == 0) {
       continue;
     }
-    if (open.mask != mask || std::strcmp(open.instruction, instruction) != 0) {
+    if (open.mask != mask || std::string_view(open.instruction) != instruction) {
       const auto other = static_cast<std::size_t>(std::countr_zero(open.arrived));
       const Thread& waiting =
           threads_[static_cast<std::size_t>(current_->id / kWarpSize * kWarpSize) + other];
@@ -412,9 +420,6 @@ void Block::complete(Warp& warp, const Gathering& gathering) {
 }
 
 void Block::wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc) {
-  if (ready(argument)) {
-    return;
-  }
   current_->condition = ready;
   current_->condition_argument = argument;
   suspend(Wait::condition, what, pc);
@@ -515,6 +520,7 @@ void Block::find_deadlock() {
     deadlock_ += (deadlock_.empty() ? "" : "; ") + std::to_string(group.count) +
                  " threads, thread " + text_of(group.first->index) + " the first, " + text;
   }
+  deadlock_ += mbarriers_.describe_awaited();
 }
 
 std::string Block::where() const {

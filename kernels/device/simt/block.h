@@ -7,9 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device/simt/bulk_copies.h"
 #include "kernels/device/simt/executor.h"
 #include "kernels/device/simt/fiber.h"
+#include "kernels/device/simt/mbarrier.h"
 #include "kernels/device/simt/shared_memory.h"
+#include "kernels/device/simt/warpgroups.h"
 
 namespace memphis::kernels::simt {
 
@@ -89,6 +92,9 @@ class Block {
   std::int64_t linear_index() const { return linear_index_; }
   const KernelCall& call() const { return *call_; }
   SharedMemory& shared() { return shared_; }
+  Mbarriers& mbarriers() { return mbarriers_; }
+  BulkCopies& bulk_copies() { return bulk_copies_; }
+  Warpgroups& warpgroups() { return warpgroups_; }
   // Lanes of the running thread's warp that have not left the kernel.
   unsigned lanes_present() const {
     return warps_[static_cast<std::size_t>(current_->id / kWarpSize)].present;
@@ -99,6 +105,7 @@ class Block {
   void sync_named(int id, int num_threads, bool wait, const void* pc);
   void collective(
       const char* instruction, unsigned mask, void* operand, Compute compute, const void* pc);
+  // Suspends the thread; `ready` is asked when no thread can go on otherwise.
   void wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc);
   void copy_async(void* shared, const void* global, std::size_t bytes, const void* pc);
   void commit_copies();
@@ -139,6 +146,9 @@ class Block {
   bool barrier_pcs_differ_ = false;
   Thread* current_ = nullptr;
   SharedMemory shared_;
+  Mbarriers mbarriers_{*this};
+  BulkCopies bulk_copies_{*this};
+  Warpgroups warpgroups_{*this};
   Fault fault_;
   std::string deadlock_;
   std::uint64_t random_ = 0;

@@ -125,7 +125,10 @@ void fault_here(const char* what, const char* advice) {
   ExecutorCall()->stop({.what = what, .advice = advice, .pc = __builtin_return_address(0)});
 }
 void wait_until(const char* what, bool (*ready)(void*), void* argument) {
-  ExecutorCall()->wait_until(what, ready, argument, __builtin_return_address(0));
+  const ExecutorCall call;
+  if (!ready(argument)) {
+    call->wait_until(what, ready, argument, __builtin_return_address(0));
+  }
 }
 void copy_async(void* shared, const void* global, std::size_t bytes, bool valid) {
   ExecutorCall()->copy_async(shared, valid ? global : nullptr, bytes, __builtin_return_address(0));

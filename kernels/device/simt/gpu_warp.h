@@ -57,6 +57,12 @@ __forceinline__ void sync_threads() {
 __forceinline__ void sync_warp() {
   simt::sync_warp(kFullMask);
 }
+__forceinline__ void sync_named(int id, int num_threads) {
+  simt::sync_named(id, num_threads);
+}
+__forceinline__ void arrive_named(int id, int num_threads) {
+  simt::arrive_named(id, num_threads);
+}
 
 }  // namespace memphis::kernels::gpu
 

@@ -146,8 +146,8 @@ void gather(
 void require_whole_warp(unsigned present, const void* pc) {
   if (present != kFullMask) {
     ExecutorCall()->stop({.what = "needs all 32 lanes of the warp, of which some have left",
-                            .advice = "let whole warps leave, or none",
-                            .pc = pc});
+                          .advice = "let whole warps leave, or none",
+                          .pc = pc});
   }
 }
 
@@ -160,9 +160,9 @@ std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source) {
   gather("shfl", mask, &operand, &compute_shuffle, pc);
   if (operand.missing) {
     ExecutorCall()->stop({.what = "shuffles from a lane that has left the kernel, or is not in "
-                                    "the mask",
-                            .advice = "let whole warps leave, or none",
-                            .pc = pc});
+                                  "the mask",
+                          .advice = "let whole warps leave, or none",
+                          .pc = pc});
   }
   return operand.result;
 }

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include <sys/mman.h>
-
 #include "kernels/device/simt/symbols.h"
 
 namespace memphis::kernels::simt {
@@ -20,15 +18,13 @@ std::uint32_t image_offset(const void* pc) {
 
 }  // namespace
 
-void SharedMemory::Unmap::operator()(void* address) const {
-  munmap(address, bytes);
-}
-
 SharedMemory::SharedMemory()
     : storage_(new std::byte[kDynamicExtent + kAlignment]),
       static_begin_(Symbols::local_storage()),
       static_bytes_(Symbols::instance().local_storage_bytes()),
-      is_variable_(static_bytes_) {
+      is_variable_(static_bytes_),
+      histories_(kMaxBytes + static_bytes_ + kWordBytes),
+      word_histories_((kMaxBytes + static_bytes_) / kWordBytes + 1) {
   const auto begin = reinterpret_cast<std::uintptr_t>(storage_.get()) + kGap;
   const std::uintptr_t aligned = (begin + kAlignment - 1) / kAlignment * kAlignment;
   dynamic_ = reinterpret_cast<std::byte*>(aligned);
@@ -41,15 +37,7 @@ SharedMemory::SharedMemory()
   written_in_.resize(num_bytes);
   writers_.resize(num_bytes);
   guards_.resize(num_bytes);
-  // Pages of zeros, which become memory only where a kernel reaches.
-  const std::size_t mapped = num_bytes * sizeof(History);
-  void* const histories = mmap(
-      nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (histories == MAP_FAILED) {
-    throw PreflightError("cannot map the history of shared memory (the system refused " +
-                         std::to_string(mapped) + " bytes); raise `ulimit -v`");
-  }
-  histories_ = {static_cast<History*>(histories), Unmap{mapped}};
+  split_in_.resize(num_bytes / kWordBytes + 1);
 }
 
 void SharedMemory::begin_block(std::size_t dynamic_bytes, int num_threads, bool check_races) {
@@ -98,46 +86,75 @@ bool SharedMemory::access(std::uintptr_t address,
            .address = address,
            .bytes = bytes,
            .access = access};
+  const auto stop_at = [&](std::size_t i, const char* what, const char* advice) {
+    fault.address = address + i;
+    fault.what = what;
+    fault.advice = advice;
+    return false;
+  };
+  const std::size_t first = index_of(address);
   for (std::size_t i = 0; i < bytes; ++i) {
-    const std::size_t index = index_of(address + i);
-    if (index == kNowhere) {
-      fault.address = address + i;
-      fault.what = "outside of the block's shared memory";
-      fault.advice = "check the index, and the size given to launch";
-      return false;
+    const std::size_t index = first + i;
+    if (index_of(address + i) != index || first == kNowhere) {
+      return stop_at(i,
+                     "outside of the block's shared memory",
+                     "check the index, and the size given to launch");
     }
     if (const char* const what = forbids(guards_[index], access); what != nullptr) {
-      fault.address = address + i;
-      fault.what = what;
-      fault.advice = guards_[index].is_mbarrier
+      return stop_at(i,
+                     what,
+                     guards_[index].is_mbarrier
                          ? "touch it by mbarrier instructions alone, or invalidate it first"
-                         : "wait for it first, and let others pass a barrier";
-      return false;
+                         : "wait for it first, and let others pass a barrier");
     }
     if ((is_read(access) || access == Access::atomic) && written_in_[index] != block_) {
-      fault.address = address + i;
-      fault.what = "of shared memory that nobody has written";
-      fault.advice = "write it first";
-      return false;
+      return stop_at(i, "of shared memory that nobody has written", "write it first");
     }
     if ((access == Access::async_read || access == Access::async_write) &&
         !is_fenced(index, fault)) {
       fault.address = address + i;
       return false;
     }
-    if (check_races_) {
-      const Touch touch = {.moment = clocks_.now(thread), .access = access, .pc = image_offset(pc)};
-      if (!note(histories_[index], touch, fault)) {
-        fault.address = address + i;
-        return false;
-      }
+  }
+  if (check_races_) {
+    const Touch touch = {.moment = clocks_.now(thread), .access = access, .pc = image_offset(pc)};
+    if (!note(first, bytes, touch, fault)) {
+      return false;
     }
-    if (!is_read(access)) {
+  }
+  if (!is_read(access)) {
+    const std::uint32_t last = access == Access::async_write ? kAsyncProxy : writer(thread);
+    for (std::size_t index = first; index < first + bytes; ++index) {
       written_in_[index] = block_;
-      writers_[index] = access == Access::async_write ? kAsyncProxy : writer(thread);
+      writers_[index] = last;
     }
   }
   return true;
+}
+
+bool SharedMemory::note(std::size_t first, std::size_t bytes, const Touch& touch, Fault& fault) {
+  const std::uintptr_t address = fault.address;
+  const std::size_t end = first + bytes;
+  for (std::size_t index = first; index < end;) {
+    const std::size_t word = index / kWordBytes;
+    const bool whole = index % kWordBytes == 0 && index + kWordBytes <= end;
+    if (!whole && split_in_[word] != block_) {
+      std::fill_n(&histories_[word * kWordBytes], kWordBytes, word_histories_[word]);
+      split_in_[word] = block_;
+    }
+    const bool split = split_in_[word] == block_;
+    if (!note(split ? histories_[index] : word_histories_[word], touch, fault)) {
+      fault.address = address + (index - first);
+      return false;
+    }
+    index += split ? 1 : kWordBytes;
+  }
+  return true;
+}
+
+const SharedMemory::History& SharedMemory::history_of(std::size_t index) const {
+  const std::size_t word = index / kWordBytes;
+  return split_in_[word] == block_ ? histories_[index] : word_histories_[word];
 }
 
 // Whether the last write to a byte, if it was a thread's, lies before a fence of that thread.
@@ -150,10 +167,11 @@ bool SharedMemory::is_fenced(std::size_t index, Fault& fault) const {
   if (last != writer(thread)) {
     return true;
   }
-  fault.what = "of shared memory by the async proxy, with no fence.proxy.async since a thread wrote";
+  fault.what =
+      "of shared memory by the async proxy, with no fence.proxy.async since a thread wrote";
   fault.advice = "let the writer call fence_proxy_async before the barrier";
   if (check_races_) {
-    const Touch& write = histories_[index].write;
+    const Touch& write = history_of(index).write;
     fault.has_other = true;
     fault.other_thread = thread;
     fault.other_access = write.access;

@@ -9,6 +9,7 @@
 
 #include "kernels/device/simt/clocks.h"
 #include "kernels/device/simt/fault.h"
+#include "kernels/device/simt/sparse_array.h"
 
 namespace memphis::kernels::simt {
 
@@ -96,13 +97,13 @@ class SharedMemory {
   static constexpr std::size_t kNowhere = SIZE_MAX;
   std::size_t index_of(std::uintptr_t address) const;
   bool is_fenced(std::size_t index, Fault& fault) const;
+  // Four bytes that are always touched together share a history. The first access to some of them
+  // alone gives each of them its own, for the rest of the block.
+  static constexpr std::size_t kWordBytes = 4;
+  const History& history_of(std::size_t index) const;
+  bool note(std::size_t first, std::size_t bytes, const Touch& touch, Fault& fault);
   bool note(History& history, const Touch& touch, Fault& fault) const;
   static void keep(Touch (&reads)[kMaxReads], const Touch& touch, const Clocks& clocks);
-
-  struct Unmap {
-    std::size_t bytes;
-    void operator()(void* address) const;
-  };
 
   std::unique_ptr<std::byte[]> storage_;
   std::byte* dynamic_;
@@ -118,7 +119,9 @@ class SharedMemory {
   std::vector<std::uint32_t> writers_;     // see writer()
   std::vector<std::uint32_t> fences_;      // proxy fences, by thread
   std::vector<Guard> guards_;
-  std::unique_ptr<History[], Unmap> histories_;
+  SparseArray<History> histories_;       // by byte
+  SparseArray<History> word_histories_;  // by four bytes
+  std::vector<std::uint32_t> split_in_;  // the block in which a word was last split
   Clocks clocks_;
 };
 

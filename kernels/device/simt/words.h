@@ -11,6 +11,7 @@
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 #define threadIdx (::memphis::kernels::simt::thread_index())
 #define blockIdx (::memphis::kernels::simt::block_index())

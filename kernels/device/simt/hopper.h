@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/device/simt/tensor_map.h"
+#include "kernels/device/simt/warpgroups.h"
+
+// What the dialect's gpu_hopper_*.h are made of: instructions of sm_90a, by their PTX definition.
+// What is asynchronous on the GPU is done as late as the kernel allows.
+namespace memphis::kernels::simt {
+
+// Where dynamic shared memory begins among the addresses of shared memory: the first KiB is the
+// system's, as on an H100. Static shared memory has no such address here.
+constexpr std::uint32_t kSharedWindowBegin = 1024;
+std::uint32_t shared_address(const void* pointer);
+
+void mbarrier_init(const void* barrier, int arrivals);
+void mbarrier_invalidate(const void* barrier);
+void mbarrier_arrive(const void* barrier, int count, std::int64_t expected_bytes);
+void mbarrier_wait(const void* barrier, unsigned parity);
+void fence_mbarrier_init();
+void fence_proxy_async();
+
+void tma_load(void* shared,
+              const TensorMap& map,
+              const void* mbarrier,
+              const Coordinates& corner,
+              int num_coordinates);
+void tma_store(const TensorMap& map,
+               const void* shared,
+               const Coordinates& corner,
+               int num_coordinates);
+void tma_commit();
+void tma_wait(int pending, bool only_read);
+
+void wgmma_fence();
+void wgmma(const Wgmma& product, float* d, const std::uint32_t* a);
+void wgmma_commit();
+void wgmma_wait(int pending);
+void set_max_registers(int count);
+
+}  // namespace memphis::kernels::simt

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/device/simt/bulk_copies.h"
+#include "kernels/device/simt/clocks.h"
+
+namespace memphis::kernels::simt {
+
+class Block;
+
+// The mbarriers of a block, by the PTX ISA ("mbarrier"): a phase is complete when no arrival is
+// pending and as many bytes have come as were expected; the next one begins at once. The 8 bytes in
+// shared memory only mark the place.
+//
+// Functions are of the running thread, which is at `pc`, unless they say otherwise.
+class Mbarriers {
+ public:
+  explicit Mbarriers(Block& block) : block_(block) {}
+
+  void begin_block() { barriers_.clear(); }
+  // By the last thread to leave the kernel.
+  void end_block();
+
+  void init(const void* barrier, int arrivals, const void* pc);
+  void invalidate(const void* barrier, const void* pc);
+  // Expects `bytes` more in this phase, then arrives `count` times.
+  void arrive(const void* barrier, int count, std::int64_t bytes, const void* pc);
+  // Returns when the phase of this parity is complete; the copies that it needs are made no
+  // earlier.
+  void wait(const void* barrier, unsigned parity, const void* pc);
+  // fence.mbarrier_init or fence.proxy.async: the async proxy sees what this thread has
+  // initialised.
+  void fence();
+
+  // Stops the thread if no bulk copy may complete on the barrier.
+  void require_copyable(const void* barrier, const void* pc);
+  // A copy that completes on it. Requires that require_copyable() returned.
+  void add_copy(const void* barrier, const BulkLoad& copy);
+
+  // What the barriers that somebody waits for lack; empty if there are none. Of any side.
+  std::string describe_awaited() const;
+
+ private:
+  struct Mbarrier {
+    std::int64_t arrivals = 0;  // of a phase
+    std::int64_t pending = 0;
+    std::int64_t bytes = 0;  // expected and not there yet
+    unsigned phase = 0;
+    // What the arrivals of this phase, and those of the last complete one, hand to who waits.
+    Carried arriving;
+    Carried complete;
+    std::vector<BulkLoad> copies;
+    int num_waiting = 0;
+
+    Moment initialised;
+    const void* initialised_pc = nullptr;
+    bool in_async_proxy = false;
+  };
+  struct PhaseWait {
+    Mbarriers* self;
+    Mbarrier* barrier;
+    unsigned parity;
+  };
+
+  Mbarrier& find(const void* barrier, const void* pc);
+  static bool is_complete(const Mbarrier& barrier, unsigned parity) {
+    return (barrier.phase & 1U) != parity;
+  }
+  bool complete(Mbarrier& barrier, unsigned parity);
+  static void finish_phase(Mbarrier& barrier);
+
+  Block& block_;
+  std::map<std::uintptr_t, Mbarrier> barriers_;
+};
+
+}  // namespace memphis::kernels::simt
