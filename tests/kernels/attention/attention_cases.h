@@ -24,6 +24,8 @@ struct AttentionCase {
   // Every `pad`-th token from the sequence's first is no key; 0: all are keys. Queries of the first
   // token then see no key, and in documents that begin with such a token the first query neither.
   std::int64_t pad = 0;
+  // Queries lie on one side of the origin and keys on the other, this far: all scores are below 0.
+  double apart = 0;
 
   std::int64_t T() const { return B * S; }
   std::int64_t C() const { return N + 2 * G; }
@@ -48,28 +50,45 @@ struct AttentionCase {
     return result;
   }
   // Wide enough that the caps bend the largest scores.
-  std::vector<double> qkv() const { return random_normal(T() * C() * H, "qkv " + name, 2.0); }
+  std::vector<double> qkv() const {
+    std::vector<double> values = random_normal(T() * C() * H, "qkv " + name, 2.0);
+    for (std::int64_t i = 0; i < T() * C() * H; ++i) {
+      const std::int64_t head = i / H % C();
+      values[static_cast<std::size_t>(i)] += head < N ? apart : head < N + G ? -apart : 0;
+    }
+    return values;
+  }
   std::vector<double> dout() const { return random_normal(T() * N * H, "dout " + name); }
 };
 
 inline std::vector<AttentionCase> attention_cases() {
   return {
-      {.name = "one_token", .B = 5, .S = 1, .N = 8, .G = 4, .H = 8},
+      {.name = "one_token", .B = 3, .S = 1, .N = 4, .G = 2, .H = 8},
       {.name = "no_tokens", .B = 0, .S = 16, .N = 2, .G = 1, .H = 16},
       {.name = "one_head", .B = 2, .S = 40, .N = 1, .G = 1, .H = 32},
-      {.name = "grouped", .B = 2, .S = 33, .N = 6, .G = 2, .H = 16},
+      {.name = "grouped", .B = 1, .S = 33, .N = 6, .G = 2, .H = 16},
       {.name = "no_cap", .B = 1, .S = 70, .N = 2, .G = 1, .H = 64, .cap = 0},
-      {.name = "wide_head", .B = 1, .S = 65, .N = 2, .G = 1, .H = 128},
+      {.name = "wide_head", .B = 1, .S = 65, .N = 1, .G = 1, .H = 128},
       {.name = "width_of_no_tile", .B = 1, .S = 37, .N = 2, .G = 2, .H = 24},
-      {.name = "temperature", .B = 1, .S = 50, .N = 2, .G = 1, .H = 32, .temperature_len = 7},
-      {.name = "documents", .B = 2, .S = 150, .N = 2, .G = 1, .H = 32, .document = 41},
-      {.name = "padding", .B = 2, .S = 67, .N = 4, .G = 2, .H = 32, .pad = 5},
+      {.name = "temperature", .B = 1, .S = 50, .N = 2, .G = 1, .H = 40, .temperature_len = 7},
+      {.name = "documents", .B = 1, .S = 150, .N = 2, .G = 1, .H = 32, .document = 41},
+      {.name = "padding", .B = 2, .S = 40, .N = 4, .G = 2, .H = 32, .pad = 5},
+      // exp of any score underflows in f32.
+      {.name = "scores_far_below_0",
+       .B = 1,
+       .S = 35,
+       .N = 1,
+       .G = 1,
+       .H = 16,
+       .cap = 0,
+       .apart = 7},
+      // More queries than a work item of the CPU, and tiles of the GPU in each direction.
       {.name = "everything",
-       .B = 2,
+       .B = 1,
        .S = 270,
-       .N = 4,
-       .G = 2,
-       .H = 40,
+       .N = 2,
+       .G = 1,
+       .H = 24,
        .cap = 5,
        .temperature_len = 16,
        .document = 90,

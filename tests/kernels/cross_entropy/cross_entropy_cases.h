@@ -13,6 +13,7 @@ struct CrossEntropyCase {
   std::int64_t vocab_size;
   float multiplier = 0.57735026F;
   float cap = 0.0F;
+  double mean = 0.0;  // of the logits
   bool gradient = true;
   bool in_place = false;  // dlogits is logits
   bool tested = true;     // or only timed: long in f64
@@ -29,6 +30,8 @@ inline std::vector<CrossEntropyCase> cross_entropy_cases() {
       {.name = "only_loss", .num_tokens = 4, .vocab_size = 264, .gradient = false},
       {.name = "empty", .num_tokens = 0, .vocab_size = 64},
       {.name = "many_rows", .num_tokens = 300, .vocab_size = 64, .multiplier = 1.0F},
+      // exp of any of them underflows in f32: the sum needs the row's own maximum.
+      {.name = "far_below_0", .num_tokens = 3, .vocab_size = 9, .mean = -400.0},
       {.name = "long_rows", .num_tokens = 3, .vocab_size = 40000, .cap = 50.0F},
       {.name = "long_unaligned", .num_tokens = 2, .vocab_size = 33001},
       {.name = "small_model",

@@ -28,7 +28,11 @@ struct Inputs {
 
 Inputs draw(const CrossEntropyCase& c, DType dtype) {
   Inputs in;
-  in.logits = rounded_to(dtype, random_normal(c.num_tokens * c.vocab_size, "logits", 3.0));
+  in.logits = random_normal(c.num_tokens * c.vocab_size, "logits", 3.0);
+  for (double& logit : in.logits) {
+    logit += c.mean;
+  }
+  in.logits = rounded_to(dtype, in.logits);
   in.targets = random_integers(c.num_tokens, "targets", 0, c.vocab_size);
   for (std::size_t t = 4; t < in.targets.size(); t += 5) {
     in.targets[t] = -1;

@@ -30,6 +30,7 @@ inline std::vector<EmbeddingCase> embedding_cases() {
        .width = 256,
        .vocab_size = 256,
        .multiplier = 16.0F,
+       .tested = false,
        .timed = true},
       {.name = "grok_1",
        .num_tokens = 8192,

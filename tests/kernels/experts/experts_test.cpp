@@ -100,9 +100,22 @@ TEST_P(ExpertsTest, BitsDoNotDependOnTheNumberOfThreads) {
   EXPECT_EQ(one.ddown_weight.bytes(stream.view()), many.ddown_weight.bytes(stream.view()));
 }
 
+auto cases_of(bool cpu_tiles) {
+  std::vector<ExpertsCase> cases = experts_cases();
+  std::erase_if(cases, [&](const ExpertsCase& c) { return c.cpu_tiles != cpu_tiles; });
+  return cases;
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases,
                          ExpertsTest,
-                         on_all_targets(experts_cases()),
+                         on_all_targets(cases_of(false)),
+                         name_of_op_test<ExpertsCase>);
+INSTANTIATE_TEST_SUITE_P(CpuTiles,
+                         ExpertsTest,
+                         testing::Combine(testing::ValuesIn(cases_of(true)),
+                                          testing::Values(Target{Device::cpu, DType::f64},
+                                                          Target{Device::cpu, DType::f32},
+                                                          Target{Device::cpu, DType::bf16})),
                          name_of_op_test<ExpertsCase>);
 
 TEST(ExpertsContract, NamesTheOperandThatIsWrong) {

@@ -20,12 +20,14 @@ struct GlobalNormCase {
 
 inline std::vector<GlobalNormCase> global_norm_cases() {
   return {
-      {.name = "one", .num_elements = 1},
+      {.name = "one", .num_elements = 1, .num_partials = 2},
       {.name = "odd", .num_elements = 37, .num_partials = 3, .accumulate = true},
       {.name = "one_run", .num_elements = 1001, .num_partials = 1},
       {.name = "fewer_than_runs", .num_elements = 1055, .accumulate = true},
-      {.name = "empty", .num_elements = 0, .accumulate = true},
-      {.name = "large", .num_elements = 1 << 20, .timed = true},
+      {.name = "empty", .num_elements = 0, .num_partials = 3, .accumulate = true},
+      // Several vectors a thread, in runs and in the sum.
+      {.name = "long_runs", .num_elements = 40003, .num_partials = 9},
+      {.name = "large", .num_elements = 1 << 20, .tested = false, .timed = true},
       {.name = "grok_1_shard", .num_elements = 1 << 28, .tested = false, .timed = true},
   };
 }

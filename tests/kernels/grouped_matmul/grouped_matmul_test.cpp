@@ -65,6 +65,8 @@ class GroupedMatmulTest : public OpTest<GroupedMatmulCase> {
   TestTensor offsets() const {
     return tensor({{op_case().E() + 1}, DType::i32}, offsets_of(op_case()));
   }
+  // Holds forward to each expert's product.
+  void expect_products() const;
   // Calls check(expert, first row, rows): each expert is held to its own tolerance.
   template <class Check>
   void for_each_expert(const Check& check) const {
@@ -78,7 +80,7 @@ class GroupedMatmulTest : public OpTest<GroupedMatmulCase> {
   }
 };
 
-TEST_P(GroupedMatmulTest, ForwardIsEachExpertsProduct) {
+void GroupedMatmulTest::expect_products() const {
   const std::int64_t N = op_case().N;
   const std::int64_t K = op_case().K;
   const OwnedStream stream(target().device);
@@ -98,6 +100,10 @@ TEST_P(GroupedMatmulTest, ForwardIsEachExpertsProduct) {
                                 part(in.weight, e * N * K, N * K)));
     });
   });
+}
+
+TEST_P(GroupedMatmulTest, ForwardIsEachExpertsProduct) {
+  expect_products();
 }
 
 TEST_P(GroupedMatmulTest, BackwardWritesDxAndAddsToDweight) {
@@ -197,9 +203,35 @@ TEST_P(GroupedMatmulTest, BitsDoNotDependOnTheNumberOfThreads) {
   EXPECT_EQ(of_all, bits());
 }
 
+auto cases_of(bool cpu_tiles) {
+  std::vector<GroupedMatmulCase> cases = grouped_matmul_cases();
+  std::erase_if(cases, [&](const GroupedMatmulCase& c) { return c.cpu_tiles != cpu_tiles; });
+  return cases;
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases,
                          GroupedMatmulTest,
-                         on_all_targets(grouped_matmul_cases()),
+                         on_all_targets(cases_of(false)),
+                         name_of_op_test<GroupedMatmulCase>);
+INSTANTIATE_TEST_SUITE_P(CpuTiles,
+                         GroupedMatmulTest,
+                         testing::Combine(testing::ValuesIn(cases_of(true)),
+                                          testing::Values(Target{Device::cpu, DType::f64},
+                                                          Target{Device::cpu, DType::f32},
+                                                          Target{Device::cpu, DType::bf16})),
+                         name_of_op_test<GroupedMatmulCase>);
+
+// More than the sixteen tiles down that the GPU takes before the next across.
+class GroupedMatmulManyTiles : public GroupedMatmulTest {};
+
+TEST_P(GroupedMatmulManyTiles, ForwardIsEachExpertsProduct) {
+  expect_products();
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         GroupedMatmulManyTiles,
+                         on_all_targets(std::vector<GroupedMatmulCase>{
+                             {.name = "many_tiles", .counts = {3, 2060}, .N = 136, .K = 8}}),
                          name_of_op_test<GroupedMatmulCase>);
 
 TEST(GroupedMatmulGradient, AgreesWithFiniteDifferencesOfTheForward) {

@@ -30,10 +30,11 @@ inline std::vector<RmsNormCase> rmsnorm_cases() {
       {.name = "empty", .num_tokens = 0, .width = 64, .residual = true},
       {.name = "one_row", .num_tokens = 1, .width = 512, .in_place = true, .accumulate = true},
       {.name = "one_run", .num_tokens = 9, .width = 64, .num_partials = 1},
-      {.name = "uneven_runs", .num_tokens = 10, .width = 72, .num_partials = 4},
+      // Runs of several rows in blocks of several warps, the last one short.
+      {.name = "uneven_runs", .num_tokens = 10, .width = 520, .num_partials = 4},
       {.name = "many_rows", .num_tokens = 1000, .width = 64, .residual = true, .in_place = true},
       {.name = "grok_row", .num_tokens = 5, .width = 6144, .residual = true, .accumulate = true},
-      {.name = "small_model", .num_tokens = 1024, .width = 256, .timed = true},
+      {.name = "small_model", .num_tokens = 1024, .width = 256, .tested = false, .timed = true},
       {.name = "grok_1", .num_tokens = 8192, .width = 6144, .tested = false, .timed = true},
       {.name = "grok_1_residual",
        .num_tokens = 8192,

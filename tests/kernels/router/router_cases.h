@@ -17,6 +17,7 @@ struct RouterCase {
   std::int64_t num_experts;
   std::int64_t num_choices;  // experts of a token, K
   float cap = 0.0F;
+  double mean = 0.0;        // of the logits
   bool masked = false;      // every third token is not valid, nor is the first sequence
   bool accumulate = false;  // backward
   std::int64_t num_partials = kernels::kRouterPartials;
@@ -79,17 +80,27 @@ inline std::vector<RouterCase> router_cases() {
        .num_choices = 6,
        .cap = 30.0F,
        .num_partials = 7},
+      // exp of any logit underflows in f32: the softmax needs the row's own maximum.
+      {.name = "far_below_0",
+       .num_sequences = 1,
+       .sequence_length = 5,
+       .width = 16,
+       .num_experts = 6,
+       .num_choices = 2,
+       .mean = -200.0},
+      // A sequence of more tokens than the GPU's block for it has threads.
       {.name = "many_tokens",
-       .num_sequences = 2,
-       .sequence_length = 700,
-       .width = 40,
+       .num_sequences = 1,
+       .sequence_length = 1031,
+       .width = 16,
        .num_experts = 8,
        .num_choices = 2,
-       .masked = true},
+       .num_partials = 20},
+      // Three blocks of the GPU side by side.
       {.name = "long_rows",
        .num_sequences = 1,
        .sequence_length = 6,
-       .width = 6144,
+       .width = 2056,
        .num_experts = 8,
        .num_choices = 2,
        .cap = 30.0F},

@@ -36,10 +36,20 @@ Inputs draw(const RouterCase& c, DType dtype) {
   const DType sums = accumulation_dtype(dtype);
   const std::int64_t T = c.num_tokens();
   Inputs in;
-  in.x = rounded_to(dtype, random_normal(T * c.width, "x"));
+  in.x = random_normal(T * c.width, "x");
   // Logits of standard deviation 1.5: probabilities that differ, none of them 0.
   const double stddev = 1.5 / std::sqrt(static_cast<double>(c.width));
-  in.weight = rounded_to(sums, random_normal(c.num_experts * c.width, "weight", stddev));
+  in.weight = random_normal(c.num_experts * c.width, "weight", stddev);
+  if (c.mean != 0) {  // one column carries it
+    for (std::int64_t t = 0; t < T; ++t) {
+      in.x[static_cast<std::size_t>(t * c.width)] = 1.0;
+    }
+    for (std::int64_t e = 0; e < c.num_experts; ++e) {
+      in.weight[static_cast<std::size_t>(e * c.width)] = c.mean;
+    }
+  }
+  in.x = rounded_to(dtype, in.x);
+  in.weight = rounded_to(sums, in.weight);
   for (std::int64_t t = 0; t < T; ++t) {
     const bool masked = c.masked && (t < c.sequence_length || t % 3 == 0);
     in.valid.push_back(masked ? 0.0 : 1.0);

@@ -1,0 +1,680 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of mutate.py: faults to plant in kernels, one text replacement each.
+
+    name         "op.what", the op being the folder under kernels/ whose test must notice
+    file         the file under kernels/; one in device/ is a helper that the op calls
+    kind         what sort of fault, for --list
+    old, new     the text that is replaced and what it becomes; `old` is in the file once, or
+    occurrence   says which one, from 0
+    why          one line: what goes wrong
+    note         of a survivor that was looked into: why nothing can see it
+
+A mutation must compile and must change what a user gets: a shared row without its padding, a loop
+that takes more steps than it needs or a block that does nothing twice are slower, not wrong, and do
+not belong here.
+"""
+import collections
+
+Mutation = collections.namedtuple("Mutation", "name op file kind old new occurrence why note")
+
+MUTATIONS = []
+
+
+def plant(name, file, kind, old, new, why, occurrence=None, note=""):
+    op = name.split(".")[0]
+    MUTATIONS.append(Mutation(name, op, file, kind, old, new, occurrence, why, note))
+
+
+# ---- adamw
+
+ADAMW = "adamw/adamw.cu"
+
+plant("adamw.no_tail_guard", ADAMW, "tail guard",
+      "if (first + kWidth <= n) {", "if (first < n) {",
+      "the last thread takes a whole vector of a part")
+plant("adamw.tail_short", ADAMW, "bound",
+      "for (std::int64_t i = first; i < n; ++i) {",
+      "for (std::int64_t i = first; i + 1 < n; ++i) {",
+      "the last parameter is not updated")
+plant("adamw.overlapping_blocks", ADAMW, "index",
+      "(block * kThreads + threadIdx.x) * kWidth",
+      "(block * (kThreads - 1) + threadIdx.x) * kWidth",
+      "neighbouring blocks update the same parameters twice")
+plant("adamw.clip_up", ADAMW, "condition",
+      "c.clip_norm > 0.0F && ratio < 1.0F ? ratio", "c.clip_norm > 0.0F ? ratio",
+      "a norm below the limit scales the gradient up")
+plant("adamw.unclipped_square", ADAMW, "operand",
+      "c.one_minus_beta2 * g * g;", "c.one_minus_beta2 * g * grad[i];",
+      "the second moment sees one factor of the gradient before clipping")
+plant("adamw.swapped_moments", ADAMW, "operand",
+      "store_floats(op.m + first, m);\n  store_floats(op.v + first, v);",
+      "store_floats(op.m + first, v);\n  store_floats(op.v + first, m);",
+      "the moments are stored in each other's place")
+
+# ---- attention
+
+ATTENTION = "attention/attention.cu"
+SHARED = "attention/attention_gpu.h"
+TILE = "attention/attention_bf16_tile.h"
+BF16_FORWARD = "attention/attention_bf16_forward.cu"
+BF16_BACKWARD = "attention/attention_bf16_backward.cu"
+F32 = "attention/attention_f32.cu"
+
+plant("attention.delta_guard", ATTENTION, "tail guard",
+      "if (row >= shape.B * shape.S * shape.N) {", "if (row > shape.B * shape.S * shape.N) {",
+      "a warp past the last row forms a delta")
+plant("attention.delta_sequence", ATTENTION, "index",
+      "static_cast<int>(token % shape.S))] = sum;", "static_cast<int>(token))] = sum;",
+      "delta of all sequences but the first goes to the wrong place")
+plant("attention.no_key_heads", ATTENTION, "head index",
+      "for (int n = first_head; n < first_head + group; ++n) {",
+      "for (int n = first_head; n < first_head + 1; ++n) {",
+      "only the group's first head gives its gradient to a query without key", occurrence=1)
+plant("attention.no_key_mean", ATTENTION, "index",
+      "sum += gpu::to_float(first.value()[s * shape.token_stride() + h]);",
+      "sum += gpu::to_float(first.key()[s * shape.token_stride() + h]);",
+      "a query without key gets the mean of the keys")
+plant("attention.kv_head", SHARED, "head index",
+      "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
+      "query heads are dealt to key/value heads in turn and not in groups")
+plant("attention.tile_rows", SHARED, "zero-fill",
+      "const bool valid = first + row < end && column < width;",
+      "const bool valid = first + row < end + kRows && column < width;",
+      "rows past the sequence are loaded and not zero")
+plant("attention.tile_columns", SHARED, "zero-fill",
+      "const bool valid = first + row < end && column < width;",
+      "const bool valid = first + row < end && column < width + kWidth;",
+      "columns past the head's width are the next head's")
+plant("attention.statistics_no_key", SHARED, "initial value",
+      "statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;",
+      "statistics.lse[row] = lse;",
+      "a query that is not there has infinite probabilities")
+plant("attention.end_query", SHARED, "bound",
+      "if (first_key(middle) <= s) {", "if (first_key(middle) < s) {",
+      "documents that begin at a tile's last key end before they begin")
+plant("attention.temperature", SHARED, "condition",
+      "arguments.temperature_len > 0.0F && p > arguments.temperature_len",
+      "arguments.temperature_len > 0.0F && p < arguments.temperature_len",
+      "short contexts are scaled and long ones are not")
+plant("attention.row_max_lanes", TILE, "shuffle",
+      "return fmaxf(value, gpu::shuffle_xor(value, 2));",
+      "return fmaxf(value, gpu::shuffle_xor(value, 1));",
+      "the four lanes of a row do not agree on its maximum")
+plant("attention.fragment_rows", TILE, "lane",
+      "const bf16* const b_row = b + lane % 16 * kStride + lane / 16 * 8;",
+      "const bf16* const b_row = b + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;",
+      "the transposed fragment is addressed like the plain one")
+plant("attention.store_rows_end", TILE, "tail guard",
+      "if (row >= end) {\n      continue;\n    }\n", "static_cast<void>(end);\n",
+      "rows past the sequence are stored")
+plant("attention.forward_barrier", BF16_FORWARD, "barrier",
+      "    gpu::sync_threads();\n", "",
+      "a tile is read before the copies of the other warps are there")
+plant("attention.forward_wait", BF16_FORWARD, "copy wait",
+      "gpu::copy_async_wait<0>();", "gpu::copy_async_wait<1>();",
+      "the tile that is read may be on its way")
+plant("attention.forward_stage", BF16_FORWARD, "stage",
+      "load_keys(stage ^ 1, keys + kKeys);", "load_keys(stage, keys + kKeys);",
+      "the next tile overwrites the one that is read")
+plant("attention.forward_diagonal", BF16_FORWARD, "bound",
+      "(s <= warp_first + accumulator_row(element)", "(s < warp_first + accumulator_row(element)",
+      "a query does not see itself")
+plant("attention.forward_all_allowed", BF16_FORWARD, "condition",
+      "keys >= warp_first_key && keys + kKeys - 1 <= warp_first",
+      "keys + kKeys - 1 <= warp_first && warp_first_key >= 0",
+      "a whole tile of an older document is seen")
+plant("attention.forward_rescale", BF16_FORWARD, "accumulate",
+      "      sum[half] *= factor;\n", "",
+      "the sum so far stays relative to the old maximum")
+plant("attention.forward_last_key_tile", BF16_FORWARD, "bound",
+      "keys < end_query; keys += kKeys", "keys + kKeys < end_query; keys += kKeys",
+      "the last tile of keys is left out")
+plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
+      "    gpu::sync_threads();\n", "",
+      "statistics and tiles are read while others write them", occurrence=0)
+plant("attention.query_wait", BF16_BACKWARD, "copy wait",
+      "    gpu::copy_async_wait<0>();\n", "",
+      "nobody waits for the keys", occurrence=1)
+plant("attention.kv_valid_half", BF16_BACKWARD, "index",
+      "valid[element / 2] && s <= query + column", "valid[element % 2] && s <= query + column",
+      "the mask of keys is taken of the wrong row")
+plant("attention.kv_document", BF16_BACKWARD, "condition",
+      " && s >= statistics.first_key[column];", ";",
+      "queries of later documents give gradients to this one's keys")
+plant("attention.kv_head_of_step", BF16_BACKWARD, "head index",
+      "first_head + step / tiles_per_head};", "first_head + step % group};",
+      "tiles of queries are taken of the wrong head")
+plant("attention.kv_sequence", BF16_BACKWARD, "index",
+      "const int b = static_cast<int>(blockIdx.x) / num_kv_heads;",
+      "const int b = static_cast<int>(blockIdx.x) / (2 * num_kv_heads);",
+      "every other sequence takes the place of the one before")
+plant("attention.query_document", BF16_BACKWARD, "condition",
+      "s <= t && s >= first_key[half] && s < num_tokens",
+      "s <= t && s >= first_key[half] - kStreamRows && s < num_tokens",
+      "keys of older documents give gradients to a query")
+plant("attention.query_skip", BF16_BACKWARD, "bound",
+      "if (keys >= first_query + warp_row + kWarpRows) {", "if (keys >= first_query + warp_row) {",
+      "the tile on the diagonal is skipped")
+plant("attention.query_stage", BF16_BACKWARD, "stage",
+      "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage]);",
+      "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage ^ 1]);",
+      "dq is formed with another tile's keys")
+plant("attention.f32_forward_sync_warp", F32, "barrier",
+      "    gpu::sync_warp();  // a row of probabilities is written and read by one warp\n", "",
+      "probabilities of other lanes are read before they are written")
+plant("attention.f32_query_sync_warp", F32, "barrier",
+      "    gpu::sync_warp();  // a row of scores is written and read by one warp\n", "",
+      "gradients of scores are read before they are written", occurrence=1)
+plant("attention.f32_kv_free_barrier", F32, "barrier",
+      "      gpu::sync_threads();  // all reads of the tiles are done: the next may arrive\n", "",
+      "the next queries overwrite those that are read")
+plant("attention.f32_kv_group", F32, "head index",
+      "for (int n = first_head; n < first_head + group; ++n) {",
+      "for (int n = first_head; n < first_head + 1; ++n) {",
+      "only the group's first head gives gradients to its keys")
+plant("attention.f32_weight_stride", F32, "stride",
+      "constexpr int kWeightStride = kRows + 1;", "constexpr int kWeightStride = kRows - 1;",
+      "a row of probabilities overlaps the next")
+plant("attention.f32_maximum_start", F32, "initial value",
+      "float maximum = -INFINITY;", "float maximum = 0.0F;",
+      "a row of strongly negative logits underflows to a row without keys")
+plant("attention.forward_maximum_start", BF16_FORWARD, "initial value",
+      "float maximum[2] = {-INFINITY, -INFINITY};", "float maximum[2] = {0.0F, 0.0F};",
+      "a row of strongly negative logits underflows to a row without keys")
+plant("attention.f32_first_tile", F32, "bound",
+      "const int begin = head.first_key(first_query) / kRows * kRows;",
+      "const int begin = head.first_key(end_query - 1) / kRows * kRows;",
+      "keys that only the tile's first queries see are left out", occurrence=0)
+plant("attention.f32_score_columns", F32, "stride",
+      "right + i * kLanesPerRow * kRowStride<float, kWidth> + h",
+      "right + i * kRowStride<float, kWidth> + h",
+      "scores are formed with a neighbour's column")
+
+# ---- cross_entropy
+
+CROSS_ENTROPY = "cross_entropy/cross_entropy.cu"
+
+plant("cross_entropy.maximum_start", CROSS_ENTROPY, "initial value",
+      "float largest = -FLT_MAX;", "float largest = 0.0F;",
+      "a row whose logits are all far below 0 underflows: its loss is infinite")
+plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
+      "float largest = -FLT_MAX;", "float largest = -INFINITY;",
+      "logits of -inf give exp(-inf + inf), a NaN")
+plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
+      "    sum *= expf(largest - new_largest);\n", "",
+      "the sum so far stays relative to the old maximum")
+plant("cross_entropy.own_maximum", CROSS_ENTROPY, "reduction",
+      "gpu::block_sum(sum * expf(largest - row_largest), scratch)", "gpu::block_sum(sum, scratch)",
+      "each thread's sum is relative to its own maximum")
+plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
+      "v + i == target ? 1.0F", "v == target ? 1.0F",
+      "only targets at the head of a vector have a gradient")
+plant("cross_entropy.slope", CROSS_ENTROPY, "operand",
+      "slope<kCapped>(logit, s);", "slope<kCapped>(l[i], s);",
+      "the cap's derivative is taken at the raw logit")
+plant("cross_entropy.ignored_gradient", CROSS_ENTROPY, "condition",
+      "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(zeros);",
+      "rows that do not count keep what was in the gradient's memory")
+plant("cross_entropy.in_place_race", CROSS_ENTROPY, "race",
+      "loss[t] = logf(row_sum) - (target_logit - row_largest);",
+      "loss[t] = logf(row_sum) + (target_logit - target_logit) -\n"
+      "              (scaled<kCapped>(gpu::to_float(row[target]), s) - row_largest);",
+      "the target's logit is read when others may have written its gradient over it")
+plant("cross_entropy.block_max_barrier", "device/reduce.h", "barrier",
+      "  sync_threads();  // all partial maxima are read: scratch is free\n", "",
+      "the sum's partials overwrite maxima that others have not read")
+plant("cross_entropy.max_neutral", "device/reduce.h", "initial value",
+      "scratch[lane_id()] : scratch[0]);", "scratch[lane_id()] : 0.0F);",
+      "the maximum over the block is never below 0: rows far below it underflow")
+
+# ---- elementwise
+
+ELEMENTWISE = "elementwise/elementwise.cu"
+
+plant("elementwise.no_tail_guard", ELEMENTWISE, "tail guard",
+      "if (first + kWidth <= n) {", "if (first < n) {",
+      "the last thread maps a whole vector of a part", occurrence=0)
+plant("elementwise.tail_short", ELEMENTWISE, "bound",
+      "for (std::int64_t i = first; i < n; ++i) {",
+      "for (std::int64_t i = first; i + 1 < n; ++i) {",
+      "the last element of two operands is not mapped", occurrence=1)
+plant("elementwise.neighbour", ELEMENTWISE, "index",
+      "map_pairs<1>(map, y + i, a + i, b + i);", "map_pairs<1>(map, y + i, a + i, b + first);",
+      "the tail reads its first element throughout")
+plant("elementwise.grid_floor", ELEMENTWISE, "launch",
+      ".x = ceil_div(n, kThreads * elements_per_thread)}",
+      ".x = n / (kThreads * elements_per_thread)}",
+      "the last, partial block is not launched")
+plant("elementwise.cap_scale", ELEMENTWISE, "operand",
+      "cap * tanhf(scale * x / cap)", "scale * cap * tanhf(x / cap)",
+      "the scale is applied outside of the cap")
+plant("elementwise.swapped", ELEMENTWISE, "operand",
+      "op.dx, op.dy, op.y, stream);", "op.dx, op.y, op.dy, stream);",
+      "output and gradient are exchanged")
+
+# ---- embedding
+
+EMBEDDING = "embedding/embedding.cu"
+
+plant("embedding.barrier", EMBEDDING, "barrier",
+      "    gpu::sync_threads();  // all votes are written, and those of the tile before are read\n",
+      "",
+      "votes are read before they are written")
+plant("embedding.divergent_barrier", EMBEDDING, "divergence",
+      "    gpu::sync_threads();  // all votes are written",
+      "    if (holds_columns) gpu::sync_threads();  // all votes are written",
+      "threads without columns do not come to the barrier")
+plant("embedding.one_set", EMBEDDING, "stage",
+      "    set = 1 - set;\n", "",
+      "votes of the next tile overwrite those that are read: one barrier is too few")
+plant("embedding.vote_bound", EMBEDDING, "tail guard",
+      "gpu::ballot(mine < num_tokens && tokens_T[mine] == token)",
+      "gpu::ballot(tokens_T[mine] == token)",
+      "tokens past the last are read and counted")
+plant("embedding.accumulate", EMBEDDING, "accumulate",
+      "          load_floats(dweight, sum);\n", "          sum[0] = 0.0F;\n",
+      "the gradient of before is lost")
+plant("embedding.warp", EMBEDDING, "warp id",
+      "tile + warp * kWarpSize + gpu::lowest_bit(left)", "tile + gpu::lowest_bit(left)",
+      "positions are those of the first warp")
+plant("embedding.columns", EMBEDDING, "tail guard",
+      "  if (holds_columns) {\n    store_floats(dweight, sum);",
+      "  {\n    store_floats(dweight, sum);",
+      "threads past the row's end write into the next row")
+plant("embedding.column_block", EMBEDDING, "index",
+      "(static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;",
+      "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
+      "all blocks of a row take its first columns")
+
+# ---- geglu
+
+GEGLU = "geglu/geglu.cu"
+
+plant("geglu.column_guard", GEGLU, "tail guard",
+      "if (f >= F) {", "if (f > F) {",
+      "the thread at the row's end overwrites the next row's first vector")
+plant("geglu.up_offset", GEGLU, "index",
+      "gpu::load_floats(gate_up + r * 2 * F + F + f, up);",
+      "gpu::load_floats(gate_up + r * 2 * F + f, up);",
+      "the gate is taken for the linear half")
+plant("geglu.column_block", GEGLU, "index",
+      "(static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kWidth;",
+      "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
+      "all blocks of a row take its first columns")
+plant("geglu.gate_of_row", GEGLU, "index",
+      "dgates[source[r]] = sum;", "dgates[r] = sum;",
+      "the gradient of a gate goes to the row's number and not to the assignment's")
+plant("geglu.left_before_sum", GEGLU, "divergence",
+      "  if (dgates != nullptr) {\n",
+      "  if (static_cast<std::int64_t>(threadIdx.x) * kWidth >= F) {\n    return;\n  }\n"
+      "  if (dgates != nullptr) {\n",
+      "threads without columns leave before the sum over the block")
+plant("geglu.swapped_halves", GEGLU, "operand",
+      "gpu::store_floats(dgate_row + f, dgate);\n    gpu::store_floats(dgate_row + F + f, dup);",
+      "gpu::store_floats(dgate_row + f, dup);\n    gpu::store_floats(dgate_row + F + f, dgate);",
+      "the gradients of the halves are exchanged")
+plant("geglu.negative_overflow", GEGLU, "condition",
+      "x > 0.0F ? e * sigmoid : 1.0F - sigmoid;", "e * sigmoid;",
+      "of a gate far below 0 the derivative is inf * 0")
+plant("geglu.stride", GEGLU, "stride",
+      "f += static_cast<std::int64_t>(blockDim.x) * kWidth) {",
+      "f += static_cast<std::int64_t>(blockDim.x)) {",
+      "vectors are visited several times, and in place after they were overwritten")
+
+# ---- global_norm
+
+GLOBAL_NORM = "global_norm/global_norm.cu"
+
+plant("global_norm.barrier", GLOBAL_NORM, "barrier",
+      "  gpu::sync_threads();  // all partial sums are written\n", "",
+      "sums of other warps are read before they are written")
+plant("global_norm.warps", GLOBAL_NORM, "bound",
+      "gpu::lane_id() < num_warps ?", "gpu::lane_id() <= num_warps ?",
+      "the sum of a warp that is not there is added")
+plant("global_norm.second_shuffle", GLOBAL_NORM, "shuffle",
+      "for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {",
+      "for (int mask = kWarpSize / 4; mask > 0; mask /= 2) {",
+      "half of the warps of the large block are not in the sum", occurrence=1)
+plant("global_norm.no_tail_guard", GLOBAL_NORM, "tail guard",
+      "if (i + kWidth <= end) {", "if (i < end) {",
+      "the last vector reads past the tensor")
+plant("global_norm.tail_short", GLOBAL_NORM, "bound",
+      "for (int j = 0; i + j < end; ++j) {", "for (int j = 0; i + j + 1 < end; ++j) {",
+      "the last element is not in the norm")
+plant("global_norm.stride", GLOBAL_NORM, "stride",
+      "i += kThreads * kWidth) {", "i += kThreads) {",
+      "elements are counted several times")
+plant("global_norm.run_end", GLOBAL_NORM, "bound",
+      "begin + run < n ? begin + run", "begin < n ? begin + run",
+      "runs reach past the tensor")
+plant("global_norm.partials", GLOBAL_NORM, "bound",
+      "p < num_partials; p += kSumThreads", "p + 1 < num_partials; p += kSumThreads",
+      "the last block's sum is left out")
+plant("global_norm.accumulate", GLOBAL_NORM, "accumulate",
+      "accumulate ? static_cast<double>(total_1[0]) : 0.0;", "accumulate ? 0.0 : 0.0;",
+      "the total of before is lost")
+plant("global_norm.sum_loop", GLOBAL_NORM, "bound",
+      "i < n; i += kSumThreads) {", "i < n && i < kSumThreads; i += kSumThreads) {",
+      "elements beyond the block's threads are not in the sum")
+
+# ---- grouped_matmul
+
+GROUPED = "grouped_matmul/grouped_matmul.cu"
+
+plant("grouped_matmul.barrier", GROUPED, "barrier",
+      "    gpu::sync_threads();\n    load_step(", "    load_step(",
+      "a stage is read before the copies of all threads are there")
+plant("grouped_matmul.pending", GROUPED, "copy wait",
+      "gpu::copy_async_wait<kStages - 2>();", "gpu::copy_async_wait<kStages - 1>();",
+      "one step too many may be on its way")
+plant("grouped_matmul.stage_loaded", GROUPED, "stage",
+      "load_step(step + kStages - 1);", "load_step(step + kStages);",
+      "the step that is read is overwritten, and one is never loaded")
+plant("grouped_matmul.stage_read", GROUPED, "stage",
+      "const int stage = step % kStages;", "const int stage = (step + 1) % kStages;",
+      "the next step is read")
+plant("grouped_matmul.stage_of_b", GROUPED, "stage",
+      "b.load(b_stages + step % kStages * kBStage", "b.load(b_stages + step % 3 * kBStage",
+      "b goes around in three stages and is read in four")
+plant("grouped_matmul.commit", GROUPED, "copy wait",
+      "    gpu::copy_async_commit();\n", "",
+      "no copy is in a group, so that no wait is for it")
+plant("grouped_matmul.zero_fill", GROUPED, "zero-fill",
+      "matrix_.source + (valid ? offset : 0), valid);",
+      "matrix_.source + (valid ? offset : 0), true);",
+      "what is outside of the operand is its first element and not zero")
+plant("grouped_matmul.reduction_tail", GROUPED, "tail guard",
+      "const bool valid = outer < matrix_.num_outer && position < reduction_;",
+      "const bool valid = outer < matrix_.num_outer && position < reduction_ + kChunk;",
+      "the reduction runs into the next row", occurrence=0)
+plant("grouped_matmul.copy_rows", GROUPED, "stride",
+      "const int row = row_ + i * kRowsApart;", "const int row = row_ + i * kRowsApart / 2;",
+      "rows of the stage are never written")
+plant("grouped_matmul.fragment_a", GROUPED, "lane",
+      "const int column = outer + lane / 8 % 2 * 8;", "const int column = outer + lane / 16 * 8;",
+      "the fragment of a transposed operand has its matrices in another order", occurrence=0)
+plant("grouped_matmul.fragment_b", GROUPED, "lane",
+      "stage + row * kRowLength<major> + depth + lane / 8 % 2 * 8);",
+      "stage + row * kRowLength<major> + depth + lane / 16 * 8);",
+      "the fragment of b has its matrices in another order")
+plant("grouped_matmul.warp_column", GROUPED, "warp id",
+      "gpu::warp_id() / kWarpsDown * kWarpColumns;", "gpu::warp_id() % kWarpsDown * kWarpColumns;",
+      "half of the tile's columns are computed by nobody")
+plant("grouped_matmul.row_guard", GROUPED, "tail guard",
+      "if (row >= tile.a.num_outer || column >= tile.b.num_outer) {",
+      "if (row > tile.a.num_outer || column >= tile.b.num_outer) {",
+      "a row of zeros is written over the next expert's first")
+plant("grouped_matmul.column_guard", GROUPED, "tail guard",
+      "if (row >= tile.a.num_outer || column >= tile.b.num_outer) {",
+      "if (row >= tile.a.num_outer || column > tile.b.num_outer) {",
+      "the next row's first pair is overwritten")
+plant("grouped_matmul.dweight_accumulate", GROUPED, "accumulate",
+      "*c += value;", "*c = value;",
+      "the gradient of before is lost")
+plant("grouped_matmul.expert_rows", GROUPED, "group index",
+      "first_row = op.offsets_E1[expert];", "first_row = op.offsets_E1[0];",
+      "each expert also takes the rows of those before it")
+plant("grouped_matmul.forward_column", GROUPED, "index",
+      "{op.b + weight + column * op.K, op.K, left_of(op.N, column)}",
+      "{op.b + weight, op.K, left_of(op.N, column)}",
+      "all tiles across are formed with the first weights")
+plant("grouped_matmul.dx_column", GROUPED, "index",
+      "{op.b + weight + column, op.K, left_of(op.K, column)}",
+      "{op.b + weight, op.K, left_of(op.K, column)}",
+      "all tiles across dx are formed with the first weights")
+plant("grouped_matmul.dweight_row", GROUPED, "index",
+      "{op.a + first_row * op.N + row, op.N, left_of(op.N, row)}",
+      "{op.a + first_row * op.N, op.N, left_of(op.N, row)}",
+      "all tiles down dweight are formed with the first columns of dy")
+plant("grouped_matmul.tile_group", GROUPED, "index",
+      "(group * kGroupTiles + in_group % group_tiles) * kTile", "(in_group % group_tiles) * kTile",
+      "tiles below the first sixteen are those above them")
+plant("grouped_matmul.part_group", GROUPED, "bound",
+      "left < kGroupTiles ? left : kGroupTiles;", "left < 0 ? left : kGroupTiles;",
+      "the last group of tiles is taken to be full")
+plant("grouped_matmul.grid", GROUPED, "launch",
+      "(R == 0 ? 0 : R / kTile + (E < R ? E : R)) * across;",
+      "(R == 0 ? 0 : ceil_div(R, kTile)) * across;",
+      "the parts of tiles that experts end with have no block")
+plant("grouped_matmul.f32_written", GROUPED, "barrier",
+      "    gpu::sync_threads();  // the step is written\n", "",
+      "a step is read before all threads have written it")
+plant("grouped_matmul.f32_read", GROUPED, "barrier",
+      "    gpu::sync_threads();  // the step is read: the next may overwrite it\n", "",
+      "the next step overwrites one that is read")
+plant("grouped_matmul.f32_tail", GROUPED, "tail guard",
+      "const bool valid = outer < matrix_.num_outer && position < reduction_;",
+      "const bool valid = outer < matrix_.num_outer && position <= reduction_;",
+      "the reduction takes one element too many", occurrence=1)
+plant("grouped_matmul.f32_half", GROUPED, "index",
+      "[](int i) { return i % 4 + i / 4 * kHalf; }", "[](int i) { return i % 4 + i / 4 * 4; }",
+      "the far half of a thread's sums is stored beside the near one")
+
+# ---- permute
+
+PERMUTE = "permute/permute.cu"
+
+plant("permute.zeroed", PERMUTE, "barrier",
+      "  gpu::sync_threads();  // all counters are zero\n", "",
+      "a counter is added to before it is zero")
+plant("permute.counted", PERMUTE, "barrier",
+      "  gpu::sync_threads();  // all assignments are counted\n", "",
+      "counts are stored before they are complete")
+plant("permute.count_stride", PERMUTE, "bound",
+      "a < end; a += kCountThreads) {",
+      "a < end && a < begin + kCountThreads; a += kCountThreads) {",
+      "assignments of a chunk beyond the block's threads are not counted")
+plant("permute.plain_add", PERMUTE, "atomic",
+      "gpu::atomic_add(&counts[experts[a]], 1);", "counts[experts[a]] += 1;",
+      "threads that count one expert at once lose counts")
+plant("permute.inclusive", PERMUTE, "index",
+      "*count = through - own;", "*count = through;",
+      "a chunk's rows begin where they should end")
+plant("permute.scan_lane", PERMUTE, "lane",
+      "value += gpu::lane_id() >= delta ? below : 0;",
+      "value += gpu::lane_id() > delta ? below : 0;",
+      "the scan leaves the first lane out of its neighbour's sum")
+plant("permute.totals", PERMUTE, "barrier",
+      "  gpu::sync_threads();  // all totals are written\n", "",
+      "totals of other warps are read before they are written")
+plant("permute.warp_total", PERMUTE, "warp id",
+      "warp_totals[warp - 1];", "warp_totals[warp];",
+      "a warp adds its own total to the first rows of its experts")
+plant("permute.first_rows", PERMUTE, "barrier",
+      "  gpu::sync_warp();  // all first rows are there\n", "",
+      "first rows of other lanes are read before they are written")
+plant("permute.next_read", PERMUTE, "barrier",
+      "    gpu::sync_warp();  // all lanes have read `next`\n", "",
+      "a lane advances `next` while its peers read it")
+plant("permute.next_advanced", PERMUTE, "barrier",
+      "    gpu::sync_warp();  // `next` is advanced\n", "",
+      "the next assignments read `next` before it is advanced")
+plant("permute.rank_mask", PERMUTE, "lane mask",
+      "((1U << static_cast<unsigned>(lane)) - 1U)", "((2U << static_cast<unsigned>(lane)) - 1U)",
+      "a lane counts itself among those before it")
+plant("permute.tail_expert", PERMUTE, "tail guard",
+      "const int expert = active ? experts[a] : -1;", "const int expert = experts[a];",
+      "the expert of an assignment past the last is read")
+plant("permute.row_guard", PERMUTE, "tail guard",
+      "if (r >= R) {", "if (r > R) {",
+      "a row past the last is moved")
+plant("permute.accumulate", PERMUTE, "accumulate",
+      "sums[i] = before[i] + scale * sums[i];", "sums[i] = before[i] + sums[i];",
+      "what is added is not scaled")
+
+# ---- rmsnorm
+
+RMSNORM = "rmsnorm/rmsnorm.cu"
+
+plant("rmsnorm.dweight_barrier", RMSNORM, "barrier",
+      "  gpu::sync_threads();  // the sums of all warps are written\n", "",
+      "sums of other warps are read before they are written")
+plant("rmsnorm.block_sum_written", "device/reduce.h", "barrier",
+      "  sync_threads();  // all partial sums are written\n", "",
+      "sums of other warps are read before they are written")
+plant("rmsnorm.block_sum_read", "device/reduce.h", "barrier",
+      "  sync_threads();  // all partial sums are read: scratch is free\n", "",
+      "the next row's sums overwrite those that others have not read")
+plant("rmsnorm.block_sum_warps", "device/reduce.h", "bound",
+      "lane_id() < num_warps ? scratch[lane_id()] : 0.0F",
+      "lane_id() <= num_warps ? scratch[lane_id()] : 0.0F",
+      "the sum of a warp that is not there is added")
+plant("rmsnorm.warp_sum", "device/reduce.h", "shuffle",
+      "for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {",
+      "for (int mask = kWarpSize / 4; mask > 0; mask /= 2) {",
+      "a warp's halves do not see each other", occurrence=0)
+plant("rmsnorm.transposed", RMSNORM, "swizzle",
+      "gpu::warp_sum(sums[lane][warp]);", "gpu::warp_sum(sums[warp][lane]);",
+      "a warp sums its own columns and not its own runs")
+plant("rmsnorm.last_vector", RMSNORM, "bound",
+      "for (std::int64_t d = first; d < width; d += stride) {",
+      "for (std::int64_t d = first; d + kWidth < width; d += stride) {",
+      "the last vector of a row is not written", occurrence=1)
+plant("rmsnorm.row_loop", RMSNORM, "bound",
+      "for (std::int64_t d = first; d < width; d += stride) {",
+      "for (std::int64_t d = first; d < width && d < stride; d += stride) {",
+      "a row's columns beyond the block's threads are not in its sum", occurrence=0)
+plant("rmsnorm.dweight_runs", RMSNORM, "bound",
+      "run < num_runs; run += kWarpSize) {",
+      "run < num_runs && run < kWarpSize; run += kWarpSize) {",
+      "runs beyond the block's warps are not in the sum")
+plant("rmsnorm.run_end", RMSNORM, "bound",
+      "begin + run < num_tokens ? begin + run", "begin < num_tokens ? begin + run",
+      "the last run goes past the last row")
+plant("rmsnorm.dweight_read", RMSNORM, "tail guard",
+      "if (first_column + lane < width) {", "if (first_column + lane < width + kWarpSize) {",
+      "columns past the last run's end are read")
+plant("rmsnorm.dweight_write", RMSNORM, "tail guard",
+      "if (lane == 0 && first_column + warp < width) {", "if (lane == 0) {",
+      "columns past the last are written")
+plant("rmsnorm.dweight_accumulate", RMSNORM, "accumulate",
+      "dweight_D[first_column + warp] += total;", "dweight_D[first_column + warp] = total;",
+      "the gradient of before is lost")
+plant("rmsnorm.accumulate", RMSNORM, "accumulate",
+      "dx[i] += rrms", "dx[i] = rrms",
+      "the gradient of the residual is lost")
+plant("rmsnorm.partial_row", RMSNORM, "race between blocks",
+      "store_floats(partial_PD + static_cast<std::int64_t>(blockIdx.x) * width + d, sum);",
+      "store_floats(partial_PD + d, sum);",
+      "all runs write one row of partial sums")
+plant("rmsnorm.sums_zeroed", RMSNORM, "initial value",
+      "    store_floats(sums + d, zeros);\n", "    static_cast<void>(zeros);\n",
+      "sums begin with what was in shared memory")
+plant("rmsnorm.rrms_row", RMSNORM, "index",
+      "const float rrms = rrms_T[t];", "const float rrms = rrms_T[begin];",
+      "rows take the factor of their run's first")
+
+# ---- rope
+
+ROPE = "rope/rope.cu"
+
+plant("rope.overwritten", ROPE, "operand",
+      "second[k] * cosine + x * sine;", "second[k] * cosine + first[k] * sine;",
+      "the second half is turned by the first one's new value")
+plant("rope.sign", ROPE, "sign",
+      "static_cast<float>(kSign) * angle[2 * k + 1];", "angle[2 * k + 1];",
+      "the backward pass turns forward")
+plant("rope.position", ROPE, "index",
+      "position_T[token]", "position_T[0]",
+      "all tokens are turned by the first one's angle")
+plant("rope.token_stride", ROPE, "stride",
+      "(token * num_heads + i / runs_per_head)",
+      "(token * (num_heads < num_rotated_heads ? num_heads : num_rotated_heads) +"
+      " i / runs_per_head)",
+      "tokens lie as far apart as if they had no values")
+plant("rope.one_run_more", ROPE, "bound",
+      "i < num_rotated_heads * runs_per_head;", "i <= num_rotated_heads * runs_per_head;",
+      "a run of the first value head is turned too")
+plant("rope.pair", ROPE, "stride",
+      "T* const x2 = x1 + half;", "T* const x2 = x1 + kWidth;",
+      "a pair is neighbours and not the halves' elements")
+plant("rope.table", ROPE, "stride",
+      "gpu::load_floats(row + 2 * j, angle);", "gpu::load_floats(row + j, angle);",
+      "angles of earlier pairs are taken")
+
+# ---- router
+
+ROUTER = "router/router.cu"
+
+plant("router.logits_written", ROUTER, "barrier",
+      "  gpu::sync_warp();  // the logits of this warp's tokens are written\n", "",
+      "lanes read logits that lane 0 has not written")
+plant("router.own_logits", ROUTER, "warp id",
+      "shared_logits[gpu::warp_id()];", "shared_logits[0];",
+      "all warps keep their logits in one place")
+plant("router.divergent_sum", ROUTER, "divergence",
+      "const float sum = gpu::warp_sum(sums[j][i]);\n"
+      "        if (lane == 0 && group + i < s.E) {\n"
+      "          own_logits[j][group + i] = sum;",
+      "if (lane == 0 && group + i < s.E) {\n"
+      "          own_logits[j][group + i] = gpu::warp_sum(sums[j][i]);",
+      "one lane alone takes part in the warp's sum")
+plant("router.row_tail", ROUTER, "tail guard",
+      "(first + j < s.T ? first + j : s.T - 1) * s.D;", "(first + j) * s.D;",
+      "rows past the last token are read")
+plant("router.expert_tail", ROUTER, "tail guard",
+      "group + i < s.E ? group + i : s.E - 1;", "group + i;",
+      "weights past the last expert are read")
+plant("router.tie", ROUTER, "condition",
+      "(other == best && other_expert < expert)", "(other == best && other_expert > expert)",
+      "of equal probabilities the last expert is chosen")
+plant("router.z_valid", ROUTER, "condition",
+      "is_valid(valid, t) ? lse * lse : 0.0F;", "is_valid(valid, t) || t >= 0 ? lse * lse : 0.0F;",
+      "padding counts in the z loss")
+plant("router.softmax_start", ROUTER, "initial value",
+      "float largest = -FLT_MAX;", "float largest = 0.0F;",
+      "a token whose logits are all far below 0 has no probabilities")
+plant("router.lane_experts", ROUTER, "lane",
+      "const int e = i * gpu::kWarpSize + gpu::lane_id();\n    row.values[i] = e < E",
+      "const int e = gpu::lane_id() * kLaneExperts + i;\n    row.values[i] = e < E",
+      "a lane loads four experts side by side and holds them for experts 32 apart")
+plant("router.balance_zeroed", ROUTER, "barrier",
+      "  gpu::sync_threads();  // all counters are zero\n", "",
+      "a counter is added to before it is zero")
+plant("router.balance_plain_add", ROUTER, "atomic",
+      "gpu::atomic_add(&count[experts[t * s.K + k]], 1);", "count[experts[t * s.K + k]] += 1;",
+      "threads that count one expert at once lose counts")
+plant("router.balance_complete", ROUTER, "barrier",
+      "  gpu::sync_threads();  // all counts and partial sums are there\n", "",
+      "sums of other threads are read before they are written")
+plant("router.balance_stride", ROUTER, "bound",
+      "t < begin + s.S; t += kBalanceThreads) {",
+      "t < begin + s.S && t < begin + kBalanceThreads; t += kBalanceThreads) {",
+      "tokens of a sequence beyond the block's threads are not counted")
+plant("router.balance_free", ROUTER, "barrier",
+      "  gpu::sync_threads();  // all partial sums are read: sums is free\n", "",
+      "the sum over the block overwrites sums that others have not read")
+plant("router.counts_sequence", ROUTER, "index",
+      "counts + t / s.S * s.E;", "counts + t / s.S;",
+      "counts of another sequence are taken")
+plant("router.softmax_gradient", ROUTER, "operand",
+      "prob.values[i] * (dprob.values[i] - mean)", "prob.values[i] * dprob.values[i] - mean",
+      "the mean is not weighted by the probability")
+plant("router.dx_barrier", ROUTER, "barrier",
+      "  gpu::sync_threads();  // the tokens' dz are there\n", "",
+      "gradients are read before they are written")
+plant("router.dx_tail", ROUTER, "tail guard",
+      "    if (first + j >= s.T) {\n      break;\n    }\n", "",
+      "rows past the last token are written")
+plant("router.dx_accumulate", ROUTER, "accumulate",
+      "sums[j][c] += before[c];", "sums[j][c] = before[c];",
+      "the router's own gradient is lost")
+plant("router.dx_columns", ROUTER, "index",
+      "(static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;",
+      "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
+      "all blocks of a row take its first columns", occurrence=0)
+plant("router.partial_columns", ROUTER, "index",
+      "(static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;",
+      "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
+      "all blocks of a run take its first columns", occurrence=1)
+plant("router.partial_run", ROUTER, "race between blocks",
+      "partial + (static_cast<std::int64_t>(blockIdx.x) * s.E + group + i) * s.D + d;",
+      "partial + (static_cast<std::int64_t>(blockIdx.x / 2) * s.E + group + i) * s.D + d;",
+      "two runs write one sum")
+plant("router.partial_expert", ROUTER, "tail guard",
+      "const float dz = group + i < s.E ? dlogits[t * s.E + group + i] : 0.0F;",
+      "const float dz = dlogits[t * s.E + group + i];",
+      "gradients past the last expert are read")
+plant("router.dweight_accumulate", ROUTER, "accumulate",
+      "dweight[i] += sum;", "dweight[i] = sum;",
+      "the gradient of before is lost")
