@@ -139,13 +139,8 @@ fs::path CheckpointWriter::commit(Manifest manifest) {
   observe("flush run directory");
   sync_directory(run_dir_);
   observe("write marker");
-  {
-    DurableWriter writer(final_ / kMarkerName);
-    writer.write(checksum_text(checksum_of(text)) + "\n");
-    writer.close();
-  }
-  observe("flush marker");
-  sync_directory(final_);
+  // Whole or absent: a marker that was cut short would look like damage.
+  write_text_atomically(final_ / kMarkerName, checksum_text(checksum_of(text)) + "\n");
   committed_ = true;
   observe("done");
   return final_;

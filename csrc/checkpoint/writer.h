@@ -19,7 +19,7 @@ namespace memphis {
 //   1. each file written, summed and flushed in step-N.tmp/
 //   2. manifest.json written and flushed, the directory flushed
 //   3. step-N.tmp renamed to step-N, the run directory flushed
-//   4. COMMIT written and flushed, the directory flushed
+//   4. COMMIT appears whole, flushed with the directory
 //
 // The marker and not the rename commits, because not every file system renames atomically. One
 // process owns the writer; others may write files into directory() and have them added by their
