@@ -18,10 +18,8 @@ std::string list(std::initializer_list<std::int64_t> dims) {
 
 }  // namespace
 
-void OpCheck::condition(bool holds, std::string_view message) const {
-  if (!holds) {
-    throw ContractError(std::string(op_) + ": " + std::string(message));
-  }
+void OpCheck::fail(std::string_view message) const {
+  throw ContractError(std::string(op_) + ": " + std::string(message));
 }
 
 void OpCheck::num_dims(std::string_view name, const TensorView& view, int num_dims) const {
@@ -34,10 +32,11 @@ void OpCheck::num_dims(std::string_view name, const TensorView& view, int num_di
 void OpCheck::float_dtype(std::string_view name, DType dtype) const {
   const bool on_both = dtype == DType::bf16 || dtype == DType::f32;
   const bool on_cpu = dtype == DType::f64 && stream_.device == Device::cpu;
-  condition(on_both || on_cpu,
-            std::string(name) + " is " + std::string(name_of(dtype)) + " on " +
-                std::string(memphis::name_of(stream_.device)) +
-                " (ops compute in bf16 or f32, on the CPU also in f64)");
+  condition(on_both || on_cpu, [&] {
+    return std::string(name) + " is " + std::string(name_of(dtype)) + " on " +
+           std::string(memphis::name_of(stream_.device)) +
+           " (ops compute in bf16 or f32, on the CPU also in f64)";
+  });
 }
 
 void OpCheck::tensor(std::string_view name,

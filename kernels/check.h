@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <string_view>
@@ -28,10 +29,24 @@ class OpCheck {
   void float_dtype(std::string_view name, DType dtype) const;
   // `view` has `num_dims` dims; called before its dims are read.
   void num_dims(std::string_view name, const TensorView& view, int num_dims) const;
-  // Anything else: `message` says what is wrong, why, and what to do.
-  void condition(bool holds, std::string_view message) const;
+  // Anything else: `message` says what is wrong, why, and what to do. One with values in it is a
+  // function, called only where the condition fails, so that a step that goes well allocates
+  // nothing.
+  void condition(bool holds, std::string_view message) const {
+    if (!holds) {
+      fail(message);
+    }
+  }
+  template <std::invocable Message>
+  void condition(bool holds, const Message& message) const {
+    if (!holds) {
+      fail(message());
+    }
+  }
 
  private:
+  [[noreturn]] void fail(std::string_view message) const;
+
   std::string_view op_;  // a literal of the caller's
   Stream stream_;
 };

@@ -29,17 +29,25 @@ Evaluator::Evaluator(const Config& config,
              config.model.pad_id,
              stream.device),
       micro_batch_(config.batch.micro_batch),
-      num_windows_(num_windows(config, loader)) {
+      num_windows_(num_windows(config, loader)),
+      host_stats_(model.activations().shared.stats) {}
+
+std::int64_t Evaluator::count_targets() {
+  std::int64_t count = 0;
   for (std::uint64_t first = 0; first < num_windows_;
        first += static_cast<std::uint64_t>(micro_batch_)) {
-    num_targets_ += batch_.fill(loader_, first).targets;
+    count += batch_.fill(loader_, first).targets;
   }
+  return count;
 }
 
 Evaluator::Result Evaluator::run() {
   const SharedActivations<TensorView>& shared = model_.activations().shared;
+  if (!num_targets_) {
+    num_targets_ = count_targets();
+  }
   const LossScales scales{.target =
-                              1.0F / static_cast<float>(std::max<std::int64_t>(num_targets_, 1))};
+                              1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))};
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   for (std::uint64_t first = 0; first < num_windows_;
        first += static_cast<std::uint64_t>(micro_batch_)) {
@@ -49,18 +57,9 @@ Evaluator::Result Evaluator::run() {
     model_.forward();
     model_.loss(scales);
   }
-  const TensorView total = stat_view(shared, Stat::loss);
-  Result result{.targets = num_targets_};
-  if (total.dtype == DType::f64) {
-    device_copy(&result.loss, total.data, sizeof(double), stream_);
-    synchronize(stream_);
-  } else {
-    float loss = 0;
-    device_copy(&loss, total.data, sizeof(float), stream_);
-    synchronize(stream_);
-    result.loss = static_cast<double>(loss);
-  }
-  return result;
+  host_stats_.copy(stream_);
+  synchronize(stream_);
+  return {.loss = host_stats_[Stat::loss], .targets = *num_targets_};
 }
 
 }  // namespace memphis

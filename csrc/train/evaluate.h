@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
+#include "csrc/model/host_stats.h"
 #include "csrc/train/batch.h"
 
 namespace memphis {
@@ -15,23 +17,26 @@ namespace memphis {
 // between steps.
 class Evaluator {
  public:
-  // Reads the windows once, to count their targets.
   Evaluator(const Config& config, Grok& model, const ValidationLoader& loader, Stream stream);
 
   struct Result {
     double loss = 0;  // nats per target
     std::int64_t targets = 0;
   };
+  // The first call reads the windows once more, to count their targets.
   Result run();
 
  private:
+  std::int64_t count_targets();
+
   Grok& model_;
   const ValidationLoader& loader_;
   Stream stream_;
   StepBatch batch_;
   std::int64_t micro_batch_;
   std::uint64_t num_windows_;  // a multiple of micro_batch; those past the set's end are padding
-  std::int64_t num_targets_ = 0;
+  std::optional<std::int64_t> num_targets_;
+  HostStats host_stats_;
 };
 
 }  // namespace memphis

@@ -13,10 +13,6 @@
 namespace memphis {
 namespace {
 
-ActivationPlan inference_plan(const Dims& dims, DType compute) {
-  return plan_activations(dims, compute, Keep::one_layer);
-}
-
 // Draws from softmax(logits / temperature) by inversion; `uniform` is in [0, 1).
 std::int32_t draw_token(const std::vector<float>& logits, double temperature, double uniform) {
   const auto largest = std::max_element(logits.begin(), logits.end());
@@ -49,14 +45,10 @@ InferenceModel::InferenceModel(const ModelConfig& model,
     : config_(model),
       dims_(make_dims(model, num_sequences, sequence_length)),
       stream_(stream),
-      activations_arena_("inference activations",
-                         inference_plan(dims_, parameters.compute()).activation_bytes(),
-                         stream.device),
-      workspace_arena_("inference workspace",
-                       inference_plan(dims_, parameters.compute()).workspace_bytes(),
-                       stream.device),
-      activations_(allocate_activations(
-          inference_plan(dims_, parameters.compute()), activations_arena_, workspace_arena_)),
+      plan_(plan_activations(dims_, parameters.compute(), Keep::one_layer)),
+      activations_arena_("inference activations", plan_.activation_bytes(), stream.device),
+      workspace_arena_("inference workspace", plan_.workspace_bytes(), stream.device),
+      activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
       model_(model, dims_, parameters, activations_, stream),
       targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(dims_.T)),
@@ -71,7 +63,7 @@ std::size_t InferenceModel::planned_bytes(const ModelConfig& model,
                                           std::int64_t sequence_length,
                                           DType compute) {
   const ActivationPlan plan =
-      inference_plan(make_dims(model, num_sequences, sequence_length), compute);
+      plan_activations(make_dims(model, num_sequences, sequence_length), compute, Keep::one_layer);
   return plan.activation_bytes() + plan.workspace_bytes();
 }
 

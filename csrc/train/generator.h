@@ -44,6 +44,7 @@ class InferenceModel {
   const ModelConfig& config_;
   Dims dims_;
   Stream stream_;
+  ActivationPlan plan_;
   Arena activations_arena_;
   Arena workspace_arena_;
   Activations activations_;

@@ -15,12 +15,6 @@ std::size_t offsets_bytes(const Dims& dims) {
   return static_cast<std::size_t>(dims.L * (dims.E + 1)) * sizeof(std::int32_t);
 }
 
-double stat_value(const PinnedBuffer& stats, DType dtype, Stat stat) {
-  const auto index = static_cast<std::size_t>(stat) * static_cast<std::size_t>(kStatWidth);
-  return dtype == DType::f64 ? static_cast<const double*>(stats.data())[index]
-                             : static_cast<double>(static_cast<const float*>(stats.data())[index]);
-}
-
 }  // namespace
 
 TrainStep::TrainStep(const Config& config,
@@ -39,7 +33,7 @@ TrainStep::TrainStep(const Config& config,
              config.batch.sequence_length,
              config.model.pad_id,
              stream.device),
-      host_stats_(model.activations().shared.stats.bytes(), stream.device),
+      host_stats_(model.activations().shared.stats),
       host_offsets_(offsets_bytes(model.dims()), stream.device),
       begin_(stream.device),
       filled_(stream.device),
@@ -96,8 +90,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
 
 void TrainStep::read_back(StepResult& result) {
   const Dims& dims = model_.dims();
-  const TensorView& stats = model_.activations().shared.stats;
-  device_copy(host_stats_.data(), stats.data, stats.bytes(), stream_);
+  host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
     const TensorView& view =
@@ -106,10 +99,10 @@ void TrainStep::read_back(StepResult& result) {
   }
   synchronize(stream_);
 
-  result.loss = stat_value(host_stats_, stats.dtype, Stat::loss);
-  result.balance = stat_value(host_stats_, stats.dtype, Stat::balance);
-  result.router_z = stat_value(host_stats_, stats.dtype, Stat::z);
-  result.grad_norm = stat_value(host_stats_, stats.dtype, Stat::grad_norm);
+  result.loss = host_stats_[Stat::loss];
+  result.balance = host_stats_[Stat::balance];
+  result.router_z = host_stats_[Stat::z];
+  result.grad_norm = host_stats_[Stat::grad_norm];
   std::int32_t busiest = 0;
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
     const std::int32_t* of_layer = offsets + layer * (dims.E + 1);

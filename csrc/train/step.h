@@ -7,6 +7,7 @@
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
+#include "csrc/model/host_stats.h"
 #include "csrc/optim/optimizer.h"
 #include "csrc/train/batch.h"
 
@@ -52,7 +53,7 @@ class TrainStep {
   const TrainingLoader& loader_;
   Stream stream_;
   StepBatch batch_;
-  PinnedBuffer host_stats_;
+  HostStats host_stats_;
   PinnedBuffer host_offsets_;  // [L, E + 1]
   Event begin_;
   Event filled_;

@@ -16,9 +16,10 @@ namespace {
 constexpr std::int64_t kGrain = 16384;
 
 void check_decay(const OpCheck& check, std::string_view name, double beta) {
-  check.condition(beta >= 0.0 && beta < 1.0,
-                  std::string(name) + " is " + std::to_string(beta) +
-                      " (it weighs the past against the present); use one in [0, 1)");
+  check.condition(beta >= 0.0 && beta < 1.0, [&] {
+    return std::string(name) + " is " + std::to_string(beta) +
+           " (it weighs the past against the present); use one in [0, 1)";
+  });
 }
 
 void check(const AdamW& op, Stream stream) {
@@ -35,12 +36,14 @@ void check(const AdamW& op, Stream stream) {
   check.tensor("norm_1", op.norm_1, {1}, accumulation);
   check_decay(check, "beta1", op.beta1);
   check_decay(check, "beta2", op.beta2);
-  check.condition(op.clip_norm >= 0.0,
-                  "clip_norm is " + std::to_string(op.clip_norm) +
-                      " (it bounds a norm); use a positive one, or 0 for none");
-  check.condition(op.step >= 1,
-                  "step is " + std::to_string(op.step) +
-                      " (the bias corrections divide by zero before the first); count from 1");
+  check.condition(op.clip_norm >= 0.0, [&] {
+    return "clip_norm is " + std::to_string(op.clip_norm) +
+           " (it bounds a norm); use a positive one, or 0 for none";
+  });
+  check.condition(op.step >= 1, [&] {
+    return "step is " + std::to_string(op.step) +
+           " (the bias corrections divide by zero before the first); count from 1";
+  });
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "csrc/core/dtype.h"
+#include "kernels/cpu/scratch.h"
 
 namespace memphis::kernels::cpu {
 
@@ -28,9 +29,12 @@ struct Gemm {
   bool accumulate = false;
 };
 
-// On the calling thread.
+// On the calling thread, with gemm_scratch_bytes(op) of scratch; that of a smaller m, n or k is no
+// more.
 template <class In, class Out>
-void gemm(const Gemm<In, Out>& op);
+std::int64_t gemm_scratch_bytes(const Gemm<In, Out>& op);
+template <class In, class Out>
+void gemm(const Gemm<In, Out>& op, Scratch scratch);
 
 // For a b that several products share: its copy in the layout of the kernel, made once. gemm_packed
 // then reads `packed` in the place of op.b, and gives the bits that gemm would.
@@ -39,7 +43,7 @@ std::int64_t packed_count(std::int64_t k, std::int64_t n);
 template <class In, class Out>
 void pack(const Gemm<In, Out>& op, Accumulator<In>* packed);
 template <class In, class Out>
-void gemm_packed(const Gemm<In, Out>& op, const Accumulator<In>* packed);
+void gemm_packed(const Gemm<In, Out>& op, const Accumulator<In>* packed, Scratch scratch);
 
 // The same product cut into tiles of c by shape alone and spread over the OpenMP threads: the bits
 // do not depend on the number of threads.
@@ -47,10 +51,13 @@ template <class In, class Out>
 void parallel_gemm(const Gemm<In, Out>& op);
 
 // That cut, for a caller that spreads the tiles of several products at once: how many tiles there
-// are, and tile `tile` of them on this thread.
+// are, and tile `tile` of them on this thread, with gemm_tile_scratch_bytes of scratch, which are
+// the same for all shapes.
 template <class In, class Out>
 std::int64_t num_gemm_tiles(const Gemm<In, Out>& op);
 template <class In, class Out>
-void gemm_tile(const Gemm<In, Out>& op, std::int64_t tile);
+std::int64_t gemm_tile_scratch_bytes();
+template <class In, class Out>
+void gemm_tile(const Gemm<In, Out>& op, std::int64_t tile, Scratch scratch);
 
 }  // namespace memphis::kernels::cpu

@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <limits>
 #include <string>
-#include <vector>
 
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/math.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -30,9 +30,10 @@ void check(const CrossEntropy& op, Stream stream) {
   check.optional_tensor("dlogits_TV", op.dlogits_TV, {T, V}, dtype);
   check.tensor("loss_T", op.loss_T, {T}, accumulation_dtype(dtype));
   check.tensor("targets_T", op.targets_T, {T}, DType::i32);
-  check.condition(op.cap >= 0.0F,
-                  "cap is " + std::to_string(op.cap) +
-                      " (it bounds the logits' size); use a positive one, or 0 for none");
+  check.condition(op.cap >= 0.0F, [&] {
+    return "cap is " + std::to_string(op.cap) +
+           " (it bounds the logits' size); use a positive one, or 0 for none";
+  });
 }
 
 // The logits that the softmax is taken of.
@@ -128,12 +129,9 @@ void forward(const CrossEntropy& op) {
                              .scale = static_cast<Acc>(op.grad_scale) * op.multiplier};
   const std::int64_t grain =
       std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, V));
+  const cpu::ThreadScratch scratch(cpu::scratch_bytes<Acc>(V));
   parallel_ranges(T_, grain, [&](std::int64_t begin, std::int64_t end) {
-    thread_local std::vector<Acc> scratch;  // grows to the vocabulary once
-    if (static_cast<std::int64_t>(scratch.size()) < V) {
-      scratch.resize(static_cast<std::size_t>(V));
-    }
-    Acc* const l = scratch.data();
+    Acc* const l = scratch.mine().template take<Acc>(V);
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t target = targets[t];
       if (target < 0) {

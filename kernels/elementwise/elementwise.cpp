@@ -21,16 +21,18 @@ void check_operand(const OpCheck& check,
                    const TensorView& view,
                    const TensorView& y,
                    DType dtype) {
-  check.condition(view.present() && view.num_dims == y.num_dims && view.dims == y.dims,
-                  std::string(name) + " is " + describe(view) + " beside an output " + describe(y) +
-                      " (elements are matched one to one); give both the same dims");
+  check.condition(view.present() && view.num_dims == y.num_dims && view.dims == y.dims, [&] {
+    return std::string(name) + " is " + describe(view) + " beside an output " + describe(y) +
+           " (elements are matched one to one); give both the same dims";
+  });
   check.tensor(name, view.reshape({view.num_elements()}), {y.num_elements()}, dtype);
 }
 
 void check_cap(const OpCheck& check, float cap) {
-  check.condition(cap >= 0.0F,
-                  "cap is " + std::to_string(cap) +
-                      " (it bounds a magnitude); use a positive one, or 0 for none");
+  check.condition(cap >= 0.0F, [&] {
+    return "cap is " + std::to_string(cap) +
+           " (it bounds a magnitude); use a positive one, or 0 for none";
+  });
 }
 
 // Calls map(i) for i in [0, n). Maps are called under `omp simd`: outputs may be inputs, at the

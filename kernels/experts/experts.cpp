@@ -12,17 +12,24 @@
 #include "kernels/geglu/geglu_row.h"
 #include "kernels/grouped_matmul/grouped_matmul.h"
 #include "kernels/launch.h"
+#include "kernels/routing_check.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
 namespace {
 
 using cpu::Gemm;
+using cpu::Scratch;
+using cpu::scratch_bytes;
+using cpu::ThreadScratch;
 using cpu::Transpose;
 
-// Rows that pass through all three ops together. At F = 344 in f32 they are 0.5 MiB, which with the
-// weights' copies stays within a second-level cache of 2 MiB.
-constexpr std::int64_t kBlockRows = 128;
+// Rows that pass through all three ops together, so few that with the weights' copies they stay in
+// a second-level cache of 2 MiB: at D = 128, F = 344 in f32 64 rows are 0.3 MiB and the copies 0.5.
+// Forward of configs/bench_cpu.yaml's experts takes 9 % longer with 128 rows. Backward adds every
+// block to the gradients of the weights, which makes up for it: 64 and 128 rows take the same.
+constexpr std::int64_t kForwardRows = 64;
+constexpr std::int64_t kBackwardRows = 128;
 // Rows of a task of the forward pass: few enough for threads to share the work evenly, many enough
 // to pay for the copies of the weights, which each task makes.
 constexpr std::int64_t kTaskRows = 512;
@@ -47,80 +54,82 @@ Sizes check_sizes(const OpCheck& check, const Op& op, Stream stream) {
   check.tensor("hidden_RF", op.hidden_RF, {s.R, s.F}, dtype);
   check.tensor("gate_up_weight_EFD", op.gate_up_weight_EFD, {s.E, 2 * s.F, s.D}, dtype);
   check.tensor("down_weight_EDF", op.down_weight_EDF, {s.E, s.D, s.F}, dtype);
-  check.tensor("offsets_E1", op.offsets_E1, {s.E + 1}, DType::i32);
-  check.num_dims("gates_TK", op.gates_TK, 2);
-  check.condition(op.gates_TK.num_elements() == s.R,
-                  "gates_TK is " + describe(op.gates_TK) + " for " + std::to_string(s.R) +
-                      " rows (each row has one gate); T * K must be R");
-  check.tensor("gates_TK", op.gates_TK, {op.gates_TK.dim(0), op.gates_TK.dim(1)}, sums);
-  check.tensor("source_R", op.source_R, {s.R}, DType::i32);
-  if (stream.device == Device::cpu) {
-    const auto* offsets = op.offsets_E1.template as<std::int32_t>();
-    check.condition(
-        offsets[0] == 0 && offsets[s.E] == s.R && std::is_sorted(offsets, offsets + s.E + 1),
-        "offsets_E1 does not ascend from 0 to the " + std::to_string(s.R) +
-            " rows; pass the offsets that permute_index wrote for these rows");
-  }
+  check_offsets(check, stream, op.offsets_E1, s.E, s.R);
+  check_gates(check, op.gates_TK, op.source_R, s.R, sums);
   return s;
 }
 
-// Memory of this thread for a task, that only grows.
-template <class T, int kUse>
-T* task_memory(std::int64_t count) {
-  thread_local std::vector<T> memory;
-  memory.resize(std::max(memory.size(), static_cast<std::size_t>(count)));
-  return memory.data();
-}
-enum Use : int { kFirstWeight, kSecondWeight, kHidden };
-
-// Calls body(begin, end) for blocks of rows [begin, end).
+// Calls body(begin, end) for blocks of `block` rows of [first, last).
 template <class Body>
-void for_each_block(std::int64_t first, std::int64_t last, const Body& body) {
-  for (std::int64_t begin = first; begin < last; begin += kBlockRows) {
-    body(begin, std::min(begin + kBlockRows, last));
+void for_each_block(std::int64_t first, std::int64_t last, std::int64_t block, const Body& body) {
+  for (std::int64_t begin = first; begin < last; begin += block) {
+    body(begin, std::min(begin + block, last));
   }
+}
+
+// The products of a block of expert e's rows; `m` and the operands that lie in rows are set block
+// by block.
+template <class T>
+Gemm<T, T> up_product(const ExpertsForward& op, const Sizes& s, std::int64_t e) {
+  return {.transpose_b = Transpose::yes,
+          .m = kForwardRows,
+          .n = 2 * s.F,
+          .k = s.D,
+          .a = nullptr,
+          .lda = s.D,
+          .b = op.gate_up_weight_EFD.as<T>() + e * 2 * s.F * s.D,
+          .ldb = s.D,
+          .c = nullptr,
+          .ldc = 2 * s.F};
+}
+
+template <class T>
+Gemm<T, T> down_product(const ExpertsForward& op, const Sizes& s, std::int64_t e) {
+  return {.transpose_b = Transpose::yes,
+          .m = kForwardRows,
+          .n = s.D,
+          .k = s.F,
+          .a = nullptr,
+          .lda = s.F,
+          .b = op.down_weight_EDF.as<T>() + e * s.D * s.F,
+          .ldb = s.F,
+          .c = nullptr,
+          .ldc = s.D};
+}
+
+// Copies of an expert's two weights, which the blocks of a task share.
+template <class T>
+std::int64_t packed_weights_bytes(const Sizes& s) {
+  using Sum = Accumulator<T>;
+  return std::max(scratch_bytes<Sum>(cpu::packed_count<T>(s.D, 2 * s.F)) +
+                      scratch_bytes<Sum>(cpu::packed_count<T>(s.F, s.D)),
+                  scratch_bytes<Sum>(cpu::packed_count<T>(s.D, s.F)) +
+                      scratch_bytes<Sum>(cpu::packed_count<T>(2 * s.F, s.D)));
 }
 
 template <class T>
 void forward_rows(const ExpertsForward& op,
                   const Sizes& s,
+                  Scratch scratch,
                   std::int64_t e,
                   std::int64_t first,
                   std::int64_t last) {
   using Sum = Accumulator<T>;
   const auto* gates = op.gates_TK.as<Sum>();
   const auto* source = op.source_R.as<std::int32_t>();
-  Gemm<T, T> up{.transpose_b = Transpose::yes,
-                .m = 0,
-                .n = 2 * s.F,
-                .k = s.D,
-                .a = nullptr,
-                .lda = s.D,
-                .b = op.gate_up_weight_EFD.as<T>() + e * 2 * s.F * s.D,
-                .ldb = s.D,
-                .c = nullptr,
-                .ldc = 2 * s.F};
-  Gemm<T, T> down{.transpose_b = Transpose::yes,
-                  .m = 0,
-                  .n = s.D,
-                  .k = s.F,
-                  .a = nullptr,
-                  .lda = s.F,
-                  .b = op.down_weight_EDF.as<T>() + e * s.D * s.F,
-                  .ldb = s.F,
-                  .c = nullptr,
-                  .ldc = s.D};
-  Sum* packed_up = task_memory<Sum, kFirstWeight>(cpu::packed_count<T>(up.k, up.n));
-  Sum* packed_down = task_memory<Sum, kSecondWeight>(cpu::packed_count<T>(down.k, down.n));
+  Gemm<T, T> up = up_product<T>(op, s, e);
+  Gemm<T, T> down = down_product<T>(op, s, e);
+  Sum* packed_up = scratch.take<Sum>(cpu::packed_count<T>(up.k, up.n));
+  Sum* packed_down = scratch.take<Sum>(cpu::packed_count<T>(down.k, down.n));
   cpu::pack(up, packed_up);
   cpu::pack(down, packed_down);
-  for_each_block(first, last, [&](std::int64_t begin, std::int64_t end) {
+  for_each_block(first, last, kForwardRows, [&](std::int64_t begin, std::int64_t end) {
     T* gate_up = op.gate_up_R2F.as<T>() + begin * 2 * s.F;
     T* hidden = op.hidden_RF.as<T>() + begin * s.F;
     up.m = end - begin;
     up.a = op.x_RD.as<T>() + begin * s.D;
     up.c = gate_up;
-    cpu::gemm_packed(up, packed_up);
+    cpu::gemm_packed(up, packed_up, scratch);
     for (std::int64_t r = 0; r < end - begin; ++r) {
       const T* gate = gate_up + r * 2 * s.F;
       geglu_forward_row(hidden + r * s.F, gate, gate + s.F, gates[source[begin + r]], s.F);
@@ -128,7 +137,7 @@ void forward_rows(const ExpertsForward& op,
     down.m = end - begin;
     down.a = hidden;
     down.c = op.y_RD.as<T>() + begin * s.D;
-    cpu::gemm_packed(down, packed_down);
+    cpu::gemm_packed(down, packed_down, scratch);
   });
 }
 
@@ -143,6 +152,9 @@ void forward_cpu(const ExpertsForward& op, const Sizes& s) {
   for (std::int64_t e = 0; e < s.E; ++e) {
     total += num_tasks(e);
   }
+  const ThreadScratch scratch(packed_weights_bytes<T>(s) +
+                              std::max(cpu::gemm_scratch_bytes(up_product<T>(op, s, 0)),
+                                       cpu::gemm_scratch_bytes(down_product<T>(op, s, 0))));
   parallel_chunks(total, [&](std::int64_t task) {
     std::int64_t e = 0;
     for (; task >= num_tasks(e); ++e) {
@@ -151,84 +163,114 @@ void forward_cpu(const ExpertsForward& op, const Sizes& s) {
     const std::int64_t rows = offsets[e + 1] - offsets[e];
     const std::int64_t first = offsets[e] + rows * task / num_tasks(e);
     const std::int64_t last = offsets[e] + rows * (task + 1) / num_tasks(e);
-    forward_rows<T>(op, s, e, first, last);
+    forward_rows<T>(op, s, scratch.mine(), e, first, last);
   });
+}
+
+template <class T>
+Gemm<T, T> dhidden_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+  return {.m = kBackwardRows,
+          .n = s.F,
+          .k = s.D,
+          .a = nullptr,
+          .lda = s.D,
+          .b = op.down_weight_EDF.as<T>() + e * s.D * s.F,
+          .ldb = s.F,
+          .c = nullptr,
+          .ldc = s.F};
+}
+
+template <class T>
+Gemm<T, T> dx_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+  return {.m = kBackwardRows,
+          .n = s.D,
+          .k = 2 * s.F,
+          .a = nullptr,
+          .lda = 2 * s.F,
+          .b = op.gate_up_weight_EFD.as<T>() + e * 2 * s.F * s.D,
+          .ldb = s.D,
+          .c = nullptr,
+          .ldc = s.D};
+}
+
+template <class T>
+Gemm<T, Accumulator<T>> ddown_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+  return {.transpose_a = Transpose::yes,
+          .m = s.D,
+          .n = s.F,
+          .k = kBackwardRows,
+          .a = nullptr,
+          .lda = s.D,
+          .b = nullptr,
+          .ldb = s.F,
+          .c = op.ddown_weight_EDF.as<Accumulator<T>>() + e * s.D * s.F,
+          .ldc = s.F,
+          .accumulate = true};
+}
+
+template <class T>
+Gemm<T, Accumulator<T>> dup_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+  return {.transpose_a = Transpose::yes,
+          .m = 2 * s.F,
+          .n = s.D,
+          .k = kBackwardRows,
+          .a = nullptr,
+          .lda = 2 * s.F,
+          .b = nullptr,
+          .ldb = s.D,
+          .c = op.dgate_up_weight_EFD.as<Accumulator<T>>() + e * 2 * s.F * s.D,
+          .ldc = s.D,
+          .accumulate = true};
 }
 
 // All of one expert: the gradients of its weights, which every block adds to, stay in the cache
 // too.
 template <class T>
-void backward_expert(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch, std::int64_t e) {
   using Sum = Accumulator<T>;
   const auto* offsets = op.offsets_E1.as<std::int32_t>();
   const auto* gates = op.gates_TK.as<Sum>();
   const auto* source = op.source_R.as<std::int32_t>();
   auto* dgates = op.dgates_TK.as<Sum>();
-  T* dhidden = task_memory<T, kHidden>(kBlockRows * s.F);
 
-  Gemm<T, T> to_hidden{.m = 0,
-                       .n = s.F,
-                       .k = s.D,
-                       .a = nullptr,
-                       .lda = s.D,
-                       .b = op.down_weight_EDF.as<T>() + e * s.D * s.F,
-                       .ldb = s.F,
-                       .c = dhidden,
-                       .ldc = s.F};
-  Gemm<T, T> to_x{.m = 0,
-                  .n = s.D,
-                  .k = 2 * s.F,
-                  .a = nullptr,
-                  .lda = 2 * s.F,
-                  .b = op.gate_up_weight_EFD.as<T>() + e * 2 * s.F * s.D,
-                  .ldb = s.D,
-                  .c = nullptr,
-                  .ldc = s.D};
-  Sum* packed_down = task_memory<Sum, kFirstWeight>(cpu::packed_count<T>(s.D, s.F));
-  Sum* packed_up = task_memory<Sum, kSecondWeight>(cpu::packed_count<T>(2 * s.F, s.D));
+  Gemm<T, T> to_hidden = dhidden_product<T>(op, s, e);
+  Gemm<T, T> to_x = dx_product<T>(op, s, e);
+  Gemm<T, Sum> to_down = ddown_product<T>(op, s, e);
+  Gemm<T, Sum> to_up = dup_product<T>(op, s, e);
+  Sum* packed_down = scratch.take<Sum>(cpu::packed_count<T>(s.D, s.F));
+  Sum* packed_up = scratch.take<Sum>(cpu::packed_count<T>(2 * s.F, s.D));
   cpu::pack(to_hidden, packed_down);
   cpu::pack(to_x, packed_up);
+  T* dhidden = scratch.take<T>(kBackwardRows * s.F);
+  to_hidden.c = dhidden;
 
-  for_each_block(offsets[e], offsets[e + 1], [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t rows = end - begin;
-    const T* dy = op.dy_RD.as<T>() + begin * s.D;
-    T* gate_up = op.gate_up_R2F.as<T>() + begin * 2 * s.F;
-    to_hidden.m = rows;
-    to_hidden.a = dy;
-    cpu::gemm_packed(to_hidden, packed_down);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      T* gate = gate_up + r * 2 * s.F;
-      const std::int32_t a = source[begin + r];
-      dgates[a] =
-          geglu_backward_row(gate, gate + s.F, dhidden + r * s.F, gate, gate + s.F, gates[a], s.F);
-    }
-    to_x.m = rows;
-    to_x.a = gate_up;
-    to_x.c = op.dx_RD.as<T>() + begin * s.D;
-    cpu::gemm_packed(to_x, packed_up);
-    cpu::gemm(Gemm<T, Sum>{.transpose_a = Transpose::yes,
-                           .m = s.D,
-                           .n = s.F,
-                           .k = rows,
-                           .a = dy,
-                           .lda = s.D,
-                           .b = op.hidden_RF.as<T>() + begin * s.F,
-                           .ldb = s.F,
-                           .c = op.ddown_weight_EDF.as<Sum>() + e * s.D * s.F,
-                           .ldc = s.F,
-                           .accumulate = true});
-    cpu::gemm(Gemm<T, Sum>{.transpose_a = Transpose::yes,
-                           .m = 2 * s.F,
-                           .n = s.D,
-                           .k = rows,
-                           .a = gate_up,
-                           .lda = 2 * s.F,
-                           .b = op.x_RD.as<T>() + begin * s.D,
-                           .ldb = s.D,
-                           .c = op.dgate_up_weight_EFD.as<Sum>() + e * 2 * s.F * s.D,
-                           .ldc = s.D,
-                           .accumulate = true});
-  });
+  for_each_block(
+      offsets[e], offsets[e + 1], kBackwardRows, [&](std::int64_t begin, std::int64_t end) {
+        const std::int64_t rows = end - begin;
+        const T* dy = op.dy_RD.as<T>() + begin * s.D;
+        T* gate_up = op.gate_up_R2F.as<T>() + begin * 2 * s.F;
+        to_hidden.m = rows;
+        to_hidden.a = dy;
+        cpu::gemm_packed(to_hidden, packed_down, scratch);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          T* gate = gate_up + r * 2 * s.F;
+          const std::int32_t a = source[begin + r];
+          dgates[a] = geglu_backward_row(
+              gate, gate + s.F, dhidden + r * s.F, gate, gate + s.F, gates[a], s.F);
+        }
+        to_x.m = rows;
+        to_x.a = gate_up;
+        to_x.c = op.dx_RD.as<T>() + begin * s.D;
+        cpu::gemm_packed(to_x, packed_up, scratch);
+        to_down.k = rows;
+        to_down.a = dy;
+        to_down.b = op.hidden_RF.as<T>() + begin * s.F;
+        cpu::gemm(to_down, scratch);
+        to_up.k = rows;
+        to_up.a = gate_up;
+        to_up.b = op.x_RD.as<T>() + begin * s.D;
+        cpu::gemm(to_up, scratch);
+      });
 }
 
 // One task an expert, the largest first, so that threads end together.
@@ -244,7 +286,13 @@ void backward_cpu(const ExpertsBackward& op, const Sizes& s) {
     return rows_a != rows_b ? rows_a > rows_b : a < b;
   });
   const std::int64_t* experts = order.data();
-  parallel_chunks(s.E, [&](std::int64_t task) { backward_expert<T>(op, s, experts[task]); });
+  const ThreadScratch scratch(packed_weights_bytes<T>(s) + scratch_bytes<T>(kBackwardRows * s.F) +
+                              std::max({cpu::gemm_scratch_bytes(dhidden_product<T>(op, s, 0)),
+                                        cpu::gemm_scratch_bytes(dx_product<T>(op, s, 0)),
+                                        cpu::gemm_scratch_bytes(ddown_product<T>(op, s, 0)),
+                                        cpu::gemm_scratch_bytes(dup_product<T>(op, s, 0))}));
+  parallel_chunks(
+      s.E, [&](std::int64_t task) { backward_expert<T>(op, s, scratch.mine(), experts[task]); });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/geglu/geglu_row.h"
+#include "kernels/routing_check.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -20,22 +21,17 @@ std::int64_t grain_rows(std::int64_t row_length) {
   return std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, row_length));
 }
 
-void check_gates(const OpCheck& check,
-                 const TensorView& gates,
-                 const TensorView& source,
-                 std::int64_t R,
-                 DType sums) {
+void check_optional_gates(const OpCheck& check,
+                          const TensorView& gates,
+                          const TensorView& source,
+                          std::int64_t R,
+                          DType sums) {
   check.condition(
       gates.present() == source.present(),
       "one of gates_TK and source_R is absent (a row's gate is gates[source[r]]); give both "
       "or neither");
   if (gates.present()) {
-    check.num_dims("gates_TK", gates, 2);
-    check.condition(gates.num_elements() == R,
-                    "gates_TK is " + describe(gates) + " for " + std::to_string(R) +
-                        " rows (each row has one gate); T * K must be R");
-    check.tensor("gates_TK", gates, {gates.dim(0), gates.dim(1)}, sums);
-    check.tensor("source_R", source, {R}, DType::i32);
+    check_gates(check, gates, source, R, sums);
   }
 }
 
@@ -48,7 +44,7 @@ void check(const GegluForward& op, Stream stream) {
   check.float_dtype("y_RF", dtype);
   check.tensor("y_RF", op.y_RF, {R, F}, dtype);
   check.tensor("gate_up_R2F", op.gate_up_R2F, {R, 2 * F}, dtype);
-  check_gates(check, op.gates_TK, op.source_R, R, accumulation_dtype(dtype));
+  check_optional_gates(check, op.gates_TK, op.source_R, R, accumulation_dtype(dtype));
 }
 
 void check(const GegluBackward& op, Stream stream) {
@@ -61,7 +57,7 @@ void check(const GegluBackward& op, Stream stream) {
   check.tensor("dy_RF", op.dy_RF, {R, F}, dtype);
   check.tensor("dgate_up_R2F", op.dgate_up_R2F, {R, 2 * F}, dtype);
   check.tensor("gate_up_R2F", op.gate_up_R2F, {R, 2 * F}, dtype);
-  check_gates(check, op.gates_TK, op.source_R, R, accumulation_dtype(dtype));
+  check_optional_gates(check, op.gates_TK, op.source_R, R, accumulation_dtype(dtype));
   check.condition(
       op.dgates_TK.present() == op.gates_TK.present(),
       "one of gates_TK and dgates_TK is absent (a gate has a gradient); give both or neither");

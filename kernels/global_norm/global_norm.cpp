@@ -36,6 +36,20 @@ void check(const SumAll& op, Stream stream) {
   check.tensor("total_1", op.total_1, {1}, op.x_n.dtype);
 }
 
+// A function of its own, so that GCC 12 vectorises it: within the lambda below it did not, and the
+// 4.46 M gradients of configs/bench_cpu.yaml took 5.9 ms on an Emerald Rapids core in the place of
+// 1.6 ms.
+template <class T>
+double sum_of_squares(const T* x, std::int64_t count) {
+  double squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    squares += value * value;
+  }
+  return squares;
+}
+
 template <class T>
 void norm(const GlobalNorm& op) {
   const std::int64_t n = op.x_n.dim(0);
@@ -44,14 +58,8 @@ void norm(const GlobalNorm& op) {
   const std::int64_t num_partials = op.partial_P.dim(0);
   const std::int64_t run = ceil_div(n, num_partials);
   parallel_chunks(num_partials, [&](std::int64_t p) {
-    const std::int64_t end = std::min(p * run + run, n);
-    double squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (std::int64_t i = p * run; i < end; ++i) {
-      const double value = static_cast<double>(x[i]);
-      squares += value * value;
-    }
-    partial[p] = squares;
+    const std::int64_t begin = std::min(p * run, n);
+    partial[p] = sum_of_squares(x + begin, std::min(run, n - begin));
   });
   double squares = 0;
   for (std::int64_t p = 0; p < num_partials; ++p) {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/grouped_matmul/grouped_matmul.h"
 
+#include <algorithm>
 #include <string>
 
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/routing_check.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -20,31 +22,11 @@ void check_widths(
   constexpr std::int64_t kMultiple = 8;
   const bool holds = stream.device == Device::cpu || dtype != DType::bf16 ||
                      (N % kMultiple == 0 && K % kMultiple == 0);
-  check.condition(
-      holds,
-      "N " + std::to_string(N) + " and K " + std::to_string(K) +
-          " are not both multiples of 8 (rows of bf16 are read 16 bytes at a time on the "
-          "GPU); pad the widths, or use f32");
-}
-
-// Nothing else of the offsets can be checked: on the GPU the host never sees them.
-void check_offsets(const OpCheck& check,
-                   Stream stream,
-                   const TensorView& offsets_E1,
-                   std::int64_t num_experts,
-                   std::int64_t num_rows) {
-  check.tensor("offsets_E1", offsets_E1, {num_experts + 1}, DType::i32);
-  if (stream.device == Device::cuda) {
-    return;
-  }
-  const auto* offsets = offsets_E1.as<std::int32_t>();
-  bool ascending = offsets[0] == 0 && offsets[num_experts] == num_rows;
-  for (std::int64_t e = 0; e < num_experts; ++e) {
-    ascending = ascending && offsets[e] <= offsets[e + 1];
-  }
-  check.condition(ascending,
-                  "offsets_E1 does not ascend from 0 to the " + std::to_string(num_rows) +
-                      " rows; pass the offsets that permute_index wrote for these rows");
+  check.condition(holds, [&] {
+    return "N " + std::to_string(N) + " and K " + std::to_string(K) +
+           " are not both multiples of 8 (rows of bf16 are read 16 bytes at a time on the "
+           "GPU); pad the widths, or use f32";
+  });
 }
 
 void check(const GroupedMatmulForward& op, Stream stream) {
@@ -126,10 +108,13 @@ void forward_cpu(const GroupedMatmulForward& op) {
                       .c = op.y_RN.as<T>() + offsets[e] * N,
                       .ldc = N};
   };
+  const cpu::ThreadScratch scratch(cpu::gemm_tile_scratch_bytes<T, T>());
   for_each_tile(
       op.weight_ENK.dim(0),
       [&](std::int64_t e) { return cpu::num_gemm_tiles(product_of(e)); },
-      [&](std::int64_t e, std::int64_t tile) { cpu::gemm_tile(product_of(e), tile); });
+      [&](std::int64_t e, std::int64_t tile) {
+        cpu::gemm_tile(product_of(e), tile, scratch.mine());
+      });
 }
 
 // Both products of an expert follow one another, while its dy is in the cache: first the few, long
@@ -171,6 +156,8 @@ void backward_cpu(const GroupedMatmulBackward& op) {
   const auto num_dweight_tiles = [&](std::int64_t e) {
     return with_dweight ? cpu::num_gemm_tiles(dweight_of(e)) : 0;
   };
+  const cpu::ThreadScratch scratch(
+      std::max(cpu::gemm_tile_scratch_bytes<T, Sum>(), cpu::gemm_tile_scratch_bytes<T, T>()));
   for_each_tile(
       op.offsets_E1.dim(0) - 1,
       [&](std::int64_t e) {
@@ -178,9 +165,9 @@ void backward_cpu(const GroupedMatmulBackward& op) {
       },
       [&](std::int64_t e, std::int64_t tile) {
         if (tile < num_dweight_tiles(e)) {
-          cpu::gemm_tile(dweight_of(e), tile);
+          cpu::gemm_tile(dweight_of(e), tile, scratch.mine());
         } else {
-          cpu::gemm_tile(dx_of(e), tile - num_dweight_tiles(e));
+          cpu::gemm_tile(dx_of(e), tile - num_dweight_tiles(e), scratch.mine());
         }
       });
 }

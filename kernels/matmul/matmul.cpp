@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/matmul/matmul.h"
 
+#include <algorithm>
+
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
@@ -110,11 +112,13 @@ void backward_cpu(const MatmulBackward& op) {
     dx = dx_product<T>(op);
   }
   const std::int64_t num_dweight_tiles = cpu::num_gemm_tiles(dweight);
+  const cpu::ThreadScratch scratch(std::max(cpu::gemm_tile_scratch_bytes<T, Accumulator<T>>(),
+                                            cpu::gemm_tile_scratch_bytes<T, T>()));
   parallel_chunks(num_dweight_tiles + cpu::num_gemm_tiles(dx), [&](std::int64_t tile) {
     if (tile < num_dweight_tiles) {
-      cpu::gemm_tile(dweight, tile);
+      cpu::gemm_tile(dweight, tile, scratch.mine());
     } else {
-      cpu::gemm_tile(dx, tile - num_dweight_tiles);
+      cpu::gemm_tile(dx, tile - num_dweight_tiles, scratch.mine());
     }
   });
 }

@@ -29,12 +29,13 @@ void check(const PermuteIndex& op, Stream stream) {
   const std::int64_t T = op.experts_TK.dim(0);
   const std::int64_t K = op.experts_TK.dim(1);
   const std::int64_t E = op.chunk_counts_PE.dim(1);
-  check.condition(E >= 1 && E <= kMaxExperts,
-                  std::to_string(E) +
-                      " experts (each is counted by one thread of a block); use 1 to " +
-                      std::to_string(kMaxExperts));
-  check.condition(T * K <= std::numeric_limits<std::int32_t>::max(),
-                  std::to_string(T * K) + " routed rows (their index is an i32); use fewer tokens");
+  check.condition(E >= 1 && E <= kMaxExperts, [&] {
+    return std::to_string(E) + " experts (each is counted by one thread of a block); use 1 to " +
+           std::to_string(kMaxExperts);
+  });
+  check.condition(T * K <= std::numeric_limits<std::int32_t>::max(), [&] {
+    return std::to_string(T * K) + " routed rows (their index is an i32); use fewer tokens";
+  });
   check.tensor("slot_TK", op.slot_TK, {T, K}, DType::i32);
   check.tensor("source_R", op.source_R, {T * K}, DType::i32);
   check.tensor("offsets_E1", op.offsets_E1, {E + 1}, DType::i32);
@@ -51,9 +52,10 @@ void check(const Permute& op, Stream stream) {
   const std::int64_t D = op.x_TD.dim(1);
   const std::int64_t R = op.x_RD.dim(0);
   check.float_dtype("x_TD", dtype);
-  check.condition(T == 0 ? R == 0 : R % T == 0,
-                  std::to_string(R) + " rows for " + std::to_string(T) +
-                      " tokens (each token has K rows); R must be T * K");
+  check.condition(T == 0 ? R == 0 : R % T == 0, [&] {
+    return std::to_string(R) + " rows for " + std::to_string(T) +
+           " tokens (each token has K rows); R must be T * K";
+  });
   check.tensor("x_TD", op.x_TD, {T, D}, dtype);
   check.tensor("x_RD", op.x_RD, {R, D}, dtype);
   check.tensor("source_R", op.source_R, {R}, DType::i32);

@@ -89,12 +89,14 @@ void check_operands(const OpCheck& check,
   const std::int64_t C = x_TCH.dim(1);
   const std::int64_t H = x_TCH.dim(2);
   check.float_dtype(name, x_TCH.dtype);
-  check.condition(H % 2 == 0,
-                  "a head is " + std::to_string(H) +
-                      " wide (its halves rotate against each other); use an even width");
-  check.condition(num_rotated_heads >= 0 && num_rotated_heads <= C,
-                  "num_rotated_heads is " + std::to_string(num_rotated_heads) + " of " +
-                      std::to_string(C) + " heads");
+  check.condition(H % 2 == 0, [&] {
+    return "a head is " + std::to_string(H) +
+           " wide (its halves rotate against each other); use an even width";
+  });
+  check.condition(num_rotated_heads >= 0 && num_rotated_heads <= C, [&] {
+    return "num_rotated_heads is " + std::to_string(num_rotated_heads) + " of " +
+           std::to_string(C) + " heads";
+  });
   check.tensor(name, x_TCH, {T, C, H}, x_TCH.dtype);
   check.tensor("table_SH", table_SH, {table_SH.dim(0), H}, accumulation_dtype(x_TCH.dtype));
   check.tensor("position_T", position_T, {T}, DType::i32);
@@ -106,9 +108,10 @@ void rope_table(const RopeTable& op, Stream stream) {
   const OpCheck check("rope_table", stream);
   check.num_dims("table_SH", op.table_SH, 2);
   const std::int64_t H = op.table_SH.dim(1);
-  check.condition(H % 2 == 0,
-                  "a head is " + std::to_string(H) +
-                      " wide (its halves rotate against each other); use an even width");
+  check.condition(H % 2 == 0, [&] {
+    return "a head is " + std::to_string(H) +
+           " wide (its halves rotate against each other); use an even width";
+  });
   const DType dtype = op.table_SH.dtype == DType::f64 ? DType::f64 : DType::f32;
   check.tensor("table_SH", op.table_SH, {op.table_SH.dim(0), H}, dtype);
   if (dtype == DType::f64) {

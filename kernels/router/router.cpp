@@ -48,15 +48,18 @@ Shape check_shape(const OpCheck& check,
   const std::int64_t E = weight_ED.dim(0);
   const std::int64_t K = experts_TK.dim(1);
   check.float_dtype("x_TD", x_TD.dtype);
-  check.condition(K >= 1 && K <= E,
-                  std::to_string(K) + " experts per token of " + std::to_string(E) +
-                      " (a token goes to distinct ones); use 1 to the number of experts");
-  check.condition(stream.device == Device::cpu || E <= kMaxGpuExperts,
-                  std::to_string(E) + " experts (a warp holds a token's logits); use at most " +
-                      std::to_string(kMaxGpuExperts) + " on a GPU");
-  check.condition(B == 0 ? T == 0 : T % B == 0,
-                  std::to_string(T) + " tokens in " + std::to_string(B) +
-                      " sequences (all are equally long); T must be a multiple of B");
+  check.condition(K >= 1 && K <= E, [&] {
+    return std::to_string(K) + " experts per token of " + std::to_string(E) +
+           " (a token goes to distinct ones); use 1 to the number of experts";
+  });
+  check.condition(stream.device == Device::cpu || E <= kMaxGpuExperts, [&] {
+    return std::to_string(E) + " experts (a warp holds a token's logits); use at most " +
+           std::to_string(kMaxGpuExperts) + " on a GPU";
+  });
+  check.condition(B == 0 ? T == 0 : T % B == 0, [&] {
+    return std::to_string(T) + " tokens in " + std::to_string(B) +
+           " sequences (all are equally long); T must be a multiple of B";
+  });
   check.tensor("x_TD", x_TD, {T, D}, x_TD.dtype);
   check.tensor("weight_ED", weight_ED, {E, D}, accumulation_dtype(x_TD.dtype));
   check.tensor("experts_TK", experts_TK, {T, K}, DType::i32);
@@ -66,9 +69,10 @@ Shape check_shape(const OpCheck& check,
 }
 
 void check_cap(const OpCheck& check, float cap) {
-  check.condition(cap >= 0.0F,
-                  "cap is " + std::to_string(cap) +
-                      " (it bounds the logits' size); use a positive one, or 0 for none");
+  check.condition(cap >= 0.0F, [&] {
+    return "cap is " + std::to_string(cap) +
+           " (it bounds the logits' size); use a positive one, or 0 for none";
+  });
 }
 
 Shape check(const RouterForward& op, Stream stream) {

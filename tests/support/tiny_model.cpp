@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "csrc/core/rng.h"
+#include "csrc/model/host_stats.h"
 
 namespace memphis::test {
 namespace {
@@ -96,13 +97,12 @@ void TinyModel::load_random_batch(std::uint64_t seed) {
 }
 
 double TinyModel::read_total() {
-  const SharedActivations<TensorView>& shared = activations_.shared;
+  HostStats stats(activations_.shared.stats);
+  stats.copy(stream());
+  synchronize(stream());
   const auto layers = static_cast<double>(dims_.L);
-  return read_element(stat_view(shared, Stat::loss), 0, stream()) +
-         static_cast<double>(scales.balance) * layers *
-             read_element(stat_view(shared, Stat::balance), 0, stream()) +
-         static_cast<double>(scales.router_z) * layers *
-             read_element(stat_view(shared, Stat::z), 0, stream());
+  return stats[Stat::loss] + static_cast<double>(scales.balance) * layers * stats[Stat::balance] +
+         static_cast<double>(scales.router_z) * layers * stats[Stat::z];
 }
 
 double TinyModel::total_loss() {
