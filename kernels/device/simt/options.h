@@ -8,7 +8,7 @@ namespace memphis::kernels::simt {
 // How kernels are executed from now on. Set between launches.
 struct Options {
   // Report two threads of a block that touch the same byte of shared memory, one of them writing,
-  // with nothing that orders them. Costs about as much time again.
+  // with nothing that orders them.
   bool check_races = true;
   // The order in which blocks, warps and lanes run: 0 is ascending, any other number a shuffle.
   std::uint64_t seed = 0;
