@@ -182,6 +182,7 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
   }
   t_running = nullptr;
   current_ = nullptr;
+  now = {};
   return fault_.what == nullptr && deadlock_.empty();
 }
 
@@ -203,6 +204,7 @@ bool Block::run_warp(int warp) {
         continue;
       }
       current_ = &thread;
+      now = {.block = linear_index_, .thread = thread.id};
       thread.fiber.resume();
       again = true;
       progress = true;

@@ -89,7 +89,6 @@ class Block {
 
   Thread& thread() { return *current_; }
   const Index3& index() const { return index_; }
-  std::int64_t linear_index() const { return linear_index_; }
   const KernelCall& call() const { return *call_; }
   SharedMemory& shared() { return shared_; }
   Mbarriers& mbarriers() { return mbarriers_; }

@@ -25,8 +25,17 @@ struct Index3 {
 [[gnu::const]] Index3 block_dim();
 [[gnu::const]] Index3 grid_dim();
 
-// A breakpoint's condition: `break rmsnorm.cu:57 if memphis::kernels::simt::at(3, 17)` stops in
-// thread 17 of block 3, both counted in one dimension, x fastest.
+// The thread that runs now, block and thread counted in one dimension, x fastest. Variables, so
+// that a debugger can test them where it cannot call a function on a fiber's stack:
+//   break rmsnorm.cu:58 if memphis::kernels::simt::now.block == 2 &&
+//   memphis::kernels::simt::now.thread == 17
+struct Now {
+  std::int64_t block = -1;  // no kernel runs
+  int thread = -1;
+};
+extern thread_local Now now;
+
+// The same for code: true in one thread of one block.
 bool at(std::int64_t block, int thread);
 
 struct KernelCall {
