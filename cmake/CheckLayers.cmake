@@ -8,17 +8,18 @@
 #   - or is missing: `#pragma once` in a header.
 cmake_minimum_required(VERSION 3.25)
 
-set(layers csrc/core csrc/config csrc/plan kernels csrc/data csrc/model csrc/optim csrc/checkpoint
+set(layers csrc/core csrc/config csrc/plan csrc/comm kernels csrc/data csrc/model csrc/optim csrc/checkpoint
            csrc/train csrc/cli)
 set(uses_csrc/core "")
 set(uses_csrc/config "")
 set(uses_csrc/plan csrc/config)
 set(uses_kernels "")
 set(uses_csrc/data csrc/config)
-set(uses_csrc/model csrc/plan csrc/config kernels)
-set(uses_csrc/optim csrc/model csrc/plan csrc/config kernels)
-set(uses_csrc/checkpoint csrc/model csrc/optim csrc/config csrc/plan)
-set(uses_csrc/train csrc/config csrc/plan kernels csrc/data csrc/model csrc/optim csrc/checkpoint)
+set(uses_csrc/comm "")
+set(uses_csrc/model csrc/plan csrc/config csrc/comm kernels)
+set(uses_csrc/optim csrc/model csrc/plan csrc/config csrc/comm kernels)
+set(uses_csrc/checkpoint csrc/model csrc/optim csrc/config csrc/plan csrc/comm)
+set(uses_csrc/train csrc/config csrc/plan csrc/comm kernels csrc/data csrc/model csrc/optim csrc/checkpoint)
 # The benchmarks of `memphis bench kernels` stand beside the tests, whose case tables they read.
 set(uses_csrc/cli ${uses_csrc/train} csrc/train tests/support/op_benchmark_runner.h
     tests/support/benchmark_timer.h)

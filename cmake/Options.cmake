@@ -9,6 +9,7 @@ if(NOT MEMPHIS_DEVICE MATCHES "^(none|cuda|simt)$")
   message(FATAL_ERROR "MEMPHIS_DEVICE=${MEMPHIS_DEVICE} is not known; set it to none, cuda or simt")
 endif()
 option(MEMPHIS_SANITIZE "Build with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+option(MEMPHIS_MPI "Ranks that are processes, over MPI" ON)
 set(MEMPHIS_CPU_ARCH native CACHE STRING
     "-march of the CPU code; set x86-64-v3 where the binary runs on other machines than it is built on")
 
@@ -29,6 +30,11 @@ if(MEMPHIS_SANITIZE)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-sanitize-recover=all
                               -fno-omit-frame-pointer>)
   target_link_options(memphis_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+if(MEMPHIS_MPI)
+  enable_language(C)  # whose interface of MPI is used; it is not looked for without
+  find_package(MPI REQUIRED COMPONENTS C)
 endif()
 
 if(MEMPHIS_DEVICE STREQUAL cuda)

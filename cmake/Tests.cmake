@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]):
+# memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]
+#                  [RANKS 2 4]):
 # one test binary, one CTest entry, both named like the file or, where two files of the tree share a
 # name, NAME. The path under tests/ mirrors the path of what is tested. The entry runs in
 # the repository's root, under the label `unit` unless another is given.
+#
+# With RANKS the cases whose names contain `processes` run once more under mpirun, in an entry
+# <name>_ranks_<N> for each number of ranks, under the label `ranks`. Such a test gets its job from
+# tests/support/ranks.h.
 function(memphis_add_test path)
-  cmake_parse_arguments(ARG "" "TIMEOUT;NAME" "LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;NAME" "LIBS;LABELS;RANKS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
@@ -22,7 +27,24 @@ function(memphis_add_test path)
   else()
     target_sources(${name} PRIVATE ${path})
   endif()
-  target_link_libraries(${name} PRIVATE ${ARG_LIBS} memphis_test_support memphis_test_main)
+  set(main memphis_test_main)
+  if(ARG_RANKS)
+    set(main memphis_test_ranks_main)
+  endif()
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS} memphis_test_support ${main})
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  if(NOT MEMPHIS_MPI)
+    return()
+  endif()
+  # What Open MPI keeps until the process ends is no leak of ours.
+  foreach(num_ranks IN LISTS ARG_RANKS)
+    set(entry ${name}_ranks_${num_ranks})
+    add_test(NAME ${entry}
+      COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe -n ${num_ranks}
+              $<TARGET_FILE:${name}> --gtest_filter=*processes*
+      WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${entry} PROPERTIES LABELS ranks TIMEOUT ${ARG_TIMEOUT}
+      ENVIRONMENT "OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
+  endforeach()
 endfunction()

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+#include "csrc/comm/communicator.h"
+
+namespace memphis {
+
+// ContractError, naming the collective, the group and the values, unless the operands are what
+// communicator.h says of them in a group of `size` ranks.
+void check_collective(const Collective& collective,
+                      std::string_view name,
+                      std::string_view axis,
+                      int rank,
+                      int size,
+                      Stream stream);
+
+// ContractError: rank `sender` of the group sends another size than rank `receiver` expects.
+[[noreturn]] void throw_sizes_differ(std::string_view name,
+                                     int sender,
+                                     std::size_t sent_bytes,
+                                     int receiver,
+                                     std::size_t expected_bytes);
+
+// What follows the first dim.
+std::size_t row_bytes_of(const TensorView& view);
+
+}  // namespace memphis

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/comm/threads.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <compare>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <omp.h>
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/comm/check.h"
+#include "csrc/comm/host_communicator.h"
+#include "csrc/comm/solo.h"
+
+namespace memphis {
+namespace {
+
+// How long a rank sleeps before it looks whether the job has ended.
+constexpr std::chrono::milliseconds kPoll{20};
+
+// Why the job ends, once one rank has said so.
+class Ending {
+ public:
+  void set(std::string_view reason) {
+    const std::lock_guard lock(mutex_);
+    if (reason_.empty()) {
+      reason_ = reason.empty() ? "a rank gave no reason" : reason;
+    }
+  }
+  // Throws if the job ends.
+  void check(std::string_view name) const {
+    const std::lock_guard lock(mutex_);
+    if (!reason_.empty()) {
+      throw CommunicationError(
+          fmt::format("{} was given up ({}); see that rank's message", name, reason_));
+    }
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string reason_;
+};
+
+// What the members of one group see of each other.
+struct Meeting {
+  explicit Meeting(std::size_t size) : offered(size) {}
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::span<const std::span<const std::byte>>> offered;
+  std::size_t num_waiting = 0;
+  std::uint64_t generation = 0;
+};
+
+class ThreadTransport final : public HostTransport {
+ public:
+  ThreadTransport(std::shared_ptr<Meeting> meeting, const Ending& ending, int rank)
+      : meeting_(std::move(meeting)), ending_(ending), rank_(rank) {}
+
+  int rank() const override { return rank_; }
+  int size() const override { return static_cast<int>(meeting_->offered.size()); }
+
+  // Pieces are the others' memory, so nobody goes on, not even to fail, while one of them reads:
+  // once all have met, all meet again.
+  void exchange(std::span<const std::span<const std::byte>> to,
+                std::span<const std::span<std::byte>> from,
+                std::string_view name) override {
+    meeting_->offered[static_cast<std::size_t>(rank_)] = to;
+    meet_unless_ending(name);  // all pieces are offered
+    std::size_t num_sent = 0;
+    std::size_t wrong = from.size();
+    for (std::size_t r = 0; r < from.size(); ++r) {
+      const std::span<const std::byte> piece =
+          meeting_->offered[r][static_cast<std::size_t>(rank_)];
+      if (piece.size() != from[r].size()) {
+        wrong = r;
+        num_sent = piece.size();
+      } else if (!piece.empty() && piece.data() != from[r].data()) {
+        std::memmove(from[r].data(), piece.data(), piece.size());
+      }
+    }
+    meet();  // all pieces are read
+    if (wrong < from.size()) {
+      throw_sizes_differ(name, static_cast<int>(wrong), num_sent, rank_, from[wrong].size());
+    }
+  }
+
+  void leave() noexcept override { leaving_ = true; }
+
+ private:
+  void meet_unless_ending(std::string_view name) {
+    std::unique_lock lock(meeting_->mutex);
+    check(name);
+    const std::uint64_t generation = meeting_->generation;
+    if (arrive()) {
+      return;
+    }
+    while (!meeting_->changed.wait_for(
+        lock, kPoll, [&] { return meeting_->generation != generation; })) {
+      try {
+        check(name);
+      } catch (...) {
+        --meeting_->num_waiting;  // the others must not go on without this rank
+        throw;
+      }
+    }
+  }
+
+  void meet() {
+    std::unique_lock lock(meeting_->mutex);
+    const std::uint64_t generation = meeting_->generation;
+    if (!arrive()) {
+      meeting_->changed.wait(lock, [&] { return meeting_->generation != generation; });
+    }
+  }
+
+  // Whether this rank is the last to come, which lets the others go on.
+  bool arrive() {
+    if (++meeting_->num_waiting < meeting_->offered.size()) {
+      return false;
+    }
+    meeting_->num_waiting = 0;
+    ++meeting_->generation;
+    meeting_->changed.notify_all();
+    return true;
+  }
+
+  void check(std::string_view name) const {
+    ending_.check(name);
+    if (leaving_) {
+      throw CommunicationError(
+          fmt::format("{} was given up (rank {} failed); see its message", name, rank_));
+    }
+  }
+
+  std::shared_ptr<Meeting> meeting_;
+  const Ending& ending_;
+  int rank_;
+  std::atomic<bool> leaving_ = false;
+};
+
+// What the members of a group call it. Groups of the same ranks are told apart by their number.
+struct GroupKey {
+  std::string axis;
+  std::vector<int> ranks;
+  int number = 0;
+
+  auto operator<=>(const GroupKey&) const = default;
+};
+
+// The ranks' common ground.
+class Hub {
+ public:
+  Ending& ending() { return ending_; }
+
+  // The meeting of a group: made by the member that comes first, forgotten when the last has come.
+  std::shared_ptr<Meeting> join(const GroupKey& key) {
+    const std::lock_guard lock(mutex_);
+    Joining& joining = joining_[key];
+    if (!joining.meeting) {
+      joining.meeting = std::make_shared<Meeting>(key.ranks.size());
+    }
+    std::shared_ptr<Meeting> meeting = joining.meeting;
+    if (++joining.num_members == key.ranks.size()) {
+      joining_.erase(key);
+    }
+    return meeting;
+  }
+
+ private:
+  struct Joining {
+    std::shared_ptr<Meeting> meeting;
+    std::size_t num_members = 0;
+  };
+
+  Ending ending_;
+  std::mutex mutex_;
+  std::map<GroupKey, Joining> joining_;
+};
+
+class ThreadWorld final : public World {
+ public:
+  ThreadWorld(Hub& hub, int rank, int size) : hub_(hub), rank_(rank), size_(size) {}
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  int local_rank() const override { return rank_; }
+
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> ranks,
+                                             Device device) override {
+    const auto place = std::find(ranks.begin(), ranks.end(), rank_);
+    require(place != ranks.end(), "a rank creates groups that it is in");
+    if (ranks.size() == 1) {
+      return make_solo(device);
+    }
+    if (device != Device::cpu) {
+      throw PreflightError(
+          "ranks that are threads share no memory of the GPU (they stand for the "
+          "processes of a job on the CPU); use run.device cpu");
+    }
+    GroupKey key{axis, {ranks.begin(), ranks.end()}};
+    key.number = num_groups_[key]++;
+    auto transport = std::make_unique<ThreadTransport>(
+        hub_.join(key), hub_.ending(), static_cast<int>(place - ranks.begin()));
+    return std::make_unique<HostCommunicator>(std::move(axis), std::move(transport));
+  }
+
+  void abort(ExitCode /*code*/, std::string_view reason) noexcept override {
+    hub_.ending().set(reason);
+  }
+
+ private:
+  Hub& hub_;
+  int rank_;
+  int size_;
+  std::map<GroupKey, int> num_groups_;  // created by this rank, by their key of number 0
+};
+
+}  // namespace
+
+void run_threads(int num_ranks, const std::function<void(World&)>& body) {
+  require(num_ranks >= 1, "a job has at least one rank");
+  Hub hub;
+  const int cores_each = std::max(1, omp_get_num_procs() / num_ranks);
+  std::mutex mutex;
+  std::exception_ptr first_error;
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      omp_set_num_threads(cores_each);  // of this thread's teams
+      ThreadWorld world(hub, rank, num_ranks);
+      try {
+        body(world);
+      } catch (const std::exception& error) {
+        {
+          const std::lock_guard lock(mutex);
+          if (!first_error) {
+            first_error = std::current_exception();
+          }
+        }
+        world.abort(ExitCode::rank_lost, fmt::format("rank {}: {}", rank, error.what()));
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  if (first_error) {
+    std::rethrow_exception(first_error);
+  }
+}
+
+}  // namespace memphis

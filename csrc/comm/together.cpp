@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/comm/together.h"
+
+#include <exception>
+#include <string>
+
+namespace memphis {
+
+std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::string_view name) {
+  const TensorView view(&value, {1}, DType::i64, Device::cpu);
+  all_host.run(AllReduce{.y = view, .x = view, .reduce = Reduce::max}, name, {});
+  return value;
+}
+
+void together(Communicator& all_host, std::string_view name, const std::function<void()>& action) {
+  std::exception_ptr own;
+  auto code = ExitCode::done;
+  try {
+    action();
+  } catch (const CommunicationError&) {
+    throw;  // the others cannot be told
+  } catch (const Error& error) {
+    own = std::current_exception();
+    code = error.code();
+  } catch (const std::exception&) {
+    own = std::current_exception();
+    code = ExitCode::internal;
+  }
+  // The first rank that failed comes out largest, with its code.
+  constexpr std::int64_t kCodes = 256;
+  const std::int64_t size = all_host.size();
+  const std::int64_t own_report =
+      own ? (size - all_host.rank()) * kCodes + static_cast<std::int64_t>(code) : 0;
+  const std::int64_t report = largest_of_all(all_host, own_report, name);
+  if (report == 0) {
+    return;
+  }
+  if (report == own_report) {
+    std::rethrow_exception(own);
+  }
+  throw FailedElsewhere(static_cast<ExitCode>(report % kCodes),
+                        std::string(name) + " failed on rank " +
+                            std::to_string(size - report / kCodes) +
+                            " (all ranks do it or none); see that rank's message");
+}
+
+}  // namespace memphis

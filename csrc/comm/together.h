@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "csrc/comm/communicator.h"
+
+namespace memphis {
+
+// Something that a rank with more to say has reported, or will: nothing to print.
+class FailedElsewhere : public Error {
+ public:
+  using Error::Error;
+};
+
+// The largest of all ranks' values, on every rank.
+std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::string_view name);
+
+// Calls `action`, on every rank, and returns when all have done it. What it throws is thrown once
+// all are through it, by the first rank that failed; the others throw FailedElsewhere with the same
+// exit code: no rank goes on as if nothing had happened, and none waits for one that has left.
+void together(Communicator& all_host, std::string_view name, const std::function<void()>& action);
+
+}  // namespace memphis

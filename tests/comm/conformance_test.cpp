@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every kind of communicator against a plain loop over all ranks' inputs, which each rank computes
+// for itself: an input is a function of rank and index. Results agree bit by bit.
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <ostream>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/comm/communicator.h"
+#include "csrc/comm/solo.h"
+#include "csrc/comm/threads.h"
+#include "tests/support/error_text.h"
+#include "tests/support/ranks.h"
+
+namespace memphis {
+namespace {
+
+constexpr Stream kStream{};
+
+// Zero, one, odd, and more than a rank adds up at a time, whichever range of it is a rank's.
+constexpr std::int64_t kLengths[] = {0, 1, 17, 24 * 1024 + 5};
+
+struct Job {
+  std::string name;
+  int num_ranks;  // of threads; as many processes as mpirun started
+};
+
+void PrintTo(const Job& job, std::ostream* out) {
+  *out << job.name;
+}
+
+class Conformance : public testing::TestWithParam<Job> {
+ protected:
+  static void on_ranks(const std::function<void(World&)>& body) {
+    if (GetParam().name == "solo") {
+      body(*make_solo_world());
+    } else if (GetParam().name == "processes") {
+      try {
+        body(test::process_world());
+      } catch (const std::exception& error) {
+        // The others wait for this rank, for ever if it only failed its test.
+        test::process_world().abort(ExitCode::internal, error.what());
+        throw;
+      }
+    } else {
+      run_threads(GetParam().num_ranks, body);
+    }
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(,
+                         Conformance,
+                         testing::Values(Job{"solo", 1},
+                                         Job{"threads_2", 2},
+                                         Job{"threads_3", 3},
+                                         Job{"threads_4", 4},
+                                         Job{"threads_7", 7},
+                                         Job{"threads_24", 24},
+                                         Job{"processes", 0}),
+                         [](const auto& job) { return job.param.name; });
+
+std::unique_ptr<Communicator> group_of_all(World& world) {
+  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return world.create_group("test", ranks, Device::cpu);
+}
+
+// Sums of these round at nearly every addition, so that another order of ranks gives other bits.
+template <class T>
+T input(int rank, std::int64_t index) {
+  const std::int64_t hash = (rank * 7919 + index * 104729 + rank * index * 31) % 2003 - 1001;
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<T>(hash);
+  } else {
+    return static_cast<T>(static_cast<double>(hash) / (1.0 + rank % 5));
+  }
+}
+
+template <class T>
+using Acc = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+
+// The reduction of all ranks' inputs at `index`.
+template <class T>
+T reduced(int num_ranks, std::int64_t index, Reduce reduce = Reduce::sum) {
+  auto result = static_cast<Acc<T>>(input<T>(0, index));
+  for (int r = 1; r < num_ranks; ++r) {
+    const auto value = static_cast<Acc<T>>(input<T>(r, index));
+    result = static_cast<Acc<T>>(reduce == Reduce::max ? std::max(result, value) : result + value);
+  }
+  return static_cast<T>(result);
+}
+
+// Elements and, behind them, some that no collective may touch.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(std::int64_t count) : values_(static_cast<std::size_t>(count + kGuards)) {
+    std::memset(values_.data(), kPoison, values_.size() * sizeof(T));
+  }
+  // The inputs of a rank.
+  Buffer(std::int64_t count, int rank) : Buffer(count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      (*this)[i] = input<T>(rank, i);
+    }
+  }
+
+  std::int64_t count() const { return static_cast<std::int64_t>(values_.size()) - kGuards; }
+  T& operator[](std::int64_t i) { return values_[static_cast<std::size_t>(i)]; }
+  TensorView view() { return part(0, count()); }
+  TensorView part(std::int64_t begin, std::int64_t length) {
+    return {values_.data() + begin, {length}, dtype_of<T>(), Device::cpu};
+  }
+  TensorView matrix(std::int64_t num_rows, std::int64_t num_columns) {
+    return {values_.data(), {num_rows, num_columns}, dtype_of<T>(), Device::cpu};
+  }
+
+  // Fails the test unless the bits are those of `expected`.
+  void expect(const Buffer& expected, const std::string& what) const {
+    ASSERT_EQ(values_.size(), expected.values_.size());
+    for (std::size_t i = 0; i < values_.size(); ++i) {
+      if (std::memcmp(&values_[i], &expected.values_[i], sizeof(T)) != 0) {
+        FAIL() << what << ": element " << i << " of " << count() << " is "
+               << static_cast<double>(values_[i]) << " and not "
+               << static_cast<double>(expected.values_[i]);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kGuards = 3;
+  static constexpr int kPoison = 0x5B;
+  std::vector<T> values_;
+};
+
+template <class T>
+std::string describe_case(const Communicator& group, std::int64_t length, const std::string& more) {
+  return "rank " + std::to_string(group.rank()) + " of " + std::to_string(group.size()) + ", " +
+         std::string(name_of(dtype_of<T>())) + ", length " + std::to_string(length) + more;
+}
+
+// check.template operator()<T>() for the dtypes of a collective.
+template <class Check>
+void for_each_dtype(Check check) {
+  check.template operator()<double>();
+  check.template operator()<float>();
+  check.template operator()<bf16>();
+  check.template operator()<std::int64_t>();
+  check.template operator()<std::int32_t>();
+}
+
+template <class T>
+void check_all_reduce(Communicator& group, std::int64_t length, Reduce reduce, bool in_place) {
+  Buffer<T> x(length, group.rank());
+  Buffer<T> y(length);
+  group.run(AllReduce{.y = in_place ? x.view() : y.view(), .x = x.view(), .reduce = reduce},
+            "test.all_reduce",
+            kStream);
+  Buffer<T> expected(length);
+  for (std::int64_t i = 0; i < length; ++i) {
+    expected[i] = reduced<T>(group.size(), i, reduce);
+  }
+  (in_place ? x : y)
+      .expect(expected, describe_case<T>(group, length, in_place ? ", in place" : ""));
+}
+
+TEST_P(Conformance, AllReduce) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    for_each_dtype([&]<class T>() {
+      for (const std::int64_t length : kLengths) {
+        for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+          check_all_reduce<T>(*group, length, reduce, false);
+          check_all_reduce<T>(*group, length, reduce, true);
+        }
+      }
+    });
+  });
+}
+
+template <class T>
+void check_all_gather(Communicator& group,
+                      std::int64_t length,
+                      std::int64_t blocks,
+                      bool in_place) {
+  const int n = group.size();
+  Buffer<T> x(blocks * length, group.rank());
+  Buffer<T> y(n * blocks * length);
+  TensorView operand = x.view();
+  if (in_place) {
+    operand = y.part(group.rank() * length, length);
+    for (std::int64_t i = 0; i < length; ++i) {
+      y[group.rank() * length + i] = x[i];
+    }
+  }
+  group.run(AllGather{.y = y.view(), .x = operand, .num_blocks = blocks}, "test.gather", kStream);
+  Buffer<T> expected(n * blocks * length);
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (int r = 0; r < n; ++r) {
+      for (std::int64_t i = 0; i < length; ++i) {
+        expected[(b * n + r) * length + i] = input<T>(r, b * length + i);
+      }
+    }
+  }
+  y.expect(expected, describe_case<T>(group, length, ", blocks " + std::to_string(blocks)));
+}
+
+TEST_P(Conformance, AllGather) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    for_each_dtype([&]<class T>() {
+      for (const std::int64_t length : kLengths) {
+        check_all_gather<T>(*group, length, 1, false);
+        check_all_gather<T>(*group, length, 1, true);
+        check_all_gather<T>(*group, length, 3, false);
+      }
+    });
+  });
+}
+
+template <class T>
+void check_reduce_scatter(Communicator& group,
+                          std::int64_t length,
+                          std::int64_t blocks,
+                          bool in_place) {
+  const int n = group.size();
+  const int rank = group.rank();
+  Buffer<T> x(n * blocks * length, rank);
+  Buffer<T> y(blocks * length);
+  group.run(ReduceScatter{.y = in_place ? x.part(rank * length, length) : y.view(),
+                          .x = x.view(),
+                          .num_blocks = blocks},
+            "test.scatter",
+            kStream);
+  Buffer<T> expected(blocks * length);
+  Buffer<T> expected_x(n * blocks * length, rank);
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (std::int64_t i = 0; i < length; ++i) {
+      const std::int64_t index = (b * n + rank) * length + i;
+      (in_place ? expected_x[index] : expected[b * length + i]) = reduced<T>(n, index);
+    }
+  }
+  const std::string what = describe_case<T>(group, length, ", blocks " + std::to_string(blocks));
+  y.expect(expected, what);
+  x.expect(expected_x, what + ", x");
+}
+
+TEST_P(Conformance, ReduceScatter) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    for_each_dtype([&]<class T>() {
+      for (const std::int64_t length : kLengths) {
+        check_reduce_scatter<T>(*group, length, 1, false);
+        check_reduce_scatter<T>(*group, length, 1, true);
+        check_reduce_scatter<T>(*group, length, 3, false);
+      }
+    });
+  });
+}
+
+TEST_P(Conformance, Broadcast) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    for_each_dtype([&]<class T>() {
+      for (const std::int64_t length : kLengths) {
+        for (const int root : {0, group->size() - 1}) {
+          Buffer<T> x(length, group->rank());
+          group->run(Broadcast{.x = x.view(), .root = root}, "test.broadcast", kStream);
+          x.expect(Buffer<T>(length, root), describe_case<T>(*group, length, ""));
+        }
+      }
+    });
+  });
+}
+
+// Rows that rank `from` sends to rank `to`: none at all for a scale of 0, else none from every
+// third rank, none to another, and uneven numbers between the rest.
+std::int64_t num_rows(int from, int to, std::int64_t scale) {
+  return from % 3 == 2 || to % 4 == 3 ? 0 : (from * 7 + to * 3 + 1) % 5 * scale;
+}
+
+std::vector<std::int64_t> rows_from(int rank, int num_ranks, std::int64_t scale) {
+  std::vector<std::int64_t> rows;
+  for (int to = 0; to < num_ranks; ++to) {
+    rows.push_back(num_rows(rank, to, scale));
+  }
+  return rows;
+}
+
+std::vector<std::int64_t> rows_to(int rank, int num_ranks, std::int64_t scale) {
+  std::vector<std::int64_t> rows;
+  for (int from = 0; from < num_ranks; ++from) {
+    rows.push_back(num_rows(from, rank, scale));
+  }
+  return rows;
+}
+
+std::int64_t total(const std::vector<std::int64_t>& rows) {
+  return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+}
+
+template <class T>
+Buffer<T> expected_rows(
+    int rank, int n, std::int64_t scale, std::int64_t width, std::int64_t spare) {
+  Buffer<T> expected((total(rows_to(rank, n, scale)) + spare) * width);
+  std::int64_t at = 0;
+  for (int from = 0; from < n; ++from) {
+    std::int64_t begin = 0;
+    for (int to = 0; to < rank; ++to) {
+      begin += num_rows(from, to, scale) * width;
+    }
+    for (std::int64_t i = 0; i < num_rows(from, rank, scale) * width; ++i) {
+      expected[at++] = input<T>(from, begin + i);
+    }
+  }
+  return expected;
+}
+
+template <class T>
+void check_all_to_all(Communicator& group, std::int64_t scale, std::int64_t width) {
+  constexpr std::int64_t kSpare = 2;  // rows that x and y hold beyond those that move
+  const int n = group.size();
+  const std::vector<std::int64_t> send_rows = rows_from(group.rank(), n, scale);
+  const std::vector<std::int64_t> recv_rows = rows_to(group.rank(), n, scale);
+  const std::int64_t num_x = total(send_rows) + kSpare;
+  const std::int64_t num_y = total(recv_rows) + kSpare;
+  Buffer<T> x(num_x * width, group.rank());
+  Buffer<T> y(num_y * width);
+  group.run(AllToAll{.y = y.matrix(num_y, width),
+                     .x = x.matrix(num_x, width),
+                     .send_rows = send_rows,
+                     .recv_rows = recv_rows},
+            "test.all_to_all",
+            kStream);
+  y.expect(expected_rows<T>(group.rank(), n, scale, width, kSpare),
+           describe_case<T>(group, width, ", scale " + std::to_string(scale)));
+}
+
+TEST_P(Conformance, AllToAll) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    for_each_dtype([&]<class T>() {
+      for (const std::int64_t scale : {0, 1, 200}) {
+        for (const std::int64_t width : {1, 5}) {
+          check_all_to_all<T>(*group, scale, width);
+        }
+      }
+    });
+  });
+}
+
+TEST_P(Conformance, StartedTogetherEndInOrder) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    const int n = group->size();
+    const int rank = group->rank();
+    constexpr std::int64_t kLength = 5000;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      Buffer<float> sums(kLength, rank);
+      Buffer<bf16> gathered(n * kLength);
+      Buffer<bf16> part(kLength, rank);
+      Buffer<std::int64_t> words(kLength, rank);
+      Buffer<double> rows_x(total(rows_from(rank, n, 3)), rank);
+      Buffer<double> rows_y(total(rows_to(rank, n, 3)));
+      std::vector<std::unique_ptr<Communicator::Work>> works;
+      works.push_back(group->start(AllReduce{sums.view(), sums.view()}, "test.a", kStream));
+      works.push_back(group->start(AllGather{gathered.view(), part.view()}, "test.b", kStream));
+      works.push_back(group->start(Broadcast{words.view(), n - 1}, "test.c", kStream));
+      {
+        // Gone before the work is done.
+        const std::vector<std::int64_t> send_rows = rows_from(rank, n, 3);
+        const std::vector<std::int64_t> recv_rows = rows_to(rank, n, 3);
+        works.push_back(group->start(
+            AllToAll{rows_y.view(), rows_x.view(), send_rows, recv_rows}, "test.d", kStream));
+      }
+      check_all_reduce<double>(*group, kLength, Reduce::sum, true);  // queues behind them
+      while (!works.empty()) {
+        works.back()->wait(kStream);
+        works.pop_back();
+      }
+      Buffer<float> expected_sums(kLength);
+      for (std::int64_t i = 0; i < kLength; ++i) {
+        expected_sums[i] = reduced<float>(n, i);
+      }
+      Buffer<bf16> expected_gathered(n * kLength);
+      for (std::int64_t i = 0; i < n * kLength; ++i) {
+        expected_gathered[i] = input<bf16>(static_cast<int>(i / kLength), i % kLength);
+      }
+      sums.expect(expected_sums, "sums");
+      gathered.expect(expected_gathered, "gathered");
+      words.expect(Buffer<std::int64_t>(kLength, n - 1), "words");
+      rows_y.expect(expected_rows<double>(rank, n, 3, 1, 0), "rows");
+    }
+  });
+}
+
+TEST_P(Conformance, AWorkThatNobodyWaitsForIsDoneWhenItIsGone) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    Buffer<float> x(1000, group->rank());
+    group->start(Broadcast{x.view(), 0}, "test.broadcast", kStream).reset();
+    x.expect(Buffer<float>(1000, 0), "x");
+  });
+}
+
+// Rows and columns of the ranks, as of a mesh, and twice the same group.
+TEST_P(Conformance, GroupsAreIndependent) {
+  on_ranks([](World& world) {
+    const int n = world.size();
+    std::vector<int> alike;
+    for (int r = world.rank() % 2; r < n; r += 2) {
+      alike.push_back(r);
+    }
+    const int first = world.rank() - world.rank() % 2;
+    std::vector<int> pair = {first};
+    if (first + 1 < n) {
+      pair.push_back(first + 1);
+    }
+    const auto one = world.create_group("alike", alike, Device::cpu);
+    const auto again = world.create_group("alike", alike, Device::cpu);
+    const auto other = world.create_group("pair", pair, Device::cpu);
+    const auto all = group_of_all(world);
+    Buffer<float> x(3000, one->rank());
+    Buffer<float> y(3000, again->rank());
+    {
+      const auto work = one->start(AllReduce{x.view(), x.view()}, "test.x", kStream);
+      const auto work_again = again->start(AllReduce{y.view(), y.view()}, "test.y", kStream);
+      check_all_reduce<float>(*other, 3000, Reduce::sum, false);
+      check_all_gather<bf16>(*all, 100, 3, false);
+      work_again->wait(kStream);
+      work->wait(kStream);
+    }
+    Buffer<float> expected(3000);
+    for (std::int64_t i = 0; i < 3000; ++i) {
+      expected[i] = reduced<float>(one->size(), i);
+    }
+    x.expect(expected, "x");
+    y.expect(expected, "y");
+  });
+}
+
+void expect_refused(Communicator& group, const Collective& collective, const std::string& problem) {
+  const std::string where =
+      " (rank " + std::to_string(group.rank()) + " of the " + std::to_string(group.size()) + " ";
+  const std::string run_text =
+      test::error_text<ContractError>([&] { group.run(collective, "test.op", kStream); });
+  EXPECT_EQ(run_text.rfind("test.op: " + problem + where, 0), 0U) << run_text;
+  EXPECT_TRUE(test::follows_grammar(run_text));
+  EXPECT_EQ(test::error_text<ContractError>([&] { group.start(collective, "test.op", kStream); }),
+            run_text);
+}
+
+TEST_P(Conformance, WrongOperandsAreRefused) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    const std::int64_t n = group->size();
+    const std::string ranks = std::to_string(n);
+    Buffer<float> x(6 * n);
+    Buffer<float> y(6 * n);
+    Buffer<bf16> other(6 * n);
+    Buffer<std::uint8_t> bytes(6 * n);
+    const TensorView on_gpu(x.view().data, {6 * n}, DType::f32, Device::cuda);
+    const std::string count = std::to_string(6 * n);
+
+    expect_refused(*group, AllReduce{y.view(), {}}, "an operand is absent");
+    expect_refused(*group, AllReduce{y.view(), other.view()}, "y is f32 and x is bf16");
+    expect_refused(
+        *group, AllReduce{y.view(), on_gpu}, "y is on cpu, x on cuda, the stream on cpu");
+    expect_refused(*group, AllReduce{bytes.view(), bytes.view()}, "u8 is no dtype of a collective");
+    expect_refused(*group, AllReduce{y.part(0, 5), x.view()}, "y has 5 elements and x " + count);
+    expect_refused(*group,
+                   AllGather{y.view(), x.part(0, 5)},
+                   count + " elements are not " + ranks + " times 5");
+    expect_refused(*group, AllGather{y.view(), x.part(0, 6), 4}, "6 elements are not 4 blocks");
+    expect_refused(*group, AllGather{y.view(), x.part(0, 6), 0}, "6 elements are not 0 blocks");
+    expect_refused(*group,
+                   ReduceScatter{y.part(0, 5), x.view()},
+                   count + " elements are not " + ranks + " times 5");
+    expect_refused(*group, ReduceScatter{y.part(0, 6), x.view(), 4}, "6 elements are not 4 blocks");
+    expect_refused(*group, Broadcast{x.view(), -1}, "root is -1");
+    expect_refused(*group, Broadcast{x.view(), group->size()}, "root is " + ranks);
+
+    const std::vector<std::int64_t> rows(static_cast<std::size_t>(n), 1);
+    const std::vector<std::int64_t> none;
+    std::vector<std::int64_t> negative = rows;
+    negative.front() = -2;
+    std::vector<std::int64_t> many = rows;
+    many.front() = 6 * n + 1;
+    std::vector<std::int64_t> to_itself = rows;
+    to_itself[static_cast<std::size_t>(group->rank())] = 2;
+    expect_refused(*group,
+                   AllToAll{y.matrix(3 * n, 2), x.matrix(2 * n, 3), rows, rows},
+                   "a row of y has 8 bytes and one of x 12");
+    expect_refused(*group, AllToAll{y.view(), x.view(), none, rows}, "send_rows has 0 entries");
+    expect_refused(*group, AllToAll{y.view(), x.view(), rows, negative}, "recv_rows has -2");
+    expect_refused(*group,
+                   AllToAll{y.view(), x.view(), many, rows},
+                   "send_rows is " + std::to_string(7 * n) + " rows of a tensor of " + count);
+    expect_refused(*group,
+                   AllToAll{y.view(), x.view(), to_itself, rows},
+                   "2 rows go to this rank itself and 1 come from it");
+  });
+}
+
+TEST_P(Conformance, UnequalSizesAreRefused) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    if (group->size() == 1) {
+      return;
+    }
+    const std::int64_t length = group->rank() == 0 ? 9 : 8;
+    Buffer<float> x(length, group->rank());
+    Buffer<float> y(length * group->size());
+    const std::string text = test::error_text<ContractError>([&] {
+      group->run(AllGather{y.view(), x.view()}, "test.gather", kStream);
+    });
+    EXPECT_NE(text.find("test.gather: rank "), std::string::npos) << text;
+    EXPECT_NE(text.find("36"), std::string::npos) << text;
+    EXPECT_NE(text.find("32"), std::string::npos) << text;
+    EXPECT_TRUE(test::follows_grammar(text));
+  });
+}
+
+TEST_P(Conformance, SeveralRanksOnGpusAreRefused) {
+  on_ranks([](World& world) {
+    if (world.size() == 1) {
+      return;
+    }
+    std::vector<int> ranks(static_cast<std::size_t>(world.size()));
+    std::iota(ranks.begin(), ranks.end(), 0);
+    const std::string text =
+        test::error_text<PreflightError>([&] { world.create_group("test", ranks, Device::cuda); });
+    EXPECT_TRUE(test::follows_grammar(text));
+    EXPECT_NE(text.find("use run.device cpu"), std::string::npos) << text;
+  });
+}
+
+class ThreadRanks : public testing::TestWithParam<int> {};
+
+INSTANTIATE_TEST_SUITE_P(, ThreadRanks, testing::Values(2, 3, 7, 24));
+
+// Ends a job by rank 1, and expects that its exception is the one that comes out.
+void expect_rank_one_ends_it(
+    int num_ranks, const std::function<void(World&, const std::function<void()>&)>& body) {
+  const std::string text = test::error_text<std::runtime_error>([&] {
+    run_threads(num_ranks, [&](World& world) {
+      body(world, [&] {
+        if (world.rank() == 1) {
+          throw std::runtime_error("rank one fails");
+        }
+      });
+    });
+  });
+  EXPECT_EQ(text, "rank one fails");
+}
+
+TEST_P(ThreadRanks, AnExceptionEndsOthersThatRun) {
+  expect_rank_one_ends_it(GetParam(), [](World& world, const auto& fail) {
+    const auto group = group_of_all(world);
+    check_all_reduce<float>(*group, 100, Reduce::sum, false);
+    fail();
+    const std::string text = test::error_text<CommunicationError>(
+        [&] { check_all_reduce<float>(*group, 100, Reduce::sum, false); });
+    EXPECT_EQ(text,
+              "test.all_reduce was given up (rank 1: rank one fails); see that rank's message");
+  });
+}
+
+TEST_P(ThreadRanks, AnExceptionEndsOthersThatWait) {
+  expect_rank_one_ends_it(GetParam(), [](World& world, const auto& fail) {
+    const auto group = group_of_all(world);
+    fail();
+    Buffer<float> x(100);
+    const auto work = group->start(Broadcast{x.view()}, "test.broadcast", kStream);
+    work->wait(kStream);
+  });
+}
+
+// Rank 1 has work under way that the others, waiting for it elsewhere, never come to.
+TEST_P(ThreadRanks, AnExceptionEndsWorkUnderWay) {
+  expect_rank_one_ends_it(GetParam(), [](World& world, const auto& fail) {
+    const auto group = group_of_all(world);
+    const auto other = group_of_all(world);
+    Buffer<float> x(100);
+    if (world.rank() == 1) {
+      const auto work = group->start(Broadcast{x.view()}, "test.broadcast", kStream);
+      const auto behind = group->start(AllReduce{x.view(), x.view()}, "test.behind", kStream);
+      fail();
+    }
+    check_all_reduce<float>(*other, 100, Reduce::sum, false);
+  });
+}
+
+// Ranks come and go while others fail: whoever is let on reads memory that is still there.
+TEST_P(ThreadRanks, AnExceptionLeavesNobodyReadingWhatHasGone) {
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    expect_rank_one_ends_it(GetParam(), [&](World& world, const auto& fail) {
+      const auto group = group_of_all(world);
+      for (int i = 0; i < 10; ++i) {
+        check_all_reduce<float>(*group, 3000, Reduce::sum, false);
+        if (i == repeat % 10) {
+          fail();
+        }
+      }
+    });
+  }
+}
+
+TEST_P(ThreadRanks, UnequalSizesEndTheJob) {
+  const std::string text = test::error_text<ContractError>([&] {
+    run_threads(GetParam(), [](World& world) {
+      const auto group = group_of_all(world);
+      Buffer<float> x(world.rank() == 0 ? 1000 : 2000);
+      group->run(AllReduce{x.view(), x.view()}, "test.all_reduce", kStream);
+    });
+  });
+  EXPECT_NE(text.find("(the ranks do not make the same calls); mend the caller"), text.npos)
+      << text;
+}
+
+}  // namespace
+}  // namespace memphis

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "csrc/comm/communicator.h"
+
+namespace memphis::test {
+
+// The job that this test runs in, of one rank unless mpirun started it. For tests with RANKS in
+// tests/CMakeLists.txt, whose main is ranks_main.cpp.
+World& process_world();
+
+}  // namespace memphis::test

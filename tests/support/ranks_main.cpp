@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// main() of tests that are also run by mpirun: GoogleTest's, with one report and one status for all
+// ranks. Rank 0 reports as ever, the others only what fails on them.
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/comm/world.h"
+#include "tests/support/ranks.h"
+
+namespace memphis::test {
+namespace {
+
+std::unique_ptr<World>& the_world() {
+  static std::unique_ptr<World> world;
+  return world;
+}
+
+class FailuresOfRank final : public testing::EmptyTestEventListener {
+ public:
+  explicit FailuresOfRank(int rank) : rank_(rank) {}
+
+  // The name is kept: GoogleTest holds a lock where it tells of results, and asking takes it again.
+  void OnTestStart(const testing::TestInfo& info) override {
+    test_ = std::string(info.test_suite_name()) + "." + info.name();
+  }
+
+  void OnTestPartResult(const testing::TestPartResult& result) override {
+    if (result.failed()) {
+      std::fprintf(stderr,
+                   "rank %d: %s: %s:%d: %s\n",
+                   rank_,
+                   test_.c_str(),
+                   result.file_name() != nullptr ? result.file_name() : "",
+                   result.line_number(),
+                   result.message());
+    }
+  }
+
+ private:
+  int rank_;
+  std::string test_;
+};
+
+// A report in a folder gets the name of CTest's entry, by which results are counted. Before
+// InitGoogleTest, which makes what writes it.
+void name_report(const World& world, const std::string& program) {
+  std::string& output = testing::GTEST_FLAG(output);
+  if (world.size() > 1 && !output.empty() && output.back() == '/') {
+    output += std::filesystem::path(program).filename().string() + "_ranks_" +
+              std::to_string(world.size()) + ".xml";
+  }
+}
+
+// After it.
+void report_failures_alone(int rank) {
+  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+  delete listeners.Release(listeners.default_result_printer());
+  delete listeners.Release(listeners.default_xml_generator());
+  listeners.Append(new FailuresOfRank(rank));
+}
+
+int worst_of(World& world, int status) {
+  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  std::int32_t worst = status;
+  const TensorView view(&worst, {1}, DType::i32, Device::cpu);
+  world.create_group("all", ranks, Device::cpu)
+      ->run(AllReduce{view, view, Reduce::max}, "test.status", Stream{});
+  return worst;
+}
+
+}  // namespace
+
+World& process_world() {
+  return *the_world();
+}
+
+}  // namespace memphis::test
+
+int main(int argc, char** argv) {
+  using namespace memphis;
+  try {
+    test::the_world() = make_world();
+    test::name_report(*test::the_world(), argv[0]);
+    testing::InitGoogleTest(&argc, argv);
+    if (test::the_world()->rank() != 0) {
+      test::report_failures_alone(test::the_world()->rank());
+    }
+    const int status = test::worst_of(*test::the_world(), RUN_ALL_TESTS());
+    test::the_world().reset();
+    return status;
+  } catch (const Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    if (test::the_world()) {
+      test::the_world()->abort(error.code(), error.what());
+    }
+    return static_cast<int>(error.code());
+  }
+}
