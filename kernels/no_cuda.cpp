@@ -36,6 +36,9 @@ namespace {
     absent(#function);                                       \
   }
 
+MEMPHIS_NO_CUDA(cross_entropy_shard, CrossEntropyShard)
+MEMPHIS_NO_CUDA(cross_entropy_join, CrossEntropyJoin)
+MEMPHIS_NO_CUDA(cross_entropy_gradient, CrossEntropyGradient)
 MEMPHIS_NO_CUDA(embedding_forward, EmbeddingForward)
 MEMPHIS_NO_CUDA(embedding_backward, EmbeddingBackward)
 MEMPHIS_NO_CUDA(rmsnorm_forward, RmsNormForward)
@@ -49,10 +52,13 @@ MEMPHIS_NO_CUDA(attention_backward, AttentionBackward)
 MEMPHIS_NO_CUDA(geglu_forward, GegluForward)
 MEMPHIS_NO_CUDA(geglu_backward, GegluBackward)
 MEMPHIS_NO_CUDA(router_forward, RouterForward)
+MEMPHIS_NO_CUDA(router_balance, RouterBalance)
 MEMPHIS_NO_CUDA(router_backward, RouterBackward)
 MEMPHIS_NO_CUDA(permute_index, PermuteIndex)
 MEMPHIS_NO_CUDA(permute, Permute)
 MEMPHIS_NO_CUDA(unpermute, Unpermute)
+MEMPHIS_NO_CUDA(spread_choices, SpreadChoices)
+MEMPHIS_NO_CUDA(gather_choices, GatherChoices)
 MEMPHIS_NO_CUDA(grouped_matmul_forward, GroupedMatmulForward)
 MEMPHIS_NO_CUDA(grouped_matmul_backward, GroupedMatmulBackward)
 MEMPHIS_NO_CUDA(cross_entropy, CrossEntropy)

@@ -254,7 +254,8 @@ ModelConfig read_hf_config(const fs::path& path) {
 }
 
 std::string write_hf_config(const ModelConfig& model, DType dtype) {
-  require(dtype == DType::f32 || dtype == DType::bf16, "weights are exported as f32 or bf16");
+  require(dtype == DType::f64 || dtype == DType::f32 || dtype == DType::bf16,
+          "weights are exported as f64, f32 or bf16");
   const bool residual_moe = model.dense_ffn_dim > 0;
   nlohmann::ordered_json root;
   root["architectures"] = {residual_moe ? "Grok1ForCausalLM" : "Grok1ModelForCausalLM"};
@@ -293,7 +294,9 @@ std::string write_hf_config(const ModelConfig& model, DType dtype) {
   root["tie_word_embeddings"] = model.tie_embeddings;
   // SGLang takes experts for cut into one file a rank unless told otherwise.
   root["load_presharded_moe"] = false;
-  root["torch_dtype"] = dtype == DType::f32 ? "float32" : "bfloat16";
+  root["torch_dtype"] = dtype == DType::bf16  ? "bfloat16"
+                        : dtype == DType::f64 ? "float64"
+                                              : "float32";
   return root.dump(1) + "\n";
 }
 

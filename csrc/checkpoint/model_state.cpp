@@ -2,13 +2,20 @@
 #include "csrc/checkpoint/model_state.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstring>
+#include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "csrc/checkpoint/hf.h"
+#include "csrc/checkpoint/pieces.h"
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/checkpoint/writer.h"
+#include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 
@@ -18,6 +25,8 @@ namespace {
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kWeightsName = "model.safetensors";
 constexpr const char* kOptimizerName = "optimizer.safetensors";
+constexpr const char* kWeightsStem = "weights";
+constexpr const char* kOptimizerStem = "optimizer";
 constexpr const char* kHeadName = "lm_head.weight";
 constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
 
@@ -28,51 +37,134 @@ PinnedBuffer make_staging(Device device) {
   return {device == Device::cpu ? 0 : kStagingBytes, device};
 }
 
+// What `parameter` and `run`, both of a rank's index space, have in common, counted from the
+// parameter's first element.
+Range overlap(const LogicalParameter& parameter, const Range& run) {
+  const std::int64_t begin = std::max(parameter.begin, run.begin);
+  const std::int64_t end =
+      std::min(parameter.begin + parameter.spec.num_elements(), run.begin + run.count);
+  return {.begin = begin - parameter.begin, .count = std::max<std::int64_t>(end - begin, 0)};
+}
+
+// A piece of a tensor, flat; the tensor itself where that is all of it.
+TensorSource piece_source(const std::string& tensor,
+                          const LogicalParameter& parameter,
+                          const Range& local,
+                          const TensorView& elements_n,
+                          const PinnedBuffer& staging,
+                          Stream stream) {
+  TensorView view = elements_n;
+  if (local.count == parameter.whole.num_elements()) {
+    view.dims = parameter.whole.dims;
+    view.num_dims = parameter.whole.num_dims;
+  }
+  return source_of(piece_name(tensor, parameter, local), view, staging, stream);
+}
+
+// This rank's part of the weights: the elements that it counts, so that each is written once.
 std::vector<TensorSource> weight_sources(const Parameters& parameters,
                                          const PinnedBuffer& staging,
                                          Stream stream) {
   std::vector<TensorSource> sources;
   for (const LogicalParameter& parameter : parameters.plan().logical) {
-    sources.push_back(
-        source_of(parameter.name, parameters.logical_weights(parameter), staging, stream));
+    const TensorView all = parameters.logical_weights(parameter);
+    for (const Range& run : parameters.plan().counted) {
+      const Range local = overlap(parameter, run);
+      if (local.count > 0) {
+        const TensorView elements_n = flat_view(
+            all.reshape({all.num_elements()}), 0, local.begin, {{local.count}, all.dtype});
+        sources.push_back(
+            piece_source(parameter.name, parameter, local, elements_n, staging, stream));
+      }
+    }
   }
   return sources;
 }
 
-std::vector<TensorSource> optimizer_sources(const Optimizer& optimizer,
+std::vector<TensorSource> optimizer_sources(const Parameters& parameters,
+                                            const Optimizer& optimizer,
                                             const PinnedBuffer& staging,
                                             Stream stream) {
   std::vector<TensorSource> sources;
-  for (const Optimizer::StateTensor& tensor : optimizer.state()) {
-    sources.push_back(source_of(tensor.name, tensor.view, staging, stream));
+  for (const Optimizer::StateTensor& state : optimizer.state()) {
+    for (const Range& run : parameters.plan().counted) {
+      const Range counted = overlap(*state.parameter, run);
+      const std::int64_t begin = std::max(counted.begin, state.local.begin);
+      const std::int64_t end =
+          std::min(counted.begin + counted.count, state.local.begin + state.local.count);
+      if (begin < end) {
+        const TensorView elements_n =
+            flat_view(state.view, state.local.begin, begin, {{end - begin}, state.view.dtype});
+        sources.push_back(piece_source(state.name,
+                                       *state.parameter,
+                                       {.begin = begin, .count = end - begin},
+                                       elements_n,
+                                       staging,
+                                       stream));
+      }
+    }
   }
   return sources;
 }
 
-// Reads a stored tensor into `view`, wherever that lies, in its dtype.
-void load_tensor(const SafetensorsFile& file,
-                 const std::string& name,
-                 const TensorView& view,
-                 const PinnedBuffer& staging,
-                 Stream stream) {
-  const std::span<const std::int64_t> shape(view.dims.data(),
-                                            static_cast<std::size_t>(view.num_dims));
+// Calls read(begin, count, out) for pieces of `view`, which may lie on the GPU.
+template <class Read>
+void fill(const TensorView& view, const PinnedBuffer& staging, Stream stream, const Read& read) {
   const std::int64_t total = view.num_elements();
   if (view.device == Device::cpu) {
-    file.read(name, shape, 0, total, view.dtype, view.data);
+    read(std::int64_t{0}, total, view.data);
     return;
   }
   const std::size_t width = size_of(view.dtype);
   const auto piece = static_cast<std::int64_t>(staging.bytes() / width);
   for (std::int64_t begin = 0; begin < total; begin += piece) {
     const std::int64_t count = std::min(piece, total - begin);
-    file.read(name, shape, begin, count, view.dtype, staging.data());
+    read(begin, count, staging.data());
     device_copy(static_cast<char*>(view.data) + static_cast<std::size_t>(begin) * width,
                 staging.data(),
                 static_cast<std::size_t>(count) * width,
                 stream);
     synchronize(stream);  // staging is filled again
   }
+}
+
+// Elements `local` of a rank's part, to `view`, wherever that lies, in its dtype.
+void load_piece(const StoredPieces& pieces,
+                const std::string& tensor,
+                const LogicalParameter& parameter,
+                const Range& local,
+                const TensorView& view,
+                const PinnedBuffer& staging,
+                Stream stream) {
+  fill(view, staging, stream, [&](std::int64_t begin, std::int64_t count, void* out) {
+    pieces.read(tensor, parameter, {.begin = local.begin + begin, .count = count}, view.dtype, out);
+  });
+}
+
+void load_weights(const StoredPieces& pieces,
+                  Parameters& parameters,
+                  const PinnedBuffer& staging,
+                  Stream stream) {
+  for (const LogicalParameter& parameter : parameters.plan().logical) {
+    load_piece(pieces,
+               parameter.name,
+               parameter,
+               {.begin = 0, .count = parameter.spec.num_elements()},
+               parameters.logical_weights(parameter),
+               staging,
+               stream);
+  }
+}
+
+// The files of a checkpoint that hold what one rank would write to `whole_name`.
+std::vector<std::filesystem::path> stored_files(const std::filesystem::path& checkpoint,
+                                                const char* whole_name,
+                                                const char* stem) {
+  std::vector<std::filesystem::path> files = piece_files(checkpoint, stem);
+  if (files.empty()) {
+    files.push_back(checkpoint / whole_name);
+  }
+  return files;
 }
 
 // A folder that ties its head and stores it nevertheless must mean what it says.
@@ -91,10 +183,16 @@ void require_tied_head_equals_embedding(const HfTensors& tensors, const TensorVi
 
 }  // namespace
 
-std::uint64_t checkpoint_bytes(const Parameters& parameters, const Optimizer& optimizer) {
+std::uint64_t checkpoint_bytes(const Parameters& parameters,
+                               const Optimizer& optimizer,
+                               const Groups& groups) {
   const PinnedBuffer no_staging(0, Device::cpu);
-  return safetensors_bytes(weight_sources(parameters, no_staging, {})) +
-         safetensors_bytes(optimizer_sources(optimizer, no_staging, {}));
+  auto bytes = static_cast<std::int64_t>(
+      safetensors_bytes(weight_sources(parameters, no_staging, {})) +
+      safetensors_bytes(optimizer_sources(parameters, optimizer, no_staging, {})));
+  const TensorView view(&bytes, {1}, DType::i64, Device::cpu);
+  groups.all_host().run(AllReduce{.y = view, .x = view}, "checkpoint.bytes", {});
+  return static_cast<std::uint64_t>(bytes);
 }
 
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
@@ -103,16 +201,68 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
                                       const ModelConfig& model,
                                       const Parameters& parameters,
                                       const Optimizer& optimizer,
+                                      const Groups& groups,
                                       Stream stream) {
+  Communicator& all = groups.all_host();
+  const bool leads = all.rank() == 0;
+  const auto name = [&](const char* whole_name, const char* stem) {
+    return all.size() == 1 ? std::string(whole_name)
+                           : piece_file_name(stem, all.rank(), all.size());
+  };
   synchronize(stream);
   const PinnedBuffer staging = make_staging(stream.device);
-  CheckpointWriter writer(run_dir, step);
-  ChecksumWriter config(writer.directory() / kConfigName);
-  config.write(write_hf_config(model, parameters.compute()));
-  writer.add_file(config.close());
-  writer.add_tensors(kWeightsName, weight_sources(parameters, staging, stream));
-  writer.add_tensors(kOptimizerName, optimizer_sources(optimizer, staging, stream));
-  return writer.commit(manifest);
+  std::optional<CheckpointWriter> writer;
+  together(all, "checkpoint.begin", [&] {
+    if (leads) {
+      writer.emplace(run_dir, step);
+      ChecksumWriter config(writer->directory() / kConfigName);
+      config.write(write_hf_config(model, parameters.compute()));
+      writer->add_file(config.close());
+    }
+  });
+
+  constexpr std::size_t kNumFiles = 2;
+  std::array<FileRecord, kNumFiles> own;
+  together(all, "checkpoint.write", [&] {
+    const std::vector<TensorSource> weights = weight_sources(parameters, staging, stream);
+    const std::vector<TensorSource> state =
+        optimizer_sources(parameters, optimizer, staging, stream);
+    const std::filesystem::path directory = unfinished_directory(run_dir, step);
+    own[0] = write_safetensors(directory / name(kWeightsName, kWeightsStem), weights);
+    own[1] = write_safetensors(directory / name(kOptimizerName, kOptimizerStem), state);
+  });
+
+  // [rank][file][bytes, checksum]; the names follow from the rank.
+  std::array<std::int64_t, 2 * kNumFiles> record{};
+  std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(all.size()));
+  for (std::size_t i = 0; i < kNumFiles; ++i) {
+    record[2 * i] = static_cast<std::int64_t>(own[i].bytes);
+    record[2 * i + 1] = std::bit_cast<std::int64_t>(own[i].xxh3);
+  }
+  const auto view_of = [](auto& values) {
+    return TensorView(
+        values.data(), {static_cast<std::int64_t>(values.size())}, DType::i64, Device::cpu);
+  };
+  all.run(AllGather{.y = view_of(records), .x = view_of(record)}, "checkpoint.records", {});
+  std::filesystem::path path = run_dir / checkpoint_name(step);
+  together(all, "checkpoint.commit", [&] {
+    for (int rank = 0; leads && rank < all.size(); ++rank) {
+      for (std::size_t i = 0; i < kNumFiles; ++i) {
+        const std::size_t at = record.size() * static_cast<std::size_t>(rank) + 2 * i;
+        FileRecord file = own[i];
+        if (rank > 0) {
+          file.name = piece_file_name(i == 0 ? kWeightsStem : kOptimizerStem, rank, all.size());
+          file.bytes = static_cast<std::uint64_t>(records[at]);
+          file.xxh3 = std::bit_cast<std::uint64_t>(records[at + 1]);
+        }
+        writer->add_file(std::move(file));
+      }
+    }
+    if (leads) {
+      writer->commit(manifest);
+    }
+  });
+  return path;
 }
 
 void load_checkpoint(const std::filesystem::path& checkpoint,
@@ -120,13 +270,13 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
                      Optimizer& optimizer,
                      Stream stream) {
   const PinnedBuffer staging = make_staging(stream.device);
-  const SafetensorsFile weights(checkpoint / kWeightsName);
-  for (const LogicalParameter& parameter : parameters.plan().logical) {
-    load_tensor(weights, parameter.name, parameters.logical_weights(parameter), staging, stream);
-  }
-  const SafetensorsFile state(checkpoint / kOptimizerName);
+  load_weights(StoredPieces(stored_files(checkpoint, kWeightsName, kWeightsStem)),
+               parameters,
+               staging,
+               stream);
+  const StoredPieces state(stored_files(checkpoint, kOptimizerName, kOptimizerStem));
   for (const Optimizer::StateTensor& tensor : optimizer.state()) {
-    load_tensor(state, tensor.name, tensor.view, staging, stream);
+    load_piece(state, tensor.name, *tensor.parameter, tensor.local, tensor.view, staging, stream);
   }
 }
 
@@ -147,16 +297,23 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
 }
 
 void load_model_folder(const std::filesystem::path& folder, Parameters& parameters, Stream stream) {
-  const HfTensors tensors(folder);
   const PinnedBuffer staging = make_staging(stream.device);
+  const std::vector<std::filesystem::path> files = piece_files(folder, kWeightsStem);
+  if (!files.empty()) {
+    load_weights(StoredPieces(files), parameters, staging, stream);
+    return;
+  }
+  const HfTensors tensors(folder);
   bool has_own_head = false;
   for (const LogicalParameter& parameter : parameters.plan().logical) {
     has_own_head = has_own_head || parameter.name == kHeadName;
-    load_tensor(tensors.file_of(parameter.name),
-                parameter.name,
-                parameters.logical_weights(parameter),
-                staging,
-                stream);
+    const SafetensorsFile& file = tensors.file_of(parameter.name);
+    const TensorView view = parameters.logical_weights(parameter);
+    const std::span<const std::int64_t> shape(view.dims.data(),
+                                              static_cast<std::size_t>(view.num_dims));
+    fill(view, staging, stream, [&](std::int64_t begin, std::int64_t count, void* out) {
+      file.read(parameter.name, shape, begin, count, view.dtype, out);
+    });
   }
   if (!has_own_head && tensors.contains(kHeadName)) {
     require_tied_head_equals_embedding(tensors, parameters.weights().embedding_VD);

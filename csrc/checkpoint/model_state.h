@@ -6,6 +6,7 @@
 
 #include "csrc/checkpoint/manifest.h"
 #include "csrc/config/config.h"
+#include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
 #include "csrc/optim/optimizer.h"
 
@@ -15,22 +16,29 @@
 //   model.safetensors       weights, by the names of form B: the folder is a model folder too
 //   optimizer.safetensors   <parameter>.m, .v and, where weights are narrower than f32, .master
 //
-// Tensors are logical: whole, in the order of their dims, whatever the layout that wrote them.
+// A job of several ranks writes weights-00003-of-00008.safetensors and optimizer-... instead, each
+// rank its pieces (pieces.h), each element once. Either is read by any number of ranks: a piece
+// says which elements of the logical tensor it has.
 namespace memphis {
 
-// Bytes of a checkpoint's tensors.
-std::uint64_t checkpoint_bytes(const Parameters& parameters, const Optimizer& optimizer);
+// Bytes of a checkpoint's tensors, on all ranks.
+std::uint64_t checkpoint_bytes(const Parameters& parameters,
+                               const Optimizer& optimizer,
+                               const Groups& groups);
 
-// Saves and commits; `manifest` lacks only its step and files. Waits for the stream.
+// Saves and commits; `manifest` lacks only its step and files. Waits for the stream. Every rank
+// calls; if one fails, all throw and nothing is committed.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
                                       std::int64_t step,
                                       const Manifest& manifest,
                                       const ModelConfig& model,
                                       const Parameters& parameters,
                                       const Optimizer& optimizer,
+                                      const Groups& groups,
                                       Stream stream);
 
-// Weights and optimizer state of a valid checkpoint. CheckpointError if it is of another model.
+// This rank's weights and optimizer state, from a valid checkpoint of any layout. CheckpointError
+// if it is of another model.
 void load_checkpoint(const std::filesystem::path& checkpoint,
                      Parameters& parameters,
                      Optimizer& optimizer,
@@ -40,7 +48,8 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
 // checkpoint of the run directory `path`. CheckpointError if it is neither.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
 
-// Weights of a model folder in form B, converted to the dtype of `parameters`. A tied head in the
+// Weights of a model folder in form B, or of a checkpoint in pieces, converted to the dtype of
+// `parameters`. A tied head in the
 // folder must equal the embedding; one that is missing is the embedding.
 void load_model_folder(const std::filesystem::path& folder, Parameters& parameters, Stream stream);
 

@@ -247,6 +247,10 @@ std::string checkpoint_name(std::int64_t step) {
   return fmt::format("step-{:08}", step);
 }
 
+fs::path unfinished_directory(const fs::path& run_dir, std::int64_t step) {
+  return run_dir / (checkpoint_name(step) + std::string(kUnfinishedSuffix));
+}
+
 Verdict verify_checkpoint(const fs::path& directory) {
   try {
     return {.manifest = verify(directory), .reason = {}};

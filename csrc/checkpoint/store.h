@@ -26,6 +26,9 @@ constexpr std::string_view kUnfinishedSuffix = ".tmp";
 // "step-00000420"; longer beyond eight digits.
 std::string checkpoint_name(std::int64_t step);
 
+// Where the files of that checkpoint are written until it is committed.
+std::filesystem::path unfinished_directory(const std::filesystem::path& run_dir, std::int64_t step);
+
 // The outcome of reading a checkpoint back, every byte of it and from the device where the system
 // allows it.
 struct Verdict {

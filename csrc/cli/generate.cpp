@@ -26,8 +26,12 @@ void generate(const GenerateArguments& arguments) {
         loaded.config.vocab_size,
         ByteTokenizer::kVocabSize));
   }
-  InferenceModel model(
-      loaded.config, 1, loaded.config.max_sequence_length, loaded.parameters, loaded.stream.view());
+  InferenceModel model(loaded.config,
+                       1,
+                       loaded.config.max_sequence_length,
+                       loaded.parameters,
+                       loaded.groups,
+                       loaded.stream.view());
   fmt::print("{}{}\n", arguments.prompt, generate_text(model, arguments.prompt, arguments.sample));
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "csrc/cli/commands.h"
+#include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/log.h"
 
@@ -26,6 +27,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     program.exit(error);
     return static_cast<int>(ExitCode::config);
+  } catch (const FailedElsewhere& error) {
+    return static_cast<int>(error.code());
   } catch (const Error& error) {
     spdlog::error("memphis: {}", error.what());
     return static_cast<int>(error.code());

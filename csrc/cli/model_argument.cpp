@@ -35,6 +35,7 @@ LoadedModel::LoadedModel(const ModelArgument& argument)
     : folder(find_model_folder(argument.path).string()),
       config(read_hf_config(std::filesystem::path(folder) / "config.json")),
       stream(device_of(argument)),
+      groups(device_of(argument)),
       parameters(config, compute_of(argument), device_of(argument), Parameters::Gradients::none) {
   load_model_folder(folder, parameters, stream.view());
 }

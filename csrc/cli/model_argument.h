@@ -7,6 +7,7 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
+#include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
 
 namespace memphis {
@@ -27,6 +28,7 @@ struct LoadedModel {
   std::string folder;
   ModelConfig config;
   OwnedStream stream;
+  Groups groups;
   Parameters parameters;
 };
 

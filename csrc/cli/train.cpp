@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/cli/commands.h"
+#include "csrc/cli/job.h"
 #include "csrc/cli/source_tree.h"
 #include "csrc/config/load.h"
 #include "csrc/core/log.h"
@@ -12,9 +13,11 @@ void add_train_command(CLI::App& program) {
   auto arguments = std::make_shared<ConfigArguments>();
   add_config_arguments(*command, *arguments);
   command->callback([arguments] {
-    const Config config = load_config(arguments->file, arguments->overrides);
-    Trainer trainer(config, own_text_roots());
-    trainer.run();
+    run_as_job([&](World& world) {
+      const Config config = load_config(arguments->file, arguments->overrides, world.size());
+      Trainer trainer(config, own_text_roots(), world);
+      trainer.run();
+    });
   });
 }
 

@@ -63,13 +63,16 @@ struct RunConfig {
 
 struct ParallelConfig {
   std::int64_t pipeline = 1;
-  std::int64_t data = 1;
+  std::int64_t data = 0;  // derived: what the other degrees leave of the ranks
   std::int64_t context = 1;
   std::int64_t expert = 1;
   std::int64_t tensor = 1;
   std::int64_t expert_tensor = 1;
   std::int64_t zero = 1;
   bool sequence_parallel = true;
+  // Rows that a rank's experts can receive in a micro-batch, over an equal share; 0: room for every
+  // case.
+  double expert_buffer = 0;
 
   bool operator==(const ParallelConfig&) const = default;
 };
@@ -121,7 +124,8 @@ struct LossConfig {
   bool operator==(const LossConfig&) const = default;
 };
 
-enum class Precision : std::uint8_t { automatic, bf16, f32 };  // auto: bf16 on cuda, f32 on cpu
+// auto: bf16 on cuda, f32 on cpu. f64 is of the CPU: it tells rounding from error.
+enum class Precision : std::uint8_t { automatic, bf16, f32, f64 };
 
 struct PrecisionConfig {
   Precision compute = Precision::automatic;

@@ -191,7 +191,8 @@ void note_places(const std::vector<Given>& given, Sources& sources) {
 Config parse_config(std::string_view text,
                     std::string_view name,
                     const std::vector<std::string>& overrides,
-                    Check check) {
+                    Check check,
+                    std::int64_t num_ranks) {
   const Keys keys;
   const std::vector<Given> from_file = read_file(text, name, keys);
   const std::vector<Given> from_arguments = read_overrides(overrides, keys);
@@ -209,21 +210,23 @@ Config parse_config(std::string_view text,
   Sources sources{.name = std::string(name), .places = {}};
   note_places(from_file, sources);
   note_places(from_arguments, sources);
-  resolve(config, sources);
+  resolve(config, sources, num_ranks);
   if (check == Check::machine) {
     check_machine(config, sources);
   }
   return config;
 }
 
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+Config load_config(const std::filesystem::path& file,
+                   const std::vector<std::string>& overrides,
+                   std::int64_t num_ranks) {
   std::string text;
   try {
     text = read_text(file);
   } catch (const DataError& error) {
     throw ConfigError(error.what());  // to the user it is the config that cannot be read
   }
-  return parse_config(text, file.string(), overrides);
+  return parse_config(text, file.string(), overrides, Check::machine, num_ranks);
 }
 
 std::string to_yaml(const Config& config) {

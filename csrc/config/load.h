@@ -26,13 +26,17 @@ enum class Check : std::uint8_t { machine, text };
 // ConfigError for what is written in the config, DataError for files that data.train or
 // data.validation names, PreflightError where run.device is cuda and no GPU can be used. The text
 // starts with "file:line:column" or "argument '...'".
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+// `num_ranks` are the ranks of the job, which the degrees of `parallel` divide up.
+Config load_config(const std::filesystem::path& file,
+                   const std::vector<std::string>& overrides,
+                   std::int64_t num_ranks = 1);
 
 // The same from a text; `name` takes the place of the file's in error texts.
 Config parse_config(std::string_view text,
                     std::string_view name,
                     const std::vector<std::string>& overrides,
-                    Check check = Check::machine);
+                    Check check = Check::machine,
+                    std::int64_t num_ranks = 1);
 
 // Every key with its value. parse_config makes an equal Config of it.
 std::string to_yaml(const Config& config);

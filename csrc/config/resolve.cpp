@@ -26,6 +26,14 @@ DType resolve_compute(Precision precision, Device device) {
       return DType::bf16;
     case Precision::f32:
       return DType::f32;
+    case Precision::f64:
+      if (device == Device::cuda) {
+        throw ConfigError(
+            "precision.compute is f64 and the device is cuda (the GPU's kernels compute in bf16 "
+            "and "
+            "f32); set run.device to cpu, or precision.compute to f32");
+      }
+      return DType::f64;
     case Precision::automatic:
       break;
   }

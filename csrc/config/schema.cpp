@@ -14,6 +14,7 @@ namespace {
 // Far above any model that was built, and small enough that the product of any three fits 64 bits.
 constexpr std::int64_t kMaxVocab = std::int64_t{1} << 20;
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxRanks = (std::int64_t{1} << 31) - 1;  // MPI counts ranks in an int
 constexpr std::int64_t kMaxCount =
     4096;  // layers, heads, experts, ranks of an axis; a head's width
 constexpr std::int64_t kMaxSequences = std::int64_t{1} << 20;
@@ -204,13 +205,14 @@ std::vector<Field> fields_of(Config& c) {
       {"run", "resume", one_of(c.run.resume, {"auto", "required", "never"})},
 
       {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
-      {"parallel", "data", count(c.parallel.data, 1, kMaxCount)},
+      {"parallel", "data", count(c.parallel.data, 0, kMaxRanks)},
       {"parallel", "context", count(c.parallel.context, 1, kMaxCount)},
       {"parallel", "expert", count(c.parallel.expert, 1, kMaxCount)},
       {"parallel", "tensor", count(c.parallel.tensor, 1, kMaxCount)},
       {"parallel", "expert_tensor", count(c.parallel.expert_tensor, 1, kMaxCount)},
       {"parallel", "zero", count(c.parallel.zero, 0, 1)},
       {"parallel", "sequence_parallel", Switch{&c.parallel.sequence_parallel}},
+      {"parallel", "expert_buffer", at_least(0, c.parallel.expert_buffer)},
 
       {"data", "train", TextList{&c.data.train}},
       {"data", "validation", TextList{&c.data.validation}},
@@ -237,7 +239,7 @@ std::vector<Field> fields_of(Config& c) {
       {"loss", "balance", at_least(0, c.loss.balance)},
       {"loss", "router_z", at_least(0, c.loss.router_z)},
 
-      {"precision", "compute", one_of(c.precision.compute, {"auto", "bf16", "f32"})},
+      {"precision", "compute", one_of(c.precision.compute, {"auto", "bf16", "f32", "f64"})},
 
       {"checkpoint", "every", count(c.checkpoint.every, 0, kMaxSteps)},
       {"checkpoint", "keep", count(c.checkpoint.keep, 1, kMaxCount)},

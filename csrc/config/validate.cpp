@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <tuple>
 
 #include "csrc/config/schema.h"
 #include "csrc/core/error.h"
@@ -219,22 +220,136 @@ void resolve_schedule(ScheduleConfig& schedule, const Checker& checker) {
                      text_of(after_warmup));
 }
 
-void check_parallel(const ParallelConfig& parallel, const Checker& checker) {
-  struct Degree {
-    std::string_view path;
-    std::int64_t value;
-  };
-  for (const Degree& degree : {Degree{"parallel.pipeline", parallel.pipeline},
-                               Degree{"parallel.data", parallel.data},
-                               Degree{"parallel.context", parallel.context},
-                               Degree{"parallel.expert", parallel.expert},
-                               Degree{"parallel.tensor", parallel.tensor},
-                               Degree{"parallel.expert_tensor", parallel.expert_tensor}}) {
-    checker.expect(degree.value == 1,
-                   {degree.path},
-                   shown(degree.path, degree.value) +
-                       " needs more than one rank (this program runs as one); use 1");
+// "; use A or B", or how to have more ranks.
+std::string fitting_degree(std::int64_t num_ranks, std::int64_t degree) {
+  if (num_ranks == 1) {
+    return "; start the job with " + text_of(degree) + " ranks, as in mpirun -n " +
+           text_of(degree) + ", or use 1";
   }
+  return "; use " + nearest_divisors(num_ranks, degree);
+}
+
+std::string ranks_of_job(std::int64_t num_ranks) {
+  return num_ranks == 1 ? "the 1 rank of this job"
+                        : "the " + text_of(num_ranks) + " ranks of this job";
+}
+
+// The degrees fold the ranks: pipeline x data x context x tensor, and the same without pipeline as
+// expert_data x expert x expert_tensor.
+void resolve_mesh(ParallelConfig& parallel, std::int64_t num_ranks, const Checker& checker) {
+  for (const auto& [path, value, reason] :
+       {std::tuple{"parallel.pipeline", parallel.pipeline, "every rank runs all layers"},
+        std::tuple{"parallel.context", parallel.context, "every rank has whole sequences"}}) {
+    checker.expect(
+        value == 1, {path}, shown(path, value) + " is not supported (" + reason + "); use 1");
+  }
+  checker.expect(num_ranks % parallel.tensor == 0,
+                 {"parallel.tensor"},
+                 shown("parallel.tensor", parallel.tensor) + " does not divide " +
+                     ranks_of_job(num_ranks) + " (a layer is cut over so many neighbouring ranks)" +
+                     fitting_degree(num_ranks, parallel.tensor));
+  const std::int64_t data = num_ranks / parallel.tensor;
+  checker.expect(parallel.data == 0 || parallel.data == data,
+                 {"parallel.data", "parallel.tensor"},
+                 shown("parallel.data", parallel.data) + " times " +
+                     shown("parallel.tensor", parallel.tensor) + " is not " +
+                     ranks_of_job(num_ranks) + " (every rank has a place); start the job with " +
+                     text_of(parallel.data * parallel.tensor) + " ranks, or use " + text_of(data));
+  parallel.data = data;
+  checker.expect(num_ranks % parallel.expert == 0,
+                 {"parallel.expert"},
+                 shown("parallel.expert", parallel.expert) + " does not divide " +
+                     ranks_of_job(num_ranks) + " (the experts of a layer lie on so many ranks)" +
+                     fitting_degree(num_ranks, parallel.expert));
+  const std::int64_t left = num_ranks / parallel.expert;
+  checker.expect(left % parallel.expert_tensor == 0,
+                 {"parallel.expert_tensor", "parallel.expert"},
+                 shown("parallel.expert_tensor", parallel.expert_tensor) + " times " +
+                     shown("parallel.expert", parallel.expert) + " does not divide " +
+                     ranks_of_job(num_ranks) +
+                     " (an expert's width is cut over so many neighbouring ranks)" +
+                     (num_ranks == 1 ? fitting_degree(1, parallel.expert_tensor * parallel.expert)
+                                     : "; use " + nearest_divisors(left, parallel.expert_tensor)));
+}
+
+// `degree` cuts `number` into equal pieces.
+void check_cut(std::string_view degree_path,
+               std::int64_t degree,
+               std::string_view number_path,
+               std::int64_t number,
+               const std::string& why,
+               const Checker& checker) {
+  if (number % degree == 0) {
+    return;
+  }
+  checker.expect(false,
+                 {degree_path, number_path},
+                 shown(degree_path, degree) + " does not divide " + shown(number_path, number) +
+                     " (" + why + "); use " + nearest_divisors(number, degree));
+}
+
+void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& checker) {
+  ParallelConfig& parallel = config.parallel;
+  const ModelConfig& model = config.model;
+  resolve_mesh(parallel, num_ranks, checker);
+  const std::int64_t tensor = parallel.tensor;
+  check_cut("parallel.expert",
+            parallel.expert,
+            "model.num_experts",
+            model.num_experts,
+            "each rank has equally many experts",
+            checker);
+  check_cut("parallel.expert_tensor",
+            parallel.expert_tensor,
+            "model.ffn_dim",
+            model.ffn_dim,
+            "an expert's width is cut into equal pieces",
+            checker);
+  check_cut("parallel.tensor",
+            tensor,
+            "model.num_heads",
+            model.num_heads,
+            "each rank has equally many query heads",
+            checker);
+  checker.expect(model.num_kv_heads % tensor == 0 || tensor % model.num_kv_heads == 0,
+                 {"parallel.tensor", "model.num_kv_heads"},
+                 shown("parallel.tensor", tensor) + " and " +
+                     shown("model.num_kv_heads", model.num_kv_heads) +
+                     " do not divide one another (a rank has some key/value heads, or ranks share "
+                     "one); use " +
+                     nearest_divisors(model.num_kv_heads, tensor));
+  check_cut("parallel.tensor",
+            tensor,
+            "batch.sequence_length",
+            config.batch.sequence_length,
+            "each sequence is cut into so many pieces for its norms and experts",
+            checker);
+  check_cut("parallel.tensor",
+            tensor,
+            "model.dense_ffn_dim",
+            model.dense_ffn_dim,
+            "the dense FFN's width is cut into equal pieces",
+            checker);
+  checker.expect(
+      model.vocab_size >= tensor,
+      {"parallel.tensor", "model.vocab_size"},
+      shown("parallel.tensor", tensor) + " exceeds " + shown("model.vocab_size", model.vocab_size) +
+          " (each rank has a part of the vocabulary); use at most " + text_of(model.vocab_size));
+  checker.expect(parallel.expert_buffer == 0 || parallel.expert_buffer >= 1,
+                 {"parallel.expert_buffer"},
+                 "parallel.expert_buffer is " + rounded(parallel.expert_buffer) +
+                     " (a rank's experts receive an equal share of the rows on average); use at "
+                     "least 1, or 0 for room in every case");
+  const std::int64_t samples = config.batch.micro_batch * parallel.data;
+  const std::int64_t below = config.batch.global_batch / samples * samples;
+  checker.expect(below == config.batch.global_batch,
+                 {"batch.global_batch", "batch.micro_batch", "parallel.data"},
+                 shown("batch.global_batch", config.batch.global_batch) +
+                     " is not a multiple of the " + text_of(samples) + " samples that " +
+                     shown("parallel.data", parallel.data) + " ranks take in micro-batches of " +
+                     text_of(config.batch.micro_batch) + " (every rank takes equally many); use " +
+                     (below > 0 ? text_of(below) + " or " : std::string()) +
+                     text_of(below + samples));
 }
 
 void check_run(const Config& config, const Checker& checker) {
@@ -269,14 +384,14 @@ void check_data(const Config& config, const Checker& checker) {
 
 }  // namespace
 
-void resolve(Config& config, const Sources& sources) {
+void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   const Checker checker(sources);
   check_required(config, checker);
   resolve_model(config.model, config.batch, checker);
   check_batch(config.batch, checker);
   check_sizes(config, checker);
   resolve_schedule(config.schedule, checker);
-  check_parallel(config.parallel, checker);
+  resolve_parallel(config, num_ranks, checker);
   check_run(config, checker);
   check_data(config, checker);
 }

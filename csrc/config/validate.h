@@ -8,7 +8,7 @@ namespace memphis {
 
 // Fills in what was left to be derived and checks what no single key can decide. REQUIRES: every
 // value that was given is in the range of its key. ConfigError, at the place of the value to
-// change.
-void resolve(Config& config, const Sources& sources);
+// change. A job has `num_ranks` ranks.
+void resolve(Config& config, const Sources& sources, std::int64_t num_ranks);
 
 }  // namespace memphis

@@ -2,6 +2,7 @@
 #include "kernels/attention/attention.h"
 
 #include "csrc/model/block.h"
+#include "csrc/model/regions.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/rope/rope.h"
 
@@ -27,7 +28,7 @@ void attention_branch_forward(const BlockContext& context,
 
   // (4) q, k, v in one product: their weights lie one behind the other
   matmul_forward({.y_TN = layer.qkv_TCH.reshape({d.T, d.C * d.H}),
-                  .x_TK = layer.attention_in_TD,
+                  .x_TK = whole_tokens(context, layer.attention_in_TD),
                   .weight_NK = weights.qkv_CD},
                  stream);
   // (5) q and k rotate, v does not
@@ -44,10 +45,11 @@ void attention_branch_forward(const BlockContext& context,
                      .key_valid_T = context.key_valid_T,
                      .score = score_of(context.model)},
                     stream);
-  matmul_forward({.y_TN = layer.attention_out_TD,
+  matmul_forward({.y_TN = term_of(context, layer.attention_out_TD),
                   .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
                   .weight_NK = weights.attention_out_DN},
                  stream);
+  sum_terms(context, layer.attention_out_TD);
 }
 
 void attention_branch_backward(const BlockContext& context,
@@ -60,7 +62,7 @@ void attention_branch_backward(const BlockContext& context,
 
   matmul_backward({.dx_TK = scratch.dheads_TNH.reshape({d.T, d.N * d.H}),
                    .dweight_NK = gradients.attention_out_DN,
-                   .dy_TN = scratch.dbranch_TD,
+                   .dy_TN = whole_tokens(context, scratch.dbranch_TD),
                    .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
                    .weight_NK = weights.attention_out_DN},
                   stream);
@@ -79,12 +81,13 @@ void attention_branch_backward(const BlockContext& context,
                  .position_T = context.shared.position_T,
                  .num_rotated_heads = d.N + d.G},
                 stream);
-  matmul_backward({.dx_TK = scratch.dbranch_in_TD,
+  matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD),
                    .dweight_NK = gradients.qkv_CD,
                    .dy_TN = scratch.dqkv_TCH.reshape({d.T, d.C * d.H}),
-                   .x_TK = layer.attention_in_TD,
+                   .x_TK = whole_tokens(context, layer.attention_in_TD),
                    .weight_NK = weights.qkv_CD},
                   stream);
+  sum_terms(context, scratch.dbranch_in_TD);
 }
 
 }  // namespace memphis

@@ -10,6 +10,7 @@ using namespace kernels;
 void block_forward(const BlockContext& context,
                    const LayerWeights& weights,
                    const Layer& layer,
+                   ExpertExchange& exchange,
                    const TensorView& hidden_TD) {
   const auto eps = static_cast<float>(context.model.norm_eps);
   const Stream stream = context.stream;
@@ -37,7 +38,7 @@ void block_forward(const BlockContext& context,
                    .weight_D = weights.pre_moe_norm_D,
                    .eps = eps},
                   stream);
-  moe_branch_forward(context, weights, layer);
+  moe_branch_forward(context, weights, layer, exchange);
   // (16) h = h + RMSNorm(m)
   rmsnorm_forward({.y_TD = layer.out_TD,
                    .rrms_T = layer.moe_out_rrms_T,
@@ -52,6 +53,7 @@ void block_backward(const BlockContext& context,
                     const LayerWeights& weights,
                     const LayerWeights& gradients,
                     const Layer& layer,
+                    const ExpertExchange& exchange,
                     const TensorView& hidden_TD,
                     const AuxiliaryScales& scales) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
@@ -66,7 +68,7 @@ void block_backward(const BlockContext& context,
                     .rrms_T = layer.moe_out_rrms_T,
                     .partial_PD = scratch.norm_partial_PD},
                    stream);
-  moe_branch_backward(context, weights, gradients, layer, scales);
+  moe_branch_backward(context, weights, gradients, layer, exchange, scales);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.pre_moe_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,

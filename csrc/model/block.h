@@ -3,6 +3,7 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/tensor.h"
+#include "csrc/model/groups.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/parameters.h"
@@ -14,14 +15,17 @@ namespace memphis {
 struct BlockContext {
   const ModelConfig& model;
   const Dims& dims;
+  const Groups& groups;
   const SharedActivations<TensorView>& shared;
   const BackwardScratch<TensorView>& scratch;  // absent views for inference
-  TensorView key_valid_T;                      // absent where the model masks no pad id
+  TensorView key_valid_T;                      // absent where no token is the pad id
+  TensorView routed_valid_T;                   // of the routed tokens
   Stream stream;
 };
 
 using LayerWeights = LayerParameters<TensorView>;
 using Layer = LayerActivations<TensorView>;
+class ExpertExchange;
 
 // How much the auxiliary losses of one layer weigh: dLoss/d(balance of one sequence) and dLoss/d(z
 // of one token).
@@ -43,27 +47,31 @@ void attention_branch_backward(const BlockContext& context,
                                const Layer& layer);
 
 // Router, experts and the dense FFN beside them: equations (12) to (15), from layer.moe_in_TD to
-// layer.moe_out_TD.
+// layer.moe_out_TD. `exchange` is the layer's, and remembers where its rows went.
 void moe_branch_forward(const BlockContext& context,
                         const LayerWeights& weights,
-                        const Layer& layer);
+                        const Layer& layer,
+                        ExpertExchange& exchange);
 // As above; scratch.dbranch_TD to scratch.dbranch_in_TD. The auxiliary losses' gradients join here.
 void moe_branch_backward(const BlockContext& context,
                          const LayerWeights& weights,
                          const LayerWeights& gradients,
                          const Layer& layer,
+                         const ExpertExchange& exchange,
                          const AuxiliaryScales& scales);
 
 // One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms.
 void block_forward(const BlockContext& context,
                    const LayerWeights& weights,
                    const Layer& layer,
+                   ExpertExchange& exchange,
                    const TensorView& hidden_TD);
 // scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that of hidden_TD on return.
 void block_backward(const BlockContext& context,
                     const LayerWeights& weights,
                     const LayerWeights& gradients,
                     const Layer& layer,
+                    const ExpertExchange& exchange,
                     const TensorView& hidden_TD,
                     const AuxiliaryScales& scales);
 

@@ -24,12 +24,16 @@
 //   (17) h = RMSNorm(h; g_final)
 //   (18) logits = cap(m_out * h Emb^T)   (Grok-2: a head of its own; cap 50)
 //
+// Where ranks share the work, a tensor has on each rank the size that the plan gives it, and the
+// calls of regions.h move tokens between them: nothing else here knows of ranks.
+//
 // Source: xai-org/grok-1, model.py; for Grok-2, SGLang's grok.py.
 #include "csrc/model/grok.h"
 
 #include <algorithm>
 
 #include "csrc/model/block.h"
+#include "csrc/model/regions.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -51,14 +55,19 @@ static_assert(ScratchRows::global_norm_partials == kGlobalNormPartials);
 
 Grok::Grok(const ModelConfig& model,
            const Dims& dims,
+           const Groups& groups,
            const Parameters& parameters,
            const Activations& activations,
            Stream stream)
     : model_(model),
       dims_(dims),
+      groups_(groups),
       parameters_(parameters),
       activations_(activations),
       stream_(stream) {
+  for (std::int64_t layer = 0; layer < dims_.L; ++layer) {
+    exchanges_.emplace_back(dims_, stream_.device);
+  }
   rope_table({.table_SH = activations_.shared.rope_table_SH, .theta = model_.rope_theta}, stream_);
 }
 
@@ -73,14 +82,21 @@ void Grok::load(const HostBatch& batch) {
   copy(shared.position_T, batch.positions_T);
   copy(shared.valid_T, batch.valid_T);
   key_valid_T_ = batch.any_padding ? shared.valid_T : TensorView{};
+  routed_valid_T_ = key_valid_T_;
+  if (batch.any_padding && shared.routed_valid_T.present()) {
+    routed_valid_T_ = shared.routed_valid_T;
+    copy_piece(block_context(), routed_valid_T_, key_valid_T_);
+  }
 }
 
 BlockContext Grok::block_context() const {
   return {.model = model_,
           .dims = dims_,
+          .groups = groups_,
           .shared = activations_.shared,
           .scratch = activations_.backward,
           .key_valid_T = key_valid_T_,
+          .routed_valid_T = routed_valid_T_,
           .stream = stream_};
 }
 
@@ -89,15 +105,18 @@ void Grok::forward() {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BlockContext context = block_context();
   // (2)
-  embedding_forward({.y_TD = shared.hidden_TD,
+  embedding_forward({.y_TD = term_of(context, shared.hidden_TD),
                      .weight_VD = weights.embedding_VD,
                      .tokens_T = shared.tokens_T,
-                     .multiplier = static_cast<float>(model_.embedding_multiplier)},
+                     .multiplier = static_cast<float>(model_.embedding_multiplier),
+                     .vocab_begin = dims_.local_V.begin,
+                     .vocab_size = dims_.V},
                     stream_);
+  sum_terms(context, shared.hidden_TD);
   // (3) to (16)
   TensorView hidden_TD = shared.hidden_TD;
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-    block_forward(context, weights.layers[i], activations_.layers[i], hidden_TD);
+    block_forward(context, weights.layers[i], activations_.layers[i], exchanges_[i], hidden_TD);
     hidden_TD = activations_.layers[i].out_TD;
   }
   // (17)
@@ -107,24 +126,76 @@ void Grok::forward() {
                    .weight_D = weights.final_norm_D,
                    .eps = static_cast<float>(model_.norm_eps)},
                   stream_);
+  whole_final_TD_ = whole_tokens(context, shared.final_in_TD);
 }
 
 void Grok::head_product(std::int64_t begin, std::int64_t count) {
   matmul_forward({.y_TN = activations_.shared.logits_CV.rows(0, count),
-                  .x_TK = activations_.shared.final_in_TD.rows(begin, count),
+                  .x_TK = whole_final_TD_.rows(begin, count),
                   .weight_NK = parameters_.weights().head_VD},
                  stream_);
 }
 
-TensorView Grok::logits(std::int64_t begin, std::int64_t count) {
+TensorView Grok::logits(std::int64_t token) {
+  constexpr std::int64_t kRows = 8;  // a product of eight rows starts aligned in every dtype
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const std::int64_t begin = token / kRows * kRows;
+  const std::int64_t count = std::min({kRows, dims_.T - begin, dims_.head_chunk});
   head_product(begin, count);
-  const TensorView result = activations_.shared.capped_logits_CV.rows(0, count);
-  soft_cap_forward({.y = result,
-                    .x = activations_.shared.logits_CV.rows(0, count),
+  soft_cap_forward({.y = shared.capped_logits_CV.rows(0, count),
+                    .x = shared.logits_CV.rows(0, count),
                     .scale = static_cast<float>(model_.output_multiplier),
                     .cap = static_cast<float>(model_.final_cap)},
                    stream_);
-  return result;
+  TensorView row = shared.capped_logits_CV.rows(token - begin, 1);
+  row = row.reshape({dims_.local_V.count});
+  const TensorView& row_logits_V = shared.row_logits_V;
+  if (!row_logits_V.present()) {
+    return row;
+  }
+  // Each rank has some columns and zeros for the others: the sum is exact.
+  device_zero(row_logits_V.data, row_logits_V.bytes(), stream_);
+  device_copy(row_logits_V.rows(dims_.local_V.begin, dims_.local_V.count).data,
+              row.data,
+              row.bytes(),
+              stream_);
+  groups_.tensor().run(AllReduce{.y = row_logits_V, .x = row_logits_V}, "head.logits", stream_);
+  return row_logits_V;
+}
+
+void Grok::join_vocabulary(std::int64_t begin,
+                           std::int64_t count,
+                           TensorView& lse_T,
+                           TensorView& target_T) {
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  // Columns in whole multiples, because operands are aligned; what lies past `count` is not read.
+  const std::int64_t padded = dims_.pad_chunk(count);
+  const DType dtype = shared.vocab_stats_2C.dtype;
+  const std::int64_t num_ranks = shared.vocab_stats_2PC.dim(1);
+  const TensorView stats_2C(shared.vocab_stats_2C.data, {2, padded}, dtype, stream_.device);
+  const TensorView stats_2PC(
+      shared.vocab_stats_2PC.data, {2, num_ranks, padded}, dtype, stream_.device);
+  const TensorView joined_2C(shared.vocab_joined_2C.data, {2, padded}, dtype, stream_.device);
+  const auto half = [&](int which) { return stats_2C.rows(which, 1).reshape({padded}); };
+  const auto halves = [&](int which) {
+    return stats_2PC.rows(which, 1).reshape({num_ranks, padded});
+  };
+  lse_T = joined_2C.rows(0, 1).reshape({padded});
+  target_T = joined_2C.rows(1, 1).reshape({padded});
+  cross_entropy_shard({.lse_T = half(0).rows(0, count),
+                       .target_T = half(1).rows(0, count),
+                       .logits_TV = shared.logits_CV.rows(0, count),
+                       .targets_T = shared.targets_T.rows(begin, count),
+                       .multiplier = static_cast<float>(model_.output_multiplier),
+                       .cap = static_cast<float>(model_.final_cap),
+                       .vocab_begin = dims_.local_V.begin},
+                      stream_);
+  groups_.tensor().run(
+      AllGather{.y = stats_2PC, .x = stats_2C, .num_blocks = 2}, "head.cross_entropy", stream_);
+  cross_entropy_join(
+      {.lse_T = lse_T, .target_T = target_T, .lse_PT = halves(0), .target_PT = halves(1)}, stream_);
+  lse_T = lse_T.rows(0, count);
+  target_T = target_T.rows(0, count);
 }
 
 void Grok::cross_entropy_of_chunk(std::int64_t begin,
@@ -134,6 +205,23 @@ void Grok::cross_entropy_of_chunk(std::int64_t begin,
   const SharedActivations<TensorView>& shared = activations_.shared;
   const TensorView logits_CV = shared.logits_CV.rows(0, count);
   head_product(begin, count);
+  if (dims_.tensor_parallel) {
+    TensorView lse_T;
+    TensorView target_T;
+    join_vocabulary(begin, count, lse_T, target_T);
+    cross_entropy_gradient({.loss_T = shared.loss_T.rows(begin, count),
+                            .dlogits_TV = with_gradient ? logits_CV : TensorView{},
+                            .logits_TV = logits_CV,
+                            .targets_T = shared.targets_T.rows(begin, count),
+                            .lse_T = lse_T,
+                            .target_T = target_T,
+                            .multiplier = static_cast<float>(model_.output_multiplier),
+                            .cap = static_cast<float>(model_.final_cap),
+                            .grad_scale = scales.target,
+                            .vocab_begin = dims_.local_V.begin},
+                           stream_);
+    return;
+  }
   cross_entropy({.loss_T = shared.loss_T.rows(begin, count),
                  .dlogits_TV = with_gradient ? logits_CV : TensorView{},
                  .logits_TV = logits_CV,
@@ -189,13 +277,14 @@ void Grok::loss_and_backward(const LossScales& scales) {
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
     cross_entropy_of_chunk(begin, count, scales, true);
-    matmul_backward({.dx_TK = scratch.dbranch_in_TD.rows(begin, count),
+    matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
                      .dweight_NK = gradients.head_VD,
                      .dy_TN = shared.logits_CV.rows(0, count),
-                     .x_TK = shared.final_in_TD.rows(begin, count),
+                     .x_TK = whole_final_TD_.rows(begin, count),
                      .weight_NK = weights.head_VD},
                     stream_);
   }
+  sum_terms(context, scratch.dbranch_in_TD);
   add_cross_entropy(scales);
   add_auxiliary_losses(scales);
 
@@ -218,13 +307,16 @@ void Grok::loss_and_backward(const LossScales& scales) {
                    weights.layers[i],
                    gradients.layers[i],
                    activations_.layers[i],
+                   exchanges_[i],
                    hidden_before(i),
                    auxiliary);
   }
   embedding_backward({.dweight_VD = gradients.embedding_VD,
-                      .dy_TD = scratch.dhidden_TD,
+                      .dy_TD = whole_tokens(context, scratch.dhidden_TD),
                       .tokens_T = shared.tokens_T,
-                      .multiplier = static_cast<float>(model_.embedding_multiplier)},
+                      .multiplier = static_cast<float>(model_.embedding_multiplier),
+                      .vocab_begin = dims_.local_V.begin,
+                      .vocab_size = dims_.V},
                      stream_);
 }
 

@@ -3,8 +3,11 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "csrc/config/config.h"
+#include "csrc/model/exchange.h"
+#include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
@@ -33,13 +36,16 @@ struct LossScales {
   float router_z = 0;  // coefficient
 };
 
-// The model: a sequence of ops over views that somebody else owns. Everything is enqueued on the
-// stream; nothing is allocated and nothing waits.
+// The model: a sequence of ops over views that somebody else owns, and of collectives among ranks
+// that hold the rest of it. Everything is enqueued on the stream; nothing is allocated, and nothing
+// waits but for the counts of rows where experts lie on several ranks. Every rank of `groups` makes
+// the same calls.
 class Grok {
  public:
   // `activations` were planned with `dims`. All referents must outlive the model.
   Grok(const ModelConfig& model,
        const Dims& dims,
+       const Groups& groups,
        const Parameters& parameters,
        const Activations& activations,
        Stream stream);
@@ -63,10 +69,9 @@ class Grok {
   // which is added to the parameters' gradients. forward() has run.
   void loss_and_backward(const LossScales& scales);
 
-  // (18): logits of tokens [begin, begin + count), count <= dims.head_chunk, begin a multiple of 8;
-  // a view of [count, V] in the accumulation dtype, valid until the next call. The plan was made
-  // for inference (Keep::one_layer).
-  TensorView logits(std::int64_t begin, std::int64_t count);
+  // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next
+  // call. The plan was made for inference (Keep::one_layer).
+  TensorView logits(std::int64_t token);
 
   const Dims& dims() const { return dims_; }
   const Activations& activations() const { return activations_; }
@@ -75,6 +80,10 @@ class Grok {
   BlockContext block_context() const;
   void add_cross_entropy(const LossScales& scales);
   void head_product(std::int64_t begin, std::int64_t count);
+  void join_vocabulary(std::int64_t begin,
+                       std::int64_t count,
+                       TensorView& lse_T,
+                       TensorView& target_T);
   void cross_entropy_of_chunk(std::int64_t begin,
                               std::int64_t count,
                               const LossScales& scales,
@@ -82,10 +91,14 @@ class Grok {
 
   const ModelConfig& model_;
   Dims dims_;
+  const Groups& groups_;
   const Parameters& parameters_;
   const Activations& activations_;
   Stream stream_;
+  std::vector<ExpertExchange> exchanges_;  // a layer each
+  TensorView whole_final_TD_;              // (17) of all tokens
   TensorView key_valid_T_;
+  TensorView routed_valid_T_;
 };
 
 }  // namespace memphis

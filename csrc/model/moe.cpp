@@ -2,6 +2,8 @@
 #include <numbers>
 
 #include "csrc/model/block.h"
+#include "csrc/model/exchange.h"
+#include "csrc/model/regions.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/experts/experts.h"
 #include "kernels/geglu/geglu.h"
@@ -22,64 +24,259 @@ float experts_scale(const BlockContext& context) {
   return context.dims.dense_F > 0 ? kDenseScale : 1.0F;
 }
 
-}  // namespace
+// What a layer's experts work on: the rows that are there, of the room that the plan made.
+struct ExpertRows {
+  TensorView rows_RD;
+  TensorView gate_up_R2F;
+  TensorView hidden_RF;
+  TensorView offsets_E1;
+  TensorView gates;     // [T, K], or as they arrived
+  TensorView source_R;  // into them
+};
 
-void moe_branch_forward(const BlockContext& context,
-                        const LayerWeights& weights,
-                        const Layer& layer) {
+ExpertRows expert_rows(const BlockContext& context,
+                       const Layer& layer,
+                       const ExpertExchange& exchange) {
+  const std::int64_t R = exchange.num_arrived();
+  ExpertRows result{.rows_RD = layer.rows_RD.rows(0, R),
+                    .gate_up_R2F = layer.gate_up_R2F.rows(0, R),
+                    .hidden_RF = layer.expert_hidden_RF.rows(0, R),
+                    .offsets_E1 = layer.offsets_E1,
+                    .gates = layer.gates_TK,
+                    .source_R = layer.source_R};
+  if (context.dims.exchange_rows) {
+    result.offsets_E1 = layer.arrival_offsets_E1;
+    result.gates = layer.arrived_gates_R1.rows(0, R);
+    result.source_R = layer.arrival_source_R.rows(0, R);
+  }
+  return result;
+}
+
+// Rows of tokens, scaled, to the experts of this rank: `rows_RD`, in the order of the experts.
+void send_rows(const BlockContext& context,
+               const Layer& layer,
+               const ExpertExchange& exchange,
+               const TensorView& rows_RD,
+               const TensorView& tokens_TD,
+               float scale,
+               const char* name) {
   const SharedActivations<TensorView>& shared = context.shared;
-  const Stream stream = context.stream;
+  if (!context.dims.exchange_rows) {
+    permute({.x_RD = rows_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
+            context.stream);
+    return;
+  }
+  const std::int64_t R = exchange.num_arrived();
+  const TensorView received_RD = shared.received_RD.rows(0, R);
+  permute({.x_RD = shared.sent_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
+          context.stream);
+  exchange.dispatch(context, received_RD, shared.sent_RD, name);
+  permute({.x_RD = rows_RD.rows(0, R),
+           .x_TD = received_RD,
+           .source_R = layer.arrival_source_R.rows(0, R)},
+          context.stream);
+}
 
+// Back, and summed over each token's choices.
+void return_rows(const BlockContext& context,
+                 const Layer& layer,
+                 const ExpertExchange& exchange,
+                 const TensorView& tokens_TD,
+                 const TensorView& rows_RD,
+                 float scale,
+                 const char* name) {
+  const SharedActivations<TensorView>& shared = context.shared;
+  TensorView returned_RD = rows_RD;
+  if (context.dims.exchange_rows) {
+    const std::int64_t R = exchange.num_arrived();
+    const TensorView received_RD = shared.received_RD.rows(0, R);
+    unpermute({.y_TD = received_RD,
+               .y_RD = rows_RD.rows(0, R),
+               .slot_TK = layer.arrival_slot_R1.rows(0, R)},
+              context.stream);
+    exchange.combine(context, shared.sent_RD, received_RD, name);
+    returned_RD = shared.sent_RD;
+  }
+  unpermute({.y_TD = tokens_TD, .y_RD = returned_RD, .slot_TK = layer.slot_TK, .scale = scale},
+            context.stream);
+}
+
+// The gates travel with their rows: an expert multiplies by them before its down projection.
+void send_gates(const BlockContext& context,
+                const Layer& layer,
+                const ExpertExchange& exchange,
+                const TensorView& gates_TK) {
+  if (!context.dims.exchange_rows) {
+    return;
+  }
+  const SharedActivations<TensorView>& shared = context.shared;
+  permute({.x_RD = shared.sent_gates_R1,
+           .x_TD = gates_TK.reshape({context.dims.R, 1}),
+           .source_R = layer.source_R},
+          context.stream);
+  exchange.dispatch(context,
+                    layer.arrived_gates_R1.rows(0, exchange.num_arrived()),
+                    shared.sent_gates_R1,
+                    "moe.gates");
+}
+
+void return_gate_gradients(const BlockContext& context,
+                           const Layer& layer,
+                           const ExpertExchange& exchange) {
+  if (!context.dims.exchange_rows) {
+    return;
+  }
+  const Dims& d = context.dims;
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  exchange.combine(context,
+                   scratch.dsent_gates_R1,
+                   scratch.darrived_gates_R1.rows(0, exchange.num_arrived()),
+                   "moe.dgates");
+  const bool cut = d.copies > 1;
+  const TensorView& dchoices_TK = cut ? scratch.dspread_gates_TK : scratch.dgates_TK;
+  permute({.x_RD = dchoices_TK.reshape({d.R, 1}),
+           .x_TD = scratch.dsent_gates_R1,
+           .source_R = layer.slot_TK.reshape({d.R})},
+          context.stream);
+  if (cut) {
+    gather_choices({.dgates_TK = scratch.dgates_TK, .dspread_TK = dchoices_TK, .copies = d.copies},
+                   context.stream);
+  }
+}
+
+void route(const BlockContext& context,
+           const LayerWeights& weights,
+           const Layer& layer,
+           const TensorView& routed_TD) {
   // (12), (13) softmax over all experts, the K largest, not renormalised
   router_forward({.logits_TE = layer.router_logits_TE,
                   .probs_TE = layer.router_probs_TE,
                   .gates_TK = layer.gates_TK,
                   .experts_TK = layer.experts_TK,
                   .counts_BE = layer.counts_BE,
-                  .balance_B = layer.balance_B,
+                  .probs_sum_BE = layer.probs_sum_BE,
+                  .valid_B = layer.valid_B,
                   .z_T = layer.z_T,
-                  .x_TD = layer.moe_in_TD,
+                  .x_TD = routed_TD,
                   .weight_ED = weights.router_ED,
-                  .valid_T = context.key_valid_T,
+                  .valid_T = context.routed_valid_T,
                   .cap = static_cast<float>(context.model.router_cap)},
+                 context.stream);
+  // A sequence's pieces are balanced as one.
+  for (const TensorView& sums : {layer.counts_BE, layer.probs_sum_BE, layer.valid_B}) {
+    context.groups.tensor().run(AllReduce{.y = sums, .x = sums}, "moe.balance", context.stream);
+  }
+  router_balance({.balance_B = layer.balance_B,
+                  .counts_BE = layer.counts_BE,
+                  .probs_sum_BE = layer.probs_sum_BE,
+                  .valid_B = layer.valid_B,
+                  .experts_per_token = context.dims.K},
+                 context.stream);
+}
+
+void dense_forward(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
+  const SharedActivations<TensorView>& shared = context.shared;
+  const Stream stream = context.stream;
+  const TensorView term_TD = term_of(context, shared.dense_out_TD);
+  matmul_forward({.y_TN = layer.dense_gate_up_TF,
+                  .x_TK = whole_tokens(context, layer.moe_in_TD),
+                  .weight_NK = weights.dense_gate_up_FD},
                  stream);
+  geglu_forward({.y_RF = layer.dense_hidden_TF, .gate_up_R2F = layer.dense_gate_up_TF}, stream);
+  matmul_forward(
+      {.y_TN = term_TD, .x_TK = layer.dense_hidden_TF, .weight_NK = weights.dense_down_DF}, stream);
+  sum_terms(context, shared.dense_out_TD);
+  scale({.y = shared.dense_out_TD, .x = shared.dense_out_TD, .scale = kDenseScale}, stream);
+  add({.y = layer.moe_out_TD, .a = layer.moe_out_TD, .b = shared.dense_out_TD}, stream);
+}
+
+void dense_backward(const BlockContext& context,
+                    const LayerWeights& weights,
+                    const LayerWeights& gradients,
+                    const Layer& layer) {
+  const SharedActivations<TensorView>& shared = context.shared;
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  const Stream stream = context.stream;
+  // dense_out holds first the gradient of the branch, then that of its input.
+  scale({.y = shared.dense_out_TD, .x = scratch.dbranch_TD, .scale = kDenseScale}, stream);
+  matmul_backward({.dx_TK = scratch.ddense_hidden_TF,
+                   .dweight_NK = gradients.dense_down_DF,
+                   .dy_TN = whole_tokens(context, shared.dense_out_TD),
+                   .x_TK = layer.dense_hidden_TF,
+                   .weight_NK = weights.dense_down_DF},
+                  stream);
+  geglu_backward({.dgate_up_R2F = layer.dense_gate_up_TF,
+                  .dy_RF = scratch.ddense_hidden_TF,
+                  .gate_up_R2F = layer.dense_gate_up_TF},
+                 stream);
+  matmul_backward({.dx_TK = term_of(context, shared.dense_out_TD),
+                   .dweight_NK = gradients.dense_gate_up_FD,
+                   .dy_TN = layer.dense_gate_up_TF,
+                   .x_TK = whole_tokens(context, layer.moe_in_TD),
+                   .weight_NK = weights.dense_gate_up_FD},
+                  stream);
+  sum_terms(context, shared.dense_out_TD);
+  add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = shared.dense_out_TD}, stream);
+}
+
+}  // namespace
+
+void moe_branch_forward(const BlockContext& context,
+                        const LayerWeights& weights,
+                        const Layer& layer,
+                        ExpertExchange& exchange) {
+  const SharedActivations<TensorView>& shared = context.shared;
+  const Dims& d = context.dims;
+  const Stream stream = context.stream;
+  const TensorView routed_TD = routed_tokens(context, layer.moe_in_TD);
+
+  route(context, weights, layer, routed_TD);
+  TensorView choices_TK = layer.experts_TK;
+  TensorView gates_TK = layer.gates_TK;
+  if (d.copies > 1) {
+    choices_TK = shared.spread_experts_TK;
+    gates_TK = shared.spread_gates_TK;
+    spread_choices({.experts_TK = choices_TK,
+                    .gates_TK = gates_TK,
+                    .chosen_TK = layer.experts_TK,
+                    .chosen_gates_TK = layer.gates_TK,
+                    .copies = d.copies,
+                    .experts_per_rank = d.local_E},
+                   stream);
+  }
   permute_index({.slot_TK = layer.slot_TK,
                  .source_R = layer.source_R,
                  .offsets_E1 = layer.offsets_E1,
-                 .experts_TK = layer.experts_TK,
+                 .experts_TK = choices_TK,
                  .chunk_counts_PE = shared.permute_counts_PE},
                 stream);
-  permute({.x_RD = layer.rows_RD, .x_TD = layer.moe_in_TD, .source_R = layer.source_R}, stream);
+  exchange.count(context, layer);
+  send_rows(context, layer, exchange, layer.rows_RD, routed_TD, 1.0F, "moe.dispatch");
+  send_gates(context, layer, exchange, gates_TK);
   // (14); the expert gate of (15) multiplies before the down projection: see geglu.h
-  experts_forward({.y_RD = shared.expert_out_RD,
-                   .gate_up_R2F = layer.gate_up_R2F,
-                   .hidden_RF = layer.expert_hidden_RF,
-                   .x_RD = layer.rows_RD,
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  const TensorView expert_out_RD = shared.expert_out_RD.rows(0, exchange.num_arrived());
+  experts_forward({.y_RD = expert_out_RD,
+                   .gate_up_R2F = rows.gate_up_R2F,
+                   .hidden_RF = rows.hidden_RF,
+                   .x_RD = rows.rows_RD,
                    .gate_up_weight_EFD = weights.gate_up_EFD,
                    .down_weight_EDF = weights.down_EDF,
-                   .offsets_E1 = layer.offsets_E1,
-                   .gates_TK = layer.gates_TK,
-                   .source_R = layer.source_R},
+                   .offsets_E1 = rows.offsets_E1,
+                   .gates_TK = rows.gates,
+                   .source_R = rows.source_R},
                   stream);
   // (15) the sum over a token's experts
-  unpermute({.y_TD = layer.moe_out_TD,
-             .y_RD = shared.expert_out_RD,
-             .slot_TK = layer.slot_TK,
-             .scale = experts_scale(context)},
-            stream);
-
-  if (context.dims.dense_F > 0) {
-    matmul_forward({.y_TN = layer.dense_gate_up_TF,
-                    .x_TK = layer.moe_in_TD,
-                    .weight_NK = weights.dense_gate_up_FD},
-                   stream);
-    geglu_forward({.y_RF = layer.dense_hidden_TF, .gate_up_R2F = layer.dense_gate_up_TF}, stream);
-    matmul_forward({.y_TN = shared.dense_out_TD,
-                    .x_TK = layer.dense_hidden_TF,
-                    .weight_NK = weights.dense_down_DF},
-                   stream);
-    scale({.y = shared.dense_out_TD, .x = shared.dense_out_TD, .scale = kDenseScale}, stream);
-    add({.y = layer.moe_out_TD, .a = layer.moe_out_TD, .b = shared.dense_out_TD}, stream);
+  return_rows(context,
+              layer,
+              exchange,
+              routed_part_of(context, layer.moe_out_TD),
+              expert_out_RD,
+              experts_scale(context),
+              "moe.combine");
+  join_routed_parts(context, layer.moe_out_TD);
+  if (d.dense_F > 0) {
+    dense_forward(context, weights, layer);
   }
 }
 
@@ -87,35 +284,43 @@ void moe_branch_backward(const BlockContext& context,
                          const LayerWeights& weights,
                          const LayerWeights& gradients,
                          const Layer& layer,
+                         const ExpertExchange& exchange,
                          const AuxiliaryScales& scales) {
   const SharedActivations<TensorView>& shared = context.shared;
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
+  const std::int64_t R = exchange.num_arrived();
+  const TensorView dy_RD = shared.expert_out_RD.rows(0, R);
 
   // The sum's derivative hands every row its token's gradient.
-  permute({.x_RD = shared.expert_out_RD,
-           .x_TD = scratch.dbranch_TD,
-           .source_R = layer.source_R,
-           .scale = experts_scale(context)},
-          stream);
-  experts_backward({.dx_RD = scratch.drows_RD,
+  send_rows(context,
+            layer,
+            exchange,
+            dy_RD,
+            routed_tokens(context, scratch.dbranch_TD),
+            experts_scale(context),
+            "moe.dcombine");
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  experts_backward({.dx_RD = scratch.drows_RD.rows(0, R),
                     .dgate_up_weight_EFD = gradients.gate_up_EFD,
                     .ddown_weight_EDF = gradients.down_EDF,
-                    .dgates_TK = scratch.dgates_TK,
-                    .gate_up_R2F = layer.gate_up_R2F,
-                    .dhidden_RF = scratch.dexpert_hidden_RF,
-                    .dy_RD = shared.expert_out_RD,
-                    .x_RD = layer.rows_RD,
-                    .hidden_RF = layer.expert_hidden_RF,
+                    .dgates_TK = context.dims.exchange_rows ? scratch.darrived_gates_R1.rows(0, R)
+                                                            : scratch.dgates_TK,
+                    .gate_up_R2F = rows.gate_up_R2F,
+                    .dhidden_RF = scratch.dexpert_hidden_RF.rows(0, R),
+                    .dy_RD = dy_RD,
+                    .x_RD = rows.rows_RD,
+                    .hidden_RF = rows.hidden_RF,
                     .gate_up_weight_EFD = weights.gate_up_EFD,
                     .down_weight_EDF = weights.down_EDF,
-                    .offsets_E1 = layer.offsets_E1,
-                    .gates_TK = layer.gates_TK,
-                    .source_R = layer.source_R},
+                    .offsets_E1 = rows.offsets_E1,
+                    .gates_TK = rows.gates,
+                    .source_R = rows.source_R},
                    stream);
-  unpermute({.y_TD = scratch.dbranch_in_TD, .y_RD = scratch.drows_RD, .slot_TK = layer.slot_TK},
-            stream);
-  router_backward({.dx_TD = scratch.dbranch_in_TD,
+  const TensorView drouted_TD = routed_part_of(context, scratch.dbranch_in_TD);
+  return_rows(context, layer, exchange, drouted_TD, scratch.drows_RD, 1.0F, "moe.ddispatch");
+  return_gate_gradients(context, layer, exchange);
+  router_backward({.dx_TD = drouted_TD,
                    .dweight_ED = gradients.router_ED,
                    .dlogits_TE = scratch.drouter_logits_TE,
                    .partial_PED = scratch.router_partial_PED,
@@ -124,34 +329,18 @@ void moe_branch_backward(const BlockContext& context,
                    .probs_TE = layer.router_probs_TE,
                    .experts_TK = layer.experts_TK,
                    .counts_BE = layer.counts_BE,
-                   .x_TD = layer.moe_in_TD,
+                   .valid_B = layer.valid_B,
+                   .x_TD = routed_tokens(context, layer.moe_in_TD),
                    .weight_ED = weights.router_ED,
-                   .valid_T = context.key_valid_T,
+                   .valid_T = context.routed_valid_T,
                    .cap = static_cast<float>(context.model.router_cap),
                    .balance_scale = scales.balance,
                    .z_scale = scales.z,
                    .accumulate = true},
                   stream);
-
+  join_routed_parts(context, scratch.dbranch_in_TD);
   if (context.dims.dense_F > 0) {
-    scale({.y = shared.dense_out_TD, .x = scratch.dbranch_TD, .scale = kDenseScale}, stream);
-    matmul_backward({.dx_TK = scratch.ddense_hidden_TF,
-                     .dweight_NK = gradients.dense_down_DF,
-                     .dy_TN = shared.dense_out_TD,
-                     .x_TK = layer.dense_hidden_TF,
-                     .weight_NK = weights.dense_down_DF},
-                    stream);
-    geglu_backward({.dgate_up_R2F = layer.dense_gate_up_TF,
-                    .dy_RF = scratch.ddense_hidden_TF,
-                    .gate_up_R2F = layer.dense_gate_up_TF},
-                   stream);
-    matmul_backward({.dx_TK = scratch.dbranch_in_TD,
-                     .dweight_NK = gradients.dense_gate_up_FD,
-                     .dy_TN = layer.dense_gate_up_TF,
-                     .x_TK = layer.moe_in_TD,
-                     .weight_NK = weights.dense_gate_up_FD,
-                     .accumulate = true},
-                    stream);
+    dense_backward(context, weights, gradients, layer);
   }
 }
 

@@ -15,6 +15,7 @@ namespace {
 constexpr std::int64_t kStagedElements = std::int64_t{1} << 22;
 constexpr std::int64_t kGrain = 4096;  // elements a thread draws at a time
 
+// Elements [begin, begin + count) of this rank's part of a parameter.
 template <class T>
 void draw(std::vector<std::byte>& staging,
           const LogicalParameter& parameter,
@@ -23,13 +24,17 @@ void draw(std::vector<std::byte>& staging,
           std::int64_t count) {
   T* values = reinterpret_cast<T*>(staging.data());
   parallel_ranges(count, kGrain, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) {
-      const double value =
-          parameter.init_std == 0
-              ? 1.0
-              : parameter.init_std * rng.normal(static_cast<std::uint64_t>(begin + i));
-      values[i] = static_cast<T>(value);
-    }
+    const Range range{.begin = begin + first, .count = last - first};
+    for_each_run(
+        parameter, range, [&](std::int64_t whole, std::int64_t local, std::int64_t length) {
+          for (std::int64_t i = 0; i < length; ++i) {
+            const double value =
+                parameter.init_std == 0
+                    ? 1.0
+                    : parameter.init_std * rng.normal(static_cast<std::uint64_t>(whole + i));
+            values[local - begin + i] = static_cast<T>(value);
+          }
+        });
   });
 }
 
@@ -65,8 +70,9 @@ TensorView flat_view(const TensorView& flat_n,
   return {static_cast<char*>(flat_n.data) + offset_bytes, typed, flat_n.device};
 }
 
-Parameters::Parameters(const ModelConfig& model, DType compute, Device device, Gradients gradients)
-    : plan_(plan_parameters(model, compute)),
+Parameters::Parameters(
+    const ModelConfig& model, DType compute, Device device, Gradients gradients, const Share& share)
+    : plan_(plan_parameters(model, compute, share)),
       compute_(compute),
       weights_arena_("weights", weights_bytes(plan_), device) {
   for (const Segment& segment : plan_.segments) {

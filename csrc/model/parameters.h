@@ -9,12 +9,17 @@
 
 namespace memphis {
 
-// Owner of a model's weights and, for training, of their gradients, laid out as the plan says.
+// Owner of a rank's weights and, for training, of their gradients, laid out as the plan says.
 class Parameters {
  public:
   enum class Gradients : bool { none = false, allocate = true };
 
-  Parameters(const ModelConfig& model, DType compute, Device device, Gradients gradients);
+  // This rank's share of the model.
+  Parameters(const ModelConfig& model,
+             DType compute,
+             Device device,
+             Gradients gradients,
+             const Share& share = {});
 
   const ParameterPlan& plan() const { return plan_; }
   DType compute() const { return compute_; }
@@ -29,7 +34,7 @@ class Parameters {
   TensorView gradients_n() const { return gradients_n_; }  // accumulation dtype
   TensorView segment_gradients(int segment) const;
 
-  // The weights of one logical parameter.
+  // The weights of this rank's part of one logical parameter.
   TensorView logical_weights(const LogicalParameter& parameter) const;
 
   // Draws the weights of step 0. Element i of a parameter is a pure function of (seed, its name,

@@ -1,56 +1,115 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/optim/optimizer.h"
 
+#include <algorithm>
+
 #include "csrc/plan/memory.h"
 #include "kernels/adamw/adamw.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/global_norm/global_norm.h"
 
 namespace memphis {
-namespace {
 
-TensorSpec moments_spec(const Parameters& parameters) {
-  return {{parameters.plan().num_elements}, accumulation_dtype(parameters.compute())};
-}
-
-}  // namespace
-
-Optimizer::Optimizer(const OptimizerConfig& config, Parameters& parameters)
+Optimizer::Optimizer(const OptimizerConfig& config,
+                     Parameters& parameters,
+                     const Groups& groups,
+                     const Share& share)
     : config_(config),
       parameters_(parameters),
+      groups_(groups),
+      norms_arena_("gradient norms",
+                   plan_norm_scratch(parameters.plan(), parameters.compute(), share).bytes(),
+                   parameters.device()),
       master_arena_("master weights", master_bytes(parameters.plan()), parameters.device()),
-      moments_arena_("moments", 2 * arena_bytes(moments_spec(parameters)), parameters.device()),
-      m_n_(moments_arena_.allocate(moments_spec(parameters))),
-      v_n_(moments_arena_.allocate(moments_spec(parameters))) {
+      moments_arena_("moments", moments_bytes(parameters.plan()), parameters.device()) {
+  const NormScratch scratch = plan_norm_scratch(parameters.plan(), parameters.compute(), share);
+  runs_PW_ = norms_arena_.allocate(scratch.runs_PW);
+  ranks_PW_ = norms_arena_.allocate(scratch.ranks_PW);
   const std::vector<Segment>& segments = parameters_.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
     const Segment& segment = segments[i];
-    const TensorView weights_n = parameters_.segment_weights(static_cast<int>(i));
-    const TensorSpec wide({segment.num_elements}, accumulation_dtype(segment.dtype));
+    const TensorSpec wide({segment.owned.count}, accumulation_dtype(segment.dtype));
     SegmentState state;
     state.owns_master = wide.dtype != segment.dtype;
-    state.master_n = state.owns_master ? master_arena_.allocate(wide) : weights_n;
-    state.m_n = flat_view(m_n_, 0, segment.begin, wide);
-    state.v_n = flat_view(v_n_, 0, segment.begin, wide);
+    state.master_n = state.owns_master ? master_arena_.allocate(wide) : owned_weights(i);
+    state.m_n = moments_arena_.allocate(wide);
+    state.v_n = moments_arena_.allocate(wide);
     segments_.push_back(state);
   }
+}
+
+TensorView Optimizer::owned_weights(std::size_t segment) const {
+  const Segment& s = parameters_.plan().segments[segment];
+  return flat_view(parameters_.segment_weights(static_cast<int>(segment)),
+                   s.begin,
+                   s.owned.begin,
+                   {{s.owned.count}, s.dtype});
+}
+
+TensorView Optimizer::owned_gradients(std::size_t segment) const {
+  const Range& owned = parameters_.plan().segments[segment].owned;
+  const TensorView& gradients_n = parameters_.gradients_n();
+  return flat_view(gradients_n, 0, owned.begin, {{owned.count}, gradients_n.dtype});
 }
 
 void Optimizer::copy_weights_to_master(Stream stream) {
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     if (segments_[i].owns_master) {
-      kernels::convert(
-          {.y = segments_[i].master_n, .x = parameters_.segment_weights(static_cast<int>(i))},
-          stream);
+      kernels::convert({.y = segments_[i].master_n, .x = owned_weights(i)}, stream);
     }
+  }
+}
+
+void Optimizer::reduce_gradients(Stream stream) {
+  const ParameterPlan& plan = parameters_.plan();
+  const TensorView gradients_n = parameters_.gradients_n();
+  for (const Range& shared : plan.shared_kv) {
+    const TensorView run_n =
+        flat_view(gradients_n, 0, shared.begin, {{shared.count}, gradients_n.dtype});
+    groups_.kv_sharers().run(AllReduce{.y = run_n, .x = run_n}, "optimizer.shared_kv", stream);
+  }
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    const Segment& segment = plan.segments[i];
+    const TensorView all_n = parameters_.segment_gradients(static_cast<int>(i));
+    const bool sharded = segment.owned.count < segment.num_elements;
+    const Collective reduction =
+        sharded ? Collective(ReduceScatter{.y = owned_gradients(i), .x = all_n})
+                : Collective(AllReduce{.y = all_n, .x = all_n});
+    groups_.replicas(segment.replicas).run(reduction, "optimizer.gradients", stream);
   }
 }
 
 void Optimizer::measure_gradient(const TensorView& norm_1,
                                  const TensorView& partial_P,
                                  Stream stream) {
-  kernels::global_norm({.norm_1 = norm_1, .x_n = parameters_.gradients_n(), .partial_P = partial_P},
+  // The norm of norms is the norm of all.
+  const std::vector<Range>& counted = parameters_.plan().counted;
+  const TensorView gradients_n = parameters_.gradients_n();
+  const auto cell = [](const TensorView& table_PW, std::int64_t row) {
+    TensorView view = table_PW.rows(row, 1);
+    view.num_dims = 1;
+    view.dims[0] = 1;
+    return view;
+  };
+  const auto flat = [](const TensorView& table_PW) {
+    return table_PW.reshape({table_PW.num_elements()});
+  };
+  const auto num_runs = static_cast<std::int64_t>(counted.size());
+  for (std::int64_t i = 0; i < num_runs; ++i) {
+    const Range& run = counted[static_cast<std::size_t>(i)];
+    kernels::global_norm(
+        {.norm_1 = cell(runs_PW_, i),
+         .x_n = flat_view(gradients_n, 0, run.begin, {{run.count}, gradients_n.dtype}),
+         .partial_P = partial_P},
+        stream);
+  }
+  const TensorView own_W = runs_PW_.rows(num_runs, 1);
+  kernels::global_norm({.norm_1 = cell(runs_PW_, num_runs),
+                        .x_n = flat(runs_PW_.rows(0, num_runs)),
+                        .partial_P = partial_P},
                        stream);
+  groups_.stage().run(AllGather{.y = ranks_PW_, .x = own_W}, "optimizer.norm", stream);
+  kernels::global_norm({.norm_1 = norm_1, .x_n = flat(ranks_PW_), .partial_P = partial_P}, stream);
 }
 
 void Optimizer::step(double learning_rate,
@@ -58,34 +117,49 @@ void Optimizer::step(double learning_rate,
                      const TensorView& norm_1,
                      Stream stream) {
   for (std::size_t i = 0; i < segments_.size(); ++i) {
-    const auto index = static_cast<int>(i);
-    const bool decay = parameters_.plan().segments[i].decay;
-    kernels::adamw({.param_n = parameters_.segment_weights(index),
+    const Segment& segment = parameters_.plan().segments[i];
+    kernels::adamw({.param_n = owned_weights(i),
                     .master_n = segments_[i].master_n,
                     .m_n = segments_[i].m_n,
                     .v_n = segments_[i].v_n,
-                    .grad_n = parameters_.segment_gradients(index),
+                    .grad_n = owned_gradients(i),
                     .norm_1 = norm_1,
                     .learning_rate = learning_rate,
                     .beta1 = config_.beta1,
                     .beta2 = config_.beta2,
                     .eps = config_.eps,
-                    .weight_decay = decay ? config_.weight_decay : 0.0,
+                    .weight_decay = segment.decay ? config_.weight_decay : 0.0,
                     .clip_norm = config_.clip_norm,
                     .step = step},
                    stream);
+    if (segment.owned.count < segment.num_elements) {
+      groups_.replicas(segment.replicas)
+          .run(AllGather{.y = parameters_.segment_weights(static_cast<int>(i)),
+                         .x = owned_weights(i)},
+               "optimizer.weights",
+               stream);
+    }
   }
 }
 
 std::vector<Optimizer::StateTensor> Optimizer::state() const {
   std::vector<StateTensor> result;
   for (const LogicalParameter& parameter : parameters_.plan().logical) {
-    const SegmentState& segment = segments_[static_cast<std::size_t>(parameter.segment)];
-    const std::int64_t origin =
-        parameters_.plan().segments[static_cast<std::size_t>(parameter.segment)].begin;
+    const auto index = static_cast<std::size_t>(parameter.segment);
+    const SegmentState& segment = segments_[index];
+    const Range& owned = parameters_.plan().segments[index].owned;
+    const std::int64_t begin = std::max(parameter.begin, owned.begin);
+    const std::int64_t end =
+        std::min(parameter.begin + parameter.spec.num_elements(), owned.begin + owned.count);
+    if (begin >= end) {
+      continue;
+    }
     const auto add = [&](const char* suffix, const TensorView& flat_n) {
-      result.push_back({.name = parameter.name + suffix,
-                        .view = flat_view(flat_n, origin, parameter.begin, parameter.spec)});
+      result.push_back(
+          {.name = parameter.name + suffix,
+           .parameter = &parameter,
+           .local = {.begin = begin - parameter.begin, .count = end - begin},
+           .view = flat_view(flat_n, owned.begin, begin, {{end - begin}, flat_n.dtype})});
     };
     if (segment.owns_master) {
       add(".master", segment.master_n);

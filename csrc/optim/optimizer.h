@@ -7,36 +7,53 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/arena.h"
+#include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
 
 namespace memphis {
 
-// AdamW over all parameters. Owner of the moments and of the master weights of those segments whose
-// weights are narrower than f32; the other segments' weights are their own master.
+// AdamW over all parameters, the state of each element on one of the ranks that hold it (ZeRO-1) or
+// on all of them. Owner of the moments and of the master weights of those segments whose weights
+// are narrower than f32; the other segments' weights are their own master.
+//
+// Every rank of `groups` makes the same calls.
+//
+// Source: Rajbhandari et al. 2019, arXiv:1910.02054 (ZeRO-1).
 class Optimizer {
  public:
-  Optimizer(const OptimizerConfig& config, Parameters& parameters);
+  Optimizer(const OptimizerConfig& config,
+            Parameters& parameters,
+            const Groups& groups,
+            const Share& share);
 
   std::size_t master_allocated_bytes() const { return master_arena_.capacity_bytes(); }
   std::size_t moments_allocated_bytes() const { return moments_arena_.capacity_bytes(); }
+  std::size_t scratch_allocated_bytes() const { return norms_arena_.capacity_bytes(); }
 
   // After the weights have been initialised, and before the first step of a run that starts at 0.
   void copy_weights_to_master(Stream stream);
 
-  // Writes the norm of the whole gradient, before clipping, to norm_1.
+  // Sums the gradients of all replicas, as far as this rank keeps their state.
+  void reduce_gradients(Stream stream);
+
+  // Writes the norm of the whole gradient, before clipping, to norm_1. Gradients are reduced.
   void measure_gradient(const TensorView& norm_1, const TensorView& partial_P, Stream stream);
 
-  // Step number `step`, counted from 1, with the gradient as it lies and its norm.
+  // Step number `step`, counted from 1, with the gradient as it lies and its norm; then all ranks
+  // have all weights that they multiply by.
   void step(double learning_rate, std::int64_t step, const TensorView& norm_1, Stream stream);
 
-  // A tensor of the optimizer's state, with the dims of the logical parameter that it belongs to.
+  // A run of the optimizer's state: elements `local` of this rank's part of a logical parameter.
   struct StateTensor {
     std::string name;  // the parameter's, followed by .master, .m or .v
-    TensorView view;
+    const LogicalParameter* parameter;
+    Range local;
+    TensorView view;  // [local.count]
   };
   std::vector<StateTensor> state() const;
 
  private:
+  // Of the segment's owned elements.
   struct SegmentState {
     TensorView master_n;  // the weights themselves where they are wide enough
     bool owns_master = false;
@@ -44,12 +61,17 @@ class Optimizer {
     TensorView v_n;
   };
 
+  TensorView owned_weights(std::size_t segment) const;
+  TensorView owned_gradients(std::size_t segment) const;
+
   OptimizerConfig config_;
   Parameters& parameters_;
+  const Groups& groups_;
+  Arena norms_arena_;
+  TensorView runs_PW_;
+  TensorView ranks_PW_;
   Arena master_arena_;
   Arena moments_arena_;
-  TensorView m_n_;
-  TensorView v_n_;
   std::vector<SegmentState> segments_;
 };
 

@@ -30,32 +30,34 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep) {
   plan.num_layers = d.L;
 
   LayerActivations<TensorSpec>& layer = plan.layer;
-  layer.attention_in_TD = {{d.T, d.D}, compute};
-  layer.attention_in_rrms_T = {{d.T}, sums};
+  layer.attention_in_TD = {{d.residual_T, d.D}, compute};
+  layer.attention_in_rrms_T = {{d.residual_T}, sums};
   layer.qkv_TCH = {{d.T, d.C, d.H}, compute};
   layer.heads_TNH = {{d.T, d.N, d.H}, compute};
   layer.lse_BNS = {{d.B, d.N, d.S}, sums};
-  layer.attention_out_TD = {{d.T, d.D}, compute};
-  layer.attention_out_rrms_T = {{d.T}, sums};
-  layer.residual_TD = {{d.T, d.D}, compute};
-  layer.moe_in_TD = {{d.T, d.D}, compute};
-  layer.moe_in_rrms_T = {{d.T}, sums};
-  layer.router_logits_TE = {{d.T, d.E}, sums};
-  layer.router_probs_TE = {{d.T, d.E}, sums};
-  layer.gates_TK = {{d.T, d.K}, sums};
-  layer.experts_TK = {{d.T, d.K}, DType::i32};
+  layer.attention_out_TD = {{d.residual_T, d.D}, compute};
+  layer.attention_out_rrms_T = {{d.residual_T}, sums};
+  layer.residual_TD = {{d.residual_T, d.D}, compute};
+  layer.moe_in_TD = {{d.residual_T, d.D}, compute};
+  layer.moe_in_rrms_T = {{d.residual_T}, sums};
+  layer.router_logits_TE = {{d.routed_T, d.E}, sums};
+  layer.router_probs_TE = {{d.routed_T, d.E}, sums};
+  layer.gates_TK = {{d.routed_T, d.K}, sums};
+  layer.experts_TK = {{d.routed_T, d.K}, DType::i32};
   layer.counts_BE = {{d.B, d.E}, DType::i32};
+  layer.probs_sum_BE = {{d.B, d.E}, sums};
+  layer.valid_B = {{d.B}, DType::i32};
   layer.balance_B = {{d.B}, sums};
-  layer.z_T = {{d.T}, sums};
-  layer.slot_TK = {{d.T, d.K}, DType::i32};
+  layer.z_T = {{d.routed_T}, sums};
+  layer.slot_TK = {{d.routed_T, d.K * d.copies}, DType::i32};
   layer.source_R = {{d.R}, DType::i32};
-  layer.offsets_E1 = {{d.E + 1}, DType::i32};
-  layer.rows_RD = {{d.R, d.D}, compute};
-  layer.gate_up_R2F = {{d.R, 2 * d.F}, compute};
-  layer.expert_hidden_RF = {{d.R, d.F}, compute};
-  layer.moe_out_TD = {{d.T, d.D}, compute};
-  layer.moe_out_rrms_T = {{d.T}, sums};
-  layer.out_TD = {{d.T, d.D}, compute};
+  layer.offsets_E1 = {{d.E * d.copies + 1}, DType::i32};
+  layer.rows_RD = {{d.local_R, d.D}, compute};
+  layer.gate_up_R2F = {{d.local_R, 2 * d.F}, compute};
+  layer.expert_hidden_RF = {{d.local_R, d.F}, compute};
+  layer.moe_out_TD = {{d.residual_T, d.D}, compute};
+  layer.moe_out_rrms_T = {{d.residual_T}, sums};
+  layer.out_TD = {{d.residual_T, d.D}, compute};
 
   SharedActivations<TensorSpec>& shared = plan.shared;
   shared.tokens_T = {{d.T}, DType::i32};
@@ -63,39 +65,77 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep) {
   shared.position_T = {{d.T}, DType::i32};
   shared.valid_T = {{d.T}, DType::u8};
   shared.rope_table_SH = {{d.S, d.H}, sums};
-  shared.hidden_TD = {{d.T, d.D}, compute};
-  shared.expert_out_RD = {{d.R, d.D}, compute};
-  shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E}, DType::i32};
-  shared.final_in_TD = {{d.T, d.D}, compute};
-  shared.final_rrms_T = {{d.T}, sums};
-  shared.logits_CV = {{d.head_chunk, d.V}, compute};
+  shared.hidden_TD = {{d.residual_T, d.D}, compute};
+  shared.expert_out_RD = {{d.local_R, d.D}, compute};
+  shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E * d.copies}, DType::i32};
+  shared.final_in_TD = {{d.residual_T, d.D}, compute};
+  shared.final_rrms_T = {{d.residual_T}, sums};
+  shared.logits_CV = {{d.head_chunk, d.local_V.count}, compute};
   shared.loss_T = {{d.T}, sums};
   shared.stats = {{static_cast<std::int64_t>(Stat::count), kStatWidth}, sums};
 
+  const bool inference = keep == Keep::one_layer;
+  if (d.tensor_parallel) {
+    shared.routed_valid_T = {{d.routed_T}, DType::u8};
+    shared.partial_TD = {{d.T, d.D}, compute};
+    if (d.split_sequences) {
+      shared.whole_TD = {{d.T, d.D}, compute};
+    } else {
+      shared.routed_in_TD = {{d.routed_T, d.D}, compute};
+      shared.routed_out_TD = {{d.routed_T, d.D}, compute};
+    }
+    const std::int64_t columns = d.pad_chunk(d.head_chunk);
+    shared.vocab_stats_2C = {{2, columns}, sums};
+    shared.vocab_stats_2PC = {{2, d.T / d.routed_T, columns}, sums};
+    shared.vocab_joined_2C = {{2, columns}, sums};
+  }
+  if (d.copies > 1) {
+    shared.spread_experts_TK = {{d.routed_T, d.K * d.copies}, DType::i32};
+    shared.spread_gates_TK = {{d.routed_T, d.K * d.copies}, sums};
+  }
+  if (d.exchange_rows) {
+    layer.arrived_gates_R1 = {{d.local_R, 1}, sums};
+    layer.arrival_slot_R1 = {{d.local_R, 1}, DType::i32};
+    layer.arrival_source_R = {{d.local_R}, DType::i32};
+    layer.arrival_offsets_E1 = {{d.local_E + 1}, DType::i32};
+    shared.sent_RD = {{d.R, d.D}, compute};
+    shared.sent_gates_R1 = {{d.R, 1}, sums};
+    shared.received_RD = {{d.local_R, d.D}, compute};
+  }
   if (d.dense_F > 0) {
     layer.dense_gate_up_TF = {{d.T, 2 * d.dense_F}, compute};
     layer.dense_hidden_TF = {{d.T, d.dense_F}, compute};
-    shared.dense_out_TD = {{d.T, d.D}, compute};
+    shared.dense_out_TD = {{d.residual_T, d.D}, compute};
   }
-  if (keep == Keep::one_layer) {
-    shared.capped_logits_CV = {{d.head_chunk, d.V}, sums};
+  if (inference) {
+    shared.capped_logits_CV = {{d.head_chunk, d.local_V.count}, sums};
+    if (d.tensor_parallel) {
+      shared.row_logits_V = {{d.V}, sums};
+    }
     return plan;
   }
 
   BackwardScratch<TensorSpec>& backward = plan.backward;
-  backward.dhidden_TD = {{d.T, d.D}, compute};
-  backward.dbranch_TD = {{d.T, d.D}, compute};
-  backward.dbranch_in_TD = {{d.T, d.D}, compute};
+  backward.dhidden_TD = {{d.residual_T, d.D}, compute};
+  backward.dbranch_TD = {{d.residual_T, d.D}, compute};
+  backward.dbranch_in_TD = {{d.residual_T, d.D}, compute};
   backward.dqkv_TCH = {{d.T, d.C, d.H}, compute};
   backward.dheads_TNH = {{d.T, d.N, d.H}, compute};
   backward.delta_BNS = {{d.B, d.N, d.S}, sums};
-  backward.drows_RD = {{d.R, d.D}, compute};
-  backward.dexpert_hidden_RF = {{d.R, d.F}, compute};
-  backward.dgates_TK = {{d.T, d.K}, sums};
-  backward.drouter_logits_TE = {{d.T, d.E}, sums};
+  backward.drows_RD = {{d.local_R, d.D}, compute};
+  backward.dexpert_hidden_RF = {{d.local_R, d.F}, compute};
+  backward.dgates_TK = {{d.routed_T, d.K}, sums};
+  backward.drouter_logits_TE = {{d.routed_T, d.E}, sums};
   backward.norm_partial_PD = {{ScratchRows::rmsnorm_partials, d.D}, sums};
   backward.router_partial_PED = {{ScratchRows::router_partials, d.E, d.D}, sums};
   backward.global_norm_partial_P = {{ScratchRows::global_norm_partials}, DType::f64};
+  if (d.exchange_rows) {
+    backward.darrived_gates_R1 = {{d.local_R, 1}, sums};
+    backward.dsent_gates_R1 = {{d.R, 1}, sums};
+  }
+  if (d.copies > 1) {
+    backward.dspread_gates_TK = {{d.routed_T, d.K * d.copies}, sums};
+  }
   if (d.dense_F > 0) {
     backward.ddense_hidden_TF = {{d.T, d.dense_F}, compute};
   }

@@ -31,12 +31,19 @@ struct LayerActivations {
   T gates_TK;
   T experts_TK;
   T counts_BE;
+  T probs_sum_BE;
+  T valid_B;
   T balance_B;
   T z_T;
-  T slot_TK;
+  T slot_TK;  // [routed_T, K * copies]
   T source_R;
-  T offsets_E1;
-  T rows_RD;  // moe_in, permuted
+  T offsets_E1;  // of all experts, a cut one once for each of its pieces
+  T rows_RD;     // moe_in, by expert of this rank
+  // Where experts lie on several ranks: what arrived, and its order by expert.
+  T arrived_gates_R1;
+  T arrival_slot_R1;
+  T arrival_source_R;
+  T arrival_offsets_E1;
   T gate_up_R2F;
   T expert_hidden_RF;  // geglu of it, times the expert gate
   T dense_gate_up_TF;  // [T, 2 * dense_F]
@@ -61,10 +68,29 @@ struct SharedActivations {
   T expert_out_RD;  // forward: before the sum over a token's experts; backward: its gradient
   T dense_out_TD;
   T permute_counts_PE;
+  // Where tensor ranks share the work of a token, else absent: see csrc/model/regions.h.
+  T routed_valid_T;
+  T whole_TD;
+  T partial_TD;
+  T routed_in_TD;
+  T routed_out_TD;
+  // Where an expert's width is cut: each choice once for each piece.
+  T spread_experts_TK;
+  T spread_gates_TK;
+  // Where experts lie on several ranks: rows as this rank sends and as it receives them.
+  T sent_RD;
+  T sent_gates_R1;
+  T received_RD;
   T final_in_TD;  // final_norm(h)
   T final_rrms_T;
   T logits_CV;         // of head_chunk tokens, before the multiplier; their gradient after it
   T capped_logits_CV;  // of inference alone
+  T row_logits_V;      // the same, of one token and the whole vocabulary where that is cut
+  // Where the vocabulary is cut: log-sum-exp and target's logit of this rank's columns, of each
+  // rank's, and of all columns.
+  T vocab_stats_2C;
+  T vocab_stats_2PC;
+  T vocab_joined_2C;
   T loss_T;
   T stats;  // see Stat
 
@@ -85,6 +111,9 @@ struct BackwardScratch {
   T dexpert_hidden_RF;
   T ddense_hidden_TF;
   T dgates_TK;
+  T darrived_gates_R1;  // where experts lie on several ranks, as received and as sent
+  T dsent_gates_R1;
+  T dspread_gates_TK;  // before the sum over the pieces of an expert
   T drouter_logits_TE;
   T norm_partial_PD;
   T router_partial_PED;
@@ -155,12 +184,18 @@ void LayerActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.gates_TK, b.gates_TK);
   visit(a.experts_TK, b.experts_TK);
   visit(a.counts_BE, b.counts_BE);
+  visit(a.probs_sum_BE, b.probs_sum_BE);
+  visit(a.valid_B, b.valid_B);
   visit(a.balance_B, b.balance_B);
   visit(a.z_T, b.z_T);
   visit(a.slot_TK, b.slot_TK);
   visit(a.source_R, b.source_R);
   visit(a.offsets_E1, b.offsets_E1);
   visit(a.rows_RD, b.rows_RD);
+  visit(a.arrived_gates_R1, b.arrived_gates_R1);
+  visit(a.arrival_slot_R1, b.arrival_slot_R1);
+  visit(a.arrival_source_R, b.arrival_source_R);
+  visit(a.arrival_offsets_E1, b.arrival_offsets_E1);
   visit(a.gate_up_R2F, b.gate_up_R2F);
   visit(a.expert_hidden_RF, b.expert_hidden_RF);
   visit(a.dense_gate_up_TF, b.dense_gate_up_TF);
@@ -182,10 +217,24 @@ void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.expert_out_RD, b.expert_out_RD);
   visit(a.dense_out_TD, b.dense_out_TD);
   visit(a.permute_counts_PE, b.permute_counts_PE);
+  visit(a.routed_valid_T, b.routed_valid_T);
+  visit(a.whole_TD, b.whole_TD);
+  visit(a.partial_TD, b.partial_TD);
+  visit(a.routed_in_TD, b.routed_in_TD);
+  visit(a.routed_out_TD, b.routed_out_TD);
+  visit(a.spread_experts_TK, b.spread_experts_TK);
+  visit(a.spread_gates_TK, b.spread_gates_TK);
+  visit(a.sent_RD, b.sent_RD);
+  visit(a.sent_gates_R1, b.sent_gates_R1);
+  visit(a.received_RD, b.received_RD);
   visit(a.final_in_TD, b.final_in_TD);
   visit(a.final_rrms_T, b.final_rrms_T);
   visit(a.logits_CV, b.logits_CV);
   visit(a.capped_logits_CV, b.capped_logits_CV);
+  visit(a.row_logits_V, b.row_logits_V);
+  visit(a.vocab_stats_2C, b.vocab_stats_2C);
+  visit(a.vocab_stats_2PC, b.vocab_stats_2PC);
+  visit(a.vocab_joined_2C, b.vocab_joined_2C);
   visit(a.loss_T, b.loss_T);
   visit(a.stats, b.stats);
 }
@@ -203,6 +252,9 @@ void BackwardScratch<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.dexpert_hidden_RF, b.dexpert_hidden_RF);
   visit(a.ddense_hidden_TF, b.ddense_hidden_TF);
   visit(a.dgates_TK, b.dgates_TK);
+  visit(a.darrived_gates_R1, b.darrived_gates_R1);
+  visit(a.dsent_gates_R1, b.dsent_gates_R1);
+  visit(a.dspread_gates_TK, b.dspread_gates_TK);
   visit(a.drouter_logits_TE, b.drouter_logits_TE);
   visit(a.norm_partial_PD, b.norm_partial_PD);
   visit(a.router_partial_PED, b.router_partial_PED);

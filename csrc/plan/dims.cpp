@@ -2,6 +2,7 @@
 #include "csrc/plan/dims.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace memphis {
 namespace {
@@ -12,27 +13,83 @@ constexpr std::int64_t kMaxLogits = std::int64_t{1} << 27;
 // Every chunk's rows then start 16-byte aligned, in any dtype.
 constexpr std::int64_t kChunkMultiple = 8;
 
+std::int64_t received_rows(const Dims& d, const Share& share) {
+  // A token goes to K different experts at most, and with each to this rank at most once.
+  const std::int64_t senders = share.expert.count * share.expert_tensor.count;
+  const std::int64_t most = senders * d.routed_T * std::min(d.K, d.local_E);
+  if (share.expert_buffer == 0) {
+    return most;
+  }
+  const double equal =
+      static_cast<double>(senders * d.routed_T * d.K) / static_cast<double>(share.expert.count);
+  return std::min(most, static_cast<std::int64_t>(std::ceil(equal * share.expert_buffer)));
+}
+
 }  // namespace
 
-Dims make_dims(const ModelConfig& model, std::int64_t num_sequences, std::int64_t sequence_length) {
+std::int64_t Dims::expert_of(std::int64_t index) const {
+  return index / local_E / copies * local_E + index % local_E;
+}
+
+std::int64_t Dims::pad_chunk(std::int64_t tokens) const {
+  return (tokens + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;
+}
+
+KvShare kv_share(const ModelConfig& model, const Share& share) {
+  const Piece& tensor = share.tensor;
+  if (model.num_kv_heads % tensor.count == 0) {
+    return {.heads = tensor.of(model.num_kv_heads), .sharers = {}};
+  }
+  const std::int64_t sharers = tensor.count / model.num_kv_heads;
+  return {.heads = {.begin = tensor.index / sharers, .count = 1},
+          .sharers = {.index = tensor.index % sharers, .count = sharers}};
+}
+
+RankGroup kv_sharer_ranks(const ModelConfig& model, const Mesh& mesh, std::int64_t rank) {
+  const RankGroup tensor = mesh.group(Axis::tensor, rank);
+  const Piece piece{.index = mesh.index(Axis::tensor, rank), .count = tensor.count};
+  const Piece sharers = kv_share(model, {.tensor = piece}).sharers;
+  return {.first = rank - sharers.index * tensor.stride,
+          .stride = tensor.stride,
+          .count = sharers.count};
+}
+
+Dims make_dims(const ModelConfig& model,
+               std::int64_t num_sequences,
+               std::int64_t sequence_length,
+               const Share& share) {
+  const Piece& tensor = share.tensor;
   Dims dims;
   dims.B = num_sequences;
   dims.S = sequence_length;
   dims.T = num_sequences * sequence_length;
+  dims.piece_S = tensor.of(dims.S);
+  dims.routed_T = dims.B * dims.piece_S.count;
+  dims.split_sequences = share.sequence_parallel && tensor.count > 1;
+  dims.tensor_parallel = tensor.count > 1;
+  dims.expert_ranks = share.expert.count * share.expert_tensor.count;
+  dims.exchange_rows = dims.expert_ranks > 1;
+  dims.residual_T = dims.split_sequences ? dims.routed_T : dims.T;
   dims.D = model.d_model;
-  dims.N = model.num_heads;
-  dims.G = model.num_kv_heads;
-  dims.C = model.num_heads + 2 * model.num_kv_heads;
+  dims.N = tensor.of(model.num_heads).count;
+  dims.G = kv_share(model, share).heads.count;
+  dims.C = dims.N + 2 * dims.G;
   dims.H = model.head_dim;
   dims.E = model.num_experts;
+  dims.local_E = share.expert.of(model.num_experts).count;
   dims.K = model.experts_per_token;
-  dims.R = dims.T * dims.K;
-  dims.F = model.ffn_dim;
-  dims.dense_F = model.dense_ffn_dim;
+  dims.copies = share.expert_tensor.count;
+  dims.R = dims.routed_T * dims.K * dims.copies;
+  dims.local_R = dims.exchange_rows ? received_rows(dims, share) : dims.R;
+  dims.F = share.expert_tensor.of(model.ffn_dim).count;
+  dims.dense_F = tensor.of(model.dense_ffn_dim).count;
   dims.V = model.vocab_size;
+  dims.local_V = tensor.of(model.vocab_size);
   dims.L = model.num_layers;
-  dims.head_chunk = std::min(
-      dims.T, std::max(kChunkMultiple, kMaxLogits / dims.V / kChunkMultiple * kChunkMultiple));
+  dims.head_chunk = std::min(dims.T,
+                             std::max(kChunkMultiple,
+                                      kMaxLogits / std::max<std::int64_t>(dims.local_V.count, 1) /
+                                          kChunkMultiple * kChunkMultiple));
   return dims;
 }
 

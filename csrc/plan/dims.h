@@ -4,30 +4,65 @@
 #include <cstdint>
 
 #include "csrc/config/config.h"
+#include "csrc/plan/share.h"
 
 namespace memphis {
 
-// The sizes that tensors have on this rank, by the letters of csrc/core/tensor.h.
+// The sizes that tensors have on this rank, by the letters of csrc/core/tensor.h. A tensor's name
+// says its logical dims; which of the counts of tokens below it has, its plan says.
 struct Dims {
   std::int64_t B = 0;  // sequences of a micro-batch
   std::int64_t S = 0;
-  std::int64_t T = 0;
+  std::int64_t T = 0;           // tokens of a micro-batch: what attention and the head see
+  std::int64_t residual_T = 0;  // tokens of the residual stream and its norms
+  std::int64_t routed_T = 0;    // tokens whose experts this rank chooses
+  Range piece_S;                // their positions within each sequence
   std::int64_t D = 0;
   std::int64_t N = 0;
   std::int64_t G = 0;
   std::int64_t C = 0;
   std::int64_t H = 0;
-  std::int64_t E = 0;
+  std::int64_t E = 0;        // experts of a layer, on all ranks
+  std::int64_t local_E = 0;  // experts that this rank holds, each whole or a piece of its width
   std::int64_t K = 0;
-  std::int64_t R = 0;
+  std::int64_t copies = 1;   // ranks that an expert's width is cut over: a choice is sent to each
+  std::int64_t R = 0;        // rows that this rank sends to experts
+  std::int64_t local_R = 0;  // rows that this rank's experts can receive
   std::int64_t F = 0;
   std::int64_t dense_F = 0;  // 0: no dense FFN beside the experts
-  std::int64_t V = 0;
+  std::int64_t V = 0;        // the whole vocabulary
+  Range local_V;             // of it, what this rank embeds and predicts
   std::int64_t L = 0;
+  std::int64_t expert_ranks = 1;  // ranks that a layer's experts lie on
   // Tokens whose logits exist at one time: [chunk, V] is the largest tensor of a small model.
   std::int64_t head_chunk = 0;
+
+  // The expert that the `index`-th of all experts is a piece of, a cut one counted once for each of
+  // its pieces.
+  std::int64_t expert_of(std::int64_t index) const;
+  // A chunk's columns where they are operands of their own, which are aligned.
+  std::int64_t pad_chunk(std::int64_t tokens) const;
+
+  bool split_sequences = false;  // the residual stream holds a piece of each sequence
+  bool tensor_parallel = false;  // attention, dense FFN and head give partial sums
+  bool exchange_rows = false;    // experts lie on several ranks
 };
 
-Dims make_dims(const ModelConfig& model, std::int64_t num_sequences, std::int64_t sequence_length);
+// Sequences of the micro-batch that ranks along `tensor` share.
+Dims make_dims(const ModelConfig& model,
+               std::int64_t num_sequences,
+               std::int64_t sequence_length,
+               const Share& share = {});
+
+// The key/value heads of a rank: a piece of them or, where there are fewer heads than ranks, one
+// that `sharers` neighbouring ranks hold alike.
+struct KvShare {
+  Range heads;
+  Piece sharers = {};
+};
+KvShare kv_share(const ModelConfig& model, const Share& share);
+
+// The ranks that hold the key/value heads of `rank`.
+RankGroup kv_sharer_ranks(const ModelConfig& model, const Mesh& mesh, std::int64_t rank);
 
 }  // namespace memphis

@@ -47,15 +47,31 @@ std::size_t master_bytes(const ParameterPlan& parameters) {
   std::size_t bytes = 0;
   for (const Segment& segment : parameters.segments) {
     if (segment.dtype != accumulation_dtype(segment.dtype)) {
-      bytes += arena_bytes(flat(segment.num_elements, accumulation_dtype(segment.dtype)));
+      bytes += arena_bytes(flat(segment.owned.count, accumulation_dtype(segment.dtype)));
     }
   }
   return bytes;
 }
 
+std::size_t moments_bytes(const ParameterPlan& parameters) {
+  std::size_t bytes = 0;
+  for (const Segment& segment : parameters.segments) {
+    bytes += 2 * arena_bytes(flat(segment.owned.count, accumulation_dtype(segment.dtype)));
+  }
+  return bytes;
+}
+
+NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, const Share& share) {
+  const DType sums = accumulation_dtype(compute);
+  const auto num_runs = static_cast<std::int64_t>(parameters.counted.size());
+  return {.runs_PW = {{num_runs + 1, kStatWidth}, sums},
+          .ranks_PW = {{share.stage.count, kStatWidth}, sums}};
+}
+
 MemoryPlan plan_training_memory(const ParameterPlan& parameters,
                                 const ActivationPlan& activations,
                                 DType compute,
+                                const Share& share,
                                 std::size_t library_bytes) {
   const std::size_t per_element =
       arena_bytes(flat(parameters.num_elements, accumulation_dtype(compute)));
@@ -63,9 +79,10 @@ MemoryPlan plan_training_memory(const ParameterPlan& parameters,
   plan.weights_bytes = weights_bytes(parameters);
   plan.gradients_bytes = per_element;
   plan.master_bytes = master_bytes(parameters);
-  plan.moments_bytes = 2 * per_element;
+  plan.moments_bytes = moments_bytes(parameters);
   plan.activations_bytes = activations.activation_bytes();
-  plan.workspace_bytes = activations.workspace_bytes();
+  plan.workspace_bytes =
+      activations.workspace_bytes() + plan_norm_scratch(parameters, compute, share).bytes();
   plan.library_bytes = library_bytes;
   return plan;
 }

@@ -8,6 +8,7 @@
 #include "csrc/core/device.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/parameters.h"
+#include "csrc/plan/share.h"
 
 namespace memphis {
 
@@ -27,12 +28,24 @@ struct MemoryPlan {
 
 // Weights of each segment in its dtype, aligned.
 std::size_t weights_bytes(const ParameterPlan& parameters);
-// Master weights of the segments whose dtype is narrower than the accumulation dtype.
+// Master weights of the segments whose dtype is narrower than the accumulation dtype, and moments:
+// of the elements whose state this rank keeps.
 std::size_t master_bytes(const ParameterPlan& parameters);
+std::size_t moments_bytes(const ParameterPlan& parameters);
+
+// Norms of runs of the gradient, and of ranks, on the way to the norm of all of it. One a row,
+// because operands of ops are 16-byte aligned; the rest of a row is zero.
+struct NormScratch {
+  TensorSpec runs_PW;  // the last row: of all runs
+  TensorSpec ranks_PW;
+  std::size_t bytes() const { return arena_bytes(runs_PW) + arena_bytes(ranks_PW); }
+};
+NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, const Share& share);
 
 MemoryPlan plan_training_memory(const ParameterPlan& parameters,
                                 const ActivationPlan& activations,
                                 DType compute,
+                                const Share& share,
                                 std::size_t library_bytes);
 
 // The table that a run prints before its first step.

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "csrc/config/config.h"
 #include "csrc/core/tensor.h"
+#include "csrc/plan/dims.h"
+#include "csrc/plan/mesh.h"
+#include "csrc/plan/share.h"
 
 namespace memphis {
 
-// Where every parameter lies, from the config alone.
+// Where every parameter lies, from the config and a rank's share alone.
 //
-// All parameters share one index space of elements, [0, num_elements). Weights, master weights,
-// moments and gradients are flat arrays over it, so an optimizer step, a gradient norm or a bucket
-// is a run of that space and not a list of tensors. It is cut into segments of one dtype and one
-// decay rule.
+// All parameters of a rank share one index space of elements, [0, num_elements). Weights, master
+// weights, moments and gradients are flat arrays over it, so an optimizer step, a gradient norm or
+// a collective is a run of that space and not a list of tensors. It is cut into segments of one
+// dtype, one decay rule and one group of ranks that hold the same elements: these sum their
+// gradients and, under ZeRO-1, each keep the optimizer's state of an equal piece.
 //
 // A tensor that the model multiplies by (`Placement`) may hold several logical parameters, the
 // tensors of the Hugging Face form B (`LogicalParameter`), one behind the other: q, k and v are one
@@ -26,6 +31,9 @@ struct Segment {
   bool decay = false;        // weight decay applies
   std::int64_t begin = 0;    // element index
   std::int64_t num_elements = 0;
+  Axis replicas = Axis::data_context;  // who holds the same elements, and sums its gradients
+  Range piece = {};                    // this rank's of as many pieces as there are replicas
+  Range owned = {};                    // whose optimizer state this rank keeps: the piece, or all
 };
 
 struct Placement {
@@ -37,7 +45,10 @@ struct Placement {
 
 struct LogicalParameter {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
-  TensorSpec spec;
+  TensorSpec whole;  // of the model
+  int cut_dim = 0;   // this rank holds elements `cut` of this dim, and all of the others
+  Range cut;
+  TensorSpec spec;         // of this rank's part
   std::int64_t begin = 0;  // element index
   int segment = 0;
   double init_std = 0;  // N(0, init_std^2); 0: ones (a norm's gain)
@@ -72,12 +83,23 @@ struct ParameterPlan {
   std::vector<LogicalParameter> logical;  // in the order of files
   ModelParameters<Placement> placements;
   std::int64_t num_elements = 0;    // with the padding between tensors
-  std::int64_t num_parameters = 0;  // without
+  std::int64_t num_parameters = 0;  // of the model, without padding
+  // Runs of elements that this rank adds to the norm of the gradient: over all ranks, each element
+  // of the model once.
+  std::vector<Range> counted;
+  // Where tensor ranks share a key/value head: its gradients, which they sum among themselves.
+  std::vector<Range> shared_kv;
 };
 
 // Matrices are kept in `compute`; the router and the norms in its accumulation dtype, because their
 // arithmetic is f32 in every precision.
-ParameterPlan plan_parameters(const ModelConfig& model, DType compute);
+ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Share& share = {});
+
+// The run of a logical parameter's elements, as the model counts them row by row, that elements
+// [begin, begin + count) of this rank's part are made of: calls visit(whole_begin, local_begin,
+// count), in order, `local` counted from the part's first element.
+template <class Visit>
+void for_each_run(const LogicalParameter& parameter, const Range& local, const Visit& visit);
 
 // Calls visit(from.x, to.x) for every tensor of a layer: what turns placements into views.
 template <class From, class To, class Visit>
@@ -95,6 +117,25 @@ void for_each_layer_parameter(const LayerParameters<From>& from,
   visit(from.dense_gate_up_FD, to.dense_gate_up_FD);
   visit(from.dense_down_DF, to.dense_down_DF);
   visit(from.post_moe_norm_D, to.post_moe_norm_D);
+}
+
+template <class Visit>
+void for_each_run(const LogicalParameter& parameter, const Range& local, const Visit& visit) {
+  // A part is a matrix of runs: `outer` of them, one for each index of the dims before the cut.
+  std::int64_t inner = 1;
+  for (int i = parameter.cut_dim + 1; i < parameter.whole.num_dims; ++i) {
+    inner *= parameter.whole.dims[static_cast<std::size_t>(i)];
+  }
+  const std::int64_t run = parameter.cut.count * inner;
+  const std::int64_t stride =
+      parameter.whole.dims[static_cast<std::size_t>(parameter.cut_dim)] * inner;
+  for (std::int64_t begin = local.begin; begin < local.begin + local.count;) {
+    const std::int64_t row = begin / run;
+    const std::int64_t within = begin - row * run;
+    const std::int64_t count = std::min(run - within, local.begin + local.count - begin);
+    visit(row * stride + parameter.cut.begin * inner + within, begin, count);
+    begin += count;
+  }
 }
 
 }  // namespace memphis

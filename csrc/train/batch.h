@@ -6,6 +6,7 @@
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
+#include "csrc/plan/share.h"
 
 namespace memphis {
 
@@ -24,13 +25,14 @@ class StepBatch {
     std::int64_t valid_tokens = 0;
   };
 
-  // Samples [first, first + num_sequences) of `loader`, which is a TrainingLoader or a
-  // ValidationLoader.
+  // Those samples of `loader`, a TrainingLoader or a ValidationLoader, that this rank takes of the
+  // ones from `first` on.
   template <class Loader>
-  Counts fill(const Loader& loader, std::uint64_t first) {
+  Counts fill(const Loader& loader, std::uint64_t first, const SampleShare& share) {
     Counts counts;
     for (std::int64_t i = 0; i < num_sequences_; ++i) {
-      counts.targets += loader.sample(first + static_cast<std::uint64_t>(i), sample_view(i));
+      const std::uint64_t index = first + static_cast<std::uint64_t>(share.place(i));
+      counts.targets += loader.sample(index, sample_view(i));
       counts.valid_tokens += mark_valid(i);
     }
     return counts;

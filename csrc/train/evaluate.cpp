@@ -6,38 +6,57 @@
 namespace memphis {
 namespace {
 
-std::uint64_t num_windows(const Config& config, const ValidationLoader& loader) {
-  const auto micro_batch = static_cast<std::uint64_t>(config.batch.micro_batch);
-  std::uint64_t batches = (loader.num_samples() + micro_batch - 1) / micro_batch;
-  if (config.metrics.validate_batches > 0) {
-    batches = std::min(batches, static_cast<std::uint64_t>(config.metrics.validate_batches));
+// The first `num_windows` windows of a loader; those behind are all padding, as behind its end.
+class FirstWindows {
+ public:
+  FirstWindows(const ValidationLoader& loader, std::uint64_t num_windows)
+      : loader_(loader), num_windows_(num_windows) {}
+
+  std::int64_t sample(std::uint64_t index, const SampleView& out) const {
+    return loader_.sample(index < num_windows_ ? index : loader_.num_samples(), out);
   }
-  return batches * micro_batch;
+
+ private:
+  const ValidationLoader& loader_;
+  std::uint64_t num_windows_;
+};
+
+// In whole micro-batches of one rank, so that every layout has the same.
+std::uint64_t count_windows(const Config& config, const ValidationLoader& loader) {
+  const auto limit =
+      static_cast<std::uint64_t>(config.metrics.validate_batches * config.batch.micro_batch);
+  return limit == 0 ? loader.num_samples() : std::min(limit, loader.num_samples());
 }
 
 }  // namespace
 
 Evaluator::Evaluator(const Config& config,
+                     const Share& share,
+                     const Groups& groups,
                      Grok& model,
                      const ValidationLoader& loader,
                      Stream stream)
-    : model_(model),
+    : groups_(groups),
+      model_(model),
       loader_(loader),
       stream_(stream),
       batch_(config.batch.micro_batch,
              config.batch.sequence_length,
              config.model.pad_id,
              stream.device),
+      samples_(config.batch, share),
       micro_batch_(config.batch.micro_batch),
-      num_windows_(num_windows(config, loader)),
+      windows_a_batch_(static_cast<std::uint64_t>(micro_batch_ * share.data.count)),
+      num_windows_(count_windows(config, loader)),
       host_stats_(model.activations().shared.stats) {}
 
 std::int64_t Evaluator::count_targets() {
   std::int64_t count = 0;
-  for (std::uint64_t first = 0; first < num_windows_;
-       first += static_cast<std::uint64_t>(micro_batch_)) {
-    count += batch_.fill(loader_, first).targets;
+  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
+    count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
   }
+  const TensorView view(&count, {1}, DType::i64, Device::cpu);
+  groups_.data_host().run(AllReduce{.y = view, .x = view}, "validation.targets", {});
   return count;
 }
 
@@ -49,14 +68,14 @@ Evaluator::Result Evaluator::run() {
   const LossScales scales{.target =
                               1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))};
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (std::uint64_t first = 0; first < num_windows_;
-       first += static_cast<std::uint64_t>(micro_batch_)) {
+  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
     synchronize(stream_);  // the batch's memory is filled again
-    batch_.fill(loader_, first);
+    batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
     model_.load(batch_.micro_batch(0, micro_batch_));
     model_.forward();
     model_.loss(scales);
   }
+  groups_.data().run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);
   host_stats_.copy(stream_);
   synchronize(stream_);
   return {.loss = host_stats_[Stat::loss], .targets = *num_targets_};

@@ -14,10 +14,15 @@
 namespace memphis {
 
 // The mean cross entropy of the validation set. Uses the training model and its activations,
-// between steps.
+// between steps. Ranks along `data` share the windows out; every rank calls, and has the result.
 class Evaluator {
  public:
-  Evaluator(const Config& config, Grok& model, const ValidationLoader& loader, Stream stream);
+  Evaluator(const Config& config,
+            const Share& share,
+            const Groups& groups,
+            Grok& model,
+            const ValidationLoader& loader,
+            Stream stream);
 
   struct Result {
     double loss = 0;  // nats per target
@@ -29,12 +34,15 @@ class Evaluator {
  private:
   std::int64_t count_targets();
 
+  const Groups& groups_;
   Grok& model_;
   const ValidationLoader& loader_;
   Stream stream_;
   StepBatch batch_;
+  SampleShare samples_;
   std::int64_t micro_batch_;
-  std::uint64_t num_windows_;  // a multiple of micro_batch; those past the set's end are padding
+  std::uint64_t windows_a_batch_;  // of all ranks
+  std::uint64_t num_windows_;
   std::optional<std::int64_t> num_targets_;
   HostStats host_stats_;
 };

@@ -41,15 +41,17 @@ InferenceModel::InferenceModel(const ModelConfig& model,
                                std::int64_t num_sequences,
                                std::int64_t sequence_length,
                                const Parameters& parameters,
-                               Stream stream)
+                               const Groups& groups,
+                               Stream stream,
+                               const Share& share)
     : config_(model),
-      dims_(make_dims(model, num_sequences, sequence_length)),
+      dims_(make_dims(model, num_sequences, sequence_length, share)),
       stream_(stream),
       plan_(plan_activations(dims_, parameters.compute(), Keep::one_layer)),
       activations_arena_("inference activations", plan_.activation_bytes(), stream.device),
       workspace_arena_("inference workspace", plan_.workspace_bytes(), stream.device),
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
-      model_(model, dims_, parameters, activations_, stream),
+      model_(model, dims_, groups, parameters, activations_, stream),
       targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(dims_.T)),
       valid_T_(static_cast<std::size_t>(dims_.T)) {
@@ -61,9 +63,10 @@ InferenceModel::InferenceModel(const ModelConfig& model,
 std::size_t InferenceModel::planned_bytes(const ModelConfig& model,
                                           std::int64_t num_sequences,
                                           std::int64_t sequence_length,
-                                          DType compute) {
-  const ActivationPlan plan =
-      plan_activations(make_dims(model, num_sequences, sequence_length), compute, Keep::one_layer);
+                                          DType compute,
+                                          const Share& share) {
+  const ActivationPlan plan = plan_activations(
+      make_dims(model, num_sequences, sequence_length, share), compute, Keep::one_layer);
   return plan.activation_bytes() + plan.workspace_bytes();
 }
 
@@ -86,10 +89,7 @@ void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
 }
 
 std::vector<float> InferenceModel::logits_of(std::int64_t index) {
-  constexpr std::int64_t kRows = 8;  // a product of eight rows starts aligned in every dtype
-  const std::int64_t begin = index / kRows * kRows;
-  const std::int64_t count = std::min({kRows, dims_.T - begin, dims_.head_chunk});
-  const TensorView row = model_.logits(begin, count).rows(index - begin, 1);
+  const TensorView row = model_.logits(index);
   std::vector<float> logits(static_cast<std::size_t>(dims_.V));
   if (row.dtype == DType::f64) {
     std::vector<double> wide(logits.size());

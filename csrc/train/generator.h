@@ -13,14 +13,16 @@
 namespace memphis {
 
 // The model on sequences, forward only, with activations of its own: for samples of text and for
-// logits. One layer's activations serve all layers.
+// logits. One layer's activations serve all layers. Every rank of `groups` makes the same calls.
 class InferenceModel {
  public:
   InferenceModel(const ModelConfig& model,
                  std::int64_t num_sequences,
                  std::int64_t sequence_length,
                  const Parameters& parameters,
-                 Stream stream);
+                 const Groups& groups,
+                 Stream stream,
+                 const Share& share = {});
   InferenceModel(const InferenceModel&) = delete;
   InferenceModel& operator=(const InferenceModel&) = delete;
 
@@ -28,7 +30,8 @@ class InferenceModel {
   static std::size_t planned_bytes(const ModelConfig& model,
                                    std::int64_t num_sequences,
                                    std::int64_t sequence_length,
-                                   DType compute);
+                                   DType compute,
+                                   const Share& share = {});
 
   Grok& model() { return model_; }
   const Dims& dims() const { return dims_; }

@@ -2,7 +2,9 @@
 #include "csrc/train/step.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <string>
 
 #include "csrc/core/error.h"
@@ -11,30 +13,39 @@
 namespace memphis {
 namespace {
 
+std::int64_t num_offsets(const Dims& dims) {
+  return dims.E * dims.copies + 1;
+}
+
 std::size_t offsets_bytes(const Dims& dims) {
-  return static_cast<std::size_t>(dims.L * (dims.E + 1)) * sizeof(std::int32_t);
+  return static_cast<std::size_t>(dims.L * num_offsets(dims)) * sizeof(std::int32_t);
 }
 
 }  // namespace
 
 TrainStep::TrainStep(const Config& config,
+                     const Share& share,
+                     const Groups& groups,
                      Grok& model,
                      Parameters& parameters,
                      Optimizer& optimizer,
                      const TrainingLoader& loader,
                      Stream stream)
     : config_(config),
+      samples_(config.batch, share),
+      groups_(groups),
       model_(model),
       parameters_(parameters),
       optimizer_(optimizer),
       loader_(loader),
       stream_(stream),
-      batch_(config.batch.global_batch,
+      batch_(samples_.num_sequences(),
              config.batch.sequence_length,
              config.model.pad_id,
              stream.device),
       host_stats_(model.activations().shared.stats),
       host_offsets_(offsets_bytes(model.dims()), stream.device),
+      rows_LE_(static_cast<std::size_t>(model.dims().L * model.dims().E)),
       begin_(stream.device),
       filled_(stream.device),
       differentiated_(stream.device),
@@ -48,7 +59,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   result.tokens = global_batch * config_.batch.sequence_length;
 
   begin_.record(stream_);
-  const StepBatch::Counts counts = batch_.fill(loader_, first_sample);
+  const StepBatch::Counts counts = sum_over_ranks(batch_.fill(loader_, first_sample, samples_));
   filled_.record(stream_);
 
   const LossScales scales{
@@ -59,11 +70,13 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
       .router_z = static_cast<float>(config_.loss.router_z)};
   device_zero(parameters_.gradients_n().data, parameters_.gradients_n().bytes(), stream_);
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (std::int64_t begin = 0; begin < global_batch; begin += micro_batch) {
+  for (std::int64_t begin = 0; begin < samples_.num_sequences(); begin += micro_batch) {
     model_.load(batch_.micro_batch(begin, micro_batch));
     model_.forward();
     model_.loss_and_backward(scales);
   }
+  sum_losses_over_ranks();
+  optimizer_.reduce_gradients(stream_);
   differentiated_.record(stream_);
 
   const TensorView norm_1 = stat_view(shared, Stat::grad_norm);
@@ -88,6 +101,43 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   return result;
 }
 
+StepBatch::Counts TrainStep::sum_over_ranks(const StepBatch::Counts& counts) {
+  // Ranks along `data` have samples of their own, the others of a stage the same.
+  std::array<std::int64_t, 2> sums = {counts.targets, counts.valid_tokens};
+  const TensorView view(sums.data(), {2}, DType::i64, Device::cpu);
+  groups_.data_host().run(AllReduce{.y = view, .x = view}, "step.counts", {});
+  return {.targets = sums[0], .valid_tokens = sums[1]};
+}
+
+void TrainStep::sum_losses_over_ranks() {
+  // A tensor rank has the z loss of its tokens, and the other losses of all.
+  const SharedActivations<TensorView>& shared = model_.activations().shared;
+  const TensorView z_1 = stat_view(shared, Stat::z);
+  groups_.tensor().run(AllReduce{.y = z_1, .x = z_1}, "step.z_loss", stream_);
+  groups_.data().run(AllReduce{.y = shared.stats, .x = shared.stats}, "step.losses", stream_);
+}
+
+double TrainStep::busiest_expert() {
+  const Dims& dims = model_.dims();
+  const auto* offsets = static_cast<const std::int32_t*>(host_offsets_.data());
+  std::fill(rows_LE_.begin(), rows_LE_.end(), 0);
+  for (std::int64_t layer = 0; layer < dims.L; ++layer) {
+    const std::int32_t* of_layer = offsets + layer * num_offsets(dims);
+    for (std::int64_t i = 0; i + 1 < num_offsets(dims); ++i) {
+      rows_LE_[static_cast<std::size_t>(layer * dims.E + dims.expert_of(i))] +=
+          of_layer[i + 1] - of_layer[i];
+    }
+  }
+  const TensorView view(
+      rows_LE_.data(), {static_cast<std::int64_t>(rows_LE_.size())}, DType::i64, Device::cpu);
+  groups_.all_host().run(AllReduce{.y = view, .x = view}, "step.expert_load", {});
+  const std::int64_t busiest = *std::max_element(rows_LE_.begin(), rows_LE_.end());
+  const std::int64_t all_rows =
+      std::accumulate(rows_LE_.begin(), rows_LE_.begin() + dims.E, std::int64_t{0});
+  return static_cast<double>(busiest * dims.E) /
+         static_cast<double>(std::max<std::int64_t>(all_rows, 1));
+}
+
 void TrainStep::read_back(StepResult& result) {
   const Dims& dims = model_.dims();
   host_stats_.copy(stream_);
@@ -95,7 +145,7 @@ void TrainStep::read_back(StepResult& result) {
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
     const TensorView& view =
         model_.activations().layers[static_cast<std::size_t>(layer)].offsets_E1;
-    device_copy(offsets + layer * (dims.E + 1), view.data, view.bytes(), stream_);
+    device_copy(offsets + layer * num_offsets(dims), view.data, view.bytes(), stream_);
   }
   synchronize(stream_);
 
@@ -103,15 +153,7 @@ void TrainStep::read_back(StepResult& result) {
   result.balance = host_stats_[Stat::balance];
   result.router_z = host_stats_[Stat::z];
   result.grad_norm = host_stats_[Stat::grad_norm];
-  std::int32_t busiest = 0;
-  for (std::int64_t layer = 0; layer < dims.L; ++layer) {
-    const std::int32_t* of_layer = offsets + layer * (dims.E + 1);
-    for (std::int64_t e = 0; e < dims.E; ++e) {
-      busiest = std::max(busiest, of_layer[e + 1] - of_layer[e]);
-    }
-  }
-  result.expert_load_max = static_cast<double>(busiest * dims.E) /
-                           static_cast<double>(std::max<std::int64_t>(dims.R, 1));
+  result.expert_load_max = busiest_expert();
 }
 
 }  // namespace memphis

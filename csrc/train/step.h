@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
@@ -19,8 +20,9 @@ struct StepResult {
   double loss = 0;     // nats per target
   double balance = 0;  // 1 when every expert has its share
   double router_z = 0;
-  double grad_norm = 0;        // before clipping
-  double expert_load_max = 0;  // busiest expert over an equal share, worst layer, last micro-batch
+  double grad_norm = 0;  // before clipping
+  // Busiest expert over an equal share, worst layer, last micro-batch of each rank.
+  double expert_load_max = 0;
   std::int64_t tokens = 0;
   double data_seconds = 0;
   double model_seconds = 0;  // forward and backward
@@ -28,10 +30,13 @@ struct StepResult {
 };
 
 // One optimizer step: gradient accumulation over micro-batches, clipping, AdamW. After construction
-// nothing is allocated.
+// nothing is allocated. Every rank of `groups` makes the same calls, on samples of its own, and has
+// the same result.
 class TrainStep {
  public:
   TrainStep(const Config& config,
+            const Share& share,
+            const Groups& groups,
             Grok& model,
             Parameters& parameters,
             Optimizer& optimizer,
@@ -44,9 +49,14 @@ class TrainStep {
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
  private:
+  StepBatch::Counts sum_over_ranks(const StepBatch::Counts& counts);
+  void sum_losses_over_ranks();
   void read_back(StepResult& result);
+  double busiest_expert();
 
   const Config& config_;
+  SampleShare samples_;
+  const Groups& groups_;
   Grok& model_;
   Parameters& parameters_;
   Optimizer& optimizer_;
@@ -54,7 +64,8 @@ class TrainStep {
   Stream stream_;
   StepBatch batch_;
   HostStats host_stats_;
-  PinnedBuffer host_offsets_;  // [L, E + 1]
+  PinnedBuffer host_offsets_;  // i32, of each layer
+  std::vector<std::int64_t> rows_LE_;
   Event begin_;
   Event filled_;
   Event differentiated_;

@@ -9,6 +9,8 @@
 
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/store.h"
+#include "csrc/comm/solo.h"
+#include "csrc/comm/together.h"
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
@@ -37,57 +39,112 @@ bool due(std::int64_t step, std::int64_t every) {
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
 
+// Every rank goes on from the checkpoint that the first one has read back and chosen.
+std::optional<Found> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
+  const bool leads = all.rank() == 0;
+  std::optional<Found> found;
+  together(all, "checkpoint.choose", [&] {
+    if (leads) {
+      found = choose_checkpoint(run.dir, run.resume);
+    }
+  });
+  const std::int64_t step =
+      largest_of_all(all, found ? found->manifest.step : -1, "checkpoint.step");
+  together(all, "checkpoint.manifest", [&] {
+    if (!leads && step >= 0) {
+      const std::filesystem::path path = std::filesystem::path(run.dir) / checkpoint_name(step);
+      const std::filesystem::path file = path / kManifestName;
+      found = Found{path, read_manifest(read_text(file), file)};
+    }
+  });
+  return found;
+}
+
 }  // namespace
 
-TrainingPlan plan_training(const Config& config, Device device, DType compute) {
+TrainingPlan plan_training(
+    const Config& config, Device device, DType compute, const Mesh& mesh, std::int64_t rank) {
   TrainingPlan plan;
-  plan.dims = make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length);
-  plan.parameters = plan_parameters(config.model, compute);
+  plan.share = make_share(config.parallel, mesh, rank);
+  plan.dims =
+      make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, plan.share);
+  plan.parameters = plan_parameters(config.model, compute, plan.share);
   plan.activations = plan_activations(plan.dims, compute, Keep::all_layers);
-  plan.memory = plan_training_memory(
-      plan.parameters, plan.activations, compute, kernels::matmul_workspace_bytes(device));
+  plan.memory = plan_training_memory(plan.parameters,
+                                     plan.activations,
+                                     compute,
+                                     plan.share,
+                                     kernels::matmul_workspace_bytes(device));
   if (config.metrics.sample_every > 0) {
-    plan.memory.sampling_bytes =
-        InferenceModel::planned_bytes(config.model, 1, config.batch.sequence_length, compute);
+    plan.memory.sampling_bytes = InferenceModel::planned_bytes(
+        config.model, 1, config.batch.sequence_length, compute, plan.share);
   }
   return plan;
 }
 
 Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots)
-    : config_(config),
+    : Trainer(config, default_roots, make_solo_world()) {}
+
+Trainer::Trainer(const Config& config,
+                 const std::vector<std::string>& default_roots,
+                 std::unique_ptr<World> own_world)
+    : Trainer(config, default_roots, *own_world) {
+  own_world_ = std::move(own_world);
+}
+
+Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots, World& world)
+    : world_(world),
+      config_(config),
       device_(resolve_device(config.run.device)),
+      mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
-      plan_(plan_training(config_, device_, compute_)),
+      plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),
+      groups_(world, mesh_, config_.model, device_),
+      leads_(world.rank() == 0),
       dataset_(open_dataset(config_.data, config_.batch.sequence_length, default_roots)),
       stream_(device_) {
-  spdlog::info("{} parameters on device {} ({}), compute {}",
-               plan_.parameters.num_parameters,
-               name_of(device_),
-               device_info(device_).name,
-               name_of(compute_));
-  spdlog::info("memory plan:\n{}", format_memory_table(plan_.memory));
-  require_fits(plan_.memory, device_info(device_).free_bytes, device_);
-  const std::optional<Found> found = choose_checkpoint(config_.run.dir, config_.run.resume);
+  if (leads_) {
+    spdlog::info("{} parameters on device {} ({}), compute {}, ranks {}",
+                 plan_.parameters.num_parameters,
+                 name_of(device_),
+                 device_info(device_).name,
+                 name_of(compute_),
+                 mesh_.num_ranks());
+    spdlog::info("memory plan of a rank:\n{}", format_memory_table(plan_.memory));
+  }
+  together(groups_.all_host(), "memory", [&] {
+    require_fits(plan_.memory, device_info(device_).free_bytes, device_);
+  });
+  const std::optional<Found> found = agree_on_checkpoint(config_.run, groups_.all_host());
 
   const BatchConfig& batch = config_.batch;
   training_loader_.emplace(*dataset_.train,
                            dataset_.train_range,
                            batch.sequence_length,
                            static_cast<std::uint64_t>(config_.run.seed));
-  parameters_.emplace(config_.model, compute_, device_, Parameters::Gradients::allocate);
+  parameters_.emplace(
+      config_.model, compute_, device_, Parameters::Gradients::allocate, plan_.share);
   activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
   workspace_arena_.emplace("workspace", plan_.activations.workspace_bytes(), device_);
   activations_ = allocate_activations(plan_.activations, *activations_arena_, *workspace_arena_);
-  model_.emplace(config_.model, plan_.dims, *parameters_, activations_, stream());
-  optimizer_.emplace(config_.optimizer, *parameters_);
-  train_step_.emplace(config_, *model_, *parameters_, *optimizer_, *training_loader_, stream());
+  model_.emplace(config_.model, plan_.dims, groups_, *parameters_, activations_, stream());
+  optimizer_.emplace(config_.optimizer, *parameters_, groups_, plan_.share);
+  train_step_.emplace(config_,
+                      plan_.share,
+                      groups_,
+                      *model_,
+                      *parameters_,
+                      *optimizer_,
+                      *training_loader_,
+                      stream());
   if (dataset_.validation_range.size() > 1) {
     validation_loader_.emplace(
         *dataset_.validation, dataset_.validation_range, batch.sequence_length);
-    evaluator_.emplace(config_, *model_, *validation_loader_, stream());
+    evaluator_.emplace(config_, plan_.share, groups_, *model_, *validation_loader_, stream());
   }
   if (config_.metrics.sample_every > 0) {
-    sampler_.emplace(config_.model, 1, batch.sequence_length, *parameters_, stream());
+    sampler_.emplace(
+        config_.model, 1, batch.sequence_length, *parameters_, groups_, stream(), plan_.share);
   }
 
   if (!found) {
@@ -95,11 +152,13 @@ Trainer::Trainer(const Config& config, const std::vector<std::string>& default_r
     optimizer_->copy_weights_to_master(stream());
     return;
   }
-  load_checkpoint(found->path, *parameters_, *optimizer_, stream());
+  together(groups_.all_host(), "checkpoint.load", [&] {
+    load_checkpoint(found->path, *parameters_, *optimizer_, stream());
+  });
   step_ = found->manifest.step;
   samples_ = static_cast<std::uint64_t>(found->manifest.samples);
   saved_step_ = step_;
-  if (found->manifest.dataset_fingerprint != dataset_.train->fingerprint()) {
+  if (leads_ && found->manifest.dataset_fingerprint != dataset_.train->fingerprint()) {
     spdlog::warn(
         "the training data differs from that of {} (fingerprint {}, then {}); the run goes on at "
         "sample {} of the new data's own order",
@@ -108,7 +167,7 @@ Trainer::Trainer(const Config& config, const std::vector<std::string>& default_r
         found->manifest.dataset_fingerprint,
         samples_);
   }
-  if (found->manifest.seed != config_.run.seed) {
+  if (leads_ && found->manifest.seed != config_.run.seed) {
     spdlog::warn("run.seed is {} and was {}; the order of samples changes from here on",
                  config_.run.seed,
                  found->manifest.seed);
@@ -128,16 +187,22 @@ double Trainer::validation_loss() {
 }
 
 void Trainer::prepare_run_directory() const {
-  const std::filesystem::path dir = config_.run.dir;
-  std::error_code error;
-  std::filesystem::create_directories(dir, error);
-  if (error) {
-    throw PreflightError("cannot create run.dir " + dir.string() + " (" + error.message() +
-                         "); choose another run.dir or fix permissions");
-  }
-  require_space(dir, checkpoint_bytes(*parameters_, *optimizer_));
-  remove_unfinished(dir);
-  write_text_atomically(dir / "config.yaml", to_yaml(config_));
+  const std::uint64_t bytes = checkpoint_bytes(*parameters_, *optimizer_, groups_);
+  together(groups_.all_host(), "run.dir", [&] {
+    if (!leads_) {
+      return;
+    }
+    const std::filesystem::path dir = config_.run.dir;
+    std::error_code error;
+    std::filesystem::create_directories(dir, error);
+    if (error) {
+      throw PreflightError("cannot create run.dir " + dir.string() + " (" + error.message() +
+                           "); choose another run.dir or fix permissions");
+    }
+    require_space(dir, bytes);
+    remove_unfinished(dir);
+    write_text_atomically(dir / "config.yaml", to_yaml(config_));
+  });
 }
 
 void Trainer::save() {
@@ -150,19 +215,30 @@ void Trainer::save() {
   manifest.seed = config_.run.seed;
   manifest.dataset_fingerprint = dataset_.train->fingerprint();
   manifest.config = to_yaml(config_);
-  const std::filesystem::path path = save_checkpoint(
-      config_.run.dir, step_, manifest, config_.model, *parameters_, *optimizer_, stream());
+  const std::filesystem::path path = save_checkpoint(config_.run.dir,
+                                                     step_,
+                                                     manifest,
+                                                     config_.model,
+                                                     *parameters_,
+                                                     *optimizer_,
+                                                     groups_,
+                                                     stream());
   saved_step_ = step_;
-  prune(config_.run.dir, config_.checkpoint.keep);
-  spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
+  if (leads_) {
+    prune(config_.run.dir, config_.checkpoint.keep);
+    spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
+  }
 }
 
-void Trainer::validate(MetricsFile& metrics, double elapsed_seconds) {
+void Trainer::validate(MetricsFile* metrics, double elapsed_seconds) {
   if (!evaluator_) {
     return;
   }
   const Evaluator::Result result = evaluator_->run();
-  metrics.write_validation(step_, result.loss, result.targets, elapsed_seconds);
+  if (metrics == nullptr) {
+    return;
+  }
+  metrics->write_validation(step_, result.loss, result.targets, elapsed_seconds);
   spdlog::info("step {}  validation loss {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
                step_,
                result.loss,
@@ -170,20 +246,26 @@ void Trainer::validate(MetricsFile& metrics, double elapsed_seconds) {
                elapsed_seconds);
 }
 
-void Trainer::sample(MetricsFile& metrics) {
+void Trainer::sample(MetricsFile* metrics) {
   const std::string text =
       generate_text(*sampler_,
                     config_.metrics.sample_prompt,
                     {.num_tokens = config_.metrics.sample_tokens,
                      .temperature = config_.metrics.sample_temperature,
                      .seed = static_cast<std::uint64_t>(config_.run.seed + step_)});
-  metrics.write_sample(step_, text);
+  if (metrics == nullptr) {
+    return;
+  }
+  metrics->write_sample(step_, text);
   spdlog::info("step {}  sample: {}{}", step_, config_.metrics.sample_prompt, text);
 }
 
 void Trainer::run() {
   const std::int64_t last_step = config_.schedule.steps;
   if (step_ >= last_step) {
+    if (!leads_) {
+      return;
+    }
     spdlog::info("nothing to do: {} has step {} and schedule.steps is {}",
                  config_.run.dir,
                  step_,
@@ -191,7 +273,14 @@ void Trainer::run() {
     return;
   }
   prepare_run_directory();
-  MetricsFile metrics(std::filesystem::path(config_.run.dir) / "metrics.jsonl", step_);
+  // What the run shows and writes, the first rank alone.
+  std::optional<MetricsFile> metrics_file;
+  together(groups_.all_host(), "metrics.jsonl", [&] {
+    if (leads_) {
+      metrics_file.emplace(std::filesystem::path(config_.run.dir) / "metrics.jsonl", step_);
+    }
+  });
+  MetricsFile* const metrics = metrics_file ? &*metrics_file : nullptr;
   const StopSignal stop;
   const ModelFlops flops = model_flops_per_token(config_.model, config_.batch.sequence_length);
   const std::optional<double> peak = peak_flops_per_second(device_);
@@ -208,13 +297,15 @@ void Trainer::run() {
     record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
     record.model_flops_per_second =
         static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
-    metrics.write_step(record);
+    if (metrics != nullptr) {
+      metrics->write_step(record);
+    }
     smoothed_seconds = smoothed_seconds == 0
                            ? record.seconds
                            : kSmoothing * smoothed_seconds + (1 - kSmoothing) * record.seconds;
 
     const bool last = step_ == last_step;
-    if (due(step_, config_.metrics.every) || last) {
+    if (leads_ && (due(step_, config_.metrics.every) || last)) {
       spdlog::info(progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
     if (due(step_, config_.metrics.validate_every) || last) {
@@ -226,13 +317,16 @@ void Trainer::run() {
     if (due(step_, config_.checkpoint.every) || last) {
       save();
     }
-    if (stop.received() != 0 && !last) {
+    // A signal may have reached some ranks and not others: all stop, or none.
+    const auto signal =
+        static_cast<int>(largest_of_all(groups_.all_host(), stop.received(), "step.signal"));
+    if (signal != 0 && !last) {
       save();
       throw Error(ExitCode::preempted,
                   fmt::format("stopped by signal {} ({}) after step {}, which is saved; start the "
                               "same command again to go on",
-                              stop.received(),
-                              strsignal(stop.received()),
+                              signal,
+                              strsignal(signal),
                               step_));
     }
   }

@@ -2,16 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "csrc/comm/communicator.h"
 #include "csrc/config/config.h"
 #include "csrc/data/dataset.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
 #include "csrc/optim/optimizer.h"
 #include "csrc/plan/memory.h"
+#include "csrc/plan/mesh.h"
 #include "csrc/train/evaluate.h"
 #include "csrc/train/generator.h"
 #include "csrc/train/metrics.h"
@@ -21,19 +24,29 @@ namespace memphis {
 
 // All that a run's memory and work follow from, before a device is touched.
 struct TrainingPlan {
+  Share share;
   Dims dims;
   ParameterPlan parameters;
   ActivationPlan activations;
   MemoryPlan memory;
 };
-TrainingPlan plan_training(const Config& config, Device device, DType compute);
+// Of one rank of `mesh`.
+TrainingPlan plan_training(const Config& config,
+                           Device device,
+                           DType compute,
+                           const Mesh& mesh = {},
+                           std::int64_t rank = 0);
 
 // Owner of everything that a run holds, in order of construction: data, arenas, model, optimizer.
 // The constructor chooses the checkpoint, allocates what the plan says and loads or draws the
 // weights; it writes nothing.
 class Trainer {
  public:
-  // `default_roots` is the text to train on where the config names none.
+  // `default_roots` is the text to train on where the config names none. The config's degrees are
+  // resolved for the ranks of `world`; every rank constructs a trainer and makes the same calls.
+  Trainer(const Config& config, const std::vector<std::string>& default_roots, World& world);
+
+  // The only rank.
   Trainer(const Config& config, const std::vector<std::string>& default_roots);
 
   // Trains from the current step to schedule.steps: progress, metrics, validation, samples,
@@ -42,6 +55,8 @@ class Trainer {
 
   // One step, without what surrounds it in run().
   StepResult step();
+
+  const Groups& groups() const { return groups_; }
 
   double validation_loss();
 
@@ -53,15 +68,24 @@ class Trainer {
   Stream stream() const { return stream_.view(); }
 
  private:
+  Trainer(const Config& config,
+          const std::vector<std::string>& default_roots,
+          std::unique_ptr<World> own_world);
   void prepare_run_directory() const;
   void save();
-  void validate(MetricsFile& metrics, double elapsed_seconds);
-  void sample(MetricsFile& metrics);
+  // `metrics` is null on all ranks but the first.
+  void validate(MetricsFile* metrics, double elapsed_seconds);
+  void sample(MetricsFile* metrics);
 
+  std::unique_ptr<World> own_world_;  // of the only rank
+  World& world_;
   Config config_;
   Device device_;
+  Mesh mesh_;
   DType compute_;
   TrainingPlan plan_;
+  Groups groups_;
+  bool leads_;  // writes what the job writes once
   Dataset dataset_;
   OwnedStream stream_;
   std::optional<TrainingLoader> training_loader_;

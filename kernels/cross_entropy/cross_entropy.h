@@ -29,9 +29,54 @@ struct CrossEntropy {
 };
 void cross_entropy(const CrossEntropy& op, Stream stream);
 
+// The same where ranks share the vocabulary out: logits are columns vocab_begin and on of the
+// whole. Each rank sums its columns up, the ranks' sums are joined, and each rank has the gradient
+// of its columns. Accumulation, order, asynchrony and errors are those of cross_entropy.
+//
+// Of the columns of this rank: lse = logsumexp(l), and target = l[target] where the target is one
+// of them, else 0; 0 for a negative target.
+struct CrossEntropyShard {
+  TensorView lse_T;      // out  accumulation dtype
+  TensorView target_T;   // out  accumulation dtype
+  TensorView logits_TV;  // in   bf16 | f32 | f64
+  TensorView targets_T;  // in   i32, of the whole vocabulary
+  float multiplier = 1.0F;
+  float cap = 0.0F;
+  std::int64_t vocab_begin = 0;
+};
+void cross_entropy_shard(const CrossEntropyShard& op, Stream stream);
+
+// Of all columns, from those of P ranks, in their order: lse = logsumexp over P, target = the sum.
+struct CrossEntropyJoin {
+  TensorView lse_T;      // out  f32 | f64
+  TensorView target_T;   // out  dtype of lse
+  TensorView lse_PT;     // in   dtype of lse
+  TensorView target_PT;  // in   dtype of lse
+};
+void cross_entropy_join(const CrossEntropyJoin& op, Stream stream);
+
+// loss = lse - target, dlogits = grad_scale (exp(l - lse) - onehot) dl/dlogits; both 0 for a
+// negative target. dlogits may be logits.
+struct CrossEntropyGradient {
+  TensorView loss_T;           // out  accumulation dtype, nats
+  TensorView dlogits_TV = {};  // out  dtype of logits; absent: only the loss
+  TensorView logits_TV;        // in   bf16 | f32 | f64
+  TensorView targets_T;        // in   i32, of the whole vocabulary
+  TensorView lse_T;            // in   accumulation dtype, of all columns
+  TensorView target_T;         // in   accumulation dtype, of all columns
+  float multiplier = 1.0F;
+  float cap = 0.0F;
+  float grad_scale = 1.0F;
+  std::int64_t vocab_begin = 0;
+};
+void cross_entropy_gradient(const CrossEntropyGradient& op, Stream stream);
+
 // cross_entropy.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void cross_entropy(const CrossEntropy& op, Stream stream);
+void cross_entropy_shard(const CrossEntropyShard& op, Stream stream);
+void cross_entropy_join(const CrossEntropyJoin& op, Stream stream);
+void cross_entropy_gradient(const CrossEntropyGradient& op, Stream stream);
 }  // namespace cuda
 
 }  // namespace memphis::kernels

@@ -18,7 +18,21 @@ constexpr std::int64_t kGrain = 32768;
 // enough for the cores of a small machine at a D of 256.
 constexpr std::int64_t kColumns = 128;
 
-void check(const EmbeddingForward& op, Stream stream) {
+// Rows [vocab_begin, vocab_begin + num_rows) of the whole vocabulary, whose size is returned.
+std::int64_t check_vocabulary(const OpCheck& check,
+                              std::int64_t num_rows,
+                              std::int64_t vocab_begin,
+                              std::int64_t vocab_size) {
+  const std::int64_t whole = vocab_size == 0 ? num_rows : vocab_size;
+  check.condition(vocab_begin >= 0 && vocab_begin + num_rows <= whole, [&] {
+    return "rows " + std::to_string(vocab_begin) + " to " + std::to_string(vocab_begin + num_rows) +
+           " are not rows of a vocabulary of " + std::to_string(whole) +
+           " (each rank has some of them); pass vocab_begin and vocab_size of the whole";
+  });
+  return whole;
+}
+
+std::int64_t check(const EmbeddingForward& op, Stream stream) {
   const OpCheck check("embedding_forward", stream);
   check.num_dims("y_TD", op.y_TD, 2);
   check.num_dims("weight_VD", op.weight_VD, 2);
@@ -28,9 +42,10 @@ void check(const EmbeddingForward& op, Stream stream) {
   check.tensor("y_TD", op.y_TD, {num_tokens, width}, op.y_TD.dtype);
   check.tensor("weight_VD", op.weight_VD, {op.weight_VD.dim(0), width}, op.y_TD.dtype);
   check.tensor("tokens_T", op.tokens_T, {num_tokens}, DType::i32);
+  return check_vocabulary(check, op.weight_VD.dim(0), op.vocab_begin, op.vocab_size);
 }
 
-void check(const EmbeddingBackward& op, Stream stream) {
+std::int64_t check(const EmbeddingBackward& op, Stream stream) {
   const OpCheck check("embedding_backward", stream);
   check.num_dims("dweight_VD", op.dweight_VD, 2);
   check.num_dims("dy_TD", op.dy_TD, 2);
@@ -42,6 +57,7 @@ void check(const EmbeddingBackward& op, Stream stream) {
       "dweight_VD", op.dweight_VD, {vocab_size, width}, accumulation_dtype(op.dy_TD.dtype));
   check.tensor("dy_TD", op.dy_TD, {num_tokens, width}, op.dy_TD.dtype);
   check.tensor("tokens_T", op.tokens_T, {num_tokens}, DType::i32);
+  return check_vocabulary(check, vocab_size, op.vocab_begin, op.vocab_size);
 }
 
 // Before anything is written, so that a bad token leaves the outputs as they were.
@@ -61,6 +77,7 @@ template <class T>
 void forward(const EmbeddingForward& op) {
   using A = Accumulator<T>;
   const std::int64_t width = op.y_TD.dim(1);
+  const std::int64_t num_rows = op.weight_VD.dim(0);
   T* const y_TD = op.y_TD.as<T>();
   const T* const weight_VD = op.weight_VD.as<T>();
   const std::int32_t* const tokens = op.tokens_T.as<std::int32_t>();
@@ -69,7 +86,12 @@ void forward(const EmbeddingForward& op) {
   parallel_ranges(op.y_TD.dim(0), rows, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       T* const y = y_TD + t * width;
-      const T* const weight = weight_VD + tokens[t] * width;
+      const std::int64_t row = tokens[t] - op.vocab_begin;
+      if (row < 0 || row >= num_rows) {
+        std::fill_n(y, width, static_cast<T>(0.0F));
+        continue;
+      }
+      const T* const weight = weight_VD + row * width;
 #pragma omp simd
       for (std::int64_t d = 0; d < width; ++d) {
         y[d] = static_cast<T>(static_cast<A>(weight[d]) * multiplier);
@@ -83,13 +105,18 @@ template <class T>
 void backward(const EmbeddingBackward& op) {
   using A = Accumulator<T>;
   const std::int64_t width = op.dy_TD.dim(1);
+  const std::int64_t num_rows = op.dweight_VD.dim(0);
   A* const dweight_VD = op.dweight_VD.as<A>();
   const T* const dy_TD = op.dy_TD.as<T>();
   const std::int32_t* const tokens = op.tokens_T.as<std::int32_t>();
   const A multiplier = static_cast<A>(op.multiplier);
   parallel_ranges(width, kColumns, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = 0; t < op.dy_TD.dim(0); ++t) {
-      A* const dweight = dweight_VD + tokens[t] * width;
+      const std::int64_t row = tokens[t] - op.vocab_begin;
+      if (row < 0 || row >= num_rows) {
+        continue;
+      }
+      A* const dweight = dweight_VD + row * width;
       const T* const dy = dy_TD + t * width;
 #pragma omp simd
       for (std::int64_t d = begin; d < end; ++d) {
@@ -102,20 +129,20 @@ void backward(const EmbeddingBackward& op) {
 }  // namespace
 
 void embedding_forward(const EmbeddingForward& op, Stream stream) {
-  check(op, stream);
+  const std::int64_t vocab_size = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::embedding_forward(op, stream);
   }
-  check_tokens("embedding_forward", op.tokens_T, op.weight_VD.dim(0));
+  check_tokens("embedding_forward", op.tokens_T, vocab_size);
   visit_float(op.y_TD.dtype, [&]<class T>() { forward<T>(op); });
 }
 
 void embedding_backward(const EmbeddingBackward& op, Stream stream) {
-  check(op, stream);
+  const std::int64_t vocab_size = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::embedding_backward(op, stream);
   }
-  check_tokens("embedding_backward", op.tokens_T, op.dweight_VD.dim(0));
+  check_tokens("embedding_backward", op.tokens_T, vocab_size);
   visit_float(op.dy_TD.dtype, [&]<class T>() { backward<T>(op); });
 }
 

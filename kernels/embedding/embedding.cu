@@ -23,20 +23,31 @@ using gpu::store_floats;
 constexpr int kThreads = 256;  // any multiple of 128 fills an SM at these register counts
 constexpr int kWarps = kThreads / kWarpSize;
 
+// The rows of the vocabulary that this rank holds.
+struct Rows {
+  std::int64_t begin;
+  std::int64_t count;
+};
+
 // grid: T, block: whole warps, shared: none; requires D % kWidth == 0.
 template <class T, int kWidth>
 __global__ void embedding_forward_kernel(T* y_TD,
                                          const T* weight_VD,
                                          const std::int32_t* tokens_T,
                                          std::int64_t width,
+                                         Rows rows,
                                          float multiplier) {
   const std::int64_t t = blockIdx.x;
   T* const y = y_TD + t * width;
-  const T* const weight = weight_VD + tokens_T[t] * width;
+  const std::int64_t row = tokens_T[t] - rows.begin;
+  const bool is_here = row >= 0 && row < rows.count;
+  const T* const weight = weight_VD + (is_here ? row : 0) * width;
   for (std::int64_t d = static_cast<std::int64_t>(threadIdx.x) * kWidth; d < width;
        d += static_cast<std::int64_t>(blockDim.x) * kWidth) {
-    float values[kWidth];
-    load_floats(weight + d, values);
+    float values[kWidth] = {};
+    if (is_here) {
+      load_floats(weight + d, values);
+    }
     for (int i = 0; i < kWidth; ++i) {
       values[i] *= multiplier;
     }
@@ -54,6 +65,7 @@ __global__ void embedding_backward_kernel(float* dweight_VD,
                                           const std::int32_t* tokens_T,
                                           std::int64_t num_tokens,
                                           std::int64_t width,
+                                          Rows rows,
                                           float multiplier) {
   // Two sets, taken in turn: one barrier a tile of positions is then enough.
   __shared__ unsigned votes[2][kWarps];
@@ -61,7 +73,11 @@ __global__ void embedding_backward_kernel(float* dweight_VD,
   const std::int32_t token = tokens_T[t];
   const std::int64_t d = (static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
   const bool holds_columns = d < width;
-  float* const dweight = dweight_VD + token * width + d;
+  const std::int64_t row = token - rows.begin;
+  if (row < 0 || row >= rows.count) {
+    return;  // all threads: another rank has the token
+  }
+  float* const dweight = dweight_VD + row * width + d;
   float sum[kWidth] = {};
 
   int set = 0;
@@ -127,6 +143,7 @@ void launch_forward(const EmbeddingForward& op, Stream stream) {
          op.weight_VD.as<T>(),
          op.tokens_T.as<std::int32_t>(),
          width,
+         Rows{.begin = op.vocab_begin, .count = op.weight_VD.dim(0)},
          op.multiplier);
 }
 
@@ -141,6 +158,7 @@ void launch_backward(const EmbeddingBackward& op, Stream stream) {
          op.tokens_T.as<std::int32_t>(),
          num_tokens,
          width,
+         Rows{.begin = op.vocab_begin, .count = op.dweight_VD.dim(0)},
          op.multiplier);
 }
 

@@ -7,24 +7,30 @@ namespace memphis::kernels {
 
 // y[t] = weight[tokens[t]] * multiplier.
 //
+// Where ranks share the vocabulary out, weight holds rows vocab_begin and on of it, and a token of
+// another rank's gives zeros: the ranks' y add up to that of the whole.
+//
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
 // Accumulate  the product in f32 (f64 for f64); one rounding, at the store.
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
-// Errors      ContractError on shape, dtype, device or alignment. A token outside [0, V) is a
-//             ContractError on the CPU; the GPU cannot report it: the caller checks tokens on the
-//             host.
+// Errors      ContractError on shape, dtype, device or alignment. A token outside of the whole
+//             vocabulary is a ContractError on the CPU; the GPU cannot report it: the caller checks
+//             tokens on the host.
 // Cost        reads and writes T*D elements; memory bound.
 // Source      Grok-1 model.py, InOutEmbed and the embedding multiplier.
 struct EmbeddingForward {
   TensorView y_TD;       // out  bf16 | f32 | f64
   TensorView weight_VD;  // in   dtype of y
-  TensorView tokens_T;   // in   i32, each in [0, V)
+  TensorView tokens_T;   // in   i32, each in [0, vocab_size)
   float multiplier = 1.0F;
+  std::int64_t vocab_begin = 0;
+  std::int64_t vocab_size = 0;  // of the whole vocabulary; 0: weight holds it
 };
 void embedding_forward(const EmbeddingForward& op, Stream stream);
 
-// dweight[v] += multiplier * sum over t with tokens[t] == v of dy[t], in the order of t.
+// dweight[v] += multiplier * sum over t with tokens[t] == v of dy[t], in the order of t; tokens of
+// other ranks are passed over.
 //
 // Accumulate  f32 (f64 for f64).
 // Order       deterministic: the positions of one token are summed first to last.
@@ -33,6 +39,8 @@ struct EmbeddingBackward {
   TensorView dy_TD;       // in   bf16 | f32 | f64
   TensorView tokens_T;    // in   i32
   float multiplier = 1.0F;
+  std::int64_t vocab_begin = 0;
+  std::int64_t vocab_size = 0;
 };
 void embedding_backward(const EmbeddingBackward& op, Stream stream);
 

@@ -76,6 +76,43 @@ void check(const Unpermute& op, Stream stream) {
   check.tensor("slot_TK", op.slot_TK, {T, K}, DType::i32);
 }
 
+void check_copies(const OpCheck& check, std::int64_t copies) {
+  check.condition(copies >= 1, [&] {
+    return "copies is " + std::to_string(copies) +
+           " (so many ranks share an expert); use 1 or more";
+  });
+}
+
+void check(const SpreadChoices& op, Stream stream) {
+  const OpCheck check("spread_choices", stream);
+  check.num_dims("chosen_TK", op.chosen_TK, 2);
+  const std::int64_t T = op.chosen_TK.dim(0);
+  const std::int64_t K = op.chosen_TK.dim(1);
+  const DType dtype = accumulation_dtype(op.gates_TK.dtype);
+  check_copies(check, op.copies);
+  check.condition(op.experts_per_rank >= 1, [&] {
+    return "experts_per_rank is " + std::to_string(op.experts_per_rank) +
+           " (a rank has a slice of each of them); use 1 or more";
+  });
+  check.float_dtype("gates_TK", dtype);
+  check.tensor("experts_TK", op.experts_TK, {T, K * op.copies}, DType::i32);
+  check.tensor("gates_TK", op.gates_TK, {T, K * op.copies}, dtype);
+  check.tensor("chosen_TK", op.chosen_TK, {T, K}, DType::i32);
+  check.tensor("chosen_gates_TK", op.chosen_gates_TK, {T, K}, dtype);
+}
+
+void check(const GatherChoices& op, Stream stream) {
+  const OpCheck check("gather_choices", stream);
+  check.num_dims("dgates_TK", op.dgates_TK, 2);
+  const std::int64_t T = op.dgates_TK.dim(0);
+  const std::int64_t K = op.dgates_TK.dim(1);
+  const DType dtype = accumulation_dtype(op.dgates_TK.dtype);
+  check_copies(check, op.copies);
+  check.float_dtype("dgates_TK", dtype);
+  check.tensor("dgates_TK", op.dgates_TK, {T, K}, dtype);
+  check.tensor("dspread_TK", op.dspread_TK, {T, K * op.copies}, dtype);
+}
+
 // One thread: R is thousands where the rows that it indexes are millions of elements.
 void index_rows(const PermuteIndex& op) {
   const std::int64_t R = op.experts_TK.num_elements();
@@ -183,6 +220,45 @@ void unpermute_rows(const Unpermute& op) {
   });
 }
 
+// One thread, as the index.
+template <class Gate>
+void spread(const SpreadChoices& op) {
+  const std::int64_t num_choices = op.chosen_TK.num_elements();
+  const auto* const chosen = op.chosen_TK.as<std::int32_t>();
+  const Gate* const chosen_gates = op.chosen_gates_TK.as<Gate>();
+  auto* const experts = op.experts_TK.as<std::int32_t>();
+  Gate* const gates = op.gates_TK.as<Gate>();
+  for (std::int64_t a = 0; a < num_choices; ++a) {
+    if (chosen[a] < 0) {
+      throw ContractError("spread_choices: expert " + std::to_string(chosen[a]) +
+                          " of assignment " + std::to_string(a) +
+                          " is negative (there is no such expert); route to one that exists");
+    }
+    const std::int64_t share = chosen[a] / op.experts_per_rank;
+    const std::int64_t local = chosen[a] % op.experts_per_rank;
+    for (std::int64_t c = 0; c < op.copies; ++c) {
+      experts[a * op.copies + c] =
+          static_cast<std::int32_t>((share * op.copies + c) * op.experts_per_rank + local);
+      gates[a * op.copies + c] = chosen_gates[a];
+    }
+  }
+}
+
+template <class Gate>
+void gather(const GatherChoices& op) {
+  const std::int64_t num_choices = op.dgates_TK.num_elements();
+  const Gate* const dspread = op.dspread_TK.as<Gate>();
+  Gate* const dgates = op.dgates_TK.as<Gate>();
+  for (std::int64_t a = 0; a < num_choices; ++a) {
+    const Gate* const terms = dspread + a * op.copies;
+    Gate sum = terms[0];
+    for (std::int64_t c = 1; c < op.copies; ++c) {
+      sum += terms[c];
+    }
+    dgates[a] = sum;
+  }
+}
+
 }  // namespace
 
 void permute_index(const PermuteIndex& op, Stream stream) {
@@ -207,6 +283,22 @@ void unpermute(const Unpermute& op, Stream stream) {
     return cuda::unpermute(op, stream);
   }
   visit_float(op.y_TD.dtype, [&]<class T>() { unpermute_rows<T>(op); });
+}
+
+void spread_choices(const SpreadChoices& op, Stream stream) {
+  check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::spread_choices(op, stream);
+  }
+  visit_float(op.gates_TK.dtype, [&]<class T>() { spread<Accumulator<T>>(op); });
+}
+
+void gather_choices(const GatherChoices& op, Stream stream) {
+  check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::gather_choices(op, stream);
+  }
+  visit_float(op.dgates_TK.dtype, [&]<class T>() { gather<Accumulator<T>>(op); });
 }
 
 }  // namespace memphis::kernels

@@ -2,7 +2,8 @@
 //
 // The index is a counting sort in three launches: a block counts the experts of its chunk, one
 // block turns the counts into first rows, and a warp places a chunk in order. Bound by latency: R
-// is thousands. The moves give a row to a warp and are bound by memory.
+// is thousands. The moves give a row to a warp and are bound by memory. Choices are spread and
+// gathered by a thread each.
 #include "kernels/permute/permute.h"
 
 #include <cstdint>
@@ -21,6 +22,7 @@ constexpr int kMaxExperts = 1024;   // the contract's; one thread of the scannin
 constexpr int kCountThreads = 256;  // a chunk of Grok-1's 16384 rows is 128 assignments
 constexpr int kRowsPerBlock = 8;    // warps of a block that moves rows
 constexpr int kMoveThreads = kRowsPerBlock * gpu::kWarpSize;
+constexpr int kChoiceThreads = 256;  // of a block whose threads take choices
 
 // grid: kPermuteChunks, block: kCountThreads; requires E <= kMaxExperts
 __global__ void permute_count_kernel(std::int32_t* __restrict__ chunk_counts,
@@ -229,6 +231,48 @@ __global__ void unpermute_kernel(T* __restrict__ y,
   }
 }
 
+// grid: T * K * copies / kChoiceThreads, block: kChoiceThreads
+__global__ void spread_choices_kernel(std::int32_t* __restrict__ experts,
+                                      float* __restrict__ gates,
+                                      const std::int32_t* __restrict__ chosen,
+                                      const float* __restrict__ chosen_gates,
+                                      std::int64_t num_spread,
+                                      int copies,
+                                      int experts_per_rank) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kChoiceThreads + threadIdx.x;
+  if (i >= num_spread) {
+    return;
+  }
+  const std::int32_t expert = chosen[i / copies];
+  const int copy = static_cast<int>(i % copies);
+  experts[i] =
+      (expert / experts_per_rank * copies + copy) * experts_per_rank + expert % experts_per_rank;
+  gates[i] = chosen_gates[i / copies];
+}
+
+// grid: T * K / kChoiceThreads, block: kChoiceThreads
+__global__ void gather_choices_kernel(float* __restrict__ dgates,
+                                      const float* __restrict__ dspread,
+                                      std::int64_t num_choices,
+                                      int copies) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kChoiceThreads + threadIdx.x;
+  if (i >= num_choices) {
+    return;
+  }
+  float sum = dspread[i * copies];
+  for (int c = 1; c < copies; ++c) {
+    sum += dspread[i * copies + c];
+  }
+  dgates[i] = sum;
+}
+
+Launch choose_choices(std::int64_t num_choices, Stream stream) {
+  return {.grid = {.x = ceil_div(num_choices, kChoiceThreads)},
+          .block = {.x = kChoiceThreads},
+          .shared_bytes = 0,
+          .stream = stream};
+}
+
 Launch choose_move(std::int64_t num_rows, Stream stream) {
   return {.grid = {.x = ceil_div(num_rows, kRowsPerBlock)},
           .block = {.x = kMoveThreads},
@@ -319,6 +363,29 @@ void unpermute(const Unpermute& op, Stream stream) {
       launch_unpermute<T, 1>(op, stream);
     }
   });
+}
+
+void spread_choices(const SpreadChoices& op, Stream stream) {
+  const std::int64_t num_spread = op.experts_TK.num_elements();
+  launch(spread_choices_kernel,
+         choose_choices(num_spread, stream),
+         op.experts_TK.as<std::int32_t>(),
+         op.gates_TK.as<float>(),
+         op.chosen_TK.as<std::int32_t>(),
+         op.chosen_gates_TK.as<float>(),
+         num_spread,
+         static_cast<int>(op.copies),
+         static_cast<int>(op.experts_per_rank));
+}
+
+void gather_choices(const GatherChoices& op, Stream stream) {
+  const std::int64_t num_choices = op.dgates_TK.num_elements();
+  launch(gather_choices_kernel,
+         choose_choices(num_choices, stream),
+         op.dgates_TK.as<float>(),
+         op.dspread_TK.as<float>(),
+         num_choices,
+         static_cast<int>(op.copies));
 }
 
 }  // namespace memphis::kernels::cuda

@@ -54,11 +54,47 @@ struct Unpermute {
 };
 void unpermute(const Unpermute& op, Stream stream);
 
+// Where `copies` ranks hold a slice each of an expert's width, a routed row goes to all of them: a
+// choice becomes `copies` choices of virtual experts, which are numbered as their ranks are: the
+// slices c = 0 .. copies-1 of the experts of one rank's share lie one after the other.
+//   experts_TK[t, k * copies + c] = (e / experts_per_rank * copies + c) * experts_per_rank
+//                                   + e % experts_per_rank,  e = chosen_TK[t, k]
+//   gates_TK[t, k * copies + c]   = chosen_gates_TK[t, k]
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+// Order       deterministic: bits are copied.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; a negative expert is a
+//             ContractError on the CPU and the caller's duty on the GPU.
+// Cost        O(T*K*copies) elements: latency.
+struct SpreadChoices {
+  TensorView experts_TK;          // out  i32, [T, K * copies]
+  TensorView gates_TK;            // out  f32 | f64, [T, K * copies]
+  TensorView chosen_TK;           // in   i32
+  TensorView chosen_gates_TK;     // in   dtype of gates
+  std::int64_t copies;            // ranks that share an expert
+  std::int64_t experts_per_rank;  // of which a rank has a slice each
+};
+void spread_choices(const SpreadChoices& op, Stream stream);
+
+// Its derivative: dgates_TK[t, k] = sum_c dspread_TK[t, k * copies + c].
+//
+// Accumulate  in the operands' dtype.
+// Order       deterministic: c = 0 .. copies-1.
+struct GatherChoices {
+  TensorView dgates_TK;   // out  f32 | f64
+  TensorView dspread_TK;  // in   dtype of dgates, [T, K * copies]
+  std::int64_t copies;
+};
+void gather_choices(const GatherChoices& op, Stream stream);
+
 // permute.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void permute_index(const PermuteIndex& op, Stream stream);
 void permute(const Permute& op, Stream stream);
 void unpermute(const Unpermute& op, Stream stream);
+void spread_choices(const SpreadChoices& op, Stream stream);
+void gather_choices(const GatherChoices& op, Stream stream);
 }  // namespace cuda
 
 }  // namespace memphis::kernels

@@ -31,23 +31,7 @@ struct Shape {
   }
 };
 
-Shape check_shape(const OpCheck& check,
-                  const TensorView& x_TD,
-                  const TensorView& weight_ED,
-                  const TensorView& experts_TK,
-                  const TensorView& counts_BE,
-                  const TensorView& valid_T,
-                  Stream stream) {
-  check.num_dims("x_TD", x_TD, 2);
-  check.num_dims("weight_ED", weight_ED, 2);
-  check.num_dims("experts_TK", experts_TK, 2);
-  check.num_dims("counts_BE", counts_BE, 2);
-  const std::int64_t B = counts_BE.dim(0);
-  const std::int64_t T = x_TD.dim(0);
-  const std::int64_t D = x_TD.dim(1);
-  const std::int64_t E = weight_ED.dim(0);
-  const std::int64_t K = experts_TK.dim(1);
-  check.float_dtype("x_TD", x_TD.dtype);
+void check_experts(const OpCheck& check, std::int64_t K, std::int64_t E, Stream stream) {
   check.condition(K >= 1 && K <= E, [&] {
     return std::to_string(K) + " experts per token of " + std::to_string(E) +
            " (a token goes to distinct ones); use 1 to the number of experts";
@@ -56,15 +40,31 @@ Shape check_shape(const OpCheck& check,
     return std::to_string(E) + " experts (a warp holds a token's logits); use at most " +
            std::to_string(kMaxGpuExperts) + " on a GPU";
   });
+}
+
+template <class Op>
+Shape check_shape(const OpCheck& check, const Op& op, Stream stream) {
+  check.num_dims("x_TD", op.x_TD, 2);
+  check.num_dims("weight_ED", op.weight_ED, 2);
+  check.num_dims("experts_TK", op.experts_TK, 2);
+  check.num_dims("counts_BE", op.counts_BE, 2);
+  const std::int64_t B = op.counts_BE.dim(0);
+  const std::int64_t T = op.x_TD.dim(0);
+  const std::int64_t D = op.x_TD.dim(1);
+  const std::int64_t E = op.weight_ED.dim(0);
+  const std::int64_t K = op.experts_TK.dim(1);
+  check.float_dtype("x_TD", op.x_TD.dtype);
+  check_experts(check, K, E, stream);
   check.condition(B == 0 ? T == 0 : T % B == 0, [&] {
     return std::to_string(T) + " tokens in " + std::to_string(B) +
            " sequences (all are equally long); T must be a multiple of B";
   });
-  check.tensor("x_TD", x_TD, {T, D}, x_TD.dtype);
-  check.tensor("weight_ED", weight_ED, {E, D}, accumulation_dtype(x_TD.dtype));
-  check.tensor("experts_TK", experts_TK, {T, K}, DType::i32);
-  check.tensor("counts_BE", counts_BE, {B, E}, DType::i32);
-  check.optional_tensor("valid_T", valid_T, {T}, DType::u8);
+  check.tensor("x_TD", op.x_TD, {T, D}, op.x_TD.dtype);
+  check.tensor("weight_ED", op.weight_ED, {E, D}, accumulation_dtype(op.x_TD.dtype));
+  check.tensor("experts_TK", op.experts_TK, {T, K}, DType::i32);
+  check.tensor("counts_BE", op.counts_BE, {B, E}, DType::i32);
+  check.tensor("valid_B", op.valid_B, {B}, DType::i32);
+  check.optional_tensor("valid_T", op.valid_T, {T}, DType::u8);
   return {.B = B, .T = T, .D = D, .E = E, .K = K, .S = B == 0 ? 0 : T / B};
 }
 
@@ -77,22 +77,34 @@ void check_cap(const OpCheck& check, float cap) {
 
 Shape check(const RouterForward& op, Stream stream) {
   const OpCheck check("router_forward", stream);
-  const Shape shape =
-      check_shape(check, op.x_TD, op.weight_ED, op.experts_TK, op.counts_BE, op.valid_T, stream);
+  const Shape shape = check_shape(check, op, stream);
   const DType sums = accumulation_dtype(op.x_TD.dtype);
   check.tensor("logits_TE", op.logits_TE, {shape.T, shape.E}, sums);
   check.tensor("probs_TE", op.probs_TE, {shape.T, shape.E}, sums);
   check.tensor("gates_TK", op.gates_TK, {shape.T, shape.K}, sums);
-  check.tensor("balance_B", op.balance_B, {shape.B}, sums);
+  check.tensor("probs_sum_BE", op.probs_sum_BE, {shape.B, shape.E}, sums);
   check.tensor("z_T", op.z_T, {shape.T}, sums);
   check_cap(check, op.cap);
   return shape;
 }
 
+void check(const RouterBalance& op, Stream stream) {
+  const OpCheck check("router_balance", stream);
+  check.num_dims("counts_BE", op.counts_BE, 2);
+  const std::int64_t B = op.counts_BE.dim(0);
+  const std::int64_t E = op.counts_BE.dim(1);
+  const DType dtype = accumulation_dtype(op.balance_B.dtype);
+  check.float_dtype("balance_B", dtype);
+  check_experts(check, op.experts_per_token, E, stream);
+  check.tensor("balance_B", op.balance_B, {B}, dtype);
+  check.tensor("counts_BE", op.counts_BE, {B, E}, DType::i32);
+  check.tensor("probs_sum_BE", op.probs_sum_BE, {B, E}, dtype);
+  check.tensor("valid_B", op.valid_B, {B}, DType::i32);
+}
+
 Shape check(const RouterBackward& op, Stream stream) {
   const OpCheck check("router_backward", stream);
-  const Shape shape =
-      check_shape(check, op.x_TD, op.weight_ED, op.experts_TK, op.counts_BE, op.valid_T, stream);
+  const Shape shape = check_shape(check, op, stream);
   const DType sums = accumulation_dtype(op.x_TD.dtype);
   check.num_dims("partial_PED", op.partial_PED, 3);
   const std::int64_t P = op.partial_PED.dim(0);
@@ -167,7 +179,8 @@ void forward(const RouterForward& op, const Shape& shape) {
   Acc* const gates = op.gates_TK.as<Acc>();
   auto* const experts = op.experts_TK.as<std::int32_t>();
   auto* const counts = op.counts_BE.as<std::int32_t>();
-  Acc* const balance = op.balance_B.as<Acc>();
+  Acc* const probs_sum = op.probs_sum_BE.as<Acc>();
+  auto* const num_valid = op.valid_B.as<std::int32_t>();
   Acc* const z_loss = op.z_T.as<Acc>();
   const auto* const valid = op.valid_T.present() ? op.valid_T.as<std::uint8_t>() : nullptr;
   const auto is_valid = [&](std::int64_t t) { return valid == nullptr || valid[t] != 0; };
@@ -209,26 +222,43 @@ void forward(const RouterForward& op, const Shape& shape) {
   parallel_chunks(B, [&](std::int64_t b) {
     std::int32_t* const count = counts + b * E;
     std::fill_n(count, E, 0);
-    std::int64_t num_valid = 0;
+    num_valid[b] = 0;
     for (std::int64_t t = b * S; t < (b + 1) * S; ++t) {
       if (is_valid(t)) {
-        ++num_valid;
+        ++num_valid[b];
         for (std::int64_t k = 0; k < K; ++k) {
           ++count[experts[t * K + k]];
         }
       }
     }
+    for (std::int64_t e = 0; e < E; ++e) {
+      Acc sum = 0;
+      for (std::int64_t t = b * S; t < (b + 1) * S; ++t) {
+        sum += is_valid(t) ? probs[t * E + e] : Acc{0};
+      }
+      probs_sum[b * E + e] = sum;
+    }
+  });
+}
+
+// One thread: a sequence costs E additions.
+template <class Acc>
+void balance(const RouterBalance& op) {
+  const std::int64_t B = op.counts_BE.dim(0);
+  const std::int64_t E = op.counts_BE.dim(1);
+  const auto* const counts = op.counts_BE.as<std::int32_t>();
+  const auto* const num_valid = op.valid_B.as<std::int32_t>();
+  const Acc* const probs_sum = op.probs_sum_BE.as<Acc>();
+  Acc* const out = op.balance_B.as<Acc>();
+  const auto K = static_cast<Acc>(op.experts_per_token);
+  for (std::int64_t b = 0; b < B; ++b) {
     Acc sum = 0;
     for (std::int64_t e = 0; e < E; ++e) {
-      Acc prob = 0;
-      for (std::int64_t t = b * S; t < (b + 1) * S; ++t) {
-        prob += is_valid(t) ? probs[t * E + e] : Acc{0};
-      }
-      sum += static_cast<Acc>(count[e]) * prob;
+      sum += static_cast<Acc>(counts[b * E + e]) * probs_sum[b * E + e];
     }
-    const auto n = static_cast<Acc>(num_valid);
-    balance[b] = num_valid == 0 ? Acc{0} : sum / n / n * static_cast<Acc>(E) / static_cast<Acc>(K);
-  });
+    const auto n = static_cast<Acc>(num_valid[b]);
+    out[b] = num_valid[b] == 0 ? Acc{0} : sum / n / n * static_cast<Acc>(E) / K;
+  }
 }
 
 // dz of the tokens [begin, end).
@@ -243,6 +273,7 @@ void logit_gradients(const RouterBackward& op,
   const Acc* const probs = op.probs_TE.as<Acc>();
   const auto* const experts = op.experts_TK.as<std::int32_t>();
   const auto* const counts = op.counts_BE.as<std::int32_t>();
+  const auto* const num_valid = op.valid_B.as<std::int32_t>();
   const auto* const valid = op.valid_T.present() ? op.valid_T.as<std::uint8_t>() : nullptr;
   const Acc cap = op.cap;
   for (std::int64_t t = begin; t < end; ++t) {
@@ -262,11 +293,8 @@ void logit_gradients(const RouterBackward& op,
       std::fill_n(dz, E, Acc{0});
     }
 
-    std::int64_t assignments = 0;
-    for (std::int64_t e = 0; e < E; ++e) {
-      assignments += count[e];
-    }
     // balance_scale E f_e / n with f_e = count_e / (n K) and n K assignments.
+    const std::int64_t assignments = std::int64_t{num_valid[t / S]} * K;
     const auto total = static_cast<Acc>(std::max<std::int64_t>(1, assignments));
     const Acc per_count = is_valid ? static_cast<Acc>(op.balance_scale) * static_cast<Acc>(E) *
                                          static_cast<Acc>(K) / total / total
@@ -389,6 +417,14 @@ void router_forward(const RouterForward& op, Stream stream) {
     return cuda::router_forward(op, stream);
   }
   visit_float(op.x_TD.dtype, [&]<class T>() { forward<T>(op, shape); });
+}
+
+void router_balance(const RouterBalance& op, Stream stream) {
+  check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::router_balance(op, stream);
+  }
+  visit_float(op.balance_B.dtype, [&]<class T>() { balance<Accumulator<T>>(op); });
 }
 
 void router_backward(const RouterBackward& op, Stream stream) {

@@ -27,7 +27,7 @@ constexpr int kLaneExperts = kMaxExperts / gpu::kWarpSize;
 constexpr int kWarps = 4;  // of a block that gives warps tokens
 constexpr int kWarpThreads = kWarps * gpu::kWarpSize;
 constexpr int kColumnThreads = 128;  // of a block whose threads take columns
-constexpr int kBalanceThreads = 1024;
+constexpr int kSumThreads = 1024;    // of a block that sums over a sequence
 
 struct Shape {
   std::int64_t B;
@@ -230,15 +230,16 @@ __global__ void router_forward_kernel(float* __restrict__ logits,
 }
 
 // A block takes a sequence; each thread sums one expert's probabilities over every n-th token.
-// grid: B, block: kBalanceThreads
-__global__ void router_balance_kernel(std::int32_t* __restrict__ counts,
-                                      float* __restrict__ balance,
-                                      const float* __restrict__ probs,
-                                      const std::int32_t* __restrict__ experts,
-                                      const std::uint8_t* __restrict__ valid,
-                                      Shape s) {
+// grid: B, block: kSumThreads
+__global__ void router_sums_kernel(std::int32_t* __restrict__ counts,
+                                   float* __restrict__ probs_sum,
+                                   std::int32_t* __restrict__ valid_tokens,
+                                   const float* __restrict__ probs,
+                                   const std::int32_t* __restrict__ experts,
+                                   const std::uint8_t* __restrict__ valid,
+                                   Shape s) {
   __shared__ int count[kMaxExperts];
-  __shared__ float sums[kBalanceThreads];
+  __shared__ float sums[kSumThreads];
   __shared__ int num_valid;
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * s.S;
@@ -251,7 +252,7 @@ __global__ void router_balance_kernel(std::int32_t* __restrict__ counts,
   gpu::sync_threads();  // all counters are zero
 
   // load: integers may be counted in any order
-  for (std::int64_t t = begin + thread; t < begin + s.S; t += kBalanceThreads) {
+  for (std::int64_t t = begin + thread; t < begin + s.S; t += kSumThreads) {
     if (is_valid(valid, t)) {
       gpu::atomic_add(&num_valid, 1);
       for (int k = 0; k < s.K; ++k) {
@@ -259,7 +260,7 @@ __global__ void router_balance_kernel(std::int32_t* __restrict__ counts,
       }
     }
   }
-  const int stride = kBalanceThreads / s.E;  // tokens side by side; the threads beyond have none
+  const int stride = kSumThreads / s.E;  // tokens side by side; the threads beyond have none
   const int expert = thread % s.E;
   float sum = 0.0F;
   for (std::int64_t t = thread / s.E; t < s.S && thread < stride * s.E; t += stride) {
@@ -268,21 +269,36 @@ __global__ void router_balance_kernel(std::int32_t* __restrict__ counts,
   sums[thread] = sum;
   gpu::sync_threads();  // all counts and partial sums are there
 
-  // reduce: the partial sums of an expert in order, times its count
-  float product = 0.0F;
+  // reduce: the partial sums of an expert in order
   if (thread < s.E) {
     for (int i = 1; i < stride; ++i) {
       sum += sums[i * s.E + thread];
     }
-    product = sum * static_cast<float>(count[thread]);
-    counts[static_cast<std::int64_t>(blockIdx.x) * s.E + thread] = count[thread];
+    const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * s.E + thread;
+    probs_sum[i] = sum;
+    counts[i] = count[thread];
   }
-  gpu::sync_threads();  // all partial sums are read: sums is free
-  const float total = gpu::block_sum(product, sums);
   if (thread == 0) {
-    const auto n = static_cast<float>(num_valid);
-    const float scale = static_cast<float>(s.E) / static_cast<float>(s.K);
-    balance[blockIdx.x] = num_valid == 0 ? 0.0F : total / n / n * scale;
+    valid_tokens[blockIdx.x] = num_valid;
+  }
+}
+
+// A block takes a sequence, a thread an expert. grid: B, block: kMaxExperts
+__global__ void router_balance_kernel(float* __restrict__ balance,
+                                      const std::int32_t* __restrict__ counts,
+                                      const float* __restrict__ probs_sum,
+                                      const std::int32_t* __restrict__ num_valid,
+                                      int E,
+                                      int K) {
+  __shared__ float scratch[gpu::kWarpSize];
+  const int thread = static_cast<int>(threadIdx.x);
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * E + thread;
+  const float product = thread < E ? probs_sum[i] * static_cast<float>(counts[i]) : 0.0F;
+  const float total = gpu::block_sum(product, scratch);
+  if (thread == 0) {
+    const auto n = static_cast<float>(num_valid[blockIdx.x]);
+    const float scale = static_cast<float>(E) / static_cast<float>(K);
+    balance[blockIdx.x] = n == 0.0F ? 0.0F : total / n / n * scale;
   }
 }
 
@@ -299,6 +315,7 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       const float* __restrict__ probs,
                                       const std::int32_t* __restrict__ experts,
                                       const std::int32_t* __restrict__ counts,
+                                      const std::int32_t* __restrict__ num_valid,
                                       const std::uint8_t* __restrict__ valid,
                                       LossScales scales,
                                       Shape s) {
@@ -319,7 +336,8 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
     const int e = i * gpu::kWarpSize + lane;
     own_counts.values[i] = e < s.E ? static_cast<float>(count[e]) : 0.0F;
   }
-  const float total = fmaxf(1.0F, sum_row(own_counts));
+  const float n = static_cast<float>(num_valid[t / s.S]);
+  const float total = fmaxf(1.0F, n * static_cast<float>(s.K));
   const float per_count = valid_token ? scales.balance * static_cast<float>(s.E) *
                                             static_cast<float>(s.K) / total / total
                                       : 0.0F;
@@ -543,14 +561,26 @@ void router_forward(const RouterForward& op, Stream stream) {
       launch_forward<T, 1>(op, s, stream);
     }
   });
-  launch(router_balance_kernel,
-         choose_launch({.x = s.B}, kBalanceThreads, stream),
+  launch(router_sums_kernel,
+         choose_launch({.x = s.B}, kSumThreads, stream),
          op.counts_BE.as<std::int32_t>(),
-         op.balance_B.as<float>(),
+         op.probs_sum_BE.as<float>(),
+         op.valid_B.as<std::int32_t>(),
          op.probs_TE.as<float>(),
          op.experts_TK.as<std::int32_t>(),
          valid_tokens(op.valid_T),
          s);
+}
+
+void router_balance(const RouterBalance& op, Stream stream) {
+  launch(router_balance_kernel,
+         choose_launch({.x = op.counts_BE.dim(0)}, kMaxExperts, stream),
+         op.balance_B.as<float>(),
+         op.counts_BE.as<std::int32_t>(),
+         op.probs_sum_BE.as<float>(),
+         op.valid_B.as<std::int32_t>(),
+         static_cast<int>(op.counts_BE.dim(1)),
+         static_cast<int>(op.experts_per_token));
 }
 
 void router_backward(const RouterBackward& op, Stream stream) {
@@ -563,6 +593,7 @@ void router_backward(const RouterBackward& op, Stream stream) {
          op.probs_TE.as<float>(),
          op.experts_TK.as<std::int32_t>(),
          op.counts_BE.as<std::int32_t>(),
+         op.valid_B.as<std::int32_t>(),
          valid_tokens(op.valid_T),
          LossScales{.cap = op.cap, .balance = op.balance_scale, .z = op.z_scale},
          s);

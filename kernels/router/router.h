@@ -10,10 +10,9 @@ namespace memphis::kernels {
 // renormalised. Equal probabilities go to the lower expert index.
 //
 // Auxiliary losses, of the tokens with valid != 0 (all if absent):
-//   balance  per sequence b of S tokens, n valid: E * sum_e f_e P_e, f_e = (assignments to e)/(n K)
-//            without gradient, P_e = mean over its tokens of P. 1 when balanced. The group is the
-//            sequence so that the value does not depend on how sequences are spread over
-//            micro-batches or ranks. A sequence with n = 0 counts 0.
+//   balance  per sequence, from its counts, probs_sum and valid: see RouterBalance. Those three are
+//            sums over tokens: where a rank holds a piece of each sequence, the ranks' sums add up
+//            to the sequence's.
 //   z        logsumexp_e(z)^2 per token, of the logits before the cap.
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. K <= E <=
@@ -24,15 +23,15 @@ namespace memphis::kernels {
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment.
 // Cost        2*T*D*E FLOP, reads T*D elements; memory bound.
-// Source      Grok-1 model.py, Router; Fedus et al. 2021, arXiv:2101.03961 (balance); Zoph et al.
-//             2022, arXiv:2202.08906 (z).
+// Source      Grok-1 model.py, Router; Zoph et al. 2022, arXiv:2202.08906 (z).
 struct RouterForward {
   TensorView logits_TE;     // out  accumulation dtype, z before the cap
   TensorView probs_TE;      // out  accumulation dtype, P
   TensorView gates_TK;      // out  accumulation dtype, descending
   TensorView experts_TK;    // out  i32
   TensorView counts_BE;     // out  i32, assignments of valid tokens, per sequence
-  TensorView balance_B;     // out  accumulation dtype, the balance loss of each sequence
+  TensorView probs_sum_BE;  // out  accumulation dtype, sum of P over valid tokens, per sequence
+  TensorView valid_B;       // out  i32, valid tokens of each sequence
   TensorView z_T;           // out  accumulation dtype, the z loss of each token; 0 where not valid
   TensorView x_TD;          // in   bf16 | f32 | f64
   TensorView weight_ED;     // in   accumulation dtype
@@ -41,8 +40,27 @@ struct RouterForward {
 };
 void router_forward(const RouterForward& op, Stream stream);
 
+// The balance loss of a sequence with n valid tokens: E * sum_e f_e P_e, f_e = counts_e / (n K)
+// without gradient, P_e = probs_sum_e / n. 1 when balanced; 0 where n = 0. The group is the whole
+// sequence so that the value does not depend on how tokens are spread over micro-batches or ranks:
+// the operands are forward's, summed over the ranks that hold pieces of the sequences.
+//
+// Operands    as above. E <= 128 on the GPU.
+// Order       deterministic: over the experts.
+// Cost        reads 2*B*E elements.
+// Source      Fedus et al. 2021, arXiv:2101.03961.
+struct RouterBalance {
+  TensorView balance_B;            // out  f32 | f64
+  TensorView counts_BE;            // in   i32
+  TensorView probs_sum_BE;         // in   dtype of balance
+  TensorView valid_B;              // in   i32
+  std::int64_t experts_per_token;  // K
+};
+void router_balance(const RouterBalance& op, Stream stream);
+
 // From dgates and the auxiliary losses to x and weight.
-//   dP = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b  (valid tokens)
+//   dP = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b  (valid tokens), with f
+//   and n of RouterBalance, of the whole sequence
 //   dzc = P (dP - sum_j P_j dP_j);  dz = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z)
 //   (valid) dx [+]= dz weight;  dweight += dz^T x
 //
@@ -58,7 +76,8 @@ struct RouterBackward {
   TensorView logits_TE;     // in   forward's
   TensorView probs_TE;      // in   forward's
   TensorView experts_TK;    // in   forward's
-  TensorView counts_BE;     // in   forward's
+  TensorView counts_BE;     // in   RouterBalance's
+  TensorView valid_B;       // in   RouterBalance's
   TensorView x_TD;          // in   dtype of dx
   TensorView weight_ED;     // in
   TensorView valid_T = {};  // in   u8
@@ -74,6 +93,7 @@ constexpr std::int64_t kRouterPartials = 132;  // one block for each SM of an H1
 // router.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void router_forward(const RouterForward& op, Stream stream);
+void router_balance(const RouterBalance& op, Stream stream);
 void router_backward(const RouterBackward& op, Stream stream);
 }  // namespace cuda
 

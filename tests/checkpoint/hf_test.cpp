@@ -221,7 +221,7 @@ TEST(HfConfig, ReadsWhatItWrites) {
     EXPECT_EQ(read(written).dense_ffn_dim, model.dense_ffn_dim);
     EXPECT_EQ(read(written).attention_temperature_len, model.attention_temperature_len);
   }
-  EXPECT_THROW(write_hf_config(read(kGrok2), DType::f64), ContractError);
+  EXPECT_THROW(write_hf_config(read(kGrok2), DType::i32), ContractError);
 }
 
 struct Folder : testing::Test {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cctype>
+#include <cstdint>
 #include <filesystem>
 #include <ostream>
 #include <string>
@@ -47,6 +48,7 @@ struct BadConfig {
   std::vector<std::string> overrides;
   ExitCode code;
   std::string message;
+  std::int64_t num_ranks = 1;
 };
 
 inline void PrintTo(const BadConfig& bad, std::ostream* out) {
@@ -65,7 +67,7 @@ inline std::string case_name(const testing::TestParamInfo<BadConfig>& info) {
 
 inline void expect_refused(const BadConfig& bad) {
   try {
-    parse_config(bad.text, "tiny.yaml", bad.overrides);
+    parse_config(bad.text, "tiny.yaml", bad.overrides, Check::machine, bad.num_ranks);
     FAIL() << "was accepted";
   } catch (const Error& error) {
     EXPECT_EQ(std::string(error.what()), bad.message);

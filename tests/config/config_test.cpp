@@ -30,7 +30,7 @@ Config parse(const std::string& text, const std::vector<std::string>& overrides 
 TEST(Config, DefaultsAreTheStructsOwn) {
   const Config config = parse(kTiny);
   EXPECT_EQ(config.run, RunConfig{});
-  EXPECT_EQ(config.parallel, ParallelConfig{});
+  EXPECT_EQ(config.parallel, ParallelConfig{.data = 1});
   EXPECT_EQ(config.data, DataConfig{});
   EXPECT_EQ(config.batch, BatchConfig{});
   EXPECT_EQ(config.optimizer, OptimizerConfig{});

@@ -146,38 +146,126 @@ std::vector<test::BadConfig> bad_configs() {
        kTiny,
        {"parallel.pipeline=2"},
        ExitCode::config,
-       "argument 'parallel.pipeline=2': parallel.pipeline 2 needs more than one rank (this "
-       "program runs as one); use 1"},
-      {"parallel degree data",
-       kTiny,
-       {"parallel.data=2"},
-       ExitCode::config,
-       "argument 'parallel.data=2': parallel.data 2 needs more than one rank (this program "
-       "runs as one); use 1"},
+       "argument 'parallel.pipeline=2': parallel.pipeline 2 is not supported (every rank runs all "
+       "layers); use 1",
+       2},
       {"parallel degree context",
        kTiny,
        {"parallel.context=2"},
        ExitCode::config,
-       "argument 'parallel.context=2': parallel.context 2 needs more than one rank (this "
-       "program runs as one); use 1"},
-      {"parallel degree expert",
+       "argument 'parallel.context=2': parallel.context 2 is not supported (every rank has whole "
+       "sequences); use 1",
+       2},
+      {"parallel degree data of one rank",
        kTiny,
-       {"parallel.expert=2"},
+       {"parallel.data=2"},
        ExitCode::config,
-       "argument 'parallel.expert=2': parallel.expert 2 needs more than one rank (this "
-       "program runs as one); use 1"},
-      {"parallel degree tensor",
+       "argument 'parallel.data=2': parallel.data 2 times parallel.tensor 1 is not the 1 rank of "
+       "this job (every rank has a place); start the job with 2 ranks, or use 1",
+       1},
+      {"parallel degree data",
+       kTiny,
+       {"parallel.data=2", "parallel.tensor=2"},
+       ExitCode::config,
+       "argument 'parallel.data=2': parallel.data 2 times parallel.tensor 2 is not the 8 ranks of "
+       "this job (every rank has a place); start the job with 4 ranks, or use 4",
+       8},
+      {"parallel degree tensor of one rank",
        kTiny,
        {"parallel.tensor=2"},
        ExitCode::config,
-       "argument 'parallel.tensor=2': parallel.tensor 2 needs more than one rank (this "
-       "program runs as one); use 1"},
+       "argument 'parallel.tensor=2': parallel.tensor 2 does not divide the 1 rank of this job (a "
+       "layer is cut over so many neighbouring ranks); start the job with 2 ranks, as in mpirun -n "
+       "2, or use 1",
+       1},
+      {"parallel degree tensor",
+       kTiny,
+       {"parallel.tensor=3"},
+       ExitCode::config,
+       "argument 'parallel.tensor=3': parallel.tensor 3 does not divide the 8 ranks of this job (a "
+       "layer is cut over so many neighbouring ranks); use 2 or 4",
+       8},
+      {"parallel degree expert of one rank",
+       kTiny,
+       {"parallel.expert=2"},
+       ExitCode::config,
+       "argument 'parallel.expert=2': parallel.expert 2 does not divide the 1 rank of this job "
+       "(the experts of a layer lie on so many ranks); start the job with 2 ranks, as in mpirun -n "
+       "2, or use 1",
+       1},
+      {"parallel degree expert",
+       kTiny,
+       {"parallel.expert=4"},
+       ExitCode::config,
+       "argument 'parallel.expert=4': parallel.expert 4 does not divide the 6 ranks of this job "
+       "(the experts of a layer lie on so many ranks); use 3 or 6",
+       6},
       {"parallel degree expert_tensor",
        kTiny,
-       {"parallel.expert_tensor=2"},
+       {"parallel.expert_tensor=4", "parallel.expert=4"},
        ExitCode::config,
-       "argument 'parallel.expert_tensor=2': parallel.expert_tensor 2 needs more than one "
-       "rank (this program runs as one); use 1"},
+       "argument 'parallel.expert_tensor=4': parallel.expert_tensor 4 times parallel.expert 4 does "
+       "not divide the 8 ranks of this job (an expert's width is cut over so many neighbouring "
+       "ranks); use 2",
+       8},
+      {"experts over ranks",
+       kTiny,
+       {"parallel.expert=8"},
+       ExitCode::config,
+       "argument 'parallel.expert=8': parallel.expert 8 does not divide model.num_experts 4 (each "
+       "rank has equally many experts); use 4",
+       8},
+      {"an expert over ranks",
+       kTiny,
+       {"parallel.expert_tensor=3"},
+       ExitCode::config,
+       "argument 'parallel.expert_tensor=3': parallel.expert_tensor 3 does not divide "
+       "model.ffn_dim 128 (an expert's width is cut into equal pieces); use 2 or 4",
+       3},
+      {"query heads over ranks",
+       kTiny,
+       {"parallel.tensor=8"},
+       ExitCode::config,
+       "argument 'parallel.tensor=8': parallel.tensor 8 does not divide model.num_heads 4 (each "
+       "rank has equally many query heads); use 4",
+       8},
+      {"key heads over ranks",
+       kTiny,
+       {"parallel.tensor=2", "model.num_heads=6", "model.num_kv_heads=3", "model.head_dim=8"},
+       ExitCode::config,
+       "argument 'parallel.tensor=2': parallel.tensor 2 and model.num_kv_heads 3 do not divide one "
+       "another (a rank has some key/value heads, or ranks share one); use 1 or 3",
+       2},
+      {"sequences over ranks",
+       kTiny,
+       {"parallel.tensor=4", "batch.sequence_length=30"},
+       ExitCode::config,
+       "argument 'parallel.tensor=4': parallel.tensor 4 does not divide batch.sequence_length 30 "
+       "(each sequence is cut into so many pieces for its norms and experts); use 3 or 5",
+       4},
+      {"dense FFN over ranks",
+       kTiny,
+       {"parallel.tensor=4", "model.dense_ffn_dim=30"},
+       ExitCode::config,
+       "argument 'parallel.tensor=4': parallel.tensor 4 does not divide model.dense_ffn_dim 30 "
+       "(the dense FFN's width is cut into equal pieces); use 3 or 5",
+       4},
+      {"buffer below a share",
+       kTiny,
+       {"parallel.expert_buffer=0.5"},
+       ExitCode::config,
+       "argument 'parallel.expert_buffer=0.5': parallel.expert_buffer is 0.5 (a rank's experts "
+       "receive an equal share of the rows on average); use at least 1, or 0 for room in every "
+       "case",
+       1},
+      {"samples over ranks",
+       kTiny,
+       {"batch.global_batch=12", "batch.micro_batch=2"},
+       ExitCode::config,
+       "argument 'batch.global_batch=12': batch.global_batch 12 is not a multiple of the 8 samples "
+       "that parallel.data 4 ranks take in micro-batches of 2 (every rank takes equally many); use "
+       "8 or 16",
+       4},
       {"ZeRO stage",
        kTiny,
        {"parallel.zero=3"},
@@ -265,6 +353,29 @@ INSTANTIATE_TEST_SUITE_P(All,
                          BadCombinationTest,
                          testing::ValuesIn(bad_configs()),
                          test::case_name);
+
+// Degrees that fold the ranks, and what is left of them for `data`.
+TEST(Ranks, AreFolded) {
+  struct Good {
+    std::int64_t num_ranks;
+    std::vector<std::string> overrides;
+    std::int64_t data;
+  };
+  const std::vector<Good> table = {
+      {1, {}, 1},
+      {8, {"parallel.tensor=4", "parallel.expert=4", "parallel.expert_tensor=2"}, 2},
+      {8, {"parallel.expert=2"}, 8},
+      {16, {"parallel.tensor=2", "parallel.data=8", "parallel.expert_tensor=16"}, 8},
+      {100'000, {"parallel.tensor=4", "parallel.expert=4", "batch.global_batch=100000"}, 25'000},
+  };
+  for (const Good& good : table) {
+    std::vector<std::string> overrides = {"batch.micro_batch=1"};
+    overrides.insert(overrides.end(), good.overrides.begin(), good.overrides.end());
+    const Config config =
+        parse_config(test::kTiny, "tiny.yaml", overrides, Check::text, good.num_ranks);
+    EXPECT_EQ(config.parallel.data, good.data) << good.num_ranks;
+  }
+}
 
 TEST(DataFiles, RefusesWhatThisUserMayNotRead) {
   if (::geteuid() == 0) {

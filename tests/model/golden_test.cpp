@@ -35,7 +35,8 @@ double relative_difference(const fs::path& folder, const ModelConfig& config) {
                         .get<std::vector<std::vector<std::int32_t>>>();
   const NpyArray expected = read_npy(folder / "logits.npy");
   const auto length = static_cast<std::int64_t>(rows.front().size());
-  InferenceModel model(config, 1, length, parameters, stream.view());
+  const Groups groups(Device::cpu);
+  InferenceModel model(config, 1, length, parameters, groups, stream.view());
   double difference = 0;
   double largest = 0;
   std::size_t i = 0;

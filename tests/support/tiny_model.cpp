@@ -53,7 +53,8 @@ TinyModel::TinyModel(const ModelConfig& config,
       activations_arena_("activations", plan_.activation_bytes(), device),
       workspace_arena_("workspace", plan_.workspace_bytes(), device),
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
-      model_(config_, dims_, parameters_, activations_, stream_.view()) {
+      groups_(device),
+      model_(config_, dims_, groups_, parameters_, activations_, stream_.view()) {
   parameters_.initialise(7, stream());
 }
 

@@ -54,6 +54,7 @@ class TinyModel {
   Arena activations_arena_;
   Arena workspace_arena_;
   Activations activations_;
+  Groups groups_;
   Grok model_;
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;

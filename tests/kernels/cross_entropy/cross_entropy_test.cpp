@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/visit.h"
 #include "tests/kernels/cross_entropy/cross_entropy_cases.h"
@@ -45,8 +46,10 @@ struct Results {
   Values dlogits;
 };
 
+// `by_lse`: probabilities are e^(l - logsumexp), which is all that ranks know of each other's
+// columns.
 template <class T>
-Results naive(const CrossEntropyCase& c, const Inputs& in) {
+Results naive(const CrossEntropyCase& c, const Inputs& in, bool by_lse = false) {
   using A = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
   const auto V = static_cast<std::size_t>(c.vocab_size);
   Results out{.loss = Values(in.targets.size()), .dlogits = Values(in.logits.size())};
@@ -69,7 +72,8 @@ Results naive(const CrossEntropyCase& c, const Inputs& in) {
     const auto target = static_cast<std::size_t>(in.targets[t]);
     out.loss[t] = static_cast<double>(largest + std::log(sum) - l[target]);
     for (std::size_t v = 0; v < V; ++v) {
-      const A prob = std::exp(l[v] - largest) / sum;
+      const A prob =
+          by_lse ? std::exp(l[v] - (largest + std::log(sum))) : std::exp(l[v] - largest) / sum;
       const A slope = cap > 0 ? 1 - (l[v] / cap) * (l[v] / cap) : A{1};
       const A gradient = (prob - (v == target ? A{1} : A{0})) * multiplier * slope;
       out.dlogits[t * V + v] =
@@ -97,6 +101,88 @@ Results run(const CrossEntropyCase& c, const Inputs& in, const Target& target) {
                 stream.view());
   return {.loss = loss.values(stream.view()),
           .dlogits = c.gradient ? gradient.values(stream.view()) : Values{}};
+}
+
+// The same by ranks that share the columns out.
+Results run_split(const CrossEntropyCase& c,
+                  const Inputs& in,
+                  const Target& target,
+                  int num_ranks) {
+  const OwnedStream stream(target.device);
+  const DType sums = accumulation_dtype(target.dtype);
+  const TestTensor targets({{c.num_tokens}, DType::i32}, target.device, in.targets);
+  const auto V = static_cast<std::size_t>(c.vocab_size);
+  const auto T = static_cast<std::size_t>(c.num_tokens);
+  const auto begin_of = [&](int rank) {
+    return V * static_cast<std::size_t>(rank) / static_cast<std::size_t>(num_ranks);
+  };
+  const auto columns = [&](int rank) {
+    Values result;
+    for (std::size_t t = 0; t < T; ++t) {
+      const auto row = in.logits.begin() + static_cast<std::ptrdiff_t>(t * V);
+      result.insert(result.end(),
+                    row + static_cast<std::ptrdiff_t>(begin_of(rank)),
+                    row + static_cast<std::ptrdiff_t>(begin_of(rank + 1)));
+    }
+    return result;
+  };
+  const auto spec_of = [&](int rank) {
+    return TensorSpec(
+        {c.num_tokens, static_cast<std::int64_t>(begin_of(rank + 1) - begin_of(rank))},
+        target.dtype);
+  };
+  Values lse;
+  Values target_logits;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    const TestTensor logits(spec_of(rank), target.device, columns(rank));
+    const TestTensor own_lse({{c.num_tokens}, sums}, target.device);
+    const TestTensor own_target({{c.num_tokens}, sums}, target.device);
+    kernels::cross_entropy_shard({.lse_T = own_lse,
+                                  .target_T = own_target,
+                                  .logits_TV = logits,
+                                  .targets_T = targets,
+                                  .multiplier = c.multiplier,
+                                  .cap = c.cap,
+                                  .vocab_begin = static_cast<std::int64_t>(begin_of(rank))},
+                                 stream.view());
+    const Values rank_lse = own_lse.values(stream.view());
+    const Values rank_target = own_target.values(stream.view());
+    lse.insert(lse.end(), rank_lse.begin(), rank_lse.end());
+    target_logits.insert(target_logits.end(), rank_target.begin(), rank_target.end());
+  }
+  const TensorSpec table({num_ranks, c.num_tokens}, sums);
+  const TestTensor all_lse(table, target.device, lse);
+  const TestTensor all_target(table, target.device, target_logits);
+  const TestTensor joined_lse({{c.num_tokens}, sums}, target.device);
+  const TestTensor joined_target({{c.num_tokens}, sums}, target.device);
+  kernels::cross_entropy_join(
+      {.lse_T = joined_lse, .target_T = joined_target, .lse_PT = all_lse, .target_PT = all_target},
+      stream.view());
+  Results results{.loss = {}, .dlogits = Values(c.gradient ? in.logits.size() : 0)};
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    const TestTensor logits(spec_of(rank), target.device, columns(rank));
+    const TestTensor dlogits(spec_of(rank), target.device);
+    const TestTensor loss({{c.num_tokens}, sums}, target.device);
+    const TestTensor& gradient = c.in_place ? logits : dlogits;
+    kernels::cross_entropy_gradient({.loss_T = loss,
+                                     .dlogits_TV = c.gradient ? gradient.view() : TensorView{},
+                                     .logits_TV = logits,
+                                     .targets_T = targets,
+                                     .lse_T = joined_lse,
+                                     .target_T = joined_target,
+                                     .multiplier = c.multiplier,
+                                     .cap = c.cap,
+                                     .grad_scale = kGradScale,
+                                     .vocab_begin = static_cast<std::int64_t>(begin_of(rank))},
+                                    stream.view());
+    results.loss = loss.values(stream.view());
+    const Values own = c.gradient ? gradient.values(stream.view()) : Values{};
+    const std::size_t width = begin_of(rank + 1) - begin_of(rank);
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      results.dlogits[i / width * V + begin_of(rank) + i % width] = own[i];
+    }
+  }
+  return results;
 }
 
 class CrossEntropy : public OpTest<CrossEntropyCase> {};
@@ -128,6 +214,37 @@ TEST_P(CrossEntropy, IsAsCloseAsNaive) {
   EXPECT_TRUE(compare(&Results::loss, accumulation_dtype(target().dtype), c.num_tokens));
   if (c.gradient) {
     EXPECT_TRUE(compare(&Results::dlogits, target().dtype, c.vocab_size));
+  }
+}
+
+TEST_P(CrossEntropy, OfSplitColumnsIsAsCloseAsNaive) {
+  const CrossEntropyCase& c = op_case();
+  const Inputs in = draw(c, target().dtype);
+  const Results exact = naive<long double>(c, in);
+  Inputs moved = in;
+  moved.logits = perturbed(target().dtype, in.logits);
+  std::vector<Results> rough;
+  kernels::visit_float(target().dtype, [&]<class T>() {
+    rough = {naive<T>(c, in, true), naive<T>(c, moved, true), naive<T>(c, in), naive<T>(c, moved)};
+  });
+  for (const int num_ranks : {1, 2, 3}) {
+    if (num_ranks > c.vocab_size) {
+      continue;
+    }
+    const Results actual = run_split(c, in, target(), num_ranks);
+    const auto compare = [&](Values Results::*member, DType dtype, std::int64_t row_length) {
+      Values farthest = exact.*member;
+      for (const Results& one : rough) {
+        farthest = farther(exact.*member, std::move(farthest), one.*member);
+      }
+      return close_to(actual.*member, exact.*member, farthest, dtype, row_length);
+    };
+    EXPECT_TRUE(compare(&Results::loss, accumulation_dtype(target().dtype), c.num_tokens))
+        << num_ranks << " ranks";
+    if (c.gradient) {
+      EXPECT_TRUE(compare(&Results::dlogits, target().dtype, c.vocab_size))
+          << num_ranks << " ranks";
+    }
   }
 }
 

@@ -105,6 +105,55 @@ TEST_P(Embedding, BackwardIsAsCloseAsNaive) {
                        op_case().width));
 }
 
+// Ranks that share the vocabulary out: their outputs add up to the whole's, and each has its rows
+// of the gradient, to the bit.
+TEST_P(Embedding, OfASplitVocabularyIsTheWholes) {
+  const EmbeddingCase& c = op_case();
+  const Inputs in = draw(c, target().dtype);
+  const OwnedStream stream(target().device);
+  const TestTensor tokens({{c.num_tokens}, DType::i32}, target().device, in.tokens);
+  const TestTensor dy({{c.num_tokens, c.width}, target().dtype}, target().device, in.dy);
+  constexpr std::int64_t kNumRanks = 3;
+  Values sum(in.dy.size(), 0.0);
+  Values dweight;
+  for (std::int64_t rank = 0; rank < kNumRanks; ++rank) {
+    const std::int64_t begin = c.vocab_size * rank / kNumRanks;
+    const std::int64_t rows = c.vocab_size * (rank + 1) / kNumRanks - begin;
+    if (rows == 0) {
+      continue;
+    }
+    const auto part = [&](const Values& whole) {
+      return Values(whole.begin() + begin * c.width, whole.begin() + (begin + rows) * c.width);
+    };
+    const TestTensor y({{c.num_tokens, c.width}, target().dtype}, target().device);
+    const TestTensor weight({{rows, c.width}, target().dtype}, target().device, part(in.weight));
+    kernels::embedding_forward({.y_TD = y,
+                                .weight_VD = weight,
+                                .tokens_T = tokens,
+                                .multiplier = c.multiplier,
+                                .vocab_begin = begin,
+                                .vocab_size = c.vocab_size},
+                               stream.view());
+    const Values own = y.values(stream.view());
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      sum[i] += own[i];
+    }
+    const TestTensor own_dweight(
+        {{rows, c.width}, accumulation_dtype(target().dtype)}, target().device, part(in.dweight));
+    kernels::embedding_backward({.dweight_VD = own_dweight,
+                                 .dy_TD = dy,
+                                 .tokens_T = tokens,
+                                 .multiplier = c.multiplier,
+                                 .vocab_begin = begin,
+                                 .vocab_size = c.vocab_size},
+                                stream.view());
+    const Values own_rows = own_dweight.values(stream.view());
+    dweight.insert(dweight.end(), own_rows.begin(), own_rows.end());
+  }
+  EXPECT_EQ(sum, run_forward(c, in, target()));
+  EXPECT_EQ(dweight, run_backward(c, in, target()));
+}
+
 TEST_P(Embedding, RepeatsItsBits) {
   const Inputs in = draw(op_case(), target().dtype);
   const Values first = run_backward(op_case(), in, target());

@@ -26,6 +26,7 @@ inline std::vector<ExpertsCase> experts_cases() {
       {.name = "odd", .counts = {3, 1, 5}, .D = 7, .F = 9},
       {.name = "no_rows", .counts = {0, 0, 0}, .D = 16, .F = 8},
       {.name = "empty_experts", .counts = {0, 5, 0, 0, 9, 0}, .D = 24, .F = 16},
+      {.name = "no_rows_of_one_expert", .counts = {0}, .D = 24, .F = 16},
       // Blocks of 128 rows and tasks of 512 exactly full, one over and one short.
       {.name = "block_edges",
        .counts = {128, 129, 127, 512, 513},

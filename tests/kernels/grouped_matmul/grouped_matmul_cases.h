@@ -31,6 +31,7 @@ inline std::vector<GroupedMatmulCase> grouped_matmul_cases() {
       {.name = "odd", .counts = {3, 1, 5}, .N = 7, .K = 9},
       {.name = "no_rows", .counts = {0, 0, 0}, .N = 16, .K = 8},
       {.name = "empty_experts", .counts = {0, 5, 0, 0, 9, 0}, .N = 24, .K = 16},
+      {.name = "no_rows_of_one_expert", .counts = {0}, .N = 24, .K = 16},
       {.name = "all_on_one", .counts = {0, 0, 300, 0}, .N = 40, .K = 24},
       // Tiles of 128 exactly full, one over and one short, in rows; one over in the width.
       {.name = "tile_edges", .counts = {128, 129, 127}, .N = 136, .K = 40},

@@ -13,9 +13,11 @@
 namespace memphis::test {
 namespace {
 
+using kernels::gather_choices;
 using kernels::kPermuteChunks;
 using kernels::permute;
 using kernels::permute_index;
+using kernels::spread_choices;
 using kernels::unpermute;
 using Values = std::vector<double>;
 
@@ -229,7 +231,7 @@ TEST(PermuteRoundTrip, WithOneChoiceIsTheIdentity) {
     if (!skip_reason(target).empty()) {
       continue;
     }
-    for (const std::int64_t width : {5, 64}) {
+    for (const std::int64_t width : {1, 5, 64}) {
       const PermuteCase c{
           .name = "", .num_tokens = 50, .num_experts = 4, .num_choices = 1, .width = width};
       const OwnedStream stream(target.device);
@@ -246,8 +248,112 @@ TEST(PermuteRoundTrip, WithOneChoiceIsTheIdentity) {
       permute({.x_RD = rows, .x_TD = x, .source_R = source}, stream.view());
       unpermute({.y_TD = y, .y_RD = rows, .slot_TK = slot}, stream.view());
       EXPECT_EQ(y.bytes(stream.view()), x.bytes(stream.view())) << name_of(target);
+      // The other way back: a dispatch by the inverse permutation.
+      const TestTensor inverse({{c.num_rows()}, DType::i32}, target.device, index.slot);
+      const TestTensor back({{c.num_tokens, width}, target.dtype}, target.device);
+      permute({.x_RD = back, .x_TD = rows, .source_R = inverse}, stream.view());
+      EXPECT_EQ(back.bytes(stream.view()), x.bytes(stream.view())) << name_of(target);
     }
   }
+}
+
+class ChoicesTest : public OpTest<ChoicesCase> {
+ protected:
+  DType sums() const { return accumulation_dtype(target().dtype); }
+  std::int64_t num_chosen() const { return op_case().num_tokens * op_case().num_choices; }
+  TensorSpec chosen(DType dtype) const {
+    return {{op_case().num_tokens, op_case().num_choices}, dtype};
+  }
+  TensorSpec spread(DType dtype) const {
+    return {{op_case().num_tokens, op_case().num_choices * op_case().copies}, dtype};
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         ChoicesTest,
+                         on_all_targets(choices_cases()),
+                         name_of_op_test<ChoicesCase>);
+
+// Ranks in groups of `copies` take the next experts_per_rank experts, each rank a slice of them.
+TEST_P(ChoicesTest, EveryChoiceGoesToAllRanksThatShareItsExpert) {
+  const ChoicesCase& c = op_case();
+  std::vector<std::vector<double>> slices_of(static_cast<std::size_t>(c.num_experts));
+  double next = 0;
+  for (std::int64_t share = 0; share < c.num_experts; share += c.experts_per_rank) {
+    for (std::int64_t copy = 0; copy < c.copies; ++copy) {
+      for (std::int64_t e = share; e < share + c.experts_per_rank; ++e) {
+        slices_of[static_cast<std::size_t>(e)].push_back(next++);
+      }
+    }
+  }
+  const Values experts = random_integers(num_chosen(), "experts", 0, c.num_experts);
+  const Values gates = rounded_to(sums(), random_normal(num_chosen(), "gates"));
+  Values expected_experts;
+  Values expected_gates;
+  for (std::size_t a = 0; a < experts.size(); ++a) {
+    const std::vector<double>& slices = slices_of[static_cast<std::size_t>(experts[a])];
+    expected_experts.insert(expected_experts.end(), slices.begin(), slices.end());
+    expected_gates.insert(expected_gates.end(), slices.size(), gates[a]);
+  }
+  const OwnedStream stream(target().device);
+  const TestTensor chosen_experts(chosen(DType::i32), target().device, experts);
+  const TestTensor chosen_gates(chosen(sums()), target().device, gates);
+  const TestTensor spread_experts(spread(DType::i32), target().device);
+  const TestTensor spread_gates(spread(sums()), target().device);
+  spread_choices({.experts_TK = spread_experts,
+                  .gates_TK = spread_gates,
+                  .chosen_TK = chosen_experts,
+                  .chosen_gates_TK = chosen_gates,
+                  .copies = c.copies,
+                  .experts_per_rank = c.experts_per_rank},
+                 stream.view());
+  EXPECT_EQ(spread_experts.values(stream.view()), expected_experts);
+  EXPECT_EQ(spread_gates.values(stream.view()), expected_gates);
+}
+
+TEST_P(ChoicesTest, GradientsAreSummedInOrder) {
+  const ChoicesCase& c = op_case();
+  const Values terms = rounded_to(sums(), random_normal(num_chosen() * c.copies, "terms"));
+  const OwnedStream stream(target().device);
+  const TestTensor dspread(spread(sums()), target().device, terms);
+  const TestTensor dgates(chosen(sums()), target().device);
+  gather_choices({.dgates_TK = dgates, .dspread_TK = dspread, .copies = c.copies}, stream.view());
+  Values expected;
+  for (auto term = terms.begin(); term != terms.end(); term += c.copies) {
+    double sum = *term;
+    for (std::int64_t copy = 1; copy < c.copies; ++copy) {
+      sum = rounded_to(sums(), {sum + term[copy]})[0];
+    }
+    expected.push_back(sum);
+  }
+  EXPECT_EQ(dgates.values(stream.view()), expected);
+}
+
+TEST(ChoicesContract, NamesTheOperand) {
+  const TestTensor chosen({{2, 2}, DType::i32}, Device::cpu, {0, 1, -3, 2});
+  const TestTensor chosen_gates({{2, 2}, DType::f32}, Device::cpu, {1, 2, 3, 4});
+  const TestTensor experts({{2, 4}, DType::i32}, Device::cpu);
+  const TestTensor gates({{2, 4}, DType::f32}, Device::cpu);
+  const Stream stream;
+  const kernels::SpreadChoices negative{.experts_TK = experts,
+                                        .gates_TK = gates,
+                                        .chosen_TK = chosen,
+                                        .chosen_gates_TK = chosen_gates,
+                                        .copies = 2,
+                                        .experts_per_rank = 2};
+  EXPECT_TRUE(rejects([&] { spread_choices(negative, stream); }, "expert -3 of assignment 2"));
+  kernels::SpreadChoices bad = negative;
+  bad.copies = 3;
+  EXPECT_TRUE(rejects([&] { spread_choices(bad, stream); }, "experts_TK is i32[2, 4]"));
+  bad.copies = 0;
+  EXPECT_TRUE(rejects([&] { spread_choices(bad, stream); }, "copies is 0"));
+  bad = negative;
+  bad.experts_per_rank = 0;
+  EXPECT_TRUE(rejects([&] { spread_choices(bad, stream); }, "experts_per_rank is 0"));
+  EXPECT_TRUE(rejects(
+      [&] {
+        gather_choices({.dgates_TK = chosen_gates, .dspread_TK = gates, .copies = 4}, stream);
+      },
+      "dspread_TK is f32[2, 4], expected f32[2, 8]"));
 }
 
 TEST(PermuteContract, NamesTheOperand) {

@@ -15,6 +15,8 @@ struct Operands {
   std::shared_ptr<TestTensor> gates;
   std::shared_ptr<TestTensor> experts;
   std::shared_ptr<TestTensor> counts;
+  std::shared_ptr<TestTensor> probs_sum;
+  std::shared_ptr<TestTensor> valid;
   std::shared_ptr<TestTensor> balance;
   std::shared_ptr<TestTensor> z;
   std::shared_ptr<TestTensor> dx;
@@ -29,11 +31,19 @@ struct Operands {
             .gates_TK = *gates,
             .experts_TK = *experts,
             .counts_BE = *counts,
-            .balance_B = *balance,
+            .probs_sum_BE = *probs_sum,
+            .valid_B = *valid,
             .z_T = *z,
             .x_TD = *x,
             .weight_ED = *weight,
             .cap = cap};
+  }
+  kernels::RouterBalance balances(const RouterCase& c) const {
+    return {.balance_B = *balance,
+            .counts_BE = *counts,
+            .probs_sum_BE = *probs_sum,
+            .valid_B = *valid,
+            .experts_per_token = c.num_choices};
   }
   kernels::RouterBackward backward(const RouterCase& c) const {
     return {.dx_TD = *dx,
@@ -45,6 +55,7 @@ struct Operands {
             .probs_TE = *probs,
             .experts_TK = *experts,
             .counts_BE = *counts,
+            .valid_B = *valid,
             .x_TD = *x,
             .weight_ED = *weight,
             .cap = c.cap,
@@ -70,6 +81,8 @@ Operands draw(const RouterCase& c, const Target& target) {
              .gates = operand(per_choice),
              .experts = integers({{T, c.num_choices}, DType::i32}),
              .counts = integers({{c.num_sequences, c.num_experts}, DType::i32}),
+             .probs_sum = operand({{c.num_sequences, c.num_experts}, DType::f32}),
+             .valid = integers({{c.num_sequences}, DType::i32}),
              .balance = operand({{c.num_sequences}, DType::f32}),
              .z = operand({{T}, DType::f32}),
              .dx = operand({{T, c.width}, target.dtype}),
@@ -97,6 +110,17 @@ void register_case(const RouterCase& c, const Target& target) {
                              kernels::router_forward(o.forward(c.cap), stream);
                            };
                          }});
+  register_op_benchmark(
+      {.op = "router_balance",
+       .shape = shape_of(c),
+       .device = target.device,
+       .dtype = DType::f32,
+       .cost = {.bytes = 8.0 * static_cast<double>(c.num_sequences * c.num_experts)},
+       .setup = [c, target]() -> std::function<void(Stream)> {
+         return [c, o = draw(c, target)](Stream stream) {
+           kernels::router_balance(o.balances(c), stream);
+         };
+       }});
   register_op_benchmark({.op = "router_backward",
                          .shape = shape_of(c),
                          .device = target.device,

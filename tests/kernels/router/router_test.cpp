@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <type_traits>
 
@@ -16,6 +17,7 @@ namespace memphis::test {
 namespace {
 
 using kernels::router_backward;
+using kernels::router_balance;
 using kernels::router_forward;
 using Values = std::vector<double>;
 
@@ -66,6 +68,8 @@ struct Results {
   Values gates;
   Values experts;
   Values counts;
+  Values probs_sum;
+  Values num_valid;
   Values balance;
   Values z;
   Values dx;
@@ -101,6 +105,7 @@ Results naive(const RouterCase& c, const Inputs& in) {
   const auto at = [](const Values& values, std::size_t i) { return static_cast<A>(values[i]); };
   Results out;
   out.counts.assign(B * E, 0.0);
+  out.probs_sum.assign(B * E, 0.0);
   std::vector<std::vector<A>> z(num_tokens, std::vector<A>(E));
   std::vector<std::vector<A>> capped = z;
   std::vector<std::vector<A>> probs = z;
@@ -152,7 +157,9 @@ Results naive(const RouterCase& c, const Inputs& in) {
       }
       const A fraction = at(out.counts, b * E + e) / (num_valid[b] * static_cast<A>(K));
       sum += fraction * (mean / num_valid[b]);
+      out.probs_sum[b * E + e] = static_cast<double>(mean);
     }
+    out.num_valid.push_back(static_cast<double>(num_valid[b]));
     out.balance.push_back(static_cast<double>(static_cast<A>(E) * sum));
   }
 
@@ -196,78 +203,178 @@ Results naive(const RouterCase& c, const Inputs& in) {
   return out;
 }
 
-Results run(const RouterCase& c, const Inputs& in, const Target& target) {
+// One of `num_pieces` equal pieces of every sequence: what a rank holds that shares them with
+// others.
+struct Piece {
+  const RouterCase& c;
+  std::int64_t num_pieces;
+  std::int64_t index;
+
+  std::int64_t length() const { return c.sequence_length / num_pieces; }
+  std::int64_t num_tokens() const { return c.num_sequences * length(); }
+  // Calls move(token of the piece, token of all).
+  template <class Move>
+  void for_each_token(const Move& move) const {
+    for (std::int64_t t = 0; t < num_tokens(); ++t) {
+      move(t, t / length() * c.sequence_length + index * length() + t % length());
+    }
+  }
+  // The piece's rows of `all`, which has `width` values a token.
+  Values take(const Values& all, std::int64_t width) const {
+    Values out(static_cast<std::size_t>(num_tokens() * width));
+    for_each_token([&](std::int64_t own, std::int64_t whole) {
+      std::copy_n(all.begin() + whole * width, width, out.begin() + own * width);
+    });
+    return out;
+  }
+  void put(Values& all, const Values& rows, std::int64_t width) const {
+    all.resize(static_cast<std::size_t>(c.num_tokens() * width));
+    for_each_token([&](std::int64_t own, std::int64_t whole) {
+      std::copy_n(rows.begin() + own * width, width, all.begin() + whole * width);
+    });
+  }
+};
+
+// The operands of one piece.
+struct PieceOperands {
+  PieceOperands(const Piece& piece_, const Inputs& in, const Target& target)
+      : piece(piece_),
+        x({{T(), c().width}, target.dtype}, target.device, piece.take(in.x, c().width)),
+        weight(weights(target), target.device, in.weight),
+        valid({{T()}, DType::u8}, target.device, piece.take(in.valid, 1)),
+        logits(per_expert(target), target.device),
+        probs(per_expert(target), target.device),
+        gates(per_choice(target), target.device),
+        experts({{T(), c().num_choices}, DType::i32}, target.device),
+        counts({{c().num_sequences, c().num_experts}, DType::i32}, target.device),
+        probs_sum({{c().num_sequences, c().num_experts}, sums(target)}, target.device),
+        num_valid({{c().num_sequences}, DType::i32}, target.device),
+        z({{T()}, sums(target)}, target.device),
+        dgates(per_choice(target), target.device, piece.take(in.dgates, c().num_choices)),
+        dx({{T(), c().width}, target.dtype}, target.device, piece.take(in.dx, c().width)),
+        dlogits(per_expert(target), target.device),
+        partial({{c().num_partials, c().num_experts, c().width}, sums(target)}, target.device) {}
+
+  kernels::RouterForward forward() const {
+    return {.logits_TE = logits,
+            .probs_TE = probs,
+            .gates_TK = gates,
+            .experts_TK = experts,
+            .counts_BE = counts,
+            .probs_sum_BE = probs_sum,
+            .valid_B = num_valid,
+            .z_T = z,
+            .x_TD = x,
+            .weight_ED = weight,
+            .valid_T = mask(),
+            .cap = c().cap};
+  }
+  kernels::RouterBackward backward(const TestTensor& dweight,
+                                   const TestTensor& all_counts,
+                                   const TestTensor& all_valid) const {
+    return {.dx_TD = dx,
+            .dweight_ED = dweight,
+            .dlogits_TE = dlogits,
+            .partial_PED = partial,
+            .dgates_TK = dgates,
+            .logits_TE = logits,
+            .probs_TE = probs,
+            .experts_TK = experts,
+            .counts_BE = all_counts,
+            .valid_B = all_valid,
+            .x_TD = x,
+            .weight_ED = weight,
+            .valid_T = mask(),
+            .cap = c().cap,
+            .balance_scale = kBalanceScale,
+            .z_scale = kZScale,
+            .accumulate = c().accumulate};
+  }
+
+  const Piece piece;
+  TestTensor x, weight, valid, logits, probs, gates, experts, counts, probs_sum, num_valid, z;
+  TestTensor dgates, dx, dlogits, partial;
+
+ private:
+  const RouterCase& c() const { return piece.c; }
+  std::int64_t T() const { return piece.num_tokens(); }
+  TensorView mask() const { return c().masked ? valid.view() : TensorView{}; }
+  static DType sums(const Target& target) { return accumulation_dtype(target.dtype); }
+  TensorSpec weights(const Target& target) const {
+    return {{c().num_experts, c().width}, sums(target)};
+  }
+  TensorSpec per_expert(const Target& target) const {
+    return {{T(), c().num_experts}, sums(target)};
+  }
+  TensorSpec per_choice(const Target& target) const {
+    return {{T(), c().num_choices}, sums(target)};
+  }
+};
+
+// The ops on each piece, with what is summed over a sequence summed over its pieces in between.
+Results run(const RouterCase& c,
+            const Inputs& in,
+            const Target& target,
+            std::int64_t num_pieces = 1) {
   const OwnedStream stream(target.device);
   const DType sums = accumulation_dtype(target.dtype);
-  const std::int64_t T = c.num_tokens();
-  const TensorSpec per_expert({T, c.num_experts}, sums);
-  const TensorSpec per_choice({T, c.num_choices}, sums);
-  const TensorSpec weights({c.num_experts, c.width}, sums);
-  const TestTensor x({{T, c.width}, target.dtype}, target.device, in.x);
-  const TestTensor weight(weights, target.device, in.weight);
-  const TestTensor valid({{T}, DType::u8}, target.device, in.valid);
-  const TestTensor logits(per_expert, target.device);
-  const TestTensor probs(per_expert, target.device);
-  const TestTensor gates(per_choice, target.device);
-  const TestTensor experts({{T, c.num_choices}, DType::i32}, target.device);
-  const TestTensor counts({{c.num_sequences, c.num_experts}, DType::i32}, target.device);
+  const TensorSpec per_sequence({c.num_sequences, c.num_experts}, sums);
+  std::vector<PieceOperands> pieces;
+  Results out;
+  out.counts.assign(static_cast<std::size_t>(per_sequence.num_elements()), 0.0);
+  out.probs_sum = out.counts;
+  out.num_valid.assign(static_cast<std::size_t>(c.num_sequences), 0.0);
+  const auto add = [&](Values& sum, const TestTensor& term) {
+    const Values values = term.values(stream.view());
+    std::transform(sum.begin(), sum.end(), values.begin(), sum.begin(), std::plus<>());
+  };
+  for (std::int64_t i = 0; i < num_pieces; ++i) {
+    const PieceOperands& o = pieces.emplace_back(Piece{c, num_pieces, i}, in, target);
+    router_forward(o.forward(), stream.view());
+    add(out.counts, o.counts);
+    add(out.probs_sum, o.probs_sum);
+    add(out.num_valid, o.num_valid);
+  }
+  const TestTensor counts(
+      {{c.num_sequences, c.num_experts}, DType::i32}, target.device, out.counts);
+  const TestTensor probs_sum(per_sequence, target.device, out.probs_sum);
+  const TestTensor num_valid({{c.num_sequences}, DType::i32}, target.device, out.num_valid);
   const TestTensor balance({{c.num_sequences}, sums}, target.device);
-  const TestTensor z({{T}, sums}, target.device);
-  const TensorView mask = c.masked ? valid.view() : TensorView{};
-  router_forward({.logits_TE = logits,
-                  .probs_TE = probs,
-                  .gates_TK = gates,
-                  .experts_TK = experts,
+  router_balance({.balance_B = balance,
                   .counts_BE = counts,
-                  .balance_B = balance,
-                  .z_T = z,
-                  .x_TD = x,
-                  .weight_ED = weight,
-                  .valid_T = mask,
-                  .cap = c.cap},
+                  .probs_sum_BE = probs_sum,
+                  .valid_B = num_valid,
+                  .experts_per_token = c.num_choices},
                  stream.view());
-  const TestTensor dgates(per_choice, target.device, in.dgates);
-  const TestTensor dx({{T, c.width}, target.dtype}, target.device, in.dx);
-  const TestTensor dweight(weights, target.device, in.dweight);
-  const TestTensor dlogits(per_expert, target.device);
-  const TestTensor partial({{c.num_partials, c.num_experts, c.width}, sums}, target.device);
-  router_backward({.dx_TD = dx,
-                   .dweight_ED = dweight,
-                   .dlogits_TE = dlogits,
-                   .partial_PED = partial,
-                   .dgates_TK = dgates,
-                   .logits_TE = logits,
-                   .probs_TE = probs,
-                   .experts_TK = experts,
-                   .counts_BE = counts,
-                   .x_TD = x,
-                   .weight_ED = weight,
-                   .valid_T = mask,
-                   .cap = c.cap,
-                   .balance_scale = kBalanceScale,
-                   .z_scale = kZScale,
-                   .accumulate = c.accumulate},
-                  stream.view());
-  return {.logits = logits.values(stream.view()),
-          .probs = probs.values(stream.view()),
-          .gates = gates.values(stream.view()),
-          .experts = experts.values(stream.view()),
-          .counts = counts.values(stream.view()),
-          .balance = balance.values(stream.view()),
-          .z = z.values(stream.view()),
-          .dx = dx.values(stream.view()),
-          .dweight = dweight.values(stream.view())};
+  out.balance = balance.values(stream.view());
+  const TestTensor dweight({{c.num_experts, c.width}, sums}, target.device, in.dweight);
+  for (const PieceOperands& o : pieces) {
+    router_backward(o.backward(dweight, counts, num_valid), stream.view());
+    const auto put = [&](Values& all, const TestTensor& rows, std::int64_t width) {
+      o.piece.put(all, rows.values(stream.view()), width);
+    };
+    put(out.logits, o.logits, c.num_experts);
+    put(out.probs, o.probs, c.num_experts);
+    put(out.gates, o.gates, c.num_choices);
+    put(out.experts, o.experts, c.num_choices);
+    put(out.z, o.z, 1);
+    put(out.dx, o.dx, c.width);
+  }
+  out.dweight = dweight.values(stream.view());
+  return out;
 }
 
-class Router : public OpTest<RouterCase> {};
+class Router : public OpTest<RouterCase> {
+ protected:
+  void expect_close(const Inputs& in, const Results& actual) const;
+};
 INSTANTIATE_TEST_SUITE_P(Cases,
                          Router,
                          on_all_targets(router_cases()),
                          name_of_op_test<RouterCase>);
 
-TEST_P(Router, IsAsCloseAsNaive) {
+void Router::expect_close(const Inputs& in, const Results& actual) const {
   const RouterCase& c = op_case();
-  const Inputs in = draw(c, target().dtype);
   const Results exact = naive<long double>(c, in);
   Inputs moved = in;
   moved.x = perturbed(target().dtype, in.x);
@@ -279,9 +386,9 @@ TEST_P(Router, IsAsCloseAsNaive) {
     rough = naive<T>(c, in);
     rough_moved = naive<T>(c, moved);
   });
-  const Results actual = run(c, in, target());
   EXPECT_EQ(actual.experts, exact.experts);
   EXPECT_EQ(actual.counts, exact.counts);
+  EXPECT_EQ(actual.num_valid, exact.num_valid);
   const DType sums = accumulation_dtype(target().dtype);
   const auto compare = [&](Values Results::*member, DType dtype, std::int64_t row_length) {
     return close_to(actual.*member,
@@ -294,20 +401,47 @@ TEST_P(Router, IsAsCloseAsNaive) {
   EXPECT_TRUE(compare(&Results::probs, sums, c.num_experts));
   EXPECT_TRUE(compare(&Results::gates, sums, c.num_choices));
   // One value a sequence: too few to be unlucky in. A sum of n positive terms is off by at most
-  // (n - 1) roundings (Higham 2002, section 4.2), and this one runs over tokens and experts.
-  std::vector<double> summed = rough.balance;
-  const auto num_terms = static_cast<double>(c.num_tokens() + c.num_experts);
-  for (std::size_t b = 0; b < summed.size(); ++b) {
-    summed[b] = exact.balance[b] * (1 + num_terms * rounding_unit(sums));
-  }
-  EXPECT_TRUE(close_to(actual.balance,
-                       exact.balance,
-                       farther(exact.balance, summed, rough.balance),
-                       sums,
-                       c.num_sequences));
+  // (n - 1) roundings (Higham 2002, section 4.2).
+  const auto compare_sum =
+      [&](Values Results::*member, std::int64_t num_terms, std::int64_t row_length) {
+        Values summed = exact.*member;
+        for (double& value : summed) {
+          value *= 1 + static_cast<double>(num_terms) * rounding_unit(sums);
+        }
+        return close_to(actual.*member,
+                        exact.*member,
+                        farther(exact.*member, summed, rough.*member),
+                        sums,
+                        row_length);
+      };
+  EXPECT_TRUE(compare_sum(&Results::probs_sum, c.sequence_length, c.num_experts));
+  EXPECT_TRUE(compare_sum(&Results::balance, c.num_tokens() + c.num_experts, c.num_sequences));
   EXPECT_TRUE(compare(&Results::z, sums, c.num_tokens()));
   EXPECT_TRUE(compare(&Results::dx, target().dtype, c.width));
   EXPECT_TRUE(compare(&Results::dweight, sums, c.width));
+}
+
+TEST_P(Router, IsAsCloseAsNaive) {
+  const Inputs in = draw(op_case(), target().dtype);
+  expect_close(in, run(op_case(), in, target()));
+}
+
+// What is said of a token is the same bits; what is summed over a sequence rounds elsewhere.
+TEST_P(Router, PiecesOfSequencesAreAsCloseAsNaive) {
+  const RouterCase& c = op_case();
+  const Inputs in = draw(c, target().dtype);
+  const Results whole = run(c, in, target());
+  for (const std::int64_t num_pieces : {2, 4}) {
+    if (c.sequence_length % num_pieces != 0) {
+      continue;
+    }
+    SCOPED_TRACE(std::to_string(num_pieces) + " pieces");
+    const Results pieces = run(c, in, target(), num_pieces);
+    EXPECT_EQ(pieces.logits, whole.logits);
+    EXPECT_EQ(pieces.probs, whole.probs);
+    EXPECT_EQ(pieces.z, whole.z);
+    expect_close(in, pieces);
+  }
 }
 
 TEST_P(Router, RowsAreDistributionsAndGatesTheirLargest) {
@@ -426,6 +560,8 @@ TEST(RouterContract, NamesTheOperand) {
   const TestTensor five_experts({{6, 5}, DType::i32}, Device::cpu);
   const TestTensor counts({{2, 4}, DType::i32}, Device::cpu);
   const TestTensor four_sequences({{4, 4}, DType::i32}, Device::cpu);
+  const TestTensor probs_sum({{2, 4}, DType::f32}, Device::cpu);
+  const TestTensor num_valid({{2}, DType::i32}, Device::cpu);
   const TestTensor balance({{2}, DType::f32}, Device::cpu);
   const TestTensor z({{6}, DType::f32}, Device::cpu);
   const Stream stream;
@@ -434,7 +570,8 @@ TEST(RouterContract, NamesTheOperand) {
                                     .gates_TK = gates,
                                     .experts_TK = experts,
                                     .counts_BE = counts,
-                                    .balance_B = balance,
+                                    .probs_sum_BE = probs_sum,
+                                    .valid_B = num_valid,
                                     .z_T = z,
                                     .x_TD = x,
                                     .weight_ED = weight};
@@ -461,9 +598,20 @@ TEST(RouterContract, NamesTheOperand) {
                                          .probs_TE = probs,
                                          .experts_TK = experts,
                                          .counts_BE = counts,
+                                         .valid_B = num_valid,
                                          .x_TD = x,
                                          .weight_ED = weight};
   EXPECT_TRUE(rejects([&] { router_backward(backward, stream); }, "partial_PED has no rows"));
+  kernels::RouterBalance balances{.balance_B = balance,
+                                  .counts_BE = counts,
+                                  .probs_sum_BE = probs_sum,
+                                  .valid_B = num_valid,
+                                  .experts_per_token = 5};
+  EXPECT_TRUE(rejects([&] { router_balance(balances, stream); }, "5 experts per token of 4"));
+  balances.experts_per_token = 2;
+  EXPECT_NO_THROW(router_balance(balances, stream));
+  balances.valid_B = balance;
+  EXPECT_TRUE(rejects([&] { router_balance(balances, stream); }, "valid_B is f32[2]"));
 }
 
 }  // namespace

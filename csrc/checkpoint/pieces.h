@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <deque>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "csrc/checkpoint/safetensors.h"
+#include "csrc/plan/parameters.h"
+
+// Tensors in pieces, as the ranks of any layout wrote them, read as the ranks of any other want
+// them.
+//
+// A file of one rank holds its pieces of each tensor, flat. A piece's name says which elements it
+// has: those of a part of the tensor, cut along one dim, from `local` on. A piece that is the whole
+// tensor has the tensor's name and dims, so what one rank writes is an ordinary safetensors file.
+namespace memphis {
+
+// "NAME", or "NAME#DIM:BEGIN:COUNT:LOCAL_BEGIN:LOCAL_COUNT".
+std::string piece_name(const std::string& tensor,
+                       const LogicalParameter& parameter,
+                       const Range& local);
+
+class StoredPieces {
+ public:
+  // CheckpointError if a file is not safetensors, or a name is not as above.
+  explicit StoredPieces(const std::vector<std::filesystem::path>& files);
+
+  bool contains(const std::string& tensor) const { return pieces_.contains(tensor); }
+
+  // Elements `local` of this rank's part of a parameter, from the tensor of that name, as `dtype`
+  // to host memory. CheckpointError if no file has one of them, or the tensor has another shape.
+  void read(const std::string& tensor,
+            const LogicalParameter& parameter,
+            const Range& local,
+            DType dtype,
+            void* out) const;
+
+ private:
+  struct Piece {
+    const SafetensorsFile* file;
+    std::string name;  // in the file
+    bool whole = false;
+    int cut_dim = 0;
+    Range cut = {};
+    Range local = {};
+  };
+
+  std::deque<SafetensorsFile> files_;
+  std::map<std::string, std::vector<Piece>, std::less<>> pieces_;
+};
+
+// The files of a checkpoint whose names begin with `stem`: "weights" or "optimizer".
+std::vector<std::filesystem::path> piece_files(const std::filesystem::path& directory,
+                                               const std::string& stem);
+
+// "weights-00003-of-00008.safetensors".
+std::string piece_file_name(const std::string& stem, int index, int count);
+
+}  // namespace memphis

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/model/exchange.h"
+
+#include <cmath>
+#include <numeric>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+std::size_t i32_bytes(std::int64_t count) {
+  return static_cast<std::size_t>(count) * sizeof(std::int32_t);
+}
+
+TensorView host_counts(std::vector<std::int64_t>& counts) {
+  return {counts.data(), {static_cast<std::int64_t>(counts.size())}, DType::i64, Device::cpu};
+}
+
+}  // namespace
+
+ExpertExchange::ExpertExchange(const Dims& dims, Device device)
+    : dims_(dims),
+      offsets_(dims.exchange_rows ? i32_bytes(dims.E * dims.copies + 1) : 0, device),
+      arrival_(dims.exchange_rows ? i32_bytes(2 * dims.local_R + dims.local_E + 1) : 0, device),
+      counts_(static_cast<std::size_t>(dims.E * dims.copies)),
+      arrived_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.local_E)),
+      rows_each_(static_cast<std::size_t>(dims.expert_ranks), dims.local_E),
+      send_rows_(static_cast<std::size_t>(dims.expert_ranks)),
+      recv_rows_(static_cast<std::size_t>(dims.expert_ranks)),
+      num_arrived_(dims.local_R) {}
+
+void ExpertExchange::count(const BlockContext& context, const Layer& layer) {
+  if (!dims_.exchange_rows) {
+    return;
+  }
+  const std::int64_t local_E = dims_.local_E;
+  const std::int64_t num_ranks = dims_.expert_ranks;
+  auto* const offsets = static_cast<std::int32_t*>(offsets_.data());
+  device_copy(offsets, layer.offsets_E1.data, layer.offsets_E1.bytes(), context.stream);
+  synchronize(context.stream);
+  for (std::size_t e = 0; e < counts_.size(); ++e) {
+    counts_[e] = offsets[e + 1] - offsets[e];
+  }
+  context.groups.expert_ranks_host().run(AllToAll{.y = host_counts(arrived_counts_),
+                                                  .x = host_counts(counts_),
+                                                  .send_rows = rows_each_,
+                                                  .recv_rows = rows_each_},
+                                         "moe.counts",
+                                         {});
+  const auto sum_of = [&](const std::vector<std::int64_t>& counts, std::int64_t rank) {
+    const auto begin = counts.begin() + rank * local_E;
+    return std::accumulate(begin, begin + local_E, std::int64_t{0});
+  };
+  num_arrived_ = 0;
+  for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+    send_rows_[static_cast<std::size_t>(rank)] = sum_of(counts_, rank);
+    recv_rows_[static_cast<std::size_t>(rank)] = sum_of(arrived_counts_, rank);
+    num_arrived_ += recv_rows_[static_cast<std::size_t>(rank)];
+  }
+  if (num_arrived_ > dims_.local_R) {
+    const auto equal = static_cast<double>(dims_.R);  // every rank sends as many
+    throw ConfigError(
+        fmt::format("{} rows arrived for this rank's experts and the plan has room for {} (routing "
+                    "is uneven, and no row is dropped); raise parallel.expert_buffer to {:.1f}, or "
+                    "to 0 for every case",
+                    num_arrived_,
+                    dims_.local_R,
+                    std::ceil(10 * static_cast<double>(num_arrived_) / equal) / 10));
+  }
+
+  // By expert, then by sender, then as sent.
+  auto* const source = static_cast<std::int32_t*>(arrival_.data());
+  std::int32_t* const slot = source + dims_.local_R;
+  std::int32_t* const arrival_offsets = slot + dims_.local_R;
+  std::int32_t next = 0;
+  for (std::int64_t e = 0; e < local_E; ++e) {
+    arrival_offsets[e] = next;
+    std::int64_t received = 0;
+    for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+      for (std::int64_t other = 0; other < local_E; ++other) {
+        const std::int64_t count =
+            arrived_counts_[static_cast<std::size_t>(rank * local_E + other)];
+        for (std::int64_t i = 0; other == e && i < count; ++i) {
+          source[next] = static_cast<std::int32_t>(received + i);
+          slot[received + i] = next++;
+        }
+        received += count;
+      }
+    }
+  }
+  arrival_offsets[local_E] = next;
+  const auto upload = [&](const TensorView& to, const std::int32_t* from, std::int64_t n) {
+    device_copy(to.data, from, i32_bytes(n), context.stream);
+  };
+  upload(layer.arrival_source_R, source, num_arrived_);
+  upload(layer.arrival_slot_R1, slot, num_arrived_);
+  upload(layer.arrival_offsets_E1, arrival_offsets, local_E + 1);
+}
+
+void ExpertExchange::dispatch(const BlockContext& context,
+                              const TensorView& received,
+                              const TensorView& sent,
+                              const char* name) const {
+  context.groups.expert_ranks().run(
+      AllToAll{.y = received, .x = sent, .send_rows = send_rows_, .recv_rows = recv_rows_},
+      name,
+      context.stream);
+}
+
+void ExpertExchange::combine(const BlockContext& context,
+                             const TensorView& sent,
+                             const TensorView& received,
+                             const char* name) const {
+  context.groups.expert_ranks().run(
+      AllToAll{.y = sent, .x = received, .send_rows = recv_rows_, .recv_rows = send_rows_},
+      name,
+      context.stream);
+}
+
+}  // namespace memphis

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "csrc/core/device.h"
+#include "csrc/model/block.h"
+
+namespace memphis {
+
+// Rows on their way to the ranks that hold their experts, and back. Counts are exact: no row is
+// padded or dropped. A rank sends its rows sorted by expert, so those for one rank lie together;
+// what arrives is sorted by sender and is put in the order of this rank's experts.
+//
+// An expert whose width is cut over `copies` ranks is that many experts here: a choice goes to each
+// of them, each computes its term of the down projection, and the sum over a token's choices is the
+// sum over the terms too.
+//
+// Counts pass through the host, because a collective's sizes are the host's to give. One object
+// serves one layer from its forward to its backward pass.
+class ExpertExchange {
+ public:
+  explicit ExpertExchange(const Dims& dims, Device device);
+
+  // Sends the counts of layer.offsets_E1 and sets the layer's arrival_* tensors. ConfigError,
+  // naming the number to raise, if more rows arrive than the plan has room for: nothing is dropped.
+  void count(const BlockContext& context, const Layer& layer);
+
+  std::int64_t num_arrived() const { return num_arrived_; }
+
+  // Rows as sent -> rows as received, or back.
+  void dispatch(const BlockContext& context,
+                const TensorView& received,
+                const TensorView& sent,
+                const char* name) const;
+  void combine(const BlockContext& context,
+               const TensorView& sent,
+               const TensorView& received,
+               const char* name) const;
+
+ private:
+  Dims dims_;
+  PinnedBuffer offsets_;              // i32 [E * copies + 1]
+  PinnedBuffer arrival_;              // i32 source [local_R], slot [local_R], offsets [local_E + 1]
+  std::vector<std::int64_t> counts_;  // [E * copies], sent to each expert
+  std::vector<std::int64_t> arrived_counts_;  // [expert_ranks, local_E]
+  std::vector<std::int64_t> rows_each_;       // local_E, once for each rank: rows of counts
+  std::vector<std::int64_t> send_rows_;
+  std::vector<std::int64_t> recv_rows_;
+  std::int64_t num_arrived_ = 0;
+};
+
+}  // namespace memphis

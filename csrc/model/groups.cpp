@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/model/groups.h"
+
+#include <string>
+#include <vector>
+
+#include "csrc/comm/solo.h"
+#include "csrc/core/error.h"
+#include "csrc/plan/dims.h"
+
+namespace memphis {
+
+Groups::Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device device) {
+  require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
+  const auto create = [&](Axis axis, Device where) {
+    return world.create_group(
+        std::string(name_of(axis)), mesh.group(axis, world.rank()).ranks(), where);
+  };
+  tensor_ = create(Axis::tensor, device);
+  kv_sharers_ =
+      world.create_group("kv_sharers", kv_sharer_ranks(model, mesh, world.rank()).ranks(), device);
+  data_ = create(Axis::data_context, device);
+  expert_ranks_ = create(Axis::expert_ranks, device);
+  expert_data_ = create(Axis::expert_data, device);
+  stage_ = create(Axis::stage, device);
+  expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu);
+  data_host_ = create(Axis::data_context, Device::cpu);
+  all_host_ = create(Axis::world, Device::cpu);
+}
+
+Groups::Groups(Device device)
+    : tensor_(make_solo(device)),
+      kv_sharers_(make_solo(device)),
+      data_(make_solo(device)),
+      expert_ranks_(make_solo(device)),
+      expert_data_(make_solo(device)),
+      stage_(make_solo(device)),
+      expert_ranks_host_(make_solo(Device::cpu)),
+      data_host_(make_solo(Device::cpu)),
+      all_host_(make_solo(Device::cpu)) {}
+
+Communicator& Groups::replicas(Axis axis) const {
+  switch (axis) {
+    case Axis::data_context:
+      return data();
+    case Axis::expert_data:
+      return expert_data();
+    case Axis::stage:
+      return stage();
+    default:
+      throw ContractError("no segment of parameters is replicated along " +
+                          std::string(name_of(axis)));
+  }
+}
+
+}  // namespace memphis

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "csrc/comm/communicator.h"
+#include "csrc/config/config.h"
+#include "csrc/plan/mesh.h"
+
+namespace memphis {
+
+// The communicators of this rank, one for each axis of the mesh that talks. Axes of one rank have
+// communicators too, so nobody asks.
+class Groups {
+ public:
+  // Collective: every rank of `world` calls. `mesh` folds its ranks.
+  Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device device);
+
+  // One rank, alone.
+  explicit Groups(Device device);
+
+  Communicator& tensor() const { return *tensor_; }
+  Communicator& kv_sharers() const { return *kv_sharers_; }
+  Communicator& data() const { return *data_; }
+  Communicator& expert_ranks() const { return *expert_ranks_; }
+  Communicator& expert_data() const { return *expert_data_; }
+  Communicator& stage() const { return *stage_; }
+  // The ranks of these, for counts in host memory.
+  Communicator& expert_ranks_host() const { return *expert_ranks_host_; }
+  Communicator& data_host() const { return *data_host_; }
+  // Every rank of the job, for what all must know.
+  Communicator& all_host() const { return *all_host_; }
+
+  // Those that sum the gradients of a segment.
+  Communicator& replicas(Axis axis) const;
+
+ private:
+  std::unique_ptr<Communicator> tensor_;
+  std::unique_ptr<Communicator> kv_sharers_;
+  std::unique_ptr<Communicator> data_;
+  std::unique_ptr<Communicator> expert_ranks_;
+  std::unique_ptr<Communicator> expert_data_;
+  std::unique_ptr<Communicator> stage_;
+  std::unique_ptr<Communicator> expert_ranks_host_;
+  std::unique_ptr<Communicator> data_host_;
+  std::unique_ptr<Communicator> all_host_;
+};
+
+}  // namespace memphis
