@@ -201,11 +201,32 @@ plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = -INFINITY;",
       "logits of -inf give exp(-inf + inf), a NaN")
 plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
-      "    sum *= expf(largest - new_largest);\n", "",
+      "    running.sum *= expf(running.largest - new_largest);\n", "",
       "the sum so far stays relative to the old maximum")
 plant("cross_entropy.own_maximum", CROSS_ENTROPY, "reduction",
-      "gpu::block_sum(sum * expf(largest - row_largest), scratch)", "gpu::block_sum(sum, scratch)",
-      "each thread's sum is relative to its own maximum")
+      "gpu::block_sum(running.sum * expf(running.largest - largest), scratch)",
+      "gpu::block_sum(running.sum, scratch)",
+      "each thread's sum is relative to its own maximum", occurrence=0)
+plant("cross_entropy.shard_own_maximum", CROSS_ENTROPY, "reduction",
+      "gpu::block_sum(running.sum * expf(running.largest - largest), scratch)",
+      "gpu::block_sum(running.sum, scratch)",
+      "the same in a rank's columns", occurrence=1)
+plant("cross_entropy.shard_target", CROSS_ENTROPY, "bound",
+      "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target < V;",
+      "a target of a rank before this one is read in front of the row")
+plant("cross_entropy.shard_begin", CROSS_ENTROPY, "index",
+      "const std::int64_t target = targets[t] - vocab_begin;",
+      "const std::int64_t target = targets[t];",
+      "every rank takes the first columns for its own")
+plant("cross_entropy.join_maximum", CROSS_ENTROPY, "reduction",
+      "largest = fmaxf(largest, shard_lse[p * T + t]);", "",
+      "the sum over ranks overflows where a later rank's is larger")
+plant("cross_entropy.join_row", CROSS_ENTROPY, "index",
+      "target += shard_target[p * T + t];", "target += shard_target[p + t];",
+      "another token's target is added")
+plant("cross_entropy.shard_gradient_begin", CROSS_ENTROPY, "index",
+      "targets[t] - vocab_begin, lse[t], 1.0F", "targets[t], lse[t], 1.0F",
+      "the one-hot lies in the columns of another rank")
 plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
       "v + i == target ? 1.0F", "v == target ? 1.0F",
       "only targets at the head of a vector have a gradient")
@@ -216,9 +237,9 @@ plant("cross_entropy.ignored_gradient", CROSS_ENTROPY, "condition",
       "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(zeros);",
       "rows that do not count keep what was in the gradient's memory")
 plant("cross_entropy.in_place_race", CROSS_ENTROPY, "race",
-      "loss[t] = logf(row_sum) - (target_logit - row_largest);",
-      "loss[t] = logf(row_sum) + (target_logit - target_logit) -\n"
-      "              (scaled<kCapped>(gpu::to_float(row[target]), s) - row_largest);",
+      "loss[t] = logf(sum) - (target_logit - largest);",
+      "loss[t] = logf(sum) + (target_logit - target_logit) -\n"
+      "              (scaled<kCapped>(gpu::to_float(row[target]), s) - largest);",
       "the target's logit is read when others may have written its gradient over it")
 plant("cross_entropy.block_max_barrier", "device/reduce.h", "barrier",
       "  sync_threads();  // all partial maxima are read: scratch is free\n", "",
@@ -277,6 +298,12 @@ plant("embedding.accumulate", EMBEDDING, "accumulate",
 plant("embedding.warp", EMBEDDING, "warp id",
       "tile + warp * kWarpSize + gpu::lowest_bit(left)", "tile + gpu::lowest_bit(left)",
       "positions are those of the first warp")
+plant("embedding.shard_bound", EMBEDDING, "bound",
+      "const bool is_here = row >= 0 && row < rows.count;", "const bool is_here = row < rows.count;",
+      "a token of a rank before this one is read in front of the weights")
+plant("embedding.shard_begin", EMBEDDING, "index",
+      "const std::int64_t row = token - rows.begin;", "const std::int64_t row = token;",
+      "gradients go to the rows of another rank")
 plant("embedding.columns", EMBEDDING, "tail guard",
       "  if (holds_columns) {\n    store_floats(dweight, sum);",
       "  {\n    store_floats(dweight, sum);",
@@ -453,6 +480,20 @@ plant("grouped_matmul.f32_half", GROUPED, "index",
 # ---- permute
 
 PERMUTE = "permute/permute.cu"
+
+plant("permute.spread_copy", PERMUTE, "index",
+      "experts_per_rank * copies + copy) * experts_per_rank",
+      "experts_per_rank * copies) * experts_per_rank",
+      "every choice goes to the first piece of its expert")
+plant("permute.spread_gate", PERMUTE, "index",
+      "gates[i] = chosen_gates[i / copies];", "gates[i] = chosen_gates[i % copies];",
+      "gates of other choices are taken")
+plant("permute.spread_tail", PERMUTE, "tail guard",
+      "if (i >= num_spread) {", "if (i > num_spread) {",
+      "a choice past the last is written")
+plant("permute.gather_copy", PERMUTE, "bound",
+      "for (int c = 1; c < copies; ++c) {", "for (int c = 2; c < copies; ++c) {",
+      "the second piece's gradient is left out")
 
 plant("permute.zeroed", PERMUTE, "barrier",
       "  gpu::sync_threads();  // all counters are zero\n", "",
@@ -638,12 +679,16 @@ plant("router.balance_complete", ROUTER, "barrier",
       "  gpu::sync_threads();  // all counts and partial sums are there\n", "",
       "sums of other threads are read before they are written")
 plant("router.balance_stride", ROUTER, "bound",
-      "t < begin + s.S; t += kBalanceThreads) {",
-      "t < begin + s.S && t < begin + kBalanceThreads; t += kBalanceThreads) {",
+      "t < begin + s.S; t += kSumThreads) {",
+      "t < begin + s.S && t < begin + kSumThreads; t += kSumThreads) {",
       "tokens of a sequence beyond the block's threads are not counted")
-plant("router.balance_free", ROUTER, "barrier",
-      "  gpu::sync_threads();  // all partial sums are read: sums is free\n", "",
-      "the sum over the block overwrites sums that others have not read")
+plant("router.balance_valid", ROUTER, "operand",
+      "valid_tokens[blockIdx.x] = num_valid;", "valid_tokens[blockIdx.x] = static_cast<int>(s.S);",
+      "padding counts as valid tokens")
+plant("router.balance_tail", ROUTER, "tail guard",
+      "thread < E ? probs_sum[i] * static_cast<float>(counts[i]) : 0.0F;",
+      "probs_sum[i] * static_cast<float>(counts[i]);",
+      "the experts of the next sequence are added")
 plant("router.counts_sequence", ROUTER, "index",
       "counts + t / s.S * s.E;", "counts + t / s.S;",
       "counts of another sequence are taken")

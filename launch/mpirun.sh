@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# launch/mpirun.sh RANKS CONFIG [section.key=value ...]: trains as a job of RANKS processes on this
+# machine, which share its cores out. On several machines call mpirun yourself: the program asks for
+# nothing but Open MPI's or PMIx's environment.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+[[ $# -ge 2 && $1 =~ ^[1-9][0-9]*$ ]] ||
+  fail "launch/mpirun.sh is given '${*:-nothing}' (it takes a number of ranks and a config);" \
+    "use it as in \`launch/mpirun.sh 4 configs/smoke_cpu.yaml parallel.tensor=2\`"
+ranks=$1
+shift
+
+preset=$(default_preset)
+bash "$root/launch/build.sh" "$preset"
+cores=$(nproc)
+threads=$((cores / ranks > 0 ? cores / ranks : 1))
+options=(--bind-to none -n "$ranks" -x "OMP_NUM_THREADS=$threads")
+((ranks <= cores)) || options+=(--oversubscribe)
+[[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
+
+cd -- "$root"  # the configs name their paths from here
+exec mpirun "${options[@]}" "build/$preset/memphis" train "$@"
