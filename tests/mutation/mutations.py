@@ -216,7 +216,7 @@ plant("cross_entropy.shard_target", CROSS_ENTROPY, "bound",
       "a target of a rank before this one is read in front of the row")
 plant("cross_entropy.shard_begin", CROSS_ENTROPY, "index",
       "const std::int64_t target = targets[t] - vocab_begin;",
-      "const std::int64_t target = targets[t];",
+      "const std::int64_t target = targets[t] - 0 * vocab_begin;",
       "every rank takes the first columns for its own")
 plant("cross_entropy.join_maximum", CROSS_ENTROPY, "reduction",
       "largest = fmaxf(largest, shard_lse[p * T + t]);", "",
@@ -225,7 +225,7 @@ plant("cross_entropy.join_row", CROSS_ENTROPY, "index",
       "target += shard_target[p * T + t];", "target += shard_target[p + t];",
       "another token's target is added")
 plant("cross_entropy.shard_gradient_begin", CROSS_ENTROPY, "index",
-      "targets[t] - vocab_begin, lse[t], 1.0F", "targets[t], lse[t], 1.0F",
+      "targets[t] - vocab_begin, lse[t], 1.0F", "targets[t] - 0 * vocab_begin, lse[t], 1.0F",
       "the one-hot lies in the columns of another rank")
 plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
       "v + i == target ? 1.0F", "v == target ? 1.0F",
@@ -234,7 +234,7 @@ plant("cross_entropy.slope", CROSS_ENTROPY, "operand",
       "slope<kCapped>(logit, s);", "slope<kCapped>(l[i], s);",
       "the cap's derivative is taken at the raw logit")
 plant("cross_entropy.ignored_gradient", CROSS_ENTROPY, "condition",
-      "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(zeros);",
+      "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(gradient), static_cast<void>(zeros);",
       "rows that do not count keep what was in the gradient's memory")
 plant("cross_entropy.in_place_race", CROSS_ENTROPY, "race",
       "loss[t] = logf(sum) - (target_logit - largest);",
@@ -483,7 +483,7 @@ PERMUTE = "permute/permute.cu"
 
 plant("permute.spread_copy", PERMUTE, "index",
       "experts_per_rank * copies + copy) * experts_per_rank",
-      "experts_per_rank * copies) * experts_per_rank",
+      "experts_per_rank * copies + 0 * copy) * experts_per_rank",
       "every choice goes to the first piece of its expert")
 plant("permute.spread_gate", PERMUTE, "index",
       "gates[i] = chosen_gates[i / copies];", "gates[i] = chosen_gates[i % copies];",
