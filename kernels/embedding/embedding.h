@@ -14,9 +14,9 @@ namespace memphis::kernels {
 // Accumulate  the product in f32 (f64 for f64); one rounding, at the store.
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
-// Errors      ContractError on shape, dtype, device or alignment. A token outside of the whole
-//             vocabulary is a ContractError on the CPU; the GPU cannot report it: the caller checks
-//             tokens on the host.
+// Errors      ContractError on shape, dtype, device or alignment, and where the whole vocabulary
+//             does not have the weight's rows. A token outside of the whole is a ContractError on
+//             the CPU; the GPU takes it for another rank's: the caller checks tokens on the host.
 // Cost        reads and writes T*D elements; memory bound.
 // Source      Grok-1 model.py, InOutEmbed and the embedding multiplier.
 struct EmbeddingForward {
@@ -25,7 +25,7 @@ struct EmbeddingForward {
   TensorView tokens_T;   // in   i32, each in [0, vocab_size)
   float multiplier = 1.0F;
   std::int64_t vocab_begin = 0;
-  std::int64_t vocab_size = 0;  // of the whole vocabulary; 0: weight holds it
+  std::int64_t vocab_size = 0;  // of the whole vocabulary; 0: weight holds all of it
 };
 void embedding_forward(const EmbeddingForward& op, Stream stream);
 
@@ -40,7 +40,7 @@ struct EmbeddingBackward {
   TensorView tokens_T;    // in   i32
   float multiplier = 1.0F;
   std::int64_t vocab_begin = 0;
-  std::int64_t vocab_size = 0;
+  std::int64_t vocab_size = 0;  // of the whole vocabulary; 0: dweight holds all of it
 };
 void embedding_backward(const EmbeddingBackward& op, Stream stream);
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/embedding/embedding.h"
 
+#include <utility>
+#include <vector>
+
 #include "kernels/visit.h"
 #include "tests/kernels/embedding/embedding_cases.h"
 #include "tests/support/finite_difference.h"
@@ -105,28 +108,34 @@ TEST_P(Embedding, BackwardIsAsCloseAsNaive) {
                        op_case().width));
 }
 
-// Ranks that share the vocabulary out: their outputs add up to the whole's, and each has its rows
-// of the gradient, to the bit.
-TEST_P(Embedding, OfASplitVocabularyIsTheWholes) {
-  const EmbeddingCase& c = op_case();
-  const Inputs in = draw(c, target().dtype);
-  const OwnedStream stream(target().device);
-  const TestTensor tokens({{c.num_tokens}, DType::i32}, target().device, in.tokens);
-  const TestTensor dy({{c.num_tokens, c.width}, target().dtype}, target().device, in.dy);
-  constexpr std::int64_t kNumRanks = 3;
-  Values sum(in.dy.size(), 0.0);
+// Ranks that share the vocabulary out, in shards that grow with the rank, some of them empty.
+std::int64_t first_row(std::int64_t rank, std::int64_t num_ranks, std::int64_t vocab_size) {
+  return vocab_size * rank * (rank + 1) / (num_ranks * (num_ranks + 1));
+}
+
+// The sum of the ranks' outputs, and their rows of the gradient one after the other.
+struct Split {
+  Values y;
   Values dweight;
-  for (std::int64_t rank = 0; rank < kNumRanks; ++rank) {
-    const std::int64_t begin = c.vocab_size * rank / kNumRanks;
-    const std::int64_t rows = c.vocab_size * (rank + 1) / kNumRanks - begin;
-    if (rows == 0) {
-      continue;
-    }
+};
+
+Split run_split(const EmbeddingCase& c,
+                const Inputs& in,
+                const Target& target,
+                std::int64_t num_ranks) {
+  const OwnedStream stream(target.device);
+  const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
+  const TestTensor dy({{c.num_tokens, c.width}, target.dtype}, target.device, in.dy);
+  Split split{.y = Values(in.dy.size(), 0.0), .dweight = {}};
+  for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+    const std::int64_t begin = first_row(rank, num_ranks, c.vocab_size);
+    const std::int64_t end = first_row(rank + 1, num_ranks, c.vocab_size);
     const auto part = [&](const Values& whole) {
-      return Values(whole.begin() + begin * c.width, whole.begin() + (begin + rows) * c.width);
+      return Values(whole.begin() + begin * c.width, whole.begin() + end * c.width);
     };
-    const TestTensor y({{c.num_tokens, c.width}, target().dtype}, target().device);
-    const TestTensor weight({{rows, c.width}, target().dtype}, target().device, part(in.weight));
+    const TensorSpec rows({end - begin, c.width}, target.dtype);
+    const TestTensor y({{c.num_tokens, c.width}, target.dtype}, target.device);
+    const TestTensor weight(rows, target.device, part(in.weight));
     kernels::embedding_forward({.y_TD = y,
                                 .weight_VD = weight,
                                 .tokens_T = tokens,
@@ -134,24 +143,35 @@ TEST_P(Embedding, OfASplitVocabularyIsTheWholes) {
                                 .vocab_begin = begin,
                                 .vocab_size = c.vocab_size},
                                stream.view());
-    const Values own = y.values(stream.view());
-    for (std::size_t i = 0; i < own.size(); ++i) {
-      sum[i] += own[i];
+    const Values own_y = y.values(stream.view());
+    for (std::size_t i = 0; i < own_y.size(); ++i) {
+      split.y[i] += own_y[i];
     }
-    const TestTensor own_dweight(
-        {{rows, c.width}, accumulation_dtype(target().dtype)}, target().device, part(in.dweight));
-    kernels::embedding_backward({.dweight_VD = own_dweight,
+    const TestTensor dweight({{end - begin, c.width}, accumulation_dtype(target.dtype)},
+                             target.device,
+                             part(in.dweight));
+    kernels::embedding_backward({.dweight_VD = dweight,
                                  .dy_TD = dy,
                                  .tokens_T = tokens,
                                  .multiplier = c.multiplier,
                                  .vocab_begin = begin,
                                  .vocab_size = c.vocab_size},
                                 stream.view());
-    const Values own_rows = own_dweight.values(stream.view());
-    dweight.insert(dweight.end(), own_rows.begin(), own_rows.end());
+    const Values own_dweight = dweight.values(stream.view());
+    split.dweight.insert(split.dweight.end(), own_dweight.begin(), own_dweight.end());
   }
-  EXPECT_EQ(sum, run_forward(c, in, target()));
-  EXPECT_EQ(dweight, run_backward(c, in, target()));
+  return split;
+}
+
+TEST_P(Embedding, OfASplitVocabularyIsTheWholesToTheBit) {
+  const Inputs in = draw(op_case(), target().dtype);
+  const Values y = run_forward(op_case(), in, target());
+  const Values dweight = run_backward(op_case(), in, target());
+  for (const std::int64_t num_ranks : {1, 2, 3}) {
+    const Split split = run_split(op_case(), in, target(), num_ranks);
+    EXPECT_EQ(split.y, y) << num_ranks << " ranks";
+    EXPECT_EQ(split.dweight, dweight) << num_ranks << " ranks";
+  }
 }
 
 TEST_P(Embedding, RepeatsItsBits) {
@@ -222,6 +242,53 @@ TEST(EmbeddingContract, RefusesATokenOutsideTheVocabularyAndWritesNothing) {
   }
   EXPECT_EQ(y.values(stream), Values(8, 5.0));
   EXPECT_EQ(weight.values(stream), Values(12, 1.0));
+}
+
+// Which of the whole vocabulary's tokens a shard takes, and what it makes of the rest.
+TEST(EmbeddingContract, ChecksTokensOfAShardAgainstTheWholeVocabulary) {
+  const Stream stream;
+  const TestTensor y({{2, 4}, DType::f32}, Device::cpu, Values(8, 5.0));
+  const TestTensor weight({{3, 4}, DType::f32}, Device::cpu, Values(12, 1.0));
+  const auto calls = [&](const TestTensor& tokens, std::int64_t begin, std::int64_t size) {
+    return std::pair(
+        [&, begin, size] {
+          kernels::embedding_forward({.y_TD = y,
+                                      .weight_VD = weight,
+                                      .tokens_T = tokens,
+                                      .vocab_begin = begin,
+                                      .vocab_size = size},
+                                     stream);
+        },
+        [&, begin, size] {
+          kernels::embedding_backward({.dweight_VD = weight,
+                                       .dy_TD = y,
+                                       .tokens_T = tokens,
+                                       .vocab_begin = begin,
+                                       .vocab_size = size},
+                                      stream);
+        });
+  };
+  for (const double bad : {-1.0, 9.0}) {
+    const TestTensor tokens({{2}, DType::i32}, Device::cpu, {0, bad});
+    const auto [forward, backward] = calls(tokens, 4, 9);
+    EXPECT_TRUE(rejects(forward, "embedding_forward: tokens_T[1] is "));
+    EXPECT_TRUE(rejects(backward, "embedding_backward: tokens_T[1] is "));
+  }
+  const TestTensor tokens({{2}, DType::i32}, Device::cpu, {0, 6});
+  const std::vector<std::pair<std::int64_t, std::int64_t>> no_shards = {
+      {-1, 9}, {7, 9}, {0, 2}, {1, 0}};
+  for (const auto& [begin, size] : no_shards) {
+    const auto [forward, backward] = calls(tokens, begin, size);
+    EXPECT_TRUE(rejects(forward, "are not rows of a vocabulary of"));
+    EXPECT_TRUE(rejects(backward, "are not rows of a vocabulary of"));
+  }
+  EXPECT_EQ(y.values(stream), Values(8, 5.0));
+  EXPECT_EQ(weight.values(stream), Values(12, 1.0));
+
+  calls(tokens, 4, 9).first();
+  EXPECT_EQ(y.values(stream), (Values{0, 0, 0, 0, 1, 1, 1, 1}));
+  calls(tokens, 4, 9).second();
+  EXPECT_EQ(weight.values(stream), (Values{1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2}));
 }
 
 }  // namespace
