@@ -40,7 +40,7 @@ void check(const CrossEntropy& op, Stream stream) {
   check_cap(check, op.cap);
 }
 
-// What the ops of a split vocabulary have in common; `first` and `second` are [T].
+// What the two ops that read one rank's columns have in common.
 void check_shard(const OpCheck& check,
                  const TensorView& logits_TV,
                  const TensorView& targets_T,
@@ -74,6 +74,7 @@ void check(const CrossEntropyJoin& op, Stream stream) {
   check.num_dims("lse_PT", op.lse_PT, 2);
   const std::int64_t P = op.lse_PT.dim(0);
   const std::int64_t T = op.lse_PT.dim(1);
+  check.float_dtype("lse_PT", op.lse_PT.dtype);
   const DType sums = accumulation_dtype(op.lse_PT.dtype);
   check.condition(P >= 1, "lse_PT has no rows (each is one rank's); give at least one");
   check.tensor("lse_T", op.lse_T, {T}, sums);
@@ -115,10 +116,11 @@ void scaled_logits(Accumulator<T>* l, const T* logits, Scaling<Accumulator<T>> s
   }
 }
 
-// A NaN may be lost in the maximum and is not in the sum that follows.
+// Never -inf, so that columns that are all masked sum up to 0 and not to exp(-inf + inf). A NaN may
+// be lost in the maximum and is not in the sum that follows.
 template <class Acc>
 Acc maximum(const Acc* l, std::int64_t V) {
-  Acc largest = -std::numeric_limits<Acc>::infinity();
+  Acc largest = std::numeric_limits<Acc>::lowest();
 #pragma omp simd reduction(max : largest)
   for (std::int64_t v = 0; v < V; ++v) {
     largest = largest < l[v] ? l[v] : largest;
@@ -241,10 +243,12 @@ void join(const CrossEntropyJoin& op) {
   const Acc* const lse = op.lse_PT.as<Acc>();
   const Acc* const target = op.target_PT.as<Acc>();
   for (std::int64_t t = 0; t < T_; ++t) {
-    Acc largest = lse[t];
+    Acc largest = std::numeric_limits<Acc>::lowest();  // as in maximum()
+    for (std::int64_t p = 0; p < P; ++p) {
+      largest = std::max(largest, lse[p * T_ + t]);
+    }
     Acc targets = target[t];
     for (std::int64_t p = 1; p < P; ++p) {
-      largest = std::max(largest, lse[p * T_ + t]);
       targets += target[p * T_ + t];
     }
     Acc sum = 0;

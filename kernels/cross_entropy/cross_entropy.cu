@@ -182,10 +182,12 @@ __global__ void cross_entropy_join_kernel(float* __restrict__ lse,
   if (t >= T) {
     return;
   }
-  float largest = shard_lse[t];
+  float largest = -FLT_MAX;  // as in Running
+  for (std::int64_t p = 0; p < P; ++p) {
+    largest = fmaxf(largest, shard_lse[p * T + t]);
+  }
   float target = shard_target[t];
   for (std::int64_t p = 1; p < P; ++p) {
-    largest = fmaxf(largest, shard_lse[p * T + t]);
     target += shard_target[p * T + t];
   }
   float sum = 0.0F;

@@ -31,10 +31,14 @@ void cross_entropy(const CrossEntropy& op, Stream stream);
 
 // The same where ranks share the vocabulary out: logits are columns vocab_begin and on of the
 // whole. Each rank sums its columns up, the ranks' sums are joined, and each rank has the gradient
-// of its columns. Accumulation, order, asynchrony and errors are those of cross_entropy.
+// of its columns. Accumulation, order, asynchrony and errors are those of cross_entropy, but that a
+// target past the whole vocabulary goes unseen: it is no rank's, and the loss is that row's lse.
+// The caller checks targets.
 //
-// Of the columns of this rank: lse = logsumexp(l), and target = l[target] where the target is one
-// of them, else 0; 0 for a negative target.
+// Of the columns of this rank: lse = logsumexp(l), -inf where all of them are masked, and target =
+// l[target] where the target is one of them, else 0; 0 for a negative target.
+//
+// Cost        reads T*V elements; memory bound.
 struct CrossEntropyShard {
   TensorView lse_T;      // out  accumulation dtype
   TensorView target_T;   // out  accumulation dtype
@@ -47,6 +51,9 @@ struct CrossEntropyShard {
 void cross_entropy_shard(const CrossEntropyShard& op, Stream stream);
 
 // Of all columns, from those of P ranks, in their order: lse = logsumexp over P, target = the sum.
+// What one rank alone has found is passed on to the bit.
+//
+// Cost        reads 2*P*T and writes 2*T elements; memory bound.
 struct CrossEntropyJoin {
   TensorView lse_T;      // out  f32 | f64
   TensorView target_T;   // out  dtype of lse
@@ -56,7 +63,9 @@ struct CrossEntropyJoin {
 void cross_entropy_join(const CrossEntropyJoin& op, Stream stream);
 
 // loss = lse - target, dlogits = grad_scale (exp(l - lse) - onehot) dl/dlogits; both 0 for a
-// negative target. dlogits may be logits.
+// negative target, whose lse is not looked at. dlogits may be logits.
+//
+// Cost        reads and writes T*V elements; memory bound.
 struct CrossEntropyGradient {
   TensorView loss_T;           // out  accumulation dtype, nats
   TensorView dlogits_TV = {};  // out  dtype of logits; absent: only the loss

@@ -103,7 +103,11 @@ Results run(const CrossEntropyCase& c, const Inputs& in, const Target& target) {
           .dlogits = c.gradient ? gradient.values(stream.view()) : Values{}};
 }
 
-// The same by ranks that share the columns out.
+bool has_nan(const Values& values) {
+  return std::any_of(values.begin(), values.end(), [](double x) { return std::isnan(x); });
+}
+
+// The same by ranks that share the columns out, the more the higher the rank, at least one each.
 Results run_split(const CrossEntropyCase& c,
                   const Inputs& in,
                   const Target& target,
@@ -114,7 +118,9 @@ Results run_split(const CrossEntropyCase& c,
   const auto V = static_cast<std::size_t>(c.vocab_size);
   const auto T = static_cast<std::size_t>(c.num_tokens);
   const auto begin_of = [&](int rank) {
-    return V * static_cast<std::size_t>(rank) / static_cast<std::size_t>(num_ranks);
+    const auto r = static_cast<std::size_t>(rank);
+    const auto P = static_cast<std::size_t>(num_ranks);
+    return std::max(r, V * r * (r + 1) / (P * (P + 1)));
   };
   const auto columns = [&](int rank) {
     Values result;
@@ -158,6 +164,13 @@ Results run_split(const CrossEntropyCase& c,
   kernels::cross_entropy_join(
       {.lse_T = joined_lse, .target_T = joined_target, .lse_PT = all_lse, .target_PT = all_target},
       stream.view());
+  if (num_ranks == 1) {
+    EXPECT_EQ(joined_lse.values(stream.view()), lse);
+    EXPECT_EQ(joined_target.values(stream.view()), target_logits);
+  }
+  for (std::size_t t = 4; t < T; t += 5) {  // counts nothing
+    EXPECT_EQ(joined_target.values(stream.view())[t], 0.0);
+  }
   Results results{.loss = {}, .dlogits = Values(c.gradient ? in.logits.size() : 0)};
   for (int rank = 0; rank < num_ranks; ++rank) {
     const TestTensor logits(spec_of(rank), target.device, columns(rank));
@@ -175,7 +188,11 @@ Results run_split(const CrossEntropyCase& c,
                                      .grad_scale = kGradScale,
                                      .vocab_begin = static_cast<std::int64_t>(begin_of(rank))},
                                     stream.view());
-    results.loss = loss.values(stream.view());
+    const Values own_loss = loss.values(stream.view());
+    if (rank > 0 && !has_nan(own_loss)) {
+      EXPECT_EQ(own_loss, results.loss) << "rank " << rank;
+    }
+    results.loss = own_loss;
     const Values own = c.gradient ? gradient.values(stream.view()) : Values{};
     const std::size_t width = begin_of(rank + 1) - begin_of(rank);
     for (std::size_t i = 0; i < own.size(); ++i) {
@@ -257,6 +274,16 @@ TEST_P(CrossEntropy, RepeatsItsBits) {
   EXPECT_EQ(second.dlogits, first.dlogits);
 }
 
+TEST_P(CrossEntropy, OfSplitColumnsRepeatsItsBits) {
+  const CrossEntropyCase& c = op_case();
+  const Inputs in = draw(c, target().dtype);
+  const Results first = run_split(c, in, target(), 2);
+  const OneThread one_thread;
+  const Results second = run_split(c, in, target(), 2);
+  EXPECT_EQ(second.loss, first.loss);
+  EXPECT_EQ(second.dlogits, first.dlogits);
+}
+
 // A NaN logit must reach the loss even where it is not the maximum, and a row that counts nothing
 // must not pass it on.
 TEST_P(CrossEntropy, KeepsNanOfRowsThatCount) {
@@ -268,12 +295,14 @@ TEST_P(CrossEntropy, KeepsNanOfRowsThatCount) {
   Inputs in = draw(c, target().dtype);
   in.logits[0 * V + 1] = std::numeric_limits<double>::quiet_NaN();
   in.logits[4 * V + 1] = std::numeric_limits<double>::quiet_NaN();
-  const Results actual = run(c, in, target());
-  EXPECT_TRUE(std::isnan(actual.loss[0]));
-  EXPECT_EQ(actual.loss[4], 0.0);
-  if (c.gradient) {
-    EXPECT_TRUE(std::isnan(actual.dlogits[0]));
-    EXPECT_EQ(actual.dlogits[4 * V + 1], 0.0);
+  for (const Results& actual : {run(c, in, target()), run_split(c, in, target(), 2)}) {
+    EXPECT_TRUE(std::isnan(actual.loss[0]));
+    EXPECT_EQ(actual.loss[4], 0.0);
+    if (c.gradient) {
+      EXPECT_TRUE(std::isnan(actual.dlogits[0]));
+      EXPECT_TRUE(std::isnan(actual.dlogits[V - 1]));
+      EXPECT_EQ(actual.dlogits[4 * V + 1], 0.0);
+    }
   }
 }
 
@@ -288,10 +317,17 @@ TEST_P(CrossEntropy, MinusInfinityHasNoProbability) {
   for (std::int64_t v = 0; v < c.vocab_size / 2; ++v) {
     in.logits[static_cast<std::size_t>(v)] = -std::numeric_limits<double>::infinity();
   }
-  const Results actual = run(c, in, target());
-  EXPECT_TRUE(std::isfinite(actual.loss[0]));
-  if (c.gradient) {
-    EXPECT_EQ(actual.dlogits[0], 0.0);
+  // Of two or three ranks, the first has nothing but masked columns.
+  for (const Results& actual :
+       {run(c, in, target()),
+        run_split(c, in, target(), 1),
+        run_split(c, in, target(), 2),
+        run_split(c, in, target(), std::min<int>(3, static_cast<int>(c.vocab_size)))}) {
+    EXPECT_TRUE(std::isfinite(actual.loss[0]));
+    if (c.gradient) {
+      EXPECT_EQ(actual.dlogits[0], 0.0);
+      EXPECT_FALSE(has_nan(actual.dlogits));
+    }
   }
 }
 
@@ -321,6 +357,63 @@ TEST(CrossEntropyContract, NamesTheOperand) {
   bad.cap = 0.0F;
   bad.targets_T = loss;
   EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "targets_T is f32[2]"));
+}
+
+TEST(CrossEntropyContract, NamesTheOperandOfASplitVocabulary) {
+  const TestTensor logits({{2, 8}, DType::f32}, Device::cpu, Values(16, 0.5));
+  const TestTensor sums({{2}, DType::f32}, Device::cpu, {1, 2});
+  const TestTensor wide_sums({{2}, DType::f64}, Device::cpu, {1, 2});
+  const TestTensor table({{3, 2}, DType::f32}, Device::cpu, Values(6, 1.0));
+  const TestTensor no_rows({{0, 2}, DType::f32}, Device::cpu);
+  const TestTensor narrow({{3, 2}, DType::bf16}, Device::cpu, Values(6, 1.0));
+  const TestTensor targets({{2}, DType::i32}, Device::cpu, {7, 1000});  // past this shard
+  const Stream stream;
+
+  using kernels::CrossEntropyShard;
+  const CrossEntropyShard shard{
+      .lse_T = sums, .target_T = sums, .logits_TV = logits, .targets_T = targets};
+  const auto shard_rejects = [&](auto CrossEntropyShard::*member, auto value, const char* text) {
+    CrossEntropyShard bad = shard;
+    bad.*member = value;
+    return rejects([&] { cross_entropy_shard(bad, stream); }, text);
+  };
+  cross_entropy_shard(shard, stream);
+  EXPECT_TRUE(shard_rejects(&CrossEntropyShard::cap, -1.0F, "cross_entropy_shard: cap is -1"));
+  EXPECT_TRUE(shard_rejects(&CrossEntropyShard::lse_T, wide_sums.view(), "lse_T is f64[2]"));
+  EXPECT_TRUE(shard_rejects(&CrossEntropyShard::target_T, wide_sums.view(), "target_T is f64[2]"));
+  EXPECT_TRUE(shard_rejects(&CrossEntropyShard::targets_T, sums.view(), "targets_T is f32[2]"));
+  EXPECT_TRUE(
+      shard_rejects(&CrossEntropyShard::vocab_begin, std::int64_t{-1}, "8 columns from -1"));
+
+  using kernels::CrossEntropyJoin;
+  const CrossEntropyJoin join{.lse_T = sums, .target_T = sums, .lse_PT = table, .target_PT = table};
+  const auto join_rejects =
+      [&](TensorView CrossEntropyJoin::*member, const TestTensor& value, const char* text) {
+        CrossEntropyJoin bad = join;
+        bad.*member = value;
+        return rejects([&] { cross_entropy_join(bad, stream); }, text);
+      };
+  EXPECT_TRUE(
+      join_rejects(&CrossEntropyJoin::lse_T, wide_sums, "cross_entropy_join: lse_T is f64"));
+  EXPECT_TRUE(join_rejects(&CrossEntropyJoin::target_T, table, "target_T is f32[3, 2]"));
+  EXPECT_TRUE(join_rejects(&CrossEntropyJoin::lse_PT, narrow, "lse_PT is bf16[3, 2]"));
+  EXPECT_TRUE(join_rejects(&CrossEntropyJoin::lse_PT, no_rows, "lse_PT has no rows"));
+  EXPECT_TRUE(join_rejects(&CrossEntropyJoin::target_PT, narrow, "target_PT is bf16[3, 2]"));
+
+  using kernels::CrossEntropyGradient;
+  const CrossEntropyGradient gradient{
+      .loss_T = sums, .logits_TV = logits, .targets_T = targets, .lse_T = sums, .target_T = sums};
+  const auto gradient_rejects =
+      [&](TensorView CrossEntropyGradient::*member, const TestTensor& value, const char* text) {
+        CrossEntropyGradient bad = gradient;
+        bad.*member = value;
+        return rejects([&] { cross_entropy_gradient(bad, stream); }, text);
+      };
+  EXPECT_TRUE(gradient_rejects(
+      &CrossEntropyGradient::loss_T, wide_sums, "cross_entropy_gradient: loss_T is f64"));
+  EXPECT_TRUE(gradient_rejects(&CrossEntropyGradient::lse_T, wide_sums, "lse_T is f64"));
+  EXPECT_TRUE(
+      gradient_rejects(&CrossEntropyGradient::dlogits_TV, table, "dlogits_TV is f32[3, 2]"));
 }
 
 }  // namespace
