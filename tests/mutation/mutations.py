@@ -196,10 +196,10 @@ CROSS_ENTROPY = "cross_entropy/cross_entropy.cu"
 
 plant("cross_entropy.maximum_start", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = 0.0F;",
-      "a row whose logits are all far below 0 underflows: its loss is infinite")
+      "a row whose logits are all far below 0 underflows: its loss is infinite", occurrence=0)
 plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = -INFINITY;",
-      "logits of -inf give exp(-inf + inf), a NaN")
+      "logits of -inf give exp(-inf + inf), a NaN", occurrence=0)
 plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
       "    running.sum *= expf(running.largest - new_largest);\n", "",
       "the sum so far stays relative to the old maximum")
