@@ -190,8 +190,7 @@ std::uint64_t checkpoint_bytes(const Parameters& parameters,
   auto bytes = static_cast<std::int64_t>(
       safetensors_bytes(weight_sources(parameters, no_staging, {})) +
       safetensors_bytes(optimizer_sources(parameters, optimizer, no_staging, {})));
-  const TensorView view(&bytes, {1}, DType::i64, Device::cpu);
-  groups.all_host().run(AllReduce{.y = view, .x = view}, "checkpoint.bytes", {});
+  sum_over_ranks(groups.all_host(), {&bytes, 1}, "checkpoint.bytes");
   return static_cast<std::uint64_t>(bytes);
 }
 

@@ -6,6 +6,12 @@
 
 namespace memphis {
 
+void sum_over_ranks(Communicator& host, std::span<std::int64_t> values, std::string_view name) {
+  const TensorView view(
+      values.data(), {static_cast<std::int64_t>(values.size())}, DType::i64, Device::cpu);
+  host.run(AllReduce{.y = view, .x = view}, name, {});
+}
+
 std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::string_view name) {
   const TensorView view(&value, {1}, DType::i64, Device::cpu);
   all_host.run(AllReduce{.y = view, .x = view, .reduce = Reduce::max}, name, {});

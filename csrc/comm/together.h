@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <span>
 #include <string_view>
 
 #include "csrc/comm/communicator.h"
@@ -13,6 +15,9 @@ class FailedElsewhere : public Error {
  public:
   using Error::Error;
 };
+
+// Replaces each of `values`, of which all ranks of the group have as many, by the ranks' sum.
+void sum_over_ranks(Communicator& host, std::span<std::int64_t> values, std::string_view name);
 
 // The largest of all ranks' values, on every rank.
 std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::string_view name);

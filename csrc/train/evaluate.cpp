@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "csrc/comm/together.h"
+
 namespace memphis {
 namespace {
 
@@ -55,8 +57,7 @@ std::int64_t Evaluator::count_targets() {
   for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
     count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
   }
-  const TensorView view(&count, {1}, DType::i64, Device::cpu);
-  groups_.data_host().run(AllReduce{.y = view, .x = view}, "validation.targets", {});
+  sum_over_ranks(groups_.data_host(), {&count, 1}, "validation.targets");
   return count;
 }
 

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <string>
 
+#include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/optim/lr_schedule.h"
 
@@ -59,7 +60,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   result.tokens = global_batch * config_.batch.sequence_length;
 
   begin_.record(stream_);
-  const StepBatch::Counts counts = sum_over_ranks(batch_.fill(loader_, first_sample, samples_));
+  const StepBatch::Counts counts = sum_counts(batch_.fill(loader_, first_sample, samples_));
   filled_.record(stream_);
 
   const LossScales scales{
@@ -101,11 +102,10 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   return result;
 }
 
-StepBatch::Counts TrainStep::sum_over_ranks(const StepBatch::Counts& counts) {
+StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {
   // Ranks along `data` have samples of their own, the others of a stage the same.
   std::array<std::int64_t, 2> sums = {counts.targets, counts.valid_tokens};
-  const TensorView view(sums.data(), {2}, DType::i64, Device::cpu);
-  groups_.data_host().run(AllReduce{.y = view, .x = view}, "step.counts", {});
+  sum_over_ranks(groups_.data_host(), sums, "step.counts");
   return {.targets = sums[0], .valid_tokens = sums[1]};
 }
 
@@ -128,9 +128,7 @@ double TrainStep::busiest_expert() {
           of_layer[i + 1] - of_layer[i];
     }
   }
-  const TensorView view(
-      rows_LE_.data(), {static_cast<std::int64_t>(rows_LE_.size())}, DType::i64, Device::cpu);
-  groups_.all_host().run(AllReduce{.y = view, .x = view}, "step.expert_load", {});
+  sum_over_ranks(groups_.all_host(), rows_LE_, "step.expert_load");
   const std::int64_t busiest = *std::max_element(rows_LE_.begin(), rows_LE_.end());
   const std::int64_t all_rows =
       std::accumulate(rows_LE_.begin(), rows_LE_.begin() + dims.E, std::int64_t{0});

@@ -49,7 +49,7 @@ class TrainStep {
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
  private:
-  StepBatch::Counts sum_over_ranks(const StepBatch::Counts& counts);
+  StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
   void read_back(StepResult& result);
   double busiest_expert();

@@ -56,8 +56,6 @@ class Trainer {
   // One step, without what surrounds it in run().
   StepResult step();
 
-  const Groups& groups() const { return groups_; }
-
   double validation_loss();
 
   std::int64_t current_step() const { return step_; }
