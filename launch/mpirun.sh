@@ -3,7 +3,8 @@
 #
 # launch/mpirun.sh RANKS CONFIG [section.key=value ...]: trains as a job of RANKS processes on this
 # machine, which share its cores out. On several machines call mpirun yourself: the program asks for
-# nothing but Open MPI's or PMIx's environment.
+# nothing but Open MPI's or PMIx's environment. Exits with the program's code, and with 11 where a
+# rank was killed by a signal, of which mpirun makes another code.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -23,4 +24,13 @@ options=(--bind-to none -n "$ranks" -x "OMP_NUM_THREADS=$threads")
 [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
 
 cd -- "$root"  # the configs name their paths from here
-exec mpirun "${options[@]}" "build/$preset/memphis" train "$@"
+status=0
+mpirun "${options[@]}" "build/$preset/memphis" train "$@" || status=$?
+case $status in
+  130 | 143) ;;  # mpirun itself was interrupted
+  12[89] | 1[3-9]? | 2??)
+    note "mpirun ends with $status: a rank was killed by signal $((status - 128))"
+    status=11
+    ;;
+esac
+exit "$status"

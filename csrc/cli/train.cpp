@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/cli/commands.h"
-#include "csrc/cli/job.h"
 #include "csrc/cli/source_tree.h"
+#include "csrc/comm/job.h"
 #include "csrc/config/load.h"
 #include "csrc/core/log.h"
 #include "csrc/train/trainer.h"

@@ -137,6 +137,18 @@ void throw_sizes_differ(std::string_view name,
                   expected_bytes));
 }
 
+void throw_hang(std::string_view name, double seconds, std::span<const int> missing) {
+  throw CommunicationError(
+      fmt::format("{} has waited for {:.0f} s; not arrived: {} {} (alive, or they would have been "
+                  "missed, and not on their way); look into what they do, or raise "
+                  "run.hang_seconds if a step takes so long",
+                  name,
+                  seconds,
+                  missing.size() == 1 ? "rank" : "ranks",
+                  list_ranks(missing)),
+      ExitCode::hang);
+}
+
 std::size_t row_bytes_of(const TensorView& view) {
   std::size_t bytes = size_of(view.dtype);
   for (int i = 1; i < view.num_dims; ++i) {

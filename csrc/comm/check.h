@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string_view>
 
 #include "csrc/comm/communicator.h"
@@ -23,6 +24,10 @@ void check_collective(const Collective& collective,
                                      std::size_t sent_bytes,
                                      int receiver,
                                      std::size_t expected_bytes);
+
+// CommunicationError with ExitCode::hang: after so long, `missing`, ranks of the job, have not
+// come.
+[[noreturn]] void throw_hang(std::string_view name, double seconds, std::span<const int> missing);
 
 // What follows the first dim.
 std::size_t row_bytes_of(const TensorView& view);

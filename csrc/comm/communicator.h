@@ -8,6 +8,7 @@
 #include <string_view>
 #include <variant>
 
+#include "csrc/comm/activity.h"
 #include "csrc/core/error.h"
 #include "csrc/core/tensor.h"
 
@@ -15,7 +16,7 @@
 // calls; a group of one moves nothing, so nobody asks how many ranks there are.
 namespace memphis {
 
-// A rank died, stopped answering, or does not do what the others do.
+// A rank died, stopped answering (ExitCode::hang), or does not do what the others do.
 class CommunicationError : public Error {
  public:
   explicit CommunicationError(const std::string& message, ExitCode code = ExitCode::rank_lost)
@@ -119,6 +120,9 @@ class World {
   virtual int size() const = 0;
   virtual int local_rank() const = 0;  // among those of this machine
 
+  // What this rank does, which its groups and whoever drives it write down.
+  virtual Activity& activity() = 0;
+
   // The group of `ranks`, ascending, this rank among them, for operands on `device`. Every member
   // calls, and members of several groups create them in the same order. `axis` names it in
   // messages.
@@ -126,9 +130,13 @@ class World {
                                                      std::span<const int> ranks,
                                                      Device device) = 0;
 
-  // Ends the job on every rank: this one cannot go on, for `reason`. May return; what others wait
-  // for then fails.
+  // Ends the job on every rank: this one cannot go on, for `reason`, which is printed once for the
+  // job, with where this rank is. May return; what others wait for then fails.
   virtual void abort(ExitCode code, std::string_view reason) noexcept = 0;
+
+  // Every rank has come to the end: returns once all that this one hears from have, and groups are
+  // gone. A world that is not closed is taken to have failed.
+  virtual void close() = 0;
 };
 
 }  // namespace memphis

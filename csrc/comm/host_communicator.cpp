@@ -114,6 +114,7 @@ class HostCommunicator::QueuedWork final : public Communicator::Work {
   }
 
   void wait(Stream /*stream*/) override {
+    const Activity::Waiting waiting(owner_.activity_, owner_.axis_, task_->name);
     std::unique_lock lock(owner_.mutex_);
     owner_.changed_.wait(lock, [&] { return task_->done; });
     if (task_->error) {
@@ -127,9 +128,12 @@ class HostCommunicator::QueuedWork final : public Communicator::Work {
   int num_exceptions_ = std::uncaught_exceptions();
 };
 
-HostCommunicator::HostCommunicator(std::string axis, std::unique_ptr<HostTransport> transport)
+HostCommunicator::HostCommunicator(std::string axis,
+                                   std::unique_ptr<HostTransport> transport,
+                                   Activity& activity)
     : axis_(std::move(axis)),
       transport_(std::move(transport)),
+      activity_(activity),
       to_(static_cast<std::size_t>(transport_->size())),
       from_(static_cast<std::size_t>(transport_->size())) {}
 
@@ -204,6 +208,7 @@ void HostCommunicator::run(const Collective& collective, std::string_view name, 
     idle = queue_.empty();
   }
   if (idle) {
+    const Activity::Waiting waiting(activity_, axis_, name);
     execute(collective, name);
   } else {
     QueuedWork(*this, enqueue(collective, name)).wait(stream);
@@ -211,6 +216,7 @@ void HostCommunicator::run(const Collective& collective, std::string_view name, 
 }
 
 void HostCommunicator::execute(const Collective& collective, std::string_view name) {
+  const Activity::Transfer transfer(activity_, axis_.c_str(), name);
   std::visit([&](const auto& op) { execute(op, name); }, collective);
 }
 

@@ -23,7 +23,7 @@ namespace memphis {
 // run() stays on the caller's thread unless something is still queued before it.
 class HostCommunicator final : public Communicator {
  public:
-  HostCommunicator(std::string axis, std::unique_ptr<HostTransport> transport);
+  HostCommunicator(std::string axis, std::unique_ptr<HostTransport> transport, Activity& activity);
   ~HostCommunicator() override;
 
   int rank() const override { return transport_->rank(); }
@@ -51,6 +51,7 @@ class HostCommunicator final : public Communicator {
 
   std::string axis_;
   std::unique_ptr<HostTransport> transport_;
+  Activity& activity_;
   // Of one exchange; kept, so that a step that has run once allocates nothing.
   std::vector<std::span<const std::byte>> to_;
   std::vector<std::span<std::byte>> from_;

@@ -54,6 +54,7 @@ class SoloWorld final : public World {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   int local_rank() const override { return 0; }
+  Activity& activity() override { return activity_; }
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
@@ -63,6 +64,10 @@ class SoloWorld final : public World {
   }
 
   void abort(ExitCode /*code*/, std::string_view /*reason*/) noexcept override {}
+  void close() override {}
+
+ private:
+  Activity activity_;
 };
 
 }  // namespace

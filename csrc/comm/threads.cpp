@@ -54,19 +54,25 @@ class Ending {
 
 // What the members of one group see of each other.
 struct Meeting {
-  explicit Meeting(std::size_t size) : offered(size) {}
+  explicit Meeting(const std::vector<int>& members)
+      : ranks(members), offered(members.size()), present(members.size()) {}
 
+  std::vector<int> ranks;  // of the job
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::span<const std::span<const std::byte>>> offered;
+  std::vector<bool> present;
   std::size_t num_waiting = 0;
   std::uint64_t generation = 0;
 };
 
 class ThreadTransport final : public HostTransport {
  public:
-  ThreadTransport(std::shared_ptr<Meeting> meeting, const Ending& ending, int rank)
-      : meeting_(std::move(meeting)), ending_(ending), rank_(rank) {}
+  ThreadTransport(std::shared_ptr<Meeting> meeting,
+                  const Ending& ending,
+                  Activity& activity,
+                  int rank)
+      : meeting_(std::move(meeting)), ending_(ending), activity_(activity), rank_(rank) {}
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(meeting_->offered.size()); }
@@ -106,15 +112,32 @@ class ThreadTransport final : public HostTransport {
     if (arrive()) {
       return;
     }
+    const auto begin = std::chrono::steady_clock::now();
     while (!meeting_->changed.wait_for(
         lock, kPoll, [&] { return meeting_->generation != generation; })) {
       try {
         check(name);
+        check_time(name, std::chrono::steady_clock::now() - begin);
       } catch (...) {
         --meeting_->num_waiting;  // the others must not go on without this rank
+        meeting_->present[static_cast<std::size_t>(rank_)] = false;
         throw;
       }
     }
+  }
+
+  void check_time(std::string_view name, std::chrono::duration<double> waited) const {
+    const double limit = activity_.limits().hang_seconds;
+    if (limit == 0 || waited.count() < limit) {
+      return;
+    }
+    std::vector<int> missing;
+    for (std::size_t r = 0; r < meeting_->ranks.size(); ++r) {
+      if (!meeting_->present[r]) {
+        missing.push_back(meeting_->ranks[r]);
+      }
+    }
+    throw_hang(name, waited.count(), missing);
   }
 
   void meet() {
@@ -127,10 +150,13 @@ class ThreadTransport final : public HostTransport {
 
   // Whether this rank is the last to come, which lets the others go on.
   bool arrive() {
+    activity_.progress();
+    meeting_->present[static_cast<std::size_t>(rank_)] = true;
     if (++meeting_->num_waiting < meeting_->offered.size()) {
       return false;
     }
     meeting_->num_waiting = 0;
+    meeting_->present.assign(meeting_->present.size(), false);
     ++meeting_->generation;
     meeting_->changed.notify_all();
     return true;
@@ -146,6 +172,7 @@ class ThreadTransport final : public HostTransport {
 
   std::shared_ptr<Meeting> meeting_;
   const Ending& ending_;
+  Activity& activity_;
   int rank_;
   std::atomic<bool> leaving_ = false;
 };
@@ -169,7 +196,7 @@ class Hub {
     const std::lock_guard lock(mutex_);
     Joining& joining = joining_[key];
     if (!joining.meeting) {
-      joining.meeting = std::make_shared<Meeting>(key.ranks.size());
+      joining.meeting = std::make_shared<Meeting>(key.ranks);
     }
     std::shared_ptr<Meeting> meeting = joining.meeting;
     if (++joining.num_members == key.ranks.size()) {
@@ -191,11 +218,13 @@ class Hub {
 
 class ThreadWorld final : public World {
  public:
-  ThreadWorld(Hub& hub, int rank, int size) : hub_(hub), rank_(rank), size_(size) {}
+  ThreadWorld(Hub& hub, int rank, int size)
+      : hub_(hub), rank_(rank), size_(size), activity_(rank, size) {}
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int local_rank() const override { return rank_; }
+  Activity& activity() override { return activity_; }
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
@@ -213,18 +242,20 @@ class ThreadWorld final : public World {
     GroupKey key{axis, {ranks.begin(), ranks.end()}};
     key.number = num_groups_[key]++;
     auto transport = std::make_unique<ThreadTransport>(
-        hub_.join(key), hub_.ending(), static_cast<int>(place - ranks.begin()));
-    return std::make_unique<HostCommunicator>(std::move(axis), std::move(transport));
+        hub_.join(key), hub_.ending(), activity_, static_cast<int>(place - ranks.begin()));
+    return std::make_unique<HostCommunicator>(std::move(axis), std::move(transport), activity_);
   }
 
   void abort(ExitCode /*code*/, std::string_view reason) noexcept override {
     hub_.ending().set(reason);
   }
+  void close() override {}
 
  private:
   Hub& hub_;
   int rank_;
   int size_;
+  Activity activity_;
   std::map<GroupKey, int> num_groups_;  // created by this rank, by their key of number 0
 };
 
@@ -250,7 +281,8 @@ void run_threads(int num_ranks, const std::function<void(World&)>& body) {
             first_error = std::current_exception();
           }
         }
-        world.abort(ExitCode::rank_lost, fmt::format("rank {}: {}", rank, error.what()));
+        world.abort(ExitCode::rank_lost,
+                    fmt::format("{}: {}", world.activity().describe(), error.what()));
       }
     });
   }

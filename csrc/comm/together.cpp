@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/comm/together.h"
 
+#include <algorithm>
 #include <exception>
+#include <sstream>
 #include <string>
+#include <vector>
+
+#include <spdlog/fmt/fmt.h>
 
 namespace memphis {
 
@@ -16,6 +21,43 @@ std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::str
   const TensorView view(&value, {1}, DType::i64, Device::cpu);
   all_host.run(AllReduce{.y = view, .x = view, .reduce = Reduce::max}, name, {});
   return value;
+}
+
+void require_same(Communicator& all_host, std::string_view what, const std::string& text) {
+  const std::int64_t length = largest_of_all(
+      all_host, all_host.rank() == 0 ? static_cast<std::int64_t>(text.size()) : 0, "same.length");
+  std::vector<std::int32_t> characters(static_cast<std::size_t>(length));
+  if (all_host.rank() == 0) {
+    std::copy(text.begin(), text.end(), characters.begin());
+  }
+  all_host.run(Broadcast{.x = TensorView(characters.data(), {length}, DType::i32, Device::cpu)},
+               "same.text",
+               {});
+  std::string first(characters.size(), '\0');
+  std::transform(characters.begin(), characters.end(), first.begin(), [](std::int32_t character) {
+    return static_cast<char>(character);
+  });
+  together(all_host, "same", [&] {
+    std::istringstream expected(first);
+    std::istringstream actual(text);
+    std::string expected_line;
+    std::string actual_line;
+    for (int line = 1; first != text; ++line) {
+      const bool more = static_cast<bool>(std::getline(expected, expected_line));
+      const bool own_more = static_cast<bool>(std::getline(actual, actual_line));
+      if (expected_line != actual_line || !more || !own_more) {
+        throw ConfigError(fmt::format(
+            "{} of rank {} differs from that of rank 0: its line {} is `{}` and not `{}` (all "
+            "ranks "
+            "of a job train one model); start every rank with the same files and arguments",
+            what,
+            all_host.rank(),
+            line,
+            own_more ? actual_line : "",
+            more ? expected_line : ""));
+      }
+    }
+  });
 }
 
 void together(Communicator& all_host, std::string_view name, const std::function<void()>& action) {

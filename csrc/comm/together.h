@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "csrc/comm/communicator.h"
@@ -21,6 +22,10 @@ void sum_over_ranks(Communicator& host, std::span<std::int64_t> values, std::str
 
 // The largest of all ranks' values, on every rank.
 std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::string_view name);
+
+// ConfigError, on every rank, unless all have the same text; it names the first line that differs
+// from rank 0's, and the rank. `what` is what the text is: "the config".
+void require_same(Communicator& all_host, std::string_view what, const std::string& text);
 
 // Calls `action`, on every rank, and returns when all have done it. What it throws is thrown once
 // all are through it, by the first rank that failed; the others throw FailedElsewhere with the same

@@ -57,6 +57,10 @@ struct RunConfig {
   DeviceChoice device = DeviceChoice::automatic;
   std::int64_t seed = 1;
   Resume resume = Resume::automatic;
+  // A rank is lost that nothing is heard of for so long, and a collective hangs that some ranks do
+  // not come to for so long, though they live; 0: never, for a debugger, which stops ranks.
+  double lost_seconds = 10;
+  double hang_seconds = 600;
 
   bool operator==(const RunConfig&) const = default;
 };

@@ -203,6 +203,8 @@ std::vector<Field> fields_of(Config& c) {
       {"run", "device", one_of(c.run.device, {"auto", "cpu", "cuda"})},
       {"run", "seed", count(c.run.seed, 0, kMaxSeed)},
       {"run", "resume", one_of(c.run.resume, {"auto", "required", "never"})},
+      {"run", "lost_seconds", at_least(0, c.run.lost_seconds)},
+      {"run", "hang_seconds", at_least(0, c.run.hang_seconds)},
 
       {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
       {"parallel", "data", count(c.parallel.data, 0, kMaxRanks)},

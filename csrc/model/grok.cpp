@@ -105,6 +105,7 @@ void Grok::forward() {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BlockContext context = block_context();
   // (2)
+  groups_.activity().enter("forward of the embedding");
   embedding_forward({.y_TD = term_of(context, shared.hidden_TD),
                      .weight_VD = weights.embedding_VD,
                      .tokens_T = shared.tokens_T,
@@ -116,10 +117,12 @@ void Grok::forward() {
   // (3) to (16)
   TensorView hidden_TD = shared.hidden_TD;
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
+    groups_.activity().enter("forward", static_cast<int>(i));
     block_forward(context, weights.layers[i], activations_.layers[i], exchanges_[i], hidden_TD);
     hidden_TD = activations_.layers[i].out_TD;
   }
   // (17)
+  groups_.activity().enter("forward of the head");
   rmsnorm_forward({.y_TD = shared.final_in_TD,
                    .rrms_T = shared.final_rrms_T,
                    .x_TD = hidden_TD,
@@ -272,6 +275,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
   const BackwardScratch<TensorView>& scratch = activations_.backward;
   const BlockContext context = block_context();
 
+  groups_.activity().enter("loss and backward of the head");
   // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
   // is used up at once, so [T, V] never exists.
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
@@ -303,6 +307,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
   const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
                                   .z = scales.router_z * scales.token};
   for (std::size_t i = num_layers; i-- > 0;) {
+    groups_.activity().enter("backward", static_cast<int>(i));
     block_backward(context,
                    weights.layers[i],
                    gradients.layers[i],
@@ -311,6 +316,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
                    hidden_before(i),
                    auxiliary);
   }
+  groups_.activity().enter("backward of the embedding");
   embedding_backward({.dweight_VD = gradients.embedding_VD,
                       .dy_TD = whole_tokens(context, scratch.dhidden_TD),
                       .tokens_T = shared.tokens_T,

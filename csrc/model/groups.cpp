@@ -10,7 +10,8 @@
 
 namespace memphis {
 
-Groups::Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device device) {
+Groups::Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device device)
+    : activity_(&world.activity()) {
   require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
   const auto create = [&](Axis axis, Device where) {
     return world.create_group(
@@ -29,7 +30,9 @@ Groups::Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device 
 }
 
 Groups::Groups(Device device)
-    : tensor_(make_solo(device)),
+    : own_activity_(std::make_unique<Activity>()),
+      activity_(own_activity_.get()),
+      tensor_(make_solo(device)),
       kv_sharers_(make_solo(device)),
       data_(make_solo(device)),
       expert_ranks_(make_solo(device)),

@@ -31,10 +31,15 @@ class Groups {
   // Every rank of the job, for what all must know.
   Communicator& all_host() const { return *all_host_; }
 
+  // What this rank does, for the watchdog, the trace and messages.
+  Activity& activity() const { return *activity_; }
+
   // Those that sum the gradients of a segment.
   Communicator& replicas(Axis axis) const;
 
  private:
+  std::unique_ptr<Activity> own_activity_;  // of one rank, alone
+  Activity* activity_;
   std::unique_ptr<Communicator> tensor_;
   std::unique_ptr<Communicator> kv_sharers_;
   std::unique_ptr<Communicator> data_;

@@ -59,6 +59,9 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   StepResult result;
   result.tokens = global_batch * config_.batch.sequence_length;
 
+  Activity& activity = groups_.activity();
+  activity.begin_step(step);
+  activity.enter("data");
   begin_.record(stream_);
   const StepBatch::Counts counts = sum_counts(batch_.fill(loader_, first_sample, samples_));
   filled_.record(stream_);
@@ -76,10 +79,12 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
     model_.forward();
     model_.loss_and_backward(scales);
   }
+  activity.enter("reduction of gradients");
   sum_losses_over_ranks();
   optimizer_.reduce_gradients(stream_);
   differentiated_.record(stream_);
 
+  activity.enter("optimizer");
   const TensorView norm_1 = stat_view(shared, Stat::grad_norm);
   optimizer_.measure_gradient(norm_1, model_.activations().backward.global_norm_partial_P, stream_);
   optimizer_.step(learning_rate(config_.schedule, config_.optimizer.learning_rate, step),
@@ -88,6 +93,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
                   stream_);
   end_.record(stream_);
 
+  activity.enter("statistics");
   read_back(result);
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     throw DivergedError("step " + std::to_string(step) + " has loss " +

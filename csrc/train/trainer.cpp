@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <numeric>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -38,6 +39,16 @@ bool due(std::int64_t step, std::int64_t every) {
 
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
+
+// Before anything follows from it.
+const Config& agreed(const Config& config, World& world) {
+  world.activity().set_limits(
+      {.lost_seconds = config.run.lost_seconds, .hang_seconds = config.run.hang_seconds});
+  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  require_same(*world.create_group("world", ranks, Device::cpu), "the config", to_yaml(config));
+  return config;
+}
 
 // Every rank goes on from the checkpoint that the first one has read back and chosen.
 std::optional<Found> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
@@ -94,7 +105,7 @@ Trainer::Trainer(const Config& config,
 
 Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots, World& world)
     : world_(world),
-      config_(config),
+      config_(agreed(config, world)),
       device_(resolve_device(config.run.device)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
@@ -209,6 +220,7 @@ void Trainer::save() {
   if (saved_step_ == step_) {
     return;
   }
+  world_.activity().enter("saving a checkpoint");
   const Clock clock;
   Manifest manifest;
   manifest.samples = static_cast<std::int64_t>(samples_);
@@ -234,6 +246,7 @@ void Trainer::validate(MetricsFile* metrics, double elapsed_seconds) {
   if (!evaluator_) {
     return;
   }
+  world_.activity().enter("validation");
   const Evaluator::Result result = evaluator_->run();
   if (metrics == nullptr) {
     return;
@@ -247,6 +260,7 @@ void Trainer::validate(MetricsFile* metrics, double elapsed_seconds) {
 }
 
 void Trainer::sample(MetricsFile* metrics) {
+  world_.activity().enter("sampling");
   const std::string text =
       generate_text(*sampler_,
                     config_.metrics.sample_prompt,
@@ -317,6 +331,7 @@ void Trainer::run() {
     if (due(step_, config_.checkpoint.every) || last) {
       save();
     }
+    world_.activity().enter("end of the step");
     // A signal may have reached some ranks and not others: all stop, or none.
     const auto signal =
         static_cast<int>(largest_of_all(groups_.all_host(), stop.received(), "step.signal"));

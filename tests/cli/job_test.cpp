@@ -27,50 +27,67 @@ namespace fs = std::filesystem;
 const std::vector<std::string> kLayout = {"parallel.tensor=2", "parallel.expert=4"};
 
 class Job : public testing::Test {
- protected:
-  Job() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
-
+ public:
   struct Ended {
     int code;
     std::string error;
+    double seconds;  // from where it was waited for
   };
+
+ protected:
+  Job() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
+
   std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
 
-  std::vector<std::string> command(int num_ranks,
-                                   const std::string& run_dir,
-                                   const std::vector<std::string>& more) const {
-    std::vector<std::string> arguments;
-    if (num_ranks > 1) {
-      arguments = {MEMPHIS_MPIRUN,
-                   "--allow-run-as-root",
-                   "--oversubscribe",
-                   "-x",
-                   "OMP_NUM_THREADS=1",
-                   "-n",
-                   std::to_string(num_ranks)};
-    }
-    for (const std::string& argument :
-         {std::string(MEMPHIS_BINARY), std::string("train"), config_, "run.dir=" + path(run_dir)}) {
-      arguments.push_back(argument);
-    }
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
+  using Arguments = std::vector<std::string>;
+
+  static Arguments join(Arguments first, const Arguments& second) {
+    first.insert(first.end(), second.begin(), second.end());
+    return first;
   }
-  Ended train(int num_ranks, const std::string& run_dir, const std::vector<std::string>& more) {
-    Process process(command(num_ranks, run_dir, more), directory_.path());
+  static Arguments mpirun(int num_ranks) {
+    return {MEMPHIS_MPIRUN,
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-x",
+            "OMP_NUM_THREADS=1",
+            "-n",
+            std::to_string(num_ranks)};
+  }
+  Arguments program(const std::string& run_dir, const Arguments& more) const {
+    return join({MEMPHIS_BINARY, "train", config_, "run.dir=" + path(run_dir)}, more);
+  }
+  Arguments command(int num_ranks, const std::string& run_dir, const Arguments& more) const {
+    return join(num_ranks > 1 ? mpirun(num_ranks) : Arguments(), program(run_dir, more));
+  }
+  Ended wait(Process& process) const {
+    const auto begin = std::chrono::steady_clock::now();
     const int code = process.wait();
-    return {code, process.standard_error()};
+    const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
+    return {code, process.standard_error(), duration.count()};
   }
-  // Starts a job and calls interrupt(process) once its step 20 is saved; returns its exit code.
+  Ended run(const Arguments& arguments) const {
+    Process process(arguments, directory_.path());
+    return wait(process);
+  }
+  Ended train(int num_ranks, const std::string& run_dir, const Arguments& more) const {
+    return run(command(num_ranks, run_dir, more));
+  }
+  Ended faulty(const std::string& fault, const Arguments& more) const {
+    return run(join(join(mpirun(4), {MEMPHIS_FAULTY_JOB, config_, fault}), join(kLayout, more)));
+  }
+  // Starts a job and calls interrupt(process) once its step 20 is saved.
   template <class Interrupt>
-  int interrupt(const std::string& run_dir, const Interrupt& interrupt) {
-    Process process(command(4, run_dir, kLayout), directory_.path());
+  Ended interrupt(const std::string& run_dir,
+                  const Interrupt& interrupt,
+                  const Arguments& more = {}) const {
+    Process process(command(4, run_dir, join(kLayout, more)), directory_.path());
     const fs::path committed = fs::path(path(run_dir)) / "step-00000020" / "COMMIT";
     while (process.running() && !fs::exists(committed)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     interrupt(process);
-    return process.wait();
+    return wait(process);
   }
   std::vector<double> losses(const std::string& run_dir) const {
     std::vector<double> result;
@@ -112,6 +129,24 @@ std::vector<pid_t> ranks_of(const Process& mpirun) {
   return result;
 }
 
+// What every way to fail is held to.
+constexpr double kSecondsToEnd = 15;
+
+// The one line that says why a job ended.
+std::string cause_of(const Job::Ended& ended) {
+  std::istringstream lines(ended.error);
+  std::string cause;
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t begin = line.find("memphis: ");
+    if (begin != std::string::npos) {
+      EXPECT_EQ(cause, "") << "a second cause: " << line;
+      cause = line.substr(begin);
+    }
+  }
+  EXPECT_NE(cause, "") << ended.error;
+  return cause;
+}
+
 TEST_F(Job, TrainsAsOneRankDoes) {
   const Ended one = train(1, "one", {});
   ASSERT_EQ(one.code, 0) << one.error;
@@ -129,12 +164,17 @@ TEST_F(Job, TrainsAsOneRankDoes) {
 
 TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
   ASSERT_EQ(train(4, "whole", kLayout).code, 0);
-  const int code = interrupt("killed", [](const Process& process) {
+  const Ended killed = interrupt("killed", [](const Process& process) {
     const std::vector<pid_t> ranks = ranks_of(process);
     ASSERT_EQ(ranks.size(), 4U);
     ::kill(ranks[2], SIGKILL);
   });
-  EXPECT_EQ(code, 128 + SIGKILL);
+  EXPECT_EQ(killed.code, 128 + SIGKILL) << "which mpirun makes of it";
+  EXPECT_LT(killed.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(killed);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 2 of 4 on ")) << cause;
+  EXPECT_NE(cause.find(" is gone (killed, or out of memory); last heard of in "), std::string::npos)
+      << cause;
   const Ended again = train(4, "killed", kLayout);
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "killed");
@@ -142,14 +182,97 @@ TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
 
 TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
   ASSERT_EQ(train(4, "whole", kLayout).code, 0);
-  EXPECT_EQ(interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); }), 10);
+  EXPECT_EQ(interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); }).code, 10);
   const Ended again = train(4, "stopped", kLayout);
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "stopped");
 }
 
+TEST_F(Job, ARankThatIsStoppedEndsTheJob) {
+  const Ended ended = interrupt("run",
+                                [](const Process& process) {
+                                  const std::vector<pid_t> ranks = ranks_of(process);
+                                  ASSERT_EQ(ranks.size(), 4U);
+                                  // Its steps are shorter than what a beat is late.
+                                  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+                                  ::kill(ranks[0], SIGSTOP);
+                                },
+                                {"schedule.steps=1000000"});
+  EXPECT_EQ(ended.code, 12);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 4 on ")) << cause;
+  for (const char* part : {": silent for 10 s (stopped, or its machine or network is down); "
+                           "last heard of in step ",
+                           "; not arrived: rank 0; noticed by rank 1 in step ",
+                           " of the "}) {
+    EXPECT_NE(cause.find(part), std::string::npos) << part << " in " << cause;
+  }
+}
+
+TEST_F(Job, ThatIsStoppedAsAWholeGoesOn) {
+  const Ended ended = interrupt("run",
+                                [](const Process& process) {
+                                  for (const pid_t rank : ranks_of(process)) {
+                                    ::kill(rank, SIGSTOP);
+                                  }
+                                  std::this_thread::sleep_for(std::chrono::seconds(4));
+                                  for (const pid_t rank : ranks_of(process)) {
+                                    ::kill(rank, SIGCONT);
+                                  }
+                                },
+                                {"run.lost_seconds=2"});
+  EXPECT_EQ(ended.code, 0) << ended.error;
+}
+
+TEST_F(Job, AnExceptionOnOneRankEndsTheJob) {
+  const Ended ended = faulty("throws", {});
+  EXPECT_EQ(ended.code, 11);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 1 of 4 on ")) << cause;
+  EXPECT_NE(cause.find(", step 3, backward of layer 1, after "), std::string::npos) << cause;
+  EXPECT_TRUE(cause.ends_with(": planted")) << cause;
+}
+
+TEST_F(Job, RanksThatDoNotMakeTheSameCallsEndTheJob) {
+  const Ended ended = faulty("skips", {"run.lost_seconds=3"});
+  EXPECT_EQ(ended.code, 12);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(cause.find(": all 4 ranks wait for each other since 3 s"), std::string::npos) << cause;
+  EXPECT_NE(cause.find("rank 1: step 3, backward of layer "), std::string::npos) << cause;
+}
+
+TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
+  const Ended ended = faulty("stands", {"run.hang_seconds=3"});
+  EXPECT_EQ(ended.code, 12);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(cause.find("step 3, backward of layer 1, "), std::string::npos) << cause;
+  EXPECT_NE(cause.find("tensor.sum_terms has waited for 3 s; not arrived: rank 1 (alive"),
+            std::string::npos)
+      << cause;
+}
+
+TEST_F(Job, RanksWithDifferentConfigsAreRefusedBeforeAnythingIsWritten) {
+  Arguments arguments = join(mpirun(3), program("run", kLayout));
+  const Arguments other = join({":", "-n", "1"}, program("run", {"optimizer.learning_rate=1e-4"}));
+  const Ended ended = run(join(arguments, join(other, kLayout)));
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(cause.find("the config of rank 3 differs from that of rank 0: its line "),
+            std::string::npos)
+      << cause;
+  EXPECT_NE(cause.find("`  learning_rate: 1e-04` and not `  learning_rate: 0.004`"),
+            std::string::npos)
+      << cause;
+  EXPECT_FALSE(fs::exists(path("run")));
+}
+
 TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
-  EXPECT_EQ(interrupt("run", [](const Process& process) { process.send(SIGUSR1); }), 10);
+  EXPECT_EQ(interrupt("run", [](const Process& process) { process.send(SIGUSR1); }).code, 10);
   const Ended two = train(2, "run", {"parallel.expert_tensor=2", "schedule.steps=39"});
   ASSERT_EQ(two.code, 0) << two.error;
   const Ended one = train(1, "run", {});

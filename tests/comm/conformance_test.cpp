@@ -571,8 +571,25 @@ TEST_P(ThreadRanks, AnExceptionEndsOthersThatRun) {
     const std::string text = test::error_text<CommunicationError>(
         [&] { check_all_reduce<float>(*group, 100, Reduce::sum, false); });
     EXPECT_EQ(text,
-              "test.all_reduce was given up (rank 1: rank one fails); see that rank's message");
+              "test.all_reduce was given up (rank 1 of " + std::to_string(world.size()) + " on " +
+                  host_name() +
+                  ", start, after test.all_reduce of the test group: rank one fails); see that "
+                  "rank's message");
   });
+}
+
+TEST(Ranks, ARankThatDoesNotComeIsNamed) {
+  const std::string text = test::error_text<CommunicationError>([] {
+    run_threads(3, [](World& world) {
+      const auto group = group_of_all(world);
+      world.activity().set_limits({.lost_seconds = 0, .hang_seconds = 0.5});
+      if (world.rank() != 1) {
+        check_all_reduce<float>(*group, 100, Reduce::sum, false);
+      }
+    });
+  });
+  EXPECT_TRUE(text.starts_with("test.all_reduce has waited for ")) << text;
+  EXPECT_NE(text.find("not arrived: rank 1 (alive"), std::string::npos) << text;
 }
 
 TEST_P(ThreadRanks, AnExceptionEndsOthersThatWait) {

@@ -95,12 +95,14 @@ int main(int argc, char** argv) {
       test::report_failures_alone(test::the_world()->rank());
     }
     const int status = test::worst_of(*test::the_world(), RUN_ALL_TESTS());
+    test::the_world()->close();
     test::the_world().reset();
     return status;
   } catch (const Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
-    if (test::the_world()) {
+    if (test::the_world() && test::the_world()->size() > 1) {
       test::the_world()->abort(error.code(), error.what());
+    } else {
+      std::fprintf(stderr, "error: %s\n", error.what());
     }
     return static_cast<int>(error.code());
   }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "csrc/cli/job.h"
+#include "csrc/comm/job.h"
 
+#include <chrono>
 #include <exception>
 #include <memory>
+#include <thread>
 
 #include "csrc/comm/together.h"
 #include "csrc/comm/world.h"
@@ -16,10 +18,21 @@ bool all_ranks_meet(ExitCode code) {
   return code == ExitCode::preempted || code == ExitCode::diverged;
 }
 
+// A scheduler that starts jobs again looks at the code: a rank that fails for a reason that is not
+// the user's is lost to the others.
+ExitCode code_of_job(ExitCode code) {
+  return code == ExitCode::internal ? ExitCode::rank_lost : code;
+}
+
 [[noreturn]] void end_job(World& world, ExitCode code, const char* message) {
-  spdlog::error("memphis: rank {} of {}: {}", world.rank(), world.size(), message);
   world.abort(code, message);
   throw FailedElsewhere(code, message);  // it is printed already
+}
+
+// The rank that has more to say ends the job and with it this process.
+void await_the_end() {
+  constexpr std::chrono::seconds kGrace{5};
+  std::this_thread::sleep_for(kGrace);
 }
 
 }  // namespace
@@ -28,25 +41,31 @@ void run_as_job(const std::function<void(World&)>& body) {
   const std::unique_ptr<World> world = make_world();
   if (world->size() == 1) {
     body(*world);
+    world->close();
     return;
   }
   if (world->rank() != 0) {
     spdlog::set_level(spdlog::level::warn);  // what the job does, the first rank says
   }
+  std::exception_ptr met_by_all;
   try {
     body(*world);
   } catch (const FailedElsewhere&) {
+    await_the_end();
     throw;
   } catch (const Error& error) {
     if (!all_ranks_meet(error.code())) {
-      end_job(*world, error.code(), error.what());
+      end_job(*world, code_of_job(error.code()), error.what());
     }
-    if (world->rank() != 0) {
-      throw FailedElsewhere(error.code(), error.what());
-    }
-    throw;
+    met_by_all = world->rank() == 0
+                     ? std::current_exception()
+                     : std::make_exception_ptr(FailedElsewhere(error.code(), error.what()));
   } catch (const std::exception& error) {
-    end_job(*world, ExitCode::internal, error.what());
+    end_job(*world, ExitCode::rank_lost, error.what());
+  }
+  world->close();
+  if (met_by_all) {
+    std::rethrow_exception(met_by_all);
   }
 }
 

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// faulty_job CONFIG FAULT [section.key=value ...]: `memphis train`, whose rank 1 does wrong in the
+// backward pass of step 3:
+//
+//   throws   an exception that nobody expects
+//   skips    a collective that the others are in
+//   stands   still for ever, alive
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "csrc/comm/job.h"
+#include "csrc/comm/together.h"
+#include "csrc/config/load.h"
+#include "csrc/core/log.h"
+#include "csrc/train/trainer.h"
+
+namespace memphis::test {
+namespace {
+
+class FaultyCommunicator final : public Communicator {
+ public:
+  FaultyCommunicator(std::unique_ptr<Communicator> real, World& world, const std::string& fault)
+      : real_(std::move(real)), world_(world), fault_(fault) {}
+
+  int rank() const override { return real_->rank(); }
+  int size() const override { return real_->size(); }
+  std::unique_ptr<Work> start(const Collective& collective,
+                              std::string_view name,
+                              Stream stream) override {
+    return real_->start(collective, name, stream);
+  }
+  void run(const Collective& collective, std::string_view name, Stream stream) override {
+    const Activity::Place place = world_.activity().place();
+    const bool now = world_.rank() == 1 && place.step == 3 && name == "tensor.sum_terms" &&
+                     std::string_view(place.phase.data()) == "backward";
+    if (now && fault_ == "throws") {
+      throw std::runtime_error("planted");
+    }
+    while (now && fault_ == "stands") {
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+    if (!(now && fault_ == "skips")) {
+      real_->run(collective, name, stream);
+    }
+  }
+
+ private:
+  std::unique_ptr<Communicator> real_;
+  World& world_;
+  const std::string& fault_;
+};
+
+class FaultyWorld final : public World {
+ public:
+  FaultyWorld(World& real, std::string fault) : real_(real), fault_(std::move(fault)) {}
+
+  int rank() const override { return real_.rank(); }
+  int size() const override { return real_.size(); }
+  int local_rank() const override { return real_.local_rank(); }
+  Activity& activity() override { return real_.activity(); }
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> ranks,
+                                             Device device) override {
+    return std::make_unique<FaultyCommunicator>(
+        real_.create_group(std::move(axis), ranks, device), real_, fault_);
+  }
+  void abort(ExitCode code, std::string_view reason) noexcept override {
+    real_.abort(code, reason);
+  }
+  void close() override { real_.close(); }
+
+ private:
+  World& real_;
+  std::string fault_;
+};
+
+}  // namespace
+}  // namespace memphis::test
+
+int main(int argc, char** argv) {
+  using namespace memphis;
+  configure_log();
+  try {
+    const std::vector<std::string> overrides(argv + 3, argv + argc);
+    run_as_job([&](World& world) {
+      test::FaultyWorld faulty(world, argv[2]);
+      Trainer(load_config(argv[1], overrides, world.size()), {}, faulty).run();
+    });
+  } catch (const Error& error) {
+    return static_cast<int>(error.code());
+  }
+  return 0;
+}
