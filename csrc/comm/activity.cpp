@@ -111,6 +111,7 @@ Activity::Waiting::Waiting(Activity& activity, std::string_view axis, std::strin
     copy_text(activity.place_.axis, axis);
     activity.place_.inside = 1;
     activity.place_.missing[0] = '\0';
+    activity.place_.waits_for = -1;
   }
   activity.progress();
   activity.waiting_ = true;
@@ -142,6 +143,7 @@ Activity::Transfer::~Transfer() {
 
 void Activity::set_missing(std::span<const int> ranks) {
   const std::lock_guard lock(mutex_);
+  place_.waits_for = ranks.empty() ? -1 : ranks.front();
   copy_text(place_.missing, (ranks.size() == 1 ? "rank " : "ranks ") + list_ranks(ranks));
 }
 

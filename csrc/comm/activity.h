@@ -35,7 +35,8 @@ class Activity {
   struct Place {
     std::int64_t step = 0;  // 0: before the first
     std::int32_t layer = -1;
-    std::uint8_t inside = 0;  // 1: the collective is under way, 0: it was the last
+    std::int32_t waits_for = -1;  // the first of `missing`
+    std::uint8_t inside = 0;      // 1: the collective is under way, 0: it was the last
     std::array<char, 32> phase = {};
     std::array<char, 32> collective = {};
     std::array<char, 24> axis = {};

@@ -215,14 +215,19 @@ void MpiWatchdog::look_for_deadlock() {
   if (limit > 0 && activity_.idle_seconds() > least) {
     num_idle = std::min<std::int64_t>(heard_.num_idle + 1, size_);
     const Activity::Place own = activity_.place();
-    if (heard_.num_idle > 0 && (heard_.place.collective != own.collective ||
-                                heard_.place.axis != own.axis || heard_.place.step != own.step)) {
-      copy_text(sent_.difference,
-                fmt::format("rank {}: {}; rank {}: {}",
-                            (rank_ + size_ - 1) % size_,
-                            heard_.place.describe(),
-                            rank_,
-                            own.describe()));
+    const int before = (rank_ + size_ - 1) % size_;
+    const bool differs = heard_.place.collective != own.collective ||
+                         heard_.place.axis != own.axis || heard_.place.step != own.step;
+    const bool explains = differs && (own.waits_for == before || heard_.place.waits_for == rank_);
+    if (heard_.num_idle > 0 && heard_.explains != 0) {
+      sent_.difference = heard_.difference;
+      sent_.explains = 1;
+    } else if (heard_.num_idle > 0 && (explains || (differs && heard_.difference[0] == '\0'))) {
+      copy_text(
+          sent_.difference,
+          fmt::format(
+              "rank {}: {}; rank {}: {}", before, heard_.place.describe(), rank_, own.describe()));
+      sent_.explains = explains ? 1 : 0;
     } else if (heard_.num_idle > 0) {
       sent_.difference = heard_.difference;
     }

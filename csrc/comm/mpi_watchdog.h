@@ -40,8 +40,10 @@ class MpiWatchdog {
  private:
   struct Beat {
     Activity::Place place;
-    std::int64_t num_idle = 0;              // ranks in a row
-    std::array<char, 192> difference = {};  // between two of them, in what they stand in
+    std::int64_t num_idle = 0;  // ranks in a row
+    // Between two of them, in what they stand in: best of two of which one waits for the other.
+    std::array<char, 192> difference = {};
+    std::int32_t explains = 0;
     std::array<char, 64> host = {};
     std::array<char, 96> machine = {};  // where process numbers mean the same
     std::int32_t process = 0;

@@ -72,7 +72,12 @@ struct ParallelConfig {
   std::int64_t expert = 1;
   std::int64_t tensor = 1;
   std::int64_t expert_tensor = 1;
+  // What each of the ranks that hold the same parameters keeps a piece of: 0 nothing, 1 the
+  // optimizer's state, 2 the accumulated gradients too.
   std::int64_t zero = 1;
+  // Gradients are reduced, and weights gathered, in buckets of whole tensors that hold at least so
+  // much, in the accumulation dtype: while the backward pass goes on, and the next forward pass.
+  double bucket_mib = 32;
   bool sequence_parallel = true;
   // Rows that a rank's experts can receive in a micro-batch, over an equal share; 0: room for every
   // case.

@@ -105,7 +105,11 @@ void Grok::forward() {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BlockContext context = block_context();
   // (2)
-  groups_.activity().enter("forward of the embedding");
+  const auto begin_layer = [&](const char* phase, int layer, int shown) {
+    groups_.activity().enter(phase, shown);
+    parameters_.await_layer(layer, stream_);
+  };
+  begin_layer("forward of the embedding", kBeforeLayers, -1);
   embedding_forward({.y_TD = term_of(context, shared.hidden_TD),
                      .weight_VD = weights.embedding_VD,
                      .tokens_T = shared.tokens_T,
@@ -117,12 +121,12 @@ void Grok::forward() {
   // (3) to (16)
   TensorView hidden_TD = shared.hidden_TD;
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-    groups_.activity().enter("forward", static_cast<int>(i));
+    begin_layer("forward", static_cast<int>(i), static_cast<int>(i));
     block_forward(context, weights.layers[i], activations_.layers[i], exchanges_[i], hidden_TD);
     hidden_TD = activations_.layers[i].out_TD;
   }
   // (17)
-  groups_.activity().enter("forward of the head");
+  begin_layer("forward of the head", static_cast<int>(weights.layers.size()), -1);
   rmsnorm_forward({.y_TD = shared.final_in_TD,
                    .rrms_T = shared.final_rrms_T,
                    .x_TD = hidden_TD,
@@ -268,14 +272,27 @@ void Grok::loss(const LossScales& scales) {
   add_cross_entropy(scales);
 }
 
-void Grok::loss_and_backward(const LossScales& scales) {
+void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BackwardScratch<TensorView>& scratch = activations_.backward;
   const BlockContext context = block_context();
 
-  groups_.activity().enter("loss and backward of the head");
+  const auto num_layers = static_cast<int>(weights.layers.size());
+  const auto begin_layer = [&](const char* phase, int layer, int shown) {
+    groups_.activity().enter(phase, shown);
+    if (sink != nullptr) {
+      sink->before_backward(layer);
+    }
+  };
+  const auto end_layer = [&](int layer) {
+    if (sink != nullptr) {
+      sink->after_backward(layer);
+    }
+  };
+
+  begin_layer("loss and backward of the head", num_layers, -1);
   // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
   // is used up at once, so [T, V] never exists.
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
@@ -292,22 +309,22 @@ void Grok::loss_and_backward(const LossScales& scales) {
   add_cross_entropy(scales);
   add_auxiliary_losses(scales);
 
-  const std::size_t num_layers = weights.layers.size();
   const auto hidden_before = [&](std::size_t layer) {
     return layer == 0 ? shared.hidden_TD : activations_.layers[layer - 1].out_TD;
   };
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.final_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,
-                    .x_TD = hidden_before(num_layers),
+                    .x_TD = hidden_before(weights.layers.size()),
                     .weight_D = weights.final_norm_D,
                     .rrms_T = shared.final_rrms_T,
                     .partial_PD = scratch.norm_partial_PD},
                    stream_);
+  end_layer(num_layers);
   const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
                                   .z = scales.router_z * scales.token};
-  for (std::size_t i = num_layers; i-- > 0;) {
-    groups_.activity().enter("backward", static_cast<int>(i));
+  for (std::size_t i = weights.layers.size(); i-- > 0;) {
+    begin_layer("backward", static_cast<int>(i), static_cast<int>(i));
     block_backward(context,
                    weights.layers[i],
                    gradients.layers[i],
@@ -315,6 +332,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
                    exchanges_[i],
                    hidden_before(i),
                    auxiliary);
+    end_layer(static_cast<int>(i));
   }
   groups_.activity().enter("backward of the embedding");
   embedding_backward({.dweight_VD = gradients.embedding_VD,
@@ -324,6 +342,7 @@ void Grok::loss_and_backward(const LossScales& scales) {
                       .vocab_begin = dims_.local_V.begin,
                       .vocab_size = dims_.V},
                      stream_);
+  end_layer(kBeforeLayers);
 }
 
 }  // namespace memphis

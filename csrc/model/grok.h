@@ -16,6 +16,18 @@ namespace memphis {
 
 struct BlockContext;
 
+// Who reduces gradients while the backward pass goes on. `layer` is the number of layers for what
+// comes after them, the head and the final norm, and kBeforeLayers for the embedding.
+class GradientSink {
+ public:
+  virtual ~GradientSink() = default;
+  // The layer's gradients are about to be added to; with the head's the embedding's, which may be
+  // the same.
+  virtual void before_backward(int layer) = 0;
+  // They are complete.
+  virtual void after_backward(int layer) = 0;
+};
+
 // One micro-batch in host memory, B * S long each. `positions` count from the start of the document
 // or of the sequence, whichever is later. `targets` below 0 are not predicted.
 struct HostBatch {
@@ -66,8 +78,9 @@ class Grok {
   // Both of these, and the gradient of
   //   cross entropy + balance * sum over layers of balance loss + router_z * sum over layers of z
   //   loss
-  // which is added to the parameters' gradients. forward() has run.
-  void loss_and_backward(const LossScales& scales);
+  // which is added to the parameters' gradients. forward() has run. `sink`, if any, hears how far
+  // it is.
+  void loss_and_backward(const LossScales& scales, GradientSink* sink = nullptr);
 
   // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next
   // call. The plan was made for inference (Keep::one_layer).

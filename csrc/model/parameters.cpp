@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/model/parameters.h"
 
+#include <utility>
 #include <vector>
 
 #include "csrc/core/error.h"
@@ -83,12 +84,18 @@ Parameters::Parameters(
     return flat_view(
         segment_weights_[index], plan_.segments[index].begin, placement.begin, placement.spec);
   });
+  arrivals_.resize(plan_.segments.size());
   if (gradients == Gradients::allocate) {
-    const TensorSpec flat({plan_.num_elements}, accumulation_dtype(compute));
-    gradients_arena_.emplace("gradients", arena_bytes(flat), device);
-    gradients_n_ = gradients_arena_->allocate(flat);
+    const DType wide = accumulation_dtype(compute);
+    gradients_arena_.emplace("gradients", gradients_bytes(plan_, compute), device);
+    gradients_n_ = gradients_arena_->allocate({{plan_.num_gradient_elements}, wide});
+    if (plan_.num_sum_elements > 0) {
+      sums_n_ = gradients_arena_->allocate({{plan_.num_sum_elements}, wide});
+    }
     gradients_ = map_placements(plan_.placements, [&](const Placement& placement) {
-      return flat_view(gradients_n_, 0, placement.begin, placement.spec);
+      const Segment& segment = plan_.segments[static_cast<std::size_t>(placement.segment)];
+      return flat_view(
+          gradients_n_, segment.begin - segment.gradient_begin, placement.begin, placement.spec);
     });
   }
 }
@@ -98,13 +105,60 @@ std::size_t Parameters::allocated_bytes() const {
          (gradients_arena_ ? gradients_arena_->capacity_bytes() : 0);
 }
 
-TensorView Parameters::segment_weights(int segment) const {
-  return segment_weights_.at(static_cast<std::size_t>(segment));
+TensorView Parameters::segment_weights(std::size_t segment) const {
+  return segment_weights_.at(segment);
 }
 
-TensorView Parameters::segment_gradients(int segment) const {
-  const Segment& s = plan_.segments.at(static_cast<std::size_t>(segment));
-  return flat_view(gradients_n_, 0, s.begin, {{s.num_elements}, gradients_n_.dtype});
+TensorView Parameters::segment_gradients(std::size_t segment) const {
+  const Segment& s = plan_.segments.at(segment);
+  return flat_view(gradients_n_, 0, s.gradient_begin, {{s.num_elements}, gradients_n_.dtype});
+}
+
+TensorView Parameters::segment_sums(std::size_t segment) const {
+  return sums(plan_.segments.at(segment).owned);
+}
+
+TensorView Parameters::sums(const Range& run) const {
+  const Segment& s = plan_.segments[plan_.segment_of(run.begin)];
+  require(run.begin >= s.owned.begin && run.begin + run.count <= s.owned.begin + s.owned.count,
+          "a rank has the sums of what it owns");
+  return sums_n_.present()
+             ? flat_view(
+                   sums_n_, s.owned.begin - s.sum_begin, run.begin, {{run.count}, sums_n_.dtype})
+             : flat_view(gradients_n_,
+                         s.begin - s.gradient_begin,
+                         run.begin,
+                         {{run.count}, gradients_n_.dtype});
+}
+
+void Parameters::clear_gradients(Stream stream) {
+  for (const TensorView& view : {gradients_n_, sums_n_}) {
+    if (view.present()) {
+      device_zero(view.data, view.bytes(), stream);
+    }
+  }
+}
+
+void Parameters::expect(std::size_t segment, std::unique_ptr<Communicator::Work> arrival) {
+  arrivals_.at(segment) = std::move(arrival);
+}
+
+void Parameters::await_layer(int layer, Stream stream) const {
+  for (std::size_t i = 0; i < arrivals_.size(); ++i) {
+    if (arrivals_[i] && plan_.segments[i].first_layer == layer) {
+      arrivals_[i]->wait(stream);
+      arrivals_[i].reset();
+    }
+  }
+}
+
+void Parameters::await_all(Stream stream) const {
+  for (std::unique_ptr<Communicator::Work>& arrival : arrivals_) {
+    if (arrival) {
+      arrival->wait(stream);
+      arrival.reset();
+    }
+  }
 }
 
 TensorView Parameters::logical_weights(const LogicalParameter& parameter) const {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 
+#include "csrc/comm/communicator.h"
 #include "csrc/core/arena.h"
 #include "csrc/plan/parameters.h"
 
@@ -29,10 +32,25 @@ class Parameters {
   const ModelParameters<TensorView>& weights() const { return weights_; }
   const ModelParameters<TensorView>& gradients() const { return gradients_; }
 
-  // Flat arrays over the plan's index space.
-  TensorView segment_weights(int segment) const;
-  TensorView gradients_n() const { return gradients_n_; }  // accumulation dtype
-  TensorView segment_gradients(int segment) const;
+  // Flat arrays, of one segment.
+  TensorView segment_weights(std::size_t segment) const;
+  // Where the backward pass adds to; in the accumulation dtype, as the others.
+  TensorView segment_gradients(std::size_t segment) const;
+  // Of the elements whose optimizer state this rank keeps, a part of those or under ZeRO-2 beside
+  // them: the sum over ranks and micro-batches, once it is there.
+  TensorView segment_sums(std::size_t segment) const;
+  // Of `run`, which lies within the owned elements of a segment.
+  TensorView sums(const Range& run) const;
+
+  // All gradients and sums become zero.
+  void clear_gradients(Stream stream);
+
+  // Weights that are on their way here from the ranks that keep them: who reads them waits first,
+  // for those whose segment begins in `layer` (kBeforeLayers, or the number of layers: what comes
+  // after them), or for all.
+  void expect(std::size_t segment, std::unique_ptr<Communicator::Work> arrival);
+  void await_layer(int layer, Stream stream) const;
+  void await_all(Stream stream) const;
 
   // The weights of this rank's part of one logical parameter.
   TensorView logical_weights(const LogicalParameter& parameter) const;
@@ -48,6 +66,9 @@ class Parameters {
   std::optional<Arena> gradients_arena_;
   std::vector<TensorView> segment_weights_;
   TensorView gradients_n_;
+  TensorView sums_n_;  // ZeRO-2
+  // By segment. To wait changes no weight.
+  mutable std::vector<std::unique_ptr<Communicator::Work>> arrivals_;
   ModelParameters<TensorView> weights_;
   ModelParameters<TensorView> gradients_;
 };

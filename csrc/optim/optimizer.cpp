@@ -40,16 +40,8 @@ Optimizer::Optimizer(const OptimizerConfig& config,
 
 TensorView Optimizer::owned_weights(std::size_t segment) const {
   const Segment& s = parameters_.plan().segments[segment];
-  return flat_view(parameters_.segment_weights(static_cast<int>(segment)),
-                   s.begin,
-                   s.owned.begin,
-                   {{s.owned.count}, s.dtype});
-}
-
-TensorView Optimizer::owned_gradients(std::size_t segment) const {
-  const Range& owned = parameters_.plan().segments[segment].owned;
-  const TensorView& gradients_n = parameters_.gradients_n();
-  return flat_view(gradients_n, 0, owned.begin, {{owned.count}, gradients_n.dtype});
+  return flat_view(
+      parameters_.segment_weights(segment), s.begin, s.owned.begin, {{s.owned.count}, s.dtype});
 }
 
 void Optimizer::copy_weights_to_master(Stream stream) {
@@ -60,31 +52,11 @@ void Optimizer::copy_weights_to_master(Stream stream) {
   }
 }
 
-void Optimizer::reduce_gradients(Stream stream) {
-  const ParameterPlan& plan = parameters_.plan();
-  const TensorView gradients_n = parameters_.gradients_n();
-  for (const Range& shared : plan.shared_kv) {
-    const TensorView run_n =
-        flat_view(gradients_n, 0, shared.begin, {{shared.count}, gradients_n.dtype});
-    groups_.kv_sharers().run(AllReduce{.y = run_n, .x = run_n}, "optimizer.shared_kv", stream);
-  }
-  for (std::size_t i = 0; i < segments_.size(); ++i) {
-    const Segment& segment = plan.segments[i];
-    const TensorView all_n = parameters_.segment_gradients(static_cast<int>(i));
-    const bool sharded = segment.owned.count < segment.num_elements;
-    const Collective reduction =
-        sharded ? Collective(ReduceScatter{.y = owned_gradients(i), .x = all_n})
-                : Collective(AllReduce{.y = all_n, .x = all_n});
-    groups_.replicas(segment.replicas).run(reduction, "optimizer.gradients", stream);
-  }
-}
-
 void Optimizer::measure_gradient(const TensorView& norm_1,
                                  const TensorView& partial_P,
                                  Stream stream) {
   // The norm of norms is the norm of all.
   const std::vector<Range>& counted = parameters_.plan().counted;
-  const TensorView gradients_n = parameters_.gradients_n();
   const auto cell = [](const TensorView& table_PW, std::int64_t row) {
     TensorView view = table_PW.rows(row, 1);
     view.num_dims = 1;
@@ -96,12 +68,10 @@ void Optimizer::measure_gradient(const TensorView& norm_1,
   };
   const auto num_runs = static_cast<std::int64_t>(counted.size());
   for (std::int64_t i = 0; i < num_runs; ++i) {
-    const Range& run = counted[static_cast<std::size_t>(i)];
-    kernels::global_norm(
-        {.norm_1 = cell(runs_PW_, i),
-         .x_n = flat_view(gradients_n, 0, run.begin, {{run.count}, gradients_n.dtype}),
-         .partial_P = partial_P},
-        stream);
+    kernels::global_norm({.norm_1 = cell(runs_PW_, i),
+                          .x_n = parameters_.sums(counted[static_cast<std::size_t>(i)]),
+                          .partial_P = partial_P},
+                         stream);
   }
   const TensorView own_W = runs_PW_.rows(num_runs, 1);
   kernels::global_norm({.norm_1 = cell(runs_PW_, num_runs),
@@ -122,7 +92,7 @@ void Optimizer::step(double learning_rate,
                     .master_n = segments_[i].master_n,
                     .m_n = segments_[i].m_n,
                     .v_n = segments_[i].v_n,
-                    .grad_n = owned_gradients(i),
+                    .grad_n = parameters_.segment_sums(i),
                     .norm_1 = norm_1,
                     .learning_rate = learning_rate,
                     .beta1 = config_.beta1,
@@ -133,11 +103,12 @@ void Optimizer::step(double learning_rate,
                     .step = step},
                    stream);
     if (segment.owned.count < segment.num_elements) {
-      groups_.replicas(segment.replicas)
-          .run(AllGather{.y = parameters_.segment_weights(static_cast<int>(i)),
-                         .x = owned_weights(i)},
-               "optimizer.weights",
-               stream);
+      parameters_.expect(
+          i,
+          groups_.replicas(segment.replicas)
+              .start(AllGather{.y = parameters_.segment_weights(i), .x = owned_weights(i)},
+                     "optimizer.weights",
+                     stream));
     }
   }
 }

@@ -33,14 +33,11 @@ class Optimizer {
   // After the weights have been initialised, and before the first step of a run that starts at 0.
   void copy_weights_to_master(Stream stream);
 
-  // Sums the gradients of all replicas, as far as this rank keeps their state.
-  void reduce_gradients(Stream stream);
-
   // Writes the norm of the whole gradient, before clipping, to norm_1. Gradients are reduced.
   void measure_gradient(const TensorView& norm_1, const TensorView& partial_P, Stream stream);
 
-  // Step number `step`, counted from 1, with the gradient as it lies and its norm; then all ranks
-  // have all weights that they multiply by.
+  // Step number `step`, counted from 1, with the gradient as it lies and its norm. Weights that
+  // other ranks keep are then on their way: see Parameters::await_layer.
   void step(double learning_rate, std::int64_t step, const TensorView& norm_1, Stream stream);
 
   // A run of the optimizer's state: elements `local` of this rank's part of a logical parameter.
@@ -62,7 +59,6 @@ class Optimizer {
   };
 
   TensorView owned_weights(std::size_t segment) const;
-  TensorView owned_gradients(std::size_t segment) const;
 
   OptimizerConfig config_;
   Parameters& parameters_;

@@ -43,6 +43,13 @@ std::size_t weights_bytes(const ParameterPlan& parameters) {
   return bytes;
 }
 
+std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute) {
+  const DType wide = accumulation_dtype(compute);
+  return arena_bytes(flat(parameters.num_gradient_elements, wide)) +
+         (parameters.num_sum_elements > 0 ? arena_bytes(flat(parameters.num_sum_elements, wide))
+                                          : 0);
+}
+
 std::size_t master_bytes(const ParameterPlan& parameters) {
   std::size_t bytes = 0;
   for (const Segment& segment : parameters.segments) {
@@ -73,11 +80,9 @@ MemoryPlan plan_training_memory(const ParameterPlan& parameters,
                                 DType compute,
                                 const Share& share,
                                 std::size_t library_bytes) {
-  const std::size_t per_element =
-      arena_bytes(flat(parameters.num_elements, accumulation_dtype(compute)));
   MemoryPlan plan;
   plan.weights_bytes = weights_bytes(parameters);
-  plan.gradients_bytes = per_element;
+  plan.gradients_bytes = gradients_bytes(parameters, compute);
   plan.master_bytes = master_bytes(parameters);
   plan.moments_bytes = moments_bytes(parameters);
   plan.activations_bytes = activations.activation_bytes();

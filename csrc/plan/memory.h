@@ -28,6 +28,8 @@ struct MemoryPlan {
 
 // Weights of each segment in its dtype, aligned.
 std::size_t weights_bytes(const ParameterPlan& parameters);
+// Where gradients are formed, and under ZeRO-2 the sums that a rank keeps.
+std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute);
 // Master weights of the segments whose dtype is narrower than the accumulation dtype, and moments:
 // of the elements whose state this rank keeps.
 std::size_t master_bytes(const ParameterPlan& parameters);

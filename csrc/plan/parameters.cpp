@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/parameters.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "csrc/plan/dims.h"
@@ -12,7 +15,8 @@ namespace {
 // Tensors start at multiples of this many elements: 256 bytes in bf16, more in wider types.
 constexpr std::int64_t kAlignmentElements = 128;
 
-enum SegmentIndex : int { kMatrices = 0, kExperts = 1, kRouters = 2, kNorms = 3, kNumSegments = 4 };
+// Parameters that have a dtype, a decay rule and a group of replicas in common.
+enum Kind : std::size_t { kMatrices, kExperts, kRouters, kNorms, kNumKinds };
 
 // A logical parameter before it is placed; its dtype follows from the segment.
 struct Part {
@@ -33,27 +37,37 @@ std::int64_t round_up(std::int64_t number, std::int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
 }
 
-// Hands out places within each segment, front to back. Segments follow one another once all sizes
-// are known, so places are relative to their segment until finish().
+// Hands out places, in the order of the forward pass, within the open segment of each kind.
+// Segments follow one another once all sizes are known, so places are relative to their segment
+// until finish().
 class Placer {
  public:
-  Placer(ParameterPlan& plan, DType compute, const Share& share) : plan_(plan), share_(share) {
+  Placer(ParameterPlan& plan, DType compute, const Share& share)
+      : plan_(plan),
+        share_(share),
+        bucket_elements_(share.bucket_bytes /
+                         static_cast<std::int64_t>(size_of(accumulation_dtype(compute)))) {
     // Where the residual stream is whole on every tensor rank, so is the gradient of a norm.
     const Axis norm_replicas = share.sequence_parallel ? Axis::stage : Axis::data_context;
     const DType wide = accumulation_dtype(compute);
-    plan_.segments = {{.dtype = compute, .decay = true, .replicas = Axis::data_context},
-                      {.dtype = compute, .decay = true, .replicas = Axis::expert_data},
-                      {.dtype = wide, .decay = true, .replicas = Axis::stage},
-                      {.dtype = wide, .decay = false, .replicas = norm_replicas}};
+    kinds_[kMatrices] = {.dtype = compute, .decay = true, .replicas = Axis::data_context};
+    kinds_[kExperts] = {.dtype = compute, .decay = true, .replicas = Axis::expert_data};
+    kinds_[kRouters] = {.dtype = wide, .decay = true, .replicas = Axis::stage};
+    kinds_[kNorms] = {.dtype = wide, .decay = false, .replicas = norm_replicas};
   }
 
+  // What is placed from here on is of this layer.
+  void begin_layer(int layer) { layer_ = layer; }
+
   // A tensor of `dims` that consists of `parts`, in order, without gaps.
-  Placement place(SegmentIndex index,
+  Placement place(Kind kind,
                   std::initializer_list<std::int64_t> dims,
                   const std::vector<Part>& parts) {
+    const std::size_t index = open_segment(kind);
     Segment& segment = plan_.segments[index];
     const TensorSpec spec(dims, segment.dtype);
-    const Placement placement{.spec = spec, .begin = segment.num_elements, .segment = index};
+    const Placement placement{
+        .spec = spec, .begin = segment.num_elements, .segment = static_cast<int>(index)};
     std::int64_t begin = placement.begin;
     for (const Part& part : parts) {
       LogicalParameter parameter{.name = part.name,
@@ -62,7 +76,7 @@ class Placer {
                                  .cut = part.cut,
                                  .spec = part.spec(),
                                  .begin = begin,
-                                 .segment = index,
+                                 .segment = placement.segment,
                                  .init_std = part.init_std};
       parameter.whole.dtype = segment.dtype;
       parameter.spec.dtype = segment.dtype;
@@ -74,7 +88,7 @@ class Placer {
     return placement;
   }
 
-  void finish() {
+  void finish(int num_layers) {
     std::int64_t begin = 0;
     for (Segment& segment : plan_.segments) {
       const Piece& replicas = segment.replicas == Axis::stage         ? share_.stage
@@ -83,6 +97,7 @@ class Placer {
       // Equal, aligned pieces.
       segment.num_elements = round_up(segment.num_elements, kAlignmentElements * replicas.count);
       segment.begin = begin;
+      segment.replicated = replicas.count > 1;
       segment.piece = replicas.of(segment.num_elements);
       segment.piece.begin += begin;
       segment.owned = share_.shard_optimizer ? segment.piece
@@ -90,6 +105,7 @@ class Placer {
       begin += segment.num_elements;
     }
     plan_.num_elements = begin;
+    place_gradients(num_layers);
     const auto shift = [&](const Placement& from, Placement& to) {
       to = from;
       if (from.present()) {
@@ -109,8 +125,58 @@ class Placer {
   }
 
  private:
+  // Under ZeRO-2 a layer's gradients lie where another's have been, so no segment has two layers'.
+  std::size_t open_segment(Kind kind) {
+    std::optional<std::size_t>& open = open_[kind];
+    const bool fits = open && plan_.segments[*open].num_elements < bucket_elements_ &&
+                      !(share_.shard_gradients && plan_.segments[*open].first_layer != layer_);
+    if (!fits) {
+      open = plan_.segments.size();
+      plan_.segments.push_back(kinds_[kind]);
+      plan_.segments.back().first_layer = layer_;
+    }
+    return *open;
+  }
+
+  void place_gradients(int num_layers) {
+    if (!share_.shard_gradients) {
+      for (Segment& segment : plan_.segments) {
+        segment.gradient_begin = segment.begin;
+      }
+      plan_.num_gradient_elements = plan_.num_elements;
+      return;
+    }
+    // What comes before and after the layers may be one tensor, whose gradient takes the whole
+    // backward pass; of the layers one is formed while the one before it is reduced.
+    constexpr int kTurns = 2;
+    std::int64_t around_layers = 0;
+    std::vector<std::int64_t> layer_elements(static_cast<std::size_t>(num_layers));
+    for (Segment& segment : plan_.segments) {
+      const bool is_layer = segment.first_layer >= 0 && segment.first_layer < num_layers;
+      std::int64_t& end =
+          is_layer ? layer_elements[static_cast<std::size_t>(segment.first_layer)] : around_layers;
+      segment.gradient_begin = end;
+      end += segment.num_elements;
+      segment.sum_begin = plan_.num_sum_elements;
+      plan_.num_sum_elements += segment.owned.count;
+    }
+    const std::int64_t largest =
+        layer_elements.empty() ? 0
+                               : *std::max_element(layer_elements.begin(), layer_elements.end());
+    for (Segment& segment : plan_.segments) {
+      if (segment.first_layer >= 0 && segment.first_layer < num_layers) {
+        segment.gradient_begin += around_layers + segment.first_layer % kTurns * largest;
+      }
+    }
+    plan_.num_gradient_elements = around_layers + std::min(num_layers, kTurns) * largest;
+  }
+
   ParameterPlan& plan_;
   const Share& share_;
+  std::int64_t bucket_elements_;
+  int layer_ = kBeforeLayers;
+  std::array<Segment, kNumKinds> kinds_;
+  std::array<std::optional<std::size_t>, kNumKinds> open_;
 };
 
 Range whole_range(std::int64_t count) {
@@ -145,6 +211,15 @@ std::int64_t count_parameters(const ModelConfig& model) {
 }
 
 }  // namespace
+
+std::size_t ParameterPlan::segment_of(std::int64_t element) const {
+  const auto after = std::upper_bound(
+      segments.begin(), segments.end(), element, [](std::int64_t value, const Segment& segment) {
+        return value < segment.begin;
+      });
+  require(after != segments.begin() && element < num_elements, "an element lies in a segment");
+  return static_cast<std::size_t>(after - segments.begin()) - 1;
+}
 
 ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Share& share) {
   const Dims d = make_dims(model, 1, 1, share);
@@ -190,6 +265,7 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
   all.embedding_VD = placer.place(
       kMatrices, {d.local_V.count, d.D}, {rows("model.embed_tokens.weight", d.V, d.D, d.local_V)});
   for (std::int64_t layer = 0; layer < d.L; ++layer) {
+    placer.begin_layer(static_cast<int>(layer));
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
     const std::string attention = prefix + "self_attn.";
     const std::string moe = prefix + "block_sparse_moe.";
@@ -238,12 +314,13 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
     p.post_moe_norm_D = norm(prefix + "post_moe_norm.weight");
     all.layers.push_back(p);
   }
+  placer.begin_layer(static_cast<int>(d.L));
   all.final_norm_D = norm("model.norm.weight");
   all.head_VD = model.tie_embeddings ? all.embedding_VD
                                      : placer.place(kMatrices,
                                                     {d.local_V.count, d.D},
                                                     {rows("lm_head.weight", d.V, d.D, d.local_V)});
-  placer.finish();
+  placer.finish(static_cast<int>(d.L));
   plan.num_parameters = count_parameters(model);
 
   std::vector<Range> counted_elsewhere;  // by another rank along `tensor`, which holds them too
@@ -257,11 +334,12 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
       }
     }
   }
-  const Segment& norms = plan.segments[kNorms];
-  if (norms.replicas == Axis::data_context && share.tensor.index > 0) {
-    counted_elsewhere.push_back({.begin = norms.begin, .count = norms.num_elements});
-  }
   for (const Segment& segment : plan.segments) {
+    // A norm whose replicas are those along `data` is the same on every tensor rank.
+    const bool is_norm = !segment.decay;
+    if (is_norm && segment.replicas == Axis::data_context && share.tensor.index > 0) {
+      continue;
+    }
     add_without(plan.counted, segment.piece, counted_elsewhere);
   }
   return plan;

@@ -20,11 +20,21 @@ namespace memphis {
 // weights, moments and gradients are flat arrays over it, so an optimizer step, a gradient norm or
 // a collective is a run of that space and not a list of tensors. It is cut into segments of one
 // dtype, one decay rule and one group of ranks that hold the same elements: these sum their
-// gradients and, under ZeRO-1, each keep the optimizer's state of an equal piece.
+// gradients and, under ZeRO-1, each keep the optimizer's state of an equal piece. A segment is also
+// the unit of what moves under way, a bucket: it holds neighbours in the order of layers, so its
+// gradient is complete once the backward pass has left its first layer, and its weights are needed
+// once the forward pass comes there.
+//
+// Gradients lie as the parameters do. Under ZeRO-2 only what a rank keeps of the sums has a place
+// of its own for the whole step; layers take turns in two places where their gradients are formed.
 //
 // A tensor that the model multiplies by (`Placement`) may hold several logical parameters, the
 // tensors of the Hugging Face form B (`LogicalParameter`), one behind the other: q, k and v are one
 // product, gate and up of an expert are one product.
+
+// The layers of a model in the order of the forward pass; the embedding comes before them, the
+// final norm and a head of its own after.
+constexpr int kBeforeLayers = -1;
 
 struct Segment {
   DType dtype = DType::f32;  // of the weights
@@ -34,6 +44,10 @@ struct Segment {
   Axis replicas = Axis::data_context;  // who holds the same elements, and sums its gradients
   Range piece = {};                    // this rank's of as many pieces as there are replicas
   Range owned = {};                    // whose optimizer state this rank keeps: the piece, or all
+  bool replicated = false;             // there is more than one piece
+  int first_layer = kBeforeLayers;     // that it holds a tensor of
+  std::int64_t gradient_begin = 0;     // element of the array that gradients are formed in
+  std::int64_t sum_begin = 0;          // ZeRO-2: element of the array of sums; of `owned`
 };
 
 struct Placement {
@@ -82,13 +96,18 @@ struct ParameterPlan {
   std::vector<Segment> segments;
   std::vector<LogicalParameter> logical;  // in the order of files
   ModelParameters<Placement> placements;
-  std::int64_t num_elements = 0;    // with the padding between tensors
-  std::int64_t num_parameters = 0;  // of the model, without padding
+  std::int64_t num_elements = 0;           // with the padding between tensors
+  std::int64_t num_gradient_elements = 0;  // of the array that gradients are formed in
+  std::int64_t num_sum_elements = 0;       // ZeRO-2: of the sums that this rank keeps; else 0
+  std::int64_t num_parameters = 0;         // of the model, without padding
   // Runs of elements that this rank adds to the norm of the gradient: over all ranks, each element
   // of the model once.
   std::vector<Range> counted;
   // Where tensor ranks share a key/value head: its gradients, which they sum among themselves.
-  std::vector<Range> shared_kv;
+  std::vector<Range> shared_kv;  // by layer, or empty
+
+  // The segment that an element lies in.
+  std::size_t segment_of(std::int64_t element) const;
 };
 
 // Matrices are kept in `compute`; the router and the norms in its accumulation dtype, because their

@@ -2,6 +2,11 @@
 #include "csrc/plan/share.h"
 
 namespace memphis {
+namespace {
+
+constexpr double kMebi = 1024.0 * 1024.0;
+
+}  // namespace
 
 Range Piece::of(std::int64_t n) const {
   const std::int64_t begin = n * index / count;
@@ -20,6 +25,8 @@ Share make_share(const ParallelConfig& parallel, const Mesh& mesh, std::int64_t 
           .stage = piece(Axis::stage),
           .sequence_parallel = parallel.sequence_parallel,
           .shard_optimizer = parallel.zero > 0,
+          .shard_gradients = parallel.zero > 1,
+          .bucket_bytes = static_cast<std::int64_t>(parallel.bucket_mib * kMebi),
           .expert_buffer = parallel.expert_buffer};
 }
 

@@ -34,8 +34,10 @@ struct Share {
   Piece expert_data = {};    // optimizer state of experts
   Piece stage = {};          // optimizer state of what no axis cuts
   bool sequence_parallel = true;
-  bool shard_optimizer = true;  // ZeRO-1
-  double expert_buffer = 0;     // ParallelConfig::expert_buffer
+  bool shard_optimizer = true;   // ZeRO-1
+  bool shard_gradients = false;  // ZeRO-2
+  std::int64_t bucket_bytes = std::int64_t{32} << 20;
+  double expert_buffer = 0;  // ParallelConfig::expert_buffer
 };
 
 Share make_share(const ParallelConfig& parallel, const Mesh& mesh, std::int64_t rank);

@@ -37,6 +37,7 @@ TrainStep::TrainStep(const Config& config,
       groups_(groups),
       model_(model),
       parameters_(parameters),
+      reduction_(parameters, groups, share, stream),
       optimizer_(optimizer),
       loader_(loader),
       stream_(stream),
@@ -72,16 +73,17 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
       .token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),
       .balance = static_cast<float>(config_.loss.balance),
       .router_z = static_cast<float>(config_.loss.router_z)};
-  device_zero(parameters_.gradients_n().data, parameters_.gradients_n().bytes(), stream_);
+  reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   for (std::int64_t begin = 0; begin < samples_.num_sequences(); begin += micro_batch) {
     model_.load(batch_.micro_batch(begin, micro_batch));
     model_.forward();
-    model_.loss_and_backward(scales);
+    const bool last = begin + micro_batch >= samples_.num_sequences();
+    model_.loss_and_backward(scales, reduction_.of_micro_batch(last));
   }
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
-  optimizer_.reduce_gradients(stream_);
+  reduction_.finish();
   differentiated_.record(stream_);
 
   activity.enter("optimizer");

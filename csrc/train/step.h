@@ -9,6 +9,7 @@
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
 #include "csrc/model/host_stats.h"
+#include "csrc/optim/gradient_reduction.h"
 #include "csrc/optim/optimizer.h"
 #include "csrc/train/batch.h"
 
@@ -59,6 +60,7 @@ class TrainStep {
   const Groups& groups_;
   Grok& model_;
   Parameters& parameters_;
+  GradientReduction reduction_;
   Optimizer& optimizer_;
   const TrainingLoader& loader_;
   Stream stream_;

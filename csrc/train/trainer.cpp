@@ -227,6 +227,7 @@ void Trainer::save() {
   manifest.seed = config_.run.seed;
   manifest.dataset_fingerprint = dataset_.train->fingerprint();
   manifest.config = to_yaml(config_);
+  parameters_->await_all(stream());
   const std::filesystem::path path = save_checkpoint(config_.run.dir,
                                                      step_,
                                                      manifest,

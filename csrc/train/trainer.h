@@ -61,7 +61,11 @@ class Trainer {
   std::int64_t current_step() const { return step_; }
   std::uint64_t samples() const { return samples_; }
   const TrainingPlan& plan() const { return plan_; }
-  Parameters& parameters() { return *parameters_; }
+  // With all weights there.
+  Parameters& parameters() {
+    parameters_->await_all(stream());
+    return *parameters_;
+  }
   Optimizer& optimizer() { return *optimizer_; }
   Stream stream() const { return stream_.view(); }
 

@@ -117,16 +117,16 @@ double TinyModel::total_loss() {
 
 double TinyModel::total_loss_and_gradient() {
   const TensorView& stats = activations_.shared.stats;
-  const TensorView gradients = parameters_.gradients_n();
   device_zero(stats.data, stats.bytes(), stream());
-  device_zero(gradients.data, gradients.bytes(), stream());
+  parameters_.clear_gradients(stream());
   model_.forward();
   model_.loss_and_backward(scales);
   return read_total();
 }
 
 std::vector<double> TinyModel::gradient(const LogicalParameter& parameter) const {
-  const TensorView view = flat_view(parameters_.gradients_n(), 0, parameter.begin, parameter.spec);
+  const TensorView view =
+      parameters_.sums({.begin = parameter.begin, .count = parameter.spec.num_elements()});
   std::vector<double> values(static_cast<std::size_t>(view.num_elements()));
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = read_element(view, static_cast<std::int64_t>(i), stream());

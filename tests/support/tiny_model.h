@@ -29,7 +29,7 @@ class TinyModel {
   // Cross entropy + balance * sum of balance losses + router_z * sum of z losses, of the loaded
   // batch.
   double total_loss();
-  // The same; leaves its gradient in parameters().gradients_n().
+  // The same; leaves its gradient in parameters().
   double total_loss_and_gradient();
 
   // The gradient of a logical parameter, and one of its weights.

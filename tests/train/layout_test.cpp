@@ -61,6 +61,8 @@ const std::vector<Layout>& layouts() {
       layout("one_small_batches", 1, 1, 1, 1, {"batch.micro_batch=2"}),
       layout("data2", 2, 1, 1, 1),
       layout("data2_whole_optimizer", 2, 1, 1, 1, {"parallel.zero=0"}),
+      layout("data2_shared_gradients", 2, 1, 1, 1, {"parallel.zero=2", "batch.micro_batch=2"}),
+      layout("data2_small_buckets", 2, 1, 2, 1, {"parallel.bucket_mib=0"}),
       layout("data2_expert2", 2, 1, 2, 1),
       layout("data2_split_expert", 2, 1, 1, 2),
       layout("tensor2", 1, 2, 1, 1),
@@ -82,7 +84,21 @@ const std::vector<Layout>& layouts() {
              1,
              {"parallel.sequence_parallel=false"}),
       layout("data2_tensor2_whole_optimizer", 2, 2, 2, 1, {"parallel.zero=0"}),
+      layout("data2_tensor2_shared_gradients", 2, 2, 2, 1, {"parallel.zero=2"}),
+      layout("data4_expert2_small_buckets_shared_gradients",
+             4,
+             1,
+             2,
+             1,
+             {"parallel.zero=2", "parallel.bucket_mib=0", "batch.micro_batch=1"}),
       layout("tensor4_shared_heads", 1, 4, 1, 1),
+      layout("tensor4_shared_heads_small_buckets", 1, 4, 1, 1, {"parallel.bucket_mib=0"}),
+      layout("data2_tensor4_shared_heads_shared_gradients",
+             2,
+             4,
+             2,
+             1,
+             {"parallel.zero=2", "batch.micro_batch=2"}),
       layout("tensor4_shared_heads_expert4", 1, 4, 4, 1),
       layout("tensor4_shared_heads_whole_sequences",
              1,
@@ -157,7 +173,7 @@ void nudge_weights(Trainer& trainer, double sign) {
   const double unit = rounding_unit(DType::f32);
   const auto num_segments = trainer.plan().parameters.segments.size();
   for (std::size_t segment = 0; segment < num_segments; ++segment) {
-    const TensorView weights_n = trainer.parameters().segment_weights(static_cast<int>(segment));
+    const TensorView weights_n = trainer.parameters().segment_weights(segment);
     for (std::int64_t i = 0; i < weights_n.num_elements(); ++i) {
       float& weight = weights_n.as<float>()[i];
       const double factor = 1.0 + 2.0 * unit * (i % 2 == 0 ? sign : -sign);
@@ -196,7 +212,8 @@ Outcome train(const Layout& layout, const std::string& compute, int num_steps, d
       const std::lock_guard lock(mutex);
       if (step == 0) {
         gather(outcome.gradient, plan, [&](const LogicalParameter& parameter, std::int64_t i) {
-          return element(trainer.parameters().gradients_n(), parameter.begin + i);
+          const Range one{.begin = parameter.begin + i, .count = 1};
+          return element(trainer.parameters().sums(one), 0);
         });
       }
       if (world.rank() == 0) {
@@ -361,6 +378,7 @@ std::vector<Layout> checkpoint_layouts() {
     for (const char* name : {"one",
                              "data2_whole_optimizer",
                              "data2_split_expert",
+                             "data4_expert2_small_buckets_shared_gradients",
                              "tensor2_whole_sequences",
                              "data4_expert2_split2",
                              "data2_tensor2_expert4",
@@ -399,7 +417,7 @@ TEST_P(CheckpointLayoutTest, IsReadByEveryLayout) {
       }
     }
   });
-  ASSERT_EQ(checkpoint_layouts().size(), 12U);
+  ASSERT_EQ(checkpoint_layouts().size(), 13U);
   for (const Layout& reader : checkpoint_layouts()) {
     Tensors state;
     with_trainers(saved, reader, kLast, [&](Trainer& trainer, World& world) {

@@ -55,7 +55,7 @@ namespace {
 std::vector<std::byte> weights_of(Trainer& trainer) {
   std::vector<std::byte> bytes;
   for (std::size_t i = 0; i < trainer.plan().parameters.segments.size(); ++i) {
-    const TensorView view = trainer.parameters().segment_weights(static_cast<int>(i));
+    const TensorView view = trainer.parameters().segment_weights(i);
     const auto* begin = static_cast<const std::byte*>(view.data);
     bytes.insert(bytes.end(), begin, begin + view.bytes());
   }

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/optim/gradient_reduction.h"
+
+#include "kernels/elementwise/elementwise.h"
+
+namespace memphis {
+
+GradientReduction::GradientReduction(Parameters& parameters,
+                                     const Groups& groups,
+                                     const Share& share,
+                                     Stream stream)
+    : parameters_(parameters),
+      groups_(groups),
+      each_(share.shard_gradients),
+      scatter_(share.shard_optimizer),
+      num_layers_(static_cast<int>(parameters.plan().placements.layers.size())),
+      stream_(stream) {
+  pending_.reserve(parameters.plan().segments.size());
+}
+
+void GradientReduction::begin_step() {
+  parameters_.clear_gradients(stream_);
+}
+
+void GradientReduction::before_backward(int layer) {
+  if (!each_) {
+    return;
+  }
+  const std::vector<Segment>& segments = parameters_.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const bool is_next = segments[i].first_layer == layer ||
+                         (layer == num_layers_ && segments[i].first_layer == kBeforeLayers);
+    if (!is_next) {
+      continue;
+    }
+    for (auto at = pending_.begin(); at != pending_.end();) {
+      if (overlap(at->segment, i)) {
+        complete(*at);
+        at = pending_.erase(at);
+      } else {
+        ++at;
+      }
+    }
+    const TensorView gradients_n = parameters_.segment_gradients(i);
+    device_zero(gradients_n.data, gradients_n.bytes(), stream_);
+  }
+}
+
+void GradientReduction::after_backward(int layer) {
+  sum_shared_heads(layer);
+  const std::vector<Segment>& segments = parameters_.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].first_layer == layer) {
+      start(i);
+    }
+  }
+}
+
+// Tensor ranks that share a key/value head have a term each of its gradient.
+void GradientReduction::sum_shared_heads(int layer) {
+  const std::vector<Range>& shared_kv = parameters_.plan().shared_kv;
+  if (layer < 0 || static_cast<std::size_t>(layer) >= shared_kv.size()) {
+    return;
+  }
+  const Range& run = shared_kv[static_cast<std::size_t>(layer)];
+  const std::size_t index = parameters_.plan().segment_of(run.begin);
+  const TensorView all_n = parameters_.segment_gradients(index);
+  const TensorView run_n = flat_view(
+      all_n, parameters_.plan().segments[index].begin, run.begin, {{run.count}, all_n.dtype});
+  groups_.kv_sharers().run(AllReduce{.y = run_n, .x = run_n}, "optimizer.shared_kv", stream_);
+}
+
+void GradientReduction::start(std::size_t segment) {
+  const Segment& s = parameters_.plan().segments[segment];
+  Pending pending{.segment = segment, .reduction = nullptr};
+  if (s.replicated) {
+    const TensorView all_n = parameters_.segment_gradients(segment);
+    const TensorView piece_n =
+        flat_view(all_n, s.begin, s.piece.begin, {{s.piece.count}, all_n.dtype});
+    const Collective reduction = scatter_ ? Collective(ReduceScatter{.y = piece_n, .x = all_n})
+                                          : Collective(AllReduce{.y = all_n, .x = all_n});
+    pending.reduction =
+        groups_.replicas(s.replicas).start(reduction, "optimizer.gradients", stream_);
+  }
+  if (pending.reduction || each_) {
+    pending_.push_back(std::move(pending));
+  }
+}
+
+void GradientReduction::complete(const Pending& pending) {
+  if (pending.reduction) {
+    pending.reduction->wait(stream_);
+  }
+  if (each_) {
+    const Segment& s = parameters_.plan().segments[pending.segment];
+    const TensorView all_n = parameters_.segment_gradients(pending.segment);
+    const TensorView sum_n = parameters_.segment_sums(pending.segment);
+    kernels::add({.y = sum_n,
+                  .a = sum_n,
+                  .b = flat_view(all_n, s.begin, s.owned.begin, {{s.owned.count}, all_n.dtype})},
+                 stream_);
+  }
+}
+
+bool GradientReduction::overlap(std::size_t a, std::size_t b) const {
+  const Segment& first = parameters_.plan().segments[a];
+  const Segment& second = parameters_.plan().segments[b];
+  return first.gradient_begin < second.gradient_begin + second.num_elements &&
+         second.gradient_begin < first.gradient_begin + first.num_elements;
+}
+
+void GradientReduction::finish() {
+  for (const Pending& pending : pending_) {
+    complete(pending);
+  }
+  pending_.clear();
+}
+
+}  // namespace memphis

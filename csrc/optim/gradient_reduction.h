@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "csrc/model/grok.h"
+#include "csrc/model/groups.h"
+#include "csrc/model/parameters.h"
+
+namespace memphis {
+
+// Sums gradients over micro-batches and over the ranks that hold the same parameters, segment by
+// segment, while the backward pass goes on.
+//
+//   ZeRO-0, 1   a rank adds its micro-batches up, and the ranks' sums are reduced once, under the
+//               last backward pass
+//   ZeRO-2      each micro-batch's gradients are reduced and added to the piece that this rank
+//               keeps, so none but two layers' exist as a whole
+//
+// Order       fixed: the same bits in every run of a layout. ZeRO-2 adds in another order.
+// Async       see Communicator. What is under way holds its gradients until its turn comes again.
+//
+// Source: Rajbhandari et al. 2019, arXiv:1910.02054.
+class GradientReduction final : public GradientSink {
+ public:
+  // `parameters` were planned with `share`.
+  GradientReduction(Parameters& parameters,
+                    const Groups& groups,
+                    const Share& share,
+                    Stream stream);
+
+  void begin_step();
+
+  // For Grok::loss_and_backward of a micro-batch; null where nothing is reduced yet.
+  GradientSink* of_micro_batch(bool last) { return each_ || last ? this : nullptr; }
+
+  // Parameters::segment_sums are there for what follows on the stream.
+  void finish();
+
+  void before_backward(int layer) override;
+  void after_backward(int layer) override;
+
+ private:
+  struct Pending {
+    std::size_t segment;
+    std::unique_ptr<Communicator::Work> reduction;  // null where there is nothing to reduce
+  };
+
+  void sum_shared_heads(int layer);
+  void start(std::size_t segment);
+  void complete(const Pending& pending);
+  bool overlap(std::size_t a, std::size_t b) const;
+
+  Parameters& parameters_;
+  const Groups& groups_;
+  bool each_;  // micro-batch is reduced: ZeRO-2
+  bool scatter_;
+  int num_layers_;
+  Stream stream_;
+  std::vector<Pending> pending_;  // in the order of their start
+};
+
+}  // namespace memphis
