@@ -12,6 +12,7 @@
 
 #include "csrc/cli/commands.h"
 #include "csrc/cli/source_tree.h"
+#include "csrc/comm/job.h"
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/flops.h"
@@ -54,7 +55,7 @@ std::string matmul_name(Device device) {
              : fmt::format("cuBLASLt bf16 {}^3", test::kMatmulSizeGpu);
 }
 
-void bench_step(const StepArguments& arguments) {
+void bench_step(const StepArguments& arguments, World& world) {
   // The run directory is only named: a benchmark saves nothing and goes on from nothing.
   std::vector<std::string> overrides;
   for (const std::string& override : arguments.config.overrides) {
@@ -63,8 +64,8 @@ void bench_step(const StepArguments& arguments) {
     }
   }
   overrides.insert(overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
-  const Config config = load_config(arguments.config.file, overrides);
-  Trainer trainer(config, own_text_roots());
+  const Config config = load_config(arguments.config.file, overrides, world.size());
+  Trainer trainer(config, own_text_roots(), world);
   for (int i = 0; i < kWarmupSteps; ++i) {
     trainer.step();
   }
@@ -76,6 +77,8 @@ void bench_step(const StepArguments& arguments) {
   double data = 0;
   double model = 0;
   double optimizer = 0;
+  double communication = 0;
+  double exposed = 0;
   const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
   measure_matmul();
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
@@ -84,11 +87,16 @@ void bench_step(const StepArguments& arguments) {
     data += result.data_seconds;
     model += result.model_seconds;
     optimizer += result.optimizer_seconds;
+    communication += result.communication_seconds;
+    exposed += result.exposed_seconds;
     if (i == arguments.steps / 2) {
       measure_matmul();
     }
   }
   measure_matmul();
+  if (world.rank() != 0) {
+    return;
+  }
 
   const auto step_tokens =
       static_cast<double>(config.batch.global_batch * config.batch.sequence_length);
@@ -96,6 +104,9 @@ void bench_step(const StepArguments& arguments) {
   const double tokens_per_second = step_tokens / median(seconds);
   const double model_flops = tokens_per_second * flops.halved;
   const double matmul_flops = median(matmul_rates);
+  const auto num_steps = static_cast<double>(arguments.steps);
+  // A rank that waits may wait for more than what moves meanwhile: then nothing is hidden.
+  const double hidden = communication > 0 ? std::max(0.0, 1 - exposed / communication) : 0;
   const auto share = [&](double part) { return 100 * part / (data + model + optimizer); };
   if (arguments.json) {
     const nlohmann::ordered_json object = {{"tokens_per_second", tokens_per_second},
@@ -103,6 +114,10 @@ void bench_step(const StepArguments& arguments) {
                                            {"matmul_flops_per_second", matmul_flops},
                                            {"ratio", model_flops / matmul_flops},
                                            {"seconds_per_step", median(seconds)},
+                                           {"ranks", world.size()},
+                                           {"communication_seconds", communication / num_steps},
+                                           {"exposed_seconds", exposed / num_steps},
+                                           {"hidden_communication", hidden},
                                            {"device", name_of(device)},
                                            {"threads", omp_get_max_threads()}};
     fmt::print("{}\n", object.dump());
@@ -128,6 +143,14 @@ void bench_step(const StepArguments& arguments) {
              share(data),
              share(model),
              share(optimizer));
+  if (world.size() > 1) {
+    fmt::print(
+        "rank 0 of {}: communication {:.4f} s a step, {:.4f} s of it exposed, {:.0f} % hidden\n",
+        world.size(),
+        communication / num_steps,
+        exposed / num_steps,
+        100 * hidden);
+  }
 }
 
 void add_bench_step(CLI::App& bench) {
@@ -138,7 +161,8 @@ void add_bench_step(CLI::App& bench) {
   command->add_option("--steps", arguments->steps, "How many steps to time")
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", arguments->json, "One JSON object on standard output");
-  command->callback([arguments] { bench_step(*arguments); });
+  command->callback(
+      [arguments] { run_as_job([&](World& world) { bench_step(*arguments, world); }); });
 }
 
 void add_bench_kernels(CLI::App& bench) {

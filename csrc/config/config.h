@@ -157,7 +157,7 @@ struct MetricsConfig {
   std::int64_t sample_tokens = 200;
   std::string sample_prompt = "\n";
   double sample_temperature = 0.8;  // 0: greedy
-  bool trace = false;
+  bool trace = false;               // what each rank did when, to run.dir/trace
 
   bool operator==(const MetricsConfig&) const = default;
 };

@@ -357,9 +357,6 @@ void check_run(const Config& config, const Checker& checker) {
                  {"run.dir"},
                  "run.dir is empty (checkpoints and metrics need a directory); name one, as in "
                  "runs/tiny");
-  checker.expect(!config.metrics.trace,
-                 {"metrics.trace"},
-                 "metrics.trace is true (this program writes no traces); set it to false");
 }
 
 void check_data(const Config& config, const Checker& checker) {

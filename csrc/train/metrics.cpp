@@ -82,7 +82,9 @@ void MetricsFile::write_step(const StepRecord& record) {
       {"model_flops_per_second", record.model_flops_per_second},
       {"data_seconds", result.data_seconds},
       {"model_seconds", result.model_seconds},
-      {"optimizer_seconds", result.optimizer_seconds}};
+      {"optimizer_seconds", result.optimizer_seconds},
+      {"communication_seconds", result.communication_seconds},
+      {"exposed_seconds", result.exposed_seconds}};
   write_line(line.dump());
 }
 

@@ -28,6 +28,10 @@ struct StepResult {
   double data_seconds = 0;
   double model_seconds = 0;  // forward and backward
   double optimizer_seconds = 0;
+  // What collectives took, of all groups of this rank, and for how much of it its own thread stood
+  // and waited: the rest is hidden behind the work.
+  double communication_seconds = 0;
+  double exposed_seconds = 0;
 };
 
 // One optimizer step: gradient accumulation over micro-batches, clipping, AdamW. After construction

@@ -18,6 +18,7 @@
 #include "csrc/core/log.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/stop_signal.h"
+#include "csrc/train/trace_file.h"
 #include "kernels/matmul/matmul.h"
 
 namespace memphis {
@@ -288,6 +289,35 @@ void Trainer::run() {
     return;
   }
   prepare_run_directory();
+  if (config_.metrics.trace) {
+    world_.activity().start_trace();
+  }
+  try {
+    train();
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::preempted) {
+      write_trace();  // all ranks are here
+    }
+    throw;
+  }
+  write_trace();
+}
+
+void Trainer::write_trace() {
+  const Trace* trace = world_.activity().trace();
+  if (trace == nullptr) {
+    return;
+  }
+  parameters_->await_all(stream());  // the last of what moves
+  const std::filesystem::path dir = std::filesystem::path(config_.run.dir) / "trace";
+  write_traces(dir, *trace, groups_.all_host());
+  if (leads_) {
+    spdlog::info("wrote {}; open a file of it in ui.perfetto.dev", dir.string());
+  }
+}
+
+void Trainer::train() {
+  const std::int64_t last_step = config_.schedule.steps;
   // What the run shows and writes, the first rank alone.
   std::optional<MetricsFile> metrics_file;
   together(groups_.all_host(), "metrics.jsonl", [&] {
@@ -332,6 +362,7 @@ void Trainer::run() {
     if (due(step_, config_.checkpoint.every) || last) {
       save();
     }
+    world_.activity().take_communication();  // which is not the next step's
     world_.activity().enter("end of the step");
     // A signal may have reached some ranks and not others: all stop, or none.
     const auto signal =

@@ -78,6 +78,9 @@ class Trainer {
   // `metrics` is null on all ranks but the first.
   void validate(MetricsFile* metrics, double elapsed_seconds);
   void sample(MetricsFile* metrics);
+  // What surrounds the steps: progress, metrics, validation, samples, checkpoints.
+  void train();
+  void write_trace();
 
   std::unique_ptr<World> own_world_;  // of the only rank
   World& world_;

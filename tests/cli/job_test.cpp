@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The program as a job of several processes: started by mpirun, killed, stopped, started again.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -281,6 +284,51 @@ TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
   ASSERT_EQ(one.code, 0) << one.error;
   EXPECT_EQ(losses("run").size(), 40U);
   EXPECT_TRUE(fs::exists(fs::path(path("run")) / "step-00000040" / "model.safetensors"));
+}
+
+TEST_F(Job, TheTraceShowsCommunicationBehindTheBackwardPass) {
+  const Ended ended =
+      train(4, "run", join(kLayout, {"metrics.trace=true", "parallel.bucket_mib=0"}));
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  const auto events = nlohmann::json::parse(read_text(path("run") + "/trace/all.json"));
+  std::set<int> ranks;
+  std::vector<std::pair<double, double>> backward;   // of rank 0, begin and end
+  std::vector<std::pair<double, double>> gradients;  // on their way
+  for (const auto& event : events) {
+    ranks.insert(event["pid"].get<int>());
+    if (event["ph"] != "X" || event["pid"] != 0) {
+      continue;
+    }
+    const double begin = event["ts"];
+    const double end = begin + event["dur"].get<double>();
+    const std::string name = event["name"];
+    if (name.starts_with("backward")) {
+      backward.emplace_back(begin, end);
+    } else if (name == "optimizer.gradients") {
+      gradients.emplace_back(begin, end);
+    }
+  }
+  EXPECT_EQ(ranks, (std::set<int>{0, 1, 2, 3}));
+  const bool hidden = std::any_of(gradients.begin(), gradients.end(), [&](const auto& moved) {
+    return std::any_of(backward.begin(), backward.end(), [&](const auto& worked) {
+      return moved.first < worked.second && worked.first < moved.second;
+    });
+  });
+  EXPECT_TRUE(hidden) << gradients.size() << " reductions, none within " << backward.size()
+                      << " backward passes of layers";
+}
+
+TEST_F(Job, ABenchmarkSaysHowMuchCommunicationIsHidden) {
+  Process process(
+      join(mpirun(2), {MEMPHIS_BINARY, "bench", "step", config_, "--steps", "2", "--json"}),
+      directory_.path());
+  ASSERT_EQ(process.wait(), 0) << process.standard_error();
+  const auto result = nlohmann::json::parse(process.standard_output());
+  EXPECT_EQ(result["ranks"], 2);
+  EXPECT_GT(result["communication_seconds"], 0);
+  EXPECT_GT(result["exposed_seconds"], 0);
+  EXPECT_GE(result["hidden_communication"], 0);
+  EXPECT_LT(result["hidden_communication"], 1);
 }
 
 TEST_F(Job, AConfigThatDoesNotFitTheRanksIsRefusedBeforeAnythingIsWritten) {

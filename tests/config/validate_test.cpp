@@ -270,14 +270,8 @@ std::vector<test::BadConfig> bad_configs() {
        kTiny,
        {"parallel.zero=3"},
        ExitCode::config,
-       "argument 'parallel.zero=3': parallel.zero is 3 (it is between 0 and 1); use at most "
-       "1"},
-      {"trace",
-       with("metrics:\n  trace: true\n"),
-       {},
-       ExitCode::config,
-       "tiny.yaml:11:10: metrics.trace is true (this program writes no traces); set it to "
-       "false"},
+       "argument 'parallel.zero=3': parallel.zero is 3 (it is between 0 and 2); use at most "
+       "2"},
       {"no run directory",
        with("run:\n  dir: \"\"\n"),
        {},
