@@ -169,11 +169,7 @@ class NcclCommunicator final : public Communicator {
 
   // Throws what went wrong in the background.
   void check() const {
-    if (comm_ == nullptr) {
-      throw CommunicationError(fmt::format("{} was given up ({}); see what failed first",
-                                           place(name_),
-                                           Communicators::all().reason()));
-    }
+    require_living(name_);
     if (const ncclResult_t status = state(); is_error(status)) {
       throw CommunicationError(
           fmt::format("{}: {} (NCCL found it in the background); see what "
@@ -234,6 +230,14 @@ class NcclCommunicator final : public Communicator {
 
   std::string place(std::string_view name) const {
     return fmt::format("{} ({} rank {} of {})", name, axis_, rank_, size_);
+  }
+
+  void require_living(std::string_view name) const {
+    if (comm_ == nullptr) {
+      throw CommunicationError(fmt::format("{} was given up ({}); see what failed first",
+                                           place(name),
+                                           Communicators::all().reason()));
+    }
   }
 
   ncclResult_t state() const {
@@ -319,6 +323,7 @@ class NcclCommunicator final : public Communicator {
     require(stream.device == Device::cuda, "a group serves the device that it was made for");
     check_collective(collective, name, axis_, rank_, size_, stream);
     const std::lock_guard lock(Communicators::all().mutex());
+    require_living(name);
     Communicators::all().check_locked();
     name_.assign(name);
     ready_.record(stream);
@@ -460,11 +465,11 @@ class NcclCommunicator final : public Communicator {
   int size_;
   // Of its own, so that what does not wait for a collective runs beside it.
   OwnedStream stream_;
-  Event ready_;                // what lies before a collective is done
-  Event done_;                 // run() is
-  std::vector<Event> events_;  // of works that have gone
-  ncclComm_t comm_ = nullptr;  // null once it is given up
-  std::string name_;           // of the latest collective
+  Event ready_;                      // what lies before a collective is done
+  Event done_;                       // run() is
+  std::vector<Event> events_;        // of works that have gone
+  ncclComm_t comm_ = nullptr;        // null once it is given up
+  std::string name_ = "connecting";  // the latest collective
   int num_exceptions_ = std::uncaught_exceptions();
 };
 

@@ -65,7 +65,9 @@ std::uint64_t allocation_count();
 std::uint64_t allocated_bytes();
 
 // Asynchronous on `stream`; both ranges must outlive it. Either side may be on either device; a
-// copy between host memory and the GPU is asynchronous only for pinned host memory.
+// copy between host memory and the GPU is asynchronous only for pinned host memory. Else it may
+// wait for the stream, which no GpuWatch ends: where other processes may be waited for, synchronize
+// first.
 void device_copy(void* destination, const void* source, std::size_t bytes, Stream stream);
 void device_zero(void* destination, std::size_t bytes, Stream stream);
 

@@ -293,6 +293,7 @@ class Buffer {
 
   void download() {
     if (on_device_) {
+      synchronize(g_stream);  // a copy to memory that is not pinned would wait unwatched
       device_copy(values_.data(), device_memory_.get(), num_bytes(), g_stream);
       synchronize(g_stream);
     }
@@ -743,6 +744,7 @@ TEST_P(NcclConformance, AnotherStreamMayWaitForAResult) {
     const auto work =
         group->start(Broadcast{operand, group->size() - 1}, "test.broadcast", g_stream);
     work->wait(other.view());
+    synchronize(other.view());
     device_copy(result.data(), operand.data, operand.bytes(), other.view());
     synchronize(other.view());
     for (std::int64_t i = 0; i < kLength; ++i) {
