@@ -43,7 +43,24 @@ if(MEMPHIS_DEVICE STREQUAL cuda)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit 12.8 REQUIRED)
+  # 2.27 is the first in which a communicator has a name.
+  find_package(NCCL 2.27)
   target_compile_options(memphis_options INTERFACE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --Werror=all-warnings --expt-relaxed-constexpr -lineinfo
                                -Xcompiler=-Wall,-Wextra>)
+endif()
+
+# On where the GPU's ranks can have it: with MPI, which carries its ids.
+if(NOT DEFINED MEMPHIS_NCCL)
+  set(MEMPHIS_NCCL OFF)
+  if(NCCL_FOUND AND MEMPHIS_MPI)
+    set(MEMPHIS_NCCL ON)
+  endif()
+endif()
+if(MEMPHIS_NCCL AND NOT (NCCL_FOUND AND MEMPHIS_MPI))
+  message(FATAL_ERROR "MEMPHIS_NCCL is on without a GPU build, MPI and NCCL 2.27 or newer (several ranks on "
+                      "GPUs need all three); set MEMPHIS_DEVICE=cuda and MEMPHIS_MPI=ON, and NCCL_ROOT to where NCCL is")
+endif()
+if(MEMPHIS_DEVICE STREQUAL cuda)
+  message(STATUS "NCCL for several ranks on GPUs: ${MEMPHIS_NCCL}")
 endif()

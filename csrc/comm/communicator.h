@@ -74,14 +74,23 @@ using Collective = std::variant<AllReduce, AllGather, ReduceScatter, AllToAll, B
 //
 // Calls       every rank of the group makes the same calls in the same order. One thread at a time
 //             calls a communicator.
-// Accumulate  sums in f32 for bf16, else in the dtype; one rounding, at the store.
+// Accumulate  sums in f32 for bf16, else in the dtype; one rounding, at the store. NCCL adds bf16
+// in
+//             bf16: each of the n - 1 additions rounds, but for those in NVLink's switch (NVLS),
+//             which adds in f32. That meets activations and their gradients, summed over tensor
+//             ranks; gradients of weights are f32, in whose sums n - 1 roundings are of f32.
 // Order       sums run in the order of ranks: the same bits on every rank, in every run, and for
 //             groups of threads and of processes alike. NCCL promises the same bits for the same
 //             topology only.
 // Async       start() returns once the collective is enqueued behind what lies on `stream`; Work
-//             says when it is done. Operands must outlive it, and are nobody else's until then.
+//             says when it is done. Operands must outlive it, and are nobody else's until then. On
+//             the GPU a collective has a stream of its own, and the first one of its kind returns
+//             only when all ranks have come. Ranks that are in several groups of GPUs make the
+//             calls of all of them in one order.
 // Errors      ContractError on shapes and dtypes; CommunicationError, naming the axis, the rank and
-//             the collective, when a member is lost or does not arrive.
+//             the collective, when a member is lost or does not arrive. On the GPU it is thrown by
+//             a later call, or by who waits for the GPU; sizes that differ between ranks are not
+//             found there.
 class Communicator {
  public:
   // A collective under way. Its destructor waits for it too, and must come before the

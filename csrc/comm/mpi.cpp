@@ -15,6 +15,7 @@
 #include "csrc/comm/mpi_check.h"
 #include "csrc/comm/mpi_transport.h"
 #include "csrc/comm/mpi_watchdog.h"
+#include "csrc/comm/nccl.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/world.h"
 
@@ -61,13 +62,6 @@ class MpiWorld final : public World {
     if (ranks.size() == 1) {
       return make_solo(device);
     }
-    if (device != Device::cpu) {
-      throw PreflightError(
-          fmt::format("the {} group has {} ranks on GPUs (several ranks on GPUs need "
-                      "NCCL, which this binary does not have); use run.device cpu",
-                      axis,
-                      ranks.size()));
-    }
     MPI_Group all = MPI_GROUP_NULL;
     MPI_Group members = MPI_GROUP_NULL;
     MPI_Comm comm = MPI_COMM_NULL;
@@ -79,7 +73,11 @@ class MpiWorld final : public World {
     MEMPHIS_MPI(MPI_Group_free(&all));
     auto transport = std::make_unique<MpiTransport>(
         comm, axis, std::vector<int>(ranks.begin(), ranks.end()), *activity_);
-    return std::make_unique<HostCommunicator>(std::move(axis), std::move(transport), *activity_);
+    auto host = std::make_unique<HostCommunicator>(axis, std::move(transport), *activity_);
+    if (device == Device::cpu) {
+      return host;
+    }
+    return make_nccl_communicator(std::move(axis), *host);
   }
 
   void abort(ExitCode code, std::string_view reason) noexcept override {
@@ -110,6 +108,7 @@ class MpiWorld final : public World {
 }  // namespace
 
 std::unique_ptr<World> make_world() {
+  set_nccl_defaults();
   const Variables variables = launch_variables();
   // A process that nobody launched does without: MPI_Init starts a daemon for it and takes a
   // second.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <fstream>
 #include <thread>
 
@@ -62,6 +63,33 @@ void* allocate_host(std::size_t bytes) {
   return data;
 }
 
+std::atomic<GpuWatch*> g_watch{nullptr};
+
+// Returns when done(), which asks the GPU.
+template <class Done>
+void poll(const Done& done, GpuWatch& watch) {
+  // A step waits for the GPU in every layer that exchanges rows, and a sleep would come on top of
+  // each. Who waits for longer leaves the core to others.
+  constexpr int kNumYields = 5000;
+  constexpr std::chrono::microseconds kSleep{50};
+  for (int i = 0; !done(); ++i) {
+    watch.check();
+    if (i < kNumYields) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kSleep);
+    }
+  }
+}
+
+// Freeing waits for all work of the GPU, some of which may wait for ranks that will not come.
+void give_up_if_unwinding() noexcept {
+  GpuWatch* const watch = g_watch.load(std::memory_order_acquire);
+  if (watch != nullptr && std::uncaught_exceptions() > 0) {
+    watch->give_up();
+  }
+}
+
 }  // namespace
 
 std::string_view name_of(Device device) {
@@ -89,6 +117,22 @@ DeviceInfo device_info(Device device) {
   return info;
 }
 
+int num_gpus() {
+  return cuda_device::count();
+}
+
+void select_gpu(int index) {
+  cuda_device::select(index);
+}
+
+std::array<std::int64_t, 2> gpu_identity() {
+  return cuda_device::identity();
+}
+
+void set_gpu_watch(GpuWatch* watch) noexcept {
+  g_watch.store(watch, std::memory_order_release);
+}
+
 void* device_allocate(std::size_t bytes, Device device) {
   g_num_allocations.fetch_add(1, std::memory_order_relaxed);
   g_allocated_bytes.fetch_add(bytes, std::memory_order_relaxed);
@@ -102,6 +146,7 @@ void device_free(void* data, Device device) noexcept {
   if (device == Device::cpu) {
     std::free(data);
   } else {
+    give_up_if_unwinding();
     cuda_device::free(data);
   }
 }
@@ -137,14 +182,19 @@ void device_zero(void* destination, std::size_t bytes, Stream stream) {
 }
 
 void synchronize(Stream stream) {
-  if (stream.device == Device::cuda) {
+  if (stream.device == Device::cpu) {
+    return;
+  }
+  if (GpuWatch* const watch = g_watch.load(std::memory_order_acquire)) {
+    poll([&] { return cuda_device::is_done(stream.handle); }, *watch);
+  } else {
     cuda_device::synchronize(stream.handle);
   }
 }
 
-Event::Event(Device device) : device_(device) {
+Event::Event(Device device, Use use) : device_(device) {
   if (device_ == Device::cuda) {
-    handle_ = cuda_device::create_event();
+    handle_ = cuda_device::create_event(use == Use::timing);
   }
 }
 
@@ -163,8 +213,27 @@ void Event::record(Stream stream) {
   }
 }
 
+void Event::make_wait(Stream stream) const {
+  require(stream.device == device_, "an event belongs to the device of its stream");
+  if (device_ == Device::cuda) {
+    cuda_device::make_wait(stream.handle, handle_);
+  }
+}
+
+void Event::wait() const {
+  if (device_ == Device::cpu) {
+    return;
+  }
+  if (GpuWatch* const watch = g_watch.load(std::memory_order_acquire)) {
+    poll([&] { return cuda_device::event_is_done(handle_); }, *watch);
+  } else {
+    cuda_device::synchronize_event(handle_);
+  }
+}
+
 double Event::seconds_since(const Event& earlier) const {
   if (device_ == Device::cuda) {
+    wait();
     return cuda_device::seconds_between(earlier.handle_, handle_);
   }
   return host_seconds_ - earlier.host_seconds_;
@@ -190,6 +259,7 @@ PinnedBuffer::~PinnedBuffer() {
     return;
   }
   if (peer_ == Device::cuda) {
+    give_up_if_unwinding();
     cuda_device::free_pinned(data_);
   } else {
     std::free(data_);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -42,6 +43,16 @@ std::string device_unavailable_reason();
 // Throws PreflightError if the device is not available.
 DeviceInfo device_info(Device device);
 
+// How many GPUs this process sees.
+int num_gpus();
+
+// The calling thread uses GPU `index` of those from here on. Before anything else on the device, or
+// the first GPU keeps memory for a process that does not use it.
+void select_gpu(int index);
+
+// Of the calling thread's GPU; another GPU anywhere has others.
+std::array<std::int64_t, 2> gpu_identity();
+
 // Memory of `device`, aligned to 256 bytes. Throws PreflightError, naming the size, when there is
 // not enough. Counted: see allocation_count and allocated_bytes.
 void* device_allocate(std::size_t bytes, Device device);
@@ -54,17 +65,36 @@ std::uint64_t allocation_count();
 std::uint64_t allocated_bytes();
 
 // Asynchronous on `stream`; both ranges must outlive it. Either side may be on either device; a
-// copy between host memory and the GPU is asynchronous only for pinned host memory.
+// copy between host memory and the GPU is asynchronous only for pinned host memory. Else it may
+// wait for the stream, which no GpuWatch ends: where other processes may be waited for, synchronize
+// first.
 void device_copy(void* destination, const void* source, std::size_t bytes, Stream stream);
 void device_zero(void* destination, std::size_t bytes, Stream stream);
 
 // Returns when everything enqueued on `stream` is done; throws what went wrong there.
 void synchronize(Stream stream);
 
+// Work on the GPU may wait for what the GPU alone does not decide: other processes. Who knows them
+// (comm) is asked while the CPU waits for the GPU, which would else be for ever if one is lost.
+class GpuWatch {
+ public:
+  virtual ~GpuWatch() = default;
+  // Throws where the work will never be done. Called again and again.
+  virtual void check() = 0;
+  // Ends the work that waits for others. Called before an exception frees memory of the GPU, which
+  // waits for all work.
+  virtual void give_up() noexcept = 0;
+};
+
+// Of this process; none where `watch` is null, as at the start.
+void set_gpu_watch(GpuWatch* watch) noexcept;
+
 // A point on a stream, for timing and for ordering.
 class Event {
  public:
-  explicit Event(Device device);
+  enum class Use : std::uint8_t { timing, ordering };  // ordering alone costs less
+
+  explicit Event(Device device, Use use = Use::timing);
   ~Event();
   Event(Event&& other) noexcept
       : device_(other.device_), handle_(std::exchange(other.handle_, nullptr)) {}
@@ -73,6 +103,10 @@ class Event {
   Event& operator=(const Event&) = delete;
 
   void record(Stream stream);
+  // What follows on `stream`, another one of the device, runs after this point. The CPU goes on.
+  void make_wait(Stream stream) const;
+  // Returns when the device has passed this point.
+  void wait() const;
   // Waits for both. Zero or more; resolution about 0.5 us on the GPU.
   double seconds_since(const Event& earlier) const;
 
@@ -122,16 +156,23 @@ class PinnedBuffer {
 namespace cuda_device {
 std::string unavailable_reason();
 DeviceInfo info();
+int count();
+void select(int index);
+std::array<std::int64_t, 2> identity();
 void* allocate(std::size_t bytes);
 void free(void* data) noexcept;
 void copy(void* destination, const void* source, std::size_t bytes, void* stream);
 void zero(void* destination, std::size_t bytes, void* stream);
 void synchronize(void* stream);
+bool is_done(void* stream);
 void* create_stream();
 void destroy_stream(void* stream) noexcept;
-void* create_event();
+void* create_event(bool timing);
 void destroy_event(void* event) noexcept;
 void record_event(void* event, void* stream);
+void make_wait(void* stream, void* event);
+void synchronize_event(void* event);
+bool event_is_done(void* event);
 double seconds_between(void* earlier, void* later);
 void* allocate_pinned(std::size_t bytes);
 void free_pinned(void* data) noexcept;

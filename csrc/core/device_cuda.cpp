@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstring>
 #include <string>
 
 #include <cuda_runtime_api.h>
@@ -38,6 +39,16 @@ cudaEvent_t event_of(void* handle) {
   return static_cast<cudaEvent_t>(handle);
 }
 
+// Of a query. "Not ready" is an answer, which the check of the next launch must not find.
+bool is_ready(cudaError_t status, const char* call) {
+  if (status == cudaErrorNotReady) {
+    (void)cudaGetLastError();
+    return false;
+  }
+  cuda_check(status, call);
+  return true;
+}
+
 }  // namespace
 
 std::string unavailable_reason() {
@@ -68,6 +79,27 @@ DeviceInfo info() {
   return result;
 }
 
+int count() {
+  int result = 0;
+  MEMPHIS_CUDA(cudaGetDeviceCount(&result));
+  return result;
+}
+
+void select(int index) {
+  MEMPHIS_CUDA(cudaSetDevice(index));
+}
+
+std::array<std::int64_t, 2> identity() {
+  int device = 0;
+  MEMPHIS_CUDA(cudaGetDevice(&device));
+  cudaDeviceProp properties{};
+  MEMPHIS_CUDA(cudaGetDeviceProperties(&properties, device));
+  std::array<std::int64_t, 2> result{};
+  static_assert(sizeof(result) == sizeof(properties.uuid));
+  std::memcpy(result.data(), &properties.uuid, sizeof(result));
+  return result;
+}
+
 void* allocate(std::size_t bytes) {
   void* data = nullptr;
   MEMPHIS_CUDA(cudaMalloc(&data, bytes));
@@ -90,6 +122,10 @@ void synchronize(void* stream) {
   MEMPHIS_CUDA(cudaStreamSynchronize(stream_of(stream)));
 }
 
+bool is_done(void* stream) {
+  return is_ready(cudaStreamQuery(stream_of(stream)), "cudaStreamQuery");
+}
+
 void* create_stream() {
   cudaStream_t stream = nullptr;
   MEMPHIS_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -100,9 +136,10 @@ void destroy_stream(void* stream) noexcept {
   ignore(cudaStreamDestroy(stream_of(stream)));
 }
 
-void* create_event() {
+void* create_event(bool timing) {
   cudaEvent_t event = nullptr;
-  MEMPHIS_CUDA(cudaEventCreate(&event));
+  MEMPHIS_CUDA(
+      cudaEventCreateWithFlags(&event, timing ? cudaEventDefault : cudaEventDisableTiming));
   return event;
 }
 
@@ -114,8 +151,19 @@ void record_event(void* event, void* stream) {
   MEMPHIS_CUDA(cudaEventRecord(event_of(event), stream_of(stream)));
 }
 
+void make_wait(void* stream, void* event) {
+  MEMPHIS_CUDA(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
+}
+
+void synchronize_event(void* event) {
+  MEMPHIS_CUDA(cudaEventSynchronize(event_of(event)));
+}
+
+bool event_is_done(void* event) {
+  return is_ready(cudaEventQuery(event_of(event)), "cudaEventQuery");
+}
+
 double seconds_between(void* earlier, void* later) {
-  MEMPHIS_CUDA(cudaEventSynchronize(event_of(later)));
   float milliseconds = 0;
   MEMPHIS_CUDA(cudaEventElapsedTime(&milliseconds, event_of(earlier), event_of(later)));
   return static_cast<double>(milliseconds) * 1e-3;

@@ -21,6 +21,15 @@ std::string unavailable_reason() {
 DeviceInfo info() {
   absent();
 }
+int count() {
+  return 0;
+}
+void select(int /*index*/) {
+  absent();
+}
+std::array<std::int64_t, 2> identity() {
+  absent();
+}
 void* allocate(std::size_t /*bytes*/) {
   absent();
 }
@@ -34,15 +43,27 @@ void zero(void* /*destination*/, std::size_t /*bytes*/, void* /*stream*/) {
 void synchronize(void* /*stream*/) {
   absent();
 }
+bool is_done(void* /*stream*/) {
+  absent();
+}
 void* create_stream() {
   absent();
 }
 void destroy_stream(void* /*stream*/) noexcept {}
-void* create_event() {
+void* create_event(bool /*timing*/) {
   absent();
 }
 void destroy_event(void* /*event*/) noexcept {}
 void record_event(void* /*event*/, void* /*stream*/) {
+  absent();
+}
+void make_wait(void* /*stream*/, void* /*event*/) {
+  absent();
+}
+void synchronize_event(void* /*event*/) {
+  absent();
+}
+bool event_is_done(void* /*event*/) {
   absent();
 }
 double seconds_between(void* /*earlier*/, void* /*later*/) {

@@ -183,6 +183,16 @@ DeviceInfo info() {
   return result;
 }
 
+int count() {
+  return 1;
+}
+void select(int index) {
+  require(index == 0, "there is one simulated device");
+}
+std::array<std::int64_t, 2> identity() {
+  return {};
+}
+
 void* allocate(std::size_t bytes) {
   return simt_memory::DeviceMemory::instance().allocate(bytes);
 }
@@ -203,6 +213,9 @@ void zero(void* destination, std::size_t bytes, void* /*stream*/) {
 }
 
 void synchronize(void* /*stream*/) {}
+bool is_done(void* /*stream*/) {
+  return true;
+}
 
 // A stream is its address alone: distinct, so that mixing two up could be seen.
 void* create_stream() {
@@ -212,7 +225,7 @@ void destroy_stream(void* stream) noexcept {
   delete static_cast<char*>(stream);
 }
 
-void* create_event() {
+void* create_event(bool /*timing*/) {
   return new EventTime;
 }
 void destroy_event(void* event) noexcept {
@@ -221,6 +234,11 @@ void destroy_event(void* event) noexcept {
 void record_event(void* event, void* /*stream*/) {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   static_cast<EventTime*>(event)->seconds = std::chrono::duration<double>(now).count();
+}
+void make_wait(void* /*stream*/, void* /*event*/) {}
+void synchronize_event(void* /*event*/) {}
+bool event_is_done(void* /*event*/) {
+  return true;
 }
 double seconds_between(void* earlier, void* later) {
   return static_cast<EventTime*>(later)->seconds - static_cast<EventTime*>(earlier)->seconds;

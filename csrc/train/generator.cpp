@@ -91,6 +91,7 @@ void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
 std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   const TensorView row = model_.logits(index);
   std::vector<float> logits(static_cast<std::size_t>(dims_.V));
+  synchronize(stream_);  // the copies below are to memory that is not pinned (core/device.h)
   if (row.dtype == DType::f64) {
     std::vector<double> wide(logits.size());
     device_copy(wide.data(), row.data, row.bytes(), stream_);

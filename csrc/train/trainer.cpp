@@ -10,6 +10,7 @@
 
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/store.h"
+#include "csrc/comm/gpu_of_rank.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
@@ -72,6 +73,13 @@ std::optional<Found> agree_on_checkpoint(const RunConfig& run, Communicator& all
   return found;
 }
 
+// The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
+Device take_device(World& world, const RunConfig& run) {
+  const Device device = resolve_device(run.device);
+  use_own_gpu(world, device);
+  return device;
+}
+
 }  // namespace
 
 TrainingPlan plan_training(
@@ -107,7 +115,7 @@ Trainer::Trainer(const Config& config,
 Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots, World& world)
     : world_(world),
       config_(agreed(config, world)),
-      device_(resolve_device(config.run.device)),
+      device_(take_device(world, config_.run)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
       plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Every kind of communicator against a plain loop over all ranks' inputs, which each rank computes
-// for itself: an input is a function of rank and index. Results agree bit by bit.
+// for itself: an input is a function of rank and index. Results agree bit by bit, but for the sums
+// of NCCL, whose order is its own: those are held to a bound on the error of any order.
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <ostream>
 #include <stdexcept>
 #include <string>
@@ -17,6 +22,8 @@
 #include <gtest/gtest.h>
 
 #include "csrc/comm/communicator.h"
+#include "csrc/comm/gpu_of_rank.h"
+#include "csrc/comm/nccl.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/threads.h"
 #include "tests/support/error_text.h"
@@ -25,26 +32,82 @@
 namespace memphis {
 namespace {
 
-constexpr Stream kStream{};
-
 // Zero, one, odd, and more than a rank adds up at a time, whichever range of it is a rank's.
 constexpr std::int64_t kLengths[] = {0, 1, 17, 24 * 1024 + 5};
 
 struct Job {
   std::string name;
   int num_ranks;  // of threads; as many processes as mpirun started
+  Device device = Device::cpu;
 };
 
 void PrintTo(const Job& job, std::ostream* out) {
   *out << job.name;
 }
 
-class Conformance : public testing::TestWithParam<Job> {
+// Of the running test, for all of its ranks.
+Stream g_stream;
+
+// One rank whose groups are NCCL's all the same.
+class NcclOfOne final : public World {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  int local_rank() const override { return 0; }
+  Activity& activity() override { return activity_; }
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> /*ranks*/,
+                                             Device device) override {
+    auto host = make_solo(Device::cpu);
+    return device == Device::cpu ? std::move(host) : make_nccl_communicator(std::move(axis), *host);
+  }
+  void abort(ExitCode /*code*/, std::string_view /*reason*/) noexcept override {}
+  void close() override {}
+
+ private:
+  Activity activity_;
+};
+
+// Why this machine cannot run `job`; empty where it can.
+std::string skip_reason(const Job& job) {
+  if (job.device == Device::cpu) {
+    return "";
+  }
+  if (!has_nccl()) {
+    return "this binary has no NCCL; build the cuda preset where NCCL 2.27 or newer is installed";
+  }
+  if (!device_available(Device::cuda)) {
+    return device_unavailable_reason();
+  }
+  if (test::process_world().size() > num_gpus() && std::getenv("NCCL_HOSTID") == nullptr) {
+    return "more ranks than GPUs; tests/gpu_ranks.sh lets them share one";
+  }
+  return "";
+}
+
+class ConformanceBase : public testing::TestWithParam<Job> {
  protected:
+  void SetUp() override {
+    const std::string reason = skip_reason(GetParam());
+    if (!reason.empty()) {
+      GTEST_SKIP() << reason;
+    }
+    if (GetParam().device == Device::cuda) {
+      use_own_gpu(test::process_world(), Device::cuda);
+      gpu_stream_.emplace(Device::cuda);
+      g_stream = gpu_stream_->view();
+    }
+  }
+  void TearDown() override { g_stream = {}; }
+
   static void on_ranks(const std::function<void(World&)>& body) {
-    if (GetParam().name == "solo") {
+    const std::string& name = GetParam().name;
+    if (name == "solo") {
       body(*make_solo_world());
-    } else if (GetParam().name == "processes") {
+    } else if (name == "nccl_of_one") {
+      NcclOfOne world;
+      body(world);
+    } else if (name.find("processes") != std::string::npos) {
       try {
         body(test::process_world());
       } catch (const std::exception& error) {
@@ -56,23 +119,54 @@ class Conformance : public testing::TestWithParam<Job> {
       run_threads(GetParam().num_ranks, body);
     }
   }
+
+ private:
+  std::optional<OwnedStream> gpu_stream_;
 };
 
-INSTANTIATE_TEST_SUITE_P(,
-                         Conformance,
-                         testing::Values(Job{"solo", 1},
-                                         Job{"threads_2", 2},
-                                         Job{"threads_3", 3},
-                                         Job{"threads_4", 4},
-                                         Job{"threads_7", 7},
-                                         Job{"threads_24", 24},
-                                         Job{"processes", 0}),
-                         [](const auto& job) { return job.param.name; });
+std::vector<Job> host_jobs() {
+  return {{"solo", 1},
+          {"threads_2", 2},
+          {"threads_3", 3},
+          {"threads_4", 4},
+          {"threads_7", 7},
+          {"threads_24", 24},
+          {"processes", 0}};
+}
 
-std::unique_ptr<Communicator> group_of_all(World& world) {
+std::vector<Job> all_jobs() {
+  std::vector<Job> jobs = host_jobs();
+  jobs.push_back({"nccl_of_one", 1, Device::cuda});
+  jobs.push_back({"nccl_processes", 0, Device::cuda});
+  return jobs;
+}
+
+std::string name_of_job(const testing::TestParamInfo<Job>& info) {
+  return info.param.name;
+}
+
+class Conformance : public ConformanceBase {};
+INSTANTIATE_TEST_SUITE_P(, Conformance, testing::ValuesIn(all_jobs()), name_of_job);
+
+// What groups of host memory alone promise.
+class HostConformance : public ConformanceBase {};
+INSTANTIATE_TEST_SUITE_P(, HostConformance, testing::ValuesIn(host_jobs()), name_of_job);
+
+// Under mpirun.
+class NcclConformance : public ConformanceBase {};
+INSTANTIATE_TEST_SUITE_P(,
+                         NcclConformance,
+                         testing::Values(Job{"nccl_processes", 0, Device::cuda}),
+                         name_of_job);
+
+std::vector<int> ranks_of(const World& world) {
   std::vector<int> ranks(static_cast<std::size_t>(world.size()));
   std::iota(ranks.begin(), ranks.end(), 0);
-  return world.create_group("test", ranks, Device::cpu);
+  return ranks;
+}
+
+std::unique_ptr<Communicator> group_of_all(World& world) {
+  return world.create_group("test", ranks_of(world), g_stream.device);
 }
 
 // Sums of these round at nearly every addition, so that another order of ranks gives other bits.
@@ -100,7 +194,32 @@ T reduced(int num_ranks, std::int64_t index, Reduce reduce = Reduce::sum) {
   return static_cast<T>(result);
 }
 
-// Elements and, behind them, some that no collective may touch.
+// A sum, and how far from it the one may be that is added up in another order. Each of n - 1
+// additions changes a partial sum, which is at most the sum of the magnitudes so far, by half a
+// unit in its last place: together at most ((1 + u)^(n - 1) - 1) times the sum of the magnitudes.
+// One more where the result is rounded to T once, at the end of a sum in f32.
+struct Sum {
+  long double exact = 0;
+  long double bound = 0;
+};
+
+template <class T>
+Sum sum_of(int num_ranks, std::int64_t index) {
+  constexpr int kDigits = std::is_same_v<T, bf16> ? 8 : std::numeric_limits<T>::digits;
+  Sum sum;
+  long double magnitudes = 0;
+  for (int r = 0; r < num_ranks; ++r) {
+    const auto value = static_cast<long double>(static_cast<Acc<T>>(input<T>(r, index)));
+    sum.exact += value;
+    magnitudes += std::abs(value);
+  }
+  const int num_roundings = num_ranks == 1 ? 0 : num_ranks;
+  sum.bound = (std::pow(1 + std::ldexp(1.0L, -kDigits), num_roundings) - 1) * magnitudes;
+  return sum;
+}
+
+// Elements and, behind them, some that no collective may touch. They are filled and judged here;
+// between the two they lie on the test's device.
 template <class T>
 class Buffer {
  public:
@@ -115,31 +234,86 @@ class Buffer {
   }
 
   std::int64_t count() const { return static_cast<std::int64_t>(values_.size()) - kGuards; }
-  T& operator[](std::int64_t i) { return values_[static_cast<std::size_t>(i)]; }
+  // To be written before a collective has it.
+  T& operator[](std::int64_t i) {
+    on_device_ = false;
+    return values_[static_cast<std::size_t>(i)];
+  }
   TensorView view() { return part(0, count()); }
   TensorView part(std::int64_t begin, std::int64_t length) {
-    return {values_.data() + begin, {length}, dtype_of<T>(), Device::cpu};
+    return {data() + begin, {length}, dtype_of<T>(), g_stream.device};
   }
   TensorView matrix(std::int64_t num_rows, std::int64_t num_columns) {
-    return {values_.data(), {num_rows, num_columns}, dtype_of<T>(), Device::cpu};
+    return {data(), {num_rows, num_columns}, dtype_of<T>(), g_stream.device};
   }
 
-  // Fails the test unless the bits are those of `expected`.
-  void expect(const Buffer& expected, const std::string& what) const {
+  // Of an expected result: element i is the reduction of the inputs at `index`, as the test's
+  // communicators promise it.
+  void set_reduced(std::int64_t i, int num_ranks, std::int64_t index, Reduce reduce) {
+    if constexpr (!std::is_integral_v<T>) {
+      if (g_stream.device == Device::cuda && reduce == Reduce::sum) {
+        sums_.resize(values_.size());
+        sums_[static_cast<std::size_t>(i)] = sum_of<T>(num_ranks, index);
+        return;
+      }
+    }
+    (*this)[i] = reduced<T>(num_ranks, index, reduce);
+  }
+
+  // Fails the test unless the bits are those of `expected`, or a sum is within its bound.
+  void expect(const Buffer& expected, const std::string& what) {
+    download();
     ASSERT_EQ(values_.size(), expected.values_.size());
     for (std::size_t i = 0; i < values_.size(); ++i) {
-      if (std::memcmp(&values_[i], &expected.values_[i], sizeof(T)) != 0) {
-        FAIL() << what << ": element " << i << " of " << count() << " is "
-               << static_cast<double>(values_[i]) << " and not "
+      const auto value = static_cast<double>(values_[i]);
+      if (i < expected.sums_.size() && expected.sums_[i].has_value()) {
+        const Sum& sum = *expected.sums_[i];
+        if (!(std::abs(value - sum.exact) <= sum.bound)) {
+          FAIL() << what << ": element " << i << " of " << count() << " is " << value << " and not "
+                 << sum.exact << " give or take " << sum.bound;
+        }
+      } else if (std::memcmp(&values_[i], &expected.values_[i], sizeof(T)) != 0) {
+        FAIL() << what << ": element " << i << " of " << count() << " is " << value << " and not "
                << static_cast<double>(expected.values_[i]);
       }
     }
   }
 
  private:
+  std::size_t num_bytes() const { return values_.size() * sizeof(T); }
+
+  T* data() {
+    if (g_stream.device == Device::cpu) {
+      return values_.data();
+    }
+    if (!device_memory_) {
+      device_memory_.reset(device_allocate(num_bytes(), Device::cuda));
+    }
+    if (!on_device_) {
+      device_copy(device_memory_.get(), values_.data(), num_bytes(), g_stream);
+      on_device_ = true;
+    }
+    return static_cast<T*>(device_memory_.get());
+  }
+
+  void download() {
+    if (on_device_) {
+      synchronize(g_stream);  // a copy to memory that is not pinned would wait unwatched
+      device_copy(values_.data(), device_memory_.get(), num_bytes(), g_stream);
+      synchronize(g_stream);
+    }
+  }
+
+  struct Free {
+    void operator()(void* memory) const { device_free(memory, Device::cuda); }
+  };
+
   static constexpr std::int64_t kGuards = 3;
   static constexpr int kPoison = 0x5B;
   std::vector<T> values_;
+  std::vector<std::optional<Sum>> sums_;  // by element
+  std::unique_ptr<void, Free> device_memory_;
+  bool on_device_ = false;  // is what values_ are
 };
 
 template <class T>
@@ -164,10 +338,10 @@ void check_all_reduce(Communicator& group, std::int64_t length, Reduce reduce, b
   Buffer<T> y(length);
   group.run(AllReduce{.y = in_place ? x.view() : y.view(), .x = x.view(), .reduce = reduce},
             "test.all_reduce",
-            kStream);
+            g_stream);
   Buffer<T> expected(length);
   for (std::int64_t i = 0; i < length; ++i) {
-    expected[i] = reduced<T>(group.size(), i, reduce);
+    expected.set_reduced(i, group.size(), i, reduce);
   }
   (in_place ? x : y)
       .expect(expected, describe_case<T>(group, length, in_place ? ", in place" : ""));
@@ -202,7 +376,7 @@ void check_all_gather(Communicator& group,
       y[group.rank() * length + i] = x[i];
     }
   }
-  group.run(AllGather{.y = y.view(), .x = operand, .num_blocks = blocks}, "test.gather", kStream);
+  group.run(AllGather{.y = y.view(), .x = operand, .num_blocks = blocks}, "test.gather", g_stream);
   Buffer<T> expected(n * blocks * length);
   for (std::int64_t b = 0; b < blocks; ++b) {
     for (int r = 0; r < n; ++r) {
@@ -240,13 +414,17 @@ void check_reduce_scatter(Communicator& group,
                           .x = x.view(),
                           .num_blocks = blocks},
             "test.scatter",
-            kStream);
+            g_stream);
   Buffer<T> expected(blocks * length);
   Buffer<T> expected_x(n * blocks * length, rank);
   for (std::int64_t b = 0; b < blocks; ++b) {
     for (std::int64_t i = 0; i < length; ++i) {
       const std::int64_t index = (b * n + rank) * length + i;
-      (in_place ? expected_x[index] : expected[b * length + i]) = reduced<T>(n, index);
+      if (in_place) {
+        expected_x.set_reduced(index, n, index, Reduce::sum);
+      } else {
+        expected.set_reduced(b * length + i, n, index, Reduce::sum);
+      }
     }
   }
   const std::string what = describe_case<T>(group, length, ", blocks " + std::to_string(blocks));
@@ -274,7 +452,7 @@ TEST_P(Conformance, Broadcast) {
       for (const std::int64_t length : kLengths) {
         for (const int root : {0, group->size() - 1}) {
           Buffer<T> x(length, group->rank());
-          group->run(Broadcast{.x = x.view(), .root = root}, "test.broadcast", kStream);
+          group->run(Broadcast{.x = x.view(), .root = root}, "test.broadcast", g_stream);
           x.expect(Buffer<T>(length, root), describe_case<T>(*group, length, ""));
         }
       }
@@ -340,7 +518,7 @@ void check_all_to_all(Communicator& group, std::int64_t scale, std::int64_t widt
                      .send_rows = send_rows,
                      .recv_rows = recv_rows},
             "test.all_to_all",
-            kStream);
+            g_stream);
   y.expect(expected_rows<T>(group.rank(), n, scale, width, kSpare),
            describe_case<T>(group, width, ", scale " + std::to_string(scale)));
 }
@@ -372,24 +550,24 @@ TEST_P(Conformance, StartedTogetherEndInOrder) {
       Buffer<double> rows_x(total(rows_from(rank, n, 3)), rank);
       Buffer<double> rows_y(total(rows_to(rank, n, 3)));
       std::vector<std::unique_ptr<Communicator::Work>> works;
-      works.push_back(group->start(AllReduce{sums.view(), sums.view()}, "test.a", kStream));
-      works.push_back(group->start(AllGather{gathered.view(), part.view()}, "test.b", kStream));
-      works.push_back(group->start(Broadcast{words.view(), n - 1}, "test.c", kStream));
+      works.push_back(group->start(AllReduce{sums.view(), sums.view()}, "test.a", g_stream));
+      works.push_back(group->start(AllGather{gathered.view(), part.view()}, "test.b", g_stream));
+      works.push_back(group->start(Broadcast{words.view(), n - 1}, "test.c", g_stream));
       {
         // Gone before the work is done.
         const std::vector<std::int64_t> send_rows = rows_from(rank, n, 3);
         const std::vector<std::int64_t> recv_rows = rows_to(rank, n, 3);
         works.push_back(group->start(
-            AllToAll{rows_y.view(), rows_x.view(), send_rows, recv_rows}, "test.d", kStream));
+            AllToAll{rows_y.view(), rows_x.view(), send_rows, recv_rows}, "test.d", g_stream));
       }
       check_all_reduce<double>(*group, kLength, Reduce::sum, true);  // queues behind them
       while (!works.empty()) {
-        works.back()->wait(kStream);
+        works.back()->wait(g_stream);
         works.pop_back();
       }
       Buffer<float> expected_sums(kLength);
       for (std::int64_t i = 0; i < kLength; ++i) {
-        expected_sums[i] = reduced<float>(n, i);
+        expected_sums.set_reduced(i, n, i, Reduce::sum);
       }
       Buffer<bf16> expected_gathered(n * kLength);
       for (std::int64_t i = 0; i < n * kLength; ++i) {
@@ -407,7 +585,7 @@ TEST_P(Conformance, AWorkThatNobodyWaitsForIsDoneWhenItIsGone) {
   on_ranks([](World& world) {
     const auto group = group_of_all(world);
     Buffer<float> x(1000, group->rank());
-    group->start(Broadcast{x.view(), 0}, "test.broadcast", kStream).reset();
+    group->start(Broadcast{x.view(), 0}, "test.broadcast", g_stream).reset();
     x.expect(Buffer<float>(1000, 0), "x");
   });
 }
@@ -425,23 +603,23 @@ TEST_P(Conformance, GroupsAreIndependent) {
     if (first + 1 < n) {
       pair.push_back(first + 1);
     }
-    const auto one = world.create_group("alike", alike, Device::cpu);
-    const auto again = world.create_group("alike", alike, Device::cpu);
-    const auto other = world.create_group("pair", pair, Device::cpu);
+    const auto one = world.create_group("alike", alike, g_stream.device);
+    const auto again = world.create_group("alike", alike, g_stream.device);
+    const auto other = world.create_group("pair", pair, g_stream.device);
     const auto all = group_of_all(world);
     Buffer<float> x(3000, one->rank());
     Buffer<float> y(3000, again->rank());
     {
-      const auto work = one->start(AllReduce{x.view(), x.view()}, "test.x", kStream);
-      const auto work_again = again->start(AllReduce{y.view(), y.view()}, "test.y", kStream);
+      const auto work = one->start(AllReduce{x.view(), x.view()}, "test.x", g_stream);
+      const auto work_again = again->start(AllReduce{y.view(), y.view()}, "test.y", g_stream);
       check_all_reduce<float>(*other, 3000, Reduce::sum, false);
       check_all_gather<bf16>(*all, 100, 3, false);
-      work_again->wait(kStream);
-      work->wait(kStream);
+      work_again->wait(g_stream);
+      work->wait(g_stream);
     }
     Buffer<float> expected(3000);
     for (std::int64_t i = 0; i < 3000; ++i) {
-      expected[i] = reduced<float>(one->size(), i);
+      expected.set_reduced(i, one->size(), i, Reduce::sum);
     }
     x.expect(expected, "x");
     y.expect(expected, "y");
@@ -452,10 +630,10 @@ void expect_refused(Communicator& group, const Collective& collective, const std
   const std::string where =
       " (rank " + std::to_string(group.rank()) + " of the " + std::to_string(group.size()) + " ";
   const std::string run_text =
-      test::error_text<ContractError>([&] { group.run(collective, "test.op", kStream); });
+      test::error_text<ContractError>([&] { group.run(collective, "test.op", g_stream); });
   EXPECT_EQ(run_text.rfind("test.op: " + problem + where, 0), 0U) << run_text;
   EXPECT_TRUE(test::follows_grammar(run_text));
-  EXPECT_EQ(test::error_text<ContractError>([&] { group.start(collective, "test.op", kStream); }),
+  EXPECT_EQ(test::error_text<ContractError>([&] { group.start(collective, "test.op", g_stream); }),
             run_text);
 }
 
@@ -468,13 +646,18 @@ TEST_P(Conformance, WrongOperandsAreRefused) {
     Buffer<float> y(6 * n);
     Buffer<bf16> other(6 * n);
     Buffer<std::uint8_t> bytes(6 * n);
-    const TensorView on_gpu(x.view().data, {6 * n}, DType::f32, Device::cuda);
+    const Device here = g_stream.device;
+    const Device there = here == Device::cpu ? Device::cuda : Device::cpu;
+    const TensorView elsewhere(x.view().data, {6 * n}, DType::f32, there);
     const std::string count = std::to_string(6 * n);
 
     expect_refused(*group, AllReduce{y.view(), {}}, "an operand is absent");
     expect_refused(*group, AllReduce{y.view(), other.view()}, "y is f32 and x is bf16");
-    expect_refused(
-        *group, AllReduce{y.view(), on_gpu}, "y is on cpu, x on cuda, the stream on cpu");
+    expect_refused(*group,
+                   AllReduce{y.view(), elsewhere},
+                   "y is on " + std::string(name_of(here)) + ", x on " +
+                       std::string(name_of(there)) + ", the stream on " +
+                       std::string(name_of(here)));
     expect_refused(*group, AllReduce{bytes.view(), bytes.view()}, "u8 is no dtype of a collective");
     expect_refused(*group, AllReduce{y.part(0, 5), x.view()}, "y has 5 elements and x " + count);
     expect_refused(*group,
@@ -511,7 +694,7 @@ TEST_P(Conformance, WrongOperandsAreRefused) {
   });
 }
 
-TEST_P(Conformance, UnequalSizesAreRefused) {
+TEST_P(HostConformance, UnequalSizesAreRefused) {
   on_ranks([](World& world) {
     const auto group = group_of_all(world);
     if (group->size() == 1) {
@@ -521,7 +704,7 @@ TEST_P(Conformance, UnequalSizesAreRefused) {
     Buffer<float> x(length, group->rank());
     Buffer<float> y(length * group->size());
     const std::string text = test::error_text<ContractError>([&] {
-      group->run(AllGather{y.view(), x.view()}, "test.gather", kStream);
+      group->run(AllGather{y.view(), x.view()}, "test.gather", g_stream);
     });
     EXPECT_NE(text.find("test.gather: rank "), std::string::npos) << text;
     EXPECT_NE(text.find("36"), std::string::npos) << text;
@@ -530,17 +713,84 @@ TEST_P(Conformance, UnequalSizesAreRefused) {
   });
 }
 
-TEST_P(Conformance, SeveralRanksOnGpusAreRefused) {
+TEST_P(HostConformance, SeveralRanksOnGpusAreRefused) {
+  on_ranks([](World& world) {
+    const bool processes_can = has_nccl() && device_available(Device::cuda);
+    if (world.size() == 1 || (GetParam().name == "processes" && processes_can)) {
+      return;
+    }
+    const std::string text = test::error_text<PreflightError>(
+        [&] { world.create_group("test", ranks_of(world), Device::cuda); });
+    EXPECT_TRUE(test::follows_grammar(text));
+    EXPECT_NE(text.find("use run.device cpu"), std::string::npos) << text;
+  });
+}
+
+// As groups of more than kNcclRanksPerId ranks are made.
+TEST_P(NcclConformance, RanksMayMeetAtSeveralIds) {
+  on_ranks([](World& world) {
+    const auto host = world.create_group("host", ranks_of(world), Device::cpu);
+    for (const int ranks_per_id : {1, 2, 3}) {
+      const auto group = make_nccl_communicator("test", *host, ranks_per_id);
+      check_all_gather<float>(*group, 1000, 1, false);
+    }
+  });
+}
+
+// The stream of the collective is not the one that waits for it.
+TEST_P(NcclConformance, AnotherStreamMayWaitForAResult) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    constexpr std::int64_t kLength = std::int64_t{1} << 20;
+    Buffer<float> x(kLength, group->rank());
+    const TensorView operand = x.view();
+    const OwnedStream other(Device::cuda);
+    std::vector<float> result(static_cast<std::size_t>(kLength));
+    const auto work =
+        group->start(Broadcast{operand, group->size() - 1}, "test.broadcast", g_stream);
+    work->wait(other.view());
+    synchronize(other.view());
+    device_copy(result.data(), operand.data, operand.bytes(), other.view());
+    synchronize(other.view());
+    for (std::int64_t i = 0; i < kLength; ++i) {
+      ASSERT_EQ(result[static_cast<std::size_t>(i)], input<float>(group->size() - 1, i)) << i;
+    }
+  });
+}
+
+// Rank 0 has work under way to which the others never come. All fail, and none waits for ever.
+TEST_P(NcclConformance, AnExceptionGivesUpWhatIsUnderWay) {
   on_ranks([](World& world) {
     if (world.size() == 1) {
       return;
     }
-    std::vector<int> ranks(static_cast<std::size_t>(world.size()));
-    std::iota(ranks.begin(), ranks.end(), 0);
-    const std::string text =
-        test::error_text<PreflightError>([&] { world.create_group("test", ranks, Device::cuda); });
+    const auto host = world.create_group("host", ranks_of(world), Device::cpu);
+    const auto outer = group_of_all(world);
+    Buffer<float> x(1000, world.rank());
+    const auto fail = [&] {
+      const auto group = group_of_all(world);
+      // Connects the ranks: the next one is under way as soon as start() returns.
+      group->run(AllReduce{x.view(), x.view()}, "test.first", g_stream);
+      synchronize(g_stream);
+      if (world.rank() == 0) {
+        const auto work = group->start(AllReduce{x.view(), x.view()}, "test.lonely", g_stream);
+        throw std::runtime_error("this rank fails");
+      }
+      throw std::runtime_error("this rank fails");
+    };
+    EXPECT_EQ(test::error_text<std::runtime_error>(fail), "this rank fails");
+    // All communicators of a process go together.
+    const std::string text = test::error_text<CommunicationError>([&] {
+      outer->run(AllReduce{x.view(), x.view()}, "test.after", g_stream);
+    });
+    EXPECT_NE(text.find("was given up (this rank failed)"), std::string::npos) << text;
     EXPECT_TRUE(test::follows_grammar(text));
-    EXPECT_NE(text.find("use run.device cpu"), std::string::npos) << text;
+    std::int64_t one = 1;
+    host->run(AllReduce{TensorView(&one, {1}, DType::i64, Device::cpu),
+                        TensorView(&one, {1}, DType::i64, Device::cpu)},
+              "test.still_there",
+              {});
+    EXPECT_EQ(one, world.size());
   });
 }
 
@@ -597,8 +847,8 @@ TEST_P(ThreadRanks, AnExceptionEndsOthersThatWait) {
     const auto group = group_of_all(world);
     fail();
     Buffer<float> x(100);
-    const auto work = group->start(Broadcast{x.view()}, "test.broadcast", kStream);
-    work->wait(kStream);
+    const auto work = group->start(Broadcast{x.view()}, "test.broadcast", g_stream);
+    work->wait(g_stream);
   });
 }
 
@@ -609,8 +859,8 @@ TEST_P(ThreadRanks, AnExceptionEndsWorkUnderWay) {
     const auto other = group_of_all(world);
     Buffer<float> x(100);
     if (world.rank() == 1) {
-      const auto work = group->start(Broadcast{x.view()}, "test.broadcast", kStream);
-      const auto behind = group->start(AllReduce{x.view(), x.view()}, "test.behind", kStream);
+      const auto work = group->start(Broadcast{x.view()}, "test.broadcast", g_stream);
+      const auto behind = group->start(AllReduce{x.view(), x.view()}, "test.behind", g_stream);
       fail();
     }
     check_all_reduce<float>(*other, 100, Reduce::sum, false);
@@ -637,7 +887,7 @@ TEST_P(ThreadRanks, UnequalSizesEndTheJob) {
     run_threads(GetParam(), [](World& world) {
       const auto group = group_of_all(world);
       Buffer<float> x(world.rank() == 0 ? 1000 : 2000);
-      group->run(AllReduce{x.view(), x.view()}, "test.all_reduce", kStream);
+      group->run(AllReduce{x.view(), x.view()}, "test.all_reduce", g_stream);
     });
   });
   EXPECT_NE(text.find("(the ranks do not make the same calls); mend the caller"), text.npos)

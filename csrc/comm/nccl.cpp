@@ -1,0 +1,587 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/comm/nccl.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/comm/check.h"
+#include "csrc/comm/nccl_check.h"
+#include "csrc/core/dtype.h"
+#include "csrc/core/log.h"
+
+namespace memphis {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How long ranks may take to connect. On 96 Ki GPUs 265 s were measured (Meta's NCCLX); the first
+// term is for the network's own timeouts.
+std::chrono::milliseconds connect_limit(int size) {
+  return std::chrono::seconds(120) + std::chrono::milliseconds(10) * size;
+}
+
+// How long the ranks may take to part, once all have done what they were asked.
+constexpr std::chrono::seconds kPartLimit{30};
+
+// Between two looks at what NCCL does in the background: yields first, as most of it takes
+// microseconds.
+class Pause {
+ public:
+  void operator()() {
+    constexpr int kNumYields = 1000;
+    constexpr std::chrono::microseconds kSleep{50};
+    if (count_ < kNumYields) {
+      ++count_;
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kSleep);
+    }
+  }
+
+ private:
+  int count_ = 0;
+};
+
+bool is_error(ncclResult_t status) {
+  return status != ncclSuccess && status != ncclInProgress;
+}
+
+ncclDataType_t nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return ncclFloat64;
+    case DType::f32:
+      return ncclFloat32;
+    case DType::bf16:
+      return ncclBfloat16;
+    case DType::i64:
+      return ncclInt64;
+    default:
+      return ncclInt32;  // check_collective lets no other through
+  }
+}
+
+std::byte* bytes_of(const TensorView& view) {
+  return static_cast<std::byte*>(view.data);
+}
+
+class NcclCommunicator;
+
+// The communicators of this process. The kernels of one may stand, on the GPU, behind those of
+// another, so what one waits for in vain they all do: they end together.
+//
+// NCCL wants no two threads in calls about one communicator (an abort least of all), and those
+// about several in the same order on all ranks: its calls are made under one lock.
+class Communicators final : public GpuWatch {
+ public:
+  // Never destroyed: who waits for the GPU may do so while static objects go.
+  static Communicators& all() {
+    static Communicators& communicators = *new Communicators;
+    return communicators;
+  }
+
+  std::mutex& mutex() { return mutex_; }
+
+  // From here on, all of them under mutex().
+  void add(NcclCommunicator& communicator);
+  void remove(NcclCommunicator& communicator) noexcept;
+  // Throws what went wrong with one of them, or with one other than `except`, and gives all up.
+  void check_locked(const NcclCommunicator* except = nullptr);
+  // Ends what they have under way and closes them, for `reason`.
+  void give_up_locked(std::string_view reason) noexcept;
+  const std::string& reason() const { return reason_; }  // why they were given up
+
+  // A thread that is in a call checks by itself.
+  void check() override {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock()) {
+      check_locked();
+    }
+  }
+  void give_up() noexcept override {
+    const std::lock_guard lock(mutex_);
+    give_up_locked("this rank failed");
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<NcclCommunicator*> living_;
+  std::string reason_;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  // Ids are those of ncclGetUniqueId, the same on all ranks.
+  NcclCommunicator(std::string axis, int rank, int size, std::vector<ncclUniqueId> ids)
+      : axis_(std::move(axis)),
+        rank_(rank),
+        size_(size),
+        stream_(Device::cuda),
+        ready_(Device::cuda, Event::Use::ordering),
+        done_(Device::cuda, Event::Use::ordering) {
+    constexpr std::size_t kNameBytes = 64;
+    name_.reserve(kNameBytes);
+    const std::lock_guard lock(Communicators::all().mutex());
+    try {
+      connect(ids);
+    } catch (...) {
+      if (comm_ != nullptr) {
+        (void)ncclCommAbort(comm_);
+      }
+      throw;
+    }
+    Communicators::all().add(*this);
+  }
+
+  ~NcclCommunicator() override {
+    const std::lock_guard lock(Communicators::all().mutex());
+    if (std::uncaught_exceptions() > num_exceptions_) {
+      Communicators::all().give_up_locked("this rank failed");  // this one too
+    }
+    Communicators::all().remove(*this);
+    part();
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  std::unique_ptr<Work> start(const Collective& collective,
+                              std::string_view name,
+                              Stream stream) override {
+    auto work = std::make_unique<StartedWork>(*this);
+    enqueue(collective, name, stream, work->done());
+    work->set_started();
+    return work;
+  }
+
+  void run(const Collective& collective, std::string_view name, Stream stream) override {
+    enqueue(collective, name, stream, done_);
+    done_.make_wait(stream);
+  }
+
+  // Throws what went wrong in the background.
+  void check() const {
+    require_living(name_);
+    if (const ncclResult_t status = state(); is_error(status)) {
+      throw CommunicationError(
+          fmt::format("{}: {} (NCCL found it in the background); see what "
+                      "the other ranks say",
+                      place(name_),
+                      nccl_error_text(status)));
+    }
+  }
+
+  // Within ncclGroupStart and ncclGroupEnd.
+  void abort() noexcept {
+    if (comm_ != nullptr) {
+      (void)ncclCommAbort(std::exchange(comm_, nullptr));
+    }
+  }
+
+ private:
+  class StartedWork final : public Work {
+   public:
+    explicit StartedWork(NcclCommunicator& owner) : owner_(owner), done_(owner.take_event()) {}
+
+    // Operands may go once their work has gone. Where an exception unwinds this rank, the others
+    // may never come.
+    ~StartedWork() override {
+      if (started_ && !waited_) {
+        if (std::uncaught_exceptions() > num_exceptions_) {
+          Communicators::all().give_up();
+        } else {
+          wait_on_host();
+        }
+      }
+      owner_.events_.push_back(std::move(done_));
+    }
+
+    void wait(Stream stream) override {
+      done_.make_wait(stream);
+      waited_ = true;
+    }
+
+    Event& done() { return done_; }
+    void set_started() { started_ = true; }
+
+   private:
+    void wait_on_host() noexcept {
+      try {
+        done_.wait();
+      } catch (const std::exception& error) {
+        spdlog::error("{}", error.what());  // the next call throws of it
+      }
+    }
+
+    NcclCommunicator& owner_;
+    Event done_;
+    bool started_ = false;
+    bool waited_ = false;
+    int num_exceptions_ = std::uncaught_exceptions();
+  };
+
+  std::string place(std::string_view name) const {
+    return fmt::format("{} ({} rank {} of {})", name, axis_, rank_, size_);
+  }
+
+  void require_living(std::string_view name) const {
+    if (comm_ == nullptr) {
+      throw CommunicationError(fmt::format("{} was given up ({}); see what failed first",
+                                           place(name),
+                                           Communicators::all().reason()));
+    }
+  }
+
+  ncclResult_t state() const {
+    ncclResult_t status = ncclSuccess;
+    const ncclResult_t call = ncclCommGetAsyncError(comm_, &status);
+    return call == ncclSuccess ? status : call;
+  }
+
+  // Returns when what was called is no longer in progress, or at `limit`; throws its error.
+  ncclResult_t settle(Clock::time_point limit, const char* call) {
+    Pause pause;
+    ncclResult_t status = state();
+    while (status == ncclInProgress && Clock::now() < limit) {
+      Communicators::all().check_locked(this);
+      pause();
+      status = state();
+    }
+    nccl_check(status, call);
+    return status;
+  }
+
+  void connect(std::vector<ncclUniqueId>& ids) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;  // only so can a communicator be aborted whatever it does
+    config.commName = axis_.c_str();
+    const char* const call = "ncclCommInitRankScalable";
+    const std::chrono::milliseconds limit = connect_limit(size_);
+    ncclResult_t status = ncclInProgress;
+    try {
+      nccl_check(ncclCommInitRankScalable(
+                     &comm_, size_, rank_, static_cast<int>(ids.size()), ids.data(), &config),
+                 call);
+      status = settle(Clock::now() + limit, call);
+    } catch (const CommunicationError& error) {
+      throw CommunicationError(fmt::format("{}: {}", place("connecting"), error.what()));
+    }
+    if (status == ncclInProgress) {
+      throw CommunicationError(
+          fmt::format("{}: nothing after {} s (a rank did not come, or is not reached over the "
+                      "network); see what the other ranks say, and which network NCCL takes with "
+                      "NCCL_DEBUG=INFO (NCCL_SOCKET_IFNAME names another)",
+                      place("connecting"),
+                      std::chrono::duration_cast<std::chrono::seconds>(limit).count()));
+    }
+  }
+
+  // Ends this rank's part, together with the others if all is well.
+  void part() noexcept {
+    if (comm_ == nullptr) {
+      return;
+    }
+    try {
+      MEMPHIS_NCCL(ncclCommFinalize(comm_));
+      if (settle(Clock::now() + kPartLimit, "ncclCommFinalize") == ncclSuccess) {
+        (void)ncclCommDestroy(std::exchange(comm_, nullptr));
+        return;
+      }
+      spdlog::warn(
+          "{}: the other ranks did not within {} s (one has ended before); nothing is lost",
+          place("parting"),
+          kPartLimit.count());
+    } catch (const std::exception& error) {
+      try {
+        spdlog::warn("{}: {}", place("parting"), error.what());
+      } catch (...) {
+        // It parts all the same.
+      }
+    }
+    abort();
+  }
+
+  Event take_event() {
+    if (events_.empty()) {
+      return Event(Device::cuda, Event::Use::ordering);
+    }
+    Event event = std::move(events_.back());
+    events_.pop_back();
+    return event;
+  }
+
+  // Behind what lies on `stream`, and before what waits for `done`.
+  void enqueue(const Collective& collective, std::string_view name, Stream stream, Event& done) {
+    require(stream.device == Device::cuda, "a group serves the device that it was made for");
+    check_collective(collective, name, axis_, rank_, size_, stream);
+    const std::lock_guard lock(Communicators::all().mutex());
+    require_living(name);
+    Communicators::all().check_locked();
+    name_.assign(name);
+    ready_.record(stream);
+    ready_.make_wait(stream_.view());
+    try {
+      std::visit([&](const auto& op) { issue(op); }, collective);
+    } catch (const CommunicationError& error) {
+      Communicators::all().give_up_locked(error.what());
+      throw CommunicationError(fmt::format("{}: {}", place(name), error.what()));
+    }
+    done.record(stream_.view());
+  }
+
+  // Makes `calls` as one, and returns when the GPU has them all: before that, nothing else may be
+  // put on the stream.
+  template <class Calls>
+  void group(const Calls& calls) {
+    MEMPHIS_NCCL(ncclGroupStart());
+    try {
+      calls();
+    } catch (...) {
+      (void)ncclGroupEnd();
+      throw;
+    }
+    MEMPHIS_NCCL(ncclGroupEnd());
+    // The first collective of a kind connects the ranks, and so waits for them. How long is for
+    // who watches collectives to say.
+    settle(Clock::time_point::max(), "ncclGroupEnd");
+  }
+
+  cudaStream_t cuda_stream() const { return static_cast<cudaStream_t>(stream_.view().handle); }
+
+  void issue(const AllReduce& op) {
+    const auto count = static_cast<std::size_t>(op.x.num_elements());
+    if (count == 0) {
+      return;
+    }
+    group([&] {
+      MEMPHIS_NCCL(ncclAllReduce(op.x.data,
+                                 op.y.data,
+                                 count,
+                                 nccl_type(op.x.dtype),
+                                 op.reduce == Reduce::max ? ncclMax : ncclSum,
+                                 comm_,
+                                 cuda_stream()));
+    });
+  }
+
+  void issue(const AllGather& op) {
+    const auto num_blocks = static_cast<std::size_t>(op.num_blocks);
+    const std::size_t count = static_cast<std::size_t>(op.x.num_elements()) / num_blocks;
+    if (count == 0) {
+      return;
+    }
+    const std::size_t bytes = count * size_of(op.x.dtype);
+    const std::size_t all_bytes = bytes * static_cast<std::size_t>(size_);
+    group([&] {
+      for (std::size_t b = 0; b < num_blocks; ++b) {
+        MEMPHIS_NCCL(ncclAllGather(bytes_of(op.x) + b * bytes,
+                                   bytes_of(op.y) + b * all_bytes,
+                                   count,
+                                   nccl_type(op.x.dtype),
+                                   comm_,
+                                   cuda_stream()));
+      }
+    });
+  }
+
+  void issue(const ReduceScatter& op) {
+    const auto num_blocks = static_cast<std::size_t>(op.num_blocks);
+    const std::size_t count = static_cast<std::size_t>(op.y.num_elements()) / num_blocks;
+    if (count == 0) {
+      return;
+    }
+    const std::size_t bytes = count * size_of(op.y.dtype);
+    const std::size_t all_bytes = bytes * static_cast<std::size_t>(size_);
+    group([&] {
+      for (std::size_t b = 0; b < num_blocks; ++b) {
+        MEMPHIS_NCCL(ncclReduceScatter(bytes_of(op.x) + b * all_bytes,
+                                       bytes_of(op.y) + b * bytes,
+                                       count,
+                                       nccl_type(op.y.dtype),
+                                       ncclSum,
+                                       comm_,
+                                       cuda_stream()));
+      }
+    });
+  }
+
+  void issue(const AllToAll& op) {
+    const std::size_t row_bytes = row_bytes_of(op.x);
+    const std::size_t row_count = row_bytes / size_of(op.x.dtype);
+    const auto is_zero = [](std::int64_t rows) { return rows == 0; };
+    if (row_count == 0 || (std::all_of(op.send_rows.begin(), op.send_rows.end(), is_zero) &&
+                           std::all_of(op.recv_rows.begin(), op.recv_rows.end(), is_zero))) {
+      return;
+    }
+    group([&] {
+      std::size_t sent = 0;
+      std::size_t received = 0;
+      for (int r = 0; r < size_; ++r) {
+        const auto send = static_cast<std::size_t>(op.send_rows[static_cast<std::size_t>(r)]);
+        const auto receive = static_cast<std::size_t>(op.recv_rows[static_cast<std::size_t>(r)]);
+        if (send > 0) {
+          MEMPHIS_NCCL(ncclSend(bytes_of(op.x) + sent * row_bytes,
+                                send * row_count,
+                                nccl_type(op.x.dtype),
+                                r,
+                                comm_,
+                                cuda_stream()));
+        }
+        if (receive > 0) {
+          MEMPHIS_NCCL(ncclRecv(bytes_of(op.y) + received * row_bytes,
+                                receive * row_count,
+                                nccl_type(op.y.dtype),
+                                r,
+                                comm_,
+                                cuda_stream()));
+        }
+        sent += send;
+        received += receive;
+      }
+    });
+  }
+
+  void issue(const Broadcast& op) {
+    const auto count = static_cast<std::size_t>(op.x.num_elements());
+    if (count == 0) {
+      return;
+    }
+    group([&] {
+      MEMPHIS_NCCL(ncclBroadcast(
+          op.x.data, op.x.data, count, nccl_type(op.x.dtype), op.root, comm_, cuda_stream()));
+    });
+  }
+
+  std::string axis_;
+  int rank_;
+  int size_;
+  // Of its own, so that what does not wait for a collective runs beside it.
+  OwnedStream stream_;
+  Event ready_;                      // what lies before a collective is done
+  Event done_;                       // run() is
+  std::vector<Event> events_;        // of works that have gone
+  ncclComm_t comm_ = nullptr;        // null once it is given up
+  std::string name_ = "connecting";  // the latest collective
+  int num_exceptions_ = std::uncaught_exceptions();
+};
+
+void Communicators::add(NcclCommunicator& communicator) {
+  living_.push_back(&communicator);
+  set_gpu_watch(this);
+}
+
+void Communicators::remove(NcclCommunicator& communicator) noexcept {
+  living_.erase(std::find(living_.begin(), living_.end(), &communicator));
+  if (living_.empty()) {
+    set_gpu_watch(nullptr);
+    reason_.clear();
+  }
+}
+
+void Communicators::check_locked(const NcclCommunicator* except) {
+  try {
+    for (const NcclCommunicator* communicator : living_) {
+      if (communicator != except) {
+        communicator->check();
+      }
+    }
+  } catch (const CommunicationError& error) {
+    give_up_locked(error.what());
+    throw;
+  }
+}
+
+void Communicators::give_up_locked(std::string_view reason) noexcept {
+  if (reason_.empty()) {
+    reason_ = reason;
+  }
+  // As one: an abort frees memory, which waits for the kernels of those that are not aborted yet.
+  (void)ncclGroupStart();
+  for (NcclCommunicator* communicator : living_) {
+    communicator->abort();
+  }
+  (void)ncclGroupEnd();
+}
+
+// Ids are spread evenly over the ranks; where `rank` makes one, its number (rankHasRoot of NCCL's
+// user guide, "Creating a communicator using multiple ncclUniqueIds").
+int root_of_id(int id, int num_ids, int size) {
+  return id * (size / num_ids) + std::min(id, size % num_ids);
+}
+
+std::vector<ncclUniqueId> exchange_ids(Communicator& host, int ranks_per_id) {
+  const int num_ids = (host.size() + ranks_per_id - 1) / ranks_per_id;
+  std::vector<ncclUniqueId> ids(static_cast<std::size_t>(num_ids));
+  for (int i = 0; i < num_ids; ++i) {
+    ncclUniqueId& id = ids[static_cast<std::size_t>(i)];
+    const int root = root_of_id(i, num_ids, host.size());
+    if (host.rank() == root) {
+      MEMPHIS_NCCL(ncclGetUniqueId(&id));
+    }
+    constexpr auto kWords = static_cast<std::int64_t>(sizeof(ncclUniqueId) / sizeof(std::int64_t));
+    host.run(Broadcast{.x = TensorView(&id, {kWords}, DType::i64, Device::cpu), .root = root},
+             "nccl.id",
+             {});
+  }
+  return ids;
+}
+
+}  // namespace
+
+std::string nccl_error_text(ncclResult_t status) {
+  const std::string text = ncclGetErrorString(status);
+  const std::string last = ncclGetLastError(nullptr);
+  return last.empty() ? text : text + ": " + last;
+}
+
+void nccl_check(ncclResult_t status, const char* call, const char* file, int line) {
+  if (is_error(status)) {
+    throw CommunicationError(
+        fmt::format("{} (from {}, {}:{}); see what the other ranks say, and "
+                    "more with NCCL_DEBUG=INFO",
+                    nccl_error_text(status),
+                    call,
+                    file,
+                    line));
+  }
+}
+
+bool has_nccl() {
+  return true;
+}
+
+void set_nccl_defaults() {
+  const auto set = [](const char* name, const char* value) { setenv(name, value, 0); };
+  // Collectives of several communicators lie on the GPU at once, each on its stream. Ranks whose
+  // GPUs start them in different orders wait for each other for ever; with this they start in the
+  // order of the calls, which is the same on all ranks.
+  set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
+  // A rank with fewer network cards than the others slows all of them down, and nobody would know.
+  set("NCCL_IGNORE_NET_MISMATCH", "0");
+  // The first cause of an error, of which the last is kept for the exception.
+  set("NCCL_DEBUG", "WARN");
+}
+
+std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
+                                                     Communicator& host,
+                                                     int ranks_per_id) {
+  if (!device_available(Device::cuda)) {
+    throw PreflightError(fmt::format("the {} group has {} ranks on GPUs ({}); use run.device cpu",
+                                     axis,
+                                     host.size(),
+                                     device_unavailable_reason()));
+  }
+  std::vector<ncclUniqueId> ids = exchange_ids(host, ranks_per_id);
+  return std::make_unique<NcclCommunicator>(
+      std::move(axis), host.rank(), host.size(), std::move(ids));
+}
+
+}  // namespace memphis

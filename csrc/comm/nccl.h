@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "csrc/comm/communicator.h"
+
+// Groups of ranks on GPUs: nccl.cpp, or no_nccl.cpp where the build has none.
+namespace memphis {
+
+// Whether this binary has them.
+bool has_nccl();
+
+// Settings of NCCL that this program counts on, where the environment does not set them. Before
+// NCCL's first call, which reads them, and before the process has threads.
+void set_nccl_defaults();
+
+// How many ranks introduce themselves to one of them when a communicator is created: as many as
+// NCCL lets in without making them take turns (NCCL_UID_STAGGER_THRESHOLD of its user guide, 256).
+constexpr int kNcclRanksPerId = 256;
+
+// The group of the ranks of `host`, over NCCL, for the GPU that the calling thread uses. Every
+// member calls. `host` is used until this returns. PreflightError where there is no NCCL or no GPU.
+//
+// While communicators live, who waits for the GPU (core/device.h) watches them: if one fails, all
+// of this process are given up, as work of one may wait for another's, and the wait throws
+// CommunicationError. So does every later call.
+std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
+                                                     Communicator& host,
+                                                     int ranks_per_id = kNcclRanksPerId);
+
+}  // namespace memphis
