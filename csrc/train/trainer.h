@@ -63,6 +63,8 @@ class Trainer {
   const TrainingPlan& plan() const { return plan_; }
   Parameters& parameters() { return *parameters_; }
   Optimizer& optimizer() { return *optimizer_; }
+  // Of the last micro-batch, as its backward pass left them.
+  const Activations& activations() const { return activations_; }
   Stream stream() const { return stream_.view(); }
 
  private:
