@@ -117,7 +117,17 @@ Range whole_range(std::int64_t count) {
   return {.begin = 0, .count = count};
 }
 
-// What of `range` lies outside of `holes`, which ascend.
+// Counts each parameter of the model once, which no rank need hold.
+std::int64_t count_parameters(const ModelConfig& model) {
+  const Dims d = make_dims(model, 1, 1);
+  const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
+  const std::int64_t experts = d.E * (3 * d.D * d.F + d.D);
+  const std::int64_t layer = attention + experts + 3 * d.D * d.dense_F + 4 * d.D;
+  return d.L * layer + d.D + (model.tie_embeddings ? 1 : 2) * d.V * d.D;
+}
+
+}  // namespace
+
 void add_without(std::vector<Range>& runs, const Range& range, const std::vector<Range>& holes) {
   const std::int64_t end = range.begin + range.count;
   std::int64_t begin = range.begin;
@@ -134,17 +144,6 @@ void add_without(std::vector<Range>& runs, const Range& range, const std::vector
   }
   add_to(end);
 }
-
-// Counts each parameter of the model once, which no rank need hold.
-std::int64_t count_parameters(const ModelConfig& model) {
-  const Dims d = make_dims(model, 1, 1);
-  const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
-  const std::int64_t experts = d.E * (3 * d.D * d.F + d.D);
-  const std::int64_t layer = attention + experts + 3 * d.D * d.dense_F + 4 * d.D;
-  return d.L * layer + d.D + (model.tie_embeddings ? 1 : 2) * d.V * d.D;
-}
-
-}  // namespace
 
 ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Share& share) {
   const Dims d = make_dims(model, 1, 1, share);
@@ -246,23 +245,22 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
   placer.finish();
   plan.num_parameters = count_parameters(model);
 
-  std::vector<Range> counted_elsewhere;  // by another rank along `tensor`, which holds them too
   if (kv.sharers.count > 1) {
     for (const LayerParameters<Placement>& layer : all.layers) {
       const std::int64_t q_elements = d.N * d.H * d.D;
       const Range shared{.begin = layer.qkv_CD.begin + q_elements, .count = 2 * d.G * d.H * d.D};
       plan.shared_kv.push_back(shared);
       if (kv.sharers.index > 0) {
-        counted_elsewhere.push_back(shared);
+        plan.elsewhere.push_back(shared);
       }
     }
   }
   const Segment& norms = plan.segments[kNorms];
   if (norms.replicas == Axis::data_context && share.tensor.index > 0) {
-    counted_elsewhere.push_back({.begin = norms.begin, .count = norms.num_elements});
+    plan.elsewhere.push_back({.begin = norms.begin, .count = norms.num_elements});
   }
   for (const Segment& segment : plan.segments) {
-    add_without(plan.counted, segment.piece, counted_elsewhere);
+    add_without(plan.counted, segment.piece, plan.elsewhere);
   }
   return plan;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -39,25 +40,64 @@ bool due(std::int64_t step, std::int64_t every) {
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
 
+// The text of rank 0, on every rank.
+std::string text_of_first(Communicator& all, const std::string& text, const char* name) {
+  const std::int64_t size =
+      largest_of_all(all, all.rank() == 0 ? static_cast<std::int64_t>(text.size()) : 0, name);
+  std::vector<std::int32_t> characters(static_cast<std::size_t>(size));
+  if (all.rank() == 0) {
+    std::copy(text.begin(), text.end(), characters.begin());
+  }
+  all.run(Broadcast{.x = {characters.data(), {size}, DType::i32, Device::cpu}}, name, {});
+  std::string result;
+  for (const std::int32_t character : characters) {
+    result.push_back(static_cast<char>(character));
+  }
+  return result;
+}
+
+// A checkpoint to go on from.
+struct Chosen {
+  std::filesystem::path path;
+  Manifest manifest;  // without its files, two of each rank that wrote it
+  std::optional<WriterLayout> writer;
+};
+
 // Every rank goes on from the checkpoint that the first one has read back and chosen.
-std::optional<Found> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
+std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
   const bool leads = all.rank() == 0;
   std::optional<Found> found;
+  std::optional<WriterLayout> writer;
   together(all, "checkpoint.choose", [&] {
     if (leads) {
       found = choose_checkpoint(run.dir, run.resume);
+      writer = found ? writer_layout(found->manifest) : std::nullopt;
     }
   });
-  const std::int64_t step =
-      largest_of_all(all, found ? found->manifest.step : -1, "checkpoint.step");
+  if (largest_of_all(all, found ? 1 : 0, "checkpoint.found") == 0) {
+    return {};
+  }
+  const std::int64_t num_writers =
+      largest_of_all(all, writer ? writer->num_ranks : 0, "checkpoint.writers");
+  std::string text;
+  if (leads) {
+    found->manifest.files.clear();
+    text = write_manifest(found->manifest);
+  }
+  text = text_of_first(all, text, "checkpoint.manifest");
+  Chosen chosen;
   together(all, "checkpoint.manifest", [&] {
-    if (!leads && step >= 0) {
-      const std::filesystem::path path = std::filesystem::path(run.dir) / checkpoint_name(step);
-      const std::filesystem::path file = path / kManifestName;
-      found = Found{path, read_manifest(read_text(file), file)};
+    chosen.manifest = read_manifest(text, std::filesystem::path(run.dir) / kManifestName);
+    chosen.path = std::filesystem::path(run.dir) / checkpoint_name(chosen.manifest.step);
+    if (num_writers > 0) {
+      chosen.writer = WriterLayout{
+          .parallel =
+              parse_config(chosen.manifest.config, kManifestName, {}, Check::text, num_writers)
+                  .parallel,
+          .num_ranks = num_writers};
     }
   });
-  return found;
+  return chosen;
 }
 
 }  // namespace
@@ -115,7 +155,7 @@ Trainer::Trainer(const Config& config, const std::vector<std::string>& default_r
   together(groups_.all_host(), "memory", [&] {
     require_fits(plan_.memory, device_info(device_).free_bytes, device_);
   });
-  const std::optional<Found> found = agree_on_checkpoint(config_.run, groups_.all_host());
+  const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
 
   const BatchConfig& batch = config_.batch;
   training_loader_.emplace(*dataset_.train,
@@ -152,9 +192,8 @@ Trainer::Trainer(const Config& config, const std::vector<std::string>& default_r
     optimizer_->copy_weights_to_master(stream());
     return;
   }
-  together(groups_.all_host(), "checkpoint.load", [&] {
-    load_checkpoint(found->path, *parameters_, *optimizer_, stream());
-  });
+  load_checkpoint(
+      found->path, found->writer, config_.model, *parameters_, *optimizer_, groups_, stream());
   step_ = found->manifest.step;
   samples_ = static_cast<std::uint64_t>(found->manifest.samples);
   saved_step_ = step_;

@@ -64,7 +64,7 @@ class RankRun {
   Trainer& trainer() { return *trainer_; }
   const Config& config() const { return config_; }
   const Mesh& mesh() const { return mesh_; }
-  const World& world() const { return world_; }
+  World& world() { return world_; }
   Communicator& all() { return *all_; }
 
   // Fails the test unless one rank counts each element.

@@ -14,13 +14,23 @@
 // Ranks are threads; under mpirun, of the layouts with as many ranks as the job, its processes.
 // Where a run departs from one rank the failure names the first op that does: see departure.h.
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <ostream>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
 
+#include "csrc/checkpoint/model_state.h"
+#include "csrc/core/error.h"
+#include "csrc/core/log.h"
 #include "tests/support/departure.h"
 #include "tests/support/layout_run.h"
 #include "tests/support/perturbation.h"
@@ -264,25 +274,50 @@ void on_ranks_of(Saved& saved,
   });
 }
 
+// What is logged as a warning while it lives.
+class Warnings {
+ public:
+  Warnings() : sink_(std::make_shared<spdlog::sinks::ostream_sink_mt>(text_)) {
+    sink_->set_level(spdlog::level::warn);
+    spdlog::default_logger()->sinks().push_back(sink_);
+  }
+  ~Warnings() { spdlog::default_logger()->sinks().pop_back(); }
+  Warnings(const Warnings&) = delete;
+  Warnings& operator=(const Warnings&) = delete;
+
+  bool contain(const std::string& words) const {
+    return text_.str().find(words) != std::string::npos;
+  }
+
+ private:
+  std::ostringstream text_;
+  std::shared_ptr<spdlog::sinks::ostream_sink_mt> sink_;
+};
+
+Layout layout_named(const std::string& name) {
+  for (const Layout& one : layouts()) {
+    if (one.name == name) {
+      return one;
+    }
+  }
+  throw ContractError("there is no layout " + name);
+}
+
 std::vector<Layout> checkpoint_layouts() {
   std::vector<Layout> result;
-  for (const Layout& one : layouts()) {
-    for (const char* name : {"one",
-                             "data2_whole_optimizer",
-                             "data2_split_expert",
-                             "tensor2_whole_sequences",
-                             "data4_expert2_split2",
-                             "data2_tensor2_expert4",
-                             "data2_tensor2_split4",
-                             "tensor4_shared_heads",
-                             "tensor4_shared_heads_whole_sequences",
-                             "data4_tensor2_expert4_split2",
-                             "data8",
-                             "data2_tensor4_expert2_split2"}) {
-      if (one.name == name) {
-        result.push_back(one);
-      }
-    }
+  for (const char* name : {"one",
+                           "data2_whole_optimizer",
+                           "data2_split_expert",
+                           "tensor2_whole_sequences",
+                           "data4_expert2_split2",
+                           "data2_tensor2_expert4",
+                           "data2_tensor2_split4",
+                           "tensor4_shared_heads",
+                           "tensor4_shared_heads_whole_sequences",
+                           "data4_tensor2_expert4_split2",
+                           "data8",
+                           "data2_tensor4_expert2_split2"}) {
+    result.push_back(layout_named(name));
   }
   return result;
 }
@@ -306,7 +341,7 @@ TEST_P(CheckpointLayoutTest, IsReadByEveryLayout) {
       losses = std::move(own);
     }
   });
-  ASSERT_EQ(checkpoint_layouts().size(), 12U);
+  const Warnings warnings;
   for (const Layout& reader : checkpoint_layouts()) {
     on_ranks_of(saved, reader, kLast, [&](RankRun& run) {
       ASSERT_EQ(run.trainer().current_step(), kSaved);
@@ -323,6 +358,51 @@ TEST_P(CheckpointLayoutTest, IsReadByEveryLayout) {
         }
       }
     });
+  }
+  EXPECT_FALSE(warnings.contain("looking into all")) << "a rank opens what the plan names";
+}
+
+// A rank opens the files that hold its pieces by the writer's plan. Names say what pieces are all
+// the same: what the plan does not find is looked for in every file.
+TEST(CheckpointLayout, IsReadWithoutThePlanOfItsWriter) {
+  Saved saved;
+  const Layout writer = layout_named("data8");
+  on_ranks_of(saved, writer, 2, [&](RankRun& run) {
+    run.trainer().run();
+    Tensors state = run.state();
+    if (run.world().rank() == 0) {
+      saved.state = std::move(state);
+    }
+  });
+  const std::filesystem::path path = saved.directory.path() / "run" / "step-00000002";
+  const WriterLayout wrong{.parallel = {.data = 8, .expert = 1}, .num_ranks = 8};
+  for (const auto& [claimed, warned] :
+       {std::pair(std::optional<WriterLayout>(), false), std::pair(std::optional(wrong), true)}) {
+    const Warnings warnings;
+    on_ranks_of(saved, layout_named("data4_tensor2_expert4_split2"), 2, [&](RankRun& run) {
+      Trainer& trainer = run.trainer();
+      const std::size_t num_segments = trainer.plan().parameters.segments.size();
+      for (std::size_t i = 0; i < num_segments; ++i) {
+        const TensorView weights_n = trainer.parameters().segment_weights(static_cast<int>(i));
+        std::memset(weights_n.data, 0, weights_n.bytes());
+      }
+      for (const Optimizer::StateTensor& state : trainer.optimizer().state()) {
+        std::memset(state.view.data, 0, state.view.bytes());
+      }
+      const Groups groups(run.world(), run.mesh(), run.config().model, Device::cpu);
+      load_checkpoint(path,
+                      claimed,
+                      run.config().model,
+                      trainer.parameters(),
+                      trainer.optimizer(),
+                      groups,
+                      trainer.stream());
+      const Tensors state = run.state();
+      if (run.world().rank() == 0) {
+        expect_same_bits(state, saved.state, "read again,");
+      }
+    });
+    EXPECT_EQ(warnings.contain("looking into all"), warned);
   }
 }
 
