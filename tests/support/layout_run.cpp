@@ -236,11 +236,18 @@ double RankRun::same_on_all(double value) {
 }
 
 std::vector<std::string> run_overrides(const Layout& layout, const std::string& compute) {
-  std::vector<std::string> overrides = {"precision.compute=" + compute,
-                                        "model.router_init_std=0.3",
-                                        "batch.global_batch=16",
-                                        "optimizer.learning_rate=1e-3"};
-  overrides.insert(overrides.end(), layout.overrides.begin(), layout.overrides.end());
+  std::vector<std::string> overrides = layout.overrides;
+  for (const std::string& usual : {"precision.compute=" + compute,
+                                   std::string("model.router_init_std=0.3"),
+                                   std::string("batch.global_batch=16"),
+                                   std::string("optimizer.learning_rate=1e-3")}) {
+    const std::string key = usual.substr(0, usual.find('=') + 1);
+    if (std::none_of(layout.overrides.begin(), layout.overrides.end(), [&](const auto& given) {
+          return given.starts_with(key);
+        })) {
+      overrides.push_back(usual);
+    }
+  }
   return overrides;
 }
 

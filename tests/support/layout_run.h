@@ -106,7 +106,7 @@ struct Outcome {
 Outcome train(
     const Layout& layout, Ranks ranks, const std::string& compute, int num_steps, double nudge = 0);
 
-// The overrides of such a run beside the layout's.
+// The overrides of such a run: the layout's, and what it leaves out.
 std::vector<std::string> run_overrides(const Layout& layout, const std::string& compute);
 
 }  // namespace memphis::test
