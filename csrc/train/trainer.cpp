@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/trainer.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -9,6 +8,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/checkpoint/model_state.h"
+#include "csrc/checkpoint/read_back.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/together.h"
@@ -40,22 +40,6 @@ bool due(std::int64_t step, std::int64_t every) {
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
 
-// The text of rank 0, on every rank.
-std::string text_of_first(Communicator& all, const std::string& text, const char* name) {
-  const std::int64_t size =
-      largest_of_all(all, all.rank() == 0 ? static_cast<std::int64_t>(text.size()) : 0, name);
-  std::vector<std::int32_t> characters(static_cast<std::size_t>(size));
-  if (all.rank() == 0) {
-    std::copy(text.begin(), text.end(), characters.begin());
-  }
-  all.run(Broadcast{.x = {characters.data(), {size}, DType::i32, Device::cpu}}, name, {});
-  std::string result;
-  for (const std::int32_t character : characters) {
-    result.push_back(static_cast<char>(character));
-  }
-  return result;
-}
-
 // A checkpoint to go on from.
 struct Chosen {
   std::filesystem::path path;
@@ -68,11 +52,9 @@ std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& al
   const bool leads = all.rank() == 0;
   std::optional<Found> found;
   std::optional<WriterLayout> writer;
-  together(all, "checkpoint.choose", [&] {
-    if (leads) {
-      found = choose_checkpoint(run.dir, run.resume);
-      writer = found ? writer_layout(found->manifest) : std::nullopt;
-    }
+  with_all_reading_back(all, "checkpoint.choose", [&](const Verify& verify) {
+    found = choose_checkpoint(run.dir, run.resume, verify);
+    writer = found ? writer_layout(found->manifest) : std::nullopt;
   });
   if (largest_of_all(all, found ? 1 : 0, "checkpoint.found") == 0) {
     return {};
@@ -84,7 +66,7 @@ std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& al
     found->manifest.files.clear();
     text = write_manifest(found->manifest);
   }
-  text = text_of_first(all, text, "checkpoint.manifest");
+  text = text_of_rank(all, 0, text, "checkpoint.manifest");
   Chosen chosen;
   together(all, "checkpoint.manifest", [&] {
     chosen.manifest = read_manifest(text, std::filesystem::path(run.dir) / kManifestName);
@@ -263,8 +245,10 @@ void Trainer::save() {
                                                      groups_,
                                                      stream());
   saved_step_ = step_;
+  with_all_reading_back(groups_.all_host(), "checkpoint.prune", [&](const Verify& verify) {
+    prune(config_.run.dir, config_.checkpoint.keep, verify);
+  });
   if (leads_) {
-    prune(config_.run.dir, config_.checkpoint.keep);
     spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
   }
 }
