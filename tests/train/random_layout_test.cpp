@@ -158,8 +158,16 @@ TEST_P(RandomLayoutTest, TrainsAsOneRankDoes) {
   const Outcome one = train(one_rank(model, 6), Ranks::threads, "f64", kNumSteps);
   const Outcome actual = train(layout, Ranks::threads, "f64", kNumSteps);
   EXPECT_TRUE(actual.initial == one.initial) << "weights of step 0";
+  double largest_of_all = 0;
   for (const auto& [name, gradient] : one.gradient) {
-    double largest = 0;
+    for (const double value : gradient) {
+      largest_of_all = std::max(largest_of_all, std::abs(value));
+    }
+  }
+  for (const auto& [name, gradient] : one.gradient) {
+    // With one expert a token the norm behind it takes a gate's scale away again: of the router's
+    // gradient the sum of large terms is next to nothing, and rounding is not.
+    double largest = 1e-3 * largest_of_all;
     double apart = 0;
     for (std::size_t i = 0; i < gradient.size(); ++i) {
       largest = std::max(largest, std::abs(gradient[i]));
