@@ -302,18 +302,29 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
     own[1] = write_safetensors(directory / name(kOptimizerName, kOptimizerStem), state);
   });
 
-  // [rank][file][bytes, checksum]; the names follow from the rank.
+  // To the first rank [rank][file][bytes, checksum]; the names follow from the rank.
   std::array<std::int64_t, 2 * kNumFiles> record{};
-  std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(all.size()));
   for (std::size_t i = 0; i < kNumFiles; ++i) {
     record[2 * i] = static_cast<std::int64_t>(own[i].bytes);
     record[2 * i + 1] = std::bit_cast<std::int64_t>(own[i].xxh3);
   }
-  const auto view_of = [](auto& values) {
-    return TensorView(
-        values.data(), {static_cast<std::int64_t>(values.size())}, DType::i64, Device::cpu);
+  const std::int64_t num_records = leads ? all.size() : 1;
+  std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(num_records));
+  std::vector<std::int64_t> send_rows(static_cast<std::size_t>(all.size()), 0);
+  send_rows[0] = 1;
+  const std::vector<std::int64_t> recv_rows(send_rows.size(), leads ? 1 : 0);
+  const auto view_of = [&](auto& values, std::int64_t num_rows) {
+    return TensorView(values.data(),
+                      {num_rows, static_cast<std::int64_t>(record.size())},
+                      DType::i64,
+                      Device::cpu);
   };
-  all.run(AllGather{.y = view_of(records), .x = view_of(record)}, "checkpoint.records", {});
+  all.run(AllToAll{.y = view_of(records, num_records),
+                   .x = view_of(record, 1),
+                   .send_rows = send_rows,
+                   .recv_rows = recv_rows},
+          "checkpoint.records",
+          {});
   std::filesystem::path path = run_dir / checkpoint_name(step);
   together(all, "checkpoint.commit", [&] {
     for (int rank = 0; leads && rank < all.size(); ++rank) {
