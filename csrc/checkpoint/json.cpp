@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/checkpoint/json.h"
 
+#include <cstdint>
 #include <set>
 #include <string>
 #include <vector>
@@ -24,44 +25,73 @@ constexpr int kMaxDepth = 32;
                   problem));
 }
 
+// Reads through a text before anything is made of it. Not a callback of the parser that makes it:
+// that one goes through all of a list after each of its objects.
+class Inspector final : public nlohmann::json_sax<Json> {
+ public:
+  explicit Inspector(const std::filesystem::path& path) : path_(path) {}
+
+  bool start_object(std::size_t /*num_elements*/) override {
+    open();
+    keys_.emplace_back();
+    return true;
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return close();
+  }
+  bool start_array(std::size_t /*num_elements*/) override {
+    open();
+    return true;
+  }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    if (!keys_.back().insert(name).second) {
+      fail(path_, fmt::format("key '{}' stands twice in its JSON", printable(name)));
+    }
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool /*value*/) override { return true; }
+  bool number_integer(std::int64_t /*value*/) override { return true; }
+  bool number_unsigned(std::uint64_t /*value*/) override { return true; }
+  bool number_float(double /*value*/, const std::string& /*text*/) override { return true; }
+  bool string(std::string& /*value*/) override { return true; }
+  bool binary(Json::binary_t& /*value*/) override { return true; }
+  bool parse_error(std::size_t position,
+                   const std::string& /*last_token*/,
+                   const Json::exception& error) override {
+    if (dynamic_cast<const Json::out_of_range*>(&error) != nullptr) {
+      fail(path_, "a number of its JSON is out of range");  // too large for a double
+    }
+    fail(path_, fmt::format("no valid JSON near byte {} of its text", position));
+  }
+
+ private:
+  void open() {
+    if (++depth_ > kMaxDepth) {
+      fail(path_, fmt::format("its JSON nests deeper than {}", kMaxDepth));
+    }
+  }
+  bool close() {
+    --depth_;
+    return true;
+  }
+
+  const std::filesystem::path& path_;
+  int depth_ = 0;
+  std::vector<std::set<std::string>> keys_;  // of the objects that are open
+};
+
 }  // namespace
 
 Json parse_json_object(std::string_view text, const std::filesystem::path& path) {
   if (text.find('\0') != std::string_view::npos) {
     fail(path, "there is a NUL byte in its JSON");
   }
-  std::vector<std::set<std::string>> open_objects;
-  const auto refuse_repeated_keys = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) {
-      fail(path, fmt::format("its JSON nests deeper than {}", kMaxDepth));
-    }
-    switch (event) {
-      case Json::parse_event_t::object_start:
-        open_objects.emplace_back();
-        break;
-      case Json::parse_event_t::object_end:
-        open_objects.pop_back();
-        break;
-      case Json::parse_event_t::key:
-        if (!open_objects.back().insert(parsed.get<std::string>()).second) {
-          fail(path,
-               fmt::format("key '{}' stands twice in its JSON",
-                           printable(parsed.get_ref<const std::string&>())));
-        }
-        break;
-      default:
-        break;
-    }
-    return true;
-  };
-  Json root;
-  try {
-    root = Json::parse(text.begin(), text.end(), refuse_repeated_keys);
-  } catch (const Json::parse_error& error) {
-    fail(path, fmt::format("no valid JSON near byte {} of its text", error.byte));
-  } catch (const Json::out_of_range& error) {  // a number too large for a double
-    fail(path, "a number of its JSON is out of range");
-  }
+  Inspector inspector(path);
+  Json::sax_parse(text.begin(), text.end(), &inspector);
+  Json root = Json::parse(text.begin(), text.end());
   if (!root.is_object()) {
     fail(path, "its JSON is not an object");
   }

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,8 +17,11 @@
 #include "csrc/checkpoint/store.h"
 #include "csrc/checkpoint/writer.h"
 #include "csrc/comm/together.h"
+#include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/log.h"
+#include "csrc/plan/shard_map.h"
 
 namespace memphis {
 namespace {
@@ -156,6 +160,73 @@ void load_weights(const StoredPieces& pieces,
   }
 }
 
+// What a rank reads of a checkpoint.
+struct Wanted {
+  std::string tensor;
+  const LogicalParameter* parameter;
+  Range local;
+  TensorView view;
+};
+
+// Of each segment the piece that this rank reads for all that hold it.
+std::vector<Wanted> wanted_weights(const Parameters& parameters) {
+  std::vector<Wanted> result;
+  for (const LogicalParameter& parameter : parameters.plan().logical) {
+    const Segment& segment =
+        parameters.plan().segments[static_cast<std::size_t>(parameter.segment)];
+    const Range local = overlap(parameter, segment.piece);
+    if (local.count > 0) {
+      const TensorView all = parameters.logical_weights(parameter);
+      result.push_back(
+          {parameter.name,
+           &parameter,
+           local,
+           flat_view(
+               all.reshape({all.num_elements()}), 0, local.begin, {{local.count}, all.dtype})});
+    }
+  }
+  return result;
+}
+
+std::vector<Wanted> wanted_state(const Optimizer& optimizer) {
+  std::vector<Wanted> result;
+  for (const Optimizer::StateTensor& state : optimizer.state()) {
+    result.push_back({state.name, state.parameter, state.local, state.view});
+  }
+  return result;
+}
+
+void load_pieces(const StoredPieces& pieces,
+                 const std::vector<Wanted>& wanted,
+                 const PinnedBuffer& staging,
+                 Stream stream) {
+  for (const Wanted& one : wanted) {
+    load_piece(pieces, one.tensor, *one.parameter, one.local, one.view, staging, stream);
+  }
+}
+
+// The files of a checkpoint of `num_ranks` ranks that hold what is wanted.
+std::vector<std::filesystem::path> files_of(const std::filesystem::path& checkpoint,
+                                            const ShardMap& map,
+                                            std::int64_t num_ranks,
+                                            const std::vector<Wanted>& wanted,
+                                            const char* whole_name,
+                                            const char* stem) {
+  if (num_ranks == 1) {
+    return {checkpoint / whole_name};
+  }
+  std::set<std::int64_t> ranks;
+  for (const Wanted& one : wanted) {
+    map.add_writers(*one.parameter, one.local, ranks);
+  }
+  std::vector<std::filesystem::path> files;
+  for (const std::int64_t rank : ranks) {
+    files.push_back(checkpoint /
+                    piece_file_name(stem, static_cast<int>(rank), static_cast<int>(num_ranks)));
+  }
+  return files;
+}
+
 // The files of a checkpoint that hold what one rank would write to `whole_name`.
 std::vector<std::filesystem::path> stored_files(const std::filesystem::path& checkpoint,
                                                 const char* whole_name,
@@ -231,18 +302,29 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
     own[1] = write_safetensors(directory / name(kOptimizerName, kOptimizerStem), state);
   });
 
-  // [rank][file][bytes, checksum]; the names follow from the rank.
+  // To the first rank [rank][file][bytes, checksum]; the names follow from the rank.
   std::array<std::int64_t, 2 * kNumFiles> record{};
-  std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(all.size()));
   for (std::size_t i = 0; i < kNumFiles; ++i) {
     record[2 * i] = static_cast<std::int64_t>(own[i].bytes);
     record[2 * i + 1] = std::bit_cast<std::int64_t>(own[i].xxh3);
   }
-  const auto view_of = [](auto& values) {
-    return TensorView(
-        values.data(), {static_cast<std::int64_t>(values.size())}, DType::i64, Device::cpu);
+  const std::int64_t num_records = leads ? all.size() : 1;
+  std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(num_records));
+  std::vector<std::int64_t> send_rows(static_cast<std::size_t>(all.size()), 0);
+  send_rows[0] = 1;
+  const std::vector<std::int64_t> recv_rows(send_rows.size(), leads ? 1 : 0);
+  const auto view_of = [&](auto& values, std::int64_t num_rows) {
+    return TensorView(values.data(),
+                      {num_rows, static_cast<std::int64_t>(record.size())},
+                      DType::i64,
+                      Device::cpu);
   };
-  all.run(AllGather{.y = view_of(records), .x = view_of(record)}, "checkpoint.records", {});
+  all.run(AllToAll{.y = view_of(records, num_records),
+                   .x = view_of(record, 1),
+                   .send_rows = send_rows,
+                   .recv_rows = recv_rows},
+          "checkpoint.records",
+          {});
   std::filesystem::path path = run_dir / checkpoint_name(step);
   together(all, "checkpoint.commit", [&] {
     for (int rank = 0; leads && rank < all.size(); ++rank) {
@@ -264,18 +346,72 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
   return path;
 }
 
+std::optional<WriterLayout> writer_layout(const Manifest& manifest) {
+  std::int64_t num_ranks = 1;
+  for (const FileRecord& file : manifest.files) {
+    if (file.name.starts_with(std::string(kWeightsStem) + "-")) {
+      num_ranks = piece_file_count(file.name);
+      break;
+    }
+  }
+  try {
+    return WriterLayout{
+        .parallel =
+            parse_config(manifest.config, "its config", {}, Check::text, num_ranks).parallel,
+        .num_ranks = num_ranks};
+  } catch (const ConfigError& error) {
+    spdlog::warn("the checkpoint does not say how it was cut ({}); looking into all of its files",
+                 error.what());
+    return {};
+  }
+}
+
 void load_checkpoint(const std::filesystem::path& checkpoint,
+                     const std::optional<WriterLayout>& writer,
+                     const ModelConfig& model,
                      Parameters& parameters,
                      Optimizer& optimizer,
+                     const Groups& groups,
                      Stream stream) {
   const PinnedBuffer staging = make_staging(stream.device);
-  load_weights(StoredPieces(stored_files(checkpoint, kWeightsName, kWeightsStem)),
-               parameters,
-               staging,
-               stream);
-  const StoredPieces state(stored_files(checkpoint, kOptimizerName, kOptimizerStem));
-  for (const Optimizer::StateTensor& tensor : optimizer.state()) {
-    load_piece(state, tensor.name, *tensor.parameter, tensor.local, tensor.view, staging, stream);
+  const std::vector<Wanted> weights = wanted_weights(parameters);
+  const std::vector<Wanted> state = wanted_state(optimizer);
+  together(groups.all_host(), "checkpoint.load", [&] {
+    std::optional<ShardMap> map;
+    if (writer) {
+      map.emplace(model, writer->parallel, writer->num_ranks);
+    }
+    const auto load_all = [&](const std::vector<Wanted>& wanted,
+                              const char* whole_name,
+                              const char* stem) {
+      if (map) {
+        try {
+          const StoredPieces pieces(
+              files_of(checkpoint, *map, writer->num_ranks, wanted, whole_name, stem));
+          load_pieces(pieces, wanted, staging, stream);
+          return;
+        } catch (const MissingPiece&) {
+          // Names say what a piece is, so an earlier version may have planned otherwise.
+          spdlog::warn("{} is cut otherwise than its config says; looking into all of its files",
+                       checkpoint.string());
+        }
+      }
+      load_pieces(
+          StoredPieces(stored_files(checkpoint, whole_name, stem)), wanted, staging, stream);
+    };
+    load_all(weights, kWeightsName, kWeightsStem);
+    load_all(state, kOptimizerName, kOptimizerStem);
+  });
+  const std::vector<Segment>& segments = parameters.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const TensorView all_n = parameters.segment_weights(i);
+    const Range& piece = segments[i].piece;
+    groups.replicas(segments[i].replicas)
+        .run(AllGather{.y = all_n,
+                       .x = flat_view(
+                           all_n, segments[i].begin, piece.begin, {{piece.count}, all_n.dtype})},
+             "checkpoint.weights",
+             stream);
   }
 }
 

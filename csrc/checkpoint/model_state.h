@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 
 #include "csrc/checkpoint/manifest.h"
 #include "csrc/config/config.h"
@@ -37,11 +38,24 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
                                       const Groups& groups,
                                       Stream stream);
 
-// This rank's weights and optimizer state, from a valid checkpoint of any layout. CheckpointError
-// if it is of another model.
+// How a checkpoint was cut.
+struct WriterLayout {
+  ParallelConfig parallel;
+  std::int64_t num_ranks = 1;
+};
+// Nothing where the manifest does not say, or in words that this version does not know.
+std::optional<WriterLayout> writer_layout(const Manifest& manifest);
+
+// This rank's weights and optimizer state, from a valid checkpoint of any layout. Every rank calls;
+// if one fails, all throw. Ranks that hold the same weights read a piece each and hand it on; of
+// the files a rank opens those that hold its pieces, by the plan of the `writer`, or all if that is
+// unknown. CheckpointError if it is of another model.
 void load_checkpoint(const std::filesystem::path& checkpoint,
+                     const std::optional<WriterLayout>& writer,
+                     const ModelConfig& model,
                      Parameters& parameters,
                      Optimizer& optimizer,
+                     const Groups& groups,
                      Stream stream);
 
 // The folder that holds a model: `path` itself if it has a config.json, else the newest valid

@@ -147,7 +147,7 @@ void StoredPieces::read(const std::string& tensor,
             return element < candidate.begin;
           });
       if (run == runs.begin() || (--run)->begin + run->count <= wanted) {
-        throw CheckpointError(
+        throw MissingPiece(
             fmt::format("the checkpoint lacks element {} of {} (its files do not make up the whole "
                         "tensor); use another checkpoint",
                         wanted,
@@ -189,6 +189,16 @@ std::vector<std::filesystem::path> piece_files(const std::filesystem::path& dire
 
 std::string piece_file_name(const std::string& stem, int index, int count) {
   return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, index, count);
+}
+
+std::int64_t piece_file_count(const std::string& name) {
+  constexpr std::string_view kOf = "-of-";
+  const std::size_t at = name.rfind(kOf);
+  std::int64_t count = 0;
+  if (at != std::string::npos) {
+    std::from_chars(name.data() + at + kOf.size(), name.data() + name.size(), count);
+  }
+  return count;
 }
 
 }  // namespace memphis

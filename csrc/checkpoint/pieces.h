@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <filesystem>
 #include <map>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "csrc/checkpoint/safetensors.h"
+#include "csrc/core/error.h"
 #include "csrc/plan/parameters.h"
 
 // Tensors in pieces, as the ranks of any layout wrote them, read as the ranks of any other want
@@ -23,6 +25,12 @@ std::string piece_name(const std::string& tensor,
                        const LogicalParameter& parameter,
                        const Range& local);
 
+// The files that were opened do not hold an element that is asked for.
+class MissingPiece : public CheckpointError {
+ public:
+  using CheckpointError::CheckpointError;
+};
+
 class StoredPieces {
  public:
   // CheckpointError if a file is not safetensors, or a name is not as above.
@@ -31,7 +39,8 @@ class StoredPieces {
   bool contains(const std::string& tensor) const { return pieces_.contains(tensor); }
 
   // Elements `local` of this rank's part of a parameter, from the tensor of that name, as `dtype`
-  // to host memory. CheckpointError if no file has one of them, or the tensor has another shape.
+  // to host memory. MissingPiece if no file has one of them, CheckpointError if the tensor has
+  // another shape.
   void read(const std::string& tensor,
             const LogicalParameter& parameter,
             const Range& local,
@@ -58,5 +67,7 @@ std::vector<std::filesystem::path> piece_files(const std::filesystem::path& dire
 
 // "weights-00003-of-00008.safetensors".
 std::string piece_file_name(const std::string& stem, int index, int count);
+// The count in such a name; 0 if it is none.
+std::int64_t piece_file_count(const std::string& name);
 
 }  // namespace memphis

@@ -139,14 +139,19 @@ void check_file(const Descriptor& directory, const FileRecord& record) {
   }
 }
 
-Manifest verify(const fs::path& path) {
-  const Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+Descriptor open_directory(const fs::path& path) {
+  Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (directory.get() < 0) {
     // O_DIRECTORY turns a link's ELOOP into ENOTDIR.
     throw Invalid(errno == ENOTDIR || errno == ELOOP
                       ? "it is not a directory"
                       : "it cannot be opened: " + system_reason(errno));
   }
+  return directory;
+}
+
+Manifest read_committed_manifest(const fs::path& path) {
+  const Descriptor directory = open_directory(path);
   const std::string marker = read_small(directory, std::string(kMarkerName));
   const std::string text = read_small(directory, std::string(kManifestName));
   if (marker != checksum_text(checksum_of(text)) + "\n") {
@@ -155,9 +160,6 @@ Manifest verify(const fs::path& path) {
   Manifest manifest = read_manifest(text, path / kManifestName);
   if (checkpoint_name(manifest.step) != path.filename()) {
     throw Invalid(fmt::format("its manifest is of step {}", manifest.step));
-  }
-  for (const FileRecord& record : manifest.files) {
-    check_file(directory, record);
   }
   return manifest;
 }
@@ -251,9 +253,9 @@ fs::path unfinished_directory(const fs::path& run_dir, std::int64_t step) {
   return run_dir / (checkpoint_name(step) + std::string(kUnfinishedSuffix));
 }
 
-Verdict verify_checkpoint(const fs::path& directory) {
+Verdict verify_manifest(const fs::path& directory) {
   try {
-    return {.manifest = verify(directory), .reason = {}};
+    return {.manifest = read_committed_manifest(directory), .reason = {}};
   } catch (const Invalid& invalid) {
     return {.manifest = {}, .reason = invalid.what()};
   } catch (const CheckpointError& error) {
@@ -261,7 +263,30 @@ Verdict verify_checkpoint(const fs::path& directory) {
   }
 }
 
-Scan find_newest_valid(const fs::path& run_dir) {
+std::string verify_files(const fs::path& path, std::span<const FileRecord> files) {
+  try {
+    const Descriptor directory = open_directory(path);
+    for (const FileRecord& record : files) {
+      check_file(directory, record);
+    }
+    return {};
+  } catch (const Invalid& invalid) {
+    return invalid.what();
+  }
+}
+
+Verdict verify_checkpoint(const fs::path& directory) {
+  Verdict verdict = verify_manifest(directory);
+  if (verdict.manifest) {
+    verdict.reason = verify_files(directory, verdict.manifest->files);
+    if (!verdict.reason.empty()) {
+      verdict.manifest.reset();
+    }
+  }
+  return verdict;
+}
+
+Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
   Scan scan;
   for (const StepEntry& entry : list_entries(run_dir)) {
     if (entry.unfinished) {
@@ -272,7 +297,7 @@ Scan find_newest_valid(const fs::path& run_dir) {
       scan.rejected.push_back({entry.path, "it does not have the name of a checkpoint"});
       continue;
     }
-    Verdict verdict = verify_checkpoint(entry.path);
+    Verdict verdict = verify(entry.path);
     if (verdict.manifest) {
       scan.newest = Found{entry.path, std::move(*verdict.manifest)};
       break;
@@ -282,7 +307,9 @@ Scan find_newest_valid(const fs::path& run_dir) {
   return scan;
 }
 
-std::optional<Found> choose_checkpoint(const fs::path& run_dir, Resume resume) {
+std::optional<Found> choose_checkpoint(const fs::path& run_dir,
+                                       Resume resume,
+                                       const Verify& verify) {
   if (resume == Resume::never) {
     for (const StepEntry& entry : list_entries(run_dir)) {
       if (!entry.unfinished) {
@@ -296,7 +323,7 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir, Resume resume) {
     }
     return {};
   }
-  Scan scan = find_newest_valid(run_dir);
+  Scan scan = find_newest_valid(run_dir, verify);
   if (scan.newest) {
     for (const Rejected& one : scan.rejected) {
       spdlog::warn("skipping {}: {}", one.path.string(), one.reason);
@@ -325,7 +352,7 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir, Resume resume) {
   return {};
 }
 
-void prune(const fs::path& run_dir, std::int64_t keep) {
+void prune(const fs::path& run_dir, std::int64_t keep, const Verify& verify) {
   require(keep >= 1, "the newest checkpoint is always kept");
   const std::vector<StepEntry> entries = list_entries(run_dir);
   std::int64_t kept = 0;
@@ -334,7 +361,7 @@ void prune(const fs::path& run_dir, std::int64_t keep) {
       continue;
     }
     if (kept == 0) {
-      const Verdict verdict = verify_checkpoint(entry.path);
+      const Verdict verdict = verify(entry.path);
       if (!verdict.manifest) {
         spdlog::warn("{} is not valid: {}; keeping all older checkpoints",
                      entry.path.string(),

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +39,14 @@ struct Verdict {
 };
 Verdict verify_checkpoint(const std::filesystem::path& directory);
 
+// Its two halves: the marker and the manifest, and files that the manifest lists, of which the
+// result says why one is not as its record; empty if all are.
+Verdict verify_manifest(const std::filesystem::path& directory);
+std::string verify_files(const std::filesystem::path& directory, std::span<const FileRecord> files);
+
+// How checkpoints are read back; read_back.h has a way for many ranks.
+using Verify = std::function<Verdict(const std::filesystem::path&)>;
+
 struct Found {
   std::filesystem::path path;
   Manifest manifest;
@@ -54,7 +64,8 @@ struct Scan {
 
 // Reads checkpoints back, newest first, until one is valid. A run directory that does not exist
 // holds none. CheckpointError if it cannot be read.
-Scan find_newest_valid(const std::filesystem::path& run_dir);
+Scan find_newest_valid(const std::filesystem::path& run_dir,
+                       const Verify& verify = verify_checkpoint);
 
 // What run.resume makes of a run directory; logs what is chosen and why newer ones are not.
 //   auto      the newest valid one; nothing if nothing was ever saved or logged there
@@ -62,12 +73,16 @@ Scan find_newest_valid(const std::filesystem::path& run_dir);
 //   never     nothing
 // Never a silent start from scratch and never over saved work: CheckpointError where auto or
 // required finds no valid one, ConfigError where never finds any.
-std::optional<Found> choose_checkpoint(const std::filesystem::path& run_dir, Resume resume);
+std::optional<Found> choose_checkpoint(const std::filesystem::path& run_dir,
+                                       Resume resume,
+                                       const Verify& verify = verify_checkpoint);
 
 // Deletes all but the newest `keep` checkpoints, and older ones without a marker. First reads the
 // newest back, and deletes nothing, with a warning, unless it is valid. A checkpoint that cannot be
 // deleted is a warning too: a run does not end for want of tidiness. keep >= 1.
-void prune(const std::filesystem::path& run_dir, std::int64_t keep);
+void prune(const std::filesystem::path& run_dir,
+           std::int64_t keep,
+           const Verify& verify = verify_checkpoint);
 
 // Removes what an interrupted save or prune left, with a log line each.
 void remove_unfinished(const std::filesystem::path& run_dir);

@@ -110,13 +110,12 @@ void CheckpointWriter::add_tensors(std::string_view file_name,
 void CheckpointWriter::check_name(std::string_view name) const {
   require(is_bare_name(name) && name != kManifestName && name != kMarkerName,
           fmt::format("'{}' is not a name for a checkpoint's file", name));
-  for (const FileRecord& other : files_) {
-    require(other.name != name, fmt::format("file '{}' is added twice", name));
-  }
+  require(!names_.contains(name), fmt::format("file '{}' is added twice", name));
 }
 
 void CheckpointWriter::add_file(FileRecord record) {
   check_name(record.name);
+  names_.insert(record.name);
   files_.push_back(std::move(record));
 }
 

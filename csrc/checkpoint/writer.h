@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -62,6 +64,7 @@ class CheckpointWriter {
   std::filesystem::path unfinished_;
   std::filesystem::path final_;
   std::vector<FileRecord> files_;
+  std::set<std::string, std::less<>> names_;  // of these: a large job has very many
   bool renamed_ = false;
   bool committed_ = false;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/model/exchange.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -10,6 +11,10 @@
 
 namespace memphis {
 namespace {
+
+// Other layers, steps and groups of ranks route otherwise: a number that is just enough for the
+// rows that did not fit would soon be raised again.
+constexpr double kSpareRoom = 1.25;
 
 std::size_t i32_bytes(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(std::int32_t);
@@ -26,8 +31,7 @@ ExpertExchange::ExpertExchange(const Dims& dims, Device device)
       offsets_(dims.exchange_rows ? i32_bytes(dims.E * dims.copies + 1) : 0, device),
       arrival_(dims.exchange_rows ? i32_bytes(2 * dims.local_R + dims.local_E + 1) : 0, device),
       counts_(static_cast<std::size_t>(dims.E * dims.copies)),
-      arrived_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.local_E)),
-      rows_each_(static_cast<std::size_t>(dims.expert_ranks), dims.local_E),
+      all_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.E * dims.copies)),
       send_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       recv_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       num_arrived_(dims.local_R) {}
@@ -44,31 +48,28 @@ void ExpertExchange::count(const BlockContext& context, const Layer& layer) {
   for (std::size_t e = 0; e < counts_.size(); ++e) {
     counts_[e] = offsets[e + 1] - offsets[e];
   }
-  context.groups.expert_ranks_host().run(AllToAll{.y = host_counts(arrived_counts_),
-                                                  .x = host_counts(counts_),
-                                                  .send_rows = rows_each_,
-                                                  .recv_rows = rows_each_},
-                                         "moe.counts",
-                                         {});
-  const auto sum_of = [&](const std::vector<std::int64_t>& counts, std::int64_t rank) {
-    const auto begin = counts.begin() + rank * local_E;
+  // All counts and not only those for this rank: a few more bytes, and ranks agree on whether all
+  // have room.
+  Communicator& ranks = context.groups.expert_ranks_host();
+  ranks.run(AllGather{.y = host_counts(all_counts_), .x = host_counts(counts_)}, "moe.counts", {});
+  const auto rows_between = [&](std::int64_t sender, std::int64_t receiver) {
+    const auto begin = all_counts_.begin() + (sender * num_ranks + receiver) * local_E;
     return std::accumulate(begin, begin + local_E, std::int64_t{0});
   };
+  std::int64_t most_arrived = 0;
+  for (std::int64_t receiver = 0; receiver < num_ranks; ++receiver) {
+    std::int64_t arrived = 0;
+    for (std::int64_t sender = 0; sender < num_ranks; ++sender) {
+      arrived += rows_between(sender, receiver);
+    }
+    most_arrived = std::max(most_arrived, arrived);
+  }
+  require_room(most_arrived);
   num_arrived_ = 0;
   for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
-    send_rows_[static_cast<std::size_t>(rank)] = sum_of(counts_, rank);
-    recv_rows_[static_cast<std::size_t>(rank)] = sum_of(arrived_counts_, rank);
+    send_rows_[static_cast<std::size_t>(rank)] = rows_between(ranks.rank(), rank);
+    recv_rows_[static_cast<std::size_t>(rank)] = rows_between(rank, ranks.rank());
     num_arrived_ += recv_rows_[static_cast<std::size_t>(rank)];
-  }
-  if (num_arrived_ > dims_.local_R) {
-    const auto equal = static_cast<double>(dims_.R);  // every rank sends as many
-    throw ConfigError(
-        fmt::format("{} rows arrived for this rank's experts and the plan has room for {} (routing "
-                    "is uneven, and no row is dropped); raise parallel.expert_buffer to {:.1f}, or "
-                    "to 0 for every case",
-                    num_arrived_,
-                    dims_.local_R,
-                    std::ceil(10 * static_cast<double>(num_arrived_) / equal) / 10));
   }
 
   // By expert, then by sender, then as sent.
@@ -81,8 +82,8 @@ void ExpertExchange::count(const BlockContext& context, const Layer& layer) {
     std::int64_t received = 0;
     for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
       for (std::int64_t other = 0; other < local_E; ++other) {
-        const std::int64_t count =
-            arrived_counts_[static_cast<std::size_t>(rank * local_E + other)];
+        const std::int64_t count = all_counts_[static_cast<std::size_t>(
+            (rank * num_ranks + ranks.rank()) * local_E + other)];
         for (std::int64_t i = 0; other == e && i < count; ++i) {
           source[next] = static_cast<std::int32_t>(received + i);
           slot[received + i] = next++;
@@ -98,6 +99,21 @@ void ExpertExchange::count(const BlockContext& context, const Layer& layer) {
   upload(layer.arrival_source_R, source, num_arrived_);
   upload(layer.arrival_slot_R1, slot, num_arrived_);
   upload(layer.arrival_offsets_E1, arrival_offsets, local_E + 1);
+}
+
+void ExpertExchange::require_room(std::int64_t num_rows) const {
+  if (num_rows <= dims_.local_R) {
+    return;
+  }
+  const auto equal = static_cast<double>(dims_.R);  // every rank sends as many
+  throw ConfigError(
+      fmt::format("{} rows arrived for the experts of one rank and the plan has room for {} "
+                  "(routing is uneven, and no row is dropped); raise parallel.expert_buffer to "
+                  "{:.1f}, which has a quarter to spare for other layers and steps, or set it to 0 "
+                  "for every case",
+                  num_rows,
+                  dims_.local_R,
+                  std::ceil(10 * kSpareRoom * static_cast<double>(num_rows) / equal) / 10));
 }
 
 void ExpertExchange::dispatch(const BlockContext& context,

@@ -23,8 +23,9 @@ class ExpertExchange {
  public:
   explicit ExpertExchange(const Dims& dims, Device device);
 
-  // Sends the counts of layer.offsets_E1 and sets the layer's arrival_* tensors. ConfigError,
-  // naming the number to raise, if more rows arrive than the plan has room for: nothing is dropped.
+  // Tells the others the counts of layer.offsets_E1 and sets the layer's arrival_* tensors. If more
+  // rows arrive at one of the ranks than the plan has room for, all throw the same ConfigError,
+  // which names the number to raise: nothing is dropped.
   void count(const BlockContext& context, const Layer& layer);
 
   std::int64_t num_arrived() const { return num_arrived_; }
@@ -40,12 +41,13 @@ class ExpertExchange {
                const char* name) const;
 
  private:
+  void require_room(std::int64_t num_rows) const;
+
   Dims dims_;
   PinnedBuffer offsets_;              // i32 [E * copies + 1]
   PinnedBuffer arrival_;              // i32 source [local_R], slot [local_R], offsets [local_E + 1]
   std::vector<std::int64_t> counts_;  // [E * copies], sent to each expert
-  std::vector<std::int64_t> arrived_counts_;  // [expert_ranks, local_E]
-  std::vector<std::int64_t> rows_each_;       // local_E, once for each rank: rows of counts
+  std::vector<std::int64_t> all_counts_;  // [expert_ranks, E * copies], of every rank
   std::vector<std::int64_t> send_rows_;
   std::vector<std::int64_t> recv_rows_;
   std::int64_t num_arrived_ = 0;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -45,8 +46,8 @@ class Placer {
   Placer(ParameterPlan& plan, DType compute, const Share& share)
       : plan_(plan),
         share_(share),
-        bucket_elements_(share.bucket_bytes /
-                         static_cast<std::int64_t>(size_of(accumulation_dtype(compute)))) {
+        // The same places in every precision.
+        bucket_elements_(share.bucket_bytes / static_cast<std::int64_t>(size_of(DType::f32))) {
     // Where the residual stream is whole on every tensor rank, so is the gradient of a norm.
     const Axis norm_replicas = share.sequence_parallel ? Axis::stage : Axis::data_context;
     const DType wide = accumulation_dtype(compute);
@@ -89,6 +90,7 @@ class Placer {
   }
 
   void finish(int num_layers) {
+    order_segments();
     std::int64_t begin = 0;
     for (Segment& segment : plan_.segments) {
       const Piece& replicas = segment.replicas == Axis::stage         ? share_.stage
@@ -106,22 +108,15 @@ class Placer {
     }
     plan_.num_elements = begin;
     place_gradients(num_layers);
-    const auto shift = [&](const Placement& from, Placement& to) {
+    for (LogicalParameter& parameter : plan_.logical) {
+      parameter.begin += plan_.segments[static_cast<std::size_t>(parameter.segment)].begin;
+    }
+    for_each_placement([&](const Placement& from, Placement& to) {
       to = from;
       if (from.present()) {
         to.begin += plan_.segments[static_cast<std::size_t>(from.segment)].begin;
       }
-    };
-    for (LogicalParameter& parameter : plan_.logical) {
-      parameter.begin += plan_.segments[static_cast<std::size_t>(parameter.segment)].begin;
-    }
-    ModelParameters<Placement>& all = plan_.placements;
-    shift(all.embedding_VD, all.embedding_VD);
-    shift(all.final_norm_D, all.final_norm_D);
-    shift(all.head_VD, all.head_VD);
-    for (LayerParameters<Placement>& layer : all.layers) {
-      for_each_layer_parameter(layer, layer, shift);
-    }
+    });
   }
 
  private:
@@ -134,8 +129,48 @@ class Placer {
       open = plan_.segments.size();
       plan_.segments.push_back(kinds_[kind]);
       plan_.segments.back().first_layer = layer_;
+      kind_of_.push_back(kind);
     }
     return *open;
+  }
+
+  // By layers, and kind by kind: ranks that lie in several groups together start what these groups
+  // move in one order, though a segment of another kind may end elsewhere on each.
+  void order_segments() {
+    std::vector<std::size_t> order(plan_.segments.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return std::pair(plan_.segments[a].first_layer, kind_of_[a]) <
+             std::pair(plan_.segments[b].first_layer, kind_of_[b]);
+    });
+    std::vector<Segment> ordered;
+    std::vector<int> place(order.size());
+    for (const std::size_t from : order) {
+      place[from] = static_cast<int>(ordered.size());
+      ordered.push_back(plan_.segments[from]);
+    }
+    plan_.segments = std::move(ordered);
+    const auto renumber = [&](int& segment) { segment = place[static_cast<std::size_t>(segment)]; };
+    for (LogicalParameter& parameter : plan_.logical) {
+      renumber(parameter.segment);
+    }
+    for_each_placement([&](const Placement& from, Placement& to) {
+      to = from;
+      if (from.present()) {
+        renumber(to.segment);
+      }
+    });
+  }
+
+  template <class Visit>
+  void for_each_placement(const Visit& visit) {
+    ModelParameters<Placement>& all = plan_.placements;
+    visit(all.embedding_VD, all.embedding_VD);
+    visit(all.final_norm_D, all.final_norm_D);
+    visit(all.head_VD, all.head_VD);
+    for (LayerParameters<Placement>& layer : all.layers) {
+      for_each_layer_parameter(layer, layer, visit);
+    }
   }
 
   void place_gradients(int num_layers) {
@@ -177,13 +212,24 @@ class Placer {
   int layer_ = kBeforeLayers;
   std::array<Segment, kNumKinds> kinds_;
   std::array<std::optional<std::size_t>, kNumKinds> open_;
+  std::vector<Kind> kind_of_;  // by segment
 };
 
 Range whole_range(std::int64_t count) {
   return {.begin = 0, .count = count};
 }
 
-// What of `range` lies outside of `holes`, which ascend.
+// Counts each parameter of the model once, which no rank need hold.
+std::int64_t count_parameters(const ModelConfig& model) {
+  const Dims d = make_dims(model, 1, 1);
+  const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
+  const std::int64_t experts = d.E * (3 * d.D * d.F + d.D);
+  const std::int64_t layer = attention + experts + 3 * d.D * d.dense_F + 4 * d.D;
+  return d.L * layer + d.D + (model.tie_embeddings ? 1 : 2) * d.V * d.D;
+}
+
+}  // namespace
+
 void add_without(std::vector<Range>& runs, const Range& range, const std::vector<Range>& holes) {
   const std::int64_t end = range.begin + range.count;
   std::int64_t begin = range.begin;
@@ -200,17 +246,6 @@ void add_without(std::vector<Range>& runs, const Range& range, const std::vector
   }
   add_to(end);
 }
-
-// Counts each parameter of the model once, which no rank need hold.
-std::int64_t count_parameters(const ModelConfig& model) {
-  const Dims d = make_dims(model, 1, 1);
-  const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
-  const std::int64_t experts = d.E * (3 * d.D * d.F + d.D);
-  const std::int64_t layer = attention + experts + 3 * d.D * d.dense_F + 4 * d.D;
-  return d.L * layer + d.D + (model.tie_embeddings ? 1 : 2) * d.V * d.D;
-}
-
-}  // namespace
 
 std::size_t ParameterPlan::segment_of(std::int64_t element) const {
   const auto after = std::upper_bound(
@@ -323,14 +358,13 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
   placer.finish(static_cast<int>(d.L));
   plan.num_parameters = count_parameters(model);
 
-  std::vector<Range> counted_elsewhere;  // by another rank along `tensor`, which holds them too
   if (kv.sharers.count > 1) {
     for (const LayerParameters<Placement>& layer : all.layers) {
       const std::int64_t q_elements = d.N * d.H * d.D;
       const Range shared{.begin = layer.qkv_CD.begin + q_elements, .count = 2 * d.G * d.H * d.D};
       plan.shared_kv.push_back(shared);
       if (kv.sharers.index > 0) {
-        counted_elsewhere.push_back(shared);
+        plan.elsewhere.push_back(shared);
       }
     }
   }
@@ -338,9 +372,14 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
     // A norm whose replicas are those along `data` is the same on every tensor rank.
     const bool is_norm = !segment.decay;
     if (is_norm && segment.replicas == Axis::data_context && share.tensor.index > 0) {
-      continue;
+      plan.elsewhere.push_back({.begin = segment.begin, .count = segment.num_elements});
     }
-    add_without(plan.counted, segment.piece, counted_elsewhere);
+  }
+  std::sort(plan.elsewhere.begin(), plan.elsewhere.end(), [](const Range& a, const Range& b) {
+    return a.begin < b.begin;
+  });
+  for (const Segment& segment : plan.segments) {
+    add_without(plan.counted, segment.piece, plan.elsewhere);
   }
   return plan;
 }

@@ -103,6 +103,9 @@ struct ParameterPlan {
   // Runs of elements that this rank adds to the norm of the gradient: over all ranks, each element
   // of the model once.
   std::vector<Range> counted;
+  // What of this index space, ascending, its holders leave to ranks elsewhere along `tensor`, which
+  // hold it too: `counted` is the piece of each segment without it.
+  std::vector<Range> elsewhere;
   // Where tensor ranks share a key/value head: its gradients, which they sum among themselves.
   std::vector<Range> shared_kv;  // by layer, or empty
 
@@ -119,6 +122,9 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
 // count), in order, `local` counted from the part's first element.
 template <class Visit>
 void for_each_run(const LogicalParameter& parameter, const Range& local, const Visit& visit);
+
+// Adds what of `range` lies outside of `holes`, which ascend.
+void add_without(std::vector<Range>& runs, const Range& range, const std::vector<Range>& holes);
 
 // Calls visit(from.x, to.x) for every tensor of a layer: what turns placements into views.
 template <class From, class To, class Visit>

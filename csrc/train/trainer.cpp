@@ -9,6 +9,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/checkpoint/model_state.h"
+#include "csrc/checkpoint/read_back.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/comm/gpu_of_rank.h"
 #include "csrc/comm/solo.h"
@@ -52,25 +53,46 @@ const Config& agreed(const Config& config, World& world) {
   return config;
 }
 
+// A checkpoint to go on from.
+struct Chosen {
+  std::filesystem::path path;
+  Manifest manifest;  // without its files, two of each rank that wrote it
+  std::optional<WriterLayout> writer;
+};
+
 // Every rank goes on from the checkpoint that the first one has read back and chosen.
-std::optional<Found> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
+std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
   const bool leads = all.rank() == 0;
   std::optional<Found> found;
-  together(all, "checkpoint.choose", [&] {
-    if (leads) {
-      found = choose_checkpoint(run.dir, run.resume);
-    }
+  std::optional<WriterLayout> writer;
+  with_all_reading_back(all, "checkpoint.choose", [&](const Verify& verify) {
+    found = choose_checkpoint(run.dir, run.resume, verify);
+    writer = found ? writer_layout(found->manifest) : std::nullopt;
   });
-  const std::int64_t step =
-      largest_of_all(all, found ? found->manifest.step : -1, "checkpoint.step");
+  if (largest_of_all(all, found ? 1 : 0, "checkpoint.found") == 0) {
+    return {};
+  }
+  const std::int64_t num_writers =
+      largest_of_all(all, writer ? writer->num_ranks : 0, "checkpoint.writers");
+  std::string text;
+  if (leads) {
+    found->manifest.files.clear();
+    text = write_manifest(found->manifest);
+  }
+  text = text_of_rank(all, 0, text, "checkpoint.manifest");
+  Chosen chosen;
   together(all, "checkpoint.manifest", [&] {
-    if (!leads && step >= 0) {
-      const std::filesystem::path path = std::filesystem::path(run.dir) / checkpoint_name(step);
-      const std::filesystem::path file = path / kManifestName;
-      found = Found{path, read_manifest(read_text(file), file)};
+    chosen.manifest = read_manifest(text, std::filesystem::path(run.dir) / kManifestName);
+    chosen.path = std::filesystem::path(run.dir) / checkpoint_name(chosen.manifest.step);
+    if (num_writers > 0) {
+      chosen.writer = WriterLayout{
+          .parallel =
+              parse_config(chosen.manifest.config, kManifestName, {}, Check::text, num_writers)
+                  .parallel,
+          .num_ranks = num_writers};
     }
   });
-  return found;
+  return chosen;
 }
 
 // The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
@@ -135,7 +157,7 @@ Trainer::Trainer(const Config& config, const std::vector<std::string>& default_r
   together(groups_.all_host(), "memory", [&] {
     require_fits(plan_.memory, device_info(device_).free_bytes, device_);
   });
-  const std::optional<Found> found = agree_on_checkpoint(config_.run, groups_.all_host());
+  const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
 
   const BatchConfig& batch = config_.batch;
   training_loader_.emplace(*dataset_.train,
@@ -172,9 +194,8 @@ Trainer::Trainer(const Config& config, const std::vector<std::string>& default_r
     optimizer_->copy_weights_to_master(stream());
     return;
   }
-  together(groups_.all_host(), "checkpoint.load", [&] {
-    load_checkpoint(found->path, *parameters_, *optimizer_, stream());
-  });
+  load_checkpoint(
+      found->path, found->writer, config_.model, *parameters_, *optimizer_, groups_, stream());
   step_ = found->manifest.step;
   samples_ = static_cast<std::uint64_t>(found->manifest.samples);
   saved_step_ = step_;
@@ -246,8 +267,10 @@ void Trainer::save() {
                                                      groups_,
                                                      stream());
   saved_step_ = step_;
+  with_all_reading_back(groups_.all_host(), "checkpoint.prune", [&](const Verify& verify) {
+    prune(config_.run.dir, config_.checkpoint.keep, verify);
+  });
   if (leads_) {
-    prune(config_.run.dir, config_.checkpoint.keep);
     spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
   }
 }

@@ -67,6 +67,8 @@ class Trainer {
     return *parameters_;
   }
   Optimizer& optimizer() { return *optimizer_; }
+  // Of the last micro-batch, as its backward pass left them.
+  const Activations& activations() const { return activations_; }
   Stream stream() const { return stream_.view(); }
 
  private:

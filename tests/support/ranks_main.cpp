@@ -18,11 +18,6 @@
 namespace memphis::test {
 namespace {
 
-std::unique_ptr<World>& the_world() {
-  static std::unique_ptr<World> world;
-  return world;
-}
-
 class FailuresOfRank final : public testing::EmptyTestEventListener {
  public:
   explicit FailuresOfRank(int rank) : rank_(rank) {}
@@ -78,29 +73,26 @@ int worst_of(World& world, int status) {
 }
 
 }  // namespace
-
-World& process_world() {
-  return *the_world();
-}
-
 }  // namespace memphis::test
 
 int main(int argc, char** argv) {
   using namespace memphis;
+  World* world = nullptr;
   try {
-    test::the_world() = make_world();
-    test::name_report(*test::the_world(), argv[0]);
+    test::set_process_world(make_world());
+    world = &test::process_world();
+    test::name_report(*world, argv[0]);
     testing::InitGoogleTest(&argc, argv);
-    if (test::the_world()->rank() != 0) {
-      test::report_failures_alone(test::the_world()->rank());
+    if (world->rank() != 0) {
+      test::report_failures_alone(world->rank());
     }
-    const int status = test::worst_of(*test::the_world(), RUN_ALL_TESTS());
-    test::the_world()->close();
-    test::the_world().reset();
+    const int status = test::worst_of(*world, RUN_ALL_TESTS());
+    world->close();
+    test::set_process_world(nullptr);
     return status;
   } catch (const Error& error) {
-    if (test::the_world() && test::the_world()->size() > 1) {
-      test::the_world()->abort(error.code(), error.what());
+    if (world != nullptr && world->size() > 1) {
+      world->abort(error.code(), error.what());
     } else {
       std::fprintf(stderr, "error: %s\n", error.what());
     }

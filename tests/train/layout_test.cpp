@@ -6,25 +6,35 @@
 //   weights of step 0       the same bits
 //   gradient of step 1      every parameter within twice the error that one rank's f32 has
 //   losses of 30 steps      within 1e-5 in f32; within 1e-9 in f64, where no rounding is large
-//   enough
-//                           to send a token to another expert
-//   the same layout again   the same bits
+//                           enough to send a token to another expert
+//   the same layout again   the same bits, whether its ranks are threads or processes
 //   samples                 the same set, in the same order of micro-batches
 //   checkpoints             every element once, whatever layout wrote it and whichever reads it
+//
+// Ranks are threads; under mpirun, of the layouts with as many ranks as the job, its processes.
+// Where a run departs from one rank the failure names the first op that does: see departure.h.
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <functional>
-#include <map>
-#include <mutex>
-#include <numeric>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
 
-#include "csrc/comm/threads.h"
-#include "csrc/plan/share.h"
-#include "csrc/train/trainer.h"
+#include "csrc/checkpoint/model_state.h"
+#include "csrc/core/error.h"
+#include "csrc/core/log.h"
+#include "tests/support/departure.h"
+#include "tests/support/layout_run.h"
 #include "tests/support/perturbation.h"
+#include "tests/support/ranks.h"
 #include "tests/support/tiny_run.h"
 #include "tests/support/tolerance.h"
 
@@ -32,27 +42,6 @@ namespace memphis::test {
 namespace {
 
 constexpr int kNumSteps = 30;
-
-struct Layout {
-  const char* name;
-  int num_ranks;
-  std::vector<std::string> overrides;
-};
-
-Layout layout(const char* name,
-              int data,
-              int tensor,
-              int expert,
-              int expert_tensor,
-              const std::vector<std::string>& more = {}) {
-  Layout result{.name = name,
-                .num_ranks = data * tensor,
-                .overrides = {"parallel.tensor=" + std::to_string(tensor),
-                              "parallel.expert=" + std::to_string(expert),
-                              "parallel.expert_tensor=" + std::to_string(expert_tensor)}};
-  result.overrides.insert(result.overrides.end(), more.begin(), more.end());
-  return result;
-}
 
 // The model has 4 query heads, 2 key/value heads, 4 experts of width 48; a step is 16 sequences.
 const std::vector<Layout>& layouts() {
@@ -124,114 +113,13 @@ const std::vector<Layout>& layouts() {
   return table;
 }
 
-// By the names of logical parameters, whole.
-using Tensors = std::map<std::string, std::vector<double>>;
-
-double element(const TensorView& view, std::int64_t index) {
-  return view.dtype == DType::f64 ? view.as<double>()[index]
-                                  : static_cast<double>(view.as<float>()[index]);
-}
-
-// Adds the elements that this rank counts of a flat array over its index space.
-template <class Flat>
-void gather(Tensors& all, const ParameterPlan& plan, const Flat& value_of) {
-  for (const LogicalParameter& parameter : plan.logical) {
-    std::vector<double>& whole = all[parameter.name];
-    // NaN is equal to nothing: an element that nobody counts is found.
-    whole.resize(static_cast<std::size_t>(parameter.whole.num_elements()), std::nan(""));
-    for (const Range& run : plan.counted) {
-      const std::int64_t begin = std::max(run.begin, parameter.begin);
-      const std::int64_t end =
-          std::min(run.begin + run.count, parameter.begin + parameter.spec.num_elements());
-      if (begin >= end) {
-        continue;
-      }
-      const Range local{.begin = begin - parameter.begin, .count = end - begin};
-      for_each_run(parameter, local, [&](std::int64_t at, std::int64_t from, std::int64_t count) {
-        for (std::int64_t i = 0; i < count; ++i) {
-          double& target = whole[static_cast<std::size_t>(at + i)];
-          EXPECT_TRUE(std::isnan(target)) << parameter.name << " is counted twice";
-          target = value_of(parameter, from + i);
-        }
-      });
-    }
-  }
-}
-
-struct Outcome {
-  Tensors initial;
-  Tensors gradient;  // of step 1
-  Tensors final;
-  std::vector<double> losses;
-  std::vector<double> balance;
-  std::vector<double> grad_norms;
-  double validation = 0;
+struct Case {
+  Layout layout;
+  Ranks ranks;
 };
 
-// Moves every f32 weight by one rounding, up and down in turn, beginning with `sign`.
-void nudge_weights(Trainer& trainer, double sign) {
-  const double unit = rounding_unit(DType::f32);
-  const auto num_segments = trainer.plan().parameters.segments.size();
-  for (std::size_t segment = 0; segment < num_segments; ++segment) {
-    const TensorView weights_n = trainer.parameters().segment_weights(segment);
-    for (std::int64_t i = 0; i < weights_n.num_elements(); ++i) {
-      float& weight = weights_n.as<float>()[i];
-      const double factor = 1.0 + 2.0 * unit * (i % 2 == 0 ? sign : -sign);
-      weight = static_cast<float>(static_cast<double>(weight) * factor);
-    }
-  }
-}
-
-Outcome train(const Layout& layout, const std::string& compute, int num_steps, double nudge = 0) {
-  const TemporaryDirectory directory;
-  std::vector<std::string> overrides = {"precision.compute=" + compute,
-                                        "model.router_init_std=0.3",
-                                        "batch.global_batch=16",
-                                        "optimizer.learning_rate=1e-3"};
-  overrides.insert(overrides.end(), layout.overrides.begin(), layout.overrides.end());
-  const std::string yaml = tiny_yaml(directory);
-  Outcome outcome;
-  std::mutex mutex;
-  run_threads(layout.num_ranks, [&](World& world) {
-    const Config config =
-        parse_config(yaml, "tiny.yaml", overrides, Check::machine, layout.num_ranks);
-    Trainer trainer(config, {}, world);
-    if (nudge != 0) {
-      nudge_weights(trainer, nudge);
-    }
-    const ParameterPlan& plan = trainer.plan().parameters;
-    const auto weights = [&](Tensors& all) {
-      const std::lock_guard lock(mutex);
-      gather(all, plan, [&](const LogicalParameter& parameter, std::int64_t i) {
-        return element(trainer.parameters().logical_weights(parameter), i);
-      });
-    };
-    weights(outcome.initial);
-    for (int step = 0; step < num_steps; ++step) {
-      const StepResult result = trainer.step();
-      const std::lock_guard lock(mutex);
-      if (step == 0) {
-        gather(outcome.gradient, plan, [&](const LogicalParameter& parameter, std::int64_t i) {
-          const Range one{.begin = parameter.begin + i, .count = 1};
-          return element(trainer.parameters().sums(one), 0);
-        });
-      }
-      if (world.rank() == 0) {
-        outcome.losses.push_back(result.loss);
-        outcome.balance.push_back(result.balance);
-        outcome.grad_norms.push_back(result.grad_norm);
-      } else if (outcome.losses.size() > static_cast<std::size_t>(step)) {
-        EXPECT_EQ(result.loss, outcome.losses[static_cast<std::size_t>(step)])
-            << "ranks report different losses";
-      }
-    }
-    weights(outcome.final);
-    const double validation = trainer.validation_loss();
-    if (world.rank() == 0) {
-      outcome.validation = validation;
-    }
-  });
-  return outcome;
+void PrintTo(const Case& tested, std::ostream* out) {
+  *out << tested.layout.name;
 }
 
 const Outcome& reference(const std::string& compute) {
@@ -239,7 +127,8 @@ const Outcome& reference(const std::string& compute) {
   const auto found = outcomes.find(compute);
   return found != outcomes.end()
              ? found->second
-             : outcomes.emplace(compute, train(layouts().front(), compute, kNumSteps))
+             : outcomes
+                   .emplace(compute, train(layouts().front(), Ranks::threads, compute, kNumSteps))
                    .first->second;
 }
 
@@ -253,7 +142,7 @@ std::vector<double> one_rank_in_f32(const std::string& name, const std::vector<d
       for (const double nudge : {0.0, 1.0, -1.0}) {
         const Layout one =
             layout("one", 1, 1, 1, 1, {std::string("batch.micro_batch=") + micro_batch});
-        result.push_back(train(one, "f32", 1, nudge).gradient);
+        result.push_back(train(one, Ranks::threads, "f32", 1, nudge).gradient);
       }
     }
     return result;
@@ -275,13 +164,56 @@ void expect_near(const std::vector<double>& actual,
   }
 }
 
-class LayoutTest : public testing::TestWithParam<Layout> {};
+void expect_same_bits(const Tensors& actual, const Tensors& expected, const char* what) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [name, values] : expected) {
+    const std::vector<double>& others = actual.at(name);
+    ASSERT_EQ(others.size(), values.size()) << name;
+    std::size_t num_equal = 0;
+    while (num_equal < values.size() && others[num_equal] == values[num_equal]) {
+      ++num_equal;
+    }
+    EXPECT_EQ(num_equal, values.size())
+        << what << " " << name << ": element " << num_equal << " is " << others[num_equal]
+        << " and not " << values[num_equal];
+  }
+}
+
+class LayoutTest : public testing::TestWithParam<Case> {
+ protected:
+  static const Layout& layout() { return GetParam().layout; }
+
+  // Of processes the first compares, and alone has something to compare with.
+  static bool compares() {
+    return GetParam().ranks == Ranks::threads || process_world().rank() == 0;
+  }
+
+  static Outcome run(const std::string& compute, int num_steps) {
+    return train(layout(), GetParam().ranks, compute, num_steps);
+  }
+
+  // What failed is followed to the op that it begins with, which takes all ranks.
+  void TearDown() override {
+    if (!fails_on_any_rank(GetParam().ranks, HasFailure())) {
+      return;
+    }
+    const FirstStep actual = first_step(layout(), GetParam().ranks);
+    if (compares()) {
+      Layout one = layouts().front();
+      one.overrides.push_back("batch.micro_batch=16");  // all tokens, whichever the layout has
+      ADD_FAILURE() << describe_departure(first_step(one, Ranks::threads), actual);
+    }
+  }
+};
 
 TEST_P(LayoutTest, TrainsAsOneRankDoesInF32) {
-  const Outcome actual = train(GetParam(), "f32", kNumSteps);
+  const Outcome actual = run("f32", kNumSteps);
+  if (!compares()) {
+    return;
+  }
   const Outcome& one = reference("f32");
   const Outcome& exact = reference("f64");
-  EXPECT_EQ(actual.initial, one.initial);
+  expect_same_bits(actual.initial, one.initial, "at step 0,");
   for (const auto& [name, gradient] : exact.gradient) {
     const auto row = static_cast<std::int64_t>(gradient.size());
     EXPECT_TRUE(close_to(
@@ -292,9 +224,12 @@ TEST_P(LayoutTest, TrainsAsOneRankDoesInF32) {
 }
 
 TEST_P(LayoutTest, TrainsAsOneRankDoesInF64) {
-  const Outcome actual = train(GetParam(), "f64", kNumSteps);
+  const Outcome actual = run("f64", kNumSteps);
+  if (!compares()) {
+    return;
+  }
   const Outcome& one = reference("f64");
-  EXPECT_EQ(actual.initial, one.initial);
+  expect_same_bits(actual.initial, one.initial, "at step 0,");
   for (const auto& [name, gradient] : one.gradient) {
     double largest = 0;
     double difference = 0;
@@ -311,33 +246,18 @@ TEST_P(LayoutTest, TrainsAsOneRankDoesInF64) {
   EXPECT_NEAR(actual.validation, one.validation, 1e-9 * one.validation);
 }
 
+// Sums run in the order of ranks, whatever the ranks are.
 TEST_P(LayoutTest, RepeatsItselfToTheBit) {
-  const Outcome first = train(GetParam(), "f32", 3);
-  const Outcome second = train(GetParam(), "f32", 3);
-  EXPECT_EQ(first.losses, second.losses);
-  EXPECT_EQ(first.gradient, second.gradient);
-  EXPECT_EQ(first.final, second.final);
-}
-
-// Weights, and what the optimizer keeps, by the names that checkpoints give them.
-void gather_state(Tensors& all, Trainer& trainer) {
-  const ParameterPlan& plan = trainer.plan().parameters;
-  gather(all, plan, [&](const LogicalParameter& parameter, std::int64_t i) {
-    return element(trainer.parameters().logical_weights(parameter), i);
-  });
-  for (const Optimizer::StateTensor& state : trainer.optimizer().state()) {
-    std::vector<double>& whole = all[state.name];
-    whole.resize(static_cast<std::size_t>(state.parameter->whole.num_elements()), std::nan(""));
-    for_each_run(
-        *state.parameter, state.local, [&](std::int64_t at, std::int64_t from, std::int64_t count) {
-          for (std::int64_t i = 0; i < count; ++i) {
-            double& target = whole[static_cast<std::size_t>(at + i)];
-            const double value = element(state.view, from + i - state.local.begin);
-            // Without ZeRO, or where ranks share a head, several keep the same.
-            EXPECT_TRUE(std::isnan(target) || target == value) << state.name;
-            target = value;
-          }
-        });
+  const Outcome first = run("f32", 3);
+  const Outcome second = run("f32", 3);
+  const auto expect_same = [&](const Outcome& again) {
+    EXPECT_EQ(again.losses, first.losses);
+    expect_same_bits(again.gradient, first.gradient, "gradient of");
+    expect_same_bits(again.final, first.final, "after 3 steps,");
+  };
+  expect_same(second);
+  if (GetParam().ranks == Ranks::processes && compares()) {
+    expect_same(train(layout(), Ranks::threads, "f32", 3));
   }
 }
 
@@ -358,40 +278,62 @@ std::vector<std::string> saved_run(const Layout& layout, int num_steps) {
   return overrides;
 }
 
-// Runs `body` on each rank's trainer of the run in `saved`.
-void with_trainers(Saved& saved,
-                   const Layout& layout,
-                   int num_steps,
-                   const std::function<void(Trainer&, World&)>& body) {
+// Runs `body` on each rank of the run in `saved`.
+void on_ranks_of(Saved& saved,
+                 const Layout& layout,
+                 int num_steps,
+                 const std::function<void(RankRun&)>& body) {
   const std::string yaml = tiny_yaml(saved.directory);
-  run_threads(layout.num_ranks, [&](World& world) {
-    const Config config = parse_config(
-        yaml, "tiny.yaml", saved_run(layout, num_steps), Check::machine, layout.num_ranks);
-    Trainer trainer(config, {}, world);
-    body(trainer, world);
+  on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+    RankRun run(world, yaml, saved_run(layout, num_steps));
+    body(run);
   });
+}
+
+// What is logged as a warning while it lives.
+class Warnings {
+ public:
+  Warnings() : sink_(std::make_shared<spdlog::sinks::ostream_sink_mt>(text_)) {
+    sink_->set_level(spdlog::level::warn);
+    spdlog::default_logger()->sinks().push_back(sink_);
+  }
+  ~Warnings() { spdlog::default_logger()->sinks().pop_back(); }
+  Warnings(const Warnings&) = delete;
+  Warnings& operator=(const Warnings&) = delete;
+
+  bool contain(const std::string& words) const {
+    return text_.str().find(words) != std::string::npos;
+  }
+
+ private:
+  std::ostringstream text_;
+  std::shared_ptr<spdlog::sinks::ostream_sink_mt> sink_;
+};
+
+Layout layout_named(const std::string& name) {
+  for (const Layout& one : layouts()) {
+    if (one.name == name) {
+      return one;
+    }
+  }
+  throw ContractError("there is no layout " + name);
 }
 
 std::vector<Layout> checkpoint_layouts() {
   std::vector<Layout> result;
-  for (const Layout& one : layouts()) {
-    for (const char* name : {"one",
-                             "data2_whole_optimizer",
-                             "data2_split_expert",
-                             "data4_expert2_small_buckets_shared_gradients",
-                             "tensor2_whole_sequences",
-                             "data4_expert2_split2",
-                             "data2_tensor2_expert4",
-                             "data2_tensor2_split4",
-                             "tensor4_shared_heads",
-                             "tensor4_shared_heads_whole_sequences",
-                             "data4_tensor2_expert4_split2",
-                             "data8",
-                             "data2_tensor4_expert2_split2"}) {
-      if (one.name == std::string(name)) {
-        result.push_back(one);
-      }
-    }
+  for (const char* name : {"one",
+                           "data2_whole_optimizer",
+                           "data2_split_expert",
+                           "tensor2_whole_sequences",
+                           "data4_expert2_split2",
+                           "data2_tensor2_expert4",
+                           "data2_tensor2_split4",
+                           "tensor4_shared_heads",
+                           "tensor4_shared_heads_whole_sequences",
+                           "data4_tensor2_expert4_split2",
+                           "data8",
+                           "data2_tensor4_expert2_split2"}) {
+    result.push_back(layout_named(name));
   }
   return result;
 }
@@ -402,51 +344,117 @@ TEST_P(CheckpointLayoutTest, IsReadByEveryLayout) {
   constexpr int kSaved = 3;
   constexpr int kLast = 13;
   Saved saved;
-  std::mutex mutex;
   std::vector<double> losses;
-  with_trainers(saved, GetParam(), kSaved, [&](Trainer& trainer, World& world) {
-    trainer.run();  // which saves after its last step
-    {
-      const std::lock_guard lock(mutex);
-      gather_state(saved.state, trainer);
-    }
+  on_ranks_of(saved, GetParam(), kSaved, [&](RankRun& run) {
+    run.trainer().run();  // which saves after its last step
+    Tensors state = run.state();
+    std::vector<double> own;
     for (int step = kSaved; step < kLast; ++step) {
-      const double loss = trainer.step().loss;
-      if (world.rank() == 0) {
-        losses.push_back(loss);
-      }
+      own.push_back(run.trainer().step().loss);
+    }
+    if (run.world().rank() == 0) {
+      saved.state = std::move(state);
+      losses = std::move(own);
     }
   });
-  ASSERT_EQ(checkpoint_layouts().size(), 13U);
+  const Warnings warnings;
   for (const Layout& reader : checkpoint_layouts()) {
-    Tensors state;
-    with_trainers(saved, reader, kLast, [&](Trainer& trainer, World& world) {
-      ASSERT_EQ(trainer.current_step(), kSaved);
-      ASSERT_EQ(trainer.samples(), 16U * kSaved);
-      {
-        const std::lock_guard lock(mutex);
-        gather_state(state, trainer);
+    on_ranks_of(saved, reader, kLast, [&](RankRun& run) {
+      ASSERT_EQ(run.trainer().current_step(), kSaved);
+      ASSERT_EQ(run.trainer().samples(), 16U * kSaved);
+      const Tensors state = run.state();
+      const bool compares = run.world().rank() == 0;
+      if (compares) {
+        expect_same_bits(state, saved.state, ("read by " + reader.name + ",").c_str());
       }
       for (const double expected : losses) {
-        const double loss = trainer.step().loss;
-        if (world.rank() == 0) {
+        const double loss = run.trainer().step().loss;
+        if (compares) {
           EXPECT_NEAR(loss, expected, 1e-9 * expected) << reader.name;
         }
       }
     });
-    EXPECT_EQ(state, saved.state) << "written by " << GetParam().name << ", read by "
-                                  << reader.name;
+  }
+  EXPECT_FALSE(warnings.contain("looking into all")) << "a rank opens what the plan names";
+}
+
+// A rank opens the files that hold its pieces by the writer's plan. Names say what pieces are all
+// the same: what the plan does not find is looked for in every file.
+TEST(CheckpointLayout, IsReadWithoutThePlanOfItsWriter) {
+  Saved saved;
+  const Layout writer = layout_named("data8");
+  on_ranks_of(saved, writer, 2, [&](RankRun& run) {
+    run.trainer().run();
+    Tensors state = run.state();
+    if (run.world().rank() == 0) {
+      saved.state = std::move(state);
+    }
+  });
+  const std::filesystem::path path = saved.directory.path() / "run" / "step-00000002";
+  const WriterLayout wrong{.parallel = {.data = 8, .expert = 1}, .num_ranks = 8};
+  for (const auto& [claimed, warned] :
+       {std::pair(std::optional<WriterLayout>(), false), std::pair(std::optional(wrong), true)}) {
+    const Warnings warnings;
+    on_ranks_of(saved, layout_named("data4_tensor2_expert4_split2"), 2, [&](RankRun& run) {
+      Trainer& trainer = run.trainer();
+      const std::size_t num_segments = trainer.plan().parameters.segments.size();
+      for (std::size_t i = 0; i < num_segments; ++i) {
+        const TensorView weights_n = trainer.parameters().segment_weights(i);
+        std::memset(weights_n.data, 0, weights_n.bytes());
+      }
+      for (const Optimizer::StateTensor& state : trainer.optimizer().state()) {
+        std::memset(state.view.data, 0, state.view.bytes());
+      }
+      const Groups groups(run.world(), run.mesh(), run.config().model, Device::cpu);
+      load_checkpoint(path,
+                      claimed,
+                      run.config().model,
+                      trainer.parameters(),
+                      trainer.optimizer(),
+                      groups,
+                      trainer.stream());
+      const Tensors state = run.state();
+      if (run.world().rank() == 0) {
+        expect_same_bits(state, saved.state, "read again,");
+      }
+    });
+    EXPECT_EQ(warnings.contain("looking into all"), warned);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts,
                          CheckpointLayoutTest,
                          testing::ValuesIn(checkpoint_layouts()),
-                         [](const auto& tested) { return std::string(tested.param.name); });
+                         [](const auto& tested) { return tested.param.name; });
 
-INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest, testing::ValuesIn(layouts()), [](const auto& tested) {
-  return std::string(tested.param.name);
-});
+std::vector<Case> cases_of_threads() {
+  std::vector<Case> result;
+  for (const Layout& one : layouts()) {
+    result.push_back({one, Ranks::threads});
+  }
+  return result;
+}
+
+// Asked once the job is known. Nothing where there is none.
+std::vector<Case> cases_of_processes() {
+  std::vector<Case> result;
+  for (const Layout& one : layouts()) {
+    if (one.num_ranks > 1 && one.num_ranks == process_world().size()) {
+      result.push_back({one, Ranks::processes});
+    }
+  }
+  return result;
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts,
+                         LayoutTest,
+                         testing::ValuesIn(cases_of_threads()),
+                         [](const auto& tested) { return tested.param.layout.name; });
+
+INSTANTIATE_TEST_SUITE_P(processes,
+                         LayoutTest,
+                         testing::ValuesIn(cases_of_processes()),
+                         [](const auto& tested) { return tested.param.layout.name; });
 
 }  // namespace
 }  // namespace memphis::test

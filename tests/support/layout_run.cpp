@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/layout_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+#include "csrc/comm/threads.h"
+#include "csrc/comm/together.h"
+#include "csrc/config/load.h"
+#include "csrc/plan/parameters.h"
+#include "tests/support/ranks.h"
+#include "tests/support/tiny_run.h"
+#include "tests/support/tolerance.h"
+
+namespace memphis::test {
+namespace {
+
+template <class T>
+void all_reduce(Communicator& all, std::vector<T>& values, DType dtype, Reduce reduce) {
+  const TensorView view(
+      values.data(), {static_cast<std::int64_t>(values.size())}, dtype, Device::cpu);
+  all.run(AllReduce{.y = view, .x = view, .reduce = reduce}, "test.join", {});
+}
+
+void nudge_weights(Trainer& trainer, double sign) {
+  const double unit = rounding_unit(DType::f32);
+  const auto num_segments = trainer.plan().parameters.segments.size();
+  for (std::size_t segment = 0; segment < num_segments; ++segment) {
+    const TensorView weights_n = trainer.parameters().segment_weights(segment);
+    for (std::int64_t i = 0; i < weights_n.num_elements(); ++i) {
+      float& weight = weights_n.as<float>()[i];
+      const double factor = 1.0 + 2.0 * unit * (i % 2 == 0 ? sign : -sign);
+      weight = static_cast<float>(static_cast<double>(weight) * factor);
+    }
+  }
+}
+
+std::unique_ptr<Communicator> group_of_all(World& world) {
+  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return world.create_group("test", ranks, Device::cpu);
+}
+
+}  // namespace
+
+Layout layout(const std::string& name,
+              int data,
+              int tensor,
+              int expert,
+              int expert_tensor,
+              const std::vector<std::string>& more) {
+  Layout result{.name = name,
+                .num_ranks = data * tensor,
+                .overrides = {"parallel.tensor=" + std::to_string(tensor),
+                              "parallel.expert=" + std::to_string(expert),
+                              "parallel.expert_tensor=" + std::to_string(expert_tensor)}};
+  result.overrides.insert(result.overrides.end(), more.begin(), more.end());
+  return result;
+}
+
+void on_ranks(Ranks ranks, int num_ranks, const std::function<void(World&)>& body) {
+  if (ranks == Ranks::threads) {
+    run_threads(num_ranks, body);
+    return;
+  }
+  World& world = process_world();
+  require(world.size() == num_ranks, "a layout of processes has the ranks of the job");
+  try {
+    body(world);
+  } catch (const std::exception& error) {
+    world.abort(ExitCode::internal, error.what());
+    throw;
+  }
+}
+
+bool keeps_result(Ranks ranks, const World& world) {
+  return ranks == Ranks::processes || world.rank() == 0;
+}
+
+bool fails_on_any_rank(Ranks ranks, bool fails_here) {
+  return ranks == Ranks::threads
+             ? fails_here
+             : largest_of_all(*group_of_all(process_world()), fails_here ? 1 : 0, "test.failed") !=
+                   0;
+}
+
+Joined join(Communicator& all, std::span<const double> own) {
+  constexpr double kNone = -std::numeric_limits<double>::infinity();
+  Joined result;
+  for (const double value : own) {
+    const bool absent = std::isnan(value);
+    result.low.push_back(absent ? kNone : -value);
+    result.high.push_back(absent ? kNone : value);
+    result.num_ranks.push_back(absent ? 0 : 1);
+  }
+  all_reduce(all, result.low, DType::f64, Reduce::max);
+  all_reduce(all, result.high, DType::f64, Reduce::max);
+  all_reduce(all, result.num_ranks, DType::i32, Reduce::sum);
+  for (double& value : result.low) {
+    value = -value;
+  }
+  return result;
+}
+
+double element(const TensorView& view, std::int64_t index) {
+  switch (view.dtype) {
+    case DType::f64:
+      return view.as<double>()[index];
+    case DType::i32:
+      return view.as<std::int32_t>()[index];
+    default:
+      return static_cast<double>(view.as<float>()[index]);
+  }
+}
+
+RankRun::RankRun(World& world, const std::string& yaml, const std::vector<std::string>& overrides)
+    : world_(world),
+      config_(parse_config(yaml, "tiny.yaml", overrides, Check::machine, world.size())),
+      mesh_(config_.parallel, world.size()) {
+  all_ = group_of_all(world);
+  trainer_ = std::make_unique<Trainer>(config_, std::vector<std::string>{}, world);
+}
+
+Tensors RankRun::empty() const {
+  Tensors result;
+  for (const LogicalParameter& parameter : plan_parameters(config_.model, DType::f64).logical) {
+    result[parameter.name].resize(static_cast<std::size_t>(parameter.whole.num_elements()),
+                                  std::nan(""));
+  }
+  return result;
+}
+
+Tensors RankRun::joined(const Tensors& own, Copies copies) {
+  std::vector<double> flat;
+  for (const auto& [name, values] : own) {
+    flat.insert(flat.end(), values.begin(), values.end());
+  }
+  const Joined whole = join(*all_, flat);
+  Tensors result;
+  std::size_t at = 0;
+  for (const auto& [name, values] : own) {
+    std::vector<double>& tensor = result[name];
+    std::int64_t num_wrong = 0;
+    for (std::size_t i = 0; i < values.size(); ++i, ++at) {
+      tensor.push_back(whole.high[at]);
+      const bool right = copies == Copies::one
+                             ? whole.num_ranks[at] == 1
+                             : whole.num_ranks[at] >= 1 && whole.low[at] == whole.high[at];
+      num_wrong += right ? 0 : 1;
+    }
+    EXPECT_EQ(num_wrong, 0) << "elements of " << name
+                            << (copies == Copies::one ? " that not one rank counts, or NaN"
+                                                      : " that nobody has, or ranks differ in");
+  }
+  return result;
+}
+
+// The elements that this rank counts.
+template <class Flat>
+Tensors RankRun::counted(const Flat& value_of) const {
+  Tensors all = empty();
+  const ParameterPlan& plan = trainer_->plan().parameters;
+  for (const LogicalParameter& parameter : plan.logical) {
+    std::vector<double>& whole = all.at(parameter.name);
+    for (const Range& run : plan.counted) {
+      const std::int64_t begin = std::max(run.begin, parameter.begin);
+      const std::int64_t end =
+          std::min(run.begin + run.count, parameter.begin + parameter.spec.num_elements());
+      if (begin >= end) {
+        continue;
+      }
+      const Range local{.begin = begin - parameter.begin, .count = end - begin};
+      for_each_run(parameter, local, [&](std::int64_t at, std::int64_t from, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          double& target = whole[static_cast<std::size_t>(at + i)];
+          EXPECT_TRUE(std::isnan(target)) << parameter.name << " is counted twice by a rank";
+          target = value_of(parameter, from + i);
+        }
+      });
+    }
+  }
+  return all;
+}
+
+Tensors RankRun::own_weights() {
+  return counted([&](const LogicalParameter& parameter, std::int64_t i) {
+    return element(trainer_->parameters().logical_weights(parameter), i);
+  });
+}
+
+Tensors RankRun::weights() {
+  return joined(own_weights(), Copies::one);
+}
+
+Tensors RankRun::gradients() {
+  return joined(counted([&](const LogicalParameter& parameter, std::int64_t i) {
+                  const Range one{.begin = parameter.begin + i, .count = 1};
+                  return element(trainer_->parameters().sums(one), 0);
+                }),
+                Copies::one);
+}
+
+Tensors RankRun::state() {
+  Tensors own;
+  for (const auto& [name, values] : empty()) {
+    for (const char* suffix : {".m", ".v"}) {
+      own[name + suffix].resize(values.size(), std::nan(""));
+    }
+  }
+  for (const Optimizer::StateTensor& state : trainer_->optimizer().state()) {
+    std::vector<double>& whole = own.at(state.name);
+    for_each_run(
+        *state.parameter, state.local, [&](std::int64_t at, std::int64_t from, std::int64_t count) {
+          for (std::int64_t i = 0; i < count; ++i) {
+            whole[static_cast<std::size_t>(at + i)] =
+                element(state.view, from + i - state.local.begin);
+          }
+        });
+  }
+  // Without ZeRO, or where ranks share a head, several keep the same.
+  Tensors result = joined(own, Copies::equal);
+  result.merge(weights());
+  return result;
+}
+
+double RankRun::same_on_all(double value) {
+  const Joined ranks = join(*all_, std::span(&value, 1));
+  EXPECT_TRUE(ranks.low[0] == ranks.high[0])
+      << "ranks report " << ranks.low[0] << " and " << ranks.high[0];
+  return value;
+}
+
+std::vector<std::string> run_overrides(const Layout& layout, const std::string& compute) {
+  std::vector<std::string> overrides = layout.overrides;
+  for (const std::string& usual : {"precision.compute=" + compute,
+                                   std::string("model.router_init_std=0.3"),
+                                   std::string("batch.global_batch=16"),
+                                   std::string("optimizer.learning_rate=1e-3")}) {
+    const std::string key = usual.substr(0, usual.find('=') + 1);
+    if (std::none_of(layout.overrides.begin(), layout.overrides.end(), [&](const auto& given) {
+          return given.starts_with(key);
+        })) {
+      overrides.push_back(usual);
+    }
+  }
+  return overrides;
+}
+
+Outcome train(
+    const Layout& layout, Ranks ranks, const std::string& compute, int num_steps, double nudge) {
+  const TemporaryDirectory directory;
+  const std::string yaml = tiny_yaml(directory);
+  Outcome outcome;
+  on_ranks(ranks, layout.num_ranks, [&](World& world) {
+    RankRun run(world, yaml, run_overrides(layout, compute));
+    if (nudge != 0) {
+      nudge_weights(run.trainer(), nudge);
+    }
+    Outcome own;
+    own.initial = run.weights();
+    for (int step = 0; step < num_steps; ++step) {
+      const StepResult result = run.trainer().step();
+      if (step == 0) {
+        own.gradient = run.gradients();
+      }
+      own.losses.push_back(run.same_on_all(result.loss));
+      own.balance.push_back(run.same_on_all(result.balance));
+      own.grad_norms.push_back(run.same_on_all(result.grad_norm));
+    }
+    own.final = run.weights();
+    own.validation = run.trainer().validation_loss();
+    if (keeps_result(ranks, world)) {
+      outcome = std::move(own);
+    }
+  });
+  return outcome;
+}
+
+}  // namespace memphis::test
