@@ -4,7 +4,6 @@
 // nor make each of them look at all. The limits of time and memory are the feature: a table of
 // ranks by ranks, or of parameters by ranks, breaks them by far.
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -30,8 +29,14 @@ constexpr std::int64_t kNumRanks = 100'000;
 constexpr double kMaxSeconds = 10;
 constexpr std::int64_t kMaxBytes = std::int64_t{4} << 30;
 
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+// Of this process alone: what else the machine does is not held against it.
+double processor_seconds() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 std::int64_t peak_bytes() {
@@ -52,7 +57,7 @@ Config grok_1_on(std::int64_t num_ranks, const std::string& parallel) {
 }
 
 TEST(Scale, TheControlPlaneOfAHundredThousandRanksIsSecondsOfOneCore) {
-  const double begin = seconds_now();
+  const double begin = processor_seconds();
   const std::int64_t bytes_before = peak_bytes();
   const Config config = grok_1_on(kNumRanks, "tensor: 8, expert: 8");
   ASSERT_EQ(config.parallel.data, kNumRanks / 8);
@@ -132,9 +137,9 @@ TEST(Scale, TheControlPlaneOfAHundredThousandRanksIsSecondsOfOneCore) {
     }
   }
 
-  EXPECT_LT(seconds_now() - begin, kMaxSeconds);
+  EXPECT_LT(processor_seconds() - begin, kMaxSeconds);
   EXPECT_LT(peak_bytes() - bytes_before, kMaxBytes);
-  RecordProperty("seconds", std::to_string(seconds_now() - begin));
+  RecordProperty("seconds", std::to_string(processor_seconds() - begin));
   RecordProperty("MiB", std::to_string((peak_bytes() - bytes_before) >> 20));
 }
 

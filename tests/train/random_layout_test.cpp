@@ -22,7 +22,7 @@
 namespace memphis::test {
 namespace {
 
-constexpr int kNumCases = 12;
+constexpr int kNumCases = 8;
 constexpr int kNumSteps = 5;
 
 class Draw {
