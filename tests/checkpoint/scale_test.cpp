@@ -88,7 +88,11 @@ TEST(Scale, TheControlPlaneOfAHundredThousandRanksIsSecondsOfOneCore) {
   for (const auto& [name, left] : elements_left) {
     EXPECT_EQ(left, 0) << name;
   }
-  EXPECT_LT(num_shards, 5 * kNumRanks);
+  // A piece of each bucket, which may lie in two parameters.
+  const auto num_buckets = static_cast<std::int64_t>(
+      plan_parameters(config.model, DType::bf16, make_share(config.parallel, mesh, 0))
+          .segments.size());
+  EXPECT_LT(num_shards, 2 * num_buckets * kNumRanks);
   const std::int64_t equal = plan_parameters(config.model, DType::bf16).num_parameters / kNumRanks;
   EXPECT_LT(*std::max_element(elements_of.begin(), elements_of.end()), 11 * equal / 10);
 
@@ -119,6 +123,7 @@ TEST(Scale, TheControlPlaneOfAHundredThousandRanksIsSecondsOfOneCore) {
         std::tuple(std::int64_t{80'000}, "tensor: 4, expert: 2, expert_tensor: 4", 40U)}) {
     const Config reader = grok_1_on(num_ranks, parallel);
     const Mesh reader_mesh(reader.parallel, num_ranks);
+    std::size_t num_opened = 0;
     for (const std::int64_t rank : {std::int64_t{0}, std::int64_t{12'345}, num_ranks - 1}) {
       const ParameterPlan plan = plan_parameters(
           reader.model, DType::bf16, make_share(reader.parallel, reader_mesh, rank));
@@ -132,9 +137,10 @@ TEST(Scale, TheControlPlaneOfAHundredThousandRanksIsSecondsOfOneCore) {
           map.add_writers(part, {.begin = from - part.begin, .count = to - from}, writers);
         }
       }
-      EXPECT_GE(writers.size(), 1U);
+      num_opened += writers.size();  // the last ranks may have nothing but padding
       EXPECT_LE(writers.size(), most) << "rank " << rank << " of " << num_ranks;
     }
+    EXPECT_GE(num_opened, 1U);
   }
 
   EXPECT_LT(processor_seconds() - begin, kMaxSeconds);
