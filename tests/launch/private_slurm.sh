@@ -7,6 +7,7 @@
 
 # For all that is waited for together, so that a test ends in order before CTest ends it.
 slurm_patience_seconds=240
+slurm_pids=()  # of its daemons
 
 # wait_for COMMAND...: whether it came true.
 wait_for() {
@@ -64,7 +65,6 @@ CONF
   (umask 077 && head -c 1024 /dev/urandom >"$directory/munge.key")
   unset "${!SLURM@}" "${!SBATCH@}" "${!SRUN@}"  # of a job that the test itself may be in
   export SLURM_CONF=$directory/slurm.conf
-  slurm_pids=()
   # --force: others cannot reach the socket, and need not.
   munged --foreground --force --key-file="$directory/munge.key" --socket="$directory/munge.socket" \
     --pid-file="$directory/munged.pid" --seed-file="$directory/munge.seed" \
@@ -88,11 +88,14 @@ processes_of() {
   done
 }
 
-# stop_slurm DIRECTORY: ends its jobs, its daemons and all that they started.
+# stop_slurm DIRECTORY: ends its daemons, and then what they have started.
 stop_slurm() {
-  local directory=$1 pids
+  local pids
   kill "${slurm_pids[@]}" 2>/dev/null || true
   wait "${slurm_pids[@]}" 2>/dev/null || true
-  mapfile -t pids < <(processes_of "$directory")
-  ((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null || true
+  mapfile -t pids < <(processes_of "$1")
+  while ((${#pids[@]} > 0)); do
+    kill -KILL "${pids[@]}" 2>/dev/null || true
+    mapfile -t pids < <(processes_of "$1")
+  done
 }

@@ -142,7 +142,8 @@ saves_and_goes_on_when_it_is_preempted() {
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
   expect "it saved because of the signal" says preempted "exit code 10;"
   expect "it knows of its restart" says preempted "job $job, restart 1: 4 ranks on node"
-  expect "it goes on to the same bits" same_checkpoint preempted
+  expect "it goes on from there" says preempted "resuming from $scratch/preempted/step-0000008"
+  expect "to the same bits" same_checkpoint preempted
 }
 
 goes_on_when_a_rank_is_killed() {
@@ -151,7 +152,8 @@ goes_on_when_a_rank_is_killed() {
   kill -KILL "${ranks[2]}"
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
   expect "it counts as a lost rank" says killed "exit code 11;"
-  expect "it goes on to the same bits" same_checkpoint killed
+  expect "it goes on from there" says killed "resuming from $scratch/killed/step-00000080 "
+  expect "to the same bits" same_checkpoint killed
 }
 
 refuses_what_cannot_work() {
