@@ -50,6 +50,7 @@ StateSaveLocation=$directory/state
 SlurmdSpoolDir=$directory/spool
 SlurmctldPidFile=$directory/slurmctld.pid
 SlurmdPidFile=$directory/slurmd.pid
+SlurmdLogFile=$directory/log/slurmd
 # Jobs start within a second, and what ignores SIGTERM is killed after one.
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 KillWait=1
@@ -73,7 +74,7 @@ CONF
   wait_for test -S "$directory/munge.socket" || return
   slurmctld -D -i >"$directory/log/slurmctld" 2>&1 &
   slurm_pids+=($!)
-  slurmd -D -N node >"$directory/log/slurmd" 2>&1 &
+  slurmd -D -N node >"$directory/log/slurmd.out" 2>&1 &
   slurm_pids+=($!)
   wait_for slurm_is_idle
 }

@@ -183,7 +183,8 @@ write_stand_in() {
 #!/usr/bin/env bash
 set -euo pipefail
 if [[ $1 == plan ]]; then
-  printf 'model:\n  dir: "no"\nrun:\n  dir: "%s"\nbatch:\n' "$4.run"  # plan --ranks 1 CONFIG
+  # plan --ranks 1 CONFIG
+  printf 'model:\n  dir: "no"\nrun:\n  dir: "%s"\nschedule:\n  steps: 4\n' "$4.run"
   exit
 fi
 how=$2  # train CONFIG
@@ -211,7 +212,7 @@ declare -A stand_ins  # jobs by name
 
 submit_stand_ins() {
   local name
-  for name in 1 4 5 11 13 14 progress cancelled; do
+  for name in 0 1 4 5 11 13 14 progress cancelled; do
     submit "$name" 1 stand_in "$scratch/$name"
     stand_ins[$name]=$job
   done
@@ -224,6 +225,8 @@ follows_the_exit_code() {
   done
   expect "a job stops that restarts without progress" ends "${stand_ins[11]}" FAILED 15:0 3
   expect "and says so" says 11 "3 restarts have brought no newer checkpoint (newest: none)"
+  expect "a job is not done because srun says so" ends "${stand_ins[0]}" FAILED 15:0 3
+  expect "and says so" says 0 "the run is not at step 4"
   expect "a job with progress goes on" ends "${stand_ins[progress]}" COMPLETED 0:0 4
   expect "bad hardware has the job wait" wait_for is_in_state "${stand_ins[13]}" PENDING
   expect "for another node" test "$(field "${stand_ins[13]}" ExcNodeList)" == node
