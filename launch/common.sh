@@ -71,3 +71,17 @@ gpu_architecture() {
     *) echo "${capability/./}" ;;
   esac
 }
+
+# gpu_numa_nodes SYSFS: the NUMA node of each GPU in the order of nvidia-smi ("0,0,1,1"); empty where
+# the system does not say, as in most virtual machines.
+gpu_numa_nodes() {
+  local sysfs=$1 bus_id node nodes=()
+  while read -r bus_id; do
+    bus_id=${bus_id,,}
+    # nvidia-smi writes eight digits of a PCI domain, sysfs four.
+    node=$(cat -- "$sysfs/bus/pci/devices/${bus_id: -12}/numa_node" 2>/dev/null || echo -1)
+    ((node >= 0)) || return 0
+    nodes+=("$node")
+  done < <(nvidia-smi --query-gpu=pci.bus_id --format=csv,noheader 2>/dev/null)
+  (IFS=, && echo "${nodes[*]}")
+}

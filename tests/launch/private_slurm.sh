@@ -1,0 +1,102 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# A Slurm of its own for a test, as root on this machine: one node of sixteen processors, whatever
+# the machine has. Its configuration, key, state, logs and sockets are in one directory and its ports are
+# free ones, so that it and a Slurm of the machine do not know of each other. Sourced.
+
+# For all that is waited for together, so that a test ends in order before CTest ends it.
+slurm_patience_seconds=240
+slurm_pids=()  # of its daemons
+
+# wait_for COMMAND...: whether it came true.
+wait_for() {
+  until "$@"; do
+    ((SECONDS < slurm_patience_seconds)) || return 1
+    sleep 0.05
+  done
+}
+
+free_ports() {
+  python3 - "$1" <<'PYTHON'
+import socket, sys
+sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
+for one in sockets:
+    one.bind(("127.0.0.1", 0))
+print(*(one.getsockname()[1] for one in sockets))
+PYTHON
+}
+
+slurm_is_idle() {
+  [[ $(sinfo --noheader --format=%T 2>/dev/null) == idle ]]
+}
+
+# start_slurm DIRECTORY: exports what makes Slurm's commands talk to it. `stop_slurm DIRECTORY` is due
+# whether it comes up or not.
+start_slurm() {
+  local directory=$1 host ports
+  host=$(hostname -s)
+  read -ra ports <<<"$(free_ports 2)"
+  mkdir -p -- "$directory"/{state,spool,log}
+  cat >"$directory/slurm.conf" <<CONF
+ClusterName=test
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=${ports[0]}
+SlurmdPort=${ports[1]}
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket=$directory/munge.socket
+StateSaveLocation=$directory/state
+SlurmdSpoolDir=$directory/spool
+SlurmctldPidFile=$directory/slurmctld.pid
+SlurmdPidFile=$directory/slurmd.pid
+SlurmdLogFile=$directory/log/slurmd
+# Jobs start within a second, and what ignores SIGTERM is killed after one.
+SchedulerParameters=sched_interval=1,batch_sched_delay=0
+KillWait=1
+# Neither cgroups nor a binding to cores: the processors are there in name only.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+NodeName=node NodeHostname=$host NodeAddr=127.0.0.1 CPUs=16
+PartitionName=test Nodes=ALL Default=YES
+CONF
+  (umask 077 && head -c 1024 /dev/urandom >"$directory/munge.key")
+  unset "${!SLURM@}" "${!SBATCH@}" "${!SRUN@}"  # of a job that the test itself may be in
+  export SLURM_CONF=$directory/slurm.conf
+  # --force: others cannot reach the socket, and need not.
+  munged --foreground --force --key-file="$directory/munge.key" --socket="$directory/munge.socket" \
+    --pid-file="$directory/munged.pid" --seed-file="$directory/munge.seed" \
+    --log-file="$directory/log/munged" >"$directory/log/munged.out" 2>&1 &
+  slurm_pids+=($!)
+  wait_for test -S "$directory/munge.socket" || return
+  slurmctld -D -i >"$directory/log/slurmctld" 2>&1 &
+  slurm_pids+=($!)
+  slurmd -D -N node >"$directory/log/slurmd.out" 2>&1 &
+  slurm_pids+=($!)
+  wait_for slurm_is_idle
+}
+
+# processes_of DIRECTORY: those that were started with this Slurm's configuration.
+processes_of() {
+  local file
+  for file in /proc/[0-9]*/environ; do
+    if grep -qzxF "SLURM_CONF=$1/slurm.conf" "$file" 2>/dev/null; then
+      basename -- "${file%/environ}"
+    fi
+  done
+}
+
+# stop_slurm DIRECTORY: ends its daemons, and then what they have started.
+stop_slurm() {
+  local pids
+  kill "${slurm_pids[@]}" 2>/dev/null || true
+  wait "${slurm_pids[@]}" 2>/dev/null || true
+  mapfile -t pids < <(processes_of "$1")
+  while ((${#pids[@]} > 0)); do
+    kill -KILL "${pids[@]}" 2>/dev/null || true
+    mapfile -t pids < <(processes_of "$1")
+  done
+}
