@@ -16,12 +16,8 @@ libraries=(libopenblas-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli1
 if [[ ${1-} == --tests ]]; then
   libraries+=(libboost-context-dev)
 fi
-# "packages:command". Without them the tests `format` and `slurm` are skipped, and say so. Slurm is for
-# tests as root; where systemd runs, its packages start daemons, which is not for a test to decide.
+# "packages:command". Without it the test `format` is skipped, and says so.
 optional_for_tests=(clang-format-14:clang-format-14)
-if [[ $(id -u) == 0 && ! -d /run/systemd/system ]]; then
-  optional_for_tests+=("slurmctld slurm-client munge slurmd:slurmd")
-fi
 
 case "${1-}" in
   "" | --tests) ;;
