@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "csrc/checkpoint/read_back.h"
 #include "csrc/comm/threads.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
@@ -121,7 +122,12 @@ double element(const TensorView& view, std::int64_t index) {
 
 RankRun::RankRun(World& world, const std::string& yaml, const std::vector<std::string>& overrides)
     : world_(world),
-      config_(parse_config(yaml, "tiny.yaml", overrides, Check::machine, world.size())),
+      // Processes have a directory each; they train in that of the first.
+      config_(parse_config(text_of_rank(*group_of_all(world), 0, yaml, "test.config"),
+                           "tiny.yaml",
+                           overrides,
+                           Check::machine,
+                           world.size())),
       mesh_(config_.parallel, world.size()) {
   all_ = group_of_all(world);
   trainer_ = std::make_unique<Trainer>(config_, std::vector<std::string>{}, world);

@@ -324,6 +324,7 @@ std::vector<Layout> checkpoint_layouts() {
   for (const char* name : {"one",
                            "data2_whole_optimizer",
                            "data2_split_expert",
+                           "data4_expert2_small_buckets_shared_gradients",
                            "tensor2_whole_sequences",
                            "data4_expert2_split2",
                            "data2_tensor2_expert4",
