@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "csrc/plan/dims.h"
@@ -139,9 +140,9 @@ class Placer {
   void order_segments() {
     std::vector<std::size_t> order(plan_.segments.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return std::pair(plan_.segments[a].first_layer, kind_of_[a]) <
-             std::pair(plan_.segments[b].first_layer, kind_of_[b]);
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return std::tuple(plan_.segments[a].first_layer, kind_of_[a], a) <
+             std::tuple(plan_.segments[b].first_layer, kind_of_[b], b);
     });
     std::vector<Segment> ordered;
     std::vector<int> place(order.size());
