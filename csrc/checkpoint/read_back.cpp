@@ -102,27 +102,6 @@ std::int64_t ask(Communicator& all, std::int64_t num_files) {
 
 }  // namespace
 
-std::string text_of_rank(Communicator& all,
-                         int root,
-                         std::string_view text,
-                         std::string_view name) {
-  const bool tells = all.rank() == root;
-  const std::int64_t size =
-      largest_of_all(all, tells ? static_cast<std::int64_t>(text.size()) : 0, name);
-  constexpr std::int64_t kWord = sizeof(std::int64_t);
-  std::vector<std::int64_t> words(static_cast<std::size_t>(size / kWord + 1));
-  if (tells) {
-    std::memcpy(words.data(), text.data(), text.size());
-  }
-  all.run(
-      Broadcast{
-          .x = {words.data(), {static_cast<std::int64_t>(words.size())}, DType::i64, Device::cpu},
-          .root = root},
-      name,
-      {});
-  return {reinterpret_cast<const char*>(words.data()), static_cast<std::size_t>(size)};
-}
-
 void with_all_reading_back(Communicator& all,
                            std::string_view name,
                            const std::function<void(const Verify& verify)>& action) {

@@ -17,10 +17,4 @@ void with_all_reading_back(Communicator& all_host,
                            std::string_view name,
                            const std::function<void(const Verify& verify)>& action);
 
-// The text of rank `root`, on every rank.
-std::string text_of_rank(Communicator& all_host,
-                         int root,
-                         std::string_view text,
-                         std::string_view name);
-
 }  // namespace memphis

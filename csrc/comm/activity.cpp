@@ -2,21 +2,12 @@
 #include "csrc/comm/activity.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
 namespace memphis {
 namespace {
-
-// As much of the text as there is room for, and a zero.
-template <std::size_t N>
-void copy_text(std::array<char, N>& target, std::string_view text) {
-  const std::size_t length = std::min(text.size(), N - 1);
-  std::memcpy(target.data(), text.data(), length);
-  target[length] = '\0';
-}
 
 double seconds_of(Activity::Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -125,6 +128,14 @@ class Activity {
   std::atomic<Clock::rep> exposed_ = 0;
   std::optional<Trace> trace_;
 };
+
+// As much of `text` as there is room for, and a zero: for what travels between ranks as bytes.
+template <std::size_t N>
+void copy_text(std::array<char, N>& target, std::string_view text) {
+  const std::size_t length = std::min(text.size(), N - 1);
+  std::memcpy(target.data(), text.data(), length);
+  target[length] = '\0';
+}
 
 // This machine's name.
 std::string host_name();

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -87,28 +86,24 @@ void check_claims(std::span<const GpuClaim> claims) {
   }
 }
 
-void use_own_gpu(World& world, Device device) {
-  if (world.size() == 1 || !has_nccl()) {
+void use_own_gpu(Communicator& all_host, int local_rank, Device device) {
+  if (all_host.size() == 1 || !has_nccl()) {
     return;  // the first GPU; or the first group of several ranks is refused
   }
-  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  const auto all = world.create_group("gpus", ranks, Device::cpu);
-  GpuClaim own{.local_rank = world.local_rank()};
-  together(*all, "gpus.choose", [&] {
+  GpuClaim own{.local_rank = local_rank};
+  together(all_host, "gpus.choose", [&] {
     if (device == Device::cuda) {
       own.on_gpu = 1;
       own.num_gpus = num_gpus();
       own.may_share = std::getenv("NCCL_HOSTID") != nullptr ? 1 : 0;
-      select_gpu(
-          gpu_of_rank(world.local_rank(), static_cast<int>(own.num_gpus), own.may_share == 1));
+      select_gpu(gpu_of_rank(local_rank, static_cast<int>(own.num_gpus), own.may_share == 1));
       own.identity = gpu_identity();
     }
   });
-  std::vector<GpuClaim> claims(ranks.size());
-  all->run(AllGather{.y = words_of(claims), .x = words_of({&own, 1})}, "gpus.claims", {});
-  together(*all, "gpus.check", [&] { check_claims(claims); });
-  if (world.rank() == 0 && some_are_hidden(claims)) {
+  std::vector<GpuClaim> claims(static_cast<std::size_t>(all_host.size()));
+  all_host.run(AllGather{.y = words_of(claims), .x = words_of({&own, 1})}, "gpus.claims", {});
+  together(all_host, "gpus.check", [&] { check_claims(claims); });
+  if (all_host.rank() == 0 && some_are_hidden(claims)) {
     spdlog::warn(
         "ranks of a machine see one GPU each (the launcher hides the others': --gpus-per-task, "
         "--gpu-bind or CUDA_VISIBLE_DEVICES); NCCL may not find the NVLink between them: with "

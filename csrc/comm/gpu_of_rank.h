@@ -26,9 +26,9 @@ int gpu_of_rank(int local_rank, int num_gpus, bool may_share);
 // may not share it. `claims` are in the order of ranks.
 void check_claims(std::span<const GpuClaim> claims);
 
-// Makes this thread use the GPU of this rank, if `device` is the GPU. Every rank of `world` calls,
-// before anything else on the device. Ranks share a GPU where NCCL_HOSTID is set (which makes NCCL
-// accept it): for tests.
-void use_own_gpu(World& world, Device device);
+// Makes this thread use the GPU of this rank, number `local_rank` of its machine, if `device` is
+// the GPU. Every rank of the job calls, before anything else on the device. Ranks share a GPU where
+// NCCL_HOSTID is set (which makes NCCL accept it): for tests.
+void use_own_gpu(Communicator& all_host, int local_rank, Device device);
 
 }  // namespace memphis

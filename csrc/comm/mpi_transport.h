@@ -13,17 +13,6 @@
 
 namespace memphis {
 
-// Waits a little longer each time. Ranks may outnumber cores, where a rank that spins keeps the one
-// that it waits for from running: 24 ranks on 2 cores take a thousand times as long.
-class Pause {
- public:
-  void reset() { count_ = 0; }
-  void operator()();
-
- private:
-  int count_ = 0;
-};
-
 // Messages between the processes of one group.
 class MpiTransport final : public HostTransport {
  public:

@@ -30,13 +30,6 @@ constexpr std::chrono::seconds kGrace{2};
 constexpr int kBeatTag = 0;
 constexpr int kReportTag = 1;
 
-template <std::size_t N>
-void copy_text(std::array<char, N>& target, std::string_view text) {
-  const std::size_t length = std::min(text.size(), N - 1);
-  std::memcpy(target.data(), text.data(), length);
-  target[length] = '\0';
-}
-
 // Processes of one machine may be in containers, with numbers of their own.
 std::string machine_name() {
   std::error_code error;

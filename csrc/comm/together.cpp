@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/comm/together.h"
 
-#include <algorithm>
+#include <cstring>
 #include <exception>
+#include <numeric>
 #include <sstream>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
 namespace memphis {
+
+std::unique_ptr<Communicator> create_group_of_all(World& world, std::string axis, Device device) {
+  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return world.create_group(std::move(axis), ranks, device);
+}
 
 void sum_over_ranks(Communicator& host, std::span<std::int64_t> values, std::string_view name) {
   const TensorView view(
@@ -23,20 +30,29 @@ std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::str
   return value;
 }
 
-void require_same(Communicator& all_host, std::string_view what, const std::string& text) {
-  const std::int64_t length = largest_of_all(
-      all_host, all_host.rank() == 0 ? static_cast<std::int64_t>(text.size()) : 0, "same.length");
-  std::vector<std::int32_t> characters(static_cast<std::size_t>(length));
-  if (all_host.rank() == 0) {
-    std::copy(text.begin(), text.end(), characters.begin());
+std::string text_of_rank(Communicator& all_host,
+                         int root,
+                         std::string_view text,
+                         std::string_view name) {
+  const bool tells = all_host.rank() == root;
+  const std::int64_t size =
+      largest_of_all(all_host, tells ? static_cast<std::int64_t>(text.size()) : 0, name);
+  constexpr std::int64_t kWord = sizeof(std::int64_t);
+  std::vector<std::int64_t> words(static_cast<std::size_t>(size / kWord + 1));
+  if (tells) {
+    std::memcpy(words.data(), text.data(), text.size());
   }
-  all_host.run(Broadcast{.x = TensorView(characters.data(), {length}, DType::i32, Device::cpu)},
-               "same.text",
-               {});
-  std::string first(characters.size(), '\0');
-  std::transform(characters.begin(), characters.end(), first.begin(), [](std::int32_t character) {
-    return static_cast<char>(character);
-  });
+  all_host.run(
+      Broadcast{
+          .x = {words.data(), {static_cast<std::int64_t>(words.size())}, DType::i64, Device::cpu},
+          .root = root},
+      name,
+      {});
+  return {reinterpret_cast<const char*>(words.data()), static_cast<std::size_t>(size)};
+}
+
+void require_same(Communicator& all_host, std::string_view what, const std::string& text) {
+  const std::string first = text_of_rank(all_host, 0, text, "same.text");
   together(all_host, "same", [&] {
     std::istringstream expected(first);
     std::istringstream actual(text);
@@ -48,8 +64,7 @@ void require_same(Communicator& all_host, std::string_view what, const std::stri
       if (expected_line != actual_line || !more || !own_more) {
         throw ConfigError(fmt::format(
             "{} of rank {} differs from that of rank 0: its line {} is `{}` and not `{}` (all "
-            "ranks "
-            "of a job train one model); start every rank with the same files and arguments",
+            "ranks of a job train one model); start every rank with the same files and arguments",
             what,
             all_host.rank(),
             line,

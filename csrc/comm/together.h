@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,11 +18,22 @@ class FailedElsewhere : public Error {
   using Error::Error;
 };
 
+// Every rank of the job. Every rank calls.
+std::unique_ptr<Communicator> create_group_of_all(World& world,
+                                                  std::string axis = "world",
+                                                  Device device = Device::cpu);
+
 // Replaces each of `values`, of which all ranks of the group have as many, by the ranks' sum.
 void sum_over_ranks(Communicator& host, std::span<std::int64_t> values, std::string_view name);
 
 // The largest of all ranks' values, on every rank.
 std::int64_t largest_of_all(Communicator& all_host, std::int64_t value, std::string_view name);
+
+// The text of rank `root`, on every rank.
+std::string text_of_rank(Communicator& all_host,
+                         int root,
+                         std::string_view text,
+                         std::string_view name);
 
 // ConfigError, on every rank, unless all have the same text; it names the first line that differs
 // from rank 0's, and the rank. `what` is what the text is: "the config".

@@ -2,6 +2,7 @@
 #include "csrc/model/groups.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/comm/solo.h"
@@ -10,8 +11,12 @@
 
 namespace memphis {
 
-Groups::Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device device)
-    : activity_(&world.activity()) {
+Groups::Groups(World& world,
+               const Mesh& mesh,
+               const ModelConfig& model,
+               Device device,
+               std::unique_ptr<Communicator> all_host)
+    : activity_(&world.activity()), all_host_(std::move(all_host)) {
   require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
   const auto create = [&](Axis axis, Device where) {
     return world.create_group(
@@ -26,7 +31,6 @@ Groups::Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device 
   stage_ = create(Axis::stage, device);
   expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu);
   data_host_ = create(Axis::data_context, Device::cpu);
-  all_host_ = create(Axis::world, Device::cpu);
 }
 
 Groups::Groups(Device device)

@@ -13,8 +13,12 @@ namespace memphis {
 // communicators too, so nobody asks.
 class Groups {
  public:
-  // Collective: every rank of `world` calls. `mesh` folds its ranks.
-  Groups(World& world, const Mesh& mesh, const ModelConfig& model, Device device);
+  // Collective: every rank of `world` calls. `mesh` folds its ranks, and `all_host` is all of them.
+  Groups(World& world,
+         const Mesh& mesh,
+         const ModelConfig& model,
+         Device device,
+         std::unique_ptr<Communicator> all_host);
 
   // One rank, alone.
   explicit Groups(Device device);

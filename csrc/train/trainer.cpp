@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <numeric>
+#include <utility>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -44,12 +44,10 @@ bool due(std::int64_t step, std::int64_t every) {
 constexpr double kSmoothing = 0.9;
 
 // Before anything follows from it.
-const Config& agreed(const Config& config, World& world) {
+const Config& agreed(const Config& config, World& world, Communicator& all) {
   world.activity().set_limits(
       {.lost_seconds = config.run.lost_seconds, .hang_seconds = config.run.hang_seconds});
-  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  require_same(*world.create_group("world", ranks, Device::cpu), "the config", to_yaml(config));
+  require_same(all, "the config", to_yaml(config));
   return config;
 }
 
@@ -96,9 +94,9 @@ std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& al
 }
 
 // The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
-Device take_device(World& world, const RunConfig& run) {
+Device take_device(const RunConfig& run, const World& world, Communicator& all) {
   const Device device = resolve_device(run.device);
-  use_own_gpu(world, device);
+  use_own_gpu(all, world.local_rank(), device);
   return device;
 }
 
@@ -135,13 +133,19 @@ Trainer::Trainer(const Config& config,
 }
 
 Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots, World& world)
+    : Trainer(config, default_roots, world, create_group_of_all(world)) {}
+
+Trainer::Trainer(const Config& config,
+                 const std::vector<std::string>& default_roots,
+                 World& world,
+                 std::unique_ptr<Communicator> all)
     : world_(world),
-      config_(agreed(config, world)),
-      device_(take_device(world, config_.run)),
+      config_(agreed(config, world, *all)),
+      device_(take_device(config_.run, world, *all)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
       plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),
-      groups_(world, mesh_, config_.model, device_),
+      groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
       dataset_(open_dataset(config_.data, config_.batch.sequence_length, default_roots)),
       stream_(device_) {

@@ -75,6 +75,11 @@ class Trainer {
   Trainer(const Config& config,
           const std::vector<std::string>& default_roots,
           std::unique_ptr<World> own_world);
+  // `all` is every rank, in host memory.
+  Trainer(const Config& config,
+          const std::vector<std::string>& default_roots,
+          World& world,
+          std::unique_ptr<Communicator> all);
   void prepare_run_directory() const;
   void save();
   // `metrics` is null on all ranks but the first.

@@ -13,6 +13,7 @@
 
 #include "csrc/checkpoint/writer.h"
 #include "csrc/comm/threads.h"
+#include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "tests/checkpoint/source.h"
 #include "tests/support/temporary_directory.h"

@@ -26,6 +26,7 @@
 #include "csrc/comm/nccl.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/threads.h"
+#include "csrc/comm/together.h"
 #include "tests/support/error_text.h"
 #include "tests/support/ranks.h"
 
@@ -93,7 +94,8 @@ class ConformanceBase : public testing::TestWithParam<Job> {
       GTEST_SKIP() << reason;
     }
     if (GetParam().device == Device::cuda) {
-      use_own_gpu(test::process_world(), Device::cuda);
+      World& world = test::process_world();
+      use_own_gpu(*create_group_of_all(world), world.local_rank(), Device::cuda);
       gpu_stream_.emplace(Device::cuda);
       g_stream = gpu_stream_->view();
     }
@@ -159,14 +161,8 @@ INSTANTIATE_TEST_SUITE_P(,
                          testing::Values(Job{"nccl_processes", 0, Device::cuda}),
                          name_of_job);
 
-std::vector<int> ranks_of(const World& world) {
-  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return ranks;
-}
-
 std::unique_ptr<Communicator> group_of_all(World& world) {
-  return world.create_group("test", ranks_of(world), g_stream.device);
+  return create_group_of_all(world, "test", g_stream.device);
 }
 
 // Sums of these round at nearly every addition, so that another order of ranks gives other bits.
@@ -719,8 +715,8 @@ TEST_P(HostConformance, SeveralRanksOnGpusAreRefused) {
     if (world.size() == 1 || (GetParam().name == "processes" && processes_can)) {
       return;
     }
-    const std::string text = test::error_text<PreflightError>(
-        [&] { world.create_group("test", ranks_of(world), Device::cuda); });
+    const std::string text =
+        test::error_text<PreflightError>([&] { create_group_of_all(world, "test", Device::cuda); });
     EXPECT_TRUE(test::follows_grammar(text));
     EXPECT_NE(text.find("use run.device cpu"), std::string::npos) << text;
   });
@@ -729,7 +725,7 @@ TEST_P(HostConformance, SeveralRanksOnGpusAreRefused) {
 // As groups of more than kNcclRanksPerId ranks are made.
 TEST_P(NcclConformance, RanksMayMeetAtSeveralIds) {
   on_ranks([](World& world) {
-    const auto host = world.create_group("host", ranks_of(world), Device::cpu);
+    const auto host = create_group_of_all(world, "host", Device::cpu);
     for (const int ranks_per_id : {1, 2, 3}) {
       const auto group = make_nccl_communicator("test", *host, ranks_per_id);
       check_all_gather<float>(*group, 1000, 1, false);
@@ -764,7 +760,7 @@ TEST_P(NcclConformance, AnExceptionGivesUpWhatIsUnderWay) {
     if (world.size() == 1) {
       return;
     }
-    const auto host = world.create_group("host", ranks_of(world), Device::cpu);
+    const auto host = create_group_of_all(world, "host", Device::cpu);
     const auto outer = group_of_all(world);
     Buffer<float> x(1000, world.rank());
     const auto fail = [&] {

@@ -10,7 +10,6 @@
 
 #include <gtest/gtest.h>
 
-#include "csrc/checkpoint/read_back.h"
 #include "csrc/comm/threads.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
@@ -40,12 +39,6 @@ void nudge_weights(Trainer& trainer, double sign) {
       weight = static_cast<float>(static_cast<double>(weight) * factor);
     }
   }
-}
-
-std::unique_ptr<Communicator> group_of_all(World& world) {
-  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return world.create_group("test", ranks, Device::cpu);
 }
 
 }  // namespace
@@ -87,8 +80,8 @@ bool keeps_result(Ranks ranks, const World& world) {
 bool fails_on_any_rank(Ranks ranks, bool fails_here) {
   return ranks == Ranks::threads
              ? fails_here
-             : largest_of_all(*group_of_all(process_world()), fails_here ? 1 : 0, "test.failed") !=
-                   0;
+             : largest_of_all(
+                   *create_group_of_all(process_world()), fails_here ? 1 : 0, "test.failed") != 0;
 }
 
 Joined join(Communicator& all, std::span<const double> own) {
@@ -122,14 +115,14 @@ double element(const TensorView& view, std::int64_t index) {
 
 RankRun::RankRun(World& world, const std::string& yaml, const std::vector<std::string>& overrides)
     : world_(world),
+      all_(create_group_of_all(world)),
       // Processes have a directory each; they train in that of the first.
-      config_(parse_config(text_of_rank(*group_of_all(world), 0, yaml, "test.config"),
+      config_(parse_config(text_of_rank(*all_, 0, yaml, "test.config"),
                            "tiny.yaml",
                            overrides,
                            Check::machine,
                            world.size())),
       mesh_(config_.parallel, world.size()) {
-  all_ = group_of_all(world);
   trainer_ = std::make_unique<Trainer>(config_, std::vector<std::string>{}, world);
 }
 

@@ -85,9 +85,9 @@ class RankRun {
   Tensors own_weights();
 
   World& world_;
+  std::unique_ptr<Communicator> all_;
   Config config_;
   Mesh mesh_;
-  std::unique_ptr<Communicator> all_;
   std::unique_ptr<Trainer> trainer_;
 };
 

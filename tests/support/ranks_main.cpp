@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -66,12 +65,9 @@ void report_failures_alone(int rank) {
 }
 
 int worst_of(World& world, int status) {
-  std::vector<int> ranks(static_cast<std::size_t>(world.size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
   std::int32_t worst = status;
   const TensorView view(&worst, {1}, DType::i32, Device::cpu);
-  world.create_group("all", ranks, Device::cpu)
-      ->run(AllReduce{view, view, Reduce::max}, "test.status", Stream{});
+  create_group_of_all(world)->run(AllReduce{view, view, Reduce::max}, "test.status", Stream{});
   return worst;
 }
 

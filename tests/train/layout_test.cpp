@@ -29,6 +29,7 @@
 #include <spdlog/sinks/ostream_sink.h>
 
 #include "csrc/checkpoint/model_state.h"
+#include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/log.h"
 #include "tests/support/departure.h"
@@ -406,7 +407,11 @@ TEST(CheckpointLayout, IsReadWithoutThePlanOfItsWriter) {
       for (const Optimizer::StateTensor& state : trainer.optimizer().state()) {
         std::memset(state.view.data, 0, state.view.bytes());
       }
-      const Groups groups(run.world(), run.mesh(), run.config().model, Device::cpu);
+      const Groups groups(run.world(),
+                          run.mesh(),
+                          run.config().model,
+                          Device::cpu,
+                          create_group_of_all(run.world()));
       load_checkpoint(path,
                       claimed,
                       run.config().model,
