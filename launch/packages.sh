@@ -16,8 +16,8 @@ libraries=(libopenblas-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli1
 if [[ ${1-} == --tests ]]; then
   libraries+=(libboost-context-dev)
 fi
-# "packages:command". Without it the test `format` is skipped, and says so.
-optional_for_tests=(clang-format-14:clang-format-14)
+# Without it the test `format` is skipped, and says so.
+optional_for_tests=(clang-format-14)
 
 case "${1-}" in
   "" | --tests) ;;
@@ -83,10 +83,8 @@ if ((${#missing[@]} > 0)); then
   install "${missing[@]}"
 fi
 if [[ ${1-} == --tests ]] && command -v apt-get >/dev/null; then
-  for entry in "${optional_for_tests[@]}"; do
-    read -ra packages <<<"${entry%%:*}"
-    command -v "${entry#*:}" >/dev/null || (install "${packages[@]}") ||
-      note "going on without ${packages[*]}"
+  for package in "${optional_for_tests[@]}"; do
+    command -v "$package" >/dev/null || (install "$package") || note "going on without $package"
   done
 fi
 

@@ -76,7 +76,7 @@ struct ParallelConfig {
   // optimizer's state, 2 the accumulated gradients too.
   std::int64_t zero = 1;
   // Gradients are reduced, and weights gathered, in buckets of whole tensors that hold at least so
-  // much, in the accumulation dtype: while the backward pass goes on, and the next forward pass.
+  // much in f32: while the backward pass goes on, and the next forward pass.
   double bucket_mib = 32;
   bool sequence_parallel = true;
   // Rows that a rank's experts can receive in a micro-batch, over an equal share; 0: room for every

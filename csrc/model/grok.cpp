@@ -100,16 +100,21 @@ BlockContext Grok::block_context() const {
           .stream = stream_};
 }
 
+// What is no layer has a phase of its own name.
+void Grok::enter(const char* phase, int layer) const {
+  groups_.activity().enter(phase, layer < dims_.L ? layer : -1);
+}
+
 void Grok::forward() {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BlockContext context = block_context();
   // (2)
-  const auto begin_layer = [&](const char* phase, int layer, int shown) {
-    groups_.activity().enter(phase, shown);
+  const auto begin_layer = [&](const char* phase, int layer) {
+    enter(phase, layer);
     parameters_.await_layer(layer, stream_);
   };
-  begin_layer("forward of the embedding", kBeforeLayers, -1);
+  begin_layer("forward of the embedding", kBeforeLayers);
   embedding_forward({.y_TD = term_of(context, shared.hidden_TD),
                      .weight_VD = weights.embedding_VD,
                      .tokens_T = shared.tokens_T,
@@ -121,12 +126,12 @@ void Grok::forward() {
   // (3) to (16)
   TensorView hidden_TD = shared.hidden_TD;
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-    begin_layer("forward", static_cast<int>(i), static_cast<int>(i));
+    begin_layer("forward", static_cast<int>(i));
     block_forward(context, weights.layers[i], activations_.layers[i], exchanges_[i], hidden_TD);
     hidden_TD = activations_.layers[i].out_TD;
   }
   // (17)
-  begin_layer("forward of the head", static_cast<int>(weights.layers.size()), -1);
+  begin_layer("forward of the head", static_cast<int>(weights.layers.size()));
   rmsnorm_forward({.y_TD = shared.final_in_TD,
                    .rrms_T = shared.final_rrms_T,
                    .x_TD = hidden_TD,
@@ -280,8 +285,8 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
   const BlockContext context = block_context();
 
   const auto num_layers = static_cast<int>(weights.layers.size());
-  const auto begin_layer = [&](const char* phase, int layer, int shown) {
-    groups_.activity().enter(phase, shown);
+  const auto begin_layer = [&](const char* phase, int layer) {
+    enter(phase, layer);
     if (sink != nullptr) {
       sink->before_backward(layer);
     }
@@ -292,7 +297,7 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
     }
   };
 
-  begin_layer("loss and backward of the head", num_layers, -1);
+  begin_layer("loss and backward of the head", num_layers);
   // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
   // is used up at once, so [T, V] never exists.
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
@@ -324,7 +329,7 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
   const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
                                   .z = scales.router_z * scales.token};
   for (std::size_t i = weights.layers.size(); i-- > 0;) {
-    begin_layer("backward", static_cast<int>(i), static_cast<int>(i));
+    begin_layer("backward", static_cast<int>(i));
     block_backward(context,
                    weights.layers[i],
                    gradients.layers[i],
@@ -334,7 +339,7 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
                    auxiliary);
     end_layer(static_cast<int>(i));
   }
-  groups_.activity().enter("backward of the embedding");
+  enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
   embedding_backward({.dweight_VD = gradients.embedding_VD,
                       .dy_TD = whole_tokens(context, scratch.dhidden_TD),
                       .tokens_T = shared.tokens_T,

@@ -91,6 +91,7 @@ class Grok {
 
  private:
   BlockContext block_context() const;
+  void enter(const char* phase, int layer) const;
   void add_cross_entropy(const LossScales& scales);
   void head_product(std::int64_t begin, std::int64_t count);
   void join_vocabulary(std::int64_t begin,

@@ -5,14 +5,10 @@
 
 namespace memphis {
 
-GradientReduction::GradientReduction(Parameters& parameters,
-                                     const Groups& groups,
-                                     const Share& share,
-                                     Stream stream)
+GradientReduction::GradientReduction(Parameters& parameters, const Groups& groups, Stream stream)
     : parameters_(parameters),
       groups_(groups),
-      each_(share.shard_gradients),
-      scatter_(share.shard_optimizer),
+      each_(parameters.plan().num_sum_elements > 0),
       num_layers_(static_cast<int>(parameters.plan().placements.layers.size())),
       stream_(stream) {
   pending_.reserve(parameters.plan().segments.size());
@@ -33,14 +29,13 @@ void GradientReduction::before_backward(int layer) {
     if (!is_next) {
       continue;
     }
-    for (auto at = pending_.begin(); at != pending_.end();) {
-      if (overlap(at->segment, i)) {
-        complete(*at);
-        at = pending_.erase(at);
-      } else {
-        ++at;
+    std::erase_if(pending_, [&](const Pending& pending) {
+      const bool in_the_way = overlap(pending.segment, i);
+      if (in_the_way) {
+        complete(pending);
       }
-    }
+      return in_the_way;
+    });
     const TensorView gradients_n = parameters_.segment_gradients(i);
     device_zero(gradients_n.data, gradients_n.bytes(), stream_);
   }
@@ -73,12 +68,12 @@ void GradientReduction::sum_shared_heads(int layer) {
 void GradientReduction::start(std::size_t segment) {
   const Segment& s = parameters_.plan().segments[segment];
   Pending pending{.segment = segment, .reduction = nullptr};
-  if (s.replicated) {
+  if (s.replicated()) {
     const TensorView all_n = parameters_.segment_gradients(segment);
     const TensorView piece_n =
         flat_view(all_n, s.begin, s.piece.begin, {{s.piece.count}, all_n.dtype});
-    const Collective reduction = scatter_ ? Collective(ReduceScatter{.y = piece_n, .x = all_n})
-                                          : Collective(AllReduce{.y = all_n, .x = all_n});
+    const Collective reduction = s.sharded() ? Collective(ReduceScatter{.y = piece_n, .x = all_n})
+                                             : Collective(AllReduce{.y = all_n, .x = all_n});
     pending.reduction =
         groups_.replicas(s.replicas).start(reduction, "optimizer.gradients", stream_);
   }

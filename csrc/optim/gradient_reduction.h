@@ -25,11 +25,8 @@ namespace memphis {
 // Source: Rajbhandari et al. 2019, arXiv:1910.02054.
 class GradientReduction final : public GradientSink {
  public:
-  // `parameters` were planned with `share`.
-  GradientReduction(Parameters& parameters,
-                    const Groups& groups,
-                    const Share& share,
-                    Stream stream);
+  // How follows from the plan of `parameters`.
+  GradientReduction(Parameters& parameters, const Groups& groups, Stream stream);
 
   void begin_step();
 
@@ -56,7 +53,6 @@ class GradientReduction final : public GradientSink {
   Parameters& parameters_;
   const Groups& groups_;
   bool each_;  // micro-batch is reduced: ZeRO-2
-  bool scatter_;
   int num_layers_;
   Stream stream_;
   std::vector<Pending> pending_;  // in the order of their start

@@ -102,7 +102,7 @@ void Optimizer::step(double learning_rate,
                     .clip_norm = config_.clip_norm,
                     .step = step},
                    stream);
-    if (segment.owned.count < segment.num_elements) {
+    if (segment.sharded()) {
       parameters_.expect(
           i,
           groups_.replicas(segment.replicas)

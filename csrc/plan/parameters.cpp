@@ -100,7 +100,6 @@ class Placer {
       // Equal, aligned pieces.
       segment.num_elements = round_up(segment.num_elements, kAlignmentElements * replicas.count);
       segment.begin = begin;
-      segment.replicated = replicas.count > 1;
       segment.piece = replicas.of(segment.num_elements);
       segment.piece.begin += begin;
       segment.owned = share_.shard_optimizer ? segment.piece

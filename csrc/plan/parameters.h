@@ -44,10 +44,13 @@ struct Segment {
   Axis replicas = Axis::data_context;  // who holds the same elements, and sums its gradients
   Range piece = {};                    // this rank's of as many pieces as there are replicas
   Range owned = {};                    // whose optimizer state this rank keeps: the piece, or all
-  bool replicated = false;             // there is more than one piece
   int first_layer = kBeforeLayers;     // that it holds a tensor of
   std::int64_t gradient_begin = 0;     // element of the array that gradients are formed in
   std::int64_t sum_begin = 0;          // ZeRO-2: element of the array of sums; of `owned`
+
+  bool replicated() const { return piece.count < num_elements; }
+  // Its replicas keep a piece of the optimizer's state each.
+  bool sharded() const { return owned.count < num_elements; }
 };
 
 struct Placement {
