@@ -16,10 +16,10 @@
 #include <vector>
 
 #include "csrc/comm/job.h"
-#include "csrc/comm/together.h"
 #include "csrc/config/load.h"
 #include "csrc/core/log.h"
 #include "csrc/train/trainer.h"
+#include "tests/support/world_decorator.h"
 
 namespace memphis::test {
 namespace {
@@ -57,27 +57,18 @@ class FaultyCommunicator final : public Communicator {
   const std::string& fault_;
 };
 
-class FaultyWorld final : public World {
+class FaultyWorld final : public WorldDecorator {
  public:
-  FaultyWorld(World& real, std::string fault) : real_(real), fault_(std::move(fault)) {}
+  FaultyWorld(World& real, std::string fault) : WorldDecorator(real), fault_(std::move(fault)) {}
 
-  int rank() const override { return real_.rank(); }
-  int size() const override { return real_.size(); }
-  int local_rank() const override { return real_.local_rank(); }
-  Activity& activity() override { return real_.activity(); }
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device) override {
     return std::make_unique<FaultyCommunicator>(
-        real_.create_group(std::move(axis), ranks, device), real_, fault_);
+        real().create_group(std::move(axis), ranks, device), real(), fault_);
   }
-  void abort(ExitCode code, std::string_view reason) noexcept override {
-    real_.abort(code, reason);
-  }
-  void close() override { real_.close(); }
 
  private:
-  World& real_;
   std::string fault_;
 };
 

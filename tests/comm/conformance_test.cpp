@@ -29,6 +29,7 @@
 #include "csrc/comm/together.h"
 #include "tests/support/error_text.h"
 #include "tests/support/ranks.h"
+#include "tests/support/world_decorator.h"
 
 namespace memphis {
 namespace {
@@ -50,23 +51,16 @@ void PrintTo(const Job& job, std::ostream* out) {
 Stream g_stream;
 
 // One rank whose groups are NCCL's all the same.
-class NcclOfOne final : public World {
+class NcclOfOne final : public test::WorldDecorator {
  public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  int local_rank() const override { return 0; }
-  Activity& activity() override { return activity_; }
+  using WorldDecorator::WorldDecorator;
+
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> /*ranks*/,
                                              Device device) override {
     auto host = make_solo(Device::cpu);
     return device == Device::cpu ? std::move(host) : make_nccl_communicator(std::move(axis), *host);
   }
-  void abort(ExitCode /*code*/, std::string_view /*reason*/) noexcept override {}
-  void close() override {}
-
- private:
-  Activity activity_;
 };
 
 // Why this machine cannot run `job`; empty where it can.
@@ -107,7 +101,8 @@ class ConformanceBase : public testing::TestWithParam<Job> {
     if (name == "solo") {
       body(*make_solo_world());
     } else if (name == "nccl_of_one") {
-      NcclOfOne world;
+      const std::unique_ptr<World> one = make_solo_world();
+      NcclOfOne world(*one);
       body(world);
     } else if (name.find("processes") != std::string::npos) {
       try {

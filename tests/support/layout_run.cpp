@@ -281,4 +281,31 @@ Outcome train(
   return outcome;
 }
 
+void expect_near(const std::vector<double>& actual,
+                 const std::vector<double>& exact,
+                 double relative,
+                 const char* what) {
+  ASSERT_EQ(actual.size(), exact.size());
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_NEAR(actual[i], exact[i], relative * std::abs(exact[i])) << what << " of step " << i + 1;
+  }
+}
+
+void expect_same_run(const Outcome& actual, const Outcome& exact, double least) {
+  for (const auto& [name, gradient] : exact.gradient) {
+    double largest = least;
+    double difference = 0;
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      largest = std::max(largest, std::abs(gradient[i]));
+      const double apart = std::abs(actual.gradient.at(name)[i] - gradient[i]);
+      difference = std::isnan(apart) ? apart : std::max(difference, apart);
+    }
+    EXPECT_LE(difference, 1e-12 * largest) << name;
+  }
+  expect_near(actual.losses, exact.losses, 1e-9, "loss");
+  expect_near(actual.balance, exact.balance, 1e-9, "balance loss");
+  expect_near(actual.grad_norms, exact.grad_norms, 1e-9, "gradient norm");
+  EXPECT_NEAR(actual.validation, exact.validation, 1e-9 * exact.validation);
+}
+
 }  // namespace memphis::test

@@ -106,6 +106,16 @@ struct Outcome {
 Outcome train(
     const Layout& layout, Ranks ranks, const std::string& compute, int num_steps, double nudge = 0);
 
+// Fails the test unless values of each step are within `relative` of the exact ones.
+void expect_near(const std::vector<double>& actual,
+                 const std::vector<double>& exact,
+                 double relative,
+                 const char* what);
+
+// Fails the test unless two runs in f64 differ by rounding alone: each gradient of step 1 to 1e-12
+// of its largest element, or of `least` if that is larger, and what the steps report to 1e-9.
+void expect_same_run(const Outcome& actual, const Outcome& exact, double least = 0);
+
 // The overrides of such a run: the layout's, and what it leaves out.
 std::vector<std::string> run_overrides(const Layout& layout, const std::string& compute);
 

@@ -155,16 +155,6 @@ std::vector<double> one_rank_in_f32(const std::string& name, const std::vector<d
   return result;
 }
 
-void expect_near(const std::vector<double>& actual,
-                 const std::vector<double>& exact,
-                 double relative,
-                 const char* what) {
-  ASSERT_EQ(actual.size(), exact.size());
-  for (std::size_t i = 0; i < exact.size(); ++i) {
-    EXPECT_NEAR(actual[i], exact[i], relative * std::abs(exact[i])) << what << " of step " << i + 1;
-  }
-}
-
 void expect_same_bits(const Tensors& actual, const Tensors& expected, const char* what) {
   ASSERT_EQ(actual.size(), expected.size());
   for (const auto& [name, values] : expected) {
@@ -231,20 +221,7 @@ TEST_P(LayoutTest, TrainsAsOneRankDoesInF64) {
   }
   const Outcome& one = reference("f64");
   expect_same_bits(actual.initial, one.initial, "at step 0,");
-  for (const auto& [name, gradient] : one.gradient) {
-    double largest = 0;
-    double difference = 0;
-    for (std::size_t i = 0; i < gradient.size(); ++i) {
-      largest = std::max(largest, std::abs(gradient[i]));
-      const double apart = std::abs(actual.gradient.at(name)[i] - gradient[i]);
-      difference = std::isnan(apart) ? apart : std::max(difference, apart);
-    }
-    EXPECT_LE(difference, 1e-12 * largest) << name;
-  }
-  expect_near(actual.losses, one.losses, 1e-9, "loss");
-  expect_near(actual.balance, one.balance, 1e-9, "balance loss");
-  expect_near(actual.grad_norms, one.grad_norms, 1e-9, "gradient norm");
-  EXPECT_NEAR(actual.validation, one.validation, 1e-9 * one.validation);
+  expect_same_run(actual, one);
 }
 
 // Sums run in the order of ranks, whatever the ranks are.

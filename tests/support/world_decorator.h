@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "csrc/comm/communicator.h"
+
+namespace memphis::test {
+
+// Another world, but for what a test overrides.
+class WorldDecorator : public World {
+ public:
+  explicit WorldDecorator(World& real) : real_(real) {}
+
+  int rank() const override { return real_.rank(); }
+  int size() const override { return real_.size(); }
+  int local_rank() const override { return real_.local_rank(); }
+  Activity& activity() override { return real_.activity(); }
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> ranks,
+                                             Device device) override {
+    return real_.create_group(std::move(axis), ranks, device);
+  }
+  void abort(ExitCode code, std::string_view reason) noexcept override {
+    real_.abort(code, reason);
+  }
+  void close() override { real_.close(); }
+
+ protected:
+  World& real() { return real_; }
+
+ private:
+  World& real_;
+};
+
+}  // namespace memphis::test
