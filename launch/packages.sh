@@ -16,8 +16,12 @@ libraries=(libopenblas-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli1
 if [[ ${1-} == --tests ]]; then
   libraries+=(libboost-context-dev)
 fi
-# Without it the test `format` is skipped, and says so.
-optional_for_tests=(clang-format-14)
+# "packages:command". Without them the tests `format` and `slurm` are skipped, and say so. Slurm is for
+# tests as root; where systemd runs, its packages start daemons, which is not for a test to decide.
+optional_for_tests=(clang-format-14:clang-format-14)
+if [[ $(id -u) == 0 && ! -d /run/systemd/system ]]; then
+  optional_for_tests+=("slurmctld slurm-client munge slurmd:slurmd")
+fi
 
 case "${1-}" in
   "" | --tests) ;;
@@ -83,8 +87,11 @@ if ((${#missing[@]} > 0)); then
   install "${missing[@]}"
 fi
 if [[ ${1-} == --tests ]] && command -v apt-get >/dev/null; then
-  for package in "${optional_for_tests[@]}"; do
-    command -v "$package" >/dev/null || (install "$package") || note "going on without $package"
+  PATH=$PATH:/usr/sbin  # where daemons are, which not everybody has on it
+  for entry in "${optional_for_tests[@]}"; do
+    read -ra packages <<<"${entry%%:*}"
+    command -v "${entry#*:}" >/dev/null || (install "${packages[@]}") ||
+      note "going on without ${packages[*]}"
   done
 fi
 

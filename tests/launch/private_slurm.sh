@@ -37,7 +37,7 @@ start_slurm() {
   local directory=$1 host ports
   host=$(hostname -s)
   read -ra ports <<<"$(free_ports 2)"
-  mkdir -p -- "$directory"/{state,spool,log}
+  mkdir -p -- "$directory"/{state,spool,log,tmp}
   cat >"$directory/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
@@ -51,6 +51,9 @@ SlurmdSpoolDir=$directory/spool
 SlurmctldPidFile=$directory/slurmctld.pid
 SlurmdPidFile=$directory/slurmd.pid
 SlurmdLogFile=$directory/log/slurmd
+# Where its PMIx makes directories that are named by numbers of jobs: in /tmp another Slurm, or one
+# that was killed, has the same.
+TmpFS=$directory/tmp
 # Jobs start within a second, and what ignores SIGTERM is killed after one.
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 KillWait=1
