@@ -66,6 +66,7 @@ void bench_step(const StepArguments& arguments, World& world) {
   overrides.insert(overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
   const Config config = load_config(arguments.config.file, overrides, world.size());
   Trainer trainer(config, own_text_roots(), world);
+  trainer.time_communication();
   for (int i = 0; i < kWarmupSteps; ++i) {
     trainer.step();
   }
@@ -87,8 +88,8 @@ void bench_step(const StepArguments& arguments, World& world) {
     data += result.data_seconds;
     model += result.model_seconds;
     optimizer += result.optimizer_seconds;
-    communication += result.communication_seconds;
-    exposed += result.exposed_seconds;
+    communication += result.communication.value().seconds;
+    exposed += result.communication.value().exposed_seconds;
     if (i == arguments.steps / 2) {
       measure_matmul();
     }

@@ -79,6 +79,11 @@ void Activity::enter(const char* phase, int layer) {
   end_phase(now);
   phase_ = phase;
   phase_begin_ = now;
+  if (gpu_spans_) {
+    gpu_phase_ = gpu_spans_->begin(
+        {.kind = StreamSpans::Kind::phase, .track = "gpu", .name = phase, .detail = layer},
+        gpu_stream_);
+  }
   const std::lock_guard lock(mutex_);
   copy_text(place_.phase, phase);
   place_.layer = layer;
@@ -92,32 +97,60 @@ void Activity::end_phase(Clock::time_point now) {
                  .begin = phase_begin_,
                  .end = now});
   }
+  if (gpu_phase_) {
+    gpu_spans_->end(*gpu_phase_, gpu_stream_);
+  }
+}
+
+void Activity::set_collective(std::string_view axis, std::string_view name) {
+  copy_text(place_.collective, name);
+  copy_text(place_.axis, axis);
+}
+
+void Activity::stand(Stands where, std::string_view axis, std::string_view name) {
+  {
+    const std::lock_guard lock(mutex_);
+    set_collective(axis, name);
+    place_.inside = 1;
+    place_.missing[0] = '\0';
+    place_.waits_for = -1;
+  }
+  progress();
+  stands_ = where;
+}
+
+void Activity::stand_on_gpu(std::string_view axis, std::string_view name) {
+  stand(Stands::on_gpu, axis, name);
+}
+
+void Activity::stand_no_more() {
+  stands_ = Stands::nowhere;
+  const std::lock_guard lock(mutex_);
+  place_.inside = 0;
+}
+
+void Activity::note_enqueued(std::string_view axis, std::string_view name) {
+  if (!gpu_spans_) {
+    ran_untimed_ = true;
+  }
+  const std::lock_guard lock(mutex_);
+  set_collective(axis, name);
+  place_.inside = 0;
 }
 
 Activity::Waiting::Waiting(Activity& activity, std::string_view axis, std::string_view name)
     : activity_(activity), name_(name) {
-  {
-    const std::lock_guard lock(activity.mutex_);
-    copy_text(activity.place_.collective, name);
-    copy_text(activity.place_.axis, axis);
-    activity.place_.inside = 1;
-    activity.place_.missing[0] = '\0';
-    activity.place_.waits_for = -1;
-  }
-  activity.progress();
-  activity.waiting_ = true;
+  activity.stand(Stands::on_host, axis, name);
 }
 
 Activity::Waiting::~Waiting() {
-  activity_.waiting_ = false;
+  activity_.stand_no_more();
   const Clock::time_point end = Clock::now();
   activity_.exposed_ += (end - begin_).count();
   if (activity_.trace_) {
     activity_.trace_->add(
         {.track = "waiting", .name = name_, .detail = -1, .begin = begin_, .end = end});
   }
-  const std::lock_guard lock(activity_.mutex_);
-  activity_.place_.inside = 0;
 }
 
 Activity::Transfer::Transfer(Activity& activity, const char* track, std::string_view name)
@@ -138,18 +171,60 @@ void Activity::set_missing(std::span<const int> ranks) {
   copy_text(place_.missing, (ranks.size() == 1 ? "rank " : "ranks ") + list_ranks(ranks));
 }
 
-double Activity::idle_seconds() const {
+double Activity::standing_seconds(Stands where) const {
   const Clock::time_point last{Clock::duration(last_progress_.load())};
-  return waiting_ ? std::max(0.0, seconds_of(Clock::now() - last)) : 0.0;
+  return stands_ == where ? std::max(0.0, seconds_of(Clock::now() - last)) : 0.0;
 }
 
-Activity::Communication Activity::take_communication() {
-  return {.seconds = seconds_of(Clock::duration(communication_.exchange(0))),
-          .exposed_seconds = seconds_of(Clock::duration(exposed_.exchange(0)))};
+double Activity::idle_seconds() const {
+  return standing_seconds(Stands::on_host);
+}
+
+double Activity::gpu_seconds() const {
+  return standing_seconds(Stands::on_gpu);
+}
+
+std::optional<Activity::Communication> Activity::take_communication() {
+  take_gpu_spans();
+  const Communication taken = {
+      .seconds = seconds_of(Clock::duration(communication_.exchange(0))),
+      .exposed_seconds = seconds_of(Clock::duration(exposed_.exchange(0)))};
+  return ran_untimed_.exchange(false) ? std::nullopt : std::optional(taken);
+}
+
+void Activity::time_gpu(Stream stream) {
+  gpu_stream_ = stream;
+  gpu_spans_.emplace(stream);
+}
+
+void Activity::take_gpu_spans() {
+  if (!gpu_spans_) {
+    return;
+  }
+  for (const StreamSpans::Taken& span : gpu_spans_->take()) {
+    const Clock::rep length = (span.end - span.begin).count();
+    if (span.label.kind == StreamSpans::Kind::transfer) {
+      communication_ += length;
+    } else if (span.label.kind == StreamSpans::Kind::waiting) {
+      exposed_ += length;
+    }
+    if (trace_) {
+      trace_->add({.track = span.label.track,
+                   .name = span.label.name,
+                   .detail = span.label.detail,
+                   .begin = span.begin,
+                   .end = span.end});
+    }
+  }
 }
 
 void Activity::start_trace() {
   trace_.emplace();
+}
+
+const Trace* Activity::finish_trace() {
+  take_gpu_spans();
+  return trace_ ? &*trace_ : nullptr;
 }
 
 }  // namespace memphis

@@ -14,6 +14,8 @@
 #include <string>
 #include <string_view>
 
+#include "csrc/comm/stream_spans.h"
+#include "csrc/core/device.h"
 #include "csrc/core/trace.h"
 
 namespace memphis {
@@ -30,6 +32,9 @@ struct HangLimits {
 // What a rank is doing: for the watchdog and for messages that say where a job ended, for the
 // measure of how much communication is hidden, and for the trace. The rank's own thread and those
 // of its communicators write; anybody may read.
+//
+// Work on the GPU runs behind the rank's own thread: place() says what that thread has come to, and
+// while it waits for the GPU, in which collective the GPU stands.
 class Activity {
  public:
   using Clock = std::chrono::steady_clock;
@@ -92,6 +97,14 @@ class Activity {
     Clock::time_point begin_ = Clock::now();
   };
 
+  // By the rank's own thread, or whoever waits for the GPU in its name: the GPU stands in a
+  // collective, of whose progress nothing is seen from here; it does not, or nobody waits.
+  void stand_on_gpu(std::string_view axis, std::string_view name);
+  void stand_no_more();
+
+  // This collective is on its way to the GPU.
+  void note_enqueued(std::string_view axis, std::string_view name);
+
   // By transports: a part has arrived or is sent; these have not arrived for a while.
   void progress() { last_progress_.store(Clock::now().time_since_epoch().count()); }
   void set_missing(std::span<const int> ranks);
@@ -99,21 +112,36 @@ class Activity {
   // How long the rank's own thread has stood in a collective, with nothing arriving or leaving on
   // any communicator; zero where it does something else.
   double idle_seconds() const;
+  // How long it has waited for the GPU, which stands in one collective.
+  double gpu_seconds() const;
 
-  // Since the last call: what all communication took, and for how much of it the rank's own thread
-  // stood and waited.
+  // Since the last call: what all communication took, and for how much of it the rank's own thread,
+  // or the GPU's stream of its work, stood and waited. Nothing where collectives ran on the GPU
+  // untimed.
   struct Communication {
     double seconds = 0;
     double exposed_seconds = 0;
   };
-  Communication take_communication();
+  std::optional<Communication> take_communication();
+
+  // From now on the GPU is timed: phases on `stream`, the rank's own, which outlives them, and what
+  // communicators put on theirs. By the rank's own thread, as what uses these.
+  void time_gpu(Stream stream);
+  StreamSpans* gpu_spans() { return gpu_spans_ ? &*gpu_spans_ : nullptr; }
 
   // From now on spans are kept; call before communicators have work.
   void start_trace();
-  const Trace* trace() const { return trace_ ? &*trace_ : nullptr; }
+  // What was kept, with what the GPU has passed by now. Once nothing is added any more.
+  const Trace* finish_trace();
 
  private:
+  enum class Stands : std::uint8_t { nowhere, on_host, on_gpu };
+
+  void stand(Stands where, std::string_view axis, std::string_view name);
+  void set_collective(std::string_view axis, std::string_view name);
   void end_phase(Clock::time_point now);
+  void take_gpu_spans();
+  double standing_seconds(Stands where) const;
 
   int rank_;
   int size_;
@@ -122,11 +150,15 @@ class Activity {
   Place place_;
   const char* phase_ = "start";
   Clock::time_point phase_begin_ = Clock::now();
-  std::atomic<bool> waiting_ = false;
+  std::atomic<Stands> stands_ = Stands::nowhere;
   std::atomic<Clock::rep> last_progress_{Clock::now().time_since_epoch().count()};
   std::atomic<Clock::rep> communication_ = 0;
   std::atomic<Clock::rep> exposed_ = 0;
   std::optional<Trace> trace_;
+  Stream gpu_stream_;
+  std::optional<StreamSpans> gpu_spans_;
+  std::optional<std::size_t> gpu_phase_;  // the span of phase_
+  std::atomic<bool> ran_untimed_ = false;
 };
 
 // As much of `text` as there is room for, and a zero: for what travels between ranks as bytes.

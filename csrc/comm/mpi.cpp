@@ -77,7 +77,7 @@ class MpiWorld final : public World {
     if (device == Device::cpu) {
       return host;
     }
-    return make_nccl_communicator(std::move(axis), *host);
+    return make_nccl_communicator(std::move(axis), *host, *activity_);
   }
 
   void abort(ExitCode code, std::string_view reason) noexcept override {

@@ -24,6 +24,8 @@ constexpr double kBeatSeconds = 0.1;
 constexpr double kMaxTickSeconds = 0.5;
 // What news takes from rank to rank, at most: the ring is idle only if all of it was at one time.
 constexpr double kHopSeconds = 0.1;
+// From when on a rank counts as one that stands in a collective.
+constexpr double kStandingSeconds = 0.5;
 // How long a rank that failed gives the first rank to say so.
 constexpr std::chrono::seconds kGrace{2};
 
@@ -86,6 +88,7 @@ void MpiWatchdog::watch() {
       last_tick = now;
       receive_beat();
       look_for_deadlock();
+      look_for_hang();
       if (closing != (sent_.closing != 0) && sending_ == MPI_REQUEST_NULL) {
         sent_.closing = 1;
         last_sent_ = {};  // now
@@ -240,6 +243,39 @@ void MpiWatchdog::look_for_deadlock() {
     sent_.num_idle = num_idle;
     last_sent_ = {};  // now
   }
+}
+
+void MpiWatchdog::look_for_hang() {
+  const double seconds = activity_.gpu_seconds();
+  const bool stands = std::max(seconds, activity_.idle_seconds()) > kStandingSeconds;
+  const std::int64_t num_standing =
+      stands ? std::min<std::int64_t>(heard_.num_standing + 1, size_) : 0;
+  const Activity::Place& before_them = heard_.num_standing > 0 ? heard_.before_them : heard_.place;
+  if (sending_ == MPI_REQUEST_NULL) {
+    if (num_standing != sent_.num_standing) {
+      last_sent_ = {};  // now
+    }
+    sent_.num_standing = num_standing;
+    sent_.before_them = before_them;
+  }
+  const double limit = std::max(activity_.limits().hang_seconds, kStandingSeconds);
+  if (activity_.limits().hang_seconds == 0 || seconds < limit) {
+    return;
+  }
+  const std::string why =
+      num_standing == size_
+          ? std::string(
+                "all ranks stand in collectives (they do not make the same calls, or their "
+                "network is down); see where with NCCL_DEBUG=INFO")
+          : fmt::format(
+                "not arrived: rank {}, the nearest before it that stands in none, is in {} "
+                "(alive, or it would have been missed); look into what it does, or raise "
+                "run.hang_seconds if a step takes so long",
+                (rank_ + size_ - num_standing) % size_,
+                before_them.describe());
+  end_job(ExitCode::hang,
+          fmt::format(
+              "{}: the GPU has stood there for {:.0f} s; {}", activity_.describe(), seconds, why));
 }
 
 void MpiWatchdog::announce(ExitCode code, std::string_view cause) noexcept {

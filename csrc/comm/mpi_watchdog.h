@@ -23,7 +23,9 @@ namespace memphis {
 // ring, so what a rank does for it does not grow with the job. A rank that is not heard for
 // HangLimits::lost_seconds is lost; so is one of this machine whose process is gone. A beat tells
 // where its rank is, and for how many ranks in a row, up to its own, all have stood in collectives
-// that nothing moves in: once that is the whole ring, the ranks wait for each other for ever.
+// that nothing moves in: once that is the whole ring, the ranks wait for each other for ever. What
+// moves between GPUs is not seen, so for them a rank ends the job after HangLimits::hang_seconds in
+// one collective; it tells who keeps it, the nearest rank before it that stands in none.
 class MpiWatchdog {
  public:
   // Collective over the job.
@@ -41,6 +43,9 @@ class MpiWatchdog {
   struct Beat {
     Activity::Place place;
     std::int64_t num_idle = 0;  // ranks in a row
+    // Ranks in a row that are in a collective, whether it moves or not; where the one before is.
+    std::int64_t num_standing = 0;
+    Activity::Place before_them;
     // Between two of them, in what they stand in: best of two of which one waits for the other.
     std::array<char, 192> difference = {};
     std::int32_t explains = 0;
@@ -60,6 +65,7 @@ class MpiWatchdog {
   void receive_report();
   void look_for_loss(double tick_seconds);
   void look_for_deadlock();
+  void look_for_hang();
   void announce(ExitCode code, std::string_view cause) noexcept;
   bool closed() const;
 

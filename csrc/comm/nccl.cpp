@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -27,6 +29,9 @@ using Clock = std::chrono::steady_clock;
 std::chrono::milliseconds connect_limit(int size) {
   return std::chrono::seconds(120) + std::chrono::milliseconds(10) * size;
 }
+
+// Between two looks at NCCL's errors and at what the GPU does, of who waits for it.
+constexpr std::chrono::milliseconds kLookInterval{1};
 
 // How long the ranks may take to part, once all have done what they were asked.
 constexpr std::chrono::seconds kPartLimit{30};
@@ -73,6 +78,14 @@ std::byte* bytes_of(const TensorView& view) {
   return static_cast<std::byte*>(view.data);
 }
 
+// A collective on its way through the GPU.
+struct Enqueued {
+  std::uint64_t number = 0;  // of those of this process
+  std::string_view name;
+  Event begun{Device::cuda, Event::Use::ordering};
+  Event done{Device::cuda, Event::Use::ordering};
+};
+
 class NcclCommunicator;
 
 // The communicators of this process. The kernels of one may stand, on the GPU, behind those of
@@ -98,13 +111,21 @@ class Communicators final : public GpuWatch {
   // Ends what they have under way and closes them, for `reason`.
   void give_up_locked(std::string_view reason) noexcept;
   const std::string& reason() const { return reason_; }  // why they were given up
+  std::uint64_t next_number() { return ++num_enqueued_; }
 
   // A thread that is in a call checks by itself.
   void check() override {
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (lock.owns_lock()) {
-      check_locked();
+    if (!lock.owns_lock() || Clock::now() - last_look_ < kLookInterval) {
+      return;
     }
+    last_look_ = Clock::now();
+    check_locked();
+    look_where_the_gpu_stands();
+  }
+  void leave() noexcept override {
+    const std::lock_guard lock(mutex_);
+    stand_no_more();
   }
   void give_up() noexcept override {
     const std::lock_guard lock(mutex_);
@@ -112,21 +133,31 @@ class Communicators final : public GpuWatch {
   }
 
  private:
+  void look_where_the_gpu_stands();
+  void stand_no_more() noexcept;
+
   std::mutex mutex_;
   std::vector<NcclCommunicator*> living_;
   std::string reason_;
+  std::uint64_t num_enqueued_ = 0;
+  Clock::time_point last_look_ = {};
+  // Where the GPU was last seen to stand while somebody waits for it.
+  const NcclCommunicator* stands_with_ = nullptr;
+  std::uint64_t stands_in_ = 0;  // Enqueued::number
 };
 
 class NcclCommunicator final : public Communicator {
  public:
   // Ids are those of ncclGetUniqueId, the same on all ranks.
-  NcclCommunicator(std::string axis, int rank, int size, std::vector<ncclUniqueId> ids)
+  NcclCommunicator(
+      std::string axis, int rank, int size, std::vector<ncclUniqueId> ids, Activity& activity)
       : axis_(std::move(axis)),
+        track_(axis_ + " on the gpu"),
         rank_(rank),
         size_(size),
+        activity_(activity),
         stream_(Device::cuda),
-        ready_(Device::cuda, Event::Use::ordering),
-        done_(Device::cuda, Event::Use::ordering) {
+        ready_(Device::cuda, Event::Use::ordering) {
     constexpr std::size_t kNameBytes = 64;
     name_.reserve(kNameBytes);
     const std::lock_guard lock(Communicators::all().mutex());
@@ -156,16 +187,27 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Work> start(const Collective& collective,
                               std::string_view name,
                               Stream stream) override {
-    auto work = std::make_unique<StartedWork>(*this);
-    enqueue(collective, name, stream, work->done());
-    work->set_started();
+    auto work = std::make_unique<StartedWork>(*this, name);
+    work->set_started(enqueue(collective, name, stream));
     return work;
   }
 
   void run(const Collective& collective, std::string_view name, Stream stream) override {
-    enqueue(collective, name, stream, done_);
-    done_.make_wait(stream);
+    make_wait(enqueue(collective, name, stream), name, stream);
   }
+
+  // The first that the GPU has not done. Null if there is none.
+  const Enqueued* oldest() {
+    while (num_done_ < pending_.size() && pending_[num_done_].done.is_done()) {
+      ++num_done_;
+    }
+    return num_done_ < pending_.size() ? &pending_[num_done_] : nullptr;
+  }
+
+  void stand_in(const Enqueued& collective) const {
+    activity_.stand_on_gpu(axis_, collective.name);
+  }
+  void stand_no_more() const { activity_.stand_no_more(); }
 
   // Throws what went wrong in the background.
   void check() const {
@@ -189,43 +231,62 @@ class NcclCommunicator final : public Communicator {
  private:
   class StartedWork final : public Work {
    public:
-    explicit StartedWork(NcclCommunicator& owner) : owner_(owner), done_(owner.take_event()) {}
+    StartedWork(NcclCommunicator& owner, std::string_view name) : owner_(owner), name_(name) {}
 
     // Operands may go once their work has gone. Where an exception unwinds this rank, the others
     // may never come.
     ~StartedWork() override {
-      if (started_ && !waited_) {
-        if (std::uncaught_exceptions() > num_exceptions_) {
-          Communicators::all().give_up();
-        } else {
-          wait_on_host();
-        }
+      if (!started_ || waited_) {
+        return;
       }
-      owner_.events_.push_back(std::move(done_));
+      if (std::uncaught_exceptions() > num_exceptions_) {
+        Communicators::all().give_up();
+      } else {
+        wait_on_host();
+      }
     }
 
     void wait(Stream stream) override {
-      done_.make_wait(stream);
+      owner_.make_wait(number_, name_, stream);
       waited_ = true;
     }
 
-    Event& done() { return done_; }
-    void set_started() { started_ = true; }
+    void set_started(std::uint64_t number) {
+      number_ = number;
+      started_ = true;
+    }
 
    private:
     void wait_on_host() noexcept {
       try {
-        done_.wait();
+        if (const Enqueued* collective = owner_.find(number_)) {
+          collective->done.wait();
+        }
       } catch (const std::exception& error) {
         spdlog::error("{}", error.what());  // the next call throws of it
       }
     }
 
     NcclCommunicator& owner_;
-    Event done_;
+    std::string_view name_;
+    std::uint64_t number_ = 0;
     bool started_ = false;
     bool waited_ = false;
     int num_exceptions_ = std::uncaught_exceptions();
+  };
+
+  // For as long as this rank waits for NCCL to reach the others.
+  class Standing {
+   public:
+    explicit Standing(const NcclCommunicator& owner) : activity_(owner.activity_) {
+      activity_.stand_on_gpu(owner.axis_, owner.name_);
+    }
+    ~Standing() { activity_.stand_no_more(); }
+    Standing(const Standing&) = delete;
+    Standing& operator=(const Standing&) = delete;
+
+   private:
+    Activity& activity_;
   };
 
   std::string place(std::string_view name) const {
@@ -309,32 +370,76 @@ class NcclCommunicator final : public Communicator {
     abort();
   }
 
-  Event take_event() {
-    if (events_.empty()) {
-      return Event(Device::cuda, Event::Use::ordering);
-    }
-    Event event = std::move(events_.back());
-    events_.pop_back();
-    return event;
+  // Null once it was seen to be done.
+  const Enqueued* find(std::uint64_t number) const {
+    const auto found = std::lower_bound(
+        pending_.begin(), pending_.end(), number, [](const Enqueued& collective, std::uint64_t n) {
+          return collective.number < n;
+        });
+    return found != pending_.end() && found->number == number ? &*found : nullptr;
   }
 
-  // Behind what lies on `stream`, and before what waits for `done`.
-  void enqueue(const Collective& collective, std::string_view name, Stream stream, Event& done) {
+  void make_wait(std::uint64_t number, std::string_view name, Stream stream) {
+    const Enqueued* const collective = find(number);
+    if (collective == nullptr) {
+      return;
+    }
+    StreamSpans* const spans = activity_.gpu_spans();
+    if (spans == nullptr) {
+      collective->done.make_wait(stream);
+      return;
+    }
+    const std::size_t span = spans->begin(
+        {.kind = StreamSpans::Kind::waiting, .track = "gpu waiting", .name = name}, stream);
+    collective->done.make_wait(stream);
+    spans->end(span, stream);
+  }
+
+  // Room for one more, that of one which is done if there is any.
+  Enqueued make_room() {
+    (void)oldest();  // counts those that are done
+    if (num_done_ > 0) {
+      Enqueued first = std::move(pending_.front());
+      pending_.pop_front();
+      --num_done_;
+      return first;
+    }
+    return {};
+  }
+
+  // Behind what lies on `stream`. Returns its number.
+  std::uint64_t enqueue(const Collective& collective, std::string_view name, Stream stream) {
     require(stream.device == Device::cuda, "a group serves the device that it was made for");
     check_collective(collective, name, axis_, rank_, size_, stream);
     const std::lock_guard lock(Communicators::all().mutex());
     require_living(name);
     Communicators::all().check_locked();
     name_.assign(name);
+    activity_.note_enqueued(axis_, name);
+    StreamSpans* const spans = activity_.gpu_spans();
     ready_.record(stream);
     ready_.make_wait(stream_.view());
+    std::size_t span = 0;
+    if (spans != nullptr) {
+      span =
+          spans->begin({.kind = StreamSpans::Kind::transfer, .track = track_.c_str(), .name = name},
+                       stream_.view());
+    }
+    Enqueued enqueued = make_room();
+    enqueued.number = Communicators::all().next_number();
+    enqueued.name = name;
+    enqueued.begun.record(stream_.view());
     try {
       std::visit([&](const auto& op) { issue(op); }, collective);
     } catch (const CommunicationError& error) {
       Communicators::all().give_up_locked(error.what());
       throw CommunicationError(fmt::format("{}: {}", place(name), error.what()));
     }
-    done.record(stream_.view());
+    enqueued.done.record(stream_.view());
+    if (spans != nullptr) {
+      spans->end(span, stream_.view());
+    }
+    return pending_.emplace_back(std::move(enqueued)).number;
   }
 
   // Makes `calls` as one, and returns when the GPU has them all: before that, nothing else may be
@@ -351,7 +456,12 @@ class NcclCommunicator final : public Communicator {
     MEMPHIS_NCCL(ncclGroupEnd());
     // The first collective of a kind connects the ranks, and so waits for them. How long is for
     // who watches collectives to say.
-    settle(Clock::time_point::max(), "ncclGroupEnd");
+    if (state() == ncclInProgress) {
+      const Standing standing(*this);
+      settle(Clock::time_point::max(), "ncclGroupEnd");
+    } else {
+      settle(Clock::now(), "ncclGroupEnd");
+    }
   }
 
   cudaStream_t cuda_stream() const { return static_cast<cudaStream_t>(stream_.view().handle); }
@@ -461,13 +571,16 @@ class NcclCommunicator final : public Communicator {
   }
 
   std::string axis_;
+  std::string track_;  // of the trace
   int rank_;
   int size_;
+  Activity& activity_;
   // Of its own, so that what does not wait for a collective runs beside it.
   OwnedStream stream_;
-  Event ready_;                      // what lies before a collective is done
-  Event done_;                       // run() is
-  std::vector<Event> events_;        // of works that have gone
+  Event ready_;  // what lies before a collective is done
+  // In their order, of which the first num_done_ are done.
+  std::deque<Enqueued> pending_;
+  std::size_t num_done_ = 0;
   ncclComm_t comm_ = nullptr;        // null once it is given up
   std::string name_ = "connecting";  // the latest collective
   int num_exceptions_ = std::uncaught_exceptions();
@@ -479,10 +592,39 @@ void Communicators::add(NcclCommunicator& communicator) {
 }
 
 void Communicators::remove(NcclCommunicator& communicator) noexcept {
+  stand_no_more();
   living_.erase(std::find(living_.begin(), living_.end(), &communicator));
   if (living_.empty()) {
     set_gpu_watch(nullptr);
     reason_.clear();
+  }
+}
+
+void Communicators::look_where_the_gpu_stands() {
+  const NcclCommunicator* owner = nullptr;
+  const Enqueued* oldest = nullptr;
+  for (NcclCommunicator* communicator : living_) {
+    const Enqueued* const own = communicator->oldest();
+    if (own != nullptr && (oldest == nullptr || own->number < oldest->number)) {
+      owner = communicator;
+      oldest = own;
+    }
+  }
+  // One that has not begun waits for work of this rank's own.
+  if (oldest == nullptr || !oldest->begun.is_done()) {
+    stand_no_more();
+  } else if (oldest->number != stands_in_) {
+    owner->stand_in(*oldest);
+    stands_with_ = owner;
+    stands_in_ = oldest->number;
+  }
+}
+
+void Communicators::stand_no_more() noexcept {
+  if (stands_with_ != nullptr) {
+    stands_with_->stand_no_more();
+    stands_with_ = nullptr;
+    stands_in_ = 0;
   }
 }
 
@@ -572,6 +714,7 @@ void set_nccl_defaults() {
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,
+                                                     Activity& activity,
                                                      int ranks_per_id) {
   if (!device_available(Device::cuda)) {
     throw PreflightError(fmt::format("the {} group has {} ranks on GPUs ({}); use run.device cpu",
@@ -581,7 +724,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
   }
   std::vector<ncclUniqueId> ids = exchange_ids(host, ranks_per_id);
   return std::make_unique<NcclCommunicator>(
-      std::move(axis), host.rank(), host.size(), std::move(ids));
+      std::move(axis), host.rank(), host.size(), std::move(ids), activity);
 }
 
 }  // namespace memphis

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "csrc/comm/activity.h"
 #include "csrc/comm/communicator.h"
 
 // Groups of ranks on GPUs: nccl.cpp, or no_nccl.cpp where the build has none.
@@ -25,9 +26,11 @@ constexpr int kNcclRanksPerId = 256;
 //
 // While communicators live, who waits for the GPU (core/device.h) watches them: if one fails, all
 // of this process are given up, as work of one may wait for another's, and the wait throws
-// CommunicationError. So does every later call.
+// CommunicationError. So does every later call. `activity` is told of each collective, and of the
+// one in which the GPU stands while it is waited for; it and `axis` are named in the trace.
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,
+                                                     Activity& activity,
                                                      int ranks_per_id = kNcclRanksPerId);
 
 }  // namespace memphis

@@ -68,6 +68,10 @@ std::atomic<GpuWatch*> g_watch{nullptr};
 // Returns when done(), which asks the GPU.
 template <class Done>
 void poll(const Done& done, GpuWatch& watch) {
+  struct Wait {
+    GpuWatch& watch;
+    ~Wait() { watch.leave(); }
+  } const wait{watch};
   // A step waits for the GPU in every layer that exchanges rows, and a sleep would come on top of
   // each. Who waits for longer leaves the core to others.
   constexpr int kNumYields = 5000;
@@ -229,6 +233,10 @@ void Event::wait() const {
   } else {
     cuda_device::synchronize_event(handle_);
   }
+}
+
+bool Event::is_done() const {
+  return device_ == Device::cpu || cuda_device::event_is_done(handle_);
 }
 
 double Event::seconds_since(const Event& earlier) const {

@@ -81,6 +81,8 @@ class GpuWatch {
   virtual ~GpuWatch() = default;
   // Throws where the work will never be done. Called again and again.
   virtual void check() = 0;
+  // The CPU no longer waits.
+  virtual void leave() noexcept = 0;
   // Ends the work that waits for others. Called before an exception frees memory of the GPU, which
   // waits for all work.
   virtual void give_up() noexcept = 0;
@@ -97,7 +99,9 @@ class Event {
   explicit Event(Device device, Use use = Use::timing);
   ~Event();
   Event(Event&& other) noexcept
-      : device_(other.device_), handle_(std::exchange(other.handle_, nullptr)) {}
+      : device_(other.device_),
+        handle_(std::exchange(other.handle_, nullptr)),
+        host_seconds_(other.host_seconds_) {}
   Event& operator=(Event&&) = delete;
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -107,6 +111,8 @@ class Event {
   void make_wait(Stream stream) const;
   // Returns when the device has passed this point.
   void wait() const;
+  // Whether it has.
+  bool is_done() const;
   // Waits for both. Zero or more; resolution about 0.5 us on the GPU.
   double seconds_since(const Event& earlier) const;
 

@@ -67,7 +67,7 @@ void MetricsFile::write_line(const std::string& line) {
 
 void MetricsFile::write_step(const StepRecord& record) {
   const StepResult& result = record.result;
-  const nlohmann::ordered_json line = {
+  nlohmann::ordered_json line = {
       {"step", record.step},
       {"loss", result.loss},
       {"balance_loss", result.balance},
@@ -82,9 +82,11 @@ void MetricsFile::write_step(const StepRecord& record) {
       {"model_flops_per_second", record.model_flops_per_second},
       {"data_seconds", result.data_seconds},
       {"model_seconds", result.model_seconds},
-      {"optimizer_seconds", result.optimizer_seconds},
-      {"communication_seconds", result.communication_seconds},
-      {"exposed_seconds", result.exposed_seconds}};
+      {"optimizer_seconds", result.optimizer_seconds}};
+  if (result.communication) {
+    line["communication_seconds"] = result.communication->seconds;
+    line["exposed_seconds"] = result.communication->exposed_seconds;
+  }
   write_line(line.dump());
 }
 

@@ -19,7 +19,8 @@ namespace memphis {
 //   {"step", "loss", "balance_loss", "router_z_loss", "grad_norm", "learning_rate",
 //    "expert_load_max", "tokens", "samples", "seconds", "tokens_per_second",
 //    "model_flops_per_second", "data_seconds", "model_seconds", "optimizer_seconds",
-//    "communication_seconds", "exposed_seconds"}
+//    "communication_seconds", "exposed_seconds"}; the last two unless GPUs exchange and nobody
+//                                               times it (metrics.trace does)
 //   {"step", "validation_loss", "validation_targets", "elapsed_seconds"}
 //   {"step", "sample"}
 class MetricsFile {

@@ -107,9 +107,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   result.data_seconds = filled_.seconds_since(begin_);
   result.model_seconds = differentiated_.seconds_since(filled_);
   result.optimizer_seconds = end_.seconds_since(differentiated_);
-  const Activity::Communication communication = activity.take_communication();
-  result.communication_seconds = communication.seconds;
-  result.exposed_seconds = communication.exposed_seconds;
+  result.communication = activity.take_communication();
   return result;
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "csrc/comm/activity.h"
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
@@ -28,10 +30,8 @@ struct StepResult {
   double data_seconds = 0;
   double model_seconds = 0;  // forward and backward
   double optimizer_seconds = 0;
-  // What collectives took, of all groups of this rank, and for how much of it its own thread stood
-  // and waited: the rest is hidden behind the work.
-  double communication_seconds = 0;
-  double exposed_seconds = 0;
+  // Of all groups of this rank. What is not exposed is hidden behind the work.
+  std::optional<Activity::Communication> communication;
 };
 
 // One optimizer step: gradient accumulation over micro-batches, clipping, AdamW. After construction

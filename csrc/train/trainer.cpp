@@ -326,6 +326,7 @@ void Trainer::run() {
   prepare_run_directory();
   if (config_.metrics.trace) {
     world_.activity().start_trace();
+    time_communication();
   }
   try {
     train();
@@ -338,12 +339,20 @@ void Trainer::run() {
   write_trace();
 }
 
+void Trainer::time_communication() {
+  if (stream().device == Device::cuda) {
+    world_.activity().time_gpu(stream());
+  }
+}
+
 void Trainer::write_trace() {
-  const Trace* trace = world_.activity().trace();
-  if (trace == nullptr) {
+  if (!config_.metrics.trace) {
     return;
   }
+  world_.activity().enter("writing the trace");
   parameters_->await_all(stream());  // the last of what moves
+  synchronize(stream());
+  const Trace* const trace = world_.activity().finish_trace();
   const std::filesystem::path dir = std::filesystem::path(config_.run.dir) / "trace";
   write_traces(dir, *trace, groups_.all_host());
   if (leads_) {

@@ -56,6 +56,9 @@ class Trainer {
   // One step, without what surrounds it in run().
   StepResult step();
 
+  // From now on StepResult::communication tells of the GPU's collectives too.
+  void time_communication();
+
   double validation_loss();
 
   std::int64_t current_step() const { return step_; }

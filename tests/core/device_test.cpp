@@ -25,6 +25,7 @@ INSTANTIATE_TEST_SUITE_P(,
 
 struct Watch final : GpuWatch {
   void check() override {}
+  void leave() noexcept override {}
   void give_up() noexcept override { ++num_given_up; }
   int num_given_up = 0;
 };

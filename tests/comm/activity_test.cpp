@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a rank tells of itself: of work on streams, which runs behind its own thread, too.
+#include "csrc/comm/activity.h"
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/comm/stream_spans.h"
+#include "csrc/core/device.h"
+
+namespace memphis {
+namespace {
+
+constexpr std::chrono::milliseconds kShort{5};
+
+class Streams : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override {
+    if (!device_available(GetParam())) {
+      GTEST_SKIP() << device_unavailable_reason();
+    }
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(,
+                         Streams,
+                         testing::Values(Device::cpu, Device::cuda),
+                         [](const auto& device) { return std::string(name_of(device.param)); });
+
+const Trace::Span* find(const Trace& trace, std::string_view track, std::string_view name) {
+  for (const Trace::Span& span : trace.spans()) {
+    if (span.track == track && span.name == name) {
+      return &span;
+    }
+  }
+  return nullptr;
+}
+
+TEST_P(Streams, ASpanIsTakenOnceItIsOver) {
+  const OwnedStream stream(GetParam());
+  const OwnedStream other(GetParam());
+  const auto before = Trace::Clock::now();
+  StreamSpans spans(stream.view());
+  const std::size_t outer =
+      spans.begin({.kind = StreamSpans::Kind::phase, .track = "work", .name = "outer", .detail = 3},
+                  stream.view());
+  const std::size_t inner = spans.begin(
+      {.kind = StreamSpans::Kind::transfer, .track = "group", .name = "inner"}, other.view());
+  std::this_thread::sleep_for(kShort);
+  spans.end(inner, other.view());
+  synchronize(other.view());
+  const std::vector<StreamSpans::Taken> first = spans.take();
+  spans.end(outer, stream.view());
+  synchronize(stream.view());
+  const std::vector<StreamSpans::Taken> second = spans.take();
+  const auto after = Trace::Clock::now();
+
+  ASSERT_EQ(first.size(), 1U);
+  EXPECT_EQ(first[0].label.name, "inner");
+  EXPECT_EQ(first[0].label.kind, StreamSpans::Kind::transfer);
+  ASSERT_EQ(second.size(), 1U);
+  EXPECT_EQ(second[0].label.name, "outer");
+  EXPECT_EQ(second[0].label.detail, 3);
+  EXPECT_GE(first[0].end - first[0].begin, kShort);
+  EXPECT_TRUE(spans.take().empty());
+  // Both clocks count alike, to what the device's resolves.
+  constexpr std::chrono::milliseconds kResolution{1};
+  EXPECT_LE(before, second[0].begin + kResolution);
+  EXPECT_LE(second[0].begin, first[0].begin + kResolution);
+  EXPECT_LE(first[0].end, second[0].end + kResolution);
+  EXPECT_LE(second[0].end, after + kResolution);
+}
+
+TEST_P(Streams, RoomOfSpansIsUsedAgain) {
+  const OwnedStream stream(GetParam());
+  StreamSpans spans(stream.view());
+  for (int step = 0; step < 100; ++step) {
+    for (const char* name : {"first", "second"}) {
+      const std::size_t span = spans.begin(
+          {.kind = StreamSpans::Kind::phase, .track = "work", .name = name}, stream.view());
+      EXPECT_LT(span, 2U);
+      spans.end(span, stream.view());
+    }
+    synchronize(stream.view());
+    const std::vector<StreamSpans::Taken>& taken = spans.take();
+    ASSERT_EQ(taken.size(), 2U);
+    EXPECT_EQ(taken[0].label.name, "first");
+    EXPECT_EQ(taken[1].label.name, "second");
+    EXPECT_LE(taken[0].begin, taken[1].begin);
+  }
+}
+
+TEST_P(Streams, TheTraceShowsPhasesWhereTheStreamPassesThem) {
+  const OwnedStream stream(GetParam());
+  Activity activity;
+  activity.start_trace();
+  activity.time_gpu(stream.view());
+  activity.begin_step(1);
+  activity.enter("forward", 0);
+  std::this_thread::sleep_for(kShort);
+  activity.enter("backward", 0);
+  activity.enter("end");
+  synchronize(stream.view());
+  const Trace* const trace = activity.finish_trace();
+  ASSERT_NE(trace, nullptr);
+  const Trace::Span* const forward = find(*trace, "gpu", "forward");
+  const Trace::Span* const backward = find(*trace, "gpu", "backward");
+  ASSERT_NE(forward, nullptr);
+  ASSERT_NE(backward, nullptr);
+  EXPECT_EQ(forward->detail, 0);
+  EXPECT_GE(forward->end - forward->begin, kShort);
+  EXPECT_LE(forward->begin, backward->begin);
+  EXPECT_EQ(find(*trace, "gpu", "end"), nullptr);  // which is not over
+  ASSERT_NE(find(*trace, "step", "forward"), nullptr);
+}
+
+TEST_P(Streams, CommunicationOnAStreamCountsAsHiddenButForWhatWaitsForIt) {
+  const OwnedStream compute(GetParam());
+  const OwnedStream transfers(GetParam());
+  Activity activity;
+  activity.time_gpu(compute.view());
+  StreamSpans& spans = *activity.gpu_spans();
+  const std::size_t transfer = spans.begin(
+      {.kind = StreamSpans::Kind::transfer, .track = "group", .name = "x"}, transfers.view());
+  std::this_thread::sleep_for(kShort);  // work that hides it
+  const std::size_t wait = spans.begin(
+      {.kind = StreamSpans::Kind::waiting, .track = "gpu waiting", .name = "x"}, compute.view());
+  std::this_thread::sleep_for(kShort);
+  spans.end(transfer, transfers.view());
+  spans.end(wait, compute.view());
+  synchronize(transfers.view());
+  synchronize(compute.view());
+  const auto communication = activity.take_communication();
+  ASSERT_TRUE(communication.has_value());
+  const double least = std::chrono::duration<double>(kShort).count();
+  EXPECT_GE(communication->exposed_seconds, least);
+  EXPECT_GE(communication->seconds, communication->exposed_seconds + 0.9 * least);
+  EXPECT_EQ(activity.take_communication()->seconds, 0);
+}
+
+TEST(Activity, CommunicationThatNobodyTimesIsNotTakenForNone) {
+  Activity activity;
+  EXPECT_TRUE(activity.take_communication().has_value());
+  activity.note_enqueued("data_context", "step.losses");
+  EXPECT_FALSE(activity.take_communication().has_value());
+  EXPECT_TRUE(activity.take_communication().has_value());
+}
+
+TEST(Activity, TellsWhereTheGpuStandsAndForHowLong) {
+  Activity activity(2, 4);
+  activity.begin_step(21);
+  activity.enter("backward", 3);
+  activity.note_enqueued("expert_ranks", "moe.dispatch");
+  EXPECT_EQ(activity.place().describe(),
+            "step 21, backward of layer 3, after moe.dispatch of the expert_ranks group");
+  EXPECT_EQ(activity.gpu_seconds(), 0);
+
+  activity.stand_on_gpu("expert_ranks", "moe.combine");
+  std::this_thread::sleep_for(kShort);
+  EXPECT_EQ(activity.place().describe(),
+            "step 21, backward of layer 3, in moe.combine of the expert_ranks group");
+  EXPECT_GE(activity.gpu_seconds(), std::chrono::duration<double>(kShort).count());
+  EXPECT_EQ(activity.idle_seconds(), 0);  // something may well move
+
+  activity.stand_no_more();
+  EXPECT_EQ(activity.gpu_seconds(), 0);
+  EXPECT_EQ(activity.place().describe(),
+            "step 21, backward of layer 3, after moe.combine of the expert_ranks group");
+}
+
+}  // namespace
+}  // namespace memphis
