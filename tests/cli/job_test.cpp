@@ -286,6 +286,21 @@ TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
   EXPECT_TRUE(fs::exists(fs::path(path("run")) / "step-00000040" / "model.safetensors"));
 }
 
+TEST_F(Job, AnExportHasTheLogitsOfItsRun) {
+  const std::string tokens = directory_.write("tokens.json", "{\"tokens\": [[1, 5, 0, 258, 77]]}");
+  for (const std::string compute : {"f32", "bf16"}) {
+    const auto own = [&](const char* name) { return path(compute + name); };
+    const Ended trained =
+        train(4, compute + "_run", join(kLayout, {"precision.compute=" + compute}));
+    ASSERT_EQ(trained.code, 0) << trained.error;
+    const Ended exported = run({MEMPHIS_BINARY, "export", own("_run"), own("_model")});
+    ASSERT_EQ(exported.code, 0) << exported.error;
+    EXPECT_EQ(run({MEMPHIS_BINARY, "logits", own("_run"), tokens, own("_a.npy")}).code, 0);
+    EXPECT_EQ(run({MEMPHIS_BINARY, "logits", own("_model"), tokens, own("_b.npy")}).code, 0);
+    EXPECT_TRUE(read_text(own("_a.npy")) == read_text(own("_b.npy"))) << compute;
+  }
+}
+
 TEST_F(Job, TheTraceShowsCommunicationBehindTheBackwardPass) {
   const Ended ended =
       train(4, "run", join(kLayout, {"metrics.trace=true", "parallel.bucket_mib=0"}));
