@@ -185,7 +185,9 @@ TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
 
 TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
   ASSERT_EQ(train(4, "whole", kLayout).code, 0);
-  EXPECT_EQ(interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); }).code, 10);
+  const Ended stopped = interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); });
+  EXPECT_EQ(stopped.code, 10);
+  EXPECT_TRUE(cause_of(stopped).starts_with("memphis: stopped by signal ")) << stopped.error;
   const Ended again = train(4, "stopped", kLayout);
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "stopped");
