@@ -7,6 +7,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 #include <string>
@@ -303,11 +304,32 @@ TEST_F(Job, AnExportHasTheLogitsOfItsRun) {
   }
 }
 
+// A viewer draws what overlaps on one track in the wrong place, or not at all.
+void expect_one_span_at_a_time(const nlohmann::json& events) {
+  std::map<std::pair<int, int>, std::vector<nlohmann::json>> tracks;
+  for (const auto& event : events) {
+    if (event["ph"] == "X") {
+      tracks[{event["pid"], event["tid"]}].push_back(event);
+    }
+  }
+  for (auto& [track, spans] : tracks) {
+    std::sort(
+        spans.begin(), spans.end(), [](const auto& a, const auto& b) { return a["ts"] < b["ts"]; });
+    for (std::size_t i = 0; i + 1 < spans.size(); ++i) {
+      constexpr double kRounding = 0.01;  // of microseconds, in text
+      ASSERT_LE(spans[i]["ts"].get<double>() + spans[i]["dur"].get<double>(),
+                spans[i + 1]["ts"].get<double>() + kRounding)
+          << "rank " << track.first << ": " << spans[i] << " and " << spans[i + 1];
+    }
+  }
+}
+
 TEST_F(Job, TheTraceShowsCommunicationBehindTheBackwardPass) {
   const Ended ended =
       train(4, "run", join(kLayout, {"metrics.trace=true", "parallel.bucket_mib=0"}));
   ASSERT_EQ(ended.code, 0) << ended.error;
   const auto events = nlohmann::json::parse(read_text(path("run") + "/trace/all.json"));
+  expect_one_span_at_a_time(events);
   std::set<int> ranks;
   std::vector<std::pair<double, double>> backward;   // of rank 0, begin and end
   std::vector<std::pair<double, double>> gradients;  // on their way
