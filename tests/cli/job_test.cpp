@@ -7,6 +7,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <set>
 #include <sstream>
@@ -76,6 +77,21 @@ class Job : public testing::Test {
   }
   Ended train(int num_ranks, const std::string& run_dir, const Arguments& more) const {
     return run(command(num_ranks, run_dir, more));
+  }
+  // Two ranks, each in a directory of its own that `prepare` has filled.
+  Ended train_apart(const Arguments& more,
+                    const std::string& run_dir,
+                    const std::function<void(const fs::path&)>& prepare) const {
+    Arguments arguments = mpirun(1);
+    for (const char* name : {"first", "second"}) {
+      fs::create_directory(path(name));
+      prepare(path(name));
+      const Arguments command = {"-wdir", path(name), MEMPHIS_BINARY, "train", config_};
+      arguments =
+          join(arguments, std::string(name) == "first" ? command : join({":", "-n", "1"}, command));
+      arguments = join(join(arguments, {"run.dir=" + run_dir}), more);
+    }
+    return run(arguments);
   }
   Ended faulty(const std::string& fault, const Arguments& more) const {
     return run(join(join(mpirun(4), {MEMPHIS_FAULTY_JOB, config_, fault}), join(kLayout, more)));
@@ -277,6 +293,31 @@ TEST_F(Job, RanksWithDifferentConfigsAreRefusedBeforeAnythingIsWritten) {
             std::string::npos)
       << cause;
   EXPECT_FALSE(fs::exists(path("run")));
+}
+
+TEST_F(Job, RanksThatReadDifferentTextAreRefusedBeforeAnythingIsWritten) {
+  const Ended ended = train_apart({"data.train=[own.txt]"}, path("run"), [&](const fs::path& dir) {
+    write_text_atomically(dir / "own.txt", tiny_text() + dir.filename().string());
+  });
+  EXPECT_EQ(ended.code, 3);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(
+      cause.find("the text of rank 1 differs from that of rank 0: its line 1 is `data.train: "),
+      std::string::npos)
+      << cause;
+  EXPECT_FALSE(fs::exists(path("run")));
+}
+
+TEST_F(Job, RanksThatDoNotShareTheRunDirectoryAreRefusedBeforeTheFirstStep) {
+  const Ended ended = train_apart({}, "run", [](const fs::path& /*dir*/) {});
+  EXPECT_EQ(ended.code, 5);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(cause.find("run.dir run is not that of rank 0 (there is no config.yaml that it wrote"),
+            std::string::npos)
+      << cause;
+  EXPECT_FALSE(fs::exists(path("first/run/metrics.jsonl")));
 }
 
 TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
