@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -18,9 +23,52 @@
 #include "csrc/comm/nccl.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/world.h"
+#include "csrc/core/log.h"
 
 namespace memphis {
 namespace {
+
+// Ends this process where MPI does not let it go: a rank that is stopped once the watchdog has
+// closed would keep all others for ever. All there is to do is done by then.
+class EndGuard {
+ public:
+  EndGuard(double limit_seconds, int rank, std::string where) {
+    if (limit_seconds > 0) {
+      thread_ = std::thread([this, limit_seconds, rank, where = std::move(where)] {
+        // One after the other: the first speaks, and ends all.
+        constexpr double kSecondsApart = 0.5;
+        const std::chrono::duration<double> patience(limit_seconds + kSecondsApart * rank);
+        std::unique_lock lock(mutex_);
+        if (!changed_.wait_for(lock, patience, [this] { return ended_; })) {
+          spdlog::error(
+              "memphis: {}: MPI_Finalize has waited for {:.0f} s (another rank is stopped, or its "
+              "machine or network is down); all work is done, and the job is ended",
+              where,
+              limit_seconds);
+          std::_Exit(static_cast<int>(ExitCode::hang));  // MPI may no longer be called
+        }
+      });
+    }
+  }
+  ~EndGuard() {
+    {
+      const std::lock_guard lock(mutex_);
+      ended_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+      thread_.join();
+    }
+  }
+  EndGuard(const EndGuard&) = delete;
+  EndGuard& operator=(const EndGuard&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ended_ = false;
+  std::thread thread_;
+};
 
 class MpiWorld final : public World {
  public:
@@ -96,6 +144,8 @@ class MpiWorld final : public World {
     if (watchdog_) {
       watchdog_->close();
     }
+    const EndGuard guard(
+        place_.size > 1 ? activity_->limits().lost_seconds : 0, place_.rank, activity_->describe());
     MEMPHIS_MPI(MPI_Finalize());
   }
 

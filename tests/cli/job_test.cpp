@@ -279,6 +279,15 @@ TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
       << cause;
 }
 
+TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
+  const Ended ended = faulty("stops", {"run.lost_seconds=3"});
+  EXPECT_EQ(ended.code, 12);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 4 on ")) << cause;
+  EXPECT_NE(cause.find("MPI_Finalize has waited for 3 s"), std::string::npos) << cause;
+}
+
 TEST_F(Job, RanksWithDifferentConfigsAreRefusedBeforeAnythingIsWritten) {
   Arguments arguments = join(mpirun(3), program("run", kLayout));
   const Arguments other = join({":", "-n", "1"}, program("run", {"optimizer.learning_rate=1e-4"}));
