@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/comm/deadline.h"
 #include "csrc/comm/host_communicator.h"
 #include "csrc/comm/launch_environment.h"
 #include "csrc/comm/mpi_check.h"
@@ -23,56 +19,32 @@
 #include "csrc/comm/nccl.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/world.h"
-#include "csrc/core/log.h"
 
 namespace memphis {
 namespace {
 
-// Ends this process where MPI does not let it go: a rank that is stopped once the watchdog has
-// closed would keep all others for ever. All there is to do is done by then.
-class EndGuard {
- public:
-  EndGuard(double limit_seconds, int rank, std::string where) {
-    if (limit_seconds > 0) {
-      thread_ = std::thread([this, limit_seconds, rank, where = std::move(where)] {
-        // One after the other: the first speaks, and ends all.
-        constexpr double kSecondsApart = 0.5;
-        const std::chrono::duration<double> patience(limit_seconds + kSecondsApart * rank);
-        std::unique_lock lock(mutex_);
-        if (!changed_.wait_for(lock, patience, [this] { return ended_; })) {
-          spdlog::error(
-              "memphis: {}: MPI_Finalize has waited for {:.0f} s (another rank is stopped, or its "
-              "machine or network is down); all work is done, and the job is ended",
-              where,
-              limit_seconds);
-          std::_Exit(static_cast<int>(ExitCode::hang));  // MPI may no longer be called
-        }
-      });
-    }
-  }
-  ~EndGuard() {
-    {
-      const std::lock_guard lock(mutex_);
-      ended_ = true;
-    }
-    changed_.notify_all();
-    if (thread_.joinable()) {
-      thread_.join();
-    }
-  }
-  EndGuard(const EndGuard&) = delete;
-  EndGuard& operator=(const EndGuard&) = delete;
+// Nothing is said of a job that has not started: its processes may start minutes apart.
+constexpr double kStartSeconds = 600;
 
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool ended_ = false;
-  std::thread thread_;
-};
+// Ranks give up one after the other: the first speaks, and ends all.
+double staggered(double seconds, int rank) {
+  constexpr double kSecondsApart = 3;  // mpirun takes up to two to end a job
+  return seconds > 0 ? seconds + kSecondsApart * rank : 0;
+}
 
 class MpiWorld final : public World {
  public:
   explicit MpiWorld(const Variables& variables) {
+    const int launched_rank = rank_of(variables);
+    const Deadline deadline(
+        staggered(kStartSeconds, launched_rank),
+        ExitCode::hang,
+        fmt::format("rank {} on {}, start: MPI_Init has waited for {:.0f} s (a rank is stopped, is "
+                    "another program, or its machine or network is down); see what the launcher "
+                    "says, and start the job again",
+                    launched_rank,
+                    host_name(),
+                    kStartSeconds));
     int provided = MPI_THREAD_SINGLE;
     MEMPHIS_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided));
     MEMPHIS_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
@@ -144,8 +116,16 @@ class MpiWorld final : public World {
     if (watchdog_) {
       watchdog_->close();
     }
-    const EndGuard guard(
-        place_.size > 1 ? activity_->limits().lost_seconds : 0, place_.rank, activity_->describe());
+    // Of a rank that is stopped from here on nobody would hear.
+    const double limit = place_.size > 1 ? activity_->limits().lost_seconds : 0;
+    const Deadline deadline(
+        staggered(limit, place_.rank),
+        ExitCode::hang,
+        fmt::format(
+            "{}: MPI_Finalize has waited for {:.0f} s (a rank is stopped, or its machine or "
+            "network is down; all work is done); the job is ended",
+            activity_->describe(),
+            limit));
     MEMPHIS_MPI(MPI_Finalize());
   }
 
