@@ -431,6 +431,14 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
                         "checkpoint" + reasons + "); name a model folder or a run directory");
 }
 
+DType stored_dtype(const std::filesystem::path& folder) {
+  const std::vector<std::filesystem::path> files = piece_files(folder, kWeightsStem);
+  const std::optional<DType> dtype =
+      files.empty() ? HfTensors(folder).file_of(kEmbeddingName).tensors().at(kEmbeddingName).dtype
+                    : StoredPieces(files).dtype_of(kEmbeddingName);
+  return dtype.value_or(DType::f32);
+}
+
 void load_model_folder(const std::filesystem::path& folder, Parameters& parameters, Stream stream) {
   const PinnedBuffer staging = make_staging(stream.device);
   const std::vector<std::filesystem::path> files = piece_files(folder, kWeightsStem);

@@ -62,6 +62,9 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
 // checkpoint of the run directory `path`. CheckpointError if it is neither.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
 
+// The dtype that the weights of such a folder have; f32 where it is none of ours.
+DType stored_dtype(const std::filesystem::path& folder);
+
 // Weights of a model folder in form B, or of a checkpoint in pieces, converted to the dtype of
 // `parameters`. A tied head in the
 // folder must equal the embedding; one that is missing is the embedding.

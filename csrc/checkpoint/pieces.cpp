@@ -88,6 +88,16 @@ StoredPieces::StoredPieces(const std::vector<std::filesystem::path>& files) {
   }
 }
 
+std::optional<DType> StoredPieces::dtype_of(const std::string& tensor) const {
+  const auto found = pieces_.find(tensor);
+  if (found == pieces_.end()) {
+    throw MissingPiece(fmt::format(
+        "the checkpoint lacks {} (no file has a piece of it); use another checkpoint", tensor));
+  }
+  const Piece& piece = found->second.front();
+  return piece.file->tensors().at(piece.name).dtype;
+}
+
 void StoredPieces::read(const std::string& tensor,
                         const LogicalParameter& parameter,
                         const Range& local,

@@ -5,6 +5,7 @@
 #include <deque>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,9 @@ class StoredPieces {
   explicit StoredPieces(const std::vector<std::filesystem::path>& files);
 
   bool contains(const std::string& tensor) const { return pieces_.contains(tensor); }
+
+  // That of a piece of the tensor; nothing if it is none of ours. MissingPiece if there is none.
+  std::optional<DType> dtype_of(const std::string& tensor) const;
 
   // Elements `local` of this rank's part of a parameter, from the tensor of that name, as `dtype`
   // to host memory. MissingPiece if no file has one of them, CheckpointError if the tensor has

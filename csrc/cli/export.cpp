@@ -11,18 +11,11 @@
 namespace memphis {
 namespace {
 
-// In the dtype of the checkpoint's weights: an export rounds nothing.
-DType stored_dtype(const std::filesystem::path& folder) {
-  const HfTensors tensors(folder);
-  const std::string name = "model.embed_tokens.weight";
-  const StoredTensor& embedding = tensors.file_of(name).tensors().at(name);
-  return embedding.dtype == DType::bf16 ? DType::bf16 : DType::f32;
-}
-
 void export_model(const std::string& run_dir, const std::string& out_dir) {
   const std::filesystem::path folder = find_model_folder(run_dir);
   const ModelConfig config = read_hf_config(folder / "config.json");
   const OwnedStream stream(Device::cpu);
+  // In the dtype of the checkpoint's weights: an export rounds nothing.
   Parameters parameters(config, stored_dtype(folder), Device::cpu, Parameters::Gradients::none);
   load_model_folder(folder, parameters, stream.view());
   export_model_folder(out_dir, config, parameters, stream.view());

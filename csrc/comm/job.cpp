@@ -57,9 +57,12 @@ void run_as_job(const std::function<void(World&)>& body) {
     if (!all_ranks_meet(error.code())) {
       end_job(*world, code_of_job(error.code()), error.what());
     }
-    met_by_all = world->rank() == 0
-                     ? std::current_exception()
-                     : std::make_exception_ptr(FailedElsewhere(error.code(), error.what()));
+    // Before this rank closes, which all wait for: once one of them has exited, its launcher ends
+    // the others.
+    if (world->rank() == 0) {
+      spdlog::error("memphis: {}", error.what());
+    }
+    met_by_all = std::make_exception_ptr(FailedElsewhere(error.code(), error.what()));
   } catch (const std::exception& error) {
     end_job(*world, ExitCode::rank_lost, error.what());
   }

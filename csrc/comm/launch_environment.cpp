@@ -90,6 +90,15 @@ bool launched_by_mpi(const Variables& variables) {
   return false;
 }
 
+int rank_of(const Variables& variables) {
+  for (const std::string_view name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const std::optional<int> rank = number(variables, name)) {
+      return *rank;
+    }
+  }
+  return 0;
+}
+
 void check_place(const Variables& variables, const Place& place, const std::string& library) {
   const auto expect = [&](std::string_view name, std::string_view what, int value) {
     const std::optional<int> launched = number(variables, name);

@@ -24,6 +24,9 @@ struct Place {
 // nothing of each other: each would train by itself, and they would write the same files.
 bool launched_by_mpi(const Variables& variables);
 
+// The rank that the launcher has given to this process, before MPI says it; 0 if it has not.
+int rank_of(const Variables& variables);
+
 // PreflightError unless the launcher says what `library` ("MPI") says of this process.
 void check_place(const Variables& variables, const Place& place, const std::string& library);
 

@@ -10,6 +10,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/comm/deadline.h"
 #include "csrc/comm/host_communicator.h"
 #include "csrc/comm/launch_environment.h"
 #include "csrc/comm/mpi_check.h"
@@ -22,9 +23,28 @@
 namespace memphis {
 namespace {
 
+// Nothing is said of a job that has not started: its processes may start minutes apart.
+constexpr double kStartSeconds = 600;
+
+// Ranks give up one after the other: the first speaks, and ends all.
+double staggered(double seconds, int rank) {
+  constexpr double kSecondsApart = 3;  // mpirun takes up to two to end a job
+  return seconds > 0 ? seconds + kSecondsApart * rank : 0;
+}
+
 class MpiWorld final : public World {
  public:
   explicit MpiWorld(const Variables& variables) {
+    const int launched_rank = rank_of(variables);
+    const Deadline deadline(
+        staggered(kStartSeconds, launched_rank),
+        ExitCode::hang,
+        fmt::format("rank {} on {}, start: MPI_Init has waited for {:.0f} s (a rank is stopped, is "
+                    "another program, or its machine or network is down); see what the launcher "
+                    "says, and start the job again",
+                    launched_rank,
+                    host_name(),
+                    kStartSeconds));
     int provided = MPI_THREAD_SINGLE;
     MEMPHIS_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided));
     MEMPHIS_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
@@ -96,6 +116,16 @@ class MpiWorld final : public World {
     if (watchdog_) {
       watchdog_->close();
     }
+    // Of a rank that is stopped from here on nobody would hear.
+    const double limit = place_.size > 1 ? activity_->limits().lost_seconds : 0;
+    const Deadline deadline(
+        staggered(limit, place_.rank),
+        ExitCode::hang,
+        fmt::format(
+            "{}: MPI_Finalize has waited for {:.0f} s (a rank is stopped, or its machine or "
+            "network is down; all work is done); the job is ended",
+            activity_->describe(),
+            limit));
     MEMPHIS_MPI(MPI_Finalize());
   }
 

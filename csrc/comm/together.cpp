@@ -51,7 +51,10 @@ std::string text_of_rank(Communicator& all_host,
   return {reinterpret_cast<const char*>(words.data()), static_cast<std::size_t>(size)};
 }
 
-void require_same(Communicator& all_host, std::string_view what, const std::string& text) {
+void require_same(Communicator& all_host,
+                  std::string_view what,
+                  const std::string& text,
+                  ExitCode code) {
   const std::string first = text_of_rank(all_host, 0, text, "same.text");
   together(all_host, "same", [&] {
     std::istringstream expected(first);
@@ -62,14 +65,17 @@ void require_same(Communicator& all_host, std::string_view what, const std::stri
       const bool more = static_cast<bool>(std::getline(expected, expected_line));
       const bool own_more = static_cast<bool>(std::getline(actual, actual_line));
       if (expected_line != actual_line || !more || !own_more) {
-        throw ConfigError(fmt::format(
-            "{} of rank {} differs from that of rank 0: its line {} is `{}` and not `{}` (all "
-            "ranks of a job train one model); start every rank with the same files and arguments",
-            what,
-            all_host.rank(),
-            line,
-            own_more ? actual_line : "",
-            more ? expected_line : ""));
+        throw Error(
+            code,
+            fmt::format(
+                "{} of rank {} differs from that of rank 0: its line {} is `{}` and not `{}` (all "
+                "ranks of a job train one model); start every rank with the same files and "
+                "arguments",
+                what,
+                all_host.rank(),
+                line,
+                own_more ? actual_line : "",
+                more ? expected_line : ""));
       }
     }
   });

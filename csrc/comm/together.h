@@ -35,9 +35,12 @@ std::string text_of_rank(Communicator& all_host,
                          std::string_view text,
                          std::string_view name);
 
-// ConfigError, on every rank, unless all have the same text; it names the first line that differs
-// from rank 0's, and the rank. `what` is what the text is: "the config".
-void require_same(Communicator& all_host, std::string_view what, const std::string& text);
+// An error with `code`, on every rank, unless all have the same text; it names the first line that
+// differs from rank 0's, and the rank. `what` is what the text is: "the config".
+void require_same(Communicator& all_host,
+                  std::string_view what,
+                  const std::string& text,
+                  ExitCode code = ExitCode::config);
 
 // Calls `action`, on every rank, and returns when all have done it. What it throws is thrown once
 // all are through it, by the first rank that failed; the others throw FailedElsewhere with the same

@@ -220,14 +220,67 @@ void resolve_schedule(ScheduleConfig& schedule, const Checker& checker) {
                      text_of(after_warmup));
 }
 
-// "; use A or B", or how to have more ranks.
-std::string fitting_degree(std::int64_t num_ranks, std::int64_t degree) {
-  if (num_ranks == 1) {
-    return "; start the job with " + text_of(degree) + " ranks, as in mpirun -n " +
-           text_of(degree) + ", or use 1";
-  }
-  return "; use " + nearest_divisors(num_ranks, degree);
+std::string more_ranks(std::int64_t wanted) {
+  return "; start the job with " + text_of(wanted) + " ranks, as in mpirun -n " + text_of(wanted) +
+         ", or use 1";
 }
+
+// What a degree of the mesh has to divide: advice that heeds one number alone is refused next.
+class Degrees {
+ public:
+  Degrees(const Config& config, std::int64_t num_ranks) : config_(config), num_ranks_(num_ranks) {}
+
+  bool tensor_fits(std::int64_t degree) const {
+    const ModelConfig& model = config_.model;
+    return num_ranks_ % degree == 0 && model.num_heads % degree == 0 && kv_heads_fit(degree) &&
+           config_.batch.sequence_length % degree == 0 && model.dense_ffn_dim % degree == 0;
+  }
+  bool kv_heads_fit(std::int64_t tensor) const {
+    const std::int64_t num_kv_heads = config_.model.num_kv_heads;
+    return num_kv_heads % tensor == 0 || tensor % num_kv_heads == 0;
+  }
+  bool expert_fits(std::int64_t degree) const {
+    return num_ranks_ % degree == 0 && config_.model.num_experts % degree == 0;
+  }
+  bool expert_tensor_fits(std::int64_t degree) const {
+    return num_ranks_ / config_.parallel.expert % degree == 0 &&
+           config_.model.ffn_dim % degree == 0;
+  }
+
+  // "; use A or B" for the nearest degrees on both sides that fit. 1 always does.
+  std::string tensor_advice() const {
+    return advice(config_.parallel.tensor, config_.model.num_heads, &Degrees::tensor_fits);
+  }
+  std::string expert_advice() const {
+    return advice(config_.parallel.expert, config_.model.num_experts, &Degrees::expert_fits);
+  }
+  std::string expert_tensor_advice() const {
+    return advice(
+        config_.parallel.expert_tensor, config_.model.ffn_dim, &Degrees::expert_tensor_fits);
+  }
+
+ private:
+  std::string advice(std::int64_t wanted,
+                     std::int64_t largest,
+                     bool (Degrees::*fits)(std::int64_t) const) const {
+    if (num_ranks_ == 1) {
+      return more_ranks(wanted);
+    }
+    const std::int64_t last = std::min(largest, num_ranks_);
+    std::int64_t below = std::min(wanted - 1, last);
+    while (below > 1 && !(this->*fits)(below)) {
+      --below;
+    }
+    std::int64_t above = wanted + 1;
+    while (above <= last && !(this->*fits)(above)) {
+      ++above;
+    }
+    return "; use " + text_of(below) + (above <= last ? " or " + text_of(above) : std::string());
+  }
+
+  const Config& config_;
+  std::int64_t num_ranks_;
+};
 
 std::string ranks_of_job(std::int64_t num_ranks) {
   return num_ranks == 1 ? "the 1 rank of this job"
@@ -236,7 +289,10 @@ std::string ranks_of_job(std::int64_t num_ranks) {
 
 // The degrees fold the ranks: pipeline x data x context x tensor, and the same without pipeline as
 // expert_data x expert x expert_tensor.
-void resolve_mesh(ParallelConfig& parallel, std::int64_t num_ranks, const Checker& checker) {
+void resolve_mesh(ParallelConfig& parallel,
+                  std::int64_t num_ranks,
+                  const Degrees& degrees,
+                  const Checker& checker) {
   for (const auto& [path, value, reason] :
        {std::tuple{"parallel.pipeline", parallel.pipeline, "every rank runs all layers"},
         std::tuple{"parallel.context", parallel.context, "every rank has whole sequences"}}) {
@@ -247,7 +303,7 @@ void resolve_mesh(ParallelConfig& parallel, std::int64_t num_ranks, const Checke
                  {"parallel.tensor"},
                  shown("parallel.tensor", parallel.tensor) + " does not divide " +
                      ranks_of_job(num_ranks) + " (a layer is cut over so many neighbouring ranks)" +
-                     fitting_degree(num_ranks, parallel.tensor));
+                     degrees.tensor_advice());
   const std::int64_t data = num_ranks / parallel.tensor;
   checker.expect(parallel.data == 0 || parallel.data == data,
                  {"parallel.data", "parallel.tensor"},
@@ -260,7 +316,7 @@ void resolve_mesh(ParallelConfig& parallel, std::int64_t num_ranks, const Checke
                  {"parallel.expert"},
                  shown("parallel.expert", parallel.expert) + " does not divide " +
                      ranks_of_job(num_ranks) + " (the experts of a layer lie on so many ranks)" +
-                     fitting_degree(num_ranks, parallel.expert));
+                     degrees.expert_advice());
   const std::int64_t left = num_ranks / parallel.expert;
   checker.expect(left % parallel.expert_tensor == 0,
                  {"parallel.expert_tensor", "parallel.expert"},
@@ -268,8 +324,8 @@ void resolve_mesh(ParallelConfig& parallel, std::int64_t num_ranks, const Checke
                      shown("parallel.expert", parallel.expert) + " does not divide " +
                      ranks_of_job(num_ranks) +
                      " (an expert's width is cut over so many neighbouring ranks)" +
-                     (num_ranks == 1 ? fitting_degree(1, parallel.expert_tensor * parallel.expert)
-                                     : "; use " + nearest_divisors(left, parallel.expert_tensor)));
+                     (num_ranks == 1 ? more_ranks(parallel.expert_tensor * parallel.expert)
+                                     : degrees.expert_tensor_advice()));
 }
 
 // `degree` cuts `number` into equal pieces.
@@ -278,57 +334,61 @@ void check_cut(std::string_view degree_path,
                std::string_view number_path,
                std::int64_t number,
                const std::string& why,
+               const std::string& advice,
                const Checker& checker) {
-  if (number % degree == 0) {
-    return;
-  }
-  checker.expect(false,
+  checker.expect(number % degree == 0,
                  {degree_path, number_path},
                  shown(degree_path, degree) + " does not divide " + shown(number_path, number) +
-                     " (" + why + "); use " + nearest_divisors(number, degree));
+                     " (" + why + ")" + advice);
 }
 
 void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& checker) {
   ParallelConfig& parallel = config.parallel;
   const ModelConfig& model = config.model;
-  resolve_mesh(parallel, num_ranks, checker);
+  const Degrees degrees(config, num_ranks);
+  resolve_mesh(parallel, num_ranks, degrees, checker);
   const std::int64_t tensor = parallel.tensor;
   check_cut("parallel.expert",
             parallel.expert,
             "model.num_experts",
             model.num_experts,
             "each rank has equally many experts",
+            degrees.expert_advice(),
             checker);
   check_cut("parallel.expert_tensor",
             parallel.expert_tensor,
             "model.ffn_dim",
             model.ffn_dim,
             "an expert's width is cut into equal pieces",
+            degrees.expert_tensor_advice(),
             checker);
   check_cut("parallel.tensor",
             tensor,
             "model.num_heads",
             model.num_heads,
             "each rank has equally many query heads",
+            degrees.tensor_advice(),
             checker);
-  checker.expect(model.num_kv_heads % tensor == 0 || tensor % model.num_kv_heads == 0,
+  checker.expect(degrees.kv_heads_fit(tensor),
                  {"parallel.tensor", "model.num_kv_heads"},
                  shown("parallel.tensor", tensor) + " and " +
                      shown("model.num_kv_heads", model.num_kv_heads) +
                      " do not divide one another (a rank has some key/value heads, or ranks share "
-                     "one); use " +
-                     nearest_divisors(model.num_kv_heads, tensor));
+                     "one)" +
+                     degrees.tensor_advice());
   check_cut("parallel.tensor",
             tensor,
             "batch.sequence_length",
             config.batch.sequence_length,
             "each sequence is cut into so many pieces for its norms and experts",
+            degrees.tensor_advice(),
             checker);
   check_cut("parallel.tensor",
             tensor,
             "model.dense_ffn_dim",
             model.dense_ffn_dim,
             "the dense FFN's width is cut into equal pieces",
+            degrees.tensor_advice(),
             checker);
   checker.expect(
       model.vocab_size >= tensor,

@@ -18,9 +18,9 @@ Groups::Groups(World& world,
                std::unique_ptr<Communicator> all_host)
     : activity_(&world.activity()), all_host_(std::move(all_host)) {
   require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
-  const auto create = [&](Axis axis, Device where) {
+  const auto create = [&](Axis axis, Device where, const char* suffix = "") {
     return world.create_group(
-        std::string(name_of(axis)), mesh.group(axis, world.rank()).ranks(), where);
+        std::string(name_of(axis)) + suffix, mesh.group(axis, world.rank()).ranks(), where);
   };
   tensor_ = create(Axis::tensor, device);
   kv_sharers_ =
@@ -29,8 +29,9 @@ Groups::Groups(World& world,
   expert_ranks_ = create(Axis::expert_ranks, device);
   expert_data_ = create(Axis::expert_data, device);
   stage_ = create(Axis::stage, device);
-  expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu);
-  data_host_ = create(Axis::data_context, Device::cpu);
+  // Names of their own: what two groups move at one time lies on two tracks of the trace.
+  expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu, "_host");
+  data_host_ = create(Axis::data_context, Device::cpu, "_host");
 }
 
 Groups::Groups(Device device)

@@ -364,7 +364,9 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
       const Range shared{.begin = layer.qkv_CD.begin + q_elements, .count = 2 * d.G * d.H * d.D};
       plan.shared_kv.push_back(shared);
       if (kv.sharers.index > 0) {
-        plan.elsewhere.push_back(shared);
+        // With the padding behind it, so that what is counted begins aligned.
+        const std::int64_t end = round_up(shared.begin + shared.count, kAlignmentElements);
+        plan.elsewhere.push_back({.begin = shared.begin, .count = end - shared.begin});
       }
     }
   }

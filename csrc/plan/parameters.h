@@ -104,7 +104,7 @@ struct ParameterPlan {
   std::int64_t num_sum_elements = 0;       // ZeRO-2: of the sums that this rank keeps; else 0
   std::int64_t num_parameters = 0;         // of the model, without padding
   // Runs of elements that this rank adds to the norm of the gradient: over all ranks, each element
-  // of the model once.
+  // of the model once. Each begins as aligned as a tensor.
   std::vector<Range> counted;
   // What of this index space, ascending, its holders leave to ranks elsewhere along `tensor`, which
   // hold it too: `counted` is the piece of each segment without it.

@@ -2,12 +2,14 @@
 #include "csrc/train/stop_signal.h"
 
 #include <array>
+#include <atomic>
 #include <csignal>
 
 namespace memphis {
 namespace {
 
 volatile std::sig_atomic_t g_received = 0;
+std::atomic<int> g_num_alive = 0;
 
 constexpr std::array<int, 4> kSignals = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
 
@@ -22,6 +24,9 @@ void on_signal(int signal) {
 }  // namespace
 
 StopSignal::StopSignal() {
+  if (g_num_alive++ > 0) {
+    return;
+  }
   g_received = 0;
   for (const int signal : kSignals) {
     std::signal(signal, on_signal);
@@ -29,6 +34,9 @@ StopSignal::StopSignal() {
 }
 
 StopSignal::~StopSignal() {
+  if (--g_num_alive > 0) {
+    return;
+  }
   for (const int signal : kSignals) {
     std::signal(signal, SIG_DFL);
   }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/trainer.h"
 
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
+#include <unistd.h>
 
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/read_back.h"
@@ -36,6 +38,8 @@ class Clock {
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
+constexpr const char* kConfigName = "config.yaml";  // of run.dir
+
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
 }
@@ -49,6 +53,47 @@ const Config& agreed(const Config& config, World& world, Communicator& all) {
       {.lost_seconds = config.run.lost_seconds, .hang_seconds = config.run.hang_seconds});
   require_same(all, "the config", to_yaml(config));
   return config;
+}
+
+// Each rank has opened what its machine has at these paths, and a step takes samples of all.
+Dataset agreed(Dataset dataset, Communicator& all) {
+  const auto describe = [](const char* key, const TokenStream* stream, const TokenRange& range) {
+    return stream == nullptr ? fmt::format("{}: nothing\n", key)
+                             : fmt::format("{}: {} of {} tokens, fingerprint {}\n",
+                                           key,
+                                           range.size(),
+                                           stream->num_tokens(),
+                                           stream->fingerprint());
+  };
+  require_same(all,
+               "the text",
+               describe("data.train", dataset.train.get(), dataset.train_range) +
+                   describe("data.validation", dataset.validation.get(), dataset.validation_range),
+               ExitCode::data);
+  return dataset;
+}
+
+// run.dir is this rank's too, before there is work that it cannot save.
+void require_shared(const std::filesystem::path& dir) {
+  // A machine that has looked for it in vain may believe so for half a minute yet, on NFS, unless
+  // it asks for more than a look.
+  std::error_code ignored;
+  std::filesystem::create_directories(dir, ignored);
+  if (!std::filesystem::exists(dir / kConfigName, ignored)) {
+    throw PreflightError(fmt::format(
+        "run.dir {} is not that of rank 0 (there is no {} that it wrote, seen from {}, and each "
+        "rank writes its part of a checkpoint); use one that all machines share",
+        dir.string(),
+        kConfigName,
+        std::filesystem::current_path().string()));
+  }
+  if (::access(dir.c_str(), W_OK | X_OK) != 0) {
+    throw PreflightError(
+        fmt::format("cannot write to run.dir {} ({}; each rank writes its part of a checkpoint); "
+                    "fix permissions or choose another run.dir",
+                    dir.string(),
+                    std::strerror(errno)));
+  }
 }
 
 // A checkpoint to go on from.
@@ -147,7 +192,8 @@ Trainer::Trainer(const Config& config,
       plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
-      dataset_(open_dataset(config_.data, config_.batch.sequence_length, default_roots)),
+      dataset_(agreed(open_dataset(config_.data, config_.batch.sequence_length, default_roots),
+                      groups_.all_host())),
       stream_(device_) {
   if (leads_) {
     spdlog::info("{} parameters on device {} ({}), compute {}, ranks {}",
@@ -246,8 +292,9 @@ void Trainer::prepare_run_directory() const {
     }
     require_space(dir, bytes);
     remove_unfinished(dir);
-    write_text_atomically(dir / "config.yaml", to_yaml(config_));
+    write_text_atomically(dir / kConfigName, to_yaml(config_));
   });
+  together(groups_.all_host(), "run.dir.shared", [&] { require_shared(config_.run.dir); });
 }
 
 void Trainer::save() {

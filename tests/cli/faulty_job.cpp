@@ -6,7 +6,10 @@
 //   throws   an exception that nobody expects
 //   skips    a collective that the others are in
 //   stands   still for ever, alive
+//
+// or, as `stops`, is stopped when all is done, within MPI_Finalize.
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -14,6 +17,8 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <mpi.h>
 
 #include "csrc/comm/job.h"
 #include "csrc/config/load.h"
@@ -23,6 +28,8 @@
 
 namespace memphis::test {
 namespace {
+
+bool stops_at_the_end = false;
 
 class FaultyCommunicator final : public Communicator {
  public:
@@ -75,12 +82,21 @@ class FaultyWorld final : public WorldDecorator {
 }  // namespace
 }  // namespace memphis::test
 
+// In the place of MPI's own, which is there under the name for profilers too.
+int MPI_Finalize() {
+  if (memphis::test::stops_at_the_end) {
+    std::raise(SIGSTOP);
+  }
+  return PMPI_Finalize();
+}
+
 int main(int argc, char** argv) {
   using namespace memphis;
   configure_log();
   try {
     const std::vector<std::string> overrides(argv + 3, argv + argc);
     run_as_job([&](World& world) {
+      test::stops_at_the_end = world.rank() == 1 && std::string_view(argv[2]) == "stops";
       test::FaultyWorld faulty(world, argv[2]);
       Trainer(load_config(argv[1], overrides, world.size()), {}, faulty).run();
     });

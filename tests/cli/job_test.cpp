@@ -7,6 +7,8 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <set>
 #include <sstream>
 #include <string>
@@ -75,6 +77,21 @@ class Job : public testing::Test {
   }
   Ended train(int num_ranks, const std::string& run_dir, const Arguments& more) const {
     return run(command(num_ranks, run_dir, more));
+  }
+  // Two ranks, each in a directory of its own that `prepare` has filled.
+  Ended train_apart(const Arguments& more,
+                    const std::string& run_dir,
+                    const std::function<void(const fs::path&)>& prepare) const {
+    Arguments arguments = mpirun(1);
+    for (const char* name : {"first", "second"}) {
+      fs::create_directory(path(name));
+      prepare(path(name));
+      const Arguments command = {"-wdir", path(name), MEMPHIS_BINARY, "train", config_};
+      arguments =
+          join(arguments, std::string(name) == "first" ? command : join({":", "-n", "1"}, command));
+      arguments = join(join(arguments, {"run.dir=" + run_dir}), more);
+    }
+    return run(arguments);
   }
   Ended faulty(const std::string& fault, const Arguments& more) const {
     return run(join(join(mpirun(4), {MEMPHIS_FAULTY_JOB, config_, fault}), join(kLayout, more)));
@@ -185,7 +202,9 @@ TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
 
 TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
   ASSERT_EQ(train(4, "whole", kLayout).code, 0);
-  EXPECT_EQ(interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); }).code, 10);
+  const Ended stopped = interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); });
+  EXPECT_EQ(stopped.code, 10);
+  EXPECT_TRUE(cause_of(stopped).starts_with("memphis: stopped by signal ")) << stopped.error;
   const Ended again = train(4, "stopped", kLayout);
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "stopped");
@@ -260,6 +279,15 @@ TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
       << cause;
 }
 
+TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
+  const Ended ended = faulty("stops", {"run.lost_seconds=3"});
+  EXPECT_EQ(ended.code, 12);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 4 on ")) << cause;
+  EXPECT_NE(cause.find("MPI_Finalize has waited for 3 s"), std::string::npos) << cause;
+}
+
 TEST_F(Job, RanksWithDifferentConfigsAreRefusedBeforeAnythingIsWritten) {
   Arguments arguments = join(mpirun(3), program("run", kLayout));
   const Arguments other = join({":", "-n", "1"}, program("run", {"optimizer.learning_rate=1e-4"}));
@@ -276,6 +304,31 @@ TEST_F(Job, RanksWithDifferentConfigsAreRefusedBeforeAnythingIsWritten) {
   EXPECT_FALSE(fs::exists(path("run")));
 }
 
+TEST_F(Job, RanksThatReadDifferentTextAreRefusedBeforeAnythingIsWritten) {
+  const Ended ended = train_apart({"data.train=[own.txt]"}, path("run"), [&](const fs::path& dir) {
+    write_text_atomically(dir / "own.txt", tiny_text() + dir.filename().string());
+  });
+  EXPECT_EQ(ended.code, 3);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(
+      cause.find("the text of rank 1 differs from that of rank 0: its line 1 is `data.train: "),
+      std::string::npos)
+      << cause;
+  EXPECT_FALSE(fs::exists(path("run")));
+}
+
+TEST_F(Job, RanksThatDoNotShareTheRunDirectoryAreRefusedBeforeTheFirstStep) {
+  const Ended ended = train_apart({}, "run", [](const fs::path& /*dir*/) {});
+  EXPECT_EQ(ended.code, 5);
+  EXPECT_LT(ended.seconds, kSecondsToEnd);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(cause.find("run.dir run is not that of rank 0 (there is no config.yaml that it wrote"),
+            std::string::npos)
+      << cause;
+  EXPECT_FALSE(fs::exists(path("first/run/metrics.jsonl")));
+}
+
 TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
   EXPECT_EQ(interrupt("run", [](const Process& process) { process.send(SIGUSR1); }).code, 10);
   const Ended two = train(2, "run", {"parallel.expert_tensor=2", "schedule.steps=39"});
@@ -286,11 +339,47 @@ TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
   EXPECT_TRUE(fs::exists(fs::path(path("run")) / "step-00000040" / "model.safetensors"));
 }
 
+TEST_F(Job, AnExportHasTheLogitsOfItsRun) {
+  const std::string tokens = directory_.write("tokens.json", "{\"tokens\": [[1, 5, 0, 258, 77]]}");
+  for (const std::string compute : {"f32", "bf16"}) {
+    const auto own = [&](const char* name) { return path(compute + name); };
+    const Ended trained =
+        train(4, compute + "_run", join(kLayout, {"precision.compute=" + compute}));
+    ASSERT_EQ(trained.code, 0) << trained.error;
+    const Ended exported = run({MEMPHIS_BINARY, "export", own("_run"), own("_model")});
+    ASSERT_EQ(exported.code, 0) << exported.error;
+    EXPECT_EQ(run({MEMPHIS_BINARY, "logits", own("_run"), tokens, own("_a.npy")}).code, 0);
+    EXPECT_EQ(run({MEMPHIS_BINARY, "logits", own("_model"), tokens, own("_b.npy")}).code, 0);
+    EXPECT_TRUE(read_text(own("_a.npy")) == read_text(own("_b.npy"))) << compute;
+  }
+}
+
+// A viewer draws what overlaps on one track in the wrong place, or not at all.
+void expect_one_span_at_a_time(const nlohmann::json& events) {
+  std::map<std::pair<int, int>, std::vector<nlohmann::json>> tracks;
+  for (const auto& event : events) {
+    if (event["ph"] == "X") {
+      tracks[{event["pid"], event["tid"]}].push_back(event);
+    }
+  }
+  for (auto& [track, spans] : tracks) {
+    std::sort(
+        spans.begin(), spans.end(), [](const auto& a, const auto& b) { return a["ts"] < b["ts"]; });
+    for (std::size_t i = 0; i + 1 < spans.size(); ++i) {
+      constexpr double kRounding = 0.01;  // of microseconds, in text
+      ASSERT_LE(spans[i]["ts"].get<double>() + spans[i]["dur"].get<double>(),
+                spans[i + 1]["ts"].get<double>() + kRounding)
+          << "rank " << track.first << ": " << spans[i] << " and " << spans[i + 1];
+    }
+  }
+}
+
 TEST_F(Job, TheTraceShowsCommunicationBehindTheBackwardPass) {
   const Ended ended =
       train(4, "run", join(kLayout, {"metrics.trace=true", "parallel.bucket_mib=0"}));
   ASSERT_EQ(ended.code, 0) << ended.error;
   const auto events = nlohmann::json::parse(read_text(path("run") + "/trace/all.json"));
+  expect_one_span_at_a_time(events);
   std::set<int> ranks;
   std::vector<std::pair<double, double>> backward;   // of rank 0, begin and end
   std::vector<std::pair<double, double>> gradients;  // on their way

@@ -61,6 +61,7 @@ const Start kGood[] = {
 TEST(LaunchEnvironment, KnowsWhoStartedTheProcess) {
   for (const Start& start : kGood) {
     EXPECT_EQ(launched_by_mpi(start.variables), start.by_mpi) << start.name;
+    EXPECT_EQ(rank_of(start.variables), start.place.rank) << start.name;
     EXPECT_NO_THROW(check_place(start.variables, start.place, "MPI")) << start.name;
   }
 }

@@ -68,6 +68,23 @@ TEST(ParameterPlan, WhatIsMultipliedTogetherLiesTogether) {
   EXPECT_EQ(plan.placements.head_VD.begin, plan.placements.embedding_VD.begin);
 }
 
+// Kernels read the gradients of a run 16 bytes at a time, however odd the tensors' sizes are.
+TEST(ParameterPlan, WhatIsCountedBeginsAligned) {
+  ModelConfig model = tiny_grok1();
+  model.d_model = 31;
+  model.num_heads = 6;
+  model.num_kv_heads = 3;
+  model.head_dim = 6;
+  Share share;
+  share.bucket_bytes = 0;
+  for (const std::int64_t rank : {0, 1, 4, 5}) {  // pairs that share a key/value head
+    share.tensor = {.index = rank, .count = 6};
+    for (const Range& run : plan_parameters(model, DType::f32, share).counted) {
+      EXPECT_EQ(run.begin % 4, 0) << "rank " << rank;
+    }
+  }
+}
+
 // Proxies of the benchmark documents: 12.91, 11.93 and 8.68 GFLOP a token; Grok-1 521.9 at 8192.
 TEST(ModelFlops, CountWhatATokenMultiplies) {
   ModelConfig config;
