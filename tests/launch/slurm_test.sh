@@ -105,14 +105,18 @@ metrics: {every: 20, validate_every: 2000, sample_every: 0}
 YAML
 }
 
-# has_checkpoint RUN_DIR: waits for the first and sets `ranks` to the processes of `job`, stopped: on a
-# busy machine the job could be over before it is signalled.
-has_checkpoint() {
-  wait_for test -s "$1/metrics.jsonl" || return
+# reaches FILE RUN_DIR: waits for it and sets `ranks` to the processes of `job`, stopped: on a busy
+# machine the job could be over before it is signalled.
+reaches() {
+  wait_for test -s "$2/metrics.jsonl" || return
   mapfile -t ranks < <(scontrol listpids "$job.0" node | awk '$4 ~ /^[0-9]+$/ {print $1}')
   ((${#ranks[@]} == 4)) || return
-  wait_for test -e "$1/step-00000400/COMMIT" || return
+  wait_for test -e "$2/$1" || return
   kill -STOP "${ranks[@]}"
+}
+kill_a_rank() {
+  kill -KILL "${ranks[2]}"
+  kill -CONT "${ranks[@]:0:2}" "${ranks[3]}"
 }
 
 # resumes NAME: whether the job did, and from before the end.
@@ -139,7 +143,7 @@ trains() {
 
 saves_and_goes_on_when_it_is_preempted() {
   submit preempted 4 memphis "$scratch/tiny.yaml" run.dir="$scratch/preempted"
-  expect "the job saves" has_checkpoint "$scratch/preempted"
+  expect "the job saves" reaches step-00000400/COMMIT "$scratch/preempted"
   scancel --signal=USR1 "$job"
   kill -CONT "${ranks[@]}"
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
@@ -151,13 +155,21 @@ saves_and_goes_on_when_it_is_preempted() {
 
 goes_on_when_a_rank_is_killed() {
   submit killed 4 memphis "$scratch/tiny.yaml" run.dir="$scratch/killed"
-  expect "the job saves" has_checkpoint "$scratch/killed"
-  kill -KILL "${ranks[2]}"
-  kill -CONT "${ranks[@]:0:2}" "${ranks[3]}"
+  expect "the job saves" reaches step-00000400/COMMIT "$scratch/killed"
+  kill_a_rank
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
   expect "it counts as a lost rank" says killed "exit code 11;"
   expect "it goes on from there" resumes killed
   expect "to the same bits" same_checkpoint killed
+}
+
+starts_over_when_it_is_lost_before_it_saves() {
+  submit early 4 memphis "$scratch/tiny.yaml" run.dir="$scratch/early" checkpoint.every=0
+  expect "the job runs" reaches metrics.jsonl "$scratch/early"
+  kill_a_rank
+  expect "it starts again once" ends "$job" COMPLETED 0:0 1
+  expect "it says from where" says early "it starts over"
+  expect "to the same bits" same_checkpoint early
 }
 
 refuses_what_cannot_work() {
@@ -280,6 +292,7 @@ submit_stand_ins  # which wait while the others work
 trains
 saves_and_goes_on_when_it_is_preempted
 goes_on_when_a_rank_is_killed
+starts_over_when_it_is_lost_before_it_saves
 refuses_what_cannot_work
 refuses_ranks_that_are_alone
 does_not_come_back_when_it_is_cancelled
