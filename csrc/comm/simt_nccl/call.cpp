@@ -60,7 +60,7 @@ std::string problem_of(const Range& range) {
   }
   if (!simt_memory::is_live(address, range.bytes)) {
     return fmt::format(
-        "{} has {} bytes from {} (the GPU would fault there, or use what is others')",
+        "{} has {} bytes, beginning {} (the GPU would fault there, or use what is others')",
         range.name,
         range.bytes,
         simt_memory::describe(address));

@@ -247,14 +247,8 @@ void Meeting::enter(std::span<const ncclUniqueId> ids, const Pause& pause) {
     throw Failure{ncclInvalidUsage,
                   "the id is used up (its ranks have met); make an id for each communicator"};
   }
-  struct flock lock = byte_lock(rank_);
-  if (fcntl(file_, F_OFD_SETLK, &lock) != 0) {
-    throw Failure{ncclInvalidUsage,
-                  fmt::format("two ranks are number {} (each number is one rank's); mend the "
-                              "caller",
-                              rank_)};
-  }
   const std::uint64_t hash = hash_of(ids);
+  struct flock lock = byte_lock(rank_);
   Failure failure;
   locked(pause, [&] {
     if (header().num_ranks == 0) {
@@ -273,8 +267,14 @@ void Meeting::enter(std::span<const ncclUniqueId> ids, const Pause& pause) {
                  fmt::format("rank {} has other ids than another rank (all have the same, in the "
                              "same order); mend the caller",
                              rank_)};
+    } else if (fcntl(file_, F_OFD_SETLK, &lock) != 0) {
+      failure = {ncclInvalidUsage,
+                 fmt::format("two ranks are number {} (each number is one rank's); mend the caller",
+                             rank_)};
     } else if (ftruncate(file_, static_cast<off_t>(bytes_)) != 0) {
-      failure = {ncclSystemError, "ftruncate: " + system_text() + " (of shared memory)"};
+      failure = {
+          ncclSystemError,
+          "ftruncate: " + system_text() + " (ranks meet in shared memory); see `df /dev/shm`"};
     }
   });
   if (failure.status != ncclSuccess) {
