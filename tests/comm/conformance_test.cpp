@@ -5,7 +5,6 @@
 // of NCCL, whose order is its own: those are held to a bound on the error of any order.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -63,29 +62,11 @@ class NcclOfOne final : public test::WorldDecorator {
   }
 };
 
-// Why this machine cannot run `job`; empty where it can.
-std::string skip_reason(const Job& job) {
-  if (job.device == Device::cpu) {
-    return "";
-  }
-  if (!has_nccl()) {
-    return "this binary has no NCCL; build the simt preset, or the cuda preset where NCCL 2.27 or "
-           "newer is installed";
-  }
-  if (!device_available(Device::cuda)) {
-    return device_unavailable_reason();
-  }
-  if (test::process_world().size() > num_gpus() && std::getenv("NCCL_HOSTID") == nullptr &&
-      !device_info(Device::cuda).simulated) {
-    return "more ranks than GPUs; tests/gpu_ranks.sh lets them share one";
-  }
-  return "";
-}
-
 class ConformanceBase : public testing::TestWithParam<Job> {
  protected:
   void SetUp() override {
-    const std::string reason = skip_reason(GetParam());
+    const std::string reason =
+        GetParam().device == Device::cpu ? std::string() : test::why_no_gpu_ranks();
     if (!reason.empty()) {
       GTEST_SKIP() << reason;
     }
