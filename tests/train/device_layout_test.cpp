@@ -151,8 +151,7 @@ const References& references(const std::string& compute) {
   World& world = process_world();
   const std::unique_ptr<Communicator> all = create_group_of_all(world);
   int owner = 0;
-  for (const auto& [micro_batch, nudge] :
-       {std::pair(4, 0), std::pair(2, 1), std::pair(4, -1), std::pair(4, 1)}) {
+  for (const auto& [micro_batch, nudge] : {std::pair(4, 0), std::pair(2, 1), std::pair(4, -1)}) {
     result.ones.push_back(owner == world.rank() ? run("cuda", compute, micro_batch, nudge)
                                                 : result.exact);
     owner = (owner + 1) % world.size();
