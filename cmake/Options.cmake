@@ -50,17 +50,19 @@ if(MEMPHIS_DEVICE STREQUAL cuda)
                                -Xcompiler=-Wall,-Wextra>)
 endif()
 
-# On where the GPU's ranks can have it: with MPI, which carries its ids.
-if(NOT DEFINED MEMPHIS_NCCL)
-  set(MEMPHIS_NCCL OFF)
-  if(NCCL_FOUND AND MEMPHIS_MPI)
-    set(MEMPHIS_NCCL ON)
-  endif()
+# On where the GPU's ranks can have it: with MPI, which carries its ids. The simulated device has one of
+# its own, csrc/comm/simt_nccl.
+set(nccl_is_there OFF)
+if(MEMPHIS_MPI AND (NCCL_FOUND OR MEMPHIS_DEVICE STREQUAL simt))
+  set(nccl_is_there ON)
 endif()
-if(MEMPHIS_NCCL AND NOT (NCCL_FOUND AND MEMPHIS_MPI))
+if(NOT DEFINED MEMPHIS_NCCL)
+  set(MEMPHIS_NCCL ${nccl_is_there})
+endif()
+if(MEMPHIS_NCCL AND NOT nccl_is_there)
   message(FATAL_ERROR "MEMPHIS_NCCL is on without a GPU build, MPI and NCCL 2.27 or newer (several ranks on "
                       "GPUs need all three); set MEMPHIS_DEVICE=cuda and MEMPHIS_MPI=ON, and NCCL_ROOT to where NCCL is")
 endif()
-if(MEMPHIS_DEVICE STREQUAL cuda)
+if(NOT MEMPHIS_DEVICE STREQUAL none)
   message(STATUS "NCCL for several ranks on GPUs: ${MEMPHIS_NCCL}")
 endif()

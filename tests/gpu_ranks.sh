@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # tests/gpu_ranks.sh [RANKS COMMAND [ARGUMENT ...]]: COMMAND as a job of RANKS processes that share the
-# GPUs of this machine, one GPU if it has no more. Without a command: the GPU cases of the collectives'
-# test, with 2 and with 4 ranks, from build/cuda (`launch/build.sh cuda --tests`).
+# GPUs of this machine, one GPU if it has no more. Without a command: the GPU cases of the tests of the
+# collectives and of layouts, with 2 and with 4 ranks, from build/cuda (`launch/build.sh cuda --tests`).
 #
 # NCCL refuses two ranks on one GPU of one machine. Here each rank is, to NCCL, a machine of its own
 # (NCCL_HOSTID), so that all they say goes through sockets of the loopback. That is for correctness: the
@@ -35,9 +35,12 @@ if (($# > 0)); then
   exit
 fi
 
-test_binary=$root/build/cuda/tests/conformance_test
-[[ -x $test_binary ]] ||
-  fail "there is no $test_binary (tests are not built by default); run launch/build.sh cuda --tests"
+tests=$root/build/cuda/tests
+for name in conformance_test device_layout_test; do
+  [[ -x $tests/$name ]] ||
+    fail "there is no $tests/$name (tests are not built by default); run launch/build.sh cuda --tests"
+done
 for ranks in 2 4; do
-  run "$ranks" "$test_binary" --gtest_filter='*nccl_processes*'
+  run "$ranks" "$tests/conformance_test" --gtest_filter='*nccl_processes*'
+  run "$ranks" "$tests/device_layout_test"
 done

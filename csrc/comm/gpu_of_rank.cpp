@@ -98,6 +98,9 @@ void use_own_gpu(Communicator& all_host, int local_rank, Device device) {
       own.may_share = std::getenv("NCCL_HOSTID") != nullptr ? 1 : 0;
       select_gpu(gpu_of_rank(local_rank, static_cast<int>(own.num_gpus), own.may_share == 1));
       own.identity = gpu_identity();
+      if (device_info(Device::cuda).simulated) {
+        own.may_share = 1;  // each process has one of its own, on the processor of all
+      }
     }
   });
   std::vector<GpuClaim> claims(static_cast<std::size_t>(all_host.size()));

@@ -28,16 +28,33 @@ void all_reduce(Communicator& all, std::vector<T>& values, DType dtype, Reduce r
   all.run(AllReduce{.y = view, .x = view, .reduce = reduce}, "test.join", {});
 }
 
+template <class T>
+void nudge(std::vector<std::byte>& bytes, double sign) {
+  const double unit = rounding_unit(dtype_of<T>());
+  T* const weights = reinterpret_cast<T*>(bytes.data());
+  for (std::size_t i = 0; i < bytes.size() / sizeof(T); ++i) {
+    const double factor = 1.0 + 2.0 * unit * (i % 2 == 0 ? sign : -sign);
+    weights[i] = static_cast<T>(static_cast<double>(weights[i]) * factor);
+  }
+}
+
 void nudge_weights(Trainer& trainer, double sign) {
-  const double unit = rounding_unit(DType::f32);
+  const Stream stream = trainer.stream();
   const auto num_segments = trainer.plan().parameters.segments.size();
   for (std::size_t segment = 0; segment < num_segments; ++segment) {
     const TensorView weights_n = trainer.parameters().segment_weights(segment);
-    for (std::int64_t i = 0; i < weights_n.num_elements(); ++i) {
-      float& weight = weights_n.as<float>()[i];
-      const double factor = 1.0 + 2.0 * unit * (i % 2 == 0 ? sign : -sign);
-      weight = static_cast<float>(static_cast<double>(weight) * factor);
+    std::vector<std::byte> bytes(weights_n.bytes());
+    synchronize(stream);
+    device_copy(bytes.data(), weights_n.data, bytes.size(), stream);
+    synchronize(stream);
+    if (weights_n.dtype == DType::bf16) {
+      nudge<bf16>(bytes, sign);
+    } else {
+      require(weights_n.dtype == DType::f32, "weights in f32 and bf16 are nudged");
+      nudge<float>(bytes, sign);
     }
+    device_copy(weights_n.data, bytes.data(), bytes.size(), stream);
+    synchronize(stream);
   }
 }
 
@@ -108,9 +125,30 @@ double element(const TensorView& view, std::int64_t index) {
       return view.as<double>()[index];
     case DType::i32:
       return view.as<std::int32_t>()[index];
+    case DType::bf16:
+      return static_cast<double>(view.as<bf16>()[index]);
     default:
       return static_cast<double>(view.as<float>()[index]);
   }
+}
+
+std::vector<double> elements(const TensorView& view, const Range& range, Stream stream) {
+  const auto count = static_cast<std::size_t>(range.count);
+  const std::size_t bytes = size_of(view.dtype);
+  std::vector<std::byte> copy(count * bytes);
+  synchronize(stream);
+  device_copy(
+      copy.data(),
+      static_cast<const std::byte*>(view.data) + static_cast<std::size_t>(range.begin) * bytes,
+      copy.size(),
+      stream);
+  synchronize(stream);
+  std::vector<double> result(count);
+  const TensorView host(copy.data(), {range.count}, view.dtype, Device::cpu);
+  for (std::size_t i = 0; i < count; ++i) {
+    result[i] = element(host, static_cast<std::int64_t>(i));
+  }
+  return result;
 }
 
 RankRun::RankRun(World& world, const std::string& yaml, const std::vector<std::string>& overrides)
@@ -160,9 +198,9 @@ Tensors RankRun::joined(const Tensors& own, Copies copies) {
   return result;
 }
 
-// The elements that this rank counts.
-template <class Flat>
-Tensors RankRun::counted(const Flat& value_of) const {
+// The elements that this rank counts: values_of(parameter, local) are those `local` of its part.
+template <class Values>
+Tensors RankRun::counted(const Values& values_of) const {
   Tensors all = empty();
   const ParameterPlan& plan = trainer_->plan().parameters;
   for (const LogicalParameter& parameter : plan.logical) {
@@ -175,11 +213,12 @@ Tensors RankRun::counted(const Flat& value_of) const {
         continue;
       }
       const Range local{.begin = begin - parameter.begin, .count = end - begin};
+      const std::vector<double> values = values_of(parameter, local);
       for_each_run(parameter, local, [&](std::int64_t at, std::int64_t from, std::int64_t count) {
         for (std::int64_t i = 0; i < count; ++i) {
           double& target = whole[static_cast<std::size_t>(at + i)];
           EXPECT_TRUE(std::isnan(target)) << parameter.name << " is counted twice by a rank";
-          target = value_of(parameter, from + i);
+          target = values[static_cast<std::size_t>(from + i - local.begin)];
         }
       });
     }
@@ -188,8 +227,8 @@ Tensors RankRun::counted(const Flat& value_of) const {
 }
 
 Tensors RankRun::own_weights() {
-  return counted([&](const LogicalParameter& parameter, std::int64_t i) {
-    return element(trainer_->parameters().logical_weights(parameter), i);
+  return counted([&](const LogicalParameter& parameter, const Range& local) {
+    return elements(trainer_->parameters().logical_weights(parameter), local, trainer_->stream());
   });
 }
 
@@ -198,9 +237,11 @@ Tensors RankRun::weights() {
 }
 
 Tensors RankRun::gradients() {
-  return joined(counted([&](const LogicalParameter& parameter, std::int64_t i) {
-                  const Range one{.begin = parameter.begin + i, .count = 1};
-                  return element(trainer_->parameters().sums(one), 0);
+  return joined(counted([&](const LogicalParameter& parameter, const Range& local) {
+                  const Range run{.begin = parameter.begin + local.begin, .count = local.count};
+                  return elements(trainer_->parameters().sums(run),
+                                  {.begin = 0, .count = local.count},
+                                  trainer_->stream());
                 }),
                 Copies::one);
 }
@@ -214,11 +255,13 @@ Tensors RankRun::state() {
   }
   for (const Optimizer::StateTensor& state : trainer_->optimizer().state()) {
     std::vector<double>& whole = own.at(state.name);
+    const std::vector<double> values =
+        elements(state.view, {.begin = 0, .count = state.local.count}, trainer_->stream());
     for_each_run(
         *state.parameter, state.local, [&](std::int64_t at, std::int64_t from, std::int64_t count) {
           for (std::int64_t i = 0; i < count; ++i) {
             whole[static_cast<std::size_t>(at + i)] =
-                element(state.view, from + i - state.local.begin);
+                values[static_cast<std::size_t>(from + i - state.local.begin)];
           }
         });
   }
@@ -279,6 +322,21 @@ Outcome train(
     }
   });
   return outcome;
+}
+
+void expect_same_bits(const Tensors& actual, const Tensors& expected, const char* what) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [name, values] : expected) {
+    const std::vector<double>& others = actual.at(name);
+    ASSERT_EQ(others.size(), values.size()) << name;
+    std::size_t num_equal = 0;
+    while (num_equal < values.size() && others[num_equal] == values[num_equal]) {
+      ++num_equal;
+    }
+    EXPECT_EQ(num_equal, values.size())
+        << what << " " << name << ": element " << num_equal << " is " << others[num_equal]
+        << " and not " << values[num_equal];
+  }
 }
 
 void expect_near(const std::vector<double>& actual,

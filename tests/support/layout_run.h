@@ -11,6 +11,7 @@
 
 #include "csrc/comm/communicator.h"
 #include "csrc/config/config.h"
+#include "csrc/plan/share.h"
 #include "csrc/train/trainer.h"
 
 // Training runs in any layout, and what they make of a model, brought together from their ranks.
@@ -53,7 +54,11 @@ struct Joined {
 // The same on every rank. Collective.
 Joined join(Communicator& all, std::span<const double> own);
 
+// Of a tensor of the CPU.
 double element(const TensorView& view, std::int64_t index);
+
+// Elements `range` of a tensor wherever it lies, once what `stream` has under way is done.
+std::vector<double> elements(const TensorView& view, const Range& range, Stream stream);
 
 // One rank of a run on the config `yaml`, which `overrides` change. What it tells of is whole and
 // the same on every rank, so all ask.
@@ -80,8 +85,8 @@ class RankRun {
   enum class Copies { one, equal };
   Tensors empty() const;
   Tensors joined(const Tensors& own, Copies copies);
-  template <class Flat>
-  Tensors counted(const Flat& value_of) const;
+  template <class Values>
+  Tensors counted(const Values& values_of) const;
   Tensors own_weights();
 
   World& world_;
@@ -101,10 +106,13 @@ struct Outcome {
   double validation = 0;
 };
 
-// `nudge` moves every f32 weight of step 0 by one rounding, up and down in turn, beginning with its
-// sign.
+// `nudge` moves every weight of step 0, in f32 or bf16, by one rounding, up and down in turn,
+// beginning with its sign.
 Outcome train(
     const Layout& layout, Ranks ranks, const std::string& compute, int num_steps, double nudge = 0);
+
+// Fails the test unless both have the same tensors, bit by bit.
+void expect_same_bits(const Tensors& actual, const Tensors& expected, const char* what);
 
 // Fails the test unless values of each step are within `relative` of the exact ones.
 void expect_near(const std::vector<double>& actual,

@@ -155,21 +155,6 @@ std::vector<double> one_rank_in_f32(const std::string& name, const std::vector<d
   return result;
 }
 
-void expect_same_bits(const Tensors& actual, const Tensors& expected, const char* what) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (const auto& [name, values] : expected) {
-    const std::vector<double>& others = actual.at(name);
-    ASSERT_EQ(others.size(), values.size()) << name;
-    std::size_t num_equal = 0;
-    while (num_equal < values.size() && others[num_equal] == values[num_equal]) {
-      ++num_equal;
-    }
-    EXPECT_EQ(num_equal, values.size())
-        << what << " " << name << ": element " << num_equal << " is " << others[num_equal]
-        << " and not " << values[num_equal];
-  }
-}
-
 class LayoutTest : public testing::TestWithParam<Case> {
  protected:
   static const Layout& layout() { return GetParam().layout; }

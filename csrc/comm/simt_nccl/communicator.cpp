@@ -1,0 +1,604 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/comm/simt_nccl/communicator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <utility>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/comm/activity.h"
+#include "csrc/core/simt_memory.h"
+
+namespace memphis::simt_nccl {
+namespace {
+
+// A thread that waits leaves the core to others, and asks ever more rarely: ranks are many more
+// than cores.
+constexpr std::size_t kNumYields = 50;
+constexpr std::chrono::microseconds kShortSleep{20};
+constexpr std::chrono::microseconds kLongSleep{1000};
+constexpr std::size_t kNumShortSleeps = 50;
+// The others' calls are compared once nothing has moved for this many pauses: some milliseconds.
+constexpr std::size_t kPausesPerLook = 100;
+
+// Elements of a call that move at a time.
+std::size_t chunk_count(const Terms& terms, int num_ranks) {
+  const std::size_t count = Meeting::kStageBytes / bytes_of(terms.type);
+  // A stage holds a piece for each rank.
+  return terms.kind == Kind::reduce_scatter ? count / static_cast<std::size_t>(num_ranks) : count;
+}
+
+// At least one, so that ranks meet in a call of no elements, too.
+std::size_t num_chunks(const Terms& terms, int num_ranks) {
+  const std::size_t each = chunk_count(terms, num_ranks);
+  return std::max<std::size_t>(1, (terms.count + each - 1) / each);
+}
+
+// Bytes of a chunk, within those of `count` elements.
+struct Span {
+  std::size_t begin;
+  std::size_t bytes;
+};
+
+Span chunk_of(const Terms& terms, int num_ranks, std::size_t chunk) {
+  const std::size_t each = chunk_count(terms, num_ranks);
+  const std::size_t begin = chunk * each;
+  const std::size_t count = std::min<std::size_t>(each, terms.count - begin);
+  return {begin * bytes_of(terms.type), count * bytes_of(terms.type)};
+}
+
+// Threads of this process read and write the device one after the other: one that is done takes
+// away the access to what it was given, which another may be reading, too.
+std::mutex& device_mutex() {
+  static std::mutex& mutex = *new std::mutex;
+  return mutex;
+}
+
+void read_device(std::byte* target, const std::byte* source, std::size_t bytes) {
+  const std::lock_guard lock(device_mutex());
+  const simt_memory::HostAccess access(source, bytes);
+  std::memcpy(target, source, bytes);
+}
+
+void write_device(std::byte* target, const std::byte* source, std::size_t bytes) {
+  const std::lock_guard lock(device_mutex());
+  const simt_memory::HostAccess access(target, bytes);
+  std::memcpy(target, source, bytes);
+}
+
+}  // namespace
+
+Communicator::Communicator(std::string name, std::vector<ncclUniqueId> ids, int rank, int num_ranks)
+    : name_(std::move(name)),
+      ids_(std::move(ids)),
+      rank_(rank),
+      num_ranks_(num_ranks),
+      peers_(static_cast<std::size_t>(num_ranks)),
+      thread_([this] { run(); }) {}
+
+Communicator::~Communicator() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+  Meeting::close_ids(ids_);
+}
+
+Failure Communicator::status() const {
+  const std::lock_guard lock(mutex_);
+  if (failure_.status != ncclSuccess) {
+    return failure_;
+  }
+  if (connected_ && meeting_->has_failed()) {
+    return meeting_->failure();
+  }
+  return {job_ == Job::none ? ncclSuccess : ncclInProgress, ""};
+}
+
+void Communicator::make(std::vector<Call> calls) {
+  const std::lock_guard lock(mutex_);
+  calls_ = std::move(calls);
+  start(Job::calls);
+}
+
+void Communicator::finalize() {
+  const std::lock_guard lock(mutex_);
+  start(Job::part);
+}
+
+void Communicator::start(Job job) {
+  job_ = job;
+  changed_.notify_all();
+}
+
+void Communicator::fail(const Failure& failure) {
+  meeting_->fail(failure, [] { std::this_thread::yield(); });
+}
+
+// The thread. It ends with the communicator.
+void Communicator::run() noexcept {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    if (job_ == Job::none) {
+      changed_.wait(lock);
+      continue;
+    }
+    lock.unlock();
+    const Failure failure = failure_of(job_);
+    lock.lock();
+    failure_ = failure;
+    job_ = Job::none;
+  }
+}
+
+Failure Communicator::failure_of(Job job) noexcept {
+  Failure failure;
+  try {
+    try {
+      switch (job) {
+        case Job::connect:
+          connect();
+          break;
+        case Job::calls:
+          make_calls(std::move(calls_));
+          break;
+        case Job::part:
+          part();
+          break;
+        case Job::none:
+          break;
+      }
+    } catch (const Failure& thrown) {
+      failure = thrown;
+    } catch (const std::exception& error) {
+      failure = {ncclInternalError, error.what()};
+    }
+    // The first one stays, so one that came from there does not change.
+    if (failure.status != ncclSuccess && meeting_.has_value()) {
+      meeting_->fail(failure, [this] { yield(); });
+    }
+  } catch (const Aborted&) {
+    // The thread ends, and nobody asks any more.
+  }
+  return failure;
+}
+
+void Communicator::connect() {
+  meeting_.emplace(ids_, rank_, num_ranks_, [this] { pause(); });
+  num_pauses_ = 0;
+  while (!meeting_->all_are_here()) {
+    pause();
+  }
+  Meeting::close_ids(ids_);
+  connected_ = true;
+}
+
+void Communicator::make_calls(std::vector<Call> calls) {
+  for (const Call& call : calls) {
+    if (is_collective(call.terms.kind)) {
+      collectives_.push_back(call);
+    } else {
+      Peer& peer = peers_[static_cast<std::size_t>(call.terms.peer)];
+      (call.terms.kind == Kind::send ? peer.sends : peer.receives).push_back({call});
+    }
+  }
+  locked([&] {
+    own().state = State::busy;
+    copy_text(own().calls, describe(calls));
+    own().num_collectives += collectives_.size();
+    for (int p = 0; p < num_ranks_; ++p) {
+      const Peer& peer = peers_[static_cast<std::size_t>(p)];
+      meeting_->of(rank_, p).num_sends += peer.sends.size();
+      meeting_->of(rank_, p).num_receives += peer.receives.size();
+    }
+  });
+  const auto is_done = [](const Peer& peer) { return peer.sends.empty() && peer.receives.empty(); };
+  num_pauses_ = 0;
+  while (!collectives_.empty() || !std::all_of(peers_.begin(), peers_.end(), is_done)) {
+    const bool collective = advance_collective();
+    const bool sends = advance_sends();
+    const bool receives = advance_receives();
+    if (collective || sends || receives) {
+      num_pauses_ = 0;
+    } else {
+      pause();
+    }
+  }
+  locked([&] { own().state = State::idle; });
+}
+
+void Communicator::part() {
+  locked([&] {
+    own().state = State::parting;
+    copy_text(own().calls, "ncclCommFinalize");
+  });
+  bool all_part = false;
+  num_pauses_ = 0;
+  while (!all_part) {
+    locked([&] {
+      all_part = true;
+      for (int r = 0; r < num_ranks_; ++r) {
+        all_part = all_part && meeting_->of(r).state == State::parting;
+      }
+    });
+    if (!all_part) {
+      pause();
+    }
+  }
+}
+
+// Chunk by chunk: each rank lays its own into a stage and, once all have, makes its result of all
+// stages. It fills one stage while others still read the other.
+bool Communicator::advance_collective() {
+  if (collectives_.empty()) {
+    return false;
+  }
+  const Call& call = collectives_.front();
+  const std::uint64_t number = num_collectives_ + 1;
+  bool moved = false;
+  if (own().collective.number.load(std::memory_order_relaxed) != number) {
+    own().collective.terms = call.terms;
+    own().collective.number.store(number, std::memory_order_release);
+    moved = true;
+  }
+  if (!agreed_) {
+    for (int r = 0; r < num_ranks_; ++r) {
+      if (meeting_->of(r).collective.number.load(std::memory_order_acquire) < number) {
+        return moved;
+      }
+    }
+    expect_same_on_all(call);
+    agreed_ = true;
+  }
+  moved = fill(call) || moved;
+  moved = drain(call) || moved;
+  if (num_drained_ == num_chunks(call.terms, num_ranks_)) {
+    num_chunks_ += std::exchange(num_drained_, 0);
+    num_filled_ = 0;
+    agreed_ = false;
+    ++num_collectives_;
+    collectives_.pop_front();
+  }
+  return moved;
+}
+
+bool Communicator::fill(const Call& call) {
+  if (num_filled_ == num_chunks(call.terms, num_ranks_)) {
+    return false;
+  }
+  const std::uint64_t chunk = num_chunks_ + num_filled_;
+  for (int r = 0; r < num_ranks_; ++r) {
+    // The chunk before the last one lies in the same stage.
+    if (meeting_->of(r).num_drained.load(std::memory_order_acquire) + 1 < chunk) {
+      return false;
+    }
+  }
+  copy_to_stage(call, num_filled_, meeting_->stage(rank_, chunk % 2));
+  ++num_filled_;
+  own().num_filled.store(chunk + 1, std::memory_order_release);
+  return true;
+}
+
+bool Communicator::drain(const Call& call) {
+  const std::uint64_t chunk = num_chunks_ + num_drained_;
+  for (int r = 0; r < num_ranks_; ++r) {
+    if (meeting_->of(r).num_filled.load(std::memory_order_acquire) <= chunk) {
+      return false;
+    }
+  }
+  copy_from_stages(call, num_drained_, chunk % 2);
+  ++num_drained_;
+  own().num_drained.store(chunk + 1, std::memory_order_release);
+  return true;
+}
+
+void Communicator::copy_to_stage(const Call& call, std::size_t chunk, std::byte* stage) const {
+  const Terms& terms = call.terms;
+  const Span span = chunk_of(terms, num_ranks_, chunk);
+  if (span.bytes == 0 || (terms.kind == Kind::broadcast && terms.peer != rank_)) {
+    return;
+  }
+  const bool has_pieces = terms.kind == Kind::reduce_scatter;
+  const std::size_t num_pieces = has_pieces ? static_cast<std::size_t>(num_ranks_) : 1;
+  const std::size_t piece_bytes = terms.count * bytes_of(terms.type);
+  const std::size_t stride = chunk_count(terms, num_ranks_) * bytes_of(terms.type);
+  for (std::size_t p = 0; p < num_pieces; ++p) {
+    read_device(stage + p * stride, call.send + p * piece_bytes + span.begin, span.bytes);
+  }
+}
+
+void Communicator::copy_from_stages(const Call& call, std::size_t chunk, std::size_t half) const {
+  const Terms& terms = call.terms;
+  const Span span = chunk_of(terms, num_ranks_, chunk);
+  if (span.bytes == 0) {
+    return;
+  }
+  std::byte* const target = call.receive + span.begin;
+  if (terms.kind == Kind::broadcast) {
+    write_device(target, meeting_->stage(terms.peer, half), span.bytes);
+    return;
+  }
+  if (terms.kind == Kind::all_gather) {
+    const std::size_t piece_bytes = terms.count * bytes_of(terms.type);
+    for (int r = 0; r < num_ranks_; ++r) {
+      write_device(
+          target + static_cast<std::size_t>(r) * piece_bytes, meeting_->stage(r, half), span.bytes);
+    }
+    return;
+  }
+  const std::size_t stride = chunk_count(terms, num_ranks_) * bytes_of(terms.type);
+  const std::size_t offset =
+      terms.kind == Kind::reduce_scatter ? static_cast<std::size_t>(rank_) * stride : 0;
+  std::vector<const std::byte*> pieces;
+  for (int r = 0; r < num_ranks_; ++r) {
+    pieces.push_back(meeting_->stage(r, half) + offset);
+  }
+  std::vector<std::byte> result(span.bytes);
+  reduce(terms, pieces, result.data(), span.bytes / bytes_of(terms.type));
+  write_device(target, result.data(), span.bytes);
+}
+
+bool Communicator::advance_sends() {
+  bool moved = false;
+  for (int p = 0; p < num_ranks_; ++p) {
+    const Peer& peer = peers_[static_cast<std::size_t>(p)];
+    Posted& posted = meeting_->of(rank_, p).send;
+    if (!peer.sends.empty() && posted.number.load(std::memory_order_relaxed) != peer.num_sent + 1) {
+      posted.terms = peer.sends.front().call.terms;
+      posted.number.store(peer.num_sent + 1, std::memory_order_release);
+      moved = true;
+    }
+  }
+  if (own().box.load(std::memory_order_acquire) != 0) {
+    return moved;
+  }
+  Peer& last = peers_[static_cast<std::size_t>(box_peer_)];
+  if (!last.sends.empty() &&
+      last.sends.front().num_moved == num_chunks(last.sends.front().call.terms, num_ranks_)) {
+    last.sends.pop_front();
+    ++last.num_sent;
+    return true;
+  }
+  return put_into_box() || moved;
+}
+
+// A chunk for a rank that has come to the receive, or the box would keep others' chunks waiting.
+bool Communicator::put_into_box() {
+  for (int i = 1; i <= num_ranks_; ++i) {
+    const int p = (box_peer_ + i) % num_ranks_;  // each in turn
+    Peer& peer = peers_[static_cast<std::size_t>(p)];
+    const Posted& receive = meeting_->of(p, rank_).receive;
+    if (peer.sends.empty() || receive.number.load(std::memory_order_acquire) != peer.num_sent + 1) {
+      continue;
+    }
+    Transfer& transfer = peer.sends.front();
+    expect_match(p, transfer.call.terms, receive.terms);
+    const Span span = chunk_of(transfer.call.terms, num_ranks_, transfer.num_moved);
+    if (span.bytes > 0) {
+      read_device(
+          meeting_->stage(rank_, Meeting::kBox), transfer.call.send + span.begin, span.bytes);
+    }
+    ++transfer.num_moved;
+    box_peer_ = p;
+    own().box.store(p + 1, std::memory_order_release);
+    return true;
+  }
+  return false;
+}
+
+bool Communicator::advance_receives() {
+  bool moved = false;
+  for (int p = 0; p < num_ranks_; ++p) {
+    const Peer& peer = peers_[static_cast<std::size_t>(p)];
+    if (peer.receives.empty()) {
+      continue;
+    }
+    Posted& posted = meeting_->of(rank_, p).receive;
+    if (posted.number.load(std::memory_order_relaxed) != peer.num_received + 1) {
+      posted.terms = peer.receives.front().call.terms;
+      posted.number.store(peer.num_received + 1, std::memory_order_release);
+      moved = true;
+    }
+    moved = take_from_box(p) || moved;
+  }
+  return moved;
+}
+
+bool Communicator::take_from_box(int sender) {
+  Peer& peer = peers_[static_cast<std::size_t>(sender)];
+  Transfer& transfer = peer.receives.front();
+  const Posted& send = meeting_->of(sender, rank_).send;
+  if (send.number.load(std::memory_order_acquire) != peer.num_received + 1) {
+    return false;
+  }
+  expect_match(sender, transfer.call.terms, send.terms);
+  std::atomic<std::int32_t>& box = meeting_->of(sender).box;
+  if (box.load(std::memory_order_acquire) != rank_ + 1) {
+    return false;
+  }
+  const Terms terms = transfer.call.terms;
+  const Span span = chunk_of(terms, num_ranks_, transfer.num_moved);
+  if (span.bytes > 0) {
+    write_device(
+        transfer.call.receive + span.begin, meeting_->stage(sender, Meeting::kBox), span.bytes);
+  }
+  if (++transfer.num_moved == num_chunks(terms, num_ranks_)) {
+    peer.receives.pop_front();
+    ++peer.num_received;
+  }
+  box.store(0, std::memory_order_release);
+  return true;
+}
+
+void Communicator::expect_same_on_all(const Call& call) const {
+  for (int r = 0; r < num_ranks_; ++r) {
+    const Terms& other = meeting_->of(r).collective.terms;
+    if (other == call.terms) {
+      continue;
+    }
+    // In one order, so that all ranks say the same.
+    const auto [first, second] = std::minmax(r, rank_);
+    throw Failure{ncclInvalidUsage,
+                  fmt::format("{}: collective {} of rank {} is {} and that of rank {} {} (on GPUs "
+                              "they would wait for ever, or take others' memory); let all ranks "
+                              "make the same calls",
+                              name_,
+                              num_collectives_ + 1,
+                              first,
+                              describe(first == r ? other : call.terms),
+                              second,
+                              describe(second == r ? other : call.terms))};
+  }
+}
+
+void Communicator::expect_match(int peer, const Terms& own_terms, const Terms& other) const {
+  if (own_terms.count == other.count && own_terms.type == other.type) {
+    return;
+  }
+  const bool sends = own_terms.kind == Kind::send;
+  throw Failure{ncclInvalidUsage,
+                fmt::format("{}: rank {} makes {} and rank {} {} (on GPUs they would wait for "
+                            "ever, or write past the end); let both move the same",
+                            name_,
+                            sends ? rank_ : peer,
+                            describe(sends ? own_terms : other),
+                            sends ? peer : rank_,
+                            describe(sends ? other : own_terms))};
+}
+
+void Communicator::locked(const std::function<void()>& body) {
+  meeting_->locked([this] { pause(); }, body);
+}
+
+void Communicator::yield() {
+  if (stop_) {
+    throw Aborted{};
+  }
+  std::this_thread::yield();
+}
+
+void Communicator::pause() {
+  if (stop_) {
+    throw Aborted{};
+  }
+  if (meeting_.has_value() && meeting_->has_failed()) {
+    throw meeting_->failure();
+  }
+  ++num_pauses_;
+  if (num_pauses_ < kNumYields) {
+    std::this_thread::yield();
+    return;
+  }
+  std::this_thread::sleep_for(num_pauses_ < kNumYields + kNumShortSleeps ? kShortSleep
+                                                                         : kLongSleep);
+  if (meeting_.has_value() && num_pauses_ % kPausesPerLook == 0) {
+    look_for_a_circle();
+    look_for_the_lost();
+  }
+}
+
+// A rank that does not have, up to the group that it is in, all that another one's group needs of
+// it is waited for. Where each of a circle of ranks waits for the next, none of them ever goes on.
+// That needs no guess about time: what a group holds is known as soon as it begins.
+bool Communicator::waits_for(int a, int b) const {
+  const RankBoard& one = meeting_->of(a);
+  const PairBoard& of_a = meeting_->of(a, b);
+  const PairBoard& of_b = meeting_->of(b, a);
+  return one.state == State::busy &&
+         (one.num_collectives > meeting_->of(b).num_collectives ||
+          of_a.num_sends > of_b.num_receives || of_a.num_receives > of_b.num_sends);
+}
+
+// The ranks of a circle to which `path` leads, if it does.
+std::vector<int> Communicator::circle_from(std::vector<int>& path, std::vector<bool>& seen) const {
+  for (int r = 0; r < num_ranks_; ++r) {
+    if (!waits_for(path.back(), r)) {
+      continue;
+    }
+    if (const auto begin = std::find(path.begin(), path.end(), r); begin != path.end()) {
+      return {begin, path.end()};
+    }
+    if (seen[static_cast<std::size_t>(r)]) {
+      continue;
+    }
+    seen[static_cast<std::size_t>(r)] = true;
+    path.push_back(r);
+    if (std::vector<int> circle = circle_from(path, seen); !circle.empty()) {
+      return circle;
+    }
+    path.pop_back();
+  }
+  return {};
+}
+
+void Communicator::look_for_a_circle() {
+  std::string problem;
+  meeting_->locked(
+      [this] { yield(); },
+      [&] {
+        std::vector<int> path = {rank_};
+        std::vector<bool> seen(static_cast<std::size_t>(num_ranks_));
+        std::vector<int> circle = circle_from(path, seen);
+        if (!circle.empty()) {
+          // Every rank tells it from the same one on.
+          std::rotate(circle.begin(), std::min_element(circle.begin(), circle.end()), circle.end());
+          for (std::size_t i = 0; i < circle.size(); ++i) {
+            problem += fmt::format("{}rank {} waits for rank {} in {}",
+                                   i == 0 ? "" : ", ",
+                                   circle[i],
+                                   circle[(i + 1) % circle.size()],
+                                   meeting_->of(circle[i]).calls.data());
+          }
+          problem += " (none makes the call that another waits for; on GPUs they would for ever)";
+          return;
+        }
+        for (int r = 0; r < num_ranks_; ++r) {
+          if (waits_for(rank_, r) && meeting_->of(r).state == State::parting) {
+            problem = fmt::format(
+                "rank {} waits for rank {} in {}, and rank {} is in "
+                "ncclCommFinalize (it will not make that call any more)",
+                rank_,
+                r,
+                own().calls.data(),
+                r);
+          }
+        }
+      });
+  if (!problem.empty()) {
+    throw Failure{ncclInvalidUsage,
+                  fmt::format("{}: {}; let all ranks make the same calls", name_, problem)};
+  }
+}
+
+void Communicator::look_for_the_lost() {
+  for (int r = 0; r < num_ranks_; ++r) {
+    if (!meeting_->is_gone(r)) {
+      continue;
+    }
+    State state = State::absent;
+    std::string calls;
+    // Read afterwards: one that has parted in the meantime has done so in order.
+    meeting_->locked([this] { yield(); },
+                     [&] {
+                       state = meeting_->of(r).state;
+                       calls = own().calls.data();
+                     });
+    if (state == State::idle || state == State::busy) {
+      throw Failure{
+          ncclRemoteError,
+          fmt::format("{}: rank {} is gone while rank {} waits in {} (it has aborted, or its "
+                      "process has ended); see what that rank says",
+                      name_,
+                      r,
+                      rank_,
+                      calls.empty() ? "ncclCommInitRankScalable" : calls)};
+    }
+  }
+}
+
+}  // namespace memphis::simt_nccl

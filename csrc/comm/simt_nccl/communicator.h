@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <nccl.h>
+
+#include "csrc/comm/simt_nccl/call.h"
+#include "csrc/comm/simt_nccl/failure.h"
+#include "csrc/comm/simt_nccl/meeting.h"
+
+namespace memphis::simt_nccl {
+
+// One rank's end of a communicator, and the thread that does its work: connects, makes the groups
+// of calls that it is given, one at a time, and parts.
+class Communicator {
+ public:
+  Communicator(std::string name, std::vector<ncclUniqueId> ids, int rank, int num_ranks);
+  // Ends whatever is under way.
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  const std::string& name() const { return name_; }
+  int rank() const { return rank_; }
+  int size() const { return num_ranks_; }
+
+  // ncclSuccess where it has nothing to do, ncclInProgress, or what went wrong.
+  Failure status() const;
+
+  // Those require ncclSuccess.
+  void make(std::vector<Call> calls);
+  void finalize();
+
+  // This rank cannot go on, for a fault of its own: all ranks fail of it.
+  void fail(const Failure& failure);
+
+ private:
+  enum class Job { connect, calls, part, none };
+
+  // A send or a receive under way.
+  struct Transfer {
+    Call call;
+    std::size_t num_moved = 0;  // chunks
+  };
+  struct Peer {
+    std::deque<Transfer> sends;
+    std::deque<Transfer> receives;
+    std::uint64_t num_sent = 0;  // done, of the communicator's life
+    std::uint64_t num_received = 0;
+  };
+
+  void run() noexcept;
+  Failure failure_of(Job job) noexcept;
+  void start(Job job);
+
+  void connect();
+  void make_calls(std::vector<Call> calls);
+  void part();
+
+  // Each does what can be done without waiting, and returns whether that was anything.
+  bool advance_collective();
+  bool fill(const Call& call);
+  bool drain(const Call& call);
+  bool advance_sends();
+  bool put_into_box();
+  bool advance_receives();
+  bool take_from_box(int sender);
+
+  void expect_same_on_all(const Call& call) const;
+  void expect_match(int peer, const Terms& own, const Terms& other) const;
+  void copy_to_stage(const Call& call, std::size_t chunk, std::byte* stage) const;
+  void copy_from_stages(const Call& call, std::size_t chunk, std::size_t half) const;
+
+  RankBoard& own() const { return meeting_->of(rank_); }
+  void locked(const std::function<void()>& body);
+  // While the thread waits: leaves the core to others, and throws where it shall not wait any
+  // longer. Yield asks for an abort alone.
+  void yield();
+  void pause();
+  bool waits_for(int a, int b) const;
+  std::vector<int> circle_from(std::vector<int>& path, std::vector<bool>& seen) const;
+  void look_for_a_circle();
+  void look_for_the_lost();
+
+  const std::string name_;
+  const std::vector<ncclUniqueId> ids_;
+  const int rank_;
+  const int num_ranks_;
+
+  std::optional<Meeting> meeting_;  // of the thread, until it has connected
+
+  // Of the thread.
+  std::deque<Call> collectives_;
+  std::vector<Peer> peers_;
+  std::uint64_t num_collectives_ = 0;  // done, of the communicator's life
+  std::uint64_t num_chunks_ = 0;       // of those
+  std::uint64_t num_filled_ = 0;       // of the one under way
+  std::uint64_t num_drained_ = 0;
+  bool agreed_ = false;  // all ranks make it
+  int box_peer_ = 0;     // whose chunk was put into the box last
+  std::size_t num_pauses_ = 0;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Job job_ = Job::connect;
+  std::vector<Call> calls_;  // of the job, until it begins
+  Failure failure_;
+  std::atomic<bool> connected_ = false;
+  std::atomic<bool> stop_ = false;
+
+  std::thread thread_;  // last: it uses the others
+};
+
+}  // namespace memphis::simt_nccl

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+
+// As much of NCCL's interface as csrc/comm uses, for the simulated device (core/device_simt.cpp):
+// names, values and meanings are those of NCCL 2.27's user guide. Ranks are processes or threads of
+// one machine.
+//
+// Blocking    communicators are nonblocking (config.blocking = 0) and no others: a thread of each
+//             does the work, and ncclCommGetAsyncError says ncclInProgress until it is done.
+// Async       work of the simulated device is done when its call returns, so streams mean nothing
+//             here: who has seen ncclSuccess has the result. Unlike on a GPU a collective is then
+//             never under way on a stream; a caller that does not wait for ncclSuccess before it
+//             goes on to other work on that stream has it ahead of the collective.
+// Reductions  run in the order of ranks; sums of bf16 round at each addition.
+// Checks      an error on every rank, whose text (ncclGetLastError) names the ranks and their
+// calls,
+//             where NCCL would wait for ever or exchange other memory: ranks that differ in kind,
+//             count, type, op or root; ranks that wait for each other in different calls; a rank
+//             that parts, aborts or dies while others wait for it; a range that is no live memory
+//             of the device; operands that overlap without being in place.
+// Leaves      nothing behind, however processes end: the memory in which ranks meet has no name in
+//             the file system, and goes with the last process that has it mapped.
+
+enum ncclResult_t {
+  ncclSuccess = 0,
+  ncclUnhandledCudaError = 1,
+  ncclSystemError = 2,
+  ncclInternalError = 3,
+  ncclInvalidArgument = 4,
+  ncclInvalidUsage = 5,
+  ncclRemoteError = 6,
+  ncclInProgress = 7
+};
+
+enum ncclDataType_t {
+  ncclInt32 = 2,
+  ncclInt64 = 4,
+  ncclFloat32 = 7,
+  ncclFloat64 = 8,
+  ncclBfloat16 = 9
+};
+
+enum ncclRedOp_t { ncclSum = 0, ncclMax = 2 };
+
+struct ncclConfig_t {
+  int blocking;
+  const char* commName;
+};
+// NOLINTNEXTLINE: NCCL's own is a macro, too.
+#define NCCL_CONFIG_INITIALIZER \
+  { .blocking = 1, .commName = nullptr }
+
+constexpr std::size_t kNcclUniqueIdBytes = 128;
+struct alignas(8) ncclUniqueId {
+  char internal[kNcclUniqueIdBytes];
+};
+
+using ncclComm_t = struct ncclComm*;
+using cudaStream_t = struct CUstream_st*;  // as the CUDA runtime declares it
+
+const char* ncclGetErrorString(ncclResult_t result);
+// Of the last error that a call returned, or reported, to this thread. `comm` is not used.
+const char* ncclGetLastError(ncclComm_t comm);
+
+// The calling process must live until all ranks have connected.
+ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
+// All ranks pass the same ids; they meet at the first.
+ncclResult_t ncclCommInitRankScalable(ncclComm_t* comm,
+                                      int num_ranks,
+                                      int rank,
+                                      int num_ids,
+                                      ncclUniqueId* ids,
+                                      ncclConfig_t* config);
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* status);
+// In progress until all ranks have called it.
+ncclResult_t ncclCommFinalize(ncclComm_t comm);
+ncclResult_t ncclCommDestroy(ncclComm_t comm);
+// Ends whatever the communicator waits for; other ranks that wait for this one get ncclRemoteError.
+ncclResult_t ncclCommAbort(ncclComm_t comm);
+
+// Of the calling thread. Calls between the two go out as one; if one of them fails, none does.
+ncclResult_t ncclGroupStart();
+ncclResult_t ncclGroupEnd();
+
+ncclResult_t ncclAllReduce(const void* send,
+                           void* receive,
+                           std::size_t count,
+                           ncclDataType_t type,
+                           ncclRedOp_t op,
+                           ncclComm_t comm,
+                           cudaStream_t stream);
+ncclResult_t ncclAllGather(const void* send,
+                           void* receive,
+                           std::size_t send_count,
+                           ncclDataType_t type,
+                           ncclComm_t comm,
+                           cudaStream_t stream);
+ncclResult_t ncclReduceScatter(const void* send,
+                               void* receive,
+                               std::size_t receive_count,
+                               ncclDataType_t type,
+                               ncclRedOp_t op,
+                               ncclComm_t comm,
+                               cudaStream_t stream);
+// `send` is read on the root alone.
+ncclResult_t ncclBroadcast(const void* send,
+                           void* receive,
+                           std::size_t count,
+                           ncclDataType_t type,
+                           int root,
+                           ncclComm_t comm,
+                           cudaStream_t stream);
+ncclResult_t ncclSend(const void* send,
+                      std::size_t count,
+                      ncclDataType_t type,
+                      int peer,
+                      ncclComm_t comm,
+                      cudaStream_t stream);
+ncclResult_t ncclRecv(void* receive,
+                      std::size_t count,
+                      ncclDataType_t type,
+                      int peer,
+                      ncclComm_t comm,
+                      cudaStream_t stream);
