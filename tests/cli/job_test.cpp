@@ -21,6 +21,7 @@
 
 #include "csrc/core/file.h"
 #include "tests/support/process.h"
+#include "tests/support/ranks.h"
 #include "tests/support/tiny_run.h"
 
 namespace memphis::test {
@@ -427,6 +428,79 @@ TEST_F(Job, AConfigThatDoesNotFitTheRanksIsRefusedBeforeAnythingIsWritten) {
             std::string::npos)
       << ended.error;
   EXPECT_FALSE(fs::exists(path("run")));
+}
+
+// Two ranks on Device::cuda, of which one step takes a second where it is simulated.
+class DeviceJob : public Job {
+ protected:
+  void SetUp() override {
+    const std::string reason = why_no_gpu_ranks(2);
+    if (!reason.empty()) {
+      GTEST_SKIP() << reason;
+    }
+  }
+
+  nlohmann::json first_step(const std::string& run_dir) const {
+    const std::string text = read_text(path(run_dir) + "/metrics.jsonl");
+    return nlohmann::json::parse(text.substr(0, text.find('\n')));
+  }
+
+  const Arguments small_ = {"run.device=cuda",
+                            "model.vocab_size=264",
+                            "model.num_layers=1",
+                            "model.d_model=16",
+                            "model.num_heads=2",
+                            "model.ffn_dim=16",
+                            "parallel.tensor=2",
+                            "batch.sequence_length=8",
+                            "batch.micro_batch=1",
+                            "batch.global_batch=1",
+                            "schedule.steps=3",
+                            "schedule.warmup_steps=0",
+                            "metrics.validate_every=0",
+                            "metrics.validate_batches=1"};
+};
+
+TEST_F(DeviceJob, ARankThatLivesAndDoesNotComeEndsTheJob) {
+  const Ended ended = run(join(join(mpirun(2), {MEMPHIS_FAULTY_JOB, config_, "stands"}),
+                               join(small_, {"run.hang_seconds=5"})));
+  EXPECT_EQ(ended.code, 12) << ended.error;
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 2 on ")) << cause;
+  EXPECT_NE(cause.find("step 3, backward of layer 0, in tensor.sum_terms of the tensor group: the "
+                       "GPU has stood there for 5 s; not arrived: rank 1, the nearest before it "
+                       "that stands in none, is in step 3, backward of layer 0, "),
+            std::string::npos)
+      << cause;
+}
+
+TEST_F(DeviceJob, TheTraceShowsWhatStreamsDo) {
+  const Ended ended = train(2, "run", join(small_, {"metrics.trace=true"}));
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  const auto events = nlohmann::json::parse(read_text(path("run") + "/trace/rank-00001.json"));
+  expect_one_span_at_a_time(events);
+  std::map<int, std::string> tracks;
+  std::map<std::string, std::set<std::string>> names;  // of spans, by track
+  for (const auto& event : events) {
+    if (event["name"] == "thread_name") {
+      tracks[event["tid"]] = event["args"]["name"];
+    } else if (event["ph"] == "X") {
+      names[tracks.at(event["tid"])].insert(event["name"]);
+    }
+  }
+  EXPECT_TRUE(names["gpu"].contains("backward 0"));
+  EXPECT_TRUE(names["gpu"].contains("optimizer"));
+  EXPECT_TRUE(names["tensor on the gpu"].contains("tensor.sum_terms"));
+  EXPECT_TRUE(names["gpu waiting"].contains("tensor.sum_terms"));
+  EXPECT_TRUE(names["step"].contains("backward 0"));
+  EXPECT_GT(first_step("run")["communication_seconds"], 0);
+  EXPECT_GT(first_step("run")["exposed_seconds"], 0);
+}
+
+TEST_F(DeviceJob, CommunicationThatNobodyTimesIsLeftOut) {
+  const Ended ended = train(2, "run", small_);
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  EXPECT_FALSE(first_step("run").contains("communication_seconds"));
 }
 
 }  // namespace

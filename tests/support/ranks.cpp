@@ -23,7 +23,7 @@ World& process_world() {
   return *the_world();
 }
 
-std::string why_no_gpu_ranks() {
+std::string why_no_gpu_ranks(int num_ranks) {
   if (!has_nccl()) {
     return "this binary has no NCCL; build the simt preset, or the cuda preset where NCCL 2.27 or "
            "newer is installed";
@@ -32,7 +32,7 @@ std::string why_no_gpu_ranks() {
     return device_unavailable_reason();
   }
   // Of the simulated device each process has one.
-  if (process_world().size() > num_gpus() && std::getenv("NCCL_HOSTID") == nullptr &&
+  if (num_ranks > num_gpus() && std::getenv("NCCL_HOSTID") == nullptr &&
       !device_info(Device::cuda).simulated) {
     return "more ranks than GPUs; tests/gpu_ranks.sh lets them share one";
   }

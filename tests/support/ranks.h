@@ -12,8 +12,8 @@ namespace memphis::test {
 // tests/CMakeLists.txt, whose main is ranks_main.cpp.
 World& process_world();
 
-// Why the ranks of this job cannot have a GPU each, or share one; empty where they can.
-std::string why_no_gpu_ranks();
+// Why so many ranks, those of this job, cannot have a GPU each, or share one; empty where they can.
+std::string why_no_gpu_ranks(int num_ranks = process_world().size());
 
 // For that main alone.
 void set_process_world(std::unique_ptr<World> world);
