@@ -104,7 +104,8 @@ void bench_step(const StepArguments& arguments, World& world) {
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const double tokens_per_second = step_tokens / median(seconds);
   const double model_flops = tokens_per_second * flops.halved;
-  const double matmul_flops = median(matmul_rates);
+  // All ranks measure at one time, each on what is its own.
+  const double matmul_flops = median(matmul_rates) * world.size();
   const auto num_steps = static_cast<double>(arguments.steps);
   // A rank that waits may wait for more than what moves meanwhile: then nothing is hidden.
   const double hidden = communication > 0 ? std::max(0.0, 1 - exposed / communication) : 0;
@@ -132,10 +133,11 @@ void bench_step(const StepArguments& arguments, World& world) {
   fmt::print("model {:.1f} GFLOP/s (un-halved {:.1f}), {} {:.1f} GFLOP/s, ratio {:.3f}\n",
              model_flops * 1e-9,
              tokens_per_second * flops.unhalved * 1e-9,
-             matmul_name(device),
+             matmul_name(device) +
+                 (world.size() > 1 ? fmt::format(", on {} ranks at once", world.size()) : ""),
              matmul_flops * 1e-9,
              model_flops / matmul_flops);
-  if (const std::optional<double> peak = peak_flops_per_second(device)) {
+  if (const std::optional<double> peak = peak_flops_per_second(device, world.size())) {
     fmt::print("MFU {:.1f} % of the dense bf16 peak ({:.1f} % un-halved)\n",
                100 * model_flops / *peak,
                100 * tokens_per_second * flops.unhalved / *peak);

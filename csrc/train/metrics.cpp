@@ -107,16 +107,16 @@ void MetricsFile::write_sample(std::int64_t step, std::string_view text) {
   write_line(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-std::optional<double> peak_flops_per_second(Device device) {
+std::optional<double> peak_flops_per_second(Device device, int num_ranks) {
   if (device == Device::cpu) {
     return std::nullopt;
   }
   // Dense bf16 peaks of the SXM parts, from NVIDIA's data sheets.
   switch (device_info(device).compute_capability) {
     case 80:
-      return 312e12;
+      return 312e12 * num_ranks;
     case 90:
-      return 989e12;
+      return 989e12 * num_ranks;
     default:
       return std::nullopt;
   }

@@ -51,9 +51,9 @@ class MetricsFile {
   std::ofstream file_;
 };
 
-// Peak dense bf16 FLOP/s of the GPU, for model FLOP utilisation; empty for a device whose peak is
-// not known, the CPU among them.
-std::optional<double> peak_flops_per_second(Device device);
+// Peak dense bf16 FLOP/s of the GPUs of so many ranks, for model FLOP utilisation; empty for a
+// device whose peak is not known, the CPU among them.
+std::optional<double> peak_flops_per_second(Device device, int num_ranks);
 
 // "step 120/2000 loss 1.8342 grad 0.71 lr 3.1e-03 12034 tok/s 102.6 GFLOP/s eta 2m05s".
 std::string progress_line(const MetricsFile::StepRecord& record,

@@ -419,7 +419,7 @@ void Trainer::train() {
   MetricsFile* const metrics = metrics_file ? &*metrics_file : nullptr;
   const StopSignal stop;
   const ModelFlops flops = model_flops_per_token(config_.model, config_.batch.sequence_length);
-  const std::optional<double> peak = peak_flops_per_second(device_);
+  const std::optional<double> peak = peak_flops_per_second(device_, world_.size());
   const Clock clock;
   double smoothed_seconds = 0;
 
