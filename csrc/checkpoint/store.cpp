@@ -307,6 +307,15 @@ Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
   return scan;
 }
 
+std::int64_t newest_step(const fs::path& run_dir) {
+  for (const StepEntry& entry : list_entries(run_dir)) {
+    if (!entry.unfinished) {
+      return entry.step;
+    }
+  }
+  return -1;
+}
+
 std::optional<Found> choose_checkpoint(const fs::path& run_dir,
                                        Resume resume,
                                        const Verify& verify) {

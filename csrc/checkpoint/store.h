@@ -67,6 +67,9 @@ struct Scan {
 Scan find_newest_valid(const std::filesystem::path& run_dir,
                        const Verify& verify = verify_checkpoint);
 
+// The step of the newest checkpoint there, valid or not, by its name; -1 if there is none.
+std::int64_t newest_step(const std::filesystem::path& run_dir);
+
 // What run.resume makes of a run directory; logs what is chosen and why newer ones are not.
 //   auto      the newest valid one; nothing if nothing was ever saved or logged there
 //   required  the newest valid one

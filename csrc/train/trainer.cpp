@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/trainer.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -207,6 +208,9 @@ Trainer::Trainer(const Config& config,
   together(groups_.all_host(), "memory", [&] {
     require_fits(plan_.memory, device_info(device_).free_bytes, device_);
   });
+  together(groups_.all_host(), "checkpoint.newest", [&] {
+    newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
+  });
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
 
   const BatchConfig& batch = config_.batch;
@@ -277,7 +281,8 @@ double Trainer::validation_loss() {
   return evaluator_->run().loss;
 }
 
-void Trainer::prepare_run_directory() const {
+std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
+  std::unique_ptr<RunLock> lock;
   const std::uint64_t bytes = checkpoint_bytes(*parameters_, *optimizer_, groups_);
   together(groups_.all_host(), "run.dir", [&] {
     if (!leads_) {
@@ -290,11 +295,20 @@ void Trainer::prepare_run_directory() const {
       throw PreflightError("cannot create run.dir " + dir.string() + " (" + error.message() +
                            "); choose another run.dir or fix permissions");
     }
+    lock = std::make_unique<RunLock>(dir);
+    if (newest_step(dir) > std::max(newest_step_, saved_step_)) {
+      throw PreflightError(
+          fmt::format("run.dir {} has gone on to step {} (another job has used it since this one "
+                      "read it); start this one again",
+                      dir.string(),
+                      newest_step(dir)));
+    }
     require_space(dir, bytes);
     remove_unfinished(dir);
     write_text_atomically(dir / kConfigName, to_yaml(config_));
   });
   together(groups_.all_host(), "run.dir.shared", [&] { require_shared(config_.run.dir); });
+  return lock;
 }
 
 void Trainer::save() {
@@ -370,7 +384,7 @@ void Trainer::run() {
                  last_step);
     return;
   }
-  prepare_run_directory();
+  const std::unique_ptr<RunLock> lock = prepare_run_directory();
   if (config_.metrics.trace) {
     world_.activity().start_trace();
     time_communication();

@@ -18,6 +18,7 @@
 #include "csrc/train/evaluate.h"
 #include "csrc/train/generator.h"
 #include "csrc/train/metrics.h"
+#include "csrc/train/run_lock.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -83,7 +84,8 @@ class Trainer {
           const std::vector<std::string>& default_roots,
           World& world,
           std::unique_ptr<Communicator> all);
-  void prepare_run_directory() const;
+  // Keeps other jobs out of it as long as the result lives, which is the first rank's.
+  [[nodiscard]] std::unique_ptr<RunLock> prepare_run_directory() const;
   void save();
   // `metrics` is null on all ranks but the first.
   void validate(MetricsFile* metrics, double elapsed_seconds);
@@ -117,6 +119,7 @@ class Trainer {
   std::int64_t step_ = 0;
   std::uint64_t samples_ = 0;
   std::int64_t saved_step_ = -1;
+  std::int64_t newest_step_ = -1;  // in run.dir, when a checkpoint was chosen
 };
 
 }  // namespace memphis

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+
+namespace memphis {
+
+// Keeps other jobs out of a run directory as long as it lives: two in one would delete what the
+// other is writing. The first rank has it for all. The lock is the system's, on the file `lock`
+// there, and goes with the process however that ends.
+class RunLock {
+ public:
+  // For how long the end of a job that was killed may go unnoticed: its last process may be about
+  // to end, and a server of files hears nothing of a machine that is gone.
+  struct Patience {
+    std::chrono::milliseconds here{std::chrono::seconds(10)};
+    std::chrono::milliseconds elsewhere{std::chrono::seconds(120)};
+  };
+
+  // Where another job has it, waits for its end. PreflightError, naming that job, if it is there
+  // after all. Where the file system has no locks, a warning.
+  explicit RunLock(const std::filesystem::path& run_dir, const Patience& patience);
+  explicit RunLock(const std::filesystem::path& run_dir) : RunLock(run_dir, Patience()) {}
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
+
+}  // namespace memphis
