@@ -21,4 +21,7 @@ struct ConfigArguments {
 };
 void add_config_arguments(CLI::App& command, ConfigArguments& arguments);
 
+// For an option that is a number of `least` or more. CLI11's own names the largest double.
+CLI::Validator at_least(int least);
+
 }  // namespace memphis

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <string>
+
+#include <spdlog/fmt/fmt.h>
+
 #include "csrc/cli/commands.h"
 
 namespace memphis {
@@ -8,6 +12,18 @@ void add_config_arguments(CLI::App& command, ConfigArguments& arguments) {
   command.add_option("overrides",
                      arguments.overrides,
                      "section.key=value, as often as needed: takes the place of the file's value");
+}
+
+CLI::Validator at_least(int least) {
+  return CLI::Validator(
+      [least](const std::string& text) {
+        double value = 0;
+        const bool number = CLI::detail::lexical_cast(text, value);  // or the conversion says so
+        return number && value < least
+                   ? fmt::format("{} is too small; give {} or more", text, least)
+                   : std::string();
+      },
+      "");
 }
 
 }  // namespace memphis

@@ -43,9 +43,9 @@ void add_generate_command(CLI::App& program) {
   add_model_argument(*command, arguments->model);
   command->add_option("--prompt", arguments->prompt, "The text to continue")->required();
   command->add_option("--tokens", arguments->sample.num_tokens, "How many tokens at most")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--temperature", arguments->sample.temperature, "0: the most probable token")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_option("--seed", arguments->sample.seed, "Same seed, same text");
   command->callback([arguments] { generate(*arguments); });
 }

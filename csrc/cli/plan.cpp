@@ -69,7 +69,7 @@ void add_plan_command(CLI::App& program) {
   auto arguments = std::make_shared<Arguments>();
   add_config_arguments(*command, arguments->config);
   command->add_option("--ranks", arguments->num_ranks, "Of the job (default 1)")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->callback([arguments] {
     const ConfigArguments& config = arguments->config;
     print_plan(parse_config(read_text(config.file),

@@ -402,14 +402,21 @@ void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& che
                      "least 1, or 0 for room in every case");
   const std::int64_t samples = config.batch.micro_batch * parallel.data;
   const std::int64_t below = config.batch.global_batch / samples * samples;
-  checker.expect(below == config.batch.global_batch,
-                 {"batch.global_batch", "batch.micro_batch", "parallel.data"},
-                 shown("batch.global_batch", config.batch.global_batch) +
-                     " is not a multiple of the " + text_of(samples) + " samples that " +
-                     shown("parallel.data", parallel.data) + " ranks take in micro-batches of " +
-                     text_of(config.batch.micro_batch) + " (every rank takes equally many); use " +
-                     (below > 0 ? text_of(below) + " or " : std::string()) +
-                     text_of(below + samples));
+  // What each rank has may do in smaller pieces.
+  const bool shared_out = config.batch.global_batch % parallel.data == 0;
+  std::int64_t micro_batch = config.batch.micro_batch;
+  while (shared_out && config.batch.global_batch / parallel.data % micro_batch != 0) {
+    --micro_batch;
+  }
+  checker.expect(
+      below == config.batch.global_batch,
+      {"batch.global_batch", "batch.micro_batch", "parallel.data"},
+      shown("batch.global_batch", config.batch.global_batch) + " is not a multiple of the " +
+          text_of(samples) + " samples that " + shown("parallel.data", parallel.data) +
+          " ranks take in micro-batches of " + text_of(config.batch.micro_batch) +
+          " (every rank takes equally many); use " +
+          (below > 0 ? text_of(below) + " or " : std::string()) + text_of(below + samples) +
+          (shared_out ? ", or batch.micro_batch " + text_of(micro_batch) : std::string()));
 }
 
 void check_run(const Config& config, const Checker& checker) {

@@ -136,6 +136,13 @@ TEST_F(Cli, ADamagedCheckpointIsPassedOverByName) {
   EXPECT_EQ(train("run", {"schedule.steps=42"}).code, 4);
 }
 
+TEST_F(Cli, ANumberThatIsTooSmallIsRefusedWithTheLeast) {
+  const Ended ended = run({"plan", config_, "--ranks", "0"});
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_NE(ended.error.find("--ranks: 0 is too small; give 1 or more"), std::string::npos)
+      << ended.error;
+}
+
 TEST_F(Cli, AnExportHasTheLogitsOfItsRun) {
   ASSERT_EQ(train("run").code, 0);
   const std::string tokens = directory_.write("tokens.json", "{\"tokens\": [[1, 5, 0, 258, 77]]}");

@@ -275,7 +275,7 @@ std::vector<test::BadConfig> bad_configs() {
        ExitCode::config,
        "argument 'batch.global_batch=12': batch.global_batch 12 is not a multiple of the 8 samples "
        "that parallel.data 4 ranks take in micro-batches of 2 (every rank takes equally many); use "
-       "8 or 16",
+       "8 or 16, or batch.micro_batch 1",
        4},
       {"ZeRO stage",
        kTiny,
