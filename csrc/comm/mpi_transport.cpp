@@ -6,13 +6,13 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <thread>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/comm/check.h"
 #include "csrc/comm/mpi_check.h"
+#include "csrc/core/pause.h"
 
 namespace memphis {
 namespace {
@@ -47,27 +47,10 @@ std::string error_string(int status) {
   return {text, static_cast<std::size_t>(length)};
 }
 
-// Waits a little longer each time. Ranks may outnumber cores, where a rank that spins keeps the one
-// that it waits for from running: 24 ranks on 2 cores take a thousand times as long.
-class Pause {
- public:
-  void reset() { count_ = 0; }
-  void operator()() {
-    constexpr int kNumYields = 64;
-    constexpr int kMaxMicroseconds = 200;
-    if (count_ < kNumYields) {
-      std::this_thread::yield();
-    } else {
-      const int doublings = std::min(count_ - kNumYields, 8);
-      std::this_thread::sleep_for(
-          std::chrono::microseconds(std::min(1 << doublings, kMaxMicroseconds)));
-    }
-    count_ = std::min(count_ + 1, kNumYields + 8);
-  }
-
- private:
-  int count_ = 0;
-};
+// Ranks may outnumber cores, where a rank that spins keeps the one that it waits for from running:
+// 24 ranks on 2 cores take a thousand times as long.
+constexpr int kNumYields = 64;
+constexpr std::chrono::microseconds kLongestSleep{200};
 
 }  // namespace
 
@@ -158,7 +141,7 @@ void MpiTransport::wait(std::string_view name) {
   done_.resize(requests_.size());
   statuses_.resize(requests_.size());
   std::exception_ptr error;
-  Pause pause;
+  Pause pause(kNumYields, kLongestSleep);
   auto last_progress = Activity::Clock::now();
   double next_look = kLookSeconds;
   for (int num_left = num_requests; num_left > 0;) {

@@ -8,7 +8,6 @@
 #include <deque>
 #include <exception>
 #include <mutex>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -18,6 +17,7 @@
 #include "csrc/comm/nccl_check.h"
 #include "csrc/core/dtype.h"
 #include "csrc/core/log.h"
+#include "csrc/core/pause.h"
 
 namespace memphis {
 namespace {
@@ -36,24 +36,9 @@ constexpr std::chrono::milliseconds kLookInterval{1};
 // How long the ranks may take to part, once all have done what they were asked.
 constexpr std::chrono::seconds kPartLimit{30};
 
-// Between two looks at what NCCL does in the background: yields first, as most of it takes
-// microseconds.
-class Pause {
- public:
-  void operator()() {
-    constexpr int kNumYields = 1000;
-    constexpr std::chrono::microseconds kSleep{50};
-    if (count_ < kNumYields) {
-      ++count_;
-      std::this_thread::yield();
-    } else {
-      std::this_thread::sleep_for(kSleep);
-    }
-  }
-
- private:
-  int count_ = 0;
-};
+// Most of what NCCL does in the background takes less than so many.
+constexpr int kNumYields = 1000;
+constexpr std::chrono::microseconds kLongestSleep{50};
 
 bool is_error(ncclResult_t status) {
   return status != ncclSuccess && status != ncclInProgress;
@@ -309,7 +294,7 @@ class NcclCommunicator final : public Communicator {
 
   // Returns when what was called is no longer in progress, or at `limit`; throws its error.
   ncclResult_t settle(Clock::time_point limit, const char* call) {
-    Pause pause;
+    Pause pause(kNumYields, kLongestSleep);
     ncclResult_t status = state();
     while (status == ncclInProgress && Clock::now() < limit) {
       Communicators::all().check_locked(this);

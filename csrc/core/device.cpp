@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/pause.h"
 
 namespace memphis {
 namespace {
@@ -72,17 +73,13 @@ void poll(const Done& done, GpuWatch& watch) {
     GpuWatch& watch;
     ~Wait() { watch.leave(); }
   } const wait{watch};
-  // A step waits for the GPU in every layer that exchanges rows, and a sleep would come on top of
-  // each. Who waits for longer leaves the core to others.
+  // A step waits for the GPU in every layer that exchanges rows: mostly for less than so many.
   constexpr int kNumYields = 5000;
-  constexpr std::chrono::microseconds kSleep{50};
-  for (int i = 0; !done(); ++i) {
+  constexpr std::chrono::microseconds kLongestSleep{50};
+  Pause pause(kNumYields, kLongestSleep);
+  while (!done()) {
     watch.check();
-    if (i < kNumYields) {
-      std::this_thread::yield();
-    } else {
-      std::this_thread::sleep_for(kSleep);
-    }
+    pause();
   }
 }
 

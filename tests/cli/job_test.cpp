@@ -463,12 +463,12 @@ class DeviceJob : public Job {
 
 TEST_F(DeviceJob, ARankThatLivesAndDoesNotComeEndsTheJob) {
   const Ended ended = run(join(join(mpirun(2), {MEMPHIS_FAULTY_JOB, config_, "stands"}),
-                               join(small_, {"run.hang_seconds=5"})));
+                               join(small_, {"run.hang_seconds=10"})));
   EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 2 on ")) << cause;
   EXPECT_NE(cause.find("step 3, backward of layer 0, in tensor.sum_terms of the tensor group: the "
-                       "GPU has stood there for 5 s; not arrived: rank 1, the nearest before it "
+                       "GPU has stood there for 10 s; not arrived: rank 1, the nearest before it "
                        "that stands in none, is in step 3, backward of layer 0, "),
             std::string::npos)
       << cause;

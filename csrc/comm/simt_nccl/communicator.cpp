@@ -15,13 +15,10 @@
 namespace memphis::simt_nccl {
 namespace {
 
-// A thread that waits leaves the core to others, and asks ever more rarely: ranks are many more
-// than cores.
-constexpr std::size_t kNumYields = 50;
-constexpr std::chrono::microseconds kShortSleep{20};
-constexpr std::chrono::microseconds kLongSleep{1000};
-constexpr std::size_t kNumShortSleeps = 50;
-// The others' calls are compared once nothing has moved for this many pauses: some milliseconds.
+// Ranks are many more than cores.
+constexpr int kNumYields = 50;
+constexpr std::chrono::microseconds kLongestSleep{1000};
+// The others' calls are compared once nothing has moved for this many pauses: some 50 ms.
 constexpr std::size_t kPausesPerLook = 100;
 
 // Elements of a call that move at a time.
@@ -77,6 +74,7 @@ Communicator::Communicator(std::string name, std::vector<ncclUniqueId> ids, int 
       rank_(rank),
       num_ranks_(num_ranks),
       peers_(static_cast<std::size_t>(num_ranks)),
+      pause_(kNumYields, kLongestSleep),
       thread_([this] { run(); }) {}
 
 Communicator::~Communicator() {
@@ -170,7 +168,7 @@ Failure Communicator::failure_of(Job job) noexcept {
 
 void Communicator::connect() {
   meeting_.emplace(ids_, rank_, num_ranks_, [this] { pause(); });
-  num_pauses_ = 0;
+  begin_to_wait();
   while (!meeting_->all_are_here()) {
     pause();
   }
@@ -198,13 +196,13 @@ void Communicator::make_calls(std::vector<Call> calls) {
     }
   });
   const auto is_done = [](const Peer& peer) { return peer.sends.empty() && peer.receives.empty(); };
-  num_pauses_ = 0;
+  begin_to_wait();
   while (!collectives_.empty() || !std::all_of(peers_.begin(), peers_.end(), is_done)) {
     const bool collective = advance_collective();
     const bool sends = advance_sends();
     const bool receives = advance_receives();
     if (collective || sends || receives) {
-      num_pauses_ = 0;
+      begin_to_wait();
     } else {
       pause();
     }
@@ -218,7 +216,7 @@ void Communicator::part() {
     copy_text(own().calls, "ncclCommFinalize");
   });
   bool all_part = false;
-  num_pauses_ = 0;
+  begin_to_wait();
   while (!all_part) {
     locked([&] {
       all_part = true;
@@ -482,6 +480,11 @@ void Communicator::yield() {
   std::this_thread::yield();
 }
 
+void Communicator::begin_to_wait() {
+  num_pauses_ = 0;
+  pause_.reset();
+}
+
 void Communicator::pause() {
   if (stop_) {
     throw Aborted{};
@@ -489,13 +492,8 @@ void Communicator::pause() {
   if (meeting_.has_value() && meeting_->has_failed()) {
     throw meeting_->failure();
   }
+  pause_();
   ++num_pauses_;
-  if (num_pauses_ < kNumYields) {
-    std::this_thread::yield();
-    return;
-  }
-  std::this_thread::sleep_for(num_pauses_ < kNumYields + kNumShortSleeps ? kShortSleep
-                                                                         : kLongSleep);
   if (meeting_.has_value() && num_pauses_ % kPausesPerLook == 0) {
     look_for_a_circle();
     look_for_the_lost();

@@ -18,6 +18,7 @@
 #include "csrc/comm/simt_nccl/call.h"
 #include "csrc/comm/simt_nccl/failure.h"
 #include "csrc/comm/simt_nccl/meeting.h"
+#include "csrc/core/pause.h"
 
 namespace memphis::simt_nccl {
 
@@ -88,6 +89,7 @@ class Communicator {
   // longer. Yield asks for an abort alone.
   void yield();
   void pause();
+  void begin_to_wait();
   bool waits_for(int a, int b) const;
   std::vector<int> circle_from(std::vector<int>& path, std::vector<bool>& seen) const;
   void look_for_a_circle();
@@ -109,7 +111,8 @@ class Communicator {
   std::uint64_t num_drained_ = 0;
   bool agreed_ = false;  // all ranks make it
   int box_peer_ = 0;     // whose chunk was put into the box last
-  std::size_t num_pauses_ = 0;
+  Pause pause_;
+  std::size_t num_pauses_ = 0;  // since something moved
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
