@@ -15,6 +15,7 @@
 
 #include "csrc/comm/check.h"
 #include "csrc/comm/nccl_check.h"
+#include "csrc/comm/nccl_watch.h"
 #include "csrc/core/dtype.h"
 #include "csrc/core/log.h"
 #include "csrc/core/pause.h"
@@ -29,9 +30,6 @@ using Clock = std::chrono::steady_clock;
 std::chrono::milliseconds connect_limit(int size) {
   return std::chrono::seconds(120) + std::chrono::milliseconds(10) * size;
 }
-
-// Between two looks at NCCL's errors and at what the GPU does, of who waits for it.
-constexpr std::chrono::milliseconds kLookInterval{1};
 
 // How long the ranks may take to part, once all have done what they were asked.
 constexpr std::chrono::seconds kPartLimit{30};
@@ -63,75 +61,7 @@ std::byte* bytes_of(const TensorView& view) {
   return static_cast<std::byte*>(view.data);
 }
 
-// A collective on its way through the GPU.
-struct Enqueued {
-  std::uint64_t number = 0;  // of those of this process
-  std::string_view name;
-  Event begun{Device::cuda, Event::Use::ordering};
-  Event done{Device::cuda, Event::Use::ordering};
-};
-
-class NcclCommunicator;
-
-// The communicators of this process. The kernels of one may stand, on the GPU, behind those of
-// another, so what one waits for in vain they all do: they end together.
-//
-// NCCL wants no two threads in calls about one communicator (an abort least of all), and those
-// about several in the same order on all ranks: its calls are made under one lock.
-class Communicators final : public GpuWatch {
- public:
-  // Never destroyed: who waits for the GPU may do so while static objects go.
-  static Communicators& all() {
-    static Communicators& communicators = *new Communicators;
-    return communicators;
-  }
-
-  std::mutex& mutex() { return mutex_; }
-
-  // From here on, all of them under mutex().
-  void add(NcclCommunicator& communicator);
-  void remove(NcclCommunicator& communicator) noexcept;
-  // Throws what went wrong with one of them, or with one other than `except`, and gives all up.
-  void check_locked(const NcclCommunicator* except = nullptr);
-  // Ends what they have under way and closes them, for `reason`.
-  void give_up_locked(std::string_view reason) noexcept;
-  const std::string& reason() const { return reason_; }  // why they were given up
-  std::uint64_t next_number() { return ++num_enqueued_; }
-
-  // A thread that is in a call checks by itself.
-  void check() override {
-    const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock() || Clock::now() - last_look_ < kLookInterval) {
-      return;
-    }
-    last_look_ = Clock::now();
-    check_locked();
-    look_where_the_gpu_stands();
-  }
-  void leave() noexcept override {
-    const std::lock_guard lock(mutex_);
-    stand_no_more();
-  }
-  void give_up() noexcept override {
-    const std::lock_guard lock(mutex_);
-    give_up_locked("this rank failed");
-  }
-
- private:
-  void look_where_the_gpu_stands();
-  void stand_no_more() noexcept;
-
-  std::mutex mutex_;
-  std::vector<NcclCommunicator*> living_;
-  std::string reason_;
-  std::uint64_t num_enqueued_ = 0;
-  Clock::time_point last_look_ = {};
-  // Where the GPU was last seen to stand while somebody waits for it.
-  const NcclCommunicator* stands_with_ = nullptr;
-  std::uint64_t stands_in_ = 0;  // Enqueued::number
-};
-
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public Communicator, public NcclWatch::Member {
  public:
   // Ids are those of ncclGetUniqueId, the same on all ranks.
   NcclCommunicator(
@@ -145,7 +75,7 @@ class NcclCommunicator final : public Communicator {
         ready_(Device::cuda, Event::Use::ordering) {
     constexpr std::size_t kNameBytes = 64;
     name_.reserve(kNameBytes);
-    const std::lock_guard lock(Communicators::all().mutex());
+    const std::lock_guard lock(NcclWatch::instance().mutex());
     try {
       connect(ids);
     } catch (...) {
@@ -154,15 +84,15 @@ class NcclCommunicator final : public Communicator {
       }
       throw;
     }
-    Communicators::all().add(*this);
+    NcclWatch::instance().add(*this);
   }
 
   ~NcclCommunicator() override {
-    const std::lock_guard lock(Communicators::all().mutex());
+    const std::lock_guard lock(NcclWatch::instance().mutex());
     if (std::uncaught_exceptions() > num_exceptions_) {
-      Communicators::all().give_up_locked("this rank failed");  // this one too
+      NcclWatch::instance().give_up_locked("this rank failed");  // this one too
     }
-    Communicators::all().remove(*this);
+    NcclWatch::instance().remove(*this);
     part();
   }
 
@@ -181,21 +111,19 @@ class NcclCommunicator final : public Communicator {
     make_wait(enqueue(collective, name, stream), name, stream);
   }
 
-  // The first that the GPU has not done. Null if there is none.
-  const Enqueued* oldest() {
+  const EnqueuedCollective* oldest() override {
     while (num_done_ < pending_.size() && pending_[num_done_].done.is_done()) {
       ++num_done_;
     }
     return num_done_ < pending_.size() ? &pending_[num_done_] : nullptr;
   }
 
-  void stand_in(const Enqueued& collective) const {
+  void stand_in(const EnqueuedCollective& collective) const override {
     activity_.stand_on_gpu(axis_, collective.name);
   }
-  void stand_no_more() const { activity_.stand_no_more(); }
+  void stand_no_more() const override { activity_.stand_no_more(); }
 
-  // Throws what went wrong in the background.
-  void check() const {
+  void check() const override {
     require_living(name_);
     if (const ncclResult_t status = state(); is_error(status)) {
       throw CommunicationError(
@@ -206,8 +134,7 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  // Within ncclGroupStart and ncclGroupEnd.
-  void abort() noexcept {
+  void abort() noexcept override {
     if (comm_ != nullptr) {
       (void)ncclCommAbort(std::exchange(comm_, nullptr));
     }
@@ -225,7 +152,7 @@ class NcclCommunicator final : public Communicator {
         return;
       }
       if (std::uncaught_exceptions() > num_exceptions_) {
-        Communicators::all().give_up();
+        NcclWatch::instance().give_up();
       } else {
         wait_on_host();
       }
@@ -244,7 +171,7 @@ class NcclCommunicator final : public Communicator {
    private:
     void wait_on_host() noexcept {
       try {
-        if (const Enqueued* collective = owner_.find(number_)) {
+        if (const EnqueuedCollective* collective = owner_.find(number_)) {
           collective->done.wait();
         }
       } catch (const std::exception& error) {
@@ -282,7 +209,7 @@ class NcclCommunicator final : public Communicator {
     if (comm_ == nullptr) {
       throw CommunicationError(fmt::format("{} was given up ({}); see what failed first",
                                            place(name),
-                                           Communicators::all().reason()));
+                                           NcclWatch::instance().reason()));
     }
   }
 
@@ -297,7 +224,7 @@ class NcclCommunicator final : public Communicator {
     Pause pause(kNumYields, kLongestSleep);
     ncclResult_t status = state();
     while (status == ncclInProgress && Clock::now() < limit) {
-      Communicators::all().check_locked(this);
+      NcclWatch::instance().check_locked(this);
       pause();
       status = state();
     }
@@ -356,16 +283,18 @@ class NcclCommunicator final : public Communicator {
   }
 
   // Null once it was seen to be done.
-  const Enqueued* find(std::uint64_t number) const {
-    const auto found = std::lower_bound(
-        pending_.begin(), pending_.end(), number, [](const Enqueued& collective, std::uint64_t n) {
-          return collective.number < n;
-        });
+  const EnqueuedCollective* find(std::uint64_t number) const {
+    const auto found = std::lower_bound(pending_.begin(),
+                                        pending_.end(),
+                                        number,
+                                        [](const EnqueuedCollective& collective, std::uint64_t n) {
+                                          return collective.number < n;
+                                        });
     return found != pending_.end() && found->number == number ? &*found : nullptr;
   }
 
   void make_wait(std::uint64_t number, std::string_view name, Stream stream) {
-    const Enqueued* const collective = find(number);
+    const EnqueuedCollective* const collective = find(number);
     if (collective == nullptr) {
       return;
     }
@@ -381,10 +310,10 @@ class NcclCommunicator final : public Communicator {
   }
 
   // Room for one more, that of one which is done if there is any.
-  Enqueued make_room() {
+  EnqueuedCollective make_room() {
     (void)oldest();  // counts those that are done
     if (num_done_ > 0) {
-      Enqueued first = std::move(pending_.front());
+      EnqueuedCollective first = std::move(pending_.front());
       pending_.pop_front();
       --num_done_;
       return first;
@@ -396,9 +325,9 @@ class NcclCommunicator final : public Communicator {
   std::uint64_t enqueue(const Collective& collective, std::string_view name, Stream stream) {
     require(stream.device == Device::cuda, "a group serves the device that it was made for");
     check_collective(collective, name, axis_, rank_, size_, stream);
-    const std::lock_guard lock(Communicators::all().mutex());
+    const std::lock_guard lock(NcclWatch::instance().mutex());
     require_living(name);
-    Communicators::all().check_locked();
+    NcclWatch::instance().check_locked();
     name_.assign(name);
     activity_.note_enqueued(axis_, name);
     StreamSpans* const spans = activity_.gpu_spans();
@@ -410,14 +339,14 @@ class NcclCommunicator final : public Communicator {
           spans->begin({.kind = StreamSpans::Kind::transfer, .track = track_.c_str(), .name = name},
                        stream_.view());
     }
-    Enqueued enqueued = make_room();
-    enqueued.number = Communicators::all().next_number();
+    EnqueuedCollective enqueued = make_room();
+    enqueued.number = NcclWatch::instance().next_number();
     enqueued.name = name;
     enqueued.begun.record(stream_.view());
     try {
       std::visit([&](const auto& op) { issue(op); }, collective);
     } catch (const CommunicationError& error) {
-      Communicators::all().give_up_locked(error.what());
+      NcclWatch::instance().give_up_locked(error.what());
       throw CommunicationError(fmt::format("{}: {}", place(name), error.what()));
     }
     enqueued.done.record(stream_.view());
@@ -564,79 +493,12 @@ class NcclCommunicator final : public Communicator {
   OwnedStream stream_;
   Event ready_;  // what lies before a collective is done
   // In their order, of which the first num_done_ are done.
-  std::deque<Enqueued> pending_;
+  std::deque<EnqueuedCollective> pending_;
   std::size_t num_done_ = 0;
   ncclComm_t comm_ = nullptr;        // null once it is given up
   std::string name_ = "connecting";  // the latest collective
   int num_exceptions_ = std::uncaught_exceptions();
 };
-
-void Communicators::add(NcclCommunicator& communicator) {
-  living_.push_back(&communicator);
-  set_gpu_watch(this);
-}
-
-void Communicators::remove(NcclCommunicator& communicator) noexcept {
-  stand_no_more();
-  living_.erase(std::find(living_.begin(), living_.end(), &communicator));
-  if (living_.empty()) {
-    set_gpu_watch(nullptr);
-    reason_.clear();
-  }
-}
-
-void Communicators::look_where_the_gpu_stands() {
-  const NcclCommunicator* owner = nullptr;
-  const Enqueued* oldest = nullptr;
-  for (NcclCommunicator* communicator : living_) {
-    const Enqueued* const own = communicator->oldest();
-    if (own != nullptr && (oldest == nullptr || own->number < oldest->number)) {
-      owner = communicator;
-      oldest = own;
-    }
-  }
-  // One that has not begun waits for work of this rank's own.
-  if (oldest == nullptr || !oldest->begun.is_done()) {
-    stand_no_more();
-  } else if (oldest->number != stands_in_) {
-    owner->stand_in(*oldest);
-    stands_with_ = owner;
-    stands_in_ = oldest->number;
-  }
-}
-
-void Communicators::stand_no_more() noexcept {
-  if (stands_with_ != nullptr) {
-    stands_with_->stand_no_more();
-    stands_with_ = nullptr;
-    stands_in_ = 0;
-  }
-}
-
-void Communicators::check_locked(const NcclCommunicator* except) {
-  try {
-    for (const NcclCommunicator* communicator : living_) {
-      if (communicator != except) {
-        communicator->check();
-      }
-    }
-  } catch (const CommunicationError& error) {
-    give_up_locked(error.what());
-    throw;
-  }
-}
-
-void Communicators::give_up_locked(std::string_view reason) noexcept {
-  if (reason_.empty()) {
-    reason_ = reason;
-  }
-  // As one: an abort frees memory, which waits for the kernels of those that are not aborted yet.
-  (void)ncclGroupStart();
-  for (NcclCommunicator* communicator : living_) {
-    communicator->abort();
-  }
-  (void)ncclGroupEnd();
-}
 
 // Ids are spread evenly over the ranks; where `rank` makes one, its number (rankHasRoot of NCCL's
 // user guide, "Creating a communicator using multiple ncclUniqueIds").
