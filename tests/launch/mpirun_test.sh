@@ -6,26 +6,17 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../launch/common.sh"
+# shellcheck source=tests/launch/expect.sh
+source "$root/tests/launch/expect.sh"
 
 binary=$(realpath -- "$1")
 scratch=$(mktemp -d)
-num_failed=0
 script=  # its process
 tear_down() {
   [[ -z $script ]] || kill -KILL "$script" 2>/dev/null || true
   rm -rf -- "$scratch"
 }
 trap tear_down EXIT
-
-# expect WHAT COMMAND...
-expect() {
-  local what=$1
-  shift
-  if ! "$@"; then
-    echo "FAILED: $what ($*)"
-    num_failed=$((num_failed + 1))
-  fi
-}
 
 # The scripts with that binary, which need not be built first.
 make_tree() {

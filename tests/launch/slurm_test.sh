@@ -7,6 +7,8 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../launch/common.sh"
+# shellcheck source=tests/launch/expect.sh
+source "$root/tests/launch/expect.sh"
 # shellcheck source=tests/launch/private_slurm.sh
 source "$root/tests/launch/private_slurm.sh"
 
@@ -19,7 +21,6 @@ done
 [[ $(id -u) == 0 ]] || { echo "SKIP: not root, as the test's own Slurm needs; use sudo" && exit; }
 
 scratch=$(mktemp -d)
-num_failed=0
 tear_down() {
   local status=$?
   stop_slurm "$scratch/slurm"
@@ -29,15 +30,6 @@ tear_down() {
 trap tear_down EXIT
 trap 'exit 1' INT TERM
 
-# expect WHAT COMMAND...
-expect() {
-  local what=$1
-  shift
-  if ! "$@"; then
-    echo "FAILED: $what ($*)"
-    num_failed=$((num_failed + 1))
-  fi
-}
 not() {
   ! "$@"
 }
