@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 #include "csrc/core/log.h"
 
 namespace memphis {
@@ -30,10 +31,6 @@ constexpr std::uint64_t kMaxManifestBytes = 64U << 20U;
 
 // Logs, metrics and the resolved config of a long run.
 constexpr std::uint64_t kSpaceMarginBytes = 64U << 20U;
-
-std::string system_reason(int error_number) {
-  return std::error_code(error_number, std::generic_category()).message();
-}
 
 // Why a checkpoint is not valid; caught in verify_checkpoint.
 class Invalid : public std::runtime_error {

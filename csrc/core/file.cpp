@@ -13,11 +13,12 @@
 #include "csrc/core/error.h"
 
 namespace memphis {
-namespace {
 
 std::string system_reason(int error_number) {
   return std::error_code(error_number, std::generic_category()).message();
 }
+
+namespace {
 
 [[noreturn]] void throw_read_error(const std::filesystem::path& path, const std::string& reason) {
   throw DataError("cannot read " + path.string() + " (" + reason +

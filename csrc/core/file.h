@@ -10,6 +10,9 @@
 
 namespace memphis {
 
+// What the system says of a value of errno.
+std::string system_reason(int error_number);
+
 // A whole file, mapped read-only. Moves and does not copy. DataError, with the system's reason, if
 // it cannot be opened, is not a regular file, or cannot be mapped. An empty file maps to an empty
 // span.

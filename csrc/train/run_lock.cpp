@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <chrono>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #include <fcntl.h>
@@ -15,16 +14,13 @@
 
 #include "csrc/comm/activity.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 #include "csrc/core/log.h"
 
 namespace memphis {
 namespace {
 
 constexpr std::chrono::milliseconds kBetweenTries{100};
-
-std::string reason_of(int error_number) {
-  return std::error_code(error_number, std::generic_category()).message();
-}
 
 std::string own_machine() {
   return "on " + host_name();
@@ -47,7 +43,7 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
     throw PreflightError(
         fmt::format("cannot open {} ({}); fix permissions or choose another run.dir",
                     path.string(),
-                    reason_of(errno)));
+                    system_reason(errno)));
   }
   const auto begin = std::chrono::steady_clock::now();
   bool waits = false;
@@ -59,7 +55,7 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
     if (error_number != EWOULDBLOCK) {
       spdlog::warn("cannot lock {} ({}); see to it that no other job uses this run.dir",
                    path.string(),
-                   reason_of(error_number));
+                   system_reason(error_number));
       return;
     }
     const std::string owner = read_owner(descriptor_);
@@ -87,7 +83,7 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
       ::pwrite(descriptor_, owner.data(), owner.size(), 0) < 0) {
     spdlog::warn("cannot write to {} ({}); a job that finds it locked will not know by whom",
                  path.string(),
-                 reason_of(errno));
+                 system_reason(errno));
   }
 }
 

@@ -93,7 +93,7 @@ void require_shared(const std::filesystem::path& dir) {
         fmt::format("cannot write to run.dir {} ({}; each rank writes its part of a checkpoint); "
                     "fix permissions or choose another run.dir",
                     dir.string(),
-                    std::strerror(errno)));
+                    system_reason(errno)));
   }
 }
 
@@ -296,12 +296,13 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
                            "); choose another run.dir or fix permissions");
     }
     lock = std::make_unique<RunLock>(dir);
-    if (newest_step(dir) > std::max(newest_step_, saved_step_)) {
+    const std::int64_t newest = newest_step(dir);
+    if (newest > std::max(newest_step_, saved_step_)) {
       throw PreflightError(
           fmt::format("run.dir {} has gone on to step {} (another job has used it since this one "
                       "read it); start this one again",
                       dir.string(),
-                      newest_step(dir)));
+                      newest));
     }
     require_space(dir, bytes);
     remove_unfinished(dir);
