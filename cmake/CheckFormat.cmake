@@ -14,7 +14,7 @@ if(NOT version MATCHES "version 14\\.")
 endif()
 
 set(patterns "")
-foreach(folder csrc kernels tests examples)
+foreach(folder csrc kernels bench tests examples)
   foreach(suffix h cpp cu)
     list(APPEND patterns ${ROOT}/${folder}/*.${suffix})
   endforeach()

@@ -2,14 +2,14 @@
 #
 # cmake -DROOT=<repository> -P cmake/CheckLayers.cmake
 #
-# Reads the sources of csrc/ and kernels/ and stops with every line that
+# Reads the sources of csrc/, kernels/ and bench/, which are the product, and stops with every line that
 #   - includes a layer which its own does not stand on (each includes itself, core, and its row below);
 #   - switches by the preprocessor, or writes PTX, outside kernels/device/, the one dialect's folder;
 #   - or is missing: `#pragma once` in a header.
 cmake_minimum_required(VERSION 3.25)
 
 set(layers csrc/core csrc/config csrc/plan csrc/comm kernels csrc/data csrc/model csrc/optim csrc/checkpoint
-           csrc/train csrc/cli)
+           csrc/train bench csrc/cli)
 set(uses_csrc/core "")
 set(uses_csrc/config "")
 set(uses_csrc/plan csrc/config)
@@ -20,9 +20,8 @@ set(uses_csrc/model csrc/plan csrc/config csrc/comm kernels)
 set(uses_csrc/optim csrc/model csrc/plan csrc/config csrc/comm kernels)
 set(uses_csrc/checkpoint csrc/model csrc/optim csrc/config csrc/plan csrc/comm)
 set(uses_csrc/train csrc/config csrc/plan csrc/comm kernels csrc/data csrc/model csrc/optim csrc/checkpoint)
-# The benchmarks of `memphis bench kernels` stand beside the tests, whose case tables they read.
-set(uses_csrc/cli ${uses_csrc/train} csrc/train tests/support/op_benchmark_runner.h
-    tests/support/benchmark_timer.h)
+set(uses_bench kernels)
+set(uses_csrc/cli ${uses_csrc/train} csrc/train bench)
 
 set(problems "")
 macro(problem)
@@ -31,7 +30,7 @@ endmacro()
 
 # The layer that a path lies in; the path itself where it lies in none.
 function(layer_of path result)
-  if(path MATCHES "^(kernels|csrc/[^/]+)/")
+  if(path MATCHES "^(kernels|bench|csrc/[^/]+)/")
     set(${result} ${CMAKE_MATCH_1} PARENT_SCOPE)
   else()
     set(${result} ${path} PARENT_SCOPE)
@@ -40,7 +39,8 @@ endfunction()
 
 file(GLOB_RECURSE files RELATIVE ${ROOT}
      ${ROOT}/csrc/*.h ${ROOT}/csrc/*.cpp ${ROOT}/csrc/*.cu
-     ${ROOT}/kernels/*.h ${ROOT}/kernels/*.cpp ${ROOT}/kernels/*.cu)
+     ${ROOT}/kernels/*.h ${ROOT}/kernels/*.cpp ${ROOT}/kernels/*.cu
+     ${ROOT}/bench/*.h ${ROOT}/bench/*.cpp)
 if(NOT files)
   message(FATAL_ERROR "no sources under ${ROOT} (ROOT is wrong); pass -DROOT=<repository>")
 endif()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # launch/build.sh [PRESET] [--tests] [-DNAME=VALUE ...]: builds build/PRESET/memphis, and with --tests
-# everything. Without a preset: cuda where nvcc is, else cpu. The cuda preset compiles for the GPU of
+# everything. A folder that was once built with tests keeps them configured. Without a preset: cuda where nvcc is, else cpu. The cuda preset compiles for the GPU of
 # this machine, or for sm_90a where there is none, unless -DCMAKE_CUDA_ARCHITECTURES names another.
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -40,15 +40,24 @@ if [[ $preset == cuda ]]; then
 fi
 
 build=$root/build/$preset
+cache=$build/CMakeCache.txt
 mkdir -p -- "$build"
 [[ -e $build/memphis ]] || require_disk "$build" 2000 "a build"
 
 # A build folder that came along when the tree was copied still names the old tree.
 fresh=()
-home=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt" 2>/dev/null || true)
+home=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$cache" 2>/dev/null || true)
 if [[ -n $home && $home != "$root" ]]; then
   fresh=(--fresh)
 fi
+# What trains needs neither the tests nor what they need, but building it must not take them away from
+# one who has built them here.
+testing=OFF
+if [[ $target == all ]] ||
+  { [[ ${#fresh[@]} == 0 ]] && grep -qx 'BUILD_TESTING:BOOL=ON' "$cache" 2>/dev/null; }; then
+  testing=ON
+fi
+definitions=("-DBUILD_TESTING=$testing" "${definitions[@]}")
 architecture=$(gpu_architecture)
 if [[ $preset == cuda && -n $architecture && ${definitions[*]} != *CMAKE_CUDA_ARCHITECTURES* ]]; then
   definitions+=("-DCMAKE_CUDA_ARCHITECTURES=$architecture")

@@ -9,12 +9,12 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 # A tool counts as there whoever installed it, so each is looked up by its command.
 tools=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config git:git python3:python3)
-libraries=(libopenblas-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli11-dev
+libraries=(libopenblas-dev libyaml-cpp-dev libbenchmark-dev libcli11-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
   libopenmpi-dev openmpi-bin)
-# The fibers of the simt preset, which is built for the tests alone.
+# GoogleTest, and the fibers of the simt preset, which is built for the tests alone.
 if [[ ${1-} == --tests ]]; then
-  libraries+=(libboost-context-dev)
+  libraries+=(libgtest-dev libboost-context-dev)
 fi
 # "packages:command". Without them the tests `format` and `slurm` are skipped, and say so. Slurm is for
 # tests as root; where systemd runs, its packages start daemons, which is not for a test to decide.

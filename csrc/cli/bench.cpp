@@ -10,6 +10,8 @@
 #include <omp.h>
 #include <spdlog/fmt/fmt.h>
 
+#include "bench/run_op_benchmarks.h"
+#include "bench/timer.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/source_tree.h"
 #include "csrc/comm/job.h"
@@ -18,8 +20,6 @@
 #include "csrc/plan/flops.h"
 #include "csrc/train/trainer.h"
 #include "kernels/cpu/openblas.h"
-#include "tests/support/benchmark_timer.h"
-#include "tests/support/op_benchmark_runner.h"
 
 namespace memphis {
 namespace {
@@ -45,14 +45,14 @@ double matmul_flops_per_second(Device device) {
   if (device == Device::cpu) {
     return kernels::cpu::measure_openblas_sgemm(kMatmulSize, omp_get_max_threads(), kMatmulRepeats);
   }
-  test::BenchmarkTimer timer(device);
-  return test::measure_roofs(timer, true).matmul_flops_per_second;
+  bench::BenchmarkTimer timer(device);
+  return bench::measure_roofs(timer, true).matmul_flops_per_second;
 }
 
 std::string matmul_name(Device device) {
   return device == Device::cpu
              ? fmt::format("OpenBLAS sgemm {}^3, {} threads", kMatmulSize, omp_get_max_threads())
-             : fmt::format("cuBLASLt bf16 {}^3", test::kMatmulSizeGpu);
+             : fmt::format("cuBLASLt bf16 {}^3", bench::kMatmulSizeGpu);
 }
 
 void bench_step(const StepArguments& arguments, World& world) {
@@ -180,8 +180,8 @@ void add_bench_kernels(CLI::App& bench) {
   command->add_option("--device", arguments->device, "cpu, cuda or all (default)");
   command->add_flag("--json", arguments->json, "One JSON object a line");
   command->callback([arguments] {
-    if (test::run_op_benchmarks(arguments->filter, arguments->device, arguments->json, std::cout) !=
-        0) {
+    if (bench::run_op_benchmarks(
+            arguments->filter, arguments->device, arguments->json, std::cout) != 0) {
       throw Error(ExitCode::internal, "a benchmark failed; its line says why");
     }
   });

@@ -14,8 +14,15 @@ std::vector<std::string> own_text_roots() {
   if (!fs::exists(root / "csrc" / "core", ignored)) {
     return roots;
   }
-  for (const char* name :
-       {"README.md", "CMakeLists.txt", "cmake", "csrc", "kernels", "launch", "tests", "examples"}) {
+  for (const char* name : {"README.md",
+                           "CMakeLists.txt",
+                           "cmake",
+                           "csrc",
+                           "kernels",
+                           "bench",
+                           "launch",
+                           "tests",
+                           "examples"}) {
     if (fs::exists(root / name, ignored)) {
       roots.push_back((root / name).string());
     }

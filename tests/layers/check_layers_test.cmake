@@ -28,7 +28,7 @@ endfunction()
 check(accept downwards csrc/model/moe.cpp "#include \"kernels/router/router.h\"\n#include <vector>")
 check(accept own_folder csrc/data/loader.cpp "#include \"csrc/data/dataset.h\"")
 check(accept core_everywhere kernels/rope/rope.cpp "#include \"csrc/core/error.h\"")
-check(accept bench csrc/cli/bench.cpp "#include \"tests/support/op_benchmark_runner.h\"")
+check(accept bench csrc/cli/bench.cpp "#include \"bench/run_op_benchmarks.h\"")
 check(accept ptx_in_device kernels/device/cuda/gpu_x.h "#pragma once\n#if A\n  asm volatile(\"x\");")
 check(accept asm_in_comment kernels/rope/rope.cu "// see asm (below)")
 
@@ -40,6 +40,14 @@ check(reject kernel_reads_config kernels/rope/rope.cpp "#include \"csrc/config/c
       "kernels does not stand on csrc/config")
 check(reject test_support csrc/train/step.cpp "#include \"tests/support/tolerance.h\""
       "not a path from the root")
+check(reject test_support_of_cli csrc/cli/bench.cpp "#include \"tests/support/timer.h\""
+      "not a path from the root")
+check(reject test_support_of_bench bench/timer.cpp "#include \"tests/support/test_tensor.h\""
+      "not a path from the root")
+check(reject bench_in_training csrc/train/step.cpp "#include \"bench/timer.h\""
+      "csrc/train does not stand on bench")
+check(reject bench_of_the_model bench/grok.cpp "#include \"csrc/model/grok.h\""
+      "bench does not stand on csrc/model")
 check(reject relative_path kernels/rope/rope.cpp "#include \"rope.h\"" "not a path from the root")
 check(reject device_dialect csrc/model/moe.cpp "#include <gpu_warp.h>" "private to kernels")
 check(reject unknown_layer csrc/extra/a.cpp "int a;" "csrc/extra is not a layer")

@@ -57,7 +57,7 @@ CONTROL = "control"
 
 # What a result depends on besides the op's own folders.
 COMMON = ("CMakePresets.json", "CMakeLists.txt", "cmake", "csrc/core", "kernels/cpu",
-          "kernels/device", "tests/support")
+          "kernels/device", "bench/filled_tensor.h", "bench/filled_tensor.cpp", "tests/support")
 COMMON_GLOBS = ("kernels/*.h", "kernels/*.cpp")
 
 Result = collections.namedtuple("Result", "status how seconds message")
@@ -109,7 +109,7 @@ def sources():
 def digest_of_sources(op, paths, root):
     """Of all that the op's test is built from."""
     digest = hashlib.sha256()
-    folders = COMMON + (f"kernels/{op}", f"tests/kernels/{op}")
+    folders = COMMON + (f"kernels/{op}", f"bench/{op}", f"tests/kernels/{op}")
     for path in paths:
         own = path.startswith(tuple(folder + "/" for folder in folders)) or path in folders
         if own or any(pathlib.PurePath(path).match(glob) for glob in COMMON_GLOBS):

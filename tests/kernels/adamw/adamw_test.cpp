@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench/adamw/adamw_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/adamw/adamw_cases.h"
 #include "tests/support/op_test.h"
 
 namespace memphis::test {

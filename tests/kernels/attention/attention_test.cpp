@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include "bench/attention/attention_cases.h"
 #include "csrc/core/error.h"
-#include "tests/kernels/attention/attention_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/perturbation.h"
 #include "tests/support/test_tensor.h"

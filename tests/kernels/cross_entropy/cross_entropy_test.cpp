@@ -7,8 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "bench/cross_entropy/cross_entropy_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/cross_entropy/cross_entropy_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 #include "tests/support/perturbation.h"

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench/elementwise/elementwise_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/elementwise/elementwise_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 

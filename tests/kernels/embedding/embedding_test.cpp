@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "bench/embedding/embedding_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/embedding/embedding_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 

@@ -6,9 +6,9 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include "bench/experts/experts_operands.h"
 #include "kernels/geglu/geglu.h"
 #include "kernels/grouped_matmul/grouped_matmul.h"
-#include "tests/kernels/experts/experts_operands.h"
 #include "tests/support/op_test.h"
 
 namespace memphis::test {

@@ -5,8 +5,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "bench/geglu/geglu_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/geglu/geglu_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 #include "tests/support/perturbation.h"

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "tests/kernels/global_norm/global_norm_cases.h"
+#include "bench/global_norm/global_norm_cases.h"
 #include "tests/support/op_test.h"
 
 namespace memphis::test {

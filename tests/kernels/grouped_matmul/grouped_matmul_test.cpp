@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "bench/grouped_matmul/grouped_matmul_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/grouped_matmul/grouped_matmul_cases.h"
 #include "tests/kernels/matmul/naive_product.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"

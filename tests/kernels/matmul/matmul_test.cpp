@@ -5,8 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "bench/matmul/matmul_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/matmul/matmul_cases.h"
 #include "tests/kernels/matmul/naive_product.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"

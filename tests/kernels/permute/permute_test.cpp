@@ -5,8 +5,8 @@
 #include <numeric>
 #include <type_traits>
 
+#include "bench/permute/permute_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/permute/permute_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 

@@ -3,8 +3,8 @@
 
 #include <cmath>
 
+#include "bench/rmsnorm/rmsnorm_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/rmsnorm/rmsnorm_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 

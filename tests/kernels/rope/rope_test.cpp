@@ -5,8 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "bench/rope/rope_cases.h"
 #include "csrc/core/error.h"
-#include "tests/kernels/rope/rope_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/test_tensor.h"
 #include "tests/support/tolerance.h"

@@ -7,8 +7,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "bench/router/router_cases.h"
 #include "kernels/visit.h"
-#include "tests/kernels/router/router_cases.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
 #include "tests/support/perturbation.h"

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/filled_tensor.h"
+#include "kernels/attention/attention.h"
+
+namespace memphis::bench {
+
+struct AttentionCase {
+  std::string name;
+  std::int64_t B;
+  std::int64_t S;
+  std::int64_t N;
+  std::int64_t G;
+  std::int64_t H;
+  float cap = 30.0F;
+  std::int64_t temperature_len = 0;
+  std::int64_t document = 0;  // tokens; 0: a sequence is one document
+  // Every `pad`-th token from the sequence's first is no key; 0: all are keys. Queries of the first
+  // token then see no key, and in documents that begin with such a token the first query neither.
+  std::int64_t pad = 0;
+  // Queries lie on one side of the origin and keys on the other, this far: all scores are below 0.
+  double apart = 0;
+
+  std::int64_t T() const { return B * S; }
+  std::int64_t C() const { return N + 2 * G; }
+  kernels::AttentionScore score() const {
+    return {.scale = 1.0F / std::sqrt(static_cast<float>(H)),
+            .cap = cap,
+            .temperature_len = temperature_len};
+  }
+
+  std::vector<double> positions() const {
+    std::vector<double> result;
+    for (std::int64_t t = 0; t < T(); ++t) {
+      result.push_back(static_cast<double>(document == 0 ? t % S : t % S % document));
+    }
+    return result;
+  }
+  std::vector<double> key_valid() const {
+    std::vector<double> result;
+    for (std::int64_t t = 0; t < T(); ++t) {
+      result.push_back(pad != 0 && t % S % pad == 0 ? 0 : 1);
+    }
+    return result;
+  }
+  // Wide enough that the caps bend the largest scores.
+  std::vector<double> qkv() const {
+    std::vector<double> values = random_normal(T() * C() * H, "qkv " + name, 2.0);
+    for (std::int64_t i = 0; i < T() * C() * H; ++i) {
+      const std::int64_t head = i / H % C();
+      values[static_cast<std::size_t>(i)] += head < N ? apart : head < N + G ? -apart : 0;
+    }
+    return values;
+  }
+  std::vector<double> dout() const { return random_normal(T() * N * H, "dout " + name); }
+};
+
+inline std::vector<AttentionCase> attention_cases() {
+  return {
+      {.name = "one_token", .B = 3, .S = 1, .N = 4, .G = 2, .H = 8},
+      {.name = "no_tokens", .B = 0, .S = 16, .N = 2, .G = 1, .H = 16},
+      {.name = "one_head", .B = 2, .S = 40, .N = 1, .G = 1, .H = 32},
+      {.name = "grouped", .B = 1, .S = 33, .N = 6, .G = 2, .H = 16},
+      {.name = "no_cap", .B = 1, .S = 70, .N = 2, .G = 1, .H = 64, .cap = 0},
+      {.name = "wide_head", .B = 1, .S = 65, .N = 1, .G = 1, .H = 128},
+      {.name = "width_of_no_tile", .B = 1, .S = 37, .N = 2, .G = 2, .H = 24},
+      {.name = "temperature", .B = 1, .S = 50, .N = 2, .G = 1, .H = 40, .temperature_len = 7},
+      {.name = "documents", .B = 1, .S = 150, .N = 2, .G = 1, .H = 32, .document = 41},
+      {.name = "padding", .B = 2, .S = 40, .N = 4, .G = 2, .H = 32, .pad = 5},
+      // exp of any score underflows in f32.
+      {.name = "scores_far_below_0",
+       .B = 1,
+       .S = 35,
+       .N = 1,
+       .G = 1,
+       .H = 16,
+       .cap = 0,
+       .apart = 7},
+      // More queries than a work item of the CPU, and tiles of the GPU in each direction.
+      {.name = "everything",
+       .B = 1,
+       .S = 270,
+       .N = 2,
+       .G = 1,
+       .H = 24,
+       .cap = 5,
+       .temperature_len = 16,
+       .document = 90,
+       .pad = 9},
+  };
+}
+
+// The model of configs/ that the CPU trains, Grok-1's heads, and a width between.
+inline std::vector<AttentionCase> attention_bench_cases() {
+  return {
+      {.name = "small", .B = 16, .S = 256, .N = 4, .G = 2, .H = 32},
+      {.name = "medium", .B = 4, .S = 2048, .N = 12, .G = 4, .H = 64},
+      {.name = "grok_1", .B = 1, .S = 8192, .N = 48, .G = 8, .H = 128},
+  };
+}
+
+}  // namespace memphis::bench

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+namespace memphis::bench {
+
+struct ExpertsCase {
+  std::string name;
+  std::vector<std::int64_t> counts;  // rows of each expert
+  std::int64_t D;
+  std::int64_t F;
+  bool tested = true;      // the others are for the benchmark
+  bool cpu_tiles = false;  // chosen for the CPU's blocks and tasks: tested there only
+
+  std::int64_t R() const { return std::accumulate(counts.begin(), counts.end(), std::int64_t{0}); }
+  std::int64_t E() const { return static_cast<std::int64_t>(counts.size()); }
+};
+
+inline std::vector<ExpertsCase> experts_cases() {
+  return {
+      {.name = "one", .counts = {1}, .D = 8, .F = 8},
+      {.name = "odd", .counts = {3, 1, 5}, .D = 7, .F = 9},
+      {.name = "no_rows", .counts = {0, 0, 0}, .D = 16, .F = 8},
+      {.name = "empty_experts", .counts = {0, 5, 0, 0, 9, 0}, .D = 24, .F = 16},
+      {.name = "no_rows_of_one_expert", .counts = {0}, .D = 24, .F = 16},
+      // Blocks of 128 rows and tasks of 512 exactly full, one over and one short.
+      {.name = "block_edges",
+       .counts = {128, 129, 127, 512, 513},
+       .D = 40,
+       .F = 24,
+       .cpu_tiles = true},
+      {.name = "all_on_one", .counts = {0, 1300, 0}, .D = 16, .F = 40, .cpu_tiles = true},
+      {.name = "two_tiles", .counts = {130, 0, 3}, .D = 16, .F = 40},
+      {.name = "small_model",
+       .counts = {1100, 700, 1300, 950, 1024, 1200, 818, 1100},
+       .D = 128,
+       .F = 344,
+       .tested = false},
+  };
+}
+
+}  // namespace memphis::bench

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ostream>
+#include <string_view>
+
+namespace memphis::bench {
+
+// `memphis bench kernels`: measures every registered benchmark whose op starts with `filter`
+// (empty: all), on `device` ("cpu", "cuda" or "all"), and prints a line for each to `out`: a table,
+// or with `json` one object a line.
+//
+// A time is the median of repeated single calls, each from cold caches, after a warm-up. GB/s and
+// TFLOP/s are OpCost over that time. Beside them stands the share of what this machine measures for
+// a plain copy (bytes read and written) and for a matrix product: OpenBLAS sgemm on the CPU,
+// cuBLASLt bf16 on the GPU whatever the dtype of the case.
+//
+// A case that this machine cannot run is listed as not measured, with the reason. Returns 0, or 1
+// if a case failed otherwise. Throws ConfigError for a device or a filter that names nothing.
+int run_op_benchmarks(std::string_view filter,
+                      std::string_view device,
+                      bool json,
+                      std::ostream& out);
+
+}  // namespace memphis::bench

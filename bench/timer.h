@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "csrc/core/arena.h"
+#include "csrc/core/device.h"
+#include "csrc/core/tensor.h"
+
+namespace memphis::bench {
+
+// Repeats are odd, so that the median is one of the samples; fewer where a call takes long.
+constexpr int kMinRepeats = 3;
+constexpr int kMaxRepeats = 15;
+
+struct Measurement {
+  double seconds = 0;         // median
+  double relative_sigma = 0;  // standard deviation over mean
+  int repeats = 0;
+};
+
+// Times calls on one device: single ones, each from cold caches, after a warm-up. Repetition and
+// statistics are Google Benchmark's.
+class BenchmarkTimer {
+ public:
+  explicit BenchmarkTimer(Device device);
+
+  Stream stream() const { return stream_.view(); }
+  // Throws what `call` throws.
+  Measurement measure(const std::function<void(Stream)>& call);
+
+ private:
+  double time_once(const std::function<void(Stream)>& call);
+  void flush();
+
+  OwnedStream stream_;
+  Arena arena_;
+  TensorView flushed_;
+  Event begin_;
+  Event end_;
+};
+
+// The reference products: large enough to be bound by arithmetic, small enough for a second or two.
+constexpr std::int64_t kMatmulSizeCpu = 2048;  // OpenBLAS sgemm
+constexpr std::int64_t kMatmulSizeGpu = 8192;  // cuBLASLt, bf16
+
+// What this machine does at best, measured here and now.
+struct Roofs {
+  double copy_bytes_per_second = 0;    // read and written
+  double matmul_flops_per_second = 0;  // 0: not asked for
+};
+Roofs measure_roofs(BenchmarkTimer& timer, bool with_matmul);
+
+}  // namespace memphis::bench
