@@ -20,7 +20,9 @@ struct AttentionCase {
   std::int64_t H;
   float cap = 30.0F;
   std::int64_t temperature_len = 0;
-  std::int64_t document = 0;  // tokens; 0: a sequence is one document
+  std::int64_t document = 0;                 // tokens; 0: a sequence is one document
+  std::vector<std::int64_t> documents = {};  // their tokens, where they differ
+  std::int64_t began = 0;  // tokens of its first document that lie before the sequence
   // Every `pad`-th token from the sequence's first is no key; 0: all are keys. Queries of the first
   // token then see no key, and in documents that begin with such a token the first query neither.
   std::int64_t pad = 0;
@@ -37,8 +39,16 @@ struct AttentionCase {
 
   std::vector<double> positions() const {
     std::vector<double> result;
-    for (std::int64_t t = 0; t < T(); ++t) {
-      result.push_back(static_cast<double>(document == 0 ? t % S : t % S % document));
+    for (std::int64_t b = 0; b < B && !documents.empty(); ++b) {
+      for (const std::int64_t count : documents) {
+        for (std::int64_t p = 0; p < count; ++p) {
+          result.push_back(static_cast<double>(p));
+        }
+      }
+    }
+    for (std::int64_t t = 0; t < T() && documents.empty(); ++t) {
+      const std::int64_t p = t % S + began;
+      result.push_back(static_cast<double>(document == 0 ? p : p % document));
     }
     return result;
   }
@@ -72,6 +82,26 @@ inline std::vector<AttentionCase> attention_cases() {
       {.name = "width_of_no_tile", .B = 1, .S = 37, .N = 2, .G = 2, .H = 24},
       {.name = "temperature", .B = 1, .S = 50, .N = 2, .G = 1, .H = 40, .temperature_len = 7},
       {.name = "documents", .B = 1, .S = 150, .N = 2, .G = 1, .H = 32, .document = 41},
+      // Each document holds a whole tile of keys, wherever it begins. They begin at every place
+      // within a warp's rows, in every warp, and beside the edges of blocks and tiles.
+      {.name = "document_edges",
+       .B = 1,
+       .S = 2 * 129 + 4 * 127 + 16 * 145,
+       .N = 1,
+       .G = 1,
+       .H = 8,
+       .documents = {129, 129, 127, 127, 127, 127, 145, 145, 145, 145, 145,
+                     145, 145, 145, 145, 145, 145, 145, 145, 145, 145, 145}},
+      // The first document lies before the sequence in part, and ends in it.
+      {.name = "began_before",
+       .B = 2,
+       .S = 90,
+       .N = 2,
+       .G = 1,
+       .H = 16,
+       .temperature_len = 30,
+       .document = 100,
+       .began = 60},
       {.name = "padding", .B = 2, .S = 40, .N = 4, .G = 2, .H = 32, .pad = 5},
       // exp of any score underflows in f32.
       {.name = "scores_far_below_0",

@@ -15,7 +15,8 @@ namespace memphis::kernels {
 // In place    dlogits may be logits.
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
-// Errors      ContractError on shape, dtype, device or alignment; a target >= V on the CPU.
+// Errors      ContractError on shape, dtype, device or alignment; a target >= V on the CPU. The GPU
+//             makes that row's loss a NaN, and its gradient is of no use.
 // Cost        reads T*V twice, writes T*V elements; memory bound.
 // Source      Grok-1 model.py (multiplier, before the loss), Grok-2 config (cap).
 struct CrossEntropy {

@@ -112,13 +112,16 @@ class Naive {
                       : A{1};
 
     constexpr A kNone = -std::numeric_limits<A>::infinity();
-    std::vector<A> logit(S, kNone);
-    std::vector<A> slope(S, A{0});
     A maximum = kNone;
-    for (std::int64_t s = 0; s <= t; ++s) {
-      const auto i = static_cast<std::size_t>(s);
-      if (s < t - static_cast<std::int64_t>(position) ||
-          valid_[static_cast<std::size_t>(b * c_.S + s)] == 0) {
+    const std::int64_t oldest = std::max<std::int64_t>(0, t - static_cast<std::int64_t>(position));
+    // Keys from `first` on that the query may see: of many documents, few of the sequence's.
+    auto first = static_cast<std::size_t>(oldest);
+    auto end = static_cast<std::size_t>(t) + 1;
+    std::vector<A> logit(end - first, kNone);
+    std::vector<A> slope(end - first, A{0});
+    for (std::int64_t s = oldest; s <= t; ++s) {
+      const std::size_t i = static_cast<std::size_t>(s) - first;
+      if (valid_[static_cast<std::size_t>(b * c_.S + s)] == 0) {
         continue;
       }
       const A x = scale * dot(qkv_, q_at, qkv_, at(b, s, c_.N + g));
@@ -128,11 +131,16 @@ class Naive {
       maximum = std::max(maximum, logit[i]);
     }
     const bool empty = maximum == kNone;
-    std::vector<A> probability(S);
+    if (empty) {
+      first = 0;
+      end = S;
+      slope.assign(S, A{0});
+    }
+    std::vector<A> probability(end - first);
     A sum = 0;
-    for (std::size_t s = 0; s < S; ++s) {
-      probability[s] = empty ? A{1} : std::exp(logit[s] - maximum);
-      sum += probability[s];
+    for (std::size_t i = 0; i < probability.size(); ++i) {
+      probability[i] = empty ? A{1} : std::exp(logit[i] - maximum);
+      sum += probability[i];
     }
     const A lse = empty ? kNone : maximum + std::log(sum);
     result_.lse[static_cast<std::size_t>((b * c_.N + n) * c_.S + t)] = static_cast<double>(lse);
@@ -140,21 +148,22 @@ class Naive {
     A delta = 0;
     for (std::size_t h = 0; h < H; ++h) {
       A value = 0;
-      for (std::size_t s = 0; s < S; ++s) {
+      for (std::size_t s = first; s < end; ++s) {
         const A v = static_cast<A>(qkv_[at(b, static_cast<std::int64_t>(s), c_.N + c_.G + g) + h]);
-        value += method_ == Method::formulas ? rounded(probability[s] / sum) * v
-                                             : rounded(probability[s]) * v / sum;
+        const A p = probability[s - first];
+        value += method_ == Method::formulas ? rounded(p / sum) * v : rounded(p) * v / sum;
       }
       result_.out[out_at + h] = to_double(static_cast<T>(value));
       delta += static_cast<A>(dout_[out_at + h]) * rounded(value);
     }
-    for (std::size_t s = 0; s < S; ++s) {
+    for (std::size_t s = first; s < end; ++s) {
       const std::size_t k_at = at(b, static_cast<std::int64_t>(s), c_.N + g);
       const std::size_t v_at = at(b, static_cast<std::int64_t>(s), c_.N + c_.G + g);
       // As the contract says: from lse, which has been rounded.
-      const A p = empty ? A{1} / static_cast<A>(S) : std::exp(logit[s] - lse);
+      const std::size_t i = s - first;
+      const A p = empty ? A{1} / static_cast<A>(S) : std::exp(logit[i] - lse);
       const A weight = rounded(p);
-      const A ds = rounded(p * (dot(dout_, out_at, qkv_, v_at) - delta) * slope[s]);
+      const A ds = rounded(p * (dot(dout_, out_at, qkv_, v_at) - delta) * slope[i]);
       for (std::size_t h = 0; h < H; ++h) {
         dqkv[v_at + h] += weight * static_cast<A>(dout_[out_at + h]);
         dqkv[q_at + h] += ds * static_cast<A>(qkv_[k_at + h]);

@@ -331,6 +331,116 @@ TEST_P(CrossEntropy, MinusInfinityHasNoProbability) {
   }
 }
 
+class CrossEntropyTargets : public testing::TestWithParam<Target> {
+ protected:
+  void SetUp() override {
+    const std::string reason = skip_reason(GetParam());
+    if (!reason.empty()) {
+      GTEST_SKIP() << reason;
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Ids,
+                         CrossEntropyTargets,
+                         testing::ValuesIn(all_targets()),
+                         [](const auto& instance) { return name_of(instance.param); });
+
+constexpr double kLargestId = std::numeric_limits<std::int32_t>::max();
+
+// Of the rows that lie beside one whose target is no token, none notices.
+TEST_P(CrossEntropyTargets, JustOutsideOfTheVocabularyHaveNoLogit) {
+  for (const std::int64_t vocab_size : {9, 64}) {  // element by element, and in vectors
+    const CrossEntropyCase c{.name = "", .num_tokens = 7, .vocab_size = vocab_size};
+    Inputs in = draw(c, GetParam().dtype);
+    const auto V = static_cast<double>(vocab_size);
+    in.targets = {V - 1, 0, 3, 0, -1, V - 1, 2};
+    const Results good = run(c, in, GetParam());
+    EXPECT_TRUE(std::isfinite(good.loss[0]) && std::isfinite(good.loss[1]));
+    EXPECT_EQ(good.loss[4], 0.0);
+    for (const std::size_t bad_row : {std::size_t{2}, std::size_t{6}}) {  // the last one is a bound
+      for (const double bad : {V, V + 1, kLargestId}) {
+        in.targets = {V - 1, 0, 3, 0, -1, V - 1, 2};
+        in.targets[bad_row] = bad;
+        if (GetParam().device == Device::cpu) {
+          EXPECT_TRUE(rejects([&] { run(c, in, GetParam()); }, "is not below the vocabulary's"));
+          continue;
+        }
+        const Results actual = run(c, in, GetParam());
+        EXPECT_TRUE(std::isnan(actual.loss[bad_row])) << "target " << bad;
+        for (std::size_t t = 0; t < in.targets.size(); ++t) {
+          for (std::size_t v = 0; t != bad_row && v < static_cast<std::size_t>(V); ++v) {
+            const std::size_t i = t * static_cast<std::size_t>(V) + v;
+            EXPECT_EQ(actual.dlogits[i], good.dlogits[i]) << "row " << t;
+          }
+          EXPECT_TRUE(t == bad_row || actual.loss[t] == good.loss[t]) << "row " << t;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CrossEntropyTargets, AtTheEdgesOfAShardAreOneRanks) {
+  const OwnedStream stream(GetParam().device);
+  const DType sums = accumulation_dtype(GetParam().dtype);
+  constexpr std::int64_t kBegin = 3;
+  for (const std::int64_t width : {5, 32}) {
+    const auto end = static_cast<double>(kBegin + width);
+    // Ids of this rank's first and last column, of those beside them, of none, and past them all.
+    const Values ids = {kBegin, end - 1, kBegin - 1, end, 0, -1, -1000, kLargestId};
+    const auto T = static_cast<std::int64_t>(ids.size());
+    const TensorSpec rows({T, width}, GetParam().dtype);
+    const Values values = rounded_to(GetParam().dtype, random_normal(T * width, "shard"));
+    const TestTensor logits(rows, GetParam().device, values);
+    const TestTensor targets({{T}, DType::i32}, GetParam().device, ids);
+    const TestTensor lse({{T}, sums}, GetParam().device);
+    const TestTensor target({{T}, sums}, GetParam().device);
+    kernels::cross_entropy_shard({.lse_T = lse,
+                                  .target_T = target,
+                                  .logits_TV = logits,
+                                  .targets_T = targets,
+                                  .vocab_begin = kBegin},
+                                 stream.view());
+    const Values found = target.values(stream.view());
+    const auto W = static_cast<std::size_t>(width);
+    EXPECT_EQ(found, (Values{values[0], values[2 * W - 1], 0, 0, 0, 0, 0, 0}));
+
+    const auto gradient_of = [&](const Values& of_ids) {
+      const TestTensor of_targets({{T}, DType::i32}, GetParam().device, of_ids);
+      const TestTensor loss({{T}, sums}, GetParam().device);
+      const TestTensor dlogits(rows, GetParam().device);
+      kernels::cross_entropy_gradient({.loss_T = loss,
+                                       .dlogits_TV = dlogits,
+                                       .logits_TV = logits,
+                                       .targets_T = of_targets,
+                                       .lse_T = lse,
+                                       .target_T = target,
+                                       .vocab_begin = kBegin},
+                                      stream.view());
+      const Values losses = loss.values(stream.view());
+      for (std::size_t t = 0; t < losses.size(); ++t) {
+        EXPECT_EQ(losses[t] == 0.0, of_ids[t] < 0) << "row " << t;
+      }
+      return dlogits.values(stream.view());
+    };
+    // With an id of another rank's in each row there are probabilities alone.
+    const Values probabilities = gradient_of(Values(ids.size(), 1000.0));
+    const Values actual = gradient_of(ids);
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      for (std::size_t v = 0; v < W; ++v) {
+        const std::size_t i = t * W + v;
+        if (ids[t] < 0) {
+          EXPECT_EQ(actual[i], 0.0) << "row " << t;
+        } else if (ids[t] == static_cast<double>(kBegin + static_cast<std::int64_t>(v))) {
+          // Both are rounded, and lie below 1.
+          EXPECT_NEAR(actual[i], probabilities[i] - 1, 2 * rounding_unit(GetParam().dtype));
+        } else {
+          EXPECT_EQ(actual[i], probabilities[i]) << "row " << t << ", column " << v;
+        }
+      }
+    }
+  }
+}
+
 TEST(CrossEntropyGradient, IsTheDifferenceQuotient) {
   for (const float cap : {0.0F, 2.0F}) {
     const CrossEntropyCase c{.name = "", .num_tokens = 6, .vocab_size = 9, .cap = cap};

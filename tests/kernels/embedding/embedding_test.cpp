@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/embedding/embedding.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -179,6 +180,68 @@ TEST_P(Embedding, RepeatsItsBits) {
   const Values first = run_backward(op_case(), in, target());
   const OneThread one_thread;
   EXPECT_EQ(run_backward(op_case(), in, target()), first);
+}
+
+class EmbeddingTokens : public testing::TestWithParam<Target> {
+ protected:
+  void SetUp() override {
+    const std::string reason = skip_reason(GetParam());
+    if (!reason.empty()) {
+      GTEST_SKIP() << reason;
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Ids,
+                         EmbeddingTokens,
+                         testing::ValuesIn(all_targets()),
+                         [](const auto& instance) { return name_of(instance.param); });
+
+// Of rows [3, 8) of a vocabulary of 12, the first and the last, those beside them, and, where the
+// device does not refuse them, ids that are no token's.
+TEST_P(EmbeddingTokens, AtTheEdgesOfAShardAreOneRanks) {
+  const OwnedStream stream(GetParam().device);
+  constexpr std::int64_t kBegin = 3;
+  constexpr std::int64_t kRows = 5;
+  constexpr std::int64_t kVocabulary = 12;
+  Values ids = {3, 7, 2, 8, 0, 11};
+  if (GetParam().device == Device::cuda) {
+    ids.insert(ids.end(), {-1.0, static_cast<double>(kVocabulary), 2147483647.0, -2147483648.0});
+  }
+  const auto num_tokens = static_cast<std::int64_t>(ids.size());
+  for (const std::int64_t width : {3, 16}) {  // element by element, and in vectors
+    const TensorSpec rows({kRows, width}, GetParam().dtype);
+    const Values weights = rounded_to(GetParam().dtype, random_normal(kRows * width, "weight"));
+    const TestTensor tokens({{num_tokens}, DType::i32}, GetParam().device, ids);
+    const TestTensor weight(rows, GetParam().device, weights);
+    const TestTensor y({{num_tokens, width}, GetParam().dtype}, GetParam().device);
+    kernels::embedding_forward({.y_TD = y,
+                                .weight_VD = weight,
+                                .tokens_T = tokens,
+                                .vocab_begin = kBegin,
+                                .vocab_size = kVocabulary},
+                               stream.view());
+    const TestTensor dy({{num_tokens, width}, GetParam().dtype},
+                        GetParam().device,
+                        Values(static_cast<std::size_t>(num_tokens * width), 1.0));
+    const TestTensor dweight({{kRows, width}, accumulation_dtype(GetParam().dtype)},
+                             GetParam().device,
+                             Values(static_cast<std::size_t>(kRows * width), 5.0));
+    kernels::embedding_backward({.dweight_VD = dweight,
+                                 .dy_TD = dy,
+                                 .tokens_T = tokens,
+                                 .vocab_begin = kBegin,
+                                 .vocab_size = kVocabulary},
+                                stream.view());
+    const auto W = static_cast<std::size_t>(width);
+    Values expected_y(ids.size() * W, 0.0);
+    std::copy_n(weights.begin(), W, expected_y.begin());
+    std::copy_n(weights.end() - width, W, expected_y.begin() + width);
+    EXPECT_EQ(y.values(stream.view()), expected_y);
+    Values expected_dweight(static_cast<std::size_t>(kRows) * W, 5.0);
+    std::fill_n(expected_dweight.begin(), W, 6.0);
+    std::fill_n(expected_dweight.end() - width, W, 6.0);
+    EXPECT_EQ(dweight.values(stream.view()), expected_dweight);
+  }
 }
 
 TEST(EmbeddingGradient, IsTheDifferenceQuotient) {

@@ -369,6 +369,9 @@ TEST(PermuteContract, NamesTheOperand) {
                             .experts_TK = experts,
                             .chunk_counts_PE = chunk_counts};
   EXPECT_TRUE(rejects([&] { permute_index(bad, stream); }, "expert 3 of assignment 2"));
+  const TestTensor negative({{2, 2}, DType::i32}, Device::cpu, {0, 1, 2, -1});
+  bad.experts_TK = negative;
+  EXPECT_TRUE(rejects([&] { permute_index(bad, stream); }, "expert -1 of assignment 3"));
   bad.offsets_E1 = source.view().rows(0, 3);
   EXPECT_TRUE(rejects([&] { permute_index(bad, stream); }, "offsets_E1 is i32[3]"));
 
