@@ -402,6 +402,35 @@ TEST(DataFiles, RefusesWhatThisUserMayNotRead) {
   ::chmod(parent.c_str(), 0700);
 }
 
+// Of each bound that two values share, the last that is taken and the first that is refused.
+TEST(Combinations, AreTakenUpToTheirBounds) {
+  struct Bound {
+    std::vector<std::string> taken;
+    std::vector<std::string> refused;
+  };
+  const std::vector<std::string> no_warmup = {"schedule.decay=wsd", "schedule.warmup_steps=40"};
+  const auto decay = [&](const char* steps) {
+    std::vector<std::string> overrides = no_warmup;
+    overrides.push_back(steps);
+    return overrides;
+  };
+  const std::vector<Bound> bounds = {
+      {{"model.experts_per_token=4"}, {"model.experts_per_token=5"}},
+      {{"model.vocab_size=259"}, {"model.vocab_size=258"}},
+      {{"model.pad_id=511"}, {"model.pad_id=512"}},
+      {{"model.attention_temperature_len=2"}, {"model.attention_temperature_len=1"}},
+      {{"model.max_sequence_length=256"}, {"model.max_sequence_length=255"}},
+      {{"schedule.warmup_steps=99"}, {"schedule.warmup_steps=100"}},
+      {decay("schedule.decay_steps=60"), decay("schedule.decay_steps=61")},
+  };
+  for (const Bound& bound : bounds) {
+    EXPECT_NO_THROW(parse_config(kTiny, "tiny.yaml", bound.taken, Check::text))
+        << bound.taken.back();
+    EXPECT_THROW(parse_config(kTiny, "tiny.yaml", bound.refused, Check::text), ConfigError)
+        << bound.refused.back();
+  }
+}
+
 TEST(DataFiles, TakesAPatternThatMatches) {
   const test::TemporaryDirectory directory;
   directory.write("a.txt", "text");

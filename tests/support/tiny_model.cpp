@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/tiny_model.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <utility>
 
 #include "csrc/core/rng.h"
 #include "csrc/model/host_stats.h"
@@ -38,15 +39,33 @@ void write_element(const TensorView& view, std::int64_t index, double value, Str
   synchronize(stream);
 }
 
+Dims dims_of(const ModelConfig& config,
+             std::int64_t num_sequences,
+             std::int64_t sequence_length,
+             std::int64_t head_chunk) {
+  Dims dims = make_dims(config, num_sequences, sequence_length);
+  dims.head_chunk = head_chunk > 0 ? head_chunk : dims.head_chunk;
+  return dims;
+}
+
+std::vector<double> read_elements(const TensorView& view, Stream stream) {
+  std::vector<double> values(static_cast<std::size_t>(view.num_elements()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = read_element(view, static_cast<std::int64_t>(i), stream);
+  }
+  return values;
+}
+
 }  // namespace
 
 TinyModel::TinyModel(const ModelConfig& config,
                      std::int64_t num_sequences,
                      std::int64_t sequence_length,
                      DType compute,
-                     Device device)
+                     Device device,
+                     std::int64_t head_chunk)
     : config_(config),
-      dims_(make_dims(config_, num_sequences, sequence_length)),
+      dims_(dims_of(config_, num_sequences, sequence_length, head_chunk)),
       stream_(device),
       parameters_(config_, compute, device, Parameters::Gradients::allocate),
       plan_(plan_activations(dims_, compute, Keep::all_layers)),
@@ -89,21 +108,41 @@ void TinyModel::load_random_batch(std::uint64_t seed) {
             .token = 1.0F / static_cast<float>(num_valid),
             .balance = 0.5F,
             .router_z = 0.25F};
-  model_.load({.tokens_T = tokens_,
-               .targets_T = targets_,
-               .positions_T = positions_,
-               .valid_T = valid_,
-               .any_padding = num_valid < dims_.T});
+  model_.load(batch());
   synchronize(stream());
 }
 
-double TinyModel::read_total() {
+void TinyModel::load(std::vector<std::int32_t> tokens,
+                     std::vector<std::int32_t> targets,
+                     std::vector<std::int32_t> positions,
+                     std::vector<std::uint8_t> valid) {
+  tokens_ = std::move(tokens);
+  targets_ = std::move(targets);
+  positions_ = std::move(positions);
+  valid_ = std::move(valid);
+  model_.load(batch());
+  synchronize(stream());
+}
+
+HostBatch TinyModel::batch() const {
+  return {.tokens_T = tokens_,
+          .targets_T = targets_,
+          .positions_T = positions_,
+          .valid_T = valid_,
+          .any_padding = std::count(valid_.begin(), valid_.end(), 0) > 0};
+}
+
+double TinyModel::stat(Stat stat) const {
   HostStats stats(activations_.shared.stats);
   stats.copy(stream());
   synchronize(stream());
+  return stats[stat];
+}
+
+double TinyModel::read_total() {
   const auto layers = static_cast<double>(dims_.L);
-  return stats[Stat::loss] + static_cast<double>(scales.balance) * layers * stats[Stat::balance] +
-         static_cast<double>(scales.router_z) * layers * stats[Stat::z];
+  return stat(Stat::loss) + static_cast<double>(scales.balance) * layers * stat(Stat::balance) +
+         static_cast<double>(scales.router_z) * layers * stat(Stat::z);
 }
 
 double TinyModel::total_loss() {
@@ -125,13 +164,13 @@ double TinyModel::total_loss_and_gradient() {
 }
 
 std::vector<double> TinyModel::gradient(const LogicalParameter& parameter) const {
-  const TensorView view =
-      parameters_.sums({.begin = parameter.begin, .count = parameter.spec.num_elements()});
-  std::vector<double> values(static_cast<std::size_t>(view.num_elements()));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = read_element(view, static_cast<std::int64_t>(i), stream());
-  }
-  return values;
+  return read_elements(
+      parameters_.sums({.begin = parameter.begin, .count = parameter.spec.num_elements()}),
+      stream());
+}
+
+std::vector<double> TinyModel::weights(const LogicalParameter& parameter) const {
+  return read_elements(parameters_.logical_weights(parameter), stream());
 }
 
 double TinyModel::weight(const LogicalParameter& parameter, std::int64_t index) const {

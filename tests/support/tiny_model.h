@@ -14,30 +14,42 @@ namespace memphis::test {
 // A model of a few thousand parameters with everything that it needs around it, on either device.
 class TinyModel {
  public:
+  // The head takes `head_chunk` tokens at a time; 0: as many as are planned, which is all.
   TinyModel(const ModelConfig& config,
             std::int64_t num_sequences,
             std::int64_t sequence_length,
             DType compute,
-            Device device);
+            Device device,
+            std::int64_t head_chunk = 0);
   TinyModel(const TinyModel&) = delete;
   TinyModel& operator=(const TinyModel&) = delete;
 
   // A batch of random tokens; some documents start inside their sequence, some targets are missing
   // and, where the config names a pad id, some tokens are pads.
   void load_random_batch(std::uint64_t seed);
+  // A batch of the caller's, who sets the scales.
+  void load(std::vector<std::int32_t> tokens,
+            std::vector<std::int32_t> targets,
+            std::vector<std::int32_t> positions,
+            std::vector<std::uint8_t> valid);
+  HostBatch batch() const;
 
   // Cross entropy + balance * sum of balance losses + router_z * sum of z losses, of the loaded
   // batch.
   double total_loss();
   // The same; leaves its gradient in parameters().
   double total_loss_and_gradient();
+  // Of the last pass.
+  double stat(Stat stat) const;
 
   // The gradient of a logical parameter, and one of its weights.
   std::vector<double> gradient(const LogicalParameter& parameter) const;
+  std::vector<double> weights(const LogicalParameter& parameter) const;
   double weight(const LogicalParameter& parameter, std::int64_t index) const;
   void set_weight(const LogicalParameter& parameter, std::int64_t index, double value);
 
   Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
   Grok& model() { return model_; }
   Stream stream() const { return stream_.view(); }
 

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/memory.h"
+
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "csrc/core/error.h"
+#include "csrc/plan/flops.h"
+#include "csrc/plan/mesh.h"
+
+namespace memphis {
+namespace {
+
+ModelConfig model_of(std::int64_t num_layers) {
+  ModelConfig model;
+  model.vocab_size = 1024;
+  model.num_layers = num_layers;
+  model.d_model = 128;
+  model.num_heads = 4;
+  model.num_kv_heads = 2;
+  model.head_dim = 32;
+  model.ffn_dim = 256;
+  model.num_experts = 4;
+  model.experts_per_token = 2;
+  return model;
+}
+
+// Of rank 0 of `data` ranks.
+ParameterPlan plan_of(std::int64_t num_layers,
+                      std::int64_t data,
+                      std::int64_t zero,
+                      double bucket_mib = 0) {
+  const ParallelConfig parallel{.data = data, .zero = zero, .bucket_mib = bucket_mib};
+  return plan_parameters(
+      model_of(num_layers), DType::bf16, make_share(parallel, Mesh(parallel, data), 0));
+}
+
+// Bytes a parameter: 2 for the weight, 4 each for gradient, master and two moments; ZeRO-1 shares
+// the last three out over the ranks, ZeRO-2 the gradients as well, but for those that are being
+// formed.
+TEST(Memory, OfARankIsWhatItsZeroSays) {
+  constexpr std::int64_t kData = 8;
+  for (const std::int64_t zero : {0, 1, 2}) {
+    const ParameterPlan plan = plan_of(8, kData, zero);
+    const auto elements = static_cast<double>(plan.num_elements);
+    const double owned = zero > 0 ? elements / kData : elements;
+    const double rounding = 0.05 * elements;  // tensors begin aligned; norms and routers are f32
+    EXPECT_NEAR(static_cast<double>(weights_bytes(plan)), 2 * elements, rounding) << zero;
+    EXPECT_NEAR(static_cast<double>(master_bytes(plan)), 4 * owned, rounding) << zero;
+    EXPECT_NEAR(static_cast<double>(moments_bytes(plan)), 8 * owned, rounding) << zero;
+    const auto gradients = static_cast<double>(gradients_bytes(plan, DType::bf16));
+    if (zero < 2) {
+      EXPECT_NEAR(gradients, 4 * elements, rounding) << zero;
+    } else {
+      EXPECT_LT(gradients, 4 * elements / 2) << "two layers of eight, and what is around them";
+      EXPECT_GT(gradients, 4 * elements / kData) << "the sums of all that a rank owns";
+    }
+  }
+}
+
+TEST(Memory, OfAllKindsAddsUp) {
+  const MemoryPlan plan{.weights_bytes = 1,
+                        .gradients_bytes = 10,
+                        .master_bytes = 100,
+                        .moments_bytes = 1000,
+                        .activations_bytes = 10000,
+                        .workspace_bytes = 100000,
+                        .library_bytes = 1000000,
+                        .sampling_bytes = 10000000};
+  EXPECT_EQ(plan.total_bytes(), 11111111U);
+}
+
+TEST(Memory, ThatIsThereToTheByteIsEnough) {
+  MemoryPlan plan;
+  plan.weights_bytes = 1 << 20;
+  plan.activations_bytes = 1 << 20;
+  EXPECT_NO_THROW(require_fits(plan, 2 << 20, Device::cpu));
+  EXPECT_THROW(require_fits(plan, (2 << 20) - 1, Device::cpu), PreflightError);
+  const std::string table = format_memory_table(plan);
+  EXPECT_NE(table.find("1.00 MiB"), std::string::npos) << table;
+  EXPECT_NE(table.find("2.00 MiB"), std::string::npos) << table;
+}
+
+// A training step keeps what each layer needs for its backward pass, inference one layer's alone.
+TEST(Memory, OfActivationsIsThatOfTheLayersThatAreKept) {
+  for (const Keep keep : {Keep::all_layers, Keep::one_layer}) {
+    const std::size_t one =
+        plan_activations(make_dims(model_of(1), 2, 16), DType::f32, keep).activation_bytes();
+    const std::size_t five =
+        plan_activations(make_dims(model_of(5), 2, 16), DType::f32, keep).activation_bytes();
+    EXPECT_EQ(five, keep == Keep::all_layers ? 5 * one : one);
+  }
+}
+
+// Buckets close once they have so many MiB of f32, and every rank starts them in one order.
+TEST(Buckets, AreAsLargeAsAsked) {
+  const auto num_segments = [](double bucket_mib) {
+    return plan_of(8, 2, 1, bucket_mib).segments.size();
+  };
+  const std::size_t without_limit = num_segments(1e6);
+  EXPECT_EQ(without_limit, 4U) << "matrices, experts, routers and norms";
+  EXPECT_GT(num_segments(0), 8 * 4U) << "each tensor is one";
+  const std::size_t by_one = num_segments(1);
+  EXPECT_GT(by_one, without_limit);
+  EXPECT_LT(by_one, num_segments(0));
+  std::size_t num_small = 0;
+  for (const Segment& segment : plan_of(8, 2, 1, 1).segments) {
+    const std::int64_t bytes = segment.num_elements * 4;
+    num_small += bytes < 1 << 20 ? 1 : 0;
+    // The tensor that fills it comes on top: here of an expert's gate and up matrices, 1 MiB.
+    EXPECT_LE(bytes, 2 << 20);
+  }
+  EXPECT_LE(num_small, 4U) << "the last of each kind";
+}
+
+// Grok-2's dense network, 3 matrices beside the experts; a head that is counted tied or not.
+TEST(ModelFlops, CountTheDenseNetworkAndTheHead) {
+  ModelConfig model = model_of(3);
+  const ModelFlops without = model_flops_per_token(model, 64);
+  model.dense_ffn_dim = 512;
+  const ModelFlops with = model_flops_per_token(model, 64);
+  EXPECT_DOUBLE_EQ(with.halved - without.halved, 6.0 * 3 * 3 * 128 * 512);
+  const double matrices =
+      6.0 * (3 * (2 * 128 * 4 * 32 + 2 * 128 * 2 * 32 + 2 * 3 * 128 * 256 + 128 * 4) + 1024 * 128);
+  const double scores = 6.0 * 3 * 4 * 32 * 64;
+  EXPECT_DOUBLE_EQ(without.halved, matrices + scores);
+  EXPECT_DOUBLE_EQ(without.unhalved, matrices + 2 * scores);
+}
+
+}  // namespace
+}  // namespace memphis

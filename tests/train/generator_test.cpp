@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/generator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "csrc/core/error.h"
+#include "csrc/data/tokenizer.h"
+#include "tests/support/tiny_model.h"
+
+namespace memphis::test {
+namespace {
+
+constexpr std::int64_t kLength = 8;
+
+// With logits that differ enough to be told apart by few draws.
+ModelConfig config_of_bytes() {
+  ModelConfig config = tiny_grok2();
+  config.vocab_size = ByteTokenizer::kVocabSize;
+  config.num_layers = 1;
+  config.final_cap = 0;
+  config.output_multiplier = 3;
+  config.pad_id = -1;
+  return config;
+}
+
+class GeneratorTest : public testing::Test {
+ protected:
+  GeneratorTest()
+      : config_(config_of_bytes()),
+        weights_(config_, 1, kLength, DType::f32, Device::cpu),
+        groups_(Device::cpu),
+        model_(config_, 1, kLength, weights_.parameters(), groups_, weights_.stream()) {
+    omp_set_num_threads(1);  // a pass is a few thousand products
+  }
+
+  // Of the token that follows: the window holds the last tokens of the context.
+  std::vector<float> next_logits(const std::vector<std::int32_t>& context) {
+    const std::size_t used = std::min<std::size_t>(context.size(), kLength);
+    std::vector<std::int32_t> window(context.end() - static_cast<std::ptrdiff_t>(used),
+                                     context.end());
+    window.resize(kLength, 5);  // of no importance: nothing looks ahead
+    model_.forward(window);
+    return model_.logits_of(static_cast<std::int64_t>(used) - 1);
+  }
+
+  static std::vector<std::int32_t> context_of(const std::string& text) {
+    std::vector<std::int32_t> context = {ByteTokenizer::kBos};
+    for (const std::int32_t token : ByteTokenizer().encode(text)) {
+      context.push_back(token);
+    }
+    return context;
+  }
+
+  ModelConfig config_;
+  TinyModel weights_;
+  Groups groups_;
+  InferenceModel model_;
+};
+
+std::int32_t most_probable(const std::vector<float>& logits) {
+  return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Past the window's end too, where the oldest tokens have fallen out.
+TEST_F(GeneratorTest, WithoutTemperatureTakesTheMostProbableToken) {
+  for (const std::string prompt : {"", "a", "grok routes tokens"}) {
+    std::vector<std::int32_t> context = context_of(prompt);
+    std::string expected;
+    for (int i = 0; i < 20; ++i) {
+      const std::int32_t token = most_probable(next_logits(context));
+      if (token == ByteTokenizer::kEos) {
+        break;
+      }
+      context.push_back(token);
+      expected += ByteTokenizer().decode(std::vector<std::int32_t>{token});
+    }
+    EXPECT_EQ(generate_text(model_, prompt, {.num_tokens = 20, .temperature = 0}), expected);
+  }
+}
+
+TEST_F(GeneratorTest, StopsAtTheEndOfTheDocument) {
+  const std::string text = generate_text(model_, "a", {.num_tokens = 1, .temperature = 0});
+  ASSERT_EQ(text.size(), 1U);
+  // The token that follows and the end of a document change places in the head.
+  const std::int32_t token = most_probable(next_logits(context_of("a")));
+  const TensorView& head_VD = weights_.parameters().weights().head_VD;
+  const std::int64_t D = head_VD.dim(1);
+  float* const head = head_VD.as<float>();
+  std::swap_ranges(head + token * D, head + (token + 1) * D, head + ByteTokenizer::kEos * D);
+  EXPECT_EQ(generate_text(model_, "a", {.num_tokens = 20, .temperature = 0}), "");
+}
+
+// Within five standard errors of e^(logit / temperature), normalised.
+TEST_F(GeneratorTest, DrawsFromTheDistributionOfItsTemperature) {
+  constexpr int kDraws = 1500;
+  const std::vector<float> logits = next_logits(context_of("ab"));
+  for (const double temperature : {0.5, 1.5}) {
+    std::vector<double> probability;
+    double total = 0;
+    for (const float logit : logits) {
+      probability.push_back(std::exp(static_cast<double>(logit) / temperature));
+      total += probability.back();
+    }
+    std::vector<double> count(256);
+    for (int seed = 0; seed < kDraws; ++seed) {
+      const std::string text = generate_text(
+          model_,
+          "ab",
+          {.num_tokens = 1, .temperature = temperature, .seed = static_cast<std::uint64_t>(seed)});
+      for (const char letter : text) {
+        count[static_cast<unsigned char>(letter)] += 1;
+      }
+    }
+    for (std::size_t letter = 0; letter < count.size(); ++letter) {
+      const auto token = ByteTokenizer::token_of(static_cast<std::byte>(letter));
+      const double p = probability[static_cast<std::size_t>(token)] / total;
+      EXPECT_NEAR(count[letter] / kDraws, p, 5 * std::sqrt(p / kDraws) + 1.0 / kDraws)
+          << "letter " << letter << " at temperature " << temperature;
+    }
+  }
+}
+
+// All tokens are as good as equal; each is drawn by a number of its own.
+TEST_F(GeneratorTest, DrawsEachTokenAnew) {
+  const auto draw = [&](std::uint64_t seed) {
+    return generate_text(model_, "a", {.num_tokens = 30, .temperature = 1e9, .seed = seed});
+  };
+  std::string all;
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    all += draw(seed);
+    EXPECT_EQ(draw(seed), draw(seed)) << "same seed, same text";
+  }
+  EXPECT_GT(std::set<char>(all.begin(), all.end()).size(), 25U);
+  EXPECT_NE(draw(1), draw(2));
+}
+
+TEST(InferenceModel, TakesEachSequenceForOneDocument) {
+  const ModelConfig config = config_of_bytes();
+  const TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
+  const Groups groups(Device::cpu);
+  InferenceModel model(config, 3, kLength, weights.parameters(), groups, weights.stream());
+  std::vector<std::int32_t> tokens;
+  for (int b = 0; b < 3; ++b) {
+    for (std::int32_t t = 0; t < kLength; ++t) {
+      tokens.push_back(17 * t + 3);
+    }
+  }
+  model.forward(tokens);
+  for (std::int64_t t = 0; t < kLength; ++t) {
+    const std::vector<float> first = model.logits_of(t);
+    const std::vector<float> last = model.logits_of(2 * kLength + t);
+    for (std::size_t v = 0; v < first.size(); ++v) {
+      ASSERT_NEAR(first[v], last[v], 1e-5) << "token " << t;
+    }
+  }
+  tokens[4] = static_cast<std::int32_t>(config.vocab_size);
+  EXPECT_THROW(model.forward(tokens), ContractError);
+  tokens[4] = -1;
+  EXPECT_THROW(model.forward(tokens), ContractError);
+  tokens[4] = static_cast<std::int32_t>(config.vocab_size) - 1;
+  EXPECT_NO_THROW(model.forward(tokens));
+}
+
+// A pad is no key: what its row of the embedding holds reaches no later token.
+TEST(InferenceModel, DoesNotAttendToPads) {
+  for (const std::int64_t pad_id : {9, -1}) {
+    ModelConfig config = config_of_bytes();
+    config.pad_id = pad_id;
+    TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
+    const Groups groups(Device::cpu);
+    InferenceModel model(config, 1, kLength, weights.parameters(), groups, weights.stream());
+    const std::vector<std::int32_t> tokens = {1, 9, 30, 40, 9, 50, 60, 70};
+    model.forward(tokens);
+    const std::vector<float> before = model.logits_of(7);
+    const TensorView& embedding_VD = weights.parameters().weights().embedding_VD;
+    float* const row = embedding_VD.as<float>() + 9 * embedding_VD.dim(1);
+    std::reverse(row, row + embedding_VD.dim(1));
+    model.forward(tokens);
+    EXPECT_EQ(model.logits_of(7) == before, pad_id == 9) << "pad_id " << pad_id;
+  }
+}
+
+}  // namespace
+}  // namespace memphis::test
