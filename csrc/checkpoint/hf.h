@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/config/config.h"
@@ -24,32 +24,45 @@ namespace memphis {
 ModelConfig read_hf_config(const std::filesystem::path& path);
 
 // The text of a config.json for weights stored as `dtype` (f32 or bf16), which read_hf_config,
-// SGLang and, for what it implements, vLLM read.
-std::string write_hf_config(const ModelConfig& model, DType dtype);
+// SGLang and, for what it implements, vLLM read. `tokenizer_class` is left out where it is empty.
+std::string write_hf_config(const ModelConfig& model,
+                            DType dtype,
+                            std::string_view tokenizer_class = {});
 
-// The tensors of a model folder, wherever the folder keeps them. CheckpointError, naming what is
-// missing, if the folder has no weights in safetensors, a shard is missing or a shard lacks a
-// tensor that the index places there.
+// The tensors of a model folder, under their names of form B (hf_names.h), in whichever files the
+// folder keeps them:
+//
+//   model.safetensors
+//   model.safetensors.index.json and the files that it names
+//   *-TP-common.safetensors and *-TP-000.safetensors, ..., of which each of the latter has a part of
+//     each of its tensors, cut along one dim (xai-org/grok-2)
+//   *.safetensors without an index, each tensor in one of them
+//
+// The first that is there. CheckpointError, naming what is amiss, if there is none, if a file of the
+// index or of a numbered series is missing, if the index and its files do not agree on a tensor, or
+// if a tensor is in two files.
 class HfTensors {
  public:
   explicit HfTensors(const std::filesystem::path& directory);
 
-  bool contains(std::string_view name) const { return homes_.contains(name); }
-
-  // The file that holds a tensor; CheckpointError if none does. Its find() and read() check the
-  // shape.
-  const SafetensorsFile& file_of(std::string_view name) const;
-
-  // The whole tensor, converted to the dtype of `out`, which is in host memory and has the dims
-  // that are expected of it. CheckpointError as of SafetensorsFile::read.
-  void read(std::string_view name, const TensorView& out) const;
+  struct Part {
+    const SafetensorsFile* file;
+    std::string name;  // in the file
+    const StoredTensor& tensor() const { return file->tensors().find(name)->second; }
+  };
+  // One part, or one from each presharded file, in their order.
+  const std::map<std::string, std::vector<Part>, std::less<>>& tensors() const { return tensors_; }
 
  private:
+  const SafetensorsFile& open(const std::string& file_name);
+  void add(const SafetensorsFile& file);
   void open_index(const std::filesystem::path& index);
+  void open_presharded(const std::vector<std::string>& names);
+  void open_series(const std::vector<std::string>& names);
 
   std::filesystem::path directory_;
   std::map<std::string, SafetensorsFile> files_;
-  std::map<std::string, const SafetensorsFile*, std::less<>> homes_;
+  std::map<std::string, std::vector<Part>, std::less<>> tensors_;
 };
 
 }  // namespace memphis

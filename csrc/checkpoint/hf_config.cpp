@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <initializer_list>
 #include <set>
@@ -10,7 +11,6 @@
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/json.h"
 #include "csrc/core/error.h"
-#include "csrc/core/file.h"
 
 namespace memphis {
 namespace {
@@ -23,13 +23,7 @@ constexpr std::int64_t kMaxSize = std::int64_t{1} << 31U;
 
 class HfConfig {
  public:
-  explicit HfConfig(const fs::path& path) : path_(path) {
-    try {
-      root_ = parse_json_object(read_text(path), path);
-    } catch (const DataError& error) {
-      throw CheckpointError(error.what());
-    }
-  }
+  explicit HfConfig(const fs::path& path) : path_(path), root_(read_json_object(path)) {}
 
   [[noreturn]] void fail(std::string_view key,
                          std::string_view problem,
@@ -147,10 +141,44 @@ class HfConfig {
   Json root_;
 };
 
-// What other models of the family of formats do and Grok does not.
+// What other models of the family of formats do and Grok does not, by the keys that ask for it.
+constexpr std::array kFlagsThatAreOff{"add_cross_attention",
+                                      "alibi",
+                                      "attention_bias",
+                                      "is_encoder_decoder",
+                                      "mlp_bias",
+                                      "moe_renormalize",
+                                      "moe_router_renormalize",
+                                      "norm_topk_prob",
+                                      "parallel_attn",
+                                      "qk_layernorm",
+                                      "qk_norm",
+                                      "qkv_bias",
+                                      "rope_interleave",
+                                      "use_bias",
+                                      "use_qk_norm",
+                                      "use_parallel_residual",
+                                      "use_sliding_window",
+                                      "rope_rotate_half_dims"};
+constexpr std::array kFactorsThatAreOne{"decoder_sparse_step",
+                                        "logit_scale",
+                                        "logits_scaling",
+                                        "moe_layer_freq",
+                                        "partial_rotary_factor",
+                                        "residual_multiplier",
+                                        "rotary_pct",
+                                        "routed_scaling_factor"};
+constexpr std::array kSizesThatAreNone{"first_k_dense_replace",
+                                       "n_shared_experts",
+                                       "num_shared_experts",
+                                       "shared_expert_intermediate_size"};
+constexpr std::array kWeightsInAnotherForm{
+    "compression_config", "quantization", "quantization_config"};
+
 void refuse_other_arithmetic(const HfConfig& config) {
   if (const Json* names = config.find("architectures")) {
-    static const std::set<std::string> kKnown{"Grok1ForCausalLM", "Grok1ModelForCausalLM"};
+    static const std::set<std::string> kKnown{
+        "Grok1ForCausalLM", "Grok1ModelForCausalLM", "GrokForCausalLM"};
     if (!names->is_array() || names->size() != 1 || !names->front().is_string() ||
         !kKnown.contains(names->front().get<std::string>())) {
       config.fail_unsupported(
@@ -158,26 +186,105 @@ void refuse_other_arithmetic(const HfConfig& config) {
     }
   }
   // "gelu" means the erf form in transformers and either in the servers of these models: refused.
-  config.expect_text("hidden_act",
-                     {"gelu_tanh", "gelu_new", "gelu_pytorch_tanh"},
-                     "experts use the tanh form of GELU");
+  for (const char* key :
+       {"hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"}) {
+    config.expect_text(
+        key, {"gelu_tanh", "gelu_new", "gelu_pytorch_tanh"}, "experts use the tanh form of GELU");
+  }
   config.expect_text("rope_type", {"original", "default"}, "rotations are not rescaled");
+  config.expect_text("scoring_func", {"softmax"}, "the router's scores are a softmax");
   for (const char* key : {"sliding_window_size", "sliding_window"}) {
     if (config.optional_size(key) > 0) {
       config.fail_unsupported(key, *config.find(key), "attention sees all earlier positions");
     }
   }
-  for (const char* key : {"rope_scaling", "rope_parameters", "quantization_config"}) {
+  if (const Json* types = config.find("layer_types")) {
+    for (const Json& type : *types) {
+      if (type != "full_attention") {
+        config.fail_unsupported("layer_types", *types, "attention sees all earlier positions");
+      }
+    }
+  }
+  if (const Json* value = config.find("rope_scaling")) {
+    config.fail_unsupported("rope_scaling", *value, "rotations are not rescaled");
+  }
+  for (const char* key : kWeightsInAnotherForm) {
     if (const Json* value = config.find(key)) {
-      config.fail_unsupported(key, *value, "it changes what the weights mean");
+      config.fail(
+          key,
+          "is " + value->dump(),
+          "quantised weights are not read: a value means nothing without scales that differ "
+          "from program to program",
+          "use the model that was not quantised, or convert it to BF16");
     }
   }
-  for (const char* key :
-       {"attention_bias", "mlp_bias", "rope_rotate_half_dims", "norm_topk_prob"}) {
+  constexpr std::string_view kNothingOfTheKind = "Grok has nothing of the kind";
+  for (const char* key : kFlagsThatAreOff) {
     if (config.flag(key)) {
-      config.fail_unsupported(key, *config.find(key), "Grok has nothing of the kind");
+      config.fail_unsupported(key, *config.find(key), kNothingOfTheKind);
     }
   }
+  for (const char* key : kFactorsThatAreOne) {
+    if (config.number(key, 1.0) != 1.0) {
+      config.fail_unsupported(key, *config.find(key), kNothingOfTheKind);
+    }
+  }
+  for (const char* key : kSizesThatAreNone) {
+    if (config.optional_size(key) > 0) {
+      config.fail_unsupported(key, *config.find(key), kNothingOfTheKind);
+    }
+  }
+  if (const Json* layers = config.find("mlp_only_layers"); layers != nullptr && !layers->empty()) {
+    config.fail_unsupported("mlp_only_layers", *layers, "every layer has experts");
+  }
+}
+
+// transformers 5 keeps what it knows of rotations in `rope_parameters`.
+double read_rope_theta(const HfConfig& config) {
+  constexpr double kAbsent = 10000.0;
+  constexpr const char* kKey = "rope_parameters";
+  const Json* parameters = config.find(kKey);
+  if (parameters == nullptr) {
+    return config.positive("rope_theta", kAbsent);
+  }
+  constexpr std::string_view kNotRescaled = "rotations are not rescaled";
+  if (!parameters->is_object()) {
+    config.fail(kKey, "is " + parameters->dump(), "it is an object", "correct the file");
+  }
+  const auto type =
+      parameters->contains("rope_type") ? parameters->find("rope_type") : parameters->find("type");
+  const bool is_original = type != parameters->end() && *type == "original";
+  if (type != parameters->end() && !is_original && *type != "default") {
+    config.fail_unsupported(
+        "rope_parameters.rope_type", *type, fmt::format("{}: default, original", kNotRescaled));
+  }
+  double theta = config.positive("rope_theta", kAbsent);
+  for (const auto& [key, value] : parameters->items()) {
+    const std::string name = fmt::format("{}.{}", kKey, printable(key));
+    if (key == "rope_type" || key == "type" || value.is_null() ||
+        key == "original_max_position_embeddings") {
+      continue;
+    }
+    if (key == "rope_theta") {
+      if (!value.is_number() || !(value.get<double>() > 0)) {
+        config.fail(name, "is " + value.dump(), "it is a positive number", "correct the file");
+      }
+      if (config.find("rope_theta") != nullptr && theta != value.get<double>()) {
+        config.fail(name,
+                    fmt::format("is {} and rope_theta is {}", value.dump(), theta),
+                    "they are two names of one value",
+                    "remove the one that does not belong to the weights");
+      }
+      theta = value.get<double>();
+    } else if (key == "partial_rotary_factor") {
+      if (value != 1.0) {
+        config.fail_unsupported(name.c_str(), value, "all of a head is rotated");
+      }
+    } else if (!is_original) {  // which leaves the keys of its rescaling unused
+      config.fail_unsupported(name.c_str(), value, kNotRescaled);
+    }
+  }
+  return theta;
 }
 
 }  // namespace
@@ -238,7 +345,7 @@ ModelConfig read_hf_config(const fs::path& path) {
   model.router_cap = config.number("router_logit_softcapping", 0.0);
   model.final_cap = config.number("final_logit_softcapping", 0.0);
   model.attention_temperature_len = config.optional_size("attn_temperature_len");
-  model.rope_theta = config.positive("rope_theta", 10000.0);
+  model.rope_theta = read_rope_theta(config);
   model.tie_embeddings = config.flag("tie_word_embeddings");
   model.norm_eps = config.positive("rms_norm_eps", 1e-5);
   const Json* pad_id = config.find("pad_token_id");
@@ -253,7 +360,9 @@ ModelConfig read_hf_config(const fs::path& path) {
   return model;
 }
 
-std::string write_hf_config(const ModelConfig& model, DType dtype) {
+std::string write_hf_config(const ModelConfig& model,
+                            DType dtype,
+                            std::string_view tokenizer_class) {
   require(dtype == DType::f64 || dtype == DType::f32 || dtype == DType::bf16,
           "weights are exported as f64, f32 or bf16");
   const bool residual_moe = model.dense_ffn_dim > 0;
@@ -297,6 +406,9 @@ std::string write_hf_config(const ModelConfig& model, DType dtype) {
   root["torch_dtype"] = dtype == DType::bf16  ? "bfloat16"
                         : dtype == DType::f64 ? "float64"
                                               : "float32";
+  if (!tokenizer_class.empty()) {
+    root["tokenizer_class"] = tokenizer_class;
+  }
   return root.dump(1) + "\n";
 }
 

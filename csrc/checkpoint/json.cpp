@@ -3,12 +3,15 @@
 
 #include <cstdint>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/core/file_kind.h"
 
 namespace memphis {
 namespace {
@@ -96,6 +99,19 @@ Json parse_json_object(std::string_view text, const std::filesystem::path& path)
     fail(path, "its JSON is not an object");
   }
   return root;
+}
+
+Json read_json_object(const std::filesystem::path& path) {
+  std::string text;
+  try {
+    text = read_text(path);
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+  if (const auto kind = recognise(std::as_bytes(std::span<const char>(text)))) {
+    throw CheckpointError(describe(path, *kind));
+  }
+  return parse_json_object(text, path);
 }
 
 std::string printable(const std::string& text) {

@@ -14,6 +14,10 @@ namespace memphis {
 // than 32 and a top level that is not an object are refused.
 nlohmann::json parse_json_object(std::string_view text, const std::filesystem::path& path);
 
+// The JSON object that a file holds. CheckpointError as above, if the file cannot be read, and, by
+// its name, if it is what a download left in its place: a pointer, a page, nothing.
+nlohmann::json read_json_object(const std::filesystem::path& path);
+
 // `text` as ASCII without control characters, escaped as in JSON: what a hostile file names a
 // tensor must not move the cursor of the terminal that shows the error.
 std::string printable(const std::string& text);

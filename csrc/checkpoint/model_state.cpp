@@ -15,6 +15,7 @@
 #include "csrc/checkpoint/pieces.h"
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/checkpoint/store.h"
+#include "csrc/checkpoint/tensor_names.h"
 #include "csrc/checkpoint/writer.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
@@ -29,17 +30,6 @@ namespace {
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kWeightsName = "model.safetensors";
 constexpr const char* kOptimizerName = "optimizer.safetensors";
-constexpr const char* kWeightsStem = "weights";
-constexpr const char* kOptimizerStem = "optimizer";
-constexpr const char* kHeadName = "lm_head.weight";
-constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
-
-// Host memory through which a GPU's tensors pass; large enough to keep the link busy.
-constexpr std::size_t kStagingBytes = std::size_t{64} << 20;
-
-PinnedBuffer make_staging(Device device) {
-  return {device == Device::cpu ? 0 : kStagingBytes, device};
-}
 
 // What `parameter` and `run`, both of a rank's index space, have in common, counted from the
 // parameter's first element.
@@ -111,55 +101,6 @@ std::vector<TensorSource> optimizer_sources(const Parameters& parameters,
   return sources;
 }
 
-// Calls read(begin, count, out) for pieces of `view`, which may lie on the GPU.
-template <class Read>
-void fill(const TensorView& view, const PinnedBuffer& staging, Stream stream, const Read& read) {
-  const std::int64_t total = view.num_elements();
-  if (view.device == Device::cpu) {
-    read(std::int64_t{0}, total, view.data);
-    return;
-  }
-  const std::size_t width = size_of(view.dtype);
-  const auto piece = static_cast<std::int64_t>(staging.bytes() / width);
-  for (std::int64_t begin = 0; begin < total; begin += piece) {
-    const std::int64_t count = std::min(piece, total - begin);
-    read(begin, count, staging.data());
-    device_copy(static_cast<char*>(view.data) + static_cast<std::size_t>(begin) * width,
-                staging.data(),
-                static_cast<std::size_t>(count) * width,
-                stream);
-    synchronize(stream);  // staging is filled again
-  }
-}
-
-// Elements `local` of a rank's part, to `view`, wherever that lies, in its dtype.
-void load_piece(const StoredPieces& pieces,
-                const std::string& tensor,
-                const LogicalParameter& parameter,
-                const Range& local,
-                const TensorView& view,
-                const PinnedBuffer& staging,
-                Stream stream) {
-  fill(view, staging, stream, [&](std::int64_t begin, std::int64_t count, void* out) {
-    pieces.read(tensor, parameter, {.begin = local.begin + begin, .count = count}, view.dtype, out);
-  });
-}
-
-void load_weights(const StoredPieces& pieces,
-                  Parameters& parameters,
-                  const PinnedBuffer& staging,
-                  Stream stream) {
-  for (const LogicalParameter& parameter : parameters.plan().logical) {
-    load_piece(pieces,
-               parameter.name,
-               parameter,
-               {.begin = 0, .count = parameter.spec.num_elements()},
-               parameters.logical_weights(parameter),
-               staging,
-               stream);
-  }
-}
-
 // What a rank reads of a checkpoint.
 struct Wanted {
   std::string tensor;
@@ -199,9 +140,10 @@ std::vector<Wanted> wanted_state(const Optimizer& optimizer) {
 void load_pieces(const StoredPieces& pieces,
                  const std::vector<Wanted>& wanted,
                  const PinnedBuffer& staging,
-                 Stream stream) {
+                 Stream stream,
+                 NonFinite& non_finite) {
   for (const Wanted& one : wanted) {
-    load_piece(pieces, one.tensor, *one.parameter, one.local, one.view, staging, stream);
+    pieces.load(one.tensor, *one.parameter, one.local, one.view, staging, stream, non_finite);
   }
 }
 
@@ -236,20 +178,6 @@ std::vector<std::filesystem::path> stored_files(const std::filesystem::path& che
     files.push_back(checkpoint / whole_name);
   }
   return files;
-}
-
-// A folder that ties its head and stores it nevertheless must mean what it says.
-void require_tied_head_equals_embedding(const HfTensors& tensors, const TensorView& embedding_VD) {
-  const std::span<const std::int64_t> shape(embedding_VD.dims.data(), 2);
-  const StoredTensor& head = tensors.file_of(kHeadName).find(kHeadName, shape);
-  const StoredTensor& embedding = tensors.file_of(kEmbeddingName).find(kEmbeddingName, shape);
-  if (head.dtype_name != embedding.dtype_name ||
-      !std::equal(
-          head.bytes.begin(), head.bytes.end(), embedding.bytes.begin(), embedding.bytes.end())) {
-    throw CheckpointError(
-        "lm_head.weight differs from model.embed_tokens.weight (config.json says "
-        "tie_word_embeddings true); set tie_word_embeddings to false there if the head is its own");
-  }
 }
 
 }  // namespace
@@ -377,6 +305,7 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
   const std::vector<Wanted> weights = wanted_weights(parameters);
   const std::vector<Wanted> state = wanted_state(optimizer);
   together(groups.all_host(), "checkpoint.load", [&] {
+    NonFinite non_finite;
     std::optional<ShardMap> map;
     if (writer) {
       map.emplace(model, writer->parallel, writer->num_ranks);
@@ -388,7 +317,7 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
         try {
           const StoredPieces pieces(
               files_of(checkpoint, *map, writer->num_ranks, wanted, whole_name, stem));
-          load_pieces(pieces, wanted, staging, stream);
+          load_pieces(pieces, wanted, staging, stream, non_finite);
           return;
         } catch (const MissingPiece&) {
           // Names say what a piece is, so an earlier version may have planned otherwise.
@@ -396,11 +325,22 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
                        checkpoint.string());
         }
       }
-      load_pieces(
-          StoredPieces(stored_files(checkpoint, whole_name, stem)), wanted, staging, stream);
+      load_pieces(StoredPieces(stored_files(checkpoint, whole_name, stem)),
+                  wanted,
+                  staging,
+                  stream,
+                  non_finite);
     };
     load_all(weights, kWeightsName, kWeightsStem);
     load_all(state, kOptimizerName, kOptimizerStem);
+    if (!non_finite.empty()) {
+      throw CheckpointError(fmt::format(
+          "{} holds {} (the run had diverged when it was saved, and would go on to nothing); move "
+          "it out of the run directory to go on from the one before it, with a lower learning rate "
+          "if it diverges again",
+          checkpoint.string(),
+          non_finite.describe()));
+    }
   });
   const std::vector<Segment>& segments = parameters.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
@@ -416,7 +356,16 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
 }
 
 std::filesystem::path find_model_folder(const std::filesystem::path& path) {
-  if (std::filesystem::exists(path / kConfigName)) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (!std::filesystem::is_directory(status)) {
+    throw CheckpointError(fmt::format(
+        "{} holds no model ({}); name a model folder or a run directory",
+        path.string(),
+        !std::filesystem::exists(status) ? system_reason(error.value()) : "it is not a folder"));
+  }
+  // A link to nothing is there too: reading it says so.
+  if (std::filesystem::exists(std::filesystem::symlink_status(path / kConfigName, error))) {
     return path;
   }
   const Scan scan = find_newest_valid(path);
@@ -431,66 +380,55 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
                         "checkpoint" + reasons + "); name a model folder or a run directory");
 }
 
-DType stored_dtype(const std::filesystem::path& folder) {
-  const std::vector<std::filesystem::path> files = piece_files(folder, kWeightsStem);
-  const std::optional<DType> dtype =
-      files.empty() ? HfTensors(folder).file_of(kEmbeddingName).tensors().at(kEmbeddingName).dtype
-                    : StoredPieces(files).dtype_of(kEmbeddingName);
-  return dtype.value_or(DType::f32);
-}
-
-void load_model_folder(const std::filesystem::path& folder, Parameters& parameters, Stream stream) {
-  const PinnedBuffer staging = make_staging(stream.device);
-  const std::vector<std::filesystem::path> files = piece_files(folder, kWeightsStem);
-  if (!files.empty()) {
-    load_weights(StoredPieces(files), parameters, staging, stream);
-    return;
-  }
-  const HfTensors tensors(folder);
-  bool has_own_head = false;
-  for (const LogicalParameter& parameter : parameters.plan().logical) {
-    has_own_head = has_own_head || parameter.name == kHeadName;
-    const SafetensorsFile& file = tensors.file_of(parameter.name);
-    const TensorView view = parameters.logical_weights(parameter);
-    const std::span<const std::int64_t> shape(view.dims.data(),
-                                              static_cast<std::size_t>(view.num_dims));
-    fill(view, staging, stream, [&](std::int64_t begin, std::int64_t count, void* out) {
-      file.read(parameter.name, shape, begin, count, view.dtype, out);
-    });
-  }
-  if (!has_own_head && tensors.contains(kHeadName)) {
-    require_tied_head_equals_embedding(tensors, parameters.weights().embedding_VD);
+void require_new_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (std::filesystem::exists(std::filesystem::symlink_status(folder, error))) {
+    throw CheckpointError("cannot export to " + folder.string() +
+                          " (it exists, and nothing saved is overwritten); name a new folder");
   }
 }
 
 void export_model_folder(const std::filesystem::path& folder,
                          const ModelConfig& model,
                          const Parameters& parameters,
+                         const std::filesystem::path& source,
+                         const FolderTokenizer& tokenizer,
                          Stream stream) {
-  if (std::filesystem::exists(folder)) {
-    throw CheckpointError("cannot export to " + folder.string() +
-                          " (it exists, and nothing saved is overwritten); name a new folder");
+  std::filesystem::path target = folder.lexically_normal();
+  if (!target.has_filename()) {  // "model/"
+    target = target.parent_path();
   }
-  std::filesystem::path unfinished = folder;
+  std::filesystem::path unfinished = target;
   unfinished += ".tmp";
+  require_new_folder(target);
+  require_new_folder(unfinished);
   std::error_code error;
-  std::filesystem::remove_all(unfinished, error);
   std::filesystem::create_directories(unfinished, error);
   if (error) {
     throw CheckpointError("cannot create " + unfinished.string() + " (" + error.message() +
                           "); choose another folder or fix permissions");
   }
-  const PinnedBuffer staging = make_staging(stream.device);
-  std::vector<TensorSource> sources = weight_sources(parameters, staging, stream);
-  if (model.tie_embeddings) {
-    sources.push_back(source_of(kHeadName, parameters.weights().embedding_VD, staging, stream));
-  }
-  write_safetensors(unfinished / kWeightsName, sources);
-  write_text_atomically(unfinished / kConfigName, write_hf_config(model, parameters.compute()));
-  std::filesystem::rename(unfinished, folder, error);
-  if (error) {
-    throw CheckpointError("cannot rename " + unfinished.string() + " to " + folder.string() + " (" +
-                          error.message() + "); the export is whole under the first name");
+  try {
+    const PinnedBuffer staging = make_staging(stream.device);
+    std::vector<TensorSource> sources = weight_sources(parameters, staging, stream);
+    if (model.tie_embeddings) {
+      sources.push_back(source_of(kHeadName, parameters.weights().embedding_VD, staging, stream));
+    }
+    write_safetensors(unfinished / kWeightsName, sources);
+    write_text_atomically(
+        unfinished / kConfigName,
+        write_hf_config(model, parameters.compute(), tokenizer.is_byte ? kByteTokenizerClass : ""));
+    for (const std::string& name : tokenizer.files) {
+      write_text_atomically(unfinished / name, read_text(source / name));
+    }
+    std::filesystem::rename(unfinished, target, error);
+    if (error) {
+      throw CheckpointError("cannot rename " + unfinished.string() + " to " + target.string() +
+                            " (" + error.message() + "); choose another folder");
+    }
+  } catch (const Error&) {
+    std::filesystem::remove_all(unfinished, error);
+    throw;
   }
 }
 

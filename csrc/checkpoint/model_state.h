@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/checkpoint/manifest.h"
 #include "csrc/config/config.h"
 #include "csrc/model/groups.h"
@@ -62,19 +63,17 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
 // checkpoint of the run directory `path`. CheckpointError if it is neither.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
 
-// The dtype that the weights of such a folder have; f32 where it is none of ours.
-DType stored_dtype(const std::filesystem::path& folder);
-
-// Weights of a model folder in form B, or of a checkpoint in pieces, converted to the dtype of
-// `parameters`. A tied head in the
-// folder must equal the embedding; one that is missing is the embedding.
-void load_model_folder(const std::filesystem::path& folder, Parameters& parameters, Stream stream);
-
 // Writes config.json and model.safetensors to the new folder `folder`, in form B with lm_head,
-// which SGLang needs even where it is tied.
+// which SGLang needs even where it is tied, and beside them the files of `tokenizer`, which lie in
+// `source`. CheckpointError if it cannot; then nothing is left of it.
 void export_model_folder(const std::filesystem::path& folder,
                          const ModelConfig& model,
                          const Parameters& parameters,
+                         const std::filesystem::path& source,
+                         const FolderTokenizer& tokenizer,
                          Stream stream);
+
+// CheckpointError if there is something of that name already.
+void require_new_folder(const std::filesystem::path& folder);
 
 }  // namespace memphis

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <string_view>
 #include <system_error>
@@ -44,6 +46,11 @@ struct StoredRun {
   const std::string* name;
   std::int64_t offset;
 };
+
+std::int64_t num_elements(const StoredTensor& tensor) {
+  return std::accumulate(
+      tensor.shape.begin(), tensor.shape.end(), std::int64_t{1}, std::multiplies<>());
+}
 
 }  // namespace
 
@@ -88,14 +95,49 @@ StoredPieces::StoredPieces(const std::vector<std::filesystem::path>& files) {
   }
 }
 
-std::optional<DType> StoredPieces::dtype_of(const std::string& tensor) const {
-  const auto found = pieces_.find(tensor);
-  if (found == pieces_.end()) {
-    throw MissingPiece(fmt::format(
-        "the checkpoint lacks {} (no file has a piece of it); use another checkpoint", tensor));
+void StoredPieces::add_whole(const std::string& tensor,
+                             const SafetensorsFile& file,
+                             const std::string& name) {
+  pieces_[tensor].push_back({.file = &file, .name = name, .whole = true});
+}
+
+void StoredPieces::add_cut(const std::string& tensor,
+                           const SafetensorsFile& file,
+                           const std::string& name,
+                           int cut_dim,
+                           const Range& cut) {
+  pieces_[tensor].push_back(
+      {.file = &file,
+       .name = name,
+       .cut_dim = cut_dim,
+       .cut = cut,
+       .local = {.begin = 0, .count = num_elements(file.tensors().find(name)->second)}});
+}
+
+std::vector<StoredPieces::Listed> StoredPieces::tensors() const {
+  std::vector<Listed> result;
+  for (const auto& [name, pieces] : pieces_) {
+    Listed& listed = result.emplace_back(Listed{.name = name, .shape = {}});
+    for (const Piece& piece : pieces) {
+      const StoredTensor& tensor = piece.file->tensors().find(piece.name)->second;
+      listed.num_elements += num_elements(tensor);
+      if (piece.whole) {
+        listed.shape = tensor.shape;
+      }
+    }
   }
-  const Piece& piece = found->second.front();
-  return piece.file->tensors().at(piece.name).dtype;
+  return result;
+}
+
+std::vector<const StoredTensor*> StoredPieces::stored(const std::string& tensor) const {
+  std::vector<const StoredTensor*> result;
+  const auto found = pieces_.find(tensor);
+  if (found != pieces_.end()) {
+    for (const Piece& piece : found->second) {
+      result.push_back(&piece.file->tensors().find(piece.name)->second);
+    }
+  }
+  return result;
 }
 
 void StoredPieces::read(const std::string& tensor,
@@ -176,6 +218,41 @@ void StoredPieces::read(const std::string& tensor,
       done += length;
     }
   });
+}
+
+void StoredPieces::load(const std::string& tensor,
+                        const LogicalParameter& parameter,
+                        const Range& local,
+                        const TensorView& view,
+                        const PinnedBuffer& staging,
+                        Stream stream,
+                        NonFinite& non_finite) const {
+  const auto read_piece = [&](std::int64_t begin, std::int64_t count, void* out) {
+    const Range piece{.begin = local.begin + begin, .count = count};
+    read(tensor, parameter, piece, view.dtype, out);
+    non_finite.scan(tensor, parameter, piece, view.dtype, out);
+  };
+  const std::int64_t total = view.num_elements();
+  if (view.device == Device::cpu) {
+    read_piece(0, total, view.data);
+    return;
+  }
+  const std::size_t width = size_of(view.dtype);
+  const auto most = static_cast<std::int64_t>(staging.bytes() / width);
+  for (std::int64_t begin = 0; begin < total; begin += most) {
+    const std::int64_t count = std::min(most, total - begin);
+    read_piece(begin, count, staging.data());
+    device_copy(static_cast<char*>(view.data) + static_cast<std::size_t>(begin) * width,
+                staging.data(),
+                static_cast<std::size_t>(count) * width,
+                stream);
+    synchronize(stream);  // staging is filled again
+  }
+}
+
+PinnedBuffer make_staging(Device device) {
+  constexpr std::size_t kStagingBytes = std::size_t{64} << 20;  // enough to keep the link busy
+  return {device == Device::cpu ? 0 : kStagingBytes, device};
 }
 
 std::vector<std::filesystem::path> piece_files(const std::filesystem::path& directory,

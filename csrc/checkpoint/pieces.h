@@ -5,10 +5,10 @@
 #include <deque>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "csrc/checkpoint/non_finite.h"
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/parameters.h"
@@ -34,13 +34,31 @@ class MissingPiece : public CheckpointError {
 
 class StoredPieces {
  public:
+  StoredPieces() = default;
   // CheckpointError if a file is not safetensors, or a name is not as above.
   explicit StoredPieces(const std::vector<std::filesystem::path>& files);
 
-  bool contains(const std::string& tensor) const { return pieces_.contains(tensor); }
+  // Adds a piece of `tensor` that a file has under a name of its own: all of it, or elements `cut`
+  // of dim `cut_dim` and all of the others. The file outlives this.
+  void add_whole(const std::string& tensor, const SafetensorsFile& file, const std::string& name);
+  void add_cut(const std::string& tensor,
+               const SafetensorsFile& file,
+               const std::string& name,
+               int cut_dim,
+               const Range& cut);
 
-  // That of a piece of the tensor; nothing if it is none of ours. MissingPiece if there is none.
-  std::optional<DType> dtype_of(const std::string& tensor) const;
+  // A tensor of which there are pieces.
+  struct Listed {
+    std::string name;
+    std::vector<std::int64_t> shape;  // empty where no piece says it
+    std::int64_t num_elements = 0;    // in all of its pieces
+  };
+  std::vector<Listed> tensors() const;
+
+  // The stored form of each piece of a tensor, for what names and shapes do not say.
+  std::vector<const StoredTensor*> stored(const std::string& tensor) const;
+
+  bool contains(const std::string& tensor) const { return pieces_.contains(tensor); }
 
   // Elements `local` of this rank's part of a parameter, from the tensor of that name, as `dtype`
   // to host memory. MissingPiece if no file has one of them, CheckpointError if the tensor has
@@ -50,6 +68,16 @@ class StoredPieces {
             const Range& local,
             DType dtype,
             void* out) const;
+
+  // The same to `view`, wherever it lies, in its dtype. Memory of the GPU is filled through
+  // `staging`. What is not finite is added to `non_finite`.
+  void load(const std::string& tensor,
+            const LogicalParameter& parameter,
+            const Range& local,
+            const TensorView& view,
+            const PinnedBuffer& staging,
+            Stream stream,
+            NonFinite& non_finite) const;
 
  private:
   struct Piece {
@@ -65,7 +93,13 @@ class StoredPieces {
   std::map<std::string, std::vector<Piece>, std::less<>> pieces_;
 };
 
-// The files of a checkpoint whose names begin with `stem`: "weights" or "optimizer".
+// Host memory through which a GPU's tensors pass, none for the CPU's.
+PinnedBuffer make_staging(Device device);
+
+constexpr const char* kWeightsStem = "weights";
+constexpr const char* kOptimizerStem = "optimizer";
+
+// The files of a checkpoint whose names begin with one of these stems.
 std::vector<std::filesystem::path> piece_files(const std::filesystem::path& directory,
                                                const std::string& stem);
 

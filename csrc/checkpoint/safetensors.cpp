@@ -4,14 +4,17 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 
 #include <spdlog/fmt/fmt.h>
 #include <spdlog/fmt/ranges.h>
 
 #include "csrc/checkpoint/json.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file_kind.h"
 
 namespace memphis {
 namespace {
@@ -20,6 +23,8 @@ static_assert(std::endian::native == std::endian::little,
               "the format is little-endian and is read without swapping");
 
 using Json = nlohmann::json;
+
+constexpr std::string_view kHalf = "F16";
 
 struct FormatType {
   std::string_view name;
@@ -30,7 +35,7 @@ struct FormatType {
 constexpr std::array<FormatType, 22> kFormatTypes{{
     {"F64", 64, DType::f64}, {"F32", 32, DType::f32}, {"BF16", 16, DType::bf16},
     {"I64", 64, DType::i64}, {"I32", 32, DType::i32}, {"U8", 8, DType::u8},
-    {"F16", 16, {}},         {"C64", 64, {}},         {"U64", 64, {}},
+    {kHalf, 16, {}},         {"C64", 64, {}},         {"U64", 64, {}},
     {"U32", 32, {}},         {"I16", 16, {}},         {"U16", 16, {}},
     {"I8", 8, {}},           {"BOOL", 8, {}},         {"F8_E4M3", 8, {}},
     {"F8_E5M2", 8, {}},      {"F8_E8M0", 8, {}},      {"F8_E4M3FNUZ", 8, {}},
@@ -46,6 +51,14 @@ constexpr std::array<FormatType, 22> kFormatTypes{{
 }
 
 MappedFile map_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_symlink(path, ignored) && !std::filesystem::exists(path, ignored)) {
+    throw CheckpointError(fmt::format(
+        "{} is a link to {} (which is not there: what it pointed into was moved, deleted or not "
+        "copied with it); copy the folder with `cp -rL`, or download the file again",
+        path.string(),
+        std::filesystem::read_symlink(path, ignored).string()));
+  }
   try {
     return MappedFile(path);
   } catch (const DataError& error) {
@@ -91,6 +104,15 @@ class HeaderReader {
   }
 
   Json header() {
+    const auto looks_like_a_header = [&] {
+      constexpr std::size_t kBrace = sizeof(std::uint64_t);
+      return bytes_.size() > kBrace && bytes_[kBrace] == std::byte{'{'};
+    };
+    if (!looks_like_a_header()) {
+      if (const auto kind = recognise_binary(bytes_)) {
+        throw CheckpointError(describe(path_, *kind));
+      }
+    }
     if (bytes_.size() < sizeof(std::uint64_t)) {
       fail(path_,
            fmt::format("it has {} bytes", bytes_.size()),
@@ -165,6 +187,7 @@ class HeaderReader {
     }
     result.tensor.dtype_name = type->name;
     result.tensor.dtype = type->dtype;
+    result.tensor.is_f16 = type->name == kHalf;
 
     const Json& shape = fields.at("shape");
     if (!shape.is_array()) {
@@ -238,12 +261,58 @@ class HeaderReader {
   std::size_t length_ = 0;
 };
 
+// IEEE half precision, as it is stored. Every value is one of f32's.
+struct Half {
+  std::uint16_t bits;
+
+  explicit operator float() const {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16U;
+    const std::uint32_t exponent = (bits >> 10U) & 0x1FU;
+    const std::uint32_t fraction = bits & 0x3FFU;
+    if (exponent == 0) {  // zero, or subnormal: fraction * 2^-24
+      const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
+      return sign != 0 ? -magnitude : magnitude;
+    }
+    constexpr std::uint32_t kAllOnes = 0x1F;
+    constexpr std::uint32_t kBiases = 127 - 15;
+    const std::uint32_t wide = exponent == kAllOnes ? 0xFFU : exponent + kBiases;
+    return std::bit_cast<float>(sign | (wide << 23U) | (fraction << 13U));
+  }
+  explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
+};
+
+// An f32 that rounds to the bf16 that `value` rounds to. To the nearest f32 it would be rounded
+// twice, which is another bf16 where the first rounding ends at a tie; rounded to odd, the last bit
+// says on which side of the tie the value lies.
+float round_to_odd(double value) {
+  const auto nearest = static_cast<float>(value);
+  if (static_cast<double>(nearest) == value || !std::isfinite(nearest)) {
+    return nearest;
+  }
+  auto bits = std::bit_cast<std::uint32_t>(nearest);
+  if (std::abs(static_cast<double>(nearest)) > std::abs(value)) {
+    --bits;  // toward zero
+  }
+  return std::bit_cast<float>(bits | 1U);
+}
+
+template <class To, class From>
+To converted(const From& value) {
+  if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, double>) {
+    return bf16(round_to_odd(value));
+  } else if constexpr (std::is_same_v<From, double>) {
+    return static_cast<To>(value);
+  } else {
+    return To(static_cast<float>(value));
+  }
+}
+
 template <class From, class To>
 void convert(const std::byte* from, std::int64_t count, To* to) {
   for (std::int64_t i = 0; i < count; ++i) {
     From value;
     std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(From), sizeof(From));
-    to[i] = To(static_cast<float>(value));
+    to[i] = converted<To>(value);
   }
 }
 
@@ -264,7 +333,41 @@ bool convert_to(const std::byte* from, std::int64_t count, DType dtype, void* ou
   }
 }
 
+bool convert_from(
+    const StoredTensor& tensor, const std::byte* from, std::int64_t count, DType dtype, void* out) {
+  if (tensor.is_f16) {
+    return convert_to<Half>(from, count, dtype, out);
+  }
+  switch (*tensor.dtype) {
+    case DType::f64:
+      return convert_to<double>(from, count, dtype, out);
+    case DType::f32:
+      return convert_to<float>(from, count, dtype, out);
+    case DType::bf16:
+      return convert_to<bf16>(from, count, dtype, out);
+    default:
+      return false;
+  }
+}
+
 }  // namespace
+
+bool holds_floats(const StoredTensor& tensor) {
+  return tensor.is_f16 || tensor.dtype == DType::f64 || tensor.dtype == DType::f32 ||
+         tensor.dtype == DType::bf16;
+}
+
+std::string why_not_read(std::string_view dtype_name) {
+  const bool is_small_float =
+      dtype_name.starts_with("F8") || dtype_name.starts_with("F6") || dtype_name.starts_with("F4");
+  const bool is_small_integer = dtype_name == "I8" || dtype_name == "U8" || dtype_name == "I32";
+  if (is_small_float || is_small_integer) {
+    return " (weights are quantised so: a value means nothing without the scales beside it, which "
+           "differ from program to program); convert the model to BF16 with the program that "
+           "quantised it, or use the one that was not quantised";
+  }
+  return " (weights are read from F64, F32, F16 and BF16); convert the file to one of them";
+}
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(map_file(path)) {
   HeaderReader reader(file_);
@@ -292,13 +395,12 @@ const StoredTensor& SafetensorsFile::find(std::string_view name,
          fmt::format("the file has {} others", tensors_.size()));
   }
   const StoredTensor& tensor = found->second;
-  if (!tensor.dtype) {
-    throw CheckpointError(
-        fmt::format("{}: tensor '{}' has dtype {} (memphis reads F64, F32, BF16, I64, I32 and U8); "
-                    "convert the file to one of them",
-                    path().string(),
-                    name,
-                    tensor.dtype_name));
+  if (!tensor.dtype && !tensor.is_f16) {
+    throw CheckpointError(fmt::format("{}: tensor '{}' has dtype {}{}",
+                                      path().string(),
+                                      name,
+                                      tensor.dtype_name,
+                                      why_not_read(tensor.dtype_name)));
   }
   if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
     throw CheckpointError(fmt::format(
@@ -319,7 +421,7 @@ void SafetensorsFile::read(std::string_view name,
                            DType dtype,
                            void* out) const {
   const StoredTensor& tensor = find(name, shape);
-  const std::size_t element_bytes = size_of(*tensor.dtype);
+  const std::size_t element_bytes = tensor.is_f16 ? sizeof(Half) : size_of(*tensor.dtype);
   const auto num_elements = static_cast<std::int64_t>(tensor.bytes.size() / element_bytes);
   require(begin >= 0 && count >= 0 && begin <= num_elements && count <= num_elements - begin,
           "the elements to read lie within the tensor");
@@ -327,21 +429,17 @@ void SafetensorsFile::read(std::string_view name,
   if (count == 0) {
     return;
   }
-  if (*tensor.dtype == dtype) {
+  if (tensor.dtype == dtype) {
     std::memcpy(out, from, static_cast<std::size_t>(count) * element_bytes);
     return;
   }
-  const bool converted = *tensor.dtype == DType::f32    ? convert_to<float>(from, count, dtype, out)
-                         : *tensor.dtype == DType::bf16 ? convert_to<bf16>(from, count, dtype, out)
-                                                        : false;
-  if (!converted) {
-    throw CheckpointError(
-        fmt::format("{}: tensor '{}' has dtype {}, wanted is {} (only F32 and BF16 are converted); "
-                    "convert the file",
-                    path().string(),
-                    name,
-                    tensor.dtype_name,
-                    name_of(dtype)));
+  if (!convert_from(tensor, from, count, dtype, out)) {
+    throw CheckpointError(fmt::format("{}: tensor '{}' has dtype {}, wanted is {}{}",
+                                      path().string(),
+                                      name,
+                                      tensor.dtype_name,
+                                      name_of(dtype),
+                                      why_not_read(tensor.dtype_name)));
   }
 }
 

@@ -28,10 +28,17 @@ constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 struct StoredTensor {
   std::string dtype_name;      // as the file spells it: "BF16"
   std::optional<DType> dtype;  // empty: a type of the format that memphis does not compute with
+  bool is_f16 = false;         // of which there is one that is read: as f32, exactly
   std::vector<std::int64_t> shape;
   // Row-major, little-endian. Aligned as its writer chose, perhaps not at all: copy, do not cast.
   std::span<const std::byte> bytes;
 };
+
+// Whether weights may be read from it: f64, f32, f16 or bf16.
+bool holds_floats(const StoredTensor& tensor);
+
+// Why a tensor of such a type is not read as weights, and what to do: " (<why>); <what to do>".
+std::string why_not_read(std::string_view dtype_name);
 
 // A file, mapped, its header checked in full. CheckpointError for whatever the format forbids, and
 // for a repeated name and an unknown field, which the format's own reader lets pass. Values are not
@@ -44,13 +51,13 @@ class SafetensorsFile {
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // CheckpointError if there is none of that name, if its type is none of ours, or if its shape is
-  // not `shape`.
+  // CheckpointError if there is none of that name, if its type is none that is read, or if its shape
+  // is not `shape`.
   const StoredTensor& find(std::string_view name, std::span<const std::int64_t> shape) const;
 
-  // Elements [begin, begin + count) of the tensor, as `dtype`, to host memory. The stored type and
-  // `dtype` are each f32 or bf16, or the same; bf16 is rounded to nearest even, and f64 is read
-  // from both.
+  // Elements [begin, begin + count) of the tensor, as `dtype`, to host memory. Types are converted
+  // from f64, f32, f16 and bf16 to f64, f32 and bf16, or are the same; what does not fit is rounded
+  // once, to nearest even. CheckpointError for any other.
   void read(std::string_view name,
             std::span<const std::int64_t> shape,
             std::int64_t begin,

@@ -112,14 +112,6 @@ std::vector<FoldedName> fold_position(const std::vector<FoldedName>& names, std:
   return result;
 }
 
-std::string listed(const std::vector<std::string>& names) {
-  std::vector<std::string> shown;
-  for (const std::string& name : names.size() > kMaxNamesInFull ? fold_names(names) : names) {
-    shown.push_back(printable(name));
-  }
-  return fmt::format("{}", fmt::join(shown, ", "));
-}
-
 std::string_view plural(std::size_t count) {
   return count == 1 ? "" : "s";
 }
@@ -166,19 +158,19 @@ std::string describe(const TensorDifference& difference) {
     parts.push_back(fmt::format("holds {} tensor{} that the config has no place for: {}",
                                 extra.size(),
                                 plural(extra.size()),
-                                listed(extra)));
+                                list_names(extra)));
   }
   if (!missing.empty()) {
     parts.push_back(fmt::format("lacks {} tensor{} that the config asks for: {}",
                                 missing.size(),
                                 plural(missing.size()),
-                                listed(missing)));
+                                list_names(missing)));
   }
   if (!other_shape.empty()) {
     parts.push_back(fmt::format("holds {} tensor{} of another shape than the config's: {}",
                                 other_shape.size(),
                                 plural(other_shape.size()),
-                                listed(other_shape)));
+                                list_names(other_shape)));
   }
   return fmt::format("{}", fmt::join(parts, "; it "));
 }
@@ -203,6 +195,14 @@ std::vector<NamedShape> planned_weights(const ParameterPlan& plan) {
     result.push_back({parameter.name, {dims, dims + parameter.whole.num_dims}});
   }
   return result;
+}
+
+std::string list_names(const std::vector<std::string>& names) {
+  std::vector<std::string> shown;
+  for (const std::string& name : names.size() > kMaxNamesInFull ? fold_names(names) : names) {
+    shown.push_back(printable(name));
+  }
+  return fmt::format("{}", fmt::join(shown, ", "));
 }
 
 std::vector<std::string> fold_names(const std::vector<std::string>& names) {

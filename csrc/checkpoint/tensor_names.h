@@ -13,6 +13,9 @@
 // weights and of optimizer state, made on names and shapes before anything is read or touched.
 namespace memphis {
 
+constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+constexpr const char* kHeadName = "lm_head.weight";  // a parameter unless it is the embedding
+
 struct NamedShape {
   std::string name;
   std::vector<std::int64_t> shape;  // empty where its files do not say it, as of pieces
@@ -47,6 +50,9 @@ void require_same_tensors(
 
 // What a model has a place for: its logical parameters, in the order of files.
 std::vector<NamedShape> planned_weights(const ParameterPlan& plan);
+
+// The names in one line, printable, folded where there are many.
+std::string list_names(const std::vector<std::string>& names);
 
 // The names, those that differ in numbers alone folded into ranges. In the order in which each
 // first comes.

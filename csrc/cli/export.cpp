@@ -7,19 +7,27 @@
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/cli/commands.h"
+#include "csrc/cli/model_argument.h"
 
 namespace memphis {
 namespace {
 
 void export_model(const std::string& run_dir, const std::string& out_dir) {
-  const std::filesystem::path folder = find_model_folder(run_dir);
-  const ModelConfig config = read_hf_config(folder / "config.json");
+  require_new_folder(out_dir);
+  const ModelFolder folder(run_dir);
+  const StoredWeights stored(folder.path, folder.config);
   const OwnedStream stream(Device::cpu);
-  // In the dtype of the checkpoint's weights: an export rounds nothing.
-  Parameters parameters(config, stored_dtype(folder), Device::cpu, Parameters::Gradients::none);
-  load_model_folder(folder, parameters, stream.view());
-  export_model_folder(out_dir, config, parameters, stream.view());
-  fmt::print("exported {} to {}\n", folder.string(), out_dir);
+  // In the dtype of the stored weights: an export rounds nothing.
+  Parameters parameters(folder.config, stored.dtype(), Device::cpu, Parameters::Gradients::none);
+  // Whoever looks for what went wrong wants weights that are not finite as they are.
+  stored.load(parameters, stream.view(), StoredWeights::OnNonFinite::warn);
+  export_model_folder(out_dir,
+                      folder.config,
+                      parameters,
+                      folder.path,
+                      find_tokenizer(folder.path, folder.config.vocab_size),
+                      stream.view());
+  fmt::print("exported {} to {}\n", folder.path.string(), out_dir);
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
 #include "csrc/core/error.h"
@@ -16,19 +19,47 @@ struct GenerateArguments {
   SampleOptions sample;
 };
 
-void generate(const GenerateArguments& arguments) {
-  const LoadedModel loaded(arguments.model);
-  if (loaded.config.vocab_size < ByteTokenizer::kVocabSize) {
+// Before the weights are read: of another tokenizer's ids the bytes of a text are a random choice.
+void require_byte_tokenizer(const ModelFolder& folder) {
+  const FolderTokenizer tokenizer = find_tokenizer(folder.path, folder.config.vocab_size);
+  if (!tokenizer.is_byte) {
+    const std::string files = describe_files(folder.path, tokenizer);
+    throw DataError(fmt::format(
+        "{} has a vocabulary of {} and {} (memphis knows one tokenizer, of {} ids for bytes, and "
+        "config.json does not say that the ids are its); give token ids to `memphis logits`, or, "
+        "if "
+        "it was trained on bytes, write \"tokenizer_class\": \"{}\" into its config.json",
+        folder.path.string(),
+        folder.config.vocab_size,
+        files.empty() ? "no tokenizer" : "the tokenizer " + files,
+        ByteTokenizer::kVocabSize,
+        kByteTokenizerClass));
+  }
+  if (folder.config.vocab_size < ByteTokenizer::kVocabSize) {
     throw DataError(fmt::format(
         "{} has a vocabulary of {} (text needs the byte tokenizer's {}); use `memphis logits` for "
         "models of other tokens",
-        loaded.folder,
-        loaded.config.vocab_size,
+        folder.path.string(),
+        folder.config.vocab_size,
         ByteTokenizer::kVocabSize));
   }
+}
+
+// Positions that are computed at a time: no more than the text will have, because a model's limit
+// may be far beyond that and all of them take memory.
+std::int64_t window_of(const ModelConfig& model, const GenerateArguments& arguments) {
+  const std::int64_t wanted =
+      1 + static_cast<std::int64_t>(arguments.prompt.size()) + arguments.sample.num_tokens;
+  return model.max_sequence_length > 0 ? std::min(model.max_sequence_length, wanted) : wanted;
+}
+
+void generate(const GenerateArguments& arguments) {
+  const ModelFolder folder(arguments.model.path);
+  require_byte_tokenizer(folder);
+  const LoadedModel loaded(folder, arguments.model);
   InferenceModel model(loaded.config,
                        1,
-                       loaded.config.max_sequence_length,
+                       window_of(loaded.config, arguments),
                        loaded.parameters,
                        loaded.groups,
                        loaded.stream.view());

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "csrc/cli/model_argument.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/file_kind.h"
 #include "csrc/train/generator.h"
 
 namespace memphis {
@@ -28,7 +30,11 @@ struct TokenTable {
 }
 
 TokenTable read_tokens(const std::string& file, std::int64_t vocab_size) {
-  const auto object = nlohmann::json::parse(read_text(file), nullptr, /*allow_exceptions=*/false);
+  const std::string text = read_text(file);
+  if (const auto kind = recognise(std::as_bytes(std::span<const char>(text)))) {
+    throw DataError(describe(file, *kind));
+  }
+  const auto object = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object() || !object.contains("tokens") || !object["tokens"].is_array()) {
     refuse(file, "it has no array `tokens`");
   }
@@ -68,8 +74,9 @@ TokenTable read_tokens(const std::string& file, std::int64_t vocab_size) {
 void write_logits(const ModelArgument& argument,
                   const std::string& tokens,
                   const std::string& out) {
-  const LoadedModel loaded(argument);
-  const TokenTable table = read_tokens(tokens, loaded.config.vocab_size);
+  const ModelFolder folder(argument.path);
+  const TokenTable table = read_tokens(tokens, folder.config.vocab_size);
+  const LoadedModel loaded(folder, argument);
   const std::int64_t S = table.sequence_length;
   const std::int64_t V = loaded.config.vocab_size;
   NpyWriter writer(out, std::vector<std::int64_t>{table.num_sequences, S, V});
@@ -79,7 +86,9 @@ void write_logits(const ModelArgument& argument,
     const auto begin = table.tokens.begin() + b * S;
     model.forward({begin, begin + S});
     for (std::int64_t t = 0; t < S; ++t) {
-      writer.write(model.logits_of(t));
+      const std::vector<float> logits = model.logits_of(t);
+      require_finite_logits(logits, fmt::format("of row {}, token {}", b, t));
+      writer.write(logits);
     }
   }
   writer.close();

@@ -31,13 +31,20 @@ void add_model_argument(CLI::App& command, ModelArgument& argument) {
       ->check(CLI::IsMember({"f32", "bf16"}));
 }
 
-LoadedModel::LoadedModel(const ModelArgument& argument)
-    : folder(find_model_folder(argument.path).string()),
-      config(read_hf_config(std::filesystem::path(folder) / "config.json")),
+ModelFolder::ModelFolder(const std::string& argument)
+    : path(find_model_folder(argument)), config(read_hf_config(path / "config.json")) {}
+
+LoadedModel::LoadedModel(const ModelFolder& folder, const ModelArgument& argument)
+    : LoadedModel(folder, argument, StoredWeights(folder.path, folder.config)) {}
+
+LoadedModel::LoadedModel(const ModelFolder& folder,
+                         const ModelArgument& argument,
+                         const StoredWeights& stored)
+    : config(folder.config),
       stream(device_of(argument)),
       groups(device_of(argument)),
       parameters(config, compute_of(argument), device_of(argument), Parameters::Gradients::none) {
-  load_model_folder(folder, parameters, stream.view());
+  stored.load(parameters, stream.view());
 }
 
 }  // namespace memphis

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include <CLI/CLI.hpp>
 
+#include "csrc/checkpoint/weights.h"
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
 #include "csrc/model/groups.h"
@@ -21,15 +23,28 @@ struct ModelArgument {
 };
 void add_model_argument(CLI::App& command, ModelArgument& argument);
 
-// The model that an argument names, in memory.
-struct LoadedModel {
-  explicit LoadedModel(const ModelArgument& argument);
+// The model folder that an argument names, and the model that its config.json describes.
+struct ModelFolder {
+  explicit ModelFolder(const std::string& argument);
 
-  std::string folder;
+  std::filesystem::path path;
+  ModelConfig config;
+};
+
+// Its weights, in memory. CheckpointError, before memory is taken, if they are not those of the
+// config, and after that if they are not finite.
+struct LoadedModel {
+  LoadedModel(const ModelFolder& folder, const ModelArgument& argument);
+
   ModelConfig config;
   OwnedStream stream;
   Groups groups;
   Parameters parameters;
+
+ private:
+  LoadedModel(const ModelFolder& folder,
+              const ModelArgument& argument,
+              const StoredWeights& stored);
 };
 
 }  // namespace memphis

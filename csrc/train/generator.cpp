@@ -106,6 +106,17 @@ std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   return logits;
 }
 
+void require_finite_logits(const std::vector<float>& logits, const std::string& place) {
+  const auto found =
+      std::find_if(logits.begin(), logits.end(), [](float logit) { return !std::isfinite(logit); });
+  if (found != logits.end()) {
+    throw DivergedError("the logits " + place + " are not finite (that of token id " +
+                        std::to_string(found - logits.begin()) + " is " + std::to_string(*found) +
+                        ": the weights are finite, but what they compute grows beyond the range of "
+                        "their type); use an older checkpoint, or compute in f32");
+  }
+}
+
 std::string generate_text(InferenceModel& model,
                           std::string_view prompt,
                           const SampleOptions& options) {
@@ -127,6 +138,7 @@ std::string generate_text(InferenceModel& model,
     std::copy(context.end() - static_cast<std::ptrdiff_t>(used), context.end(), window.begin());
     model.forward(window);
     const std::vector<float> logits = model.logits_of(static_cast<std::int64_t>(used) - 1);
+    require_finite_logits(logits, "after " + std::to_string(context.size()) + " tokens");
     const std::int32_t token =
         draw_token(logits, options.temperature, rng.uniform(static_cast<std::uint64_t>(i)));
     if (token == ByteTokenizer::kEos) {

@@ -57,6 +57,9 @@ class InferenceModel {
   std::vector<std::uint8_t> valid_T_;
 };
 
+// DivergedError, naming `place` ("of row 0, token 3"), if one of them is not finite.
+void require_finite_logits(const std::vector<float>& logits, const std::string& place);
+
 struct SampleOptions {
   std::int64_t num_tokens = 200;
   double temperature = 0.8;  // 0: the most probable token
@@ -65,7 +68,7 @@ struct SampleOptions {
 
 // Continues `prompt`, which follows the start of a document, by up to num_tokens tokens; stops at
 // the end of the document. Context beyond the sequence length falls out at the front. Same seed,
-// same text. Returns the continuation.
+// same text. Returns the continuation. DivergedError if logits are not finite.
 std::string generate_text(InferenceModel& model,
                           std::string_view prompt,
                           const SampleOptions& options);

@@ -2,6 +2,7 @@
 #include "csrc/checkpoint/hf.h"
 
 #include <cmath>
+#include <map>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -187,8 +188,30 @@ TEST(HfConfig, NamesWhatItRefuses) {
       {"rope_type",
        "yarn",
        "rope_type is \"yarn\" (rotations are not rescaled: default, original)"},
-      {"rope_scaling", {{"rope_type", "linear"}}, "rope_scaling is {\"rope_type\":\"linear\"} (it"},
-      {"quantization_config", {{"bits", 8}}, "quantization_config is {\"bits\":8} (it changes"},
+      {"rope_scaling",
+       {{"rope_type", "linear"}},
+       "rope_scaling is {\"rope_type\":\"linear\"} (rotations are not rescaled)"},
+      {"rope_parameters", 7, "rope_parameters is 7 (it is an object)"},
+      {"rope_parameters",
+       {{"rope_type", "yarn"}, {"rope_theta", 1e4}},
+       "rope_parameters.rope_type is \"yarn\" (rotations are not rescaled: default, original)"},
+      {"rope_parameters", {{"type", "linear"}}, "rope_parameters.rope_type is \"linear\" (rot"},
+      {"rope_parameters", {{"factor", 8.0}}, "rope_parameters.factor is 8.0 (rotations are not"},
+      {"rope_parameters",
+       {{"partial_rotary_factor", 0.5}},
+       "rope_parameters.partial_rotary_factor is 0.5 (all of a head is rotated)"},
+      {"rope_parameters", {{"rope_theta", 0}}, "rope_parameters.rope_theta is 0 (it is a positive"},
+      {"rope_parameters", {{"full_attention", {{"rope_theta", 1}}}}, "rope_parameters.full_att"},
+      {"quantization_config",
+       {{"bits", 8}},
+       "quantization_config is {\"bits\":8} (quantised weights are not read"},
+      {"norm_topk_prob", true, "norm_topk_prob is true (Grok has nothing of the kind)"},
+      {"partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5 (Grok has nothing of the kind)"},
+      {"n_shared_experts", 1, "n_shared_experts is 1 (Grok has nothing of the kind)"},
+      {"layer_types", {"full_attention", "sliding_attention"}, "layer_types is [\"full_attent"},
+      {"mlp_only_layers", {0}, "mlp_only_layers is [0] (every layer has experts)"},
+      {"activation_function", "relu", "activation_function is \"relu\" (experts use the tanh"},
+      {"scoring_func", "sigmoid", "scoring_func is \"sigmoid\" (the router's scores are a softmax"},
       {"attention_bias", true, "attention_bias is true (Grok has nothing of the kind)"},
       {"architectures",
        {"LlamaForCausalLM"},
@@ -200,6 +223,62 @@ TEST(HfConfig, NamesWhatItRefuses) {
     const std::string text = refusal(config);
     EXPECT_TRUE(text.starts_with(row.message)) << text;
   }
+}
+
+// As transformers 5 writes it.
+TEST(HfConfig, ReadsRopeParameters) {
+  Json config = minimal();
+  config["rope_scaling"] = nullptr;
+  config["rope_parameters"] = {{"rope_theta", 5e5}, {"rope_type", "default"}};
+  EXPECT_EQ(read(config.dump()).rope_theta, 5e5);
+  config["rope_parameters"] = {{"rope_theta", 5e5}, {"partial_rotary_factor", 1.0}};
+  EXPECT_EQ(read(config.dump()).rope_theta, 5e5);
+  config["rope_theta"] = 5e5;
+  EXPECT_EQ(read(config.dump()).rope_theta, 5e5);
+  config["rope_theta"] = 1e4;
+  EXPECT_TRUE(refusal(config).starts_with(
+      "rope_parameters.rope_theta is 500000.0 and rope_theta is 10000 (they are two names"));
+  config["rope_parameters"] = {{"rope_type", "default"}};
+  EXPECT_EQ(read(config.dump()).rope_theta, 1e4);
+  config["rope_parameters"] = nullptr;
+  EXPECT_EQ(read(config.dump()).rope_theta, 1e4);
+  // Grok-2's, whose theta is the rescaled one.
+  config.erase("rope_theta");
+  config["rope_parameters"] = {
+      {"rope_type", "original"}, {"rope_theta", 208533496}, {"factor", 16.0}, {"beta_fast", 8}};
+  EXPECT_EQ(read(config.dump()).rope_theta, 208533496.0);
+}
+
+// Of hpcai-tech/grok-1, with what transformers adds to every config and does not bear on a forward
+// pass.
+TEST(HfConfig, ReadsTheConfigOfHpcai) {
+  const ModelConfig model = read(R"({
+    "architectures": ["Grok1ModelForCausalLM"], "attn_output_multiplier": 0.08838834764831845,
+    "auto_map": {"AutoConfig": "configuration_grok_1.Grok1Config"}, "bos_token_id": 1,
+    "embedding_multiplier_scale": 78.38367176906169, "eos_token_id": 2, "hidden_size": 6144,
+    "intermediate_size": 32768, "max_attn_value": 30.0, "max_position_embeddings": 8192,
+    "model_type": "grok-1", "num_attention_heads": 48, "num_experts": 8, "num_experts_per_tok": 2,
+    "num_hidden_layers": 64, "num_key_value_heads": 8, "output_multiplier_scale": 0.5773502691896257,
+    "output_router_logits": false, "pad_token_id": 0, "rms_norm_eps": 1e-05,
+    "router_aux_loss_coef": 0.001, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+    "transformers_version": "4.35.0", "use_cache": true, "vocab_size": 131072})");
+  EXPECT_EQ(model.num_experts, 8);
+  EXPECT_EQ(model.head_dim, 128);
+  EXPECT_EQ(model.attention_cap, 30.0);
+  EXPECT_EQ(model.dense_ffn_dim, 0);
+  EXPECT_EQ(model.pad_id, 0);
+  EXPECT_TRUE(model.tie_embeddings);
+}
+
+TEST(HfConfig, NamesWhatADownloadLeftInItsPlace) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write(
+      "config.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 26133\n");
+  const std::string text = error_text<CheckpointError>([&] { read_hf_config(path); });
+  EXPECT_TRUE(text.starts_with(path + " is a Git LFS pointer to 26133 bytes (git clone")) << text;
+  directory.write("config.json", "");
+  EXPECT_NE(error_text<CheckpointError>([&] { read_hf_config(path); }).find(" is empty ("),
+            std::string::npos);
 }
 
 TEST(HfConfig, ReadsWhatItWrites) {
@@ -224,61 +303,120 @@ TEST(HfConfig, ReadsWhatItWrites) {
   EXPECT_THROW(write_hf_config(read(kGrok2), DType::i32), ContractError);
 }
 
-struct Folder : testing::Test {
+class Folder : public testing::Test {
+ protected:
   void write_shard(const std::string& name, const std::vector<TensorSource>& tensors) {
-    write_safetensors(directory.path() / name, tensors);
+    fs::remove(directory_.path() / name);
+    write_safetensors(directory_.path() / name, tensors);
   }
   void write_index(const Json& weight_map) {
-    directory.write("model.safetensors.index.json", Json{{"weight_map", weight_map}}.dump());
+    directory_.write("model.safetensors.index.json", Json{{"weight_map", weight_map}}.dump());
   }
   std::string refusal() {
     const std::string text =
-        error_text<CheckpointError>([&] { const HfTensors tensors(directory.path()); });
-    EXPECT_TRUE(follows_grammar(text));
+        error_text<CheckpointError>([&] { const HfTensors tensors(directory_.path()); });
+    EXPECT_TRUE(follows_grammar(text)) << text;
     return text;
   }
-  TemporaryDirectory directory;
+  void expect_refusal(const std::string& part) {
+    const std::string text = refusal();
+    EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks: " << part;
+  }
+  // The file of each tensor.
+  std::map<std::string, std::string> files() {
+    const HfTensors tensors(directory_.path());
+    std::map<std::string, std::string> result;
+    for (const auto& [name, parts] : tensors.tensors()) {
+      result[name] = parts.front().file->path().filename().string();
+    }
+    return result;
+  }
+  const TensorSource x_ = source<float>("x", {2, 2}, ramp(4));
+  const TensorSource y_ = source<bf16>("y", {2}, {bf16(1.5F), bf16(-2.0F)});
+  const TensorSource z_ = source<float>("z", {1}, {1.0F});
+  TemporaryDirectory directory_;
 };
+using Files = std::map<std::string, std::string>;
 
 TEST_F(Folder, ReadsShardsThroughTheIndex) {
-  write_shard("a.safetensors", {source<float>("x", {2, 2}, ramp(4))});
-  write_shard("b.safetensors", {source<bf16>("y", {2}, {bf16(1.5F), bf16(-2.0F)})});
+  write_shard("a.safetensors", {x_});
+  write_shard("b.safetensors", {y_});
   write_index({{"x", "a.safetensors"}, {"y", "b.safetensors"}});
-  const HfTensors tensors(directory.path());
-  std::vector<float> values(4);
-  tensors.read("x", TensorView(values.data(), {2, 2}, DType::f32, Device::cpu));
-  EXPECT_EQ(values, ramp(4));
-  tensors.read("y", TensorView(values.data(), {2}, DType::f32, Device::cpu));
+  EXPECT_EQ(files(), (Files{{"x", "a.safetensors"}, {"y", "b.safetensors"}}));
+  const HfTensors tensors(directory_.path());
+  const HfTensors::Part& part = tensors.tensors().at("y").front();
+  float values[2];
+  part.file->read(part.name, part.tensor().shape, 0, 2, DType::f32, values);
   EXPECT_EQ(values[0], 1.5F);
-  EXPECT_TRUE(tensors.contains("y"));
-  EXPECT_FALSE(tensors.contains("z"));
-  EXPECT_THROW(tensors.read("x", TensorView(values.data(), {4}, DType::f32, Device::cpu)),
-               CheckpointError);
-  EXPECT_NE(error_text<CheckpointError>([&] { tensors.file_of("z"); }).find("no tensor 'z'"),
-            std::string::npos);
 }
 
 TEST_F(Folder, PrefersTheSingleFile) {
-  write_shard("model.safetensors", {source<float>("x", {1}, {1.0F})});
-  write_index({{"x", "gone.safetensors"}});
-  EXPECT_TRUE(HfTensors(directory.path()).contains("x"));
+  write_shard("model.safetensors", {x_});
+  write_index({{"y", "gone.safetensors"}});
+  EXPECT_EQ(files(), (Files{{"x", "model.safetensors"}}));
 }
 
-TEST_F(Folder, NamesWhatIsMissing) {
-  directory.write("pytorch_model.bin", "x");
-  EXPECT_NE(refusal().find("has neither model.safetensors nor model.safetensors.index.json"),
-            std::string::npos);
-  write_shard("a.safetensors", {source<float>("x", {1}, {1.0F})});
-  write_index({{"x", "b.safetensors"}});
-  EXPECT_NE(refusal().find("shard 'b.safetensors' is missing (tensor 'x' lies in it)"),
-            std::string::npos);
-  write_index({{"y", "a.safetensors"}});
-  EXPECT_NE(refusal().find("tensor 'y' is not in 'a.safetensors'"), std::string::npos);
+TEST_F(Folder, ReadsASeriesWithoutAnIndex) {
+  write_shard("model-00001-of-00002.safetensors", {x_});
+  expect_refusal("of the 2 files of its series 1 are missing: model-00002-of-00002.safetensors");
+  write_shard("model-00002-of-00002.safetensors", {y_});
+  EXPECT_EQ(files(),
+            (Files{{"x", "model-00001-of-00002.safetensors"},
+                   {"y", "model-00002-of-00002.safetensors"}}));
+  write_shard("model-00002-of-00002.safetensors", {y_, x_});
+  expect_refusal("tensor 'x' is in model-00001-of-00002.safetensors and, as 'x', in model-00002");
+}
+
+TEST_F(Folder, NamesWhatAnIndexAndItsFilesDoNotAgreeOn) {
+  write_shard("a.safetensors", {x_});
+  write_index({{"x", "b.safetensors"}, {"y", "c.safetensors"}, {"z", "a.safetensors"}});
+  expect_refusal(
+      "of its 3 files these are missing: b.safetensors, c.safetensors (in them are 2 "
+      "tensors: x, y)");
+  write_index({{"y", "a.safetensors"}, {"z", "a.safetensors"}});
+  expect_refusal("not in 'a.safetensors' are 2 of its tensors: y, z (the index places them there)");
   write_index({{"x", "../a.safetensors"}});
-  EXPECT_NE(refusal().find("tensor 'x' lies in '../a.safetensors' (a shard is named by a bare"),
-            std::string::npos);
-  directory.write("model.safetensors.index.json", "{}");
-  EXPECT_NE(refusal().find("'weight_map' is missing"), std::string::npos);
+  expect_refusal("tensor 'x' lies in '../a.safetensors' (a shard is named by a bare file name");
+  write_index({{"x", "/etc/passwd"}});
+  expect_refusal("tensor 'x' lies in '/etc/passwd'");
+  write_index({{"x", 3}});
+  expect_refusal("tensor 'x' lies in '3'");
+
+  write_shard("a.safetensors", {x_, y_, z_});
+  write_index({{"x", "a.safetensors"}});
+  expect_refusal("'a.safetensors' holds 2 tensors that the index does not name: y, z");
+  write_shard("a.safetensors", {x_});
+  write_shard("b.safetensors", {x_, y_});
+  write_index({{"x", "a.safetensors"}, {"y", "b.safetensors"}});
+  expect_refusal("tensor 'x' is in 'a.safetensors' and in 'b.safetensors'");
+
+  for (const char* text : {"{}", "{\"weight_map\": {}}", "{\"weight_map\": []}"}) {
+    directory_.write("model.safetensors.index.json", text);
+    expect_refusal("'weight_map' is missing, empty or not an object");
+  }
+  directory_.write("model.safetensors.index.json", "<html>");
+  expect_refusal("model.safetensors.index.json is an HTML page");
+}
+
+// A file of the same series is a part of some model; one of another kind is somebody else's.
+TEST_F(Folder, AShardThatTheIndexDoesNotNameIsRefused) {
+  write_shard("model-00001-of-00001.safetensors", {x_});
+  write_index({{"x", "model-00001-of-00001.safetensors"}});
+  write_shard("optimizer.safetensors", {y_});
+  EXPECT_EQ(files().size(), 1U);
+  write_shard("model-00002-of-00002.safetensors", {y_});
+  expect_refusal("there are others of their kind: model-00002-of-00002.safetensors");
+}
+
+TEST_F(Folder, SaysWhatIsThereInsteadOfSafetensors) {
+  expect_refusal("has neither model.safetensors nor model.safetensors.index.json nor other");
+  directory_.write("model.gguf", "GGUF");
+  expect_refusal("it has model.gguf: llama.cpp's format); use the model that it was made from");
+  directory_.write("ckpt-0/tensor00000_000", "x");
+  expect_refusal("it has ckpt-0: a checkpoint of xai-org/grok-1");
+  directory_.write("pytorch_model.bin", "x");
+  expect_refusal(
+      "it has pytorch_model.bin: pickles are not read, they can run code); convert them");
 }
 
 TEST(HfGolden, ReadsTheModelAndItsLogits) {
@@ -296,16 +434,15 @@ TEST(HfGolden, ReadsTheModelAndItsLogits) {
     EXPECT_EQ(model.pad_id, 0);
 
     const HfTensors tensors(folder);
-    std::vector<float> embedding(64 * 32);
-    std::vector<float> head(64 * 32);
-    tensors.read("model.embed_tokens.weight",
-                 TensorView(embedding.data(), {64, 32}, DType::f32, Device::cpu));
-    tensors.read("lm_head.weight", TensorView(head.data(), {64, 32}, DType::f32, Device::cpu));
-    EXPECT_EQ(embedding, head);
-    std::vector<float> down(32 * 176);
-    tensors.read("model.layers.2.block_sparse_moe.experts.7.w2.weight",
-                 TensorView(down.data(), {32, 176}, DType::f32, Device::cpu));
-    for (const float value : down) {
+    const auto read = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
+      const HfTensors::Part& part = tensors.tensors().at(name).front();
+      std::vector<float> values(static_cast<std::size_t>(shape[0] * shape[1]));
+      part.file->read(part.name, shape, 0, shape[0] * shape[1], DType::f32, values.data());
+      return values;
+    };
+    EXPECT_EQ(read("model.embed_tokens.weight", {64, 32}), read("lm_head.weight", {64, 32}));
+    for (const float value :
+         read("model.layers.2.block_sparse_moe.experts.7.w2.weight", {32, 176})) {
       ASSERT_TRUE(std::isfinite(value));
     }
 

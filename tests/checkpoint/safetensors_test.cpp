@@ -261,16 +261,121 @@ TEST(Safetensors, ReadsEmptyFilesEmptyTensorsAndScalars) {
 
 TEST(Safetensors, ListsForeignTypesAndRefusesToReadThem) {
   const TemporaryDirectory directory;
-  const std::string path = directory.write(
-      "x.safetensors", file_text(R"({"h":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}})", 4));
+  const std::string path =
+      directory.write("x.safetensors",
+                      file_text(R"({"c":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},)"
+                                R"("q":{"dtype":"F8_E5M2","shape":[2],"data_offsets":[2,4]}})",
+                                4));
   const SafetensorsFile file(path);
-  EXPECT_EQ(file.tensors().at("h").dtype_name, "F16");
+  EXPECT_EQ(file.tensors().at("q").dtype_name, "F8_E5M2");
   const std::vector<std::int64_t> shape{2};
-  EXPECT_EQ(
-      error_text<CheckpointError>([&] { file.find("h", shape); }),
-      path +
-          ": tensor 'h' has dtype F16 (memphis reads F64, F32, BF16, I64, I32 and U8); convert "
-          "the file to one of them");
+  EXPECT_EQ(error_text<CheckpointError>([&] { file.find("c", shape); }),
+            path +
+                ": tensor 'c' has dtype BOOL (weights are read from F64, F32, F16 and BF16); "
+                "convert the file to one of them");
+  const std::string quantised = error_text<CheckpointError>([&] { file.find("q", shape); });
+  EXPECT_TRUE(quantised.starts_with(path + ": tensor 'q' has dtype F8_E5M2 (weights are quantised"))
+      << quantised;
+}
+
+std::string little_endian(const std::vector<std::uint16_t>& words) {
+  return {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(words[0])};
+}
+
+TEST(Safetensors, ReadsF16Exactly) {
+  const std::vector<std::uint16_t> halves{0x3C00,
+                                          0xC000,
+                                          0x7BFF,
+                                          0x0001,
+                                          0x8001,
+                                          0x03FF,
+                                          0x0400,
+                                          0x0000,
+                                          0x8000,
+                                          0x7C00,
+                                          0xFC00,
+                                          0x7E00};
+  const std::vector<double> values{1.0,
+                                   -2.0,
+                                   65504.0,
+                                   0x1p-24,
+                                   -0x1p-24,
+                                   1023 * 0x1p-24,
+                                   0x1p-14,
+                                   0.0,
+                                   -0.0,
+                                   INFINITY,
+                                   -INFINITY,
+                                   NAN};
+  const TemporaryDirectory directory;
+  std::string text = file_text(R"({"h":{"dtype":"F16","shape":[12],"data_offsets":[0,24]}})", 24);
+  text.replace(text.size() - 24, 24, little_endian(halves));
+  const SafetensorsFile file(directory.write("x.safetensors", text));
+  const std::vector<std::int64_t> shape{12};
+  float narrow[12];
+  double wide[12];
+  file.read("h", shape, 0, 12, DType::f32, narrow);
+  file.read("h", shape, 0, 12, DType::f64, wide);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (std::isnan(values[i])) {
+      EXPECT_TRUE(std::isnan(narrow[i]) && std::isnan(wide[i]));
+      continue;
+    }
+    EXPECT_EQ(static_cast<double>(narrow[i]), values[i]) << i;
+    EXPECT_EQ(wide[i], values[i]) << i;
+    EXPECT_EQ(std::signbit(narrow[i]), std::signbit(values[i])) << i;
+  }
+  // 1 + 2^-10 + 2^-8 is nearer to 1 + 2^-7 than to 1; 1 + 2^-8 is a tie and goes to the even 1.
+  text.replace(text.size() - 24, 4, little_endian({0x3C05, 0x3C04}));
+  const SafetensorsFile ties(directory.write("y.safetensors", text));
+  bf16 rounded[2];
+  ties.read("h", shape, 0, 2, DType::bf16, rounded);
+  EXPECT_EQ(static_cast<float>(rounded[0]), 1.0078125F);
+  EXPECT_EQ(static_cast<float>(rounded[1]), 1.0F);
+}
+
+// Just above a tie of bf16, by less than f32 can say: rounded to f32 first, it would be the tie.
+TEST(Safetensors, RoundsF64Once) {
+  const double values[4] = {1.00390625 + 0x1p-40, -(1.01171875 - 0x1p-40), 1e300, 0x1p-1060};
+  const TemporaryDirectory directory;
+  std::string text = file_text(R"({"d":{"dtype":"F64","shape":[4],"data_offsets":[0,32]}})", 32);
+  std::memcpy(text.data() + text.size() - 32, values, 32);
+  const SafetensorsFile file(directory.write("x.safetensors", text));
+  const std::vector<std::int64_t> shape{4};
+  float narrow[4];
+  file.read("d", shape, 0, 4, DType::f32, narrow);
+  EXPECT_EQ(narrow[0], 1.00390625F);
+  EXPECT_EQ(narrow[2], INFINITY);
+  EXPECT_EQ(narrow[3], 0.0F);
+  bf16 rounded[4];
+  file.read("d", shape, 0, 4, DType::bf16, rounded);
+  EXPECT_EQ(static_cast<float>(rounded[0]), 1.0078125F);
+  EXPECT_EQ(static_cast<float>(rounded[1]), -1.0078125F);
+  EXPECT_EQ(static_cast<float>(rounded[2]), INFINITY);
+  EXPECT_EQ(static_cast<float>(rounded[3]), 0.0F);
+}
+
+TEST(Safetensors, NamesWhatADownloadLeftInItsPlace) {
+  const TemporaryDirectory directory;
+  const auto refusal = [&](const std::string& content) {
+    const std::string path = directory.write("model.safetensors", content);
+    const std::string text = error_text<CheckpointError>([&] { const SafetensorsFile file(path); });
+    EXPECT_TRUE(follows_grammar(text)) << text;
+    EXPECT_TRUE(text.starts_with(path + " is ")) << text;
+    return text.substr(std::min(text.size(), path.size() + 4));
+  };
+  EXPECT_TRUE(refusal("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 26133\n")
+                  .starts_with("a Git LFS pointer to 26133 bytes"));
+  EXPECT_TRUE(refusal("<!doctype html><title>401</title>").starts_with("an HTML page"));
+  EXPECT_TRUE(refusal("{\"error\":\"gated\"}").starts_with("an error of a server in JSON"));
+  EXPECT_TRUE(refusal("Entry not found").starts_with("text: 'Entry not found'"));
+  EXPECT_TRUE(refusal("").starts_with("empty"));
+  EXPECT_TRUE(refusal("PK\x03\x04").starts_with("a zip archive"));
+  std::filesystem::create_symlink(directory.path() / "gone", directory.path() / "link");
+  EXPECT_NE(error_text<CheckpointError>([&] {
+              const SafetensorsFile file(directory.path() / "link");
+            }).find("link is a link to "),
+            std::string::npos);
 }
 
 TEST(Safetensors, NamesTheTensorThatIsMissingOrOfAnotherShape) {
@@ -323,9 +428,7 @@ TEST(Safetensors, ConvertsBetweenF32AndBf16WhereverTheBytesLie) {
 
   const std::vector<std::int64_t> one{1};
   EXPECT_EQ(error_text<CheckpointError>([&] { file.read("i", one, 0, 1, DType::f32, &second); }),
-            path +
-                ": tensor 'i' has dtype I32, wanted is f32 (only F32 and BF16 are converted); "
-                "convert the file");
+            path + ": tensor 'i' has dtype I32, wanted is f32" + why_not_read("I32"));
 }
 
 TEST(Safetensors, RefusesAMissingFileAsACheckpoint) {

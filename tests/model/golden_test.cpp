@@ -13,8 +13,8 @@
 #include <nlohmann/json.hpp>
 
 #include "csrc/checkpoint/hf.h"
-#include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/npy.h"
+#include "csrc/checkpoint/weights.h"
 #include "csrc/core/file.h"
 #include "csrc/train/generator.h"
 
@@ -30,7 +30,7 @@ constexpr double kTolerance = 2e-5;
 double relative_difference(const fs::path& folder, const ModelConfig& config) {
   const OwnedStream stream(Device::cpu);
   Parameters parameters(config, DType::f32, Device::cpu, Parameters::Gradients::none);
-  load_model_folder(folder, parameters, stream.view());
+  StoredWeights(folder, config).load(parameters, stream.view());
   const auto rows = nlohmann::json::parse(read_text(folder / "tokens.json"))["tokens"]
                         .get<std::vector<std::vector<std::int32_t>>>();
   const NpyArray expected = read_npy(folder / "logits.npy");

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace memphis {
+
+// What an export writes to config.json as `tokenizer_class` where token ids are of memphis's byte
+// tokenizer, so that nobody takes them for others'.
+constexpr std::string_view kByteTokenizerClass = "MemphisByteTokenizer";
+
+// Whose token ids a model folder is of.
+struct FolderTokenizer {
+  bool is_byte = false;            // memphis's byte tokenizer
+  std::vector<std::string> files;  // of another program's, by name: "tokenizer.json"
+};
+
+// Of bytes is a checkpoint, and a folder without files of a tokenizer whose config.json says so by
+// `tokenizer_class` or whose vocabulary is that of bytes.
+FolderTokenizer find_tokenizer(const std::filesystem::path& folder, std::int64_t vocab_size);
+
+// The files, for an error, each with what it is where a download left something else in its place.
+std::string describe_files(const std::filesystem::path& folder, const FolderTokenizer& tokenizer);
+
+}  // namespace memphis

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the commands that read weights do with folders as users have them: of other programs, of
+// another model, damaged, not finite.
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "csrc/checkpoint/checksum.h"
+#include "csrc/checkpoint/manifest.h"
+#include "csrc/checkpoint/safetensors.h"
+#include "csrc/core/file.h"
+#include "tests/checkpoint/source.h"
+#include "tests/support/process.h"
+#include "tests/support/tiny_run.h"
+
+namespace memphis::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+struct Ended {
+  int code;
+  std::string out;
+  std::string error;
+};
+
+Ended run(const TemporaryDirectory& directory, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), MEMPHIS_BINARY);
+  Process process(arguments, directory.path());
+  const int code = process.wait();
+  return {code, process.standard_output(), process.standard_error()};
+}
+
+struct Tensor {
+  std::vector<std::int64_t> shape;
+  std::vector<float> values;
+};
+using Tensors = std::map<std::string, Tensor>;
+
+// A run of a few steps and its export, which all tests here copy.
+class ModelFolder : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    origin_ = std::make_unique<TemporaryDirectory>();
+    const std::string config = origin_->write("tiny.yaml", tiny_yaml(*origin_));
+    const Ended trained = run(*origin_,
+                              {"train",
+                               config,
+                               "model.vocab_size=300",
+                               "schedule.steps=4",
+                               "schedule.warmup_steps=1",
+                               "checkpoint.every=2"});
+    ASSERT_EQ(trained.code, 0) << trained.error;
+    const Ended exported =
+        run(*origin_,
+            {"export", (origin_->path() / "run").string(), (origin_->path() / "ex").string()});
+    ASSERT_EQ(exported.code, 0) << exported.error;
+  }
+  static void TearDownTestSuite() { origin_.reset(); }
+
+  ModelFolder() {
+    fs::copy(origin_->path() / "ex", directory_.path() / "ex");
+    tokens_ = directory_.write("tokens.json", R"({"tokens": [[1, 35, 40, 299, 60]]})");
+  }
+
+  std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
+  Ended command(const std::vector<std::string>& arguments) const {
+    return run(directory_, arguments);
+  }
+  Ended logits(const std::string& out) const {
+    return command({"logits", path("ex"), tokens_, path(out)});
+  }
+  Ended generate(const std::string& folder) const {
+    return command({"generate", folder, "--prompt", "grok ", "--tokens", "4"});
+  }
+  std::string bytes(const std::string& name) const { return read_text(path(name)); }
+
+  void edit_config(const std::function<void(Json&)>& edit) const {
+    Json config = Json::parse(bytes("ex/config.json"));
+    edit(config);
+    directory_.write("ex/config.json", config.dump());
+  }
+  static FileRecord edit_weights(const fs::path& file, const std::function<void(Tensors&)>& edit) {
+    Tensors tensors;
+    {
+      const SafetensorsFile stored(file);
+      for (const auto& [name, tensor] : stored.tensors()) {
+        Tensor& copy = tensors[name];
+        copy.shape = tensor.shape;
+        copy.values.resize(tensor.bytes.size() / sizeof(float));
+        stored.read(name,
+                    tensor.shape,
+                    0,
+                    static_cast<std::int64_t>(copy.values.size()),
+                    DType::f32,
+                    copy.values.data());
+      }
+    }
+    edit(tensors);
+    std::vector<TensorSource> sources;
+    for (const auto& [name, tensor] : tensors) {
+      sources.push_back(source<float>(name, tensor.shape, tensor.values, 4096));
+    }
+    fs::remove(file);
+    return write_safetensors(file, sources);
+  }
+  void expect_refused_by_all_readers(int code, const std::string& part) const {
+    for (const Ended& ended : {logits("refused.npy"),
+                               generate(path("ex")),
+                               command({"export", path("ex"), path("refused")})}) {
+      EXPECT_EQ(ended.code, code) << ended.error;
+      EXPECT_EQ(ended.out, "");
+      EXPECT_NE(ended.error.find(part), std::string::npos) << ended.error << "\nlacks: " << part;
+    }
+    EXPECT_FALSE(fs::exists(path("refused.npy")));
+    EXPECT_FALSE(fs::exists(path("refused")));
+    EXPECT_FALSE(fs::exists(path("refused.tmp")));
+  }
+
+  static std::unique_ptr<TemporaryDirectory> origin_;
+  TemporaryDirectory directory_;
+  std::string tokens_;
+};
+
+std::unique_ptr<TemporaryDirectory> ModelFolder::origin_;
+
+std::string hpcai_name(std::string name) {
+  for (const auto& [from, to] : {std::pair<std::string, std::string>(".self_attn.", ".attn."),
+                                 {".block_sparse_moe.", ".moe_block."},
+                                 {".w1.", ".linear."},
+                                 {".w3.", ".linear_v."},
+                                 {".w2.", ".linear_1."},
+                                 {"norm.weight", "norm.scale"}}) {
+    const std::size_t at = name.find(from);
+    if (at != std::string::npos) {
+      name.replace(at, from.size(), to);
+    }
+  }
+  return name;
+}
+
+TEST_F(ModelFolder, OtherNamesAndKeysOfTheSameModelGiveItsLogits) {
+  ASSERT_EQ(logits("a.npy").code, 0);
+  edit_weights(path("ex/model.safetensors"), [](Tensors& tensors) {
+    tensors.erase("lm_head.weight");
+    Tensors renamed;
+    for (const auto& [name, tensor] : tensors) {
+      renamed[hpcai_name(name)] = tensor;
+    }
+    tensors = renamed;
+  });
+  edit_config([](Json& config) {
+    config["rope_parameters"] = {{"rope_theta", config["rope_theta"]}, {"rope_type", "default"}};
+    config.erase("rope_theta");
+    config["num_experts"] = config["num_local_experts"];
+    config.erase("num_local_experts");
+  });
+  const Ended ended = logits("b.npy");
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  EXPECT_EQ(bytes("a.npy"), bytes("b.npy"));
+
+  // An export makes form B of it, beside a folder of this name that ends in a slash.
+  ASSERT_EQ(command({"export", path("ex"), path("again") + "/"}).code, 0);
+  ASSERT_EQ(command({"logits", path("again"), tokens_, path("c.npy")}).code, 0);
+  EXPECT_EQ(bytes("a.npy"), bytes("c.npy"));
+}
+
+TEST_F(ModelFolder, AnotherConfigThanTheWeightsIsRefusedWithAllNames) {
+  edit_config([](Json& config) { config["num_hidden_layers"] = 1; });
+  expect_refused_by_all_readers(4, "holds 21 tensors that the config has no place for: ");
+  expect_refused_by_all_readers(4, "model.layers.1.block_sparse_moe.experts.3.w3.weight");
+  expect_refused_by_all_readers(4, "model.layers.1.post_moe_norm.weight");
+  edit_config([](Json& config) { config["num_hidden_layers"] = 3; });
+  expect_refused_by_all_readers(4, "lacks 21 tensors that the config asks for: ");
+}
+
+TEST_F(ModelFolder, WhatADownloadLeftIsNamed) {
+  directory_.write("ex/model.safetensors",
+                   "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 261336\n");
+  expect_refused_by_all_readers(4, "is a Git LFS pointer to 261336 bytes");
+  directory_.write("ex/config.json", "<!doctype html><title>401</title>");
+  expect_refused_by_all_readers(4, "config.json is an HTML page");
+}
+
+TEST_F(ModelFolder, WeightsThatAreNotFiniteAreNamed) {
+  edit_weights(path("ex/model.safetensors"),
+               [](Tensors& tensors) { tensors["model.norm.weight"].values[3] = std::nanf(""); });
+  const std::string part = "model.norm.weight (1 of 32, first [3] = nan)";
+  for (const Ended& ended : {logits("nan.npy"), generate(path("ex"))}) {
+    EXPECT_EQ(ended.code, 4);
+    EXPECT_EQ(ended.out, "");
+    EXPECT_NE(ended.error.find(part), std::string::npos) << ended.error;
+  }
+  EXPECT_FALSE(fs::exists(path("nan.npy")));
+  // Whoever looks for what went wrong may want them in another form.
+  const Ended exported = command({"export", path("ex"), path("copy")});
+  EXPECT_EQ(exported.code, 0);
+  EXPECT_NE(exported.error.find(part), std::string::npos) << exported.error;
+}
+
+TEST_F(ModelFolder, ARunDoesNotGoOnFromWeightsThatAreNotFinite) {
+  fs::copy(origin_->path() / "run", path("run"), fs::copy_options::recursive);
+  const fs::path newest = fs::path(path("run")) / "step-00000004";
+  const FileRecord record = edit_weights(newest / "model.safetensors", [](Tensors& tensors) {
+    tensors["model.norm.weight"].values[3] = INFINITY;
+  });
+  Manifest manifest = read_manifest(read_text(newest / "manifest.json"), "manifest.json");
+  for (FileRecord& file : manifest.files) {
+    if (file.name == record.name) {
+      file = record;
+    }
+  }
+  const std::string text = write_manifest(manifest);
+  directory_.write("run/step-00000004/manifest.json", text);
+  directory_.write("run/step-00000004/COMMIT", checksum_text(checksum_of(text)) + "\n");
+  const Ended ended = command({"train",
+                               (origin_->path() / "tiny.yaml").string(),
+                               "model.vocab_size=300",
+                               "schedule.steps=4",
+                               "schedule.warmup_steps=1",
+                               "run.dir=" + path("run")});
+  EXPECT_EQ(ended.code, 4);
+  EXPECT_NE(ended.error.find("model.norm.weight (1 of 32, first [3] = inf)"), std::string::npos)
+      << ended.error;
+  EXPECT_NE(ended.error.find("; move it out of the run directory"), std::string::npos);
+}
+
+// Finite weights, and a model that makes more of them than f32 holds.
+TEST_F(ModelFolder, LogitsThatAreNotFiniteAreNotWritten) {
+  edit_config([](Json& config) { config["output_multiplier_scale"] = 3e38; });
+  for (const Ended& ended : {logits("inf.npy"), generate(path("ex"))}) {
+    EXPECT_EQ(ended.code, 14) << ended.error;
+    EXPECT_EQ(ended.out, "");
+    EXPECT_NE(ended.error.find("are not finite"), std::string::npos) << ended.error;
+  }
+  EXPECT_FALSE(fs::exists(path("inf.npy")));
+}
+
+TEST_F(ModelFolder, TextIsMadeOfTheTokensThatTheFolderIsOf) {
+  // A run and what was exported of it are of bytes, however large the vocabulary.
+  EXPECT_EQ(generate((origin_->path() / "run").string()).code, 0);
+  const Ended exported = generate(path("ex"));
+  EXPECT_EQ(exported.code, 0) << exported.error;
+  EXPECT_EQ(exported.out.rfind("grok ", 0), 0U);
+
+  const std::string config = bytes("ex/config.json");
+  edit_config([](Json& edited) { edited.erase("tokenizer_class"); });
+  const auto expect_refused = [&](const std::string& part) {
+    const Ended ended = generate(path("ex"));
+    EXPECT_EQ(ended.code, 3) << ended.error;
+    EXPECT_EQ(ended.out, "");
+    EXPECT_NE(ended.error.find("has a vocabulary of 300 and " + part), std::string::npos)
+        << ended.error;
+    EXPECT_NE(ended.error.find("memphis logits"), std::string::npos) << ended.error;
+  };
+  expect_refused("no tokenizer");
+  directory_.write("ex/tokenizer.json", "{\"model\": {\"type\": \"BPE\"}}");
+  expect_refused("the tokenizer tokenizer.json");
+  directory_.write("ex/tokenizer.model",
+                   "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 22\n");
+  expect_refused("the tokenizer tokenizer.json and tokenizer.model, which is a Git LFS pointer");
+  directory_.write("ex/config.json", config);  // what it says of itself is of before that tokenizer
+  expect_refused("the tokenizer tokenizer.json and tokenizer.model");
+  // Whatever it is of, token ids have logits, and an export keeps its tokenizer.
+  EXPECT_EQ(logits("a.npy").code, 0);
+  ASSERT_EQ(command({"export", path("ex"), path("copy")}).code, 0);
+  EXPECT_EQ(bytes("copy/tokenizer.json"), bytes("ex/tokenizer.json"));
+}
+
+// Positions take memory, and a model's limit may be far beyond the text that is asked for.
+TEST_F(ModelFolder, TextIsMadeWhateverLengthTheConfigAllows) {
+  edit_config([](Json& config) { config["max_position_embeddings"] = 1 << 30U; });
+  const Ended far = generate(path("ex"));
+  EXPECT_EQ(far.code, 0) << far.error;
+  edit_config([](Json& config) { config.erase("max_position_embeddings"); });
+  EXPECT_EQ(generate(path("ex")).out, far.out);
+}
+
+TEST_F(ModelFolder, AnExportTouchesNothingThatIsThere) {
+  directory_.write("out.tmp/notes", "mine");
+  const Ended ended = command({"export", path("ex"), path("out")});
+  EXPECT_EQ(ended.code, 4);
+  EXPECT_NE(ended.error.find("out.tmp (it exists"), std::string::npos) << ended.error;
+  EXPECT_EQ(bytes("out.tmp/notes"), "mine");
+}
+
+}  // namespace
+}  // namespace memphis::test
