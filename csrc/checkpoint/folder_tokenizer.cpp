@@ -9,6 +9,7 @@
 #include <spdlog/fmt/ranges.h>
 
 #include "csrc/checkpoint/json.h"
+#include "csrc/checkpoint/store.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/file_kind.h"
@@ -54,7 +55,7 @@ FolderTokenizer find_tokenizer(const fs::path& folder, std::int64_t vocab_size) 
   const auto tokenizer_class = config.find("tokenizer_class");
   // A run has no other tokenizer, however large its vocabulary. What an export says of itself holds
   // until somebody adds a tokenizer.
-  const bool is_checkpoint = fs::exists(folder / "manifest.json", error);
+  const bool is_checkpoint = fs::exists(folder / kManifestName, error);
   const bool says_so = tokenizer_class != config.end() && *tokenizer_class == kByteTokenizerClass;
   tokenizer.is_byte =
       is_checkpoint || (tokenizer.files.empty() && (says_so || vocab_size == kByteVocabulary));

@@ -164,6 +164,11 @@ HfTensors::HfTensors(const fs::path& directory) : directory_(directory) {
     }
   }
   if (!presharded.empty()) {
+    if (!others.empty()) {
+      spdlog::warn("not read: {} (the weights of {} are those of -TP- files)",
+                   list_names(others),
+                   directory.string());
+    }
     open_presharded(presharded);
   } else if (!others.empty()) {
     open_series(others);

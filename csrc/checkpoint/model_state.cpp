@@ -366,18 +366,35 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
   }
   // A link to nothing is there too: reading it says so.
   if (std::filesystem::exists(std::filesystem::symlink_status(path / kConfigName, error))) {
+    if (std::filesystem::exists(path / kManifestName, error)) {
+      const Verdict verdict = verify_checkpoint(path);
+      if (!verdict.manifest) {
+        throw CheckpointError(
+            fmt::format("{} is no valid checkpoint ({}); name another, or its run directory for "
+                        "the newest that "
+                        "is",
+                        path.string(),
+                        verdict.reason));
+      }
+    }
     return path;
   }
   const Scan scan = find_newest_valid(path);
   if (scan.newest) {
+    for (const Rejected& rejected : scan.rejected) {
+      spdlog::warn("skipping {}: {}", rejected.path.string(), rejected.reason);
+    }
     return scan.newest->path;
   }
   std::string reasons;
   for (const Rejected& rejected : scan.rejected) {
     reasons += "; " + rejected.path.string() + ": " + rejected.reason;
   }
+  // Where downloads of Hugging Face's hub are kept, a folder for each revision.
+  const bool is_cache = std::filesystem::is_directory(path / "snapshots", error);
   throw CheckpointError(path.string() + " holds no model (it has no config.json and no valid " +
-                        "checkpoint" + reasons + "); name a model folder or a run directory");
+                        "checkpoint" + reasons + "); name a model folder or a run directory" +
+                        (is_cache ? ", here one of those in its folder snapshots" : ""));
 }
 
 void require_new_folder(const std::filesystem::path& folder) {

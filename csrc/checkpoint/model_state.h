@@ -60,7 +60,8 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
                      Stream stream);
 
 // The folder that holds a model: `path` itself if it has a config.json, else the newest valid
-// checkpoint of the run directory `path`. CheckpointError if it is neither.
+// checkpoint of the run directory `path`. CheckpointError if it is neither, or a checkpoint that is
+// not valid.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
 
 // Writes config.json and model.safetensors to the new folder `folder`, in form B with lm_head,

@@ -16,6 +16,7 @@ void export_model(const std::string& run_dir, const std::string& out_dir) {
   require_new_folder(out_dir);
   const ModelFolder folder(run_dir);
   const StoredWeights stored(folder.path, folder.config);
+  require_fits(folder, stored.dtype(), Device::cpu);
   const OwnedStream stream(Device::cpu);
   // In the dtype of the stored weights: an export rounds nothing.
   Parameters parameters(folder.config, stored.dtype(), Device::cpu, Parameters::Gradients::none);

@@ -24,16 +24,19 @@ void require_byte_tokenizer(const ModelFolder& folder) {
   const FolderTokenizer tokenizer = find_tokenizer(folder.path, folder.config.vocab_size);
   if (!tokenizer.is_byte) {
     const std::string files = describe_files(folder.path, tokenizer);
-    throw DataError(fmt::format(
-        "{} has a vocabulary of {} and {} (memphis knows one tokenizer, of {} ids for bytes, and "
-        "config.json does not say that the ids are its); give token ids to `memphis logits`, or, "
-        "if "
-        "it was trained on bytes, write \"tokenizer_class\": \"{}\" into its config.json",
-        folder.path.string(),
-        folder.config.vocab_size,
-        files.empty() ? "no tokenizer" : "the tokenizer " + files,
-        ByteTokenizer::kVocabSize,
-        kByteTokenizerClass));
+    throw DataError(
+        fmt::format("{} has a vocabulary of {} and {} (memphis knows one tokenizer, of {} ids for "
+                    "bytes{}); give "
+                    "token ids to `memphis logits`{}",
+                    folder.path.string(),
+                    folder.config.vocab_size,
+                    files.empty() ? "no tokenizer" : "the tokenizer " + files,
+                    ByteTokenizer::kVocabSize,
+                    files.empty() ? ", and config.json does not say that the ids are its" : "",
+                    files.empty() ? fmt::format(", or, if the model was trained on bytes, write "
+                                                "\"tokenizer_class\": \"{}\" into its config.json",
+                                                kByteTokenizerClass)
+                                  : ""));
   }
   if (folder.config.vocab_size < ByteTokenizer::kVocabSize) {
     throw DataError(fmt::format(

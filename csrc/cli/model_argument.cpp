@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/cli/model_argument.h"
 
+#include <spdlog/fmt/fmt.h>
+
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/core/error.h"
@@ -8,12 +10,20 @@
 namespace memphis {
 namespace {
 
+constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
 Device device_of(const ModelArgument& argument) {
   return resolve_device(argument.device == "cuda" ? DeviceChoice::cuda : DeviceChoice::cpu);
 }
 
 DType compute_of(const ModelArgument& argument) {
   return argument.compute == "bf16" ? DType::bf16 : DType::f32;
+}
+
+StoredWeights open_weights(const ModelFolder& folder, const ModelArgument& argument) {
+  StoredWeights stored(folder.path, folder.config);
+  require_fits(folder, compute_of(argument), device_of(argument));
+  return stored;
 }
 
 }  // namespace
@@ -34,8 +44,27 @@ void add_model_argument(CLI::App& command, ModelArgument& argument) {
 ModelFolder::ModelFolder(const std::string& argument)
     : path(find_model_folder(argument)), config(read_hf_config(path / "config.json")) {}
 
+void require_fits(const ModelFolder& folder, DType compute, Device device) {
+  std::size_t needed = 0;
+  for (const Segment& segment : plan_parameters(folder.config, compute).segments) {
+    needed += static_cast<std::size_t>(segment.num_elements) * size_of(segment.dtype);
+  }
+  const std::size_t available = device_info(device).free_bytes;
+  if (needed > available) {
+    throw PreflightError(fmt::format(
+        "the weights of {} take {:.1f} GiB as {} and device {} has {:.1f} GiB free (all "
+        "of them are in memory at once); use a machine with more memory{}",
+        folder.path.string(),
+        static_cast<double>(needed) / kGiB,
+        name_of(compute),
+        name_of(device),
+        static_cast<double>(available) / kGiB,
+        compute == DType::f32 ? ", or bf16, which takes half" : ""));
+  }
+}
+
 LoadedModel::LoadedModel(const ModelFolder& folder, const ModelArgument& argument)
-    : LoadedModel(folder, argument, StoredWeights(folder.path, folder.config)) {}
+    : LoadedModel(folder, argument, open_weights(folder, argument)) {}
 
 LoadedModel::LoadedModel(const ModelFolder& folder,
                          const ModelArgument& argument,

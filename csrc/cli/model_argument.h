@@ -31,6 +31,9 @@ struct ModelFolder {
   ModelConfig config;
 };
 
+// PreflightError if the weights do not fit into the device's free memory as `compute`.
+void require_fits(const ModelFolder& folder, DType compute, Device device);
+
 // Its weights, in memory. CheckpointError, before memory is taken, if they are not those of the
 // config, and after that if they are not finite.
 struct LoadedModel {

@@ -434,8 +434,8 @@ TEST(HfGolden, ReadsTheModelAndItsLogits) {
     EXPECT_EQ(model.pad_id, 0);
 
     const HfTensors tensors(folder);
-    const auto read = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
-      const HfTensors::Part& part = tensors.tensors().at(name).front();
+    const auto read = [&](const std::string& tensor, const std::vector<std::int64_t>& shape) {
+      const HfTensors::Part& part = tensors.tensors().at(tensor).front();
       std::vector<float> values(static_cast<std::size_t>(shape[0] * shape[1]));
       part.file->read(part.name, shape, 0, shape[0] * shape[1], DType::f32, values.data());
       return values;

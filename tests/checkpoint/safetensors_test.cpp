@@ -63,10 +63,6 @@ std::vector<Hostile> hostile_files() {
   const std::string bad_dim = " (a dim is a whole number from 0 to 2^63 - 1)" + kAgain;
   const std::string no_type = " (the format has no such type)" + kAgain;
   return {
-      {"empty",
-       "",
-       "it has 0 bytes (a safetensors file has at least the 8 bytes of its header's length)" +
-           kAgain},
       {"seven_bytes",
        std::string(7, '\0'),
        "it has 7 bytes (a safetensors file has at least the 8 bytes of its header's length)" +

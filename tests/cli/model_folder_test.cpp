@@ -285,6 +285,23 @@ TEST_F(ModelFolder, TextIsMadeWhateverLengthTheConfigAllows) {
   EXPECT_EQ(generate(path("ex")).out, far.out);
 }
 
+// What was asked for by name is not read past its checksums; what a run falls back to is said.
+TEST_F(ModelFolder, ADamagedCheckpointIsRefusedOrPassedOverByName) {
+  fs::copy(origin_->path() / "run", path("run"), fs::copy_options::recursive);
+  const std::string newest = "run/step-00000004";
+  std::string weights = bytes(newest + "/model.safetensors");
+  char& last = weights[weights.size() - 3];
+  last = static_cast<char>(last ^ 1);
+  directory_.write(newest + "/model.safetensors", weights);
+  const Ended named = generate(path(newest));
+  EXPECT_EQ(named.code, 4);
+  EXPECT_NE(named.error.find("is no valid checkpoint"), std::string::npos) << named.error;
+  const Ended fallen_back = generate(path("run"));
+  EXPECT_EQ(fallen_back.code, 0);
+  EXPECT_NE(fallen_back.error.find("skipping " + path(newest)), std::string::npos)
+      << fallen_back.error;
+}
+
 TEST_F(ModelFolder, AnExportTouchesNothingThatIsThere) {
   directory_.write("out.tmp/notes", "mine");
   const Ended ended = command({"export", path("ex"), path("out")});
