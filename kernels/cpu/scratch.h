@@ -6,9 +6,8 @@
 #include <memory>
 #include <new>
 
-#include <omp.h>
-
 #include "csrc/core/error.h"
+#include "csrc/core/parallel.h"
 
 namespace memphis::kernels::cpu {
 
@@ -49,12 +48,12 @@ class ThreadScratch {
  public:
   explicit ThreadScratch(std::int64_t bytes_per_thread)
       : bytes_per_thread_(scratch_bytes<std::byte>(bytes_per_thread)),
-        nested_(omp_in_parallel() != 0),
-        begin_(kept_memory(bytes_per_thread_ * (nested_ ? 1 : omp_get_max_threads()))) {}
+        nested_(team::is_inside()),
+        begin_(kept_memory(bytes_per_thread_ * (nested_ ? 1 : team::num_threads()))) {}
 
   // The part of the thread that asks.
   Scratch mine() const {
-    const std::int64_t thread = nested_ ? 0 : omp_get_thread_num();
+    const std::int64_t thread = nested_ ? 0 : team::thread_index();
     return {begin_ + thread * bytes_per_thread_, bytes_per_thread_};
   }
 

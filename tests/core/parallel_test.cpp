@@ -3,7 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <set>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -96,6 +101,86 @@ TEST(Parallel, AnExceptionReachesTheCaller) {
       EXPECT_STREQ(error.what(), "chunk five");
     }
   }
+}
+
+// Regions one after the other, short ones, of numbers of threads that grow and shrink: a thread that
+// comes late to one must not take a chunk of the next, twice or with its body.
+TEST(Parallel, RegionsDoNotRunIntoEachOther) {
+  std::int64_t sum = 0;
+  std::int64_t expected = 0;
+  for (std::int64_t region = 0; region < 20000; ++region) {
+    const NumThreads threads(static_cast<int>(2 + region % 3));
+    const std::int64_t num_chunks = 2 + region % 5;
+    std::atomic<std::int64_t> done = 0;
+    parallel_chunks(num_chunks, [&](std::int64_t chunk) { done += region * 10 + chunk + 1; });
+    sum += done;
+    expected += num_chunks * region * 10 + num_chunks * (num_chunks + 1) / 2;
+    ASSERT_EQ(sum, expected) << "region " << region;
+  }
+}
+
+TEST(Parallel, CallersHaveTeamsOfTheirOwn) {
+  std::vector<std::thread> callers;
+  std::atomic<std::int64_t> count = 0;
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&] {
+      const NumThreads threads(3);
+      for (int region = 0; region < 500; ++region) {
+        parallel_chunks(7, [&](std::int64_t) { ++count; });
+      }
+    });
+  }
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(count, 3 * 500 * 7);
+}
+
+// What scratch memory is handed out by: no two threads of a region have the same number.
+TEST(Parallel, ThreadsOfARegionAreNumbered) {
+  const NumThreads threads(4);
+  std::mutex mutex;
+  std::map<std::thread::id, int> indices;
+  std::atomic<int> num_arrived = 0;
+  parallel_chunks(4, [&](std::int64_t) {
+    EXPECT_TRUE(team::is_inside());
+    {
+      const std::lock_guard lock(mutex);
+      indices.emplace(std::this_thread::get_id(), team::thread_index());
+    }
+    // A thread that has one waits for the others to take theirs.
+    for (++num_arrived; num_arrived < 4;) {
+      std::this_thread::yield();
+    }
+  });
+  EXPECT_FALSE(team::is_inside());
+  ASSERT_EQ(indices.size(), 4U);
+  EXPECT_EQ(indices.at(std::this_thread::get_id()), 0);
+  std::set<int> numbers;
+  for (const auto& [thread, index] : indices) {
+    numbers.insert(index);
+  }
+  EXPECT_EQ(numbers, (std::set<int>{0, 1, 2, 3}));
+}
+
+TEST(Parallel, WaitingThreadsSpinAsOpenMpIsTold) {
+  const std::int64_t by_default = team::num_spins(nullptr, nullptr);
+  constexpr std::int64_t kForEver = std::numeric_limits<std::int64_t>::max();
+  EXPECT_GT(by_default, 0);
+  EXPECT_EQ(team::num_spins("passive", nullptr), 0);
+  EXPECT_EQ(team::num_spins("PASSIVE", nullptr), 0);
+  EXPECT_EQ(team::num_spins("active", nullptr), kForEver);
+  EXPECT_EQ(team::num_spins("active", "0"), 0) << "the number holds where both are given";
+  EXPECT_EQ(team::num_spins(nullptr, "12"), 12);
+  EXPECT_EQ(team::num_spins(nullptr, "3k"), 3000);
+  EXPECT_EQ(team::num_spins(nullptr, "2M"), 2000000);
+  EXPECT_EQ(team::num_spins(nullptr, "9999999t"), kForEver);
+  EXPECT_EQ(team::num_spins(nullptr, "infinity"), kForEver);
+  EXPECT_EQ(team::num_spins(nullptr, "INFINITE"), kForEver);
+  for (const char* wrong : {"", "x", "12x", "-1", "k", "1kk"}) {
+    EXPECT_EQ(team::num_spins(nullptr, wrong), by_default) << wrong;
+  }
+  EXPECT_EQ(team::num_spins("lazy", nullptr), by_default);
 }
 
 TEST(Parallel, NestedCallsRunEveryChunk) {
