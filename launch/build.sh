@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# launch/build.sh [PRESET] [--tests] [-DNAME=VALUE ...]: builds build/PRESET/memphis, and with --tests
-# everything. A folder that was once built with tests keeps them configured. Without a preset: cuda where nvcc is, else cpu. The cuda preset compiles for the GPU of
-# this machine, or for sm_90a where there is none, unless -DCMAKE_CUDA_ARCHITECTURES names another.
+# launch/build.sh [PRESET] [--tests] [--march ARCH] [-DNAME=VALUE ...]: builds build/PRESET/memphis, and
+# with --tests everything. A folder that was once built with tests keeps them configured. Without a
+# preset: cuda where nvcc is, else cpu. The cuda preset compiles for the GPU of this machine, or for
+# sm_90a where there is none, unless -DCMAKE_CUDA_ARCHITECTURES names another. All of them compile for
+# this machine's processor, unless --march names another: x86-64-v3 is for any since 2013, x86-64-v4 for
+# those with AVX-512. It is remembered until --march native.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -11,9 +14,19 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 preset=
 target=memphis
 definitions=()
-for argument in "$@"; do
+while (($# > 0)); do
+  argument=$1
+  shift
   case $argument in
     --tests) target=all ;;
+    --march)
+      (($# > 0)) ||
+        fail "--march names no architecture (it takes one of g++'s -march);" \
+          "use native, x86-64-v2, x86-64-v3 or x86-64-v4"
+      definitions+=("-DMEMPHIS_CPU_ARCH=$1")
+      shift
+      ;;
+    --march=?*) definitions+=("-DMEMPHIS_CPU_ARCH=${argument#--march=}") ;;
     -D?*) definitions+=("$argument") ;;
     cpu | cpu-asan | simt | cuda)
       [[ -z $preset ]] || fail "two presets are given, $preset and $argument (a build has one); give one"

@@ -16,9 +16,9 @@ libraries=(libopenblas-dev libyaml-cpp-dev libbenchmark-dev libcli11-dev
 if [[ ${1-} == --tests ]]; then
   libraries+=(libgtest-dev libboost-context-dev)
 fi
-# "packages:command". Without them the tests `format` and `slurm` are skipped, and say so. Slurm is for
+# "packages:command". Without them the tests `format`, `processor` and `slurm` are skipped, and say so. Slurm is for
 # tests as root; where systemd runs, its packages start daemons, which is not for a test to decide.
-optional_for_tests=(clang-format-14:clang-format-14)
+optional_for_tests=(clang-format-14:clang-format-14 qemu-user:qemu-x86_64)
 if [[ $(id -u) == 0 && ! -d /run/systemd/system ]]; then
   optional_for_tests+=("slurmctld slurm-client munge slurmd:slurmd")
 fi
