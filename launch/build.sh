@@ -91,9 +91,9 @@ fi
 # nvcc takes up to 2 GiB a source and g++ up to 1: more jobs than fit in memory end in a killed
 # compiler. A container's limit counts where it is below the machine's.
 memory_mib=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo)
-limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
-if [[ $limit != max ]] && ((limit / 1048576 < memory_mib)); then
-  memory_mib=$((limit / 1048576))
+limit=$(control_group_free_mib "")
+if [[ -n $limit ]] && ((limit < memory_mib)); then
+  memory_mib=$limit
 fi
 mib_per_job=1024
 [[ $preset != cuda ]] || mib_per_job=2048

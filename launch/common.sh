@@ -26,6 +26,38 @@ require_disk() {
   fi
 }
 
+# control_group_free_mib [ROOT]: the MiB that control groups leave to this process, its own and those
+# around it, as containers and jobs are; nothing where none limits it. Caches of files are free. (The
+# program reads the same files: csrc/core/control_groups.h.)
+control_group_free_mib() {
+  local system=${1-} controllers path folder names limit used cached free least=
+  while IFS=: read -r _ controllers path; do
+    case ,$controllers, in
+      ,,) folder=$system/sys/fs/cgroup names=(memory.max memory.current) ;;
+      *,memory,*)
+        folder=$system/sys/fs/cgroup/memory names=(memory.limit_in_bytes memory.usage_in_bytes)
+        ;;
+      *) continue ;;
+    esac
+    [[ $path != /..* ]] || path=/
+    while true; do
+      limit=$(cat -- "$folder$path/${names[0]}" 2>/dev/null || true)
+      # Version 1 says "none" by a number of this many digits.
+      if [[ $limit =~ ^[0-9]{1,18}$ ]]; then
+        used=$(cat -- "$folder$path/${names[1]}" 2>/dev/null || echo 0)
+        cached=$(awk '/^(total_)?(in)?active_file / {sum[/^total_/ ? 1 : 0] += $2}
+          END {printf "%d", 1 in sum ? sum[1] : sum[0]}' "$folder$path/memory.stat" 2>/dev/null || echo 0)
+        free=$(((limit - used + cached) / 1048576))
+        ((free > 0)) || free=0
+        [[ -n $least ]] && ((least <= free)) || least=$free
+      fi
+      [[ -n ${path%/} ]] || break
+      path=${path%/*}
+    done
+  done < <(cat -- "$system/proc/self/cgroup" 2>/dev/null || true)
+  echo "$least"
+}
+
 # The CUDA toolkit's own installer puts nvcc here and leaves PATH alone.
 if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
   PATH=$PATH:/usr/local/cuda/bin

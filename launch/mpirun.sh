@@ -18,10 +18,9 @@ shift
 
 preset=$(default_preset)
 bash "$root/launch/build.sh" "$preset"
-cores=$(nproc)
-threads=$((cores / ranks > 0 ? cores / ranks : 1))
-options=(--bind-to none -n "$ranks" -x "OMP_NUM_THREADS=$threads")
-((ranks <= cores)) || options+=(--oversubscribe)
+# A rank takes its share of the cores, which a binding to one of them would keep it from.
+options=(--bind-to none -n "$ranks")
+((ranks <= $(nproc))) || options+=(--oversubscribe)
 [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
 
 cd -- "$root"  # the configs name their paths from here

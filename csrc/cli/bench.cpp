@@ -7,16 +7,17 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
-#include <omp.h>
 #include <spdlog/fmt/fmt.h>
 
 #include "bench/run_op_benchmarks.h"
 #include "bench/timer.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/source_tree.h"
+#include "csrc/cli/threads.h"
 #include "csrc/comm/job.h"
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
+#include "csrc/core/parallel.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/trainer.h"
 #include "kernels/cpu/openblas.h"
@@ -43,7 +44,7 @@ double median(std::vector<double> values) {
 // have, or cuBLASLt in bf16.
 double matmul_flops_per_second(Device device) {
   if (device == Device::cpu) {
-    return kernels::cpu::measure_openblas_sgemm(kMatmulSize, omp_get_max_threads(), kMatmulRepeats);
+    return kernels::cpu::measure_openblas_sgemm(kMatmulSize, team::num_threads(), kMatmulRepeats);
   }
   bench::BenchmarkTimer timer(device);
   return bench::measure_roofs(timer, true).matmul_flops_per_second;
@@ -51,11 +52,12 @@ double matmul_flops_per_second(Device device) {
 
 std::string matmul_name(Device device) {
   return device == Device::cpu
-             ? fmt::format("OpenBLAS sgemm {}^3, {} threads", kMatmulSize, omp_get_max_threads())
+             ? fmt::format("OpenBLAS sgemm {}^3, {} threads", kMatmulSize, team::num_threads())
              : fmt::format("cuBLASLt bf16 {}^3", bench::kMatmulSizeGpu);
 }
 
 void bench_step(const StepArguments& arguments, World& world) {
+  share_cores(world);
   // The run directory is only named: a benchmark saves nothing and goes on from nothing.
   std::vector<std::string> overrides;
   for (const std::string& override : arguments.config.overrides) {
@@ -121,7 +123,7 @@ void bench_step(const StepArguments& arguments, World& world) {
                                            {"exposed_seconds", exposed / num_steps},
                                            {"hidden_communication", hidden},
                                            {"device", name_of(device)},
-                                           {"threads", omp_get_max_threads()}};
+                                           {"threads", team::num_threads()}};
     fmt::print("{}\n", object.dump());
     return;
   }
@@ -180,6 +182,7 @@ void add_bench_kernels(CLI::App& bench) {
   command->add_option("--device", arguments->device, "cpu, cuda or all (default)");
   command->add_flag("--json", arguments->json, "One JSON object a line");
   command->callback([arguments] {
+    use_cores();
     if (bench::run_op_benchmarks(
             arguments->filter, arguments->device, arguments->json, std::cout) != 0) {
       throw Error(ExitCode::internal, "a benchmark failed; its line says why");

@@ -8,6 +8,7 @@
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
+#include "csrc/cli/threads.h"
 
 namespace memphis {
 namespace {
@@ -43,7 +44,10 @@ void add_export_command(CLI::App& program) {
   auto arguments = std::make_shared<Arguments>();
   command->add_option("run_dir", arguments->run_dir, "A run directory")->required();
   command->add_option("out_dir", arguments->out_dir, "A new folder")->required();
-  command->callback([arguments] { export_model(arguments->run_dir, arguments->out_dir); });
+  command->callback([arguments] {
+    use_cores();
+    export_model(arguments->run_dir, arguments->out_dir);
+  });
 }
 
 }  // namespace memphis

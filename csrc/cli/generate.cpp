@@ -6,6 +6,7 @@
 #include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
+#include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
 #include "csrc/data/tokenizer.h"
 #include "csrc/train/generator.h"
@@ -81,7 +82,10 @@ void add_generate_command(CLI::App& program) {
   command->add_option("--temperature", arguments->sample.temperature, "0: the most probable token")
       ->check(at_least(0));
   command->add_option("--seed", arguments->sample.seed, "Same seed, same text");
-  command->callback([arguments] { generate(*arguments); });
+  command->callback([arguments] {
+    use_cores();
+    generate(*arguments);
+  });
 }
 
 }  // namespace memphis

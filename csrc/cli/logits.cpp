@@ -10,6 +10,7 @@
 #include "csrc/checkpoint/npy.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
+#include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/file_kind.h"
@@ -109,8 +110,10 @@ void add_logits_command(CLI::App& program) {
   command->add_option("tokens", arguments->tokens, "JSON: {\"tokens\": [[1, 2, ...], ...]}")
       ->required();
   command->add_option("out", arguments->out, "The .npy file to write")->required();
-  command->callback(
-      [arguments] { write_logits(arguments->model, arguments->tokens, arguments->out); });
+  command->callback([arguments] {
+    use_cores();
+    write_logits(arguments->model, arguments->tokens, arguments->out);
+  });
 }
 
 }  // namespace memphis

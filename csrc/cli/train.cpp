@@ -3,6 +3,7 @@
 
 #include "csrc/cli/commands.h"
 #include "csrc/cli/source_tree.h"
+#include "csrc/cli/threads.h"
 #include "csrc/comm/job.h"
 #include "csrc/config/load.h"
 #include "csrc/core/log.h"
@@ -21,6 +22,7 @@ void add_train_command(CLI::App& program) {
     std::optional<StopSignal> stop;
     run_as_job([&](World& world) {
       const Config config = load_config(arguments->file, arguments->overrides, world.size());
+      share_cores(world);
       stop.emplace();
       Trainer trainer(config, own_text_roots(), world);
       trainer.run();

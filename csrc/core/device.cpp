@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/core/device.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <fstream>
+#include <limits>
 #include <thread>
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/memory_pools.h"
 #include "csrc/core/pause.h"
 
 namespace memphis {
@@ -30,20 +32,6 @@ double host_seconds() {
 
 std::size_t round_up(std::size_t bytes, std::size_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
-}
-
-// MemAvailable is what can be had without swapping; free pages alone would leave out the cache.
-std::size_t available_host_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  std::size_t kibibytes = 0;
-  std::string unit;
-  while (meminfo >> key >> kibibytes >> unit) {
-    if (key == "MemAvailable:") {
-      return kibibytes * 1024;
-    }
-  }
-  return 0;
 }
 
 // A large allocation asks for huge pages: training walks through hundreds of megabytes in strides,
@@ -114,7 +102,10 @@ DeviceInfo device_info(Device device) {
   info.num_multiprocessors = static_cast<int>(std::thread::hardware_concurrency());
   info.total_bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  info.free_bytes = available_host_bytes();
+  info.free_bytes = std::numeric_limits<std::size_t>::max();
+  for (const MemoryPool& pool : memory_pools(Device::cpu)) {
+    info.free_bytes = std::min(info.free_bytes, pool.free_bytes);
+  }
   return info;
 }
 

@@ -109,18 +109,23 @@ std::string format_memory_table(const MemoryPlan& plan) {
   return table;
 }
 
-void require_fits(const MemoryPlan& plan, std::size_t available_bytes, Device device) {
-  if (plan.total_bytes() <= available_bytes) {
+void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device device) {
+  if (demand.needed_bytes <= demand.free_bytes) {
     return;
   }
+  const bool alone = demand.num_ranks == 1;
   throw PreflightError(fmt::format(
-      "the run needs {} and device {} has {} free\n{}(weights to moments follow from the model, "
+      "{} {} on device {} and {} has {} free{}\n{}(weights to moments follow from the model, "
       "activations and workspace from the micro-batch); lower batch.micro_batch or "
-      "batch.sequence_length, or use a smaller model",
-      human_bytes(plan.total_bytes()),
+      "batch.sequence_length, {}use a smaller model",
+      alone ? "the run needs" : fmt::format("the {} ranks here need", demand.num_ranks),
+      human_bytes(demand.needed_bytes),
       name_of(device),
-      human_bytes(available_bytes),
-      format_memory_table(plan)));
+      demand.pool,
+      human_bytes(demand.free_bytes),
+      alone ? "" : fmt::format(", which they share; this one's part:"),
+      format_memory_table(plan),
+      alone ? "or " : "start fewer ranks on a machine, or "));
 }
 
 }  // namespace memphis

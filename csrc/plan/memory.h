@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -53,7 +54,16 @@ MemoryPlan plan_training_memory(const ParameterPlan& parameters,
 // The table that a run prints before its first step.
 std::string format_memory_table(const MemoryPlan& plan);
 
-// Throws PreflightError, with the table and the nearest knobs, if `plan` exceeds `available_bytes`.
-void require_fits(const MemoryPlan& plan, std::size_t available_bytes, Device device);
+// A memory, and what all ranks that share it will take of it.
+struct MemoryDemand {
+  std::string pool;  // "this machine"
+  std::size_t free_bytes = 0;
+  std::int64_t num_ranks = 1;
+  std::size_t needed_bytes = 0;  // of all of them
+};
+
+// Throws PreflightError, with the table of a rank, `plan`, and the nearest knobs, if `demand`
+// exceeds what there is.
+void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device device);
 
 }  // namespace memphis

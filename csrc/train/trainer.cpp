@@ -15,12 +15,14 @@
 #include "csrc/checkpoint/read_back.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/comm/gpu_of_rank.h"
+#include "csrc/comm/sharing.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
+#include "csrc/core/memory_pools.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trace_file.h"
@@ -72,6 +74,34 @@ Dataset agreed(Dataset dataset, Communicator& all) {
                    describe("data.validation", dataset.validation.get(), dataset.validation_range),
                ExitCode::data);
   return dataset;
+}
+
+// What all ranks that share a memory will take of it is there. None allocates before all have
+// looked.
+void require_memory(const MemoryPlan& plan, Device device, Communicator& all) {
+  const std::vector<MemoryPool> pools = memory_pools(device);
+  const std::int64_t most =
+      largest_of_all(all, static_cast<std::int64_t>(pools.size()), "memory.pools");
+  std::vector<MemoryDemand> demands;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(most); ++i) {
+    // A rank that has fewer of them takes nothing of one that no rank has.
+    const bool own = i < pools.size();
+    const std::array<std::int64_t, 2> key =
+        own ? pools[i].identity : std::array<std::int64_t, 2>{-1, -1};
+    const Sharing sharing =
+        sum_of_those_with(all, key, static_cast<std::int64_t>(plan.total_bytes()), "memory.shared");
+    if (own) {
+      demands.push_back({.pool = pools[i].name,
+                         .free_bytes = pools[i].free_bytes,
+                         .num_ranks = sharing.num_ranks,
+                         .needed_bytes = static_cast<std::size_t>(sharing.sum)});
+    }
+  }
+  together(all, "memory", [&] {
+    for (const MemoryDemand& demand : demands) {
+      require_fits(plan, demand, device);
+    }
+  });
 }
 
 // run.dir is this rank's too, before there is work that it cannot save.
@@ -205,9 +235,7 @@ Trainer::Trainer(const Config& config,
                  mesh_.num_ranks());
     spdlog::info("memory plan of a rank:\n{}", format_memory_table(plan_.memory));
   }
-  together(groups_.all_host(), "memory", [&] {
-    require_fits(plan_.memory, device_info(device_).free_bytes, device_);
-  });
+  require_memory(plan_.memory, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });

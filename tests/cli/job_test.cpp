@@ -211,6 +211,27 @@ TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
   expect_same_checkpoint("whole", "stopped");
 }
 
+TEST_F(Job, ThatIsBoundToOneCoreSaysSo) {
+  if (std::thread::hardware_concurrency() < 2) {
+    GTEST_SKIP() << "there is one core";
+  }
+  const auto start = [&](const std::string& run_dir, const Arguments& options) {
+    Arguments all = {
+        "/usr/bin/env", "-u", "OMP_NUM_THREADS", MEMPHIS_MPIRUN, "--allow-run-as-root"};
+    return run(join(join(all, options), join({"-n", "1"}, program(run_dir, {}))));
+  };
+  const Ended bound = start("bound", {"--bind-to", "core"});
+  if (bound.code == 1) {
+    GTEST_SKIP() << "mpirun cannot bind ranks here: " << bound.error;
+  }
+  EXPECT_EQ(bound.code, 0) << bound.error;
+  EXPECT_NE(bound.error.find("this rank may use 1 of "), std::string::npos) << bound.error;
+  EXPECT_NE(bound.error.find("--bind-to none"), std::string::npos) << bound.error;
+  const Ended free = start("free", {"--bind-to", "none"});
+  EXPECT_EQ(free.code, 0) << free.error;
+  EXPECT_EQ(free.error.find("this rank may use"), std::string::npos) << free.error;
+}
+
 TEST_F(Job, ARankThatIsStoppedEndsTheJob) {
   const Ended ended = interrupt("run",
                                 [](const Process& process) {

@@ -75,11 +75,55 @@ TEST(Memory, ThatIsThereToTheByteIsEnough) {
   MemoryPlan plan;
   plan.weights_bytes = 1 << 20;
   plan.activations_bytes = 1 << 20;
-  EXPECT_NO_THROW(require_fits(plan, 2 << 20, Device::cpu));
-  EXPECT_THROW(require_fits(plan, (2 << 20) - 1, Device::cpu), PreflightError);
+  MemoryDemand demand{.pool = "this machine",
+                      .free_bytes = 2 << 20,
+                      .num_ranks = 1,
+                      .needed_bytes = plan.total_bytes()};
+  EXPECT_NO_THROW(require_fits(plan, demand, Device::cpu));
+  --demand.free_bytes;
+  EXPECT_THROW(require_fits(plan, demand, Device::cpu), PreflightError);
   const std::string table = format_memory_table(plan);
   EXPECT_NE(table.find("1.00 MiB"), std::string::npos) << table;
   EXPECT_NE(table.find("2.00 MiB"), std::string::npos) << table;
+}
+
+constexpr std::size_t kGiB = std::size_t{1} << 30U;
+
+std::string refusal(const MemoryPlan& plan, const MemoryDemand& demand) {
+  try {
+    require_fits(plan, demand, Device::cpu);
+  } catch (const PreflightError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Memory, OfAllThatShareItMustBeThere) {
+  const MemoryPlan plan{.weights_bytes = 3 * kGiB};
+  EXPECT_EQ(refusal(plan,
+                    {.pool = "this machine",
+                     .free_bytes = 6 * kGiB,
+                     .num_ranks = 2,
+                     .needed_bytes = 6 * kGiB}),
+            "");
+  const std::string text = refusal(plan,
+                                   {.pool = "/sys/fs/cgroup/job/memory.max",
+                                    .free_bytes = 6 * kGiB - 1,
+                                    .num_ranks = 2,
+                                    .needed_bytes = 6 * kGiB});
+  EXPECT_NE(text.find("the 2 ranks here need 6.00 GiB"), std::string::npos) << text;
+  EXPECT_NE(text.find("/sys/fs/cgroup/job/memory.max has 6.00 GiB free"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("start fewer ranks on a machine"), std::string::npos) << text;
+}
+
+TEST(Memory, OfOneRankIsTheRuns) {
+  const MemoryPlan plan{.weights_bytes = 3 * kGiB};
+  const std::string text = refusal(
+      plan, {.pool = "this machine", .free_bytes = kGiB, .num_ranks = 1, .needed_bytes = 3 * kGiB});
+  EXPECT_NE(text.find("the run needs 3.00 GiB on device cpu and this machine has 1.00 GiB free"),
+            std::string::npos)
+      << text;
 }
 
 // A training step keeps what each layer needs for its backward pass, inference one layer's alone.
