@@ -58,6 +58,25 @@ control_group_free_mib() {
   echo "$least"
 }
 
+# passing_signals_on COMMAND ...: runs it and returns its status. A signal that tells this script to
+# end goes to the command, whose end the script then waits for. (Ctrl-C comes from the terminal to
+# both; a second SIGINT would end a run at once, so that it is not passed on as one.)
+passing_signals_on() {
+  local child status=0
+  "$@" <&0 &
+  child=$!
+  # shellcheck disable=SC2064  # this child
+  trap "kill -TERM $child 2>/dev/null || true" TERM INT
+  # shellcheck disable=SC2064
+  trap "kill -HUP $child 2>/dev/null || true" HUP
+  while kill -0 "$child" 2>/dev/null; do
+    wait "$child" || true  # which a signal to this script interrupts
+  done
+  wait "$child" || status=$?
+  trap - TERM INT HUP
+  return "$status"
+}
+
 # The CUDA toolkit's own installer puts nvcc here and leaves PATH alone.
 if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
   PATH=$PATH:/usr/local/cuda/bin

@@ -27,5 +27,5 @@ done
 
 cd -- "$root"  # the configs name their paths from here
 memphis=build/$preset/memphis
-"$memphis" train "$config" "$@"
+passing_signals_on "$memphis" train "$config" "$@"
 "$memphis" generate "$run_dir" --prompt "The "

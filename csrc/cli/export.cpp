@@ -9,6 +9,7 @@
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
 #include "csrc/cli/threads.h"
+#include "csrc/core/printable.h"
 
 namespace memphis {
 namespace {
@@ -29,7 +30,9 @@ void export_model(const std::string& run_dir, const std::string& out_dir) {
                       folder.path,
                       find_tokenizer(folder.path, folder.config.vocab_size),
                       stream.view());
-  fmt::print("exported {} to {}\n", folder.path.string(), out_dir);
+  fmt::print("exported {} to {}\n",
+             printable(folder.path.string(), Lines::kept),
+             printable(out_dir, Lines::kept));
 }
 
 }  // namespace

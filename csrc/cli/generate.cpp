@@ -2,12 +2,14 @@
 #include <algorithm>
 
 #include <spdlog/fmt/fmt.h>
+#include <unistd.h>
 
 #include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
 #include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
+#include "csrc/core/printable.h"
 #include "csrc/data/tokenizer.h"
 #include "csrc/train/generator.h"
 
@@ -67,13 +69,19 @@ void generate(const GenerateArguments& arguments) {
                        loaded.parameters,
                        loaded.groups,
                        loaded.stream.view());
-  fmt::print("{}{}\n", arguments.prompt, generate_text(model, arguments.prompt, arguments.sample));
+  const std::string text =
+      arguments.prompt + generate_text(model, arguments.prompt, arguments.sample);
+  // Programs and files get what the model wrote; a terminal would obey it.
+  fmt::print("{}\n", isatty(STDOUT_FILENO) == 1 ? printable(text, Lines::kept) : text);
 }
 
 }  // namespace
 
 void add_generate_command(CLI::App& program) {
-  CLI::App* command = program.add_subcommand("generate", "Continues a text");
+  CLI::App* command = program.add_subcommand(
+      "generate",
+      "Continues a text. A terminal is shown control characters escaped; pipes and "
+      "files get the text as it is");
   auto arguments = std::make_shared<GenerateArguments>();
   add_model_argument(*command, arguments->model);
   command->add_option("--prompt", arguments->prompt, "The text to continue")->required();

@@ -1,14 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
 #include <exception>
+#include <iostream>
+#include <sstream>
 #include <string>
 
 #include "csrc/cli/commands.h"
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 #include "csrc/core/log.h"
+#include "csrc/core/printable.h"
+#include "csrc/core/write_advice.h"
 
 namespace memphis {
 namespace {
+
+// What a command was asked to print did not arrive.
+int report_lost_output() {
+  const int error_number = errno;
+  spdlog::error("memphis: cannot write standard output ({}); {} and run it again",
+                system_reason(error_number),
+                write_advice(error_number));
+  return static_cast<int>(ExitCode::preflight);
+}
 
 int run(int argc, char** argv) {
   CLI::App program("memphis trains Grok-style mixture-of-experts language models.", "memphis");
@@ -25,7 +42,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return program.exit(help);
   } catch (const CLI::ParseError& error) {
-    program.exit(error);
+    std::ostringstream out;
+    std::ostringstream err;
+    program.exit(error, out, err);
+    std::cerr << printable(out.str() + err.str(), Lines::kept);  // it quotes the arguments
     return static_cast<int>(ExitCode::config);
   } catch (const FailedElsewhere& error) {
     return static_cast<int>(error.code());
@@ -33,11 +53,17 @@ int run(int argc, char** argv) {
     spdlog::error("memphis: {}", error.what());
     return static_cast<int>(error.code());
   } catch (const std::exception& error) {
+    if (std::ferror(stdout) != 0) {
+      return report_lost_output();
+    }
     spdlog::error(
         "memphis: {} (not an error that memphis knows); please report it with the "
         "command and its config",
         error.what());
     return static_cast<int>(ExitCode::internal);
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return report_lost_output();
   }
   return static_cast<int>(ExitCode::done);
 }
@@ -47,5 +73,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   memphis::configure_log();
+  // A file that may not grow is an error to whoever writes it, as a full disk is.
+  std::signal(SIGXFSZ, SIG_IGN);
   return memphis::run(argc, argv);
 }

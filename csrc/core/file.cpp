@@ -11,11 +11,28 @@
 #include <unistd.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/write_advice.h"
 
 namespace memphis {
 
 std::string system_reason(int error_number) {
   return std::error_code(error_number, std::generic_category()).message();
+}
+
+std::string_view write_advice(int error_number) {
+  switch (error_number) {
+    case EFBIG:
+      return "raise the limit on the size of files (`ulimit -f`) or use another file system";
+    case ENOSPC:
+    case EDQUOT:
+      return "free space";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "fix permissions";
+    default:
+      return "free space or fix permissions";
+  }
 }
 
 namespace {
@@ -27,8 +44,8 @@ namespace {
 
 [[noreturn]] void throw_write_error(const std::filesystem::path& path, int error_number) {
   throw CheckpointError("cannot write " + path.string() + " (" + system_reason(error_number) +
-                        "); what was saved before is untouched, free space or fix permissions "
-                        "and start again");
+                        "); what was saved before is untouched, " +
+                        std::string(write_advice(error_number)) + " and start again");
 }
 
 }  // namespace

@@ -52,25 +52,34 @@ Evaluator::Evaluator(const Config& config,
       num_windows_(count_windows(config, loader)),
       host_stats_(model.activations().shared.stats) {}
 
-std::int64_t Evaluator::count_targets() {
+std::optional<std::int64_t> Evaluator::count_targets(const std::function<bool()>& gives_up) {
   std::int64_t count = 0;
   for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
+    if (gives_up()) {
+      return std::nullopt;
+    }
     count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
   }
   sum_over_ranks(groups_.data_host(), {&count, 1}, "validation.targets");
   return count;
 }
 
-Evaluator::Result Evaluator::run() {
+std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& gives_up) {
   const SharedActivations<TensorView>& shared = model_.activations().shared;
   if (!num_targets_) {
-    num_targets_ = count_targets();
+    num_targets_ = count_targets(gives_up);
+    if (!num_targets_) {
+      return std::nullopt;
+    }
   }
   const LossScales scales{.target =
                               1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))};
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
     synchronize(stream_);  // the batch's memory is filled again
+    if (gives_up()) {
+      return std::nullopt;
+    }
     batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
     model_.load(batch_.micro_batch(0, micro_batch_));
     model_.forward();
@@ -79,7 +88,7 @@ Evaluator::Result Evaluator::run() {
   groups_.data().run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);
   host_stats_.copy(stream_);
   synchronize(stream_);
-  return {.loss = host_stats_[Stat::loss], .targets = *num_targets_};
+  return Result{.loss = host_stats_[Stat::loss], .targets = *num_targets_};
 }
 
 }  // namespace memphis

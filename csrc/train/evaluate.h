@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 
 #include "csrc/config/config.h"
@@ -28,11 +29,14 @@ class Evaluator {
     double loss = 0;  // nats per target
     std::int64_t targets = 0;
   };
-  // The first call reads the windows once more, to count their targets.
-  Result run();
+  // The first call reads the windows once more, to count their targets. `gives_up` is asked before
+  // each batch, on every rank, and gives the same answer on all of them: with true the pass ends
+  // there, without a result.
+  std::optional<Result> run(const std::function<bool()>& gives_up = [] { return false; });
 
  private:
-  std::int64_t count_targets();
+  // Empty where it was given up.
+  std::optional<std::int64_t> count_targets(const std::function<bool()>& gives_up);
 
   const Groups& groups_;
   Grok& model_;

@@ -131,7 +131,7 @@ std::string generate_text(InferenceModel& model,
 
   std::vector<std::int32_t> generated;
   std::vector<std::int32_t> window(length);
-  for (std::int64_t i = 0; i < options.num_tokens; ++i) {
+  for (std::int64_t i = 0; i < options.num_tokens && !options.gives_up(); ++i) {
     const std::size_t used = std::min(context.size(), length);
     // What lies behind the last token is in no one's view: attention is causal.
     std::fill(window.begin(), window.end(), ByteTokenizer::kEos);

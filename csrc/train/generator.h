@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -64,6 +65,8 @@ struct SampleOptions {
   std::int64_t num_tokens = 200;
   double temperature = 0.8;  // 0: the most probable token
   std::uint64_t seed = 1;
+  // Asked before each token, on every rank, with the same answer on all of them: true ends the text.
+  std::function<bool()> gives_up = [] { return false; };
 };
 
 // Continues `prompt`, which follows the start of a document, by up to num_tokens tokens; stops at

@@ -1,29 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/metrics.h"
 
+#include <cerrno>
 #include <cmath>
 
+#include <fcntl.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/log.h"
+#include "csrc/core/write_advice.h"
 
 namespace memphis {
 namespace {
 
-// The lines of an earlier process that stay: whole ones, of steps up to `last_step`.
-std::string kept_lines(const std::string& text, std::int64_t last_step) {
-  std::string kept;
+// Calls visit(line, object) with each whole line that holds an object.
+template <class Visit>
+void visit_lines(const std::string& text, const Visit& visit) {
   std::size_t begin = 0;
   for (std::size_t end = text.find('\n'); end != std::string::npos;
        begin = end + 1, end = text.find('\n', begin)) {
     const std::string line = text.substr(begin, end - begin);
     const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (object.is_object() && object.value("step", std::int64_t{0}) <= last_step) {
-      kept += line + "\n";
+    if (object.is_object()) {
+      visit(line, object);
     }
   }
+}
+
+std::int64_t step_of(const nlohmann::json& object) {
+  return object.value("step", std::int64_t{0});
+}
+
+// The lines of an earlier process that stay: whole ones, of steps up to `last_step`.
+std::string kept_lines(const std::string& text, std::int64_t last_step) {
+  std::string kept;
+  visit_lines(text, [&](const std::string& line, const nlohmann::json& object) {
+    kept += step_of(object) <= last_step ? line + "\n" : "";
+  });
   return kept;
 }
 
@@ -49,20 +67,45 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed
       write_text_atomically(path, kept);
     }
   }
-  file_.open(path, std::ios::app);
-  if (!file_) {
-    throw PreflightError("cannot open " + path.string() +
-                         " for writing; check run.dir and its permissions");
+  constexpr mode_t kMode = 0666;  // less the umask
+  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, kMode);
+  if (descriptor_ < 0) {
+    throw PreflightError(
+        fmt::format("cannot open {} for writing ({}); check run.dir and its "
+                    "permissions",
+                    path.string(),
+                    system_reason(errno)));
   }
 }
 
-void MetricsFile::write_line(const std::string& line) {
-  file_ << line << '\n' << std::flush;
-  if (!file_) {
-    throw PreflightError("cannot write " + path_.string() +
-                         " (disk full, or it was removed); free space and start again, the run "
-                         "resumes from its last checkpoint");
+MetricsFile::~MetricsFile() {
+  ::close(descriptor_);
+}
+
+void MetricsFile::write_line(std::string line) {
+  line += '\n';
+  struct stat before {};
+  bool written = ::fstat(descriptor_, &before) == 0;
+  std::string_view left = line;
+  while (written && !left.empty()) {
+    const ssize_t count = ::write(descriptor_, left.data(), left.size());
+    if (count >= 0) {
+      left.remove_prefix(static_cast<std::size_t>(count));
+    } else {
+      written = errno == EINTR;
+    }
   }
+  if (written) {
+    return;
+  }
+  const int error_number = errno;
+  if (left.size() < line.size() && ::ftruncate(descriptor_, before.st_size) != 0) {
+    spdlog::warn("the last line of {} is cut short", path_.string());
+  }
+  throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",
+                                   path_.string(),
+                                   system_reason(error_number),
+                                   write_advice(error_number)));
 }
 
 void MetricsFile::write_step(const StepRecord& record) {
@@ -105,6 +148,30 @@ void MetricsFile::write_sample(std::int64_t step, std::string_view text) {
   const nlohmann::ordered_json line = {{"step", step}, {"sample", text}};
   // A sample of bytes need not be UTF-8.
   write_line(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step) {
+  StepLines lines;
+  if (std::filesystem::exists(path)) {
+    visit_lines(read_text(path), [&](const std::string& /*line*/, const nlohmann::json& object) {
+      if (step_of(object) == step) {
+        lines.step = lines.step || object.contains("loss");
+        lines.validation = lines.validation || object.contains("validation_loss");
+        lines.sample = lines.sample || object.contains("sample");
+      }
+    });
+  }
+  return lines;
+}
+
+void Report::open(const std::filesystem::path& path, std::int64_t resumed_step) {
+  file_.emplace(path, resumed_step);
+}
+
+void Report::rethrow() const {
+  if (failure_) {
+    std::rethrow_exception(failure_);
+  }
 }
 
 std::optional<double> peak_flops_per_second(Device device, int num_ranks) {

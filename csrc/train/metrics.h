@@ -2,19 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "csrc/config/config.h"
+#include "csrc/core/error.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
 
-// metrics.jsonl of a run: one JSON object a line, flushed line by line.
+// metrics.jsonl of a run: one JSON object a line, written line by line. PreflightError where a line
+// cannot be written, of which then nothing stays in the file.
 //
 //   {"step", "loss", "balance_loss", "router_z_loss", "grad_norm", "learning_rate",
 //    "expert_load_max", "tokens", "samples", "seconds", "tokens_per_second",
@@ -28,6 +30,9 @@ class MetricsFile {
   // Opens for appending. A line of a step after `resumed_step`, written before the run was killed,
   // and a last line that was cut short are dropped: those steps will be run and written again.
   MetricsFile(const std::filesystem::path& path, std::int64_t resumed_step);
+  ~MetricsFile();
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
 
   struct StepRecord {
     std::int64_t step = 0;
@@ -45,10 +50,47 @@ class MetricsFile {
   void write_sample(std::int64_t step, std::string_view text);
 
  private:
-  void write_line(const std::string& line);
+  void write_line(std::string line);
 
   std::filesystem::path path_;
-  std::ofstream file_;
+  int descriptor_ = -1;
+};
+
+// What a metrics.jsonl has of a step.
+struct StepLines {
+  bool step = false;
+  bool validation = false;
+  bool sample = false;
+};
+// Of none where there is no such file.
+StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step);
+
+// The metrics.jsonl of a run on its first rank, and on the others nothing. A line that cannot be
+// written does not end the run there, among collectives: the others are told, and all save first.
+class Report {
+ public:
+  void open(const std::filesystem::path& path, std::int64_t resumed_step);
+
+  // Calls write(MetricsFile&) unless one has failed.
+  template <class Write>
+  void write(const Write& write) {
+    if (!file_ || failure_) {
+      return;
+    }
+    try {
+      write(*file_);
+    } catch (const Error&) {
+      failure_ = std::current_exception();
+    }
+  }
+
+  bool failed() const { return failure_ != nullptr; }
+  // Throws what was wrong, where something was.
+  void rethrow() const;
+
+ private:
+  std::optional<MetricsFile> file_;
+  std::exception_ptr failure_;
 };
 
 // Peak dense bf16 FLOP/s of the GPUs of so many ranks, for model FLOP utilisation; empty for a

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/trace_file.h"
 
+#include <cerrno>
 #include <chrono>
 #include <fstream>
 #include <map>
@@ -14,6 +15,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
+#include "csrc/core/write_advice.h"
 
 namespace memphis {
 namespace {
@@ -56,13 +58,16 @@ std::string events(const Trace& trace, int rank) {
 }
 
 void write(const std::filesystem::path& path, const std::string& lines) {
+  errno = 0;
   std::ofstream file(path, std::ios::trunc);
   file << "[\n" << lines << "\n]\n";
   file.close();
   if (!file) {
-    throw DataError("cannot write " + path.string() +
-                    " (the disk is full, or it may not be written to); free space or set "
-                    "metrics.trace to false");
+    const int error_number = errno;
+    throw DataError(fmt::format("cannot write {} ({}); {} or set metrics.trace to false",
+                                path.string(),
+                                system_reason(error_number),
+                                write_advice(error_number)));
   }
 }
 

@@ -23,6 +23,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/core/memory_pools.h"
+#include "csrc/core/printable.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trace_file.h"
@@ -42,6 +43,7 @@ class Clock {
 };
 
 constexpr const char* kConfigName = "config.yaml";  // of run.dir
+constexpr const char* kMetricsName = "metrics.jsonl";
 
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
@@ -306,7 +308,7 @@ StepResult Trainer::step() {
 
 double Trainer::validation_loss() {
   require(evaluator_.has_value(), "a run without validation data has no validation loss");
-  return evaluator_->run().loss;
+  return evaluator_->run().value().loss;
 }
 
 std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
@@ -369,41 +371,46 @@ void Trainer::save() {
   }
 }
 
-void Trainer::validate(MetricsFile* metrics, double elapsed_seconds) {
+void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gives_up) {
   if (!evaluator_) {
     return;
   }
   world_.activity().enter("validation");
-  const Evaluator::Result result = evaluator_->run();
-  if (metrics == nullptr) {
+  const std::optional<Evaluator::Result> result = evaluator_->run(gives_up);
+  if (!result || !leads_) {
     return;
   }
-  metrics->write_validation(step_, result.loss, result.targets, elapsed_seconds);
+  report.write([&](MetricsFile& metrics) {
+    metrics.write_validation(step_, result->loss, result->targets, elapsed_seconds);
+  });
   spdlog::info("step {}  validation loss {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
                step_,
-               result.loss,
-               result.targets,
+               result->loss,
+               result->targets,
                elapsed_seconds);
 }
 
-void Trainer::sample(MetricsFile* metrics) {
+void Trainer::sample(Report& report, const GivesUp& gives_up) {
   world_.activity().enter("sampling");
+  bool gave_up = false;
   const std::string text =
       generate_text(*sampler_,
                     config_.metrics.sample_prompt,
                     {.num_tokens = config_.metrics.sample_tokens,
                      .temperature = config_.metrics.sample_temperature,
-                     .seed = static_cast<std::uint64_t>(config_.run.seed + step_)});
-  if (metrics == nullptr) {
+                     .seed = static_cast<std::uint64_t>(config_.run.seed + step_),
+                     .gives_up = [&] { return gave_up = gave_up || gives_up(); }});
+  if (gave_up || !leads_) {
     return;
   }
-  metrics->write_sample(step_, text);
-  spdlog::info("step {}  sample: {}{}", step_, config_.metrics.sample_prompt, text);
+  report.write([&](MetricsFile& metrics) { metrics.write_sample(step_, text); });
+  spdlog::info("step {}  sample: {}", step_, printable(config_.metrics.sample_prompt + text));
 }
 
 void Trainer::run() {
   const std::int64_t last_step = config_.schedule.steps;
-  if (step_ >= last_step) {
+  const Owed owed = find_owed();
+  if (step_ >= last_step && !owed.validation && !owed.sample) {
     if (!leads_) {
       return;
     }
@@ -419,10 +426,16 @@ void Trainer::run() {
     time_communication();
   }
   try {
-    train();
+    train(owed);
   } catch (const Error& error) {
     if (error.code() == ExitCode::preempted) {
-      write_trace();  // all ranks are here
+      try {
+        write_trace();  // all ranks are here
+      } catch (const FailedElsewhere&) {
+        // That rank says so.
+      } catch (const DataError& untraced) {
+        spdlog::error("memphis: {}", untraced.what());  // which is no reason not to start again
+      }
     }
     throw;
   }
@@ -450,22 +463,72 @@ void Trainer::write_trace() {
   }
 }
 
-void Trainer::train() {
-  const std::int64_t last_step = config_.schedule.steps;
-  // What the run shows and writes, the first rank alone.
-  std::optional<MetricsFile> metrics_file;
-  together(groups_.all_host(), "metrics.jsonl", [&] {
-    if (leads_) {
-      metrics_file.emplace(std::filesystem::path(config_.run.dir) / "metrics.jsonl", step_);
+Trainer::Owed Trainer::find_owed() {
+  constexpr std::int64_t kValidation = 1;
+  constexpr std::int64_t kSample = 2;
+  std::int64_t owed = 0;
+  together(groups_.all_host(), "metrics.read", [&] {
+    const bool last = step_ == config_.schedule.steps;
+    const StepLines lines =
+        leads_ ? lines_of_step(std::filesystem::path(config_.run.dir) / kMetricsName, step_)
+               : StepLines{};
+    // A run whose step has no line has lost the file, or wrote another one.
+    if (!lines.step) {
+      return;
+    }
+    if (evaluator_ && !lines.validation && (due(step_, config_.metrics.validate_every) || last)) {
+      owed |= kValidation;
+    }
+    if (sampler_ && !lines.sample && (due(step_, config_.metrics.sample_every) || last)) {
+      owed |= kSample;
     }
   });
-  MetricsFile* const metrics = metrics_file ? &*metrics_file : nullptr;
+  owed = largest_of_all(groups_.all_host(), owed, "metrics.read");
+  return {.validation = (owed & kValidation) != 0, .sample = (owed & kSample) != 0};
+}
+
+void Trainer::train(const Owed& owed) {
+  const std::int64_t last_step = config_.schedule.steps;
+  Report report;
+  together(groups_.all_host(), "metrics.jsonl", [&] {
+    if (leads_) {
+      report.open(std::filesystem::path(config_.run.dir) / kMetricsName, step_);
+    }
+  });
   const StopSignal stop;
+  // Why the run is to stop, or 0: a signal, which may have reached some ranks and not others, or
+  // metrics that the first rank cannot write. All stop, or none.
+  constexpr std::int64_t kReportFailed = 1 << 20;
+  const auto agree_to_stop = [&] {
+    return largest_of_all(
+        groups_.all_host(), report.failed() ? kReportFailed : stop.received(), "step.signal");
+  };
+  std::int64_t why = 0;
+  const GivesUp gives_up = [&] { return (why = why == 0 ? agree_to_stop() : why) != 0; };
+  const auto save_and_stop = [&] {
+    save();
+    together(groups_.all_host(), "metrics.jsonl", [&] { report.rethrow(); });
+    throw Error(ExitCode::preempted,
+                fmt::format("stopped by signal {} ({}) after step {}, which is saved; start the "
+                            "same command again to go on",
+                            why,
+                            strsignal(static_cast<int>(why)),
+                            step_));
+  };
   const ModelFlops flops = model_flops_per_token(config_.model, config_.batch.sequence_length);
   const std::optional<double> peak = peak_flops_per_second(device_, world_.size());
   const Clock clock;
   double smoothed_seconds = 0;
 
+  if (owed.validation) {
+    validate(report, clock.seconds(), gives_up);
+  }
+  if (owed.sample) {
+    sample(report, gives_up);
+  }
+  if (why != 0) {
+    save_and_stop();
+  }
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
@@ -476,9 +539,7 @@ void Trainer::train() {
     record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
     record.model_flops_per_second =
         static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
-    if (metrics != nullptr) {
-      metrics->write_step(record);
-    }
+    report.write([&](MetricsFile& metrics) { metrics.write_step(record); });
     smoothed_seconds = smoothed_seconds == 0
                            ? record.seconds
                            : kSmoothing * smoothed_seconds + (1 - kSmoothing) * record.seconds;
@@ -488,27 +549,23 @@ void Trainer::train() {
       spdlog::info(progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
     if (due(step_, config_.metrics.validate_every) || last) {
-      validate(metrics, clock.seconds());
+      validate(report, clock.seconds(), gives_up);
     }
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
-      sample(metrics);
+      sample(report, gives_up);
     }
     if (due(step_, config_.checkpoint.every) || last) {
       save();
     }
     world_.activity().take_communication();  // which is not the next step's
     world_.activity().enter("end of the step");
-    // A signal may have reached some ranks and not others: all stop, or none.
-    const auto signal =
-        static_cast<int>(largest_of_all(groups_.all_host(), stop.received(), "step.signal"));
-    if (signal != 0 && !last) {
-      save();
-      throw Error(ExitCode::preempted,
-                  fmt::format("stopped by signal {} ({}) after step {}, which is saved; start the "
-                              "same command again to go on",
-                              signal,
-                              strsignal(signal),
-                              step_));
+    if (why == 0) {
+      why = agree_to_stop();
+      // A signal that comes when all is done changes nothing.
+      why = last && why != kReportFailed ? 0 : why;
+    }
+    if (why != 0) {
+      save_and_stop();
     }
   }
 }

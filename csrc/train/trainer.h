@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -87,11 +88,22 @@ class Trainer {
   // Keeps other jobs out of it as long as the result lives, which is the first rank's.
   [[nodiscard]] std::unique_ptr<RunLock> prepare_run_directory() const;
   void save();
-  // `metrics` is null on all ranks but the first.
-  void validate(MetricsFile* metrics, double elapsed_seconds);
-  void sample(MetricsFile* metrics);
+  // Asked again and again, with the same answer on all ranks: whether the run is to stop.
+  using GivesUp = std::function<bool()>;
+  // Neither leaves a line where it was given up.
+  void validate(Report& report, double elapsed_seconds, const GivesUp& gives_up);
+  void sample(Report& report, const GivesUp& gives_up);
+
+  // What follows a step and is not in metrics.jsonl.
+  struct Owed {
+    bool validation = false;
+    bool sample = false;
+  };
+  // The same on all ranks: what an earlier process was stopped before, after the step that it
+  // saved.
+  Owed find_owed();
   // What surrounds the steps: progress, metrics, validation, samples, checkpoints.
-  void train();
+  void train(const Owed& owed);
   void write_trace();
 
   std::unique_ptr<World> own_world_;  // of the only rank

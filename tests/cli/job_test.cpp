@@ -16,8 +16,11 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "csrc/core/file.h"
 #include "tests/support/process.h"
@@ -209,6 +212,54 @@ TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
   const Ended again = train(4, "stopped", kLayout);
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "stopped");
+}
+
+// More than the job validates while the test waits: the pass is given up, on all ranks, or the test
+// runs into its time limit.
+TEST_F(Job, ASignalToOneRankGivesAValidationUpOnAll) {
+  std::string text;
+  for (int i = 0; i < 400; ++i) {
+    text += tiny_text();
+  }
+  const std::string validation = "data.validation=[" + directory_.write("large.txt", text) + "]";
+  const Arguments layout = join(kLayout, {validation});
+  ASSERT_EQ(train(4, "whole", join(layout, {"metrics.validate_batches=2"})).code, 0);
+  Process process(command(4, "run", layout), directory_.path());
+  while (process.running() && process.standard_error().find("step 20/40") == std::string::npos) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const std::vector<pid_t> ranks = ranks_of(process);
+  ASSERT_EQ(ranks.size(), 4U);
+  ::kill(ranks[3], SIGTERM);
+  const Ended stopped = wait(process);
+  EXPECT_EQ(stopped.code, 10);
+  EXPECT_NE(cause_of(stopped).find("after step 20, which is saved"), std::string::npos)
+      << stopped.error;
+  EXPECT_EQ(read_text(path("run") + "/metrics.jsonl").find("validation"), std::string::npos);
+  const Ended again = train(4, "run", join(layout, {"metrics.validate_batches=2"}));
+  ASSERT_EQ(again.code, 0) << again.error;
+  expect_same_checkpoint("whole", "run");
+}
+
+// Rank 0 waits for run.dir, which another job has, and the others for rank 0.
+TEST_F(Job, ASignalBeforeTheFirstStepEndsItOnAllRanks) {
+  fs::create_directories(path("run"));
+  const int descriptor =
+      ::open((path("run") + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  ASSERT_EQ(::flock(descriptor, LOCK_EX), 0);
+  Process process(command(4, "run", join(kLayout, {"run.resume=never"})), directory_.path());
+  while (process.running() && process.standard_error().find("is in use by") == std::string::npos) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const std::vector<pid_t> ranks = ranks_of(process);
+  ASSERT_EQ(ranks.size(), 4U);
+  ::kill(ranks[1], SIGTERM);
+  const Ended stopped = wait(process);
+  ::close(descriptor);
+  EXPECT_EQ(stopped.code, 10) << stopped.error;
+  const std::string cause = cause_of(stopped);
+  EXPECT_TRUE(cause.starts_with("memphis: rank 1 of 4 on ")) << cause;
+  EXPECT_NE(cause.find("before its first step"), std::string::npos) << cause;
 }
 
 TEST_F(Job, ThatIsBoundToOneCoreSaysSo) {

@@ -42,4 +42,24 @@ file sys/fs/cgroup/memory/job/memory.stat "active_file 1\ntotal_active_file $(mi
 file sys/fs/cgroup/memory/memory.limit_in_bytes "9223372036854771712\n"
 expect "version 1 is read" leaves 12
 
+# told SIGNAL: the status of a script whose command is told by it, and waited for.
+told() {
+  local script status=0
+  cat >"$scratch/told.sh" <<SCRIPT
+source "$root/launch/common.sh"
+passing_signals_on bash -c 'trap "sleep 0.2; exit 10" $1; touch "$scratch/ready"; while true; do sleep 0.05; done'
+SCRIPT
+  rm -f -- "$scratch/ready"
+  env --default-signal=INT bash "$scratch/told.sh" &
+  script=$!
+  until [[ -e $scratch/ready ]]; do sleep 0.02; done
+  kill -s "$2" "$script"
+  wait "$script" || status=$?
+  [[ $status == 10 ]]
+}
+expect "TERM goes to the command" told TERM TERM
+expect "HUP goes to the command" told HUP HUP
+expect "INT goes on as TERM" told TERM INT
+expect "a command's status is returned" passing_signals_on true
+! passing_signals_on false || expect "and its failure" false
 ((num_failed == 0))

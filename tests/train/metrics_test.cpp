@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/metrics.h"
 
+#include <csignal>
+#include <filesystem>
 #include <optional>
 #include <string>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "csrc/core/device.h"
+#include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
 #include "tests/support/temporary_directory.h"
@@ -31,6 +35,73 @@ TEST(MetricsFile, DropsWhatWillBeWrittenAgainAndATornLine) {
             "{\"step\":20,\"loss\":1.5}\n"
             "{\"step\":20,\"validation_loss\":1.6}\n"
             "{\"step\":21,\"sample\":\"a \xef\xbf\xbd b\"}\n");
+}
+
+TEST(MetricsFile, TellsWhatItHasOfAStep) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("metrics.jsonl",
+                                           "{\"step\":20,\"loss\":1.5}\n"
+                                           "{\"step\":20,\"validation_loss\":1.6}\n"
+                                           "{\"step\":21,\"loss\":1.4}\n"
+                                           "{\"step\":21,\"sample\":\"x\"}\n"
+                                           "{\"step\":22,\"lo");
+  const StepLines twenty = lines_of_step(path, 20);
+  EXPECT_TRUE(twenty.step && twenty.validation && !twenty.sample);
+  const StepLines next = lines_of_step(path, 21);
+  EXPECT_TRUE(next.step && !next.validation && next.sample);
+  EXPECT_FALSE(lines_of_step(path, 22).step) << "it is cut short";
+  EXPECT_FALSE(lines_of_step(path + ".missing", 20).step);
+}
+
+// No file of this process may grow beyond it, as with a disk that is full there.
+class LimitOfFiles {
+ public:
+  explicit LimitOfFiles(rlim_t bytes) : before_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &limit_);
+    const rlimit lower{bytes, limit_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &lower);
+  }
+  ~LimitOfFiles() {
+    setrlimit(RLIMIT_FSIZE, &limit_);
+    std::signal(SIGXFSZ, before_);
+  }
+  LimitOfFiles(const LimitOfFiles&) = delete;
+  LimitOfFiles& operator=(const LimitOfFiles&) = delete;
+
+ private:
+  rlimit limit_{};
+  void (*before_)(int);
+};
+
+TEST(Report, KeepsWhatIsWrongAndHalfOfNoLine) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "metrics.jsonl";
+  Report report;
+  report.open(path, 0);
+  report.write([](MetricsFile& metrics) { metrics.write_sample(1, "first"); });
+  const std::string whole = read_text(path);
+  {
+    const LimitOfFiles limit(whole.size() + 10);
+    report.write([](MetricsFile& metrics) { metrics.write_sample(2, "does not fit"); });
+  }
+  EXPECT_TRUE(report.failed());
+  report.write([](MetricsFile&) { ADD_FAILURE() << "one line is missing already"; });
+  EXPECT_EQ(read_text(path), whole);
+  try {
+    report.rethrow();
+    ADD_FAILURE() << "threw nothing";
+  } catch (const PreflightError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("metrics.jsonl (File too large)"), std::string::npos) << text;
+    EXPECT_NE(text.find("ulimit -f"), std::string::npos) << text;
+  }
+}
+
+TEST(Report, IsNothingOnTheOtherRanks) {
+  Report report;
+  report.write([](MetricsFile&) { ADD_FAILURE() << "it was not opened"; });
+  EXPECT_FALSE(report.failed());
+  report.rethrow();
 }
 
 // Utilisation is of all GPUs: tokens and their FLOPs are the job's.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/stop_signal.h"
 
+#include <atomic>
 #include <csignal>
+#include <future>
 
 #include <gtest/gtest.h>
 
@@ -34,6 +36,71 @@ TEST(StopSignal, ForgetsWhatCameToAnEarlierOne) {
     std::raise(SIGUSR1);
   }
   EXPECT_EQ(StopSignal().received(), 0);
+}
+
+TEST(StopSignal, CountsAHangupAmongThem) {
+  const StopSignal stop;
+  std::raise(SIGHUP);
+  EXPECT_EQ(stop.received(), SIGHUP);
+}
+
+// nohup starts programs so.
+TEST(StopSignal, LeavesAHangupIgnoredThatWas) {
+  std::signal(SIGHUP, SIG_IGN);
+  {
+    const StopSignal stop;
+    std::raise(SIGHUP);
+    EXPECT_EQ(stop.received(), 0);
+  }
+  EXPECT_EQ(std::signal(SIGHUP, SIG_DFL), SIG_IGN) << "and afterwards";
+}
+
+TEST(StopSignal, PutsBackWhatWasThere) {
+  const auto other = [](int) {};
+  std::signal(SIGTERM, other);
+  { const StopSignal stop; }
+  EXPECT_EQ(std::signal(SIGTERM, SIG_DFL), +other);
+}
+
+// What NothingToSave tells.
+class Told {
+ public:
+  void operator()(int signal) { told_.set_value(signal); }
+  int await() { return told_.get_future().get(); }
+
+ private:
+  std::promise<int> told_;
+};
+
+TEST(NothingToSave, IsToldAtOnce) {
+  const StopSignal stop;
+  Told told;
+  const NothingToSave start([&](int signal) { told(signal); });
+  std::raise(SIGTERM);
+  EXPECT_EQ(told.await(), SIGTERM);
+}
+
+TEST(NothingToSave, IsToldOfASignalBeforeIt) {
+  const StopSignal stop;
+  std::raise(SIGHUP);
+  Told told;
+  const NothingToSave start([&](int signal) { told(signal); });
+  EXPECT_EQ(told.await(), SIGHUP);
+}
+
+TEST(NothingToSave, EndsWhereThereIsSomething) {
+  const StopSignal outer;
+  std::atomic<int> num_told = 0;
+  {
+    const NothingToSave start([&](int) { ++num_told; });
+    {
+      const StopSignal inner;
+      std::raise(SIGTERM);
+      EXPECT_EQ(inner.received(), SIGTERM);
+    }
+    std::raise(SIGUSR1);  // all is saved
+  }
+  EXPECT_EQ(num_told, 0);
 }
 
 }  // namespace
