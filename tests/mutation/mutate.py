@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""mutate.py: do the op tests notice a fault in a kernel?
+"""mutate.py: do the tests notice a fault?
 
-Plants the faults of mutations.py one at a time, builds the test of the op and runs its cases of
-Device::cuda under the simt preset, which needs no GPU. Works on a copy of the sources as they are,
-uncommitted changes included, and touches nothing outside of its scratch folder.
+Plants the faults of tables/ one at a time and runs the tests that cover the file until one of them
+fails. A fault in a kernel must be noticed by its op's cases of Device::cuda under the simt preset,
+which needs no GPU; one in csrc by any test of the cpu preset whose program has that source in it.
+Only what sees the changed file is compiled, and the test linked with it (build.py): sources and
+build folder stay as they are, and nothing may change them meanwhile.
 
-    tests/mutation/mutate.py                  the whole table, half an hour on one core
-    tests/mutation/mutate.py --only rope      one op
+    tests/mutation/mutate.py                  the whole table
+    tests/mutation/mutate.py --only plan      one op of kernels/ or one folder of csrc/
     tests/mutation/mutate.py --only rope.sign --fresh
     tests/mutation/mutate.py --list           the table, nothing is run
-    tests/mutation/mutate.py --jobs 4         four copies of the sources side by side
+    tests/mutation/mutate.py --jobs 4         four mutations side by side
+    tests/mutation/mutate.py --handful 4 --build build/cpu --seed 1f2e3d
+                                              a few, drawn by the seed, for a build as it stands
 
-Prints a line for each mutation as it is decided, then a table by op, the survivors with their
+Prints a line for each mutation as it is decided, then a table by area, the survivors with their
 reasons and the share that was caught:
 
-    rope.sign             caught    values          0.1 s  element 102 (row 17, column 0) is ...
-    permute.counted       caught    fault           0.3 s  kernel permute_count_kernel, block ...
+    rope.sign             caught    values          0.1 s  rope_test Cases/Rope.Forward/odd: elem...
+    permute.counted       caught    fault           0.3 s  permute_test Cases/Permute.Index/two: k...
     rope.table            SURVIVED                  1.1 s  angles of earlier pairs are taken
 
     caught by   fault    a message of the executor: a race, an access out of bounds, a deadlock ...
@@ -25,13 +29,14 @@ reasons and the share that was caught:
                 exception  one that is not the executor's
                 crash    the test's process died (a sanitizer, a signal)
 
-Seconds are the processor's, of the test alone. Each op's `control` is the test without a mutation:
-it must pass, and its seconds are what the op's cuda cases cost on one thread.
+Seconds are the processor's, of all tests that were run. What fails with a mutation is run without
+it as well and must pass.
 
-Results are kept in the scratch folder under a digest of the mutation and of all sources that the
-op's test is built from, so a run that was interrupted goes on where it stopped, and a changed test
-is run again. Exits with 1 if less than 95 % is caught, a control fails, or an entry of the table is
-in error (its text is not found, or the mutated file does not compile).
+Which case caught a mutation is kept in caught_by.json (--record), and tried first. Results are kept
+in the scratch folder under digests of the mutation and of the programs of the test, so a run that
+was interrupted goes on where it stopped, and a changed test is run again. Exits with 1 if less than
+95 % is caught (of a handful: if one is not), a test fails without a mutation, or an entry of the
+table is in error (its text is not found, or the mutated file does not compile).
 """
 import argparse
 import collections
@@ -40,6 +45,7 @@ import json
 import os
 import pathlib
 import queue
+import random
 import re
 import shutil
 import signal
@@ -49,35 +55,44 @@ import threading
 import time
 
 sys.dont_write_bytecode = True  # the sources' folder stays as it is
-from mutations import MUTATIONS
+import table
+from build import Build, BuildError
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CAUGHT_BY = HERE / "caught_by.json"
 GOAL = 0.95
-CONTROL = "control"
+WAYS = ("fault", "values", "exception", "hang", "crash")
 
-# What a result depends on besides the op's own folders.
-COMMON = ("CMakePresets.json", "CMakeLists.txt", "cmake", "csrc/core", "kernels/cpu",
-          "kernels/device", "bench/filled_tensor.h", "bench/filled_tensor.cpp", "tests/support")
-COMMON_GLOBS = ("kernels/*.h", "kernels/*.cpp")
+# Under which preset a fault of this folder is noticed.
+PRESETS = {"kernels": "simt", "csrc": "cpu"}
 
-Result = collections.namedtuple("Result", "status how seconds message")
+# A test of unknown cost is taken for one of so many seconds.
+UNKNOWN_SECONDS = 20.0
+
+Result = collections.namedtuple("Result", "status how seconds message test case")
+Run = collections.namedtuple("Run", "how seconds message case")
 
 
 class TableError(Exception):
     pass
 
 
-def ops_in_table():
-    return sorted({mutation.op for mutation in MUTATIONS})
+def root_of(mutation):
+    return mutation.file.split("/")[0]
 
 
-def check_table():
-    names = collections.Counter(mutation.name for mutation in MUTATIONS)
+def areas_of(mutations):
+    return list(dict.fromkeys(mutation.area for mutation in mutations))
+
+
+def check_table(mutations):
+    names = collections.Counter(mutation.name for mutation in mutations)
     for name, count in names.items():
         if count > 1:
             raise TableError(f"{name}: {count} entries have this name; rename all but one")
-    for mutation in MUTATIONS:
-        mutated(mutation, (ROOT / "kernels" / mutation.file).read_text())
+    for mutation in mutations:
+        mutated(mutation, (ROOT / mutation.file).read_text())
 
 
 def mutated(mutation, text):
@@ -85,7 +100,7 @@ def mutated(mutation, text):
     count = text.count(mutation.old)
     if count == 0:
         raise TableError(f"{mutation.name}: its old text is not in {mutation.file}; "
-                         "follow the kernel's change")
+                         "follow the file's change")
     if mutation.occurrence is None and count > 1:
         raise TableError(f"{mutation.name}: its old text is {count} times in {mutation.file}; "
                          "take more of it, or give an occurrence")
@@ -97,85 +112,84 @@ def mutated(mutation, text):
     return text[:at] + mutation.new + text[at + len(mutation.old):]
 
 
-def sources():
-    """Paths of all sources, relative to the root, as git sees them; ignored files are not among
-    them."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT,
-                            check=True, capture_output=True).stdout
-    paths = {path for path in listed.decode().split("\0") if path}
-    return sorted(path for path in paths if (ROOT / path).is_file())
+class Store:
+    """A file of JSON that is written after each change."""
+
+    def __init__(self, path, fresh=False):
+        self.path = path
+        self.values = json.loads(path.read_text()) if path.is_file() and not fresh else {}
+        self.lock = threading.Lock()
+
+    def get(self, key):
+        with self.lock:
+            return self.values.get(key)
+
+    def put(self, key, value):
+        with self.lock:
+            self.values[key] = value
+            text = json.dumps(dict(sorted(self.values.items())), indent=1)
+            new = self.path.with_suffix(".new")
+            new.write_text(text + "\n")
+            new.replace(self.path)
 
 
-def digest_of_sources(op, paths, root):
-    """Of all that the op's test is built from."""
-    digest = hashlib.sha256()
-    folders = COMMON + (f"kernels/{op}", f"bench/{op}", f"tests/kernels/{op}")
-    for path in paths:
-        own = path.startswith(tuple(folder + "/" for folder in folders)) or path in folders
-        if own or any(pathlib.PurePath(path).match(glob) for glob in COMMON_GLOBS):
-            digest.update(path.encode() + b"\0" + (root / path).read_bytes() + b"\0")
-    return digest.hexdigest()
+class Bench:
+    """A build, its tests, and what is known of them."""
 
+    def __init__(self, folder, arguments):
+        if not (folder / "compile_commands.json").is_file():
+            raise TableError(f"{folder} is not a build folder (it has no compile_commands.json); "
+                             f"run `launch/build.sh {folder.name} --tests`")
+        self.build = Build(folder, ROOT, arguments.prefix.split())
+        self.tests = self.build.tests()
+        if arguments.test:
+            self.tests = {name: self.tests[name] for name in arguments.test if name in self.tests}
+        self.limit = arguments.timeout
+        self.up_to = arguments.up_to
+        self.costs = Store(pathlib.Path(arguments.scratch).resolve() / f"costs-{folder.name}.json")
+        self.results = Store(pathlib.Path(arguments.scratch).resolve() /
+                             f"results-{folder.name}.json", arguments.fresh)
 
-class Worker:
-    """A copy of the sources and a build of it."""
+    def covering(self, mutation):
+        """The tests that may notice, each with a filter of cases: first those of the folder's own
+        tests, then the cheapest."""
+        if root_of(mutation) == "kernels":
+            name = f"{mutation.area}_test"
+            return [(self.tests[name], "*cuda*")] if name in self.tests else []
+        programs = {program for test in self.tests.values() for program in test.programs}
+        reached = set(self.build.programs_reached(mutation.file, sorted(programs)))
+        found = [test for test in self.tests.values() if reached.intersection(test.programs)]
 
-    def __init__(self, scratch, index, arguments):
-        suffix = "" if index == 0 else f"-{index}"
-        self.source = scratch / f"source{suffix}"
-        self.build = scratch / f"build{suffix}"
-        self.timeout = arguments.timeout
-        self.prefix = arguments.prefix.split() if arguments.prefix else []
-        self.environment = dict(os.environ, OMP_NUM_THREADS="1", CCACHE_BASEDIR=str(scratch))
+        def order(test):
+            own = any(f"/{mutation.area}/" in name
+                      for name in self.build._objects_of(test.programs[0]))
+            return not own, self.costs.get(test.name) or UNKNOWN_SECONDS
 
-    def prepare(self):
-        """Copies what has changed, so that a build of before is of use; returns the paths."""
-        wanted = sources()
-        for path in wanted:
-            data = (ROOT / path).read_bytes()
-            copy = self.source / path
-            if not copy.is_file() or copy.read_bytes() != data:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(data)
-                shutil.copymode(ROOT / path, copy)
-        kept = set(wanted)
-        for copy in list(self.source.rglob("*")):
-            if copy.is_file() and str(copy.relative_to(self.source)) not in kept:
-                copy.unlink()
-        if not (self.build / "build.ninja").is_file():
-            launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
-            command = self.prefix + ["cmake", "--preset", "simt", "-B", str(self.build)] + launcher
-            done = subprocess.run(command, cwd=self.source, capture_output=True, text=True)
-            if done.returncode != 0:
-                raise TableError("the simt preset does not configure:\n" + done.stdout +
-                                 done.stderr)
-        return wanted
+        return [(test, "") for test in sorted(found, key=order)]
 
-    def run(self, op, mutation):
-        if mutation is None:
-            return self.build_and_test(op)
-        path = self.source / "kernels" / mutation.file
-        original = path.read_text()
-        path.write_text(mutated(mutation, original))
-        try:
-            return self.build_and_test(op)
-        finally:
-            path.write_text(original)
-
-    def build_and_test(self, op):
-        built = subprocess.run(self.prefix + ["ninja", "-C", str(self.build), "-j1", f"{op}_test"],
-                               env=self.environment, capture_output=True, text=True)
-        if built.returncode != 0:
-            return Result("ERROR", "does not build", 0.0, first_error(built.stdout + built.stderr))
-        command = self.prefix + [str(self.build / "tests" / f"{op}_test"), "--gtest_filter=*cuda*",
-                                 "--gtest_fail_fast", "--gtest_brief=1"]
-        log = self.build / "mutation.log"
-        returncode, seconds = run_to_log(command, log, self.source, self.environment, self.timeout)
+    def run(self, test, case, command, log):
+        """One run of a test, or of some of its cases."""
+        words = command + ["--gtest_fail_fast"] + ([f"--gtest_filter={case}"] if case else [])
+        environment = dict(os.environ, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive")
+        environment.update(test.environment)
+        cost = self.costs.get(test.name)
+        limit = min(self.limit, 60 + 20 * cost) if cost else self.limit
+        returncode, seconds = run_to_log(self.build.prefix + words, log, ROOT, environment, limit)
+        output = log.read_text(errors="replace")
         if returncode is None:
-            return Result("caught", "hang", seconds, f"no end after {self.timeout} s")
-        how, message = judge(returncode, log.read_text(errors="replace"))
-        status = {"passed": "SURVIVED", "nothing ran": "ERROR"}.get(how, "caught")
-        return Result(status, how, seconds, message)
+            return Run("hang", seconds, f"no end after {limit:.0f} s", last_case(output))
+        how, message = judge(returncode, output)
+        if how == "passed" and not case:
+            self.costs.put(test.name, round(seconds, 2))
+        return Run(how, seconds, message, "" if how == "passed" else last_case(output))
+
+    def passes_alone(self, test, case, log):
+        """Whether a test passes without a mutation."""
+        key = f"control {test.name} {case} {self.build.digest(test.programs)}"
+        if self.results.get(key) is None:
+            run = self.run(test, case, test.command, log)
+            self.results.put(key, [run.how, run.message])
+        return self.results.get(key)[0] == "passed"
 
 
 def run_to_log(command, log, folder, environment, timeout):
@@ -187,22 +201,26 @@ def run_to_log(command, log, folder, environment, timeout):
     timed_out = False
     while True:
         # Not Popen's own wait, which does not say what the process has used.
-        pid, status, usage = os.wait4(process.pid, 0 if timed_out else os.WNOHANG)
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid != 0:
             break
         if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
+            # mpirun ends its ranks when it is asked to.
+            os.killpg(process.pid, signal.SIGKILL if timed_out else signal.SIGTERM)
             timed_out = True
+            deadline = time.monotonic() + 10
         time.sleep(0.02)
     process.returncode = os.waitstatus_to_exitcode(status)
     return None if timed_out else process.returncode, usage.ru_utime + usage.ru_stime
 
 
-def first_error(output):
-    for line in output.splitlines():
-        if "error:" in line:
-            return line.strip()
-    return output.strip().splitlines()[-1] if output.strip() else "no output"
+def last_case(output):
+    """The case that failed, or that ran when the process ended."""
+    failed = re.findall(r"^\[  FAILED  \] ([\w/]+\.[\w/]+)", output, re.M)
+    if failed:
+        return failed[0]
+    running = re.findall(r"^\[ RUN      \] ([\w/]+\.[\w/]+)", output, re.M)
+    return running[-1] if running else ""
 
 
 def judge(returncode, output):
@@ -210,7 +228,7 @@ def judge(returncode, output):
     if returncode == 0:
         passed = re.search(r"\[  PASSED  \] (\d+) tests?", output)
         if not passed or passed.group(1) == "0":
-            return "nothing ran", "no case of Device::cuda ran; check the filter"
+            return "nothing ran", "no case ran; check the filter"
         return "passed", ""
     exception = re.search(r'C\+\+ exception with description "([^\n]*)', output)
     failure = re.search(r": Failure\n(.*?)(?:\n\n|\n\[|\Z)", output, re.S)
@@ -236,86 +254,80 @@ def most_telling(text):
     return lines[0] if lines else "an expectation without text"
 
 
-class Results:
-    """By sources and mutation, in a file that is written after each."""
+def decide(mutation, bench, known, scratch):
+    """Runs the tests that cover the mutation until one of them fails."""
+    text = mutated(mutation, (ROOT / mutation.file).read_text())
+    digest = hashlib.sha256(f"{mutation.file}\0{text}".encode()).hexdigest()
+    tests = bench.covering(mutation)
+    if not tests:
+        return Result("ERROR", "", 0.0, f"no test of {bench.build.folder.name} has "
+                      f"{mutation.file} in it", "", "")
+    order = [(test, case) for test, case in tests
+             if bench.up_to is None or (bench.costs.get(test.name) or 0) <= bench.up_to]
+    if known and known[0] in bench.tests:
+        order.insert(0, (bench.tests[known[0]], known[1]))
+    changed = bench.build.changed(mutation.file, text, scratch / "changed")
+    seconds = 0.0
+    try:
+        for test, case in order:
+            key = f"{digest} {test.name} {case} {bench.build.digest(test.programs)}"
+            kept = bench.results.get(key)
+            if kept is None:
+                run = bench.run(test, case, changed.command(test), scratch / "log")
+                bench.results.put(key, list(run))
+            else:
+                run = Run(*kept)
+            seconds += run.seconds
+            if run.how in ("passed", "nothing ran"):
+                continue
+            failed = run.case or case
+            if not bench.passes_alone(test, failed, scratch / "log"):
+                return Result("ERROR", run.how, seconds,
+                              f"{test.name} {failed} fails without a mutation too", test.name,
+                              failed)
+            return Result("caught", run.how, seconds, f"{test.name} {failed}: {run.message}",
+                          test.name, failed)
+        return Result("SURVIVED", "", seconds, f"{len(order)} tests passed", "", "")
+    except BuildError as error:
+        return Result("ERROR", "does not build", seconds, str(error), "", "")
+    finally:
+        changed.close()
 
-    def __init__(self, path, fresh):
-        self.path = path
-        self.fresh = fresh
-        self.kept = json.loads(path.read_text()) if path.is_file() else {}
-        self.lock = threading.Lock()
 
-    def get(self, key):
-        return None if self.fresh or key not in self.kept else Result(*self.kept[key])
-
-    def put(self, key, result):
-        with self.lock:
-            self.kept[key] = result
-            new = self.path.with_suffix(".new")
-            new.write_text(json.dumps(self.kept, indent=1))
-            new.replace(self.path)
+def line_of(mutation, result, width):
+    text = mutation.why if result.status == "SURVIVED" else result.message
+    return (f"{mutation.name:<{width}}  {result.status:<8}  {result.how:<14}  "
+            f"{result.seconds:6.1f} s  {text[:200]}")
 
 
-def line_of(name, result, width, note=""):
-    how = "" if result.how == "passed" else result.how
-    return f"{name:<{width}}  {result.status:<8}  {how:<14}  {result.seconds:6.1f} s  " + (
-        note or result.message[:160])
-
-
-def chosen_tasks(only):
-    """(op, mutation) in the table's order, each op's control first."""
-    tasks = []
-    for op in ops_in_table():
-        own = [mutation for mutation in MUTATIONS if mutation.op == op]
-        chosen = [mutation for mutation in own
-                  if not only or op in only or mutation.name in only]
-        if chosen or f"{op}.{CONTROL}" in only:
-            tasks += [(op, None)] + [(op, mutation) for mutation in chosen]
-    return tasks
-
-
-def run_all(tasks, arguments):
-    """The results by name. A worker takes one op at a time: the next mutation of the same file
-    then finds all other objects built."""
+def run_all(chosen, benches, known, arguments):
+    """The results by name."""
     scratch = pathlib.Path(arguments.scratch).resolve()
-    scratch.mkdir(parents=True, exist_ok=True)
-    results = Results(scratch / "results.json", arguments.fresh)
-    width = max(len(name_of(*task)) for task in tasks)
+    width = max(len(mutation.name) for mutation in chosen)
     done = {}
     failures = []
     pending = queue.Queue()
-    by_op = collections.defaultdict(list)
-    for op, mutation in tasks:
-        by_op[op].append(mutation)
-    for op, mutations in by_op.items():
-        pending.put((op, mutations))
+    for mutation in chosen:
+        pending.put(mutation)
 
     def work(index):
+        own = scratch / f"work-{index}"
+        own.mkdir(parents=True, exist_ok=True)
         try:
-            worker = Worker(scratch, index, arguments)
-            paths = worker.prepare()
-            while True:
+            while not failures:
                 try:
-                    op, mutations = pending.get_nowait()
+                    mutation = pending.get_nowait()
                 except queue.Empty:
-                    return
-                digest = digest_of_sources(op, paths, worker.source)
-                for mutation in mutations:
-                    key = f"{digest} {mutation and tuple(mutation[:-2])}"
-                    result = results.get(key)
-                    if result is None:
-                        result = worker.run(op, mutation)
-                        if mutation is None:
-                            result = as_control(result)
-                        results.put(key, result)
-                    name = name_of(op, mutation)
-                    done[name] = result
-                    note = mutation.why if mutation and result.status == "SURVIVED" else ""
-                    print(line_of(name, result, width, note), flush=True)
-                    if mutation is None and result.status != "passed":
-                        break  # a test that fails by itself says nothing
-        except TableError as error:
+                    break
+                result = decide(mutation, benches[root_of(mutation)], known.get(mutation.name), own)
+                done[mutation.name] = result
+                print(line_of(mutation, result, width), flush=True)
+                if result.status == "caught" and arguments.record:
+                    known.put(mutation.name, [result.test, result.case])
+        except (TableError, subprocess.CalledProcessError) as error:
             failures.append(error)
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(arguments.jobs)]
     for thread in threads:
@@ -327,78 +339,133 @@ def run_all(tasks, arguments):
     return done
 
 
-def name_of(op, mutation):
-    return f"{op}.{CONTROL}" if mutation is None else mutation.name
-
-
-def as_control(result):
-    return result._replace(status="passed" if result.how == "passed" else "FAILED")
-
-
-def summary(done):
+def summary(chosen, done, goal):
     """Prints the tables; returns whether all is well."""
-    by_name = {mutation.name: mutation for mutation in MUTATIONS}
-    ways = ("fault", "values", "exception", "hang", "crash")
-    print(f"\n{'op':<16}{'mutations':>10}{'caught':>8}" + "".join(f"{way:>11}" for way in ways) +
-          f"{'control':>12}")
+    print(f"\n{'area':<16}{'mutations':>10}{'caught':>8}" + "".join(f"{way:>11}" for way in WAYS))
     total = collections.Counter()
-    for op in ops_in_table():
-        own = [done[m.name] for m in MUTATIONS if m.op == op and m.name in done]
-        control = done.get(f"{op}.{CONTROL}")
-        if control is None:
-            continue
+    for area in areas_of(chosen):
+        own = [done[m.name] for m in chosen if m.area == area and m.name in done]
         count = collections.Counter(r.how for r in own if r.status == "caught")
-        print(f"{op:<16}{len(own):>10}{sum(count.values()):>8}" +
-              "".join(f"{count[way]:>11}" for way in ways) +
-              f"{control.seconds:>10.1f} s" + ("" if control.status == "passed" else " FAILED"))
-        total.update({way: count[way] for way in ways})
+        print(f"{area:<16}{len(own):>10}{sum(count.values()):>8}" +
+              "".join(f"{count[way]:>11}" for way in WAYS))
+        total.update({way: count[way] for way in WAYS})
         total["mutations"] += len(own)
         total["caught"] += sum(count.values())
-        total["seconds"] += control.seconds
-        total["bad controls"] += control.status != "passed"
     print(f"{'all':<16}{total['mutations']:>10}{total['caught']:>8}" +
-          "".join(f"{total[way]:>11}" for way in ways) + f"{total['seconds']:>10.1f} s")
+          "".join(f"{total[way]:>11}" for way in WAYS))
 
     for status in ("SURVIVED", "ERROR"):
-        for name, result in done.items():
-            if result.status == status:
-                print(f"{status}: {name}: {by_name[name].why}" +
-                      (f"\n    equivalent? {by_name[name].note}" if by_name[name].note else "") +
-                      (f"\n    {result.message}" if status == "ERROR" else ""))
+        for mutation in chosen:
+            result = done.get(mutation.name)
+            if result and result.status == status:
+                print(f"{status}: {mutation.name}: {mutation.why}\n    {result.message}" +
+                      (f"\n    equivalent? {mutation.note}" if mutation.note else ""))
     errors = sum(result.status == "ERROR" for result in done.values())
     share = total["caught"] / total["mutations"] if total["mutations"] else 1.0
     print(f"\ncaught {total['caught']} of {total['mutations']}, {100 * share:.1f} % "
-          f"(goal {100 * GOAL:.0f} %); {errors} entries in error, "
-          f"{total['bad controls']} controls failed")
-    return share >= GOAL and errors == 0 and total["bad controls"] == 0
+          f"(goal {100 * goal:.0f} %); {errors} entries in error")
+    return share >= goal and errors == 0
+
+
+def seed_of_commit():
+    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT,
+                          capture_output=True, text=True)
+    return head.stdout.strip() if head.returncode == 0 else time.strftime("%Y-%m-%d")
+
+
+def fits(mutation):
+    try:
+        mutated(mutation, (ROOT / mutation.file).read_text())
+    except TableError as error:
+        print(error)
+        return False
+    return True
+
+
+def draw_handful(mutations, count, seed, known):
+    """Some that are known to be caught by one case. An entry whose file has changed is said and left
+    out: the whole table's run is what it fails."""
+    candidates = [mutation for mutation in mutations if known.get(mutation.name) and fits(mutation)]
+    drawn = random.Random(seed).sample(candidates, min(count, len(candidates)))
+    print(f"{len(drawn)} of {len(candidates)} mutations, drawn by --seed {seed}", flush=True)
+    return drawn
+
+
+def choose(mutations, arguments, known):
+    chosen = [mutation for mutation in mutations
+              if not arguments.only or mutation.area in arguments.only or
+              mutation.name in arguments.only]
+    if arguments.build:
+        cache = (pathlib.Path(arguments.build) / "CMakeCache.txt").read_text()
+        simt = "MEMPHIS_DEVICE:STRING=simt" in cache
+        chosen = [mutation for mutation in chosen
+                  if root_of(mutation) == ("kernels" if simt else "csrc")]
+    if arguments.handful is not None:
+        chosen = draw_handful(chosen, arguments.handful, arguments.seed or seed_of_commit(), known)
+    if not chosen:
+        raise TableError("nothing is chosen (--only names no area and no mutation, or the build "
+                         "has none of them); see --list")
+    return chosen
+
+
+def require_built(build, programs):
+    """A handful is planted in a build as it stands, which is that of these sources."""
+    looked = subprocess.run(["ninja", "-C", str(build.folder), "-n"] + sorted(programs),
+                            capture_output=True, text=True)
+    if "no work to do" not in looked.stdout:
+        raise TableError(f"{build.folder} is not built from these sources; run "
+                         f"`cmake --build {build.folder}`")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", default=[], metavar="NAME|OP",
+    parser.add_argument("--only", action="append", default=[], metavar="NAME|AREA",
                         help="may be given several times")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS",
                         help="of one test; default 300")
+    parser.add_argument("--up-to", type=float, metavar="SECONDS",
+                        help="leave out tests that are known to take longer")
+    parser.add_argument("--test", action="append", default=[], metavar="NAME",
+                        help="of CTest: these tests alone, may be given several times")
+    parser.add_argument("--build", metavar="FOLDER",
+                        help="of a preset; default build/cpu for csrc, build/simt for kernels")
+    parser.add_argument("--handful", type=int, metavar="N", help="draw N of the mutations")
+    parser.add_argument("--seed", metavar="TEXT", help="of the draw; default the commit's hash")
     parser.add_argument("--scratch", default=str(ROOT / "build" / "mutation"), metavar="FOLDER")
+    parser.add_argument("--record", action="store_true", help="keep what caught in caught_by.json")
     parser.add_argument("--fresh", action="store_true", help="forget the results of before")
     parser.add_argument("--prefix", default="", metavar="COMMAND",
                         help="before each command, such as 'nice taskset -c 1'")
     arguments = parser.parse_args()
     try:
-        check_table()
-        tasks = chosen_tasks(arguments.only)
-        if not tasks:
-            raise TableError("--only names no op and no mutation; see --list")
+        mutations = table.load()
+        if arguments.handful is None:
+            check_table(mutations)
+        known = Store(CAUGHT_BY)
+        chosen = choose(mutations, arguments, known)
         if arguments.list:
-            for _, mutation in tasks:
-                if mutation is not None:
-                    print(f"{mutation.name:<40}  {mutation.kind:<12}  {mutation.why}")
+            for mutation in chosen:
+                print(f"{mutation.name:<40}  {mutation.kind:<12}  {mutation.why}")
             return 0
-        return 0 if summary(run_all(tasks, arguments)) else 1
-    except TableError as error:
+        pathlib.Path(arguments.scratch).mkdir(parents=True, exist_ok=True)
+        benches = {}
+        for root in dict.fromkeys(root_of(mutation) for mutation in chosen):
+            folder = pathlib.Path(arguments.build or ROOT / "build" / PRESETS[root]).resolve()
+            bench = benches[root] = Bench(folder, arguments)
+            programs = sorted({program for mutation in chosen if root_of(mutation) == root
+                               for test, _ in bench.covering(mutation)
+                               for program in test.programs})
+            if arguments.handful is None:
+                bench.build.make(programs)
+            else:
+                require_built(bench.build, programs)
+        done = run_all(chosen, benches, known, arguments)
+        goal = GOAL if arguments.handful is None else 1.0
+        return 0 if summary(chosen, done, goal) else 1
+    except (TableError, BuildError) as error:
         print(f"mutate.py: {error}", file=sys.stderr)
         return 2
 

@@ -1,29 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of mutate.py: faults to plant in kernels, one text replacement each.
+"""Faults in the kernels of all ops but attention."""
+from table import planter
 
-    name         "op.what", the op being the folder under kernels/ whose test must notice
-    file         the file under kernels/; one in device/ is a helper that the op calls
-    kind         what sort of fault, for --list
-    old, new     the text that is replaced and what it becomes; `old` is in the file once, or
-    occurrence   says which one, from 0
-    why          one line: what goes wrong
-    note         of a survivor that was looked into: why nothing can see it
-
-A mutation must compile and must change what a user gets: a shared row without its padding, a loop
-that takes more steps than it needs or a block that does nothing twice are slower, not wrong, and do
-not belong here.
-"""
-import collections
-
-Mutation = collections.namedtuple("Mutation", "name op file kind old new occurrence why note")
-
-MUTATIONS = []
-
-
-def plant(name, file, kind, old, new, why, occurrence=None, note=""):
-    op = name.split(".")[0]
-    MUTATIONS.append(Mutation(name, op, file, kind, old, new, occurrence, why, note))
-
+plant = planter("kernels")
 
 # ---- adamw
 
@@ -51,145 +30,6 @@ plant("adamw.swapped_moments", ADAMW, "operand",
       "store_floats(op.m + first, v);\n  store_floats(op.v + first, m);",
       "the moments are stored in each other's place")
 
-# ---- attention
-
-ATTENTION = "attention/attention.cu"
-SHARED = "attention/attention_gpu.h"
-TILE = "attention/attention_bf16_tile.h"
-BF16_FORWARD = "attention/attention_bf16_forward.cu"
-BF16_BACKWARD = "attention/attention_bf16_backward.cu"
-F32 = "attention/attention_f32.cu"
-
-plant("attention.delta_guard", ATTENTION, "tail guard",
-      "if (row >= shape.B * shape.S * shape.N) {", "if (row > shape.B * shape.S * shape.N) {",
-      "a warp past the last row forms a delta")
-plant("attention.delta_sequence", ATTENTION, "index",
-      "static_cast<int>(token % shape.S))] = sum;", "static_cast<int>(token))] = sum;",
-      "delta of all sequences but the first goes to the wrong place")
-plant("attention.no_key_heads", ATTENTION, "head index",
-      "for (int n = first_head; n < first_head + group; ++n) {",
-      "for (int n = first_head; n < first_head + 1; ++n) {",
-      "only the group's first head gives its gradient to a query without key", occurrence=1)
-plant("attention.no_key_mean", ATTENTION, "index",
-      "sum += gpu::to_float(first.value()[s * shape.token_stride() + h]);",
-      "sum += gpu::to_float(first.key()[s * shape.token_stride() + h]);",
-      "a query without key gets the mean of the keys")
-plant("attention.kv_head", SHARED, "head index",
-      "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
-      "query heads are dealt to key/value heads in turn and not in groups")
-plant("attention.tile_rows", SHARED, "zero-fill",
-      "const bool valid = first + row < end && column < width;",
-      "const bool valid = first + row < end + kRows && column < width;",
-      "rows past the sequence are loaded and not zero")
-plant("attention.tile_columns", SHARED, "zero-fill",
-      "const bool valid = first + row < end && column < width;",
-      "const bool valid = first + row < end && column < width + kWidth;",
-      "columns past the head's width are the next head's")
-plant("attention.statistics_no_key", SHARED, "initial value",
-      "statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;",
-      "statistics.lse[row] = lse;",
-      "a query that is not there has infinite probabilities")
-plant("attention.end_query", SHARED, "bound",
-      "if (first_key(middle) <= s) {", "if (first_key(middle) < s) {",
-      "documents that begin at a tile's last key end before they begin")
-plant("attention.temperature", SHARED, "condition",
-      "arguments.temperature_len > 0.0F && p > arguments.temperature_len",
-      "arguments.temperature_len > 0.0F && p < arguments.temperature_len",
-      "short contexts are scaled and long ones are not")
-plant("attention.row_max_lanes", TILE, "shuffle",
-      "return fmaxf(value, gpu::shuffle_xor(value, 2));",
-      "return fmaxf(value, gpu::shuffle_xor(value, 1));",
-      "the four lanes of a row do not agree on its maximum")
-plant("attention.fragment_rows", TILE, "lane",
-      "const bf16* const b_row = b + lane % 16 * kStride + lane / 16 * 8;",
-      "const bf16* const b_row = b + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;",
-      "the transposed fragment is addressed like the plain one")
-plant("attention.store_rows_end", TILE, "tail guard",
-      "if (row >= end) {\n      continue;\n    }\n", "static_cast<void>(end);\n",
-      "rows past the sequence are stored")
-plant("attention.forward_barrier", BF16_FORWARD, "barrier",
-      "    gpu::sync_threads();\n", "",
-      "a tile is read before the copies of the other warps are there")
-plant("attention.forward_wait", BF16_FORWARD, "copy wait",
-      "gpu::copy_async_wait<0>();", "gpu::copy_async_wait<1>();",
-      "the tile that is read may be on its way")
-plant("attention.forward_stage", BF16_FORWARD, "stage",
-      "load_keys(stage ^ 1, keys + kKeys);", "load_keys(stage, keys + kKeys);",
-      "the next tile overwrites the one that is read")
-plant("attention.forward_diagonal", BF16_FORWARD, "bound",
-      "(s <= warp_first + accumulator_row(element)", "(s < warp_first + accumulator_row(element)",
-      "a query does not see itself")
-plant("attention.forward_all_allowed", BF16_FORWARD, "condition",
-      "keys >= warp_first_key && keys + kKeys - 1 <= warp_first",
-      "keys + kKeys - 1 <= warp_first && warp_first_key >= 0",
-      "a whole tile of an older document is seen")
-plant("attention.forward_rescale", BF16_FORWARD, "accumulate",
-      "      sum[half] *= factor;\n", "",
-      "the sum so far stays relative to the old maximum")
-plant("attention.forward_last_key_tile", BF16_FORWARD, "bound",
-      "keys < end_query; keys += kKeys", "keys + kKeys < end_query; keys += kKeys",
-      "the last tile of keys is left out")
-plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
-      "    gpu::sync_threads();\n", "",
-      "statistics and tiles are read while others write them", occurrence=0)
-plant("attention.query_wait", BF16_BACKWARD, "copy wait",
-      "    gpu::copy_async_wait<0>();\n", "",
-      "nobody waits for the keys", occurrence=1)
-plant("attention.kv_valid_half", BF16_BACKWARD, "index",
-      "valid[element / 2] && s <= query + column", "valid[element % 2] && s <= query + column",
-      "the mask of keys is taken of the wrong row")
-plant("attention.kv_document", BF16_BACKWARD, "condition",
-      " && s >= statistics.first_key[column];", ";",
-      "queries of later documents give gradients to this one's keys")
-plant("attention.kv_head_of_step", BF16_BACKWARD, "head index",
-      "first_head + step / tiles_per_head};", "first_head + step % group};",
-      "tiles of queries are taken of the wrong head")
-plant("attention.kv_sequence", BF16_BACKWARD, "index",
-      "const int b = static_cast<int>(blockIdx.x) / num_kv_heads;",
-      "const int b = static_cast<int>(blockIdx.x) / (2 * num_kv_heads);",
-      "every other sequence takes the place of the one before")
-plant("attention.query_document", BF16_BACKWARD, "condition",
-      "s <= t && s >= first_key[half] && s < num_tokens",
-      "s <= t && s >= first_key[half] - kStreamRows && s < num_tokens",
-      "keys of older documents give gradients to a query")
-plant("attention.query_skip", BF16_BACKWARD, "bound",
-      "if (keys >= first_query + warp_row + kWarpRows) {", "if (keys >= first_query + warp_row) {",
-      "the tile on the diagonal is skipped")
-plant("attention.query_stage", BF16_BACKWARD, "stage",
-      "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage]);",
-      "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage ^ 1]);",
-      "dq is formed with another tile's keys")
-plant("attention.f32_forward_sync_warp", F32, "barrier",
-      "    gpu::sync_warp();  // a row of probabilities is written and read by one warp\n", "",
-      "probabilities of other lanes are read before they are written")
-plant("attention.f32_query_sync_warp", F32, "barrier",
-      "    gpu::sync_warp();  // a row of scores is written and read by one warp\n", "",
-      "gradients of scores are read before they are written", occurrence=1)
-plant("attention.f32_kv_free_barrier", F32, "barrier",
-      "      gpu::sync_threads();  // all reads of the tiles are done: the next may arrive\n", "",
-      "the next queries overwrite those that are read")
-plant("attention.f32_kv_group", F32, "head index",
-      "for (int n = first_head; n < first_head + group; ++n) {",
-      "for (int n = first_head; n < first_head + 1; ++n) {",
-      "only the group's first head gives gradients to its keys")
-plant("attention.f32_weight_stride", F32, "stride",
-      "constexpr int kWeightStride = kRows + 1;", "constexpr int kWeightStride = kRows - 1;",
-      "a row of probabilities overlaps the next")
-plant("attention.f32_maximum_start", F32, "initial value",
-      "float maximum = -INFINITY;", "float maximum = 0.0F;",
-      "a row of strongly negative logits underflows to a row without keys")
-plant("attention.forward_maximum_start", BF16_FORWARD, "initial value",
-      "float maximum[2] = {-INFINITY, -INFINITY};", "float maximum[2] = {0.0F, 0.0F};",
-      "a row of strongly negative logits underflows to a row without keys")
-plant("attention.f32_first_tile", F32, "bound",
-      "const int begin = head.first_key(first_query) / kRows * kRows;",
-      "const int begin = head.first_key(end_query - 1) / kRows * kRows;",
-      "keys that only the tile's first queries see are left out", occurrence=0)
-plant("attention.f32_score_columns", F32, "stride",
-      "right + i * kLanesPerRow * kRowStride<float, kWidth> + h",
-      "right + i * kRowStride<float, kWidth> + h",
-      "scores are formed with a neighbour's column")
-
 # ---- cross_entropy
 
 CROSS_ENTROPY = "cross_entropy/cross_entropy.cu"
@@ -214,6 +54,18 @@ plant("cross_entropy.shard_own_maximum", CROSS_ENTROPY, "reduction",
 plant("cross_entropy.shard_target", CROSS_ENTROPY, "bound",
       "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target < V;",
       "a target of a rank before this one is read in front of the row")
+plant("cross_entropy.target_past_the_last", CROSS_ENTROPY, "bound",
+      "target < V ? scaled", "target <= V ? scaled",
+      "a target just outside of the vocabulary has the next row's first logit")
+plant("cross_entropy.shard_past_the_last", CROSS_ENTROPY, "bound",
+      "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target >= 0 && target <= V;",
+      "the next rank's first target has the next row's first logit")
+plant("cross_entropy.shard_first", CROSS_ENTROPY, "bound",
+      "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target > 0 && target < V;",
+      "a rank's first column is nobody's target")
+plant("cross_entropy.ignored_zero", CROSS_ENTROPY, "bound",
+      "  if (target < 0) {", "  if (target <= 0) {",
+      "the first token counts nothing as a target")
 plant("cross_entropy.shard_begin", CROSS_ENTROPY, "index",
       "const std::int64_t target = targets[t] - vocab_begin;",
       "const std::int64_t target = targets[t] - 0 * vocab_begin;",
@@ -312,6 +164,16 @@ plant("embedding.column_block", EMBEDDING, "index",
       "(static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;",
       "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
       "all blocks of a row take its first columns")
+
+plant("embedding.past_the_last", EMBEDDING, "bound",
+      "const bool is_here = row >= 0 && row < rows.count;", "const bool is_here = row >= 0 && row <= rows.count;",
+      "a token just outside of a rank's rows is read from behind them")
+plant("embedding.first_row", EMBEDDING, "bound",
+      "const bool is_here = row >= 0 && row < rows.count;", "const bool is_here = row > 0 && row < rows.count;",
+      "a rank's first token is nobody's")
+plant("embedding.backward_past_the_last", EMBEDDING, "bound",
+      "if (row < 0 || row >= rows.count) {", "if (row < 0 || row > rows.count) {",
+      "gradients of a token just outside of a rank's rows go behind them")
 
 # ---- geglu
 

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults in the kernels of attention."""
+from table import planter
+
+plant = planter("kernels")
+
+ATTENTION = "attention/attention.cu"
+SHARED = "attention/attention_gpu.h"
+TILE = "attention/attention_bf16_tile.h"
+BF16_FORWARD = "attention/attention_bf16_forward.cu"
+BF16_BACKWARD = "attention/attention_bf16_backward.cu"
+F32 = "attention/attention_f32.cu"
+
+plant("attention.delta_guard", ATTENTION, "tail guard",
+      "if (row >= shape.B * shape.S * shape.N) {", "if (row > shape.B * shape.S * shape.N) {",
+      "a warp past the last row forms a delta")
+plant("attention.delta_sequence", ATTENTION, "index",
+      "static_cast<int>(token % shape.S))] = sum;", "static_cast<int>(token))] = sum;",
+      "delta of all sequences but the first goes to the wrong place")
+plant("attention.no_key_heads", ATTENTION, "head index",
+      "for (int n = first_head; n < first_head + group; ++n) {",
+      "for (int n = first_head; n < first_head + 1; ++n) {",
+      "only the group's first head gives its gradient to a query without key", occurrence=1)
+plant("attention.no_key_mean", ATTENTION, "index",
+      "sum += gpu::to_float(first.value()[s * shape.token_stride() + h]);",
+      "sum += gpu::to_float(first.key()[s * shape.token_stride() + h]);",
+      "a query without key gets the mean of the keys")
+plant("attention.kv_head", SHARED, "head index",
+      "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
+      "query heads are dealt to key/value heads in turn and not in groups")
+plant("attention.tile_rows", SHARED, "zero-fill",
+      "const bool valid = first + row < end && column < width;",
+      "const bool valid = first + row < end + kRows && column < width;",
+      "rows past the sequence are loaded and not zero")
+plant("attention.tile_columns", SHARED, "zero-fill",
+      "const bool valid = first + row < end && column < width;",
+      "const bool valid = first + row < end && column < width + kWidth;",
+      "columns past the head's width are the next head's")
+plant("attention.statistics_no_key", SHARED, "initial value",
+      "statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;",
+      "statistics.lse[row] = lse;",
+      "a query that is not there has infinite probabilities")
+plant("attention.end_query", SHARED, "bound",
+      "if (first_key(middle) <= s) {", "if (first_key(middle) < s) {",
+      "documents that begin at a tile's last key end before they begin")
+plant("attention.temperature", SHARED, "condition",
+      "arguments.temperature_len > 0.0F && p > arguments.temperature_len",
+      "arguments.temperature_len > 0.0F && p < arguments.temperature_len",
+      "short contexts are scaled and long ones are not")
+plant("attention.row_max_lanes", TILE, "shuffle",
+      "return fmaxf(value, gpu::shuffle_xor(value, 2));",
+      "return fmaxf(value, gpu::shuffle_xor(value, 1));",
+      "the four lanes of a row do not agree on its maximum")
+plant("attention.fragment_rows", TILE, "lane",
+      "const bf16* const b_row = b + lane % 16 * kStride + lane / 16 * 8;",
+      "const bf16* const b_row = b + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;",
+      "the transposed fragment is addressed like the plain one")
+plant("attention.store_rows_end", TILE, "tail guard",
+      "if (row >= end) {\n      continue;\n    }\n", "static_cast<void>(end);\n",
+      "rows past the sequence are stored")
+plant("attention.forward_barrier", BF16_FORWARD, "barrier",
+      "    gpu::sync_threads();\n", "",
+      "a tile is read before the copies of the other warps are there")
+plant("attention.forward_wait", BF16_FORWARD, "copy wait",
+      "gpu::copy_async_wait<0>();", "gpu::copy_async_wait<1>();",
+      "the tile that is read may be on its way")
+plant("attention.forward_stage", BF16_FORWARD, "stage",
+      "load_keys(stage ^ 1, keys + kKeys);", "load_keys(stage, keys + kKeys);",
+      "the next tile overwrites the one that is read")
+plant("attention.forward_diagonal", BF16_FORWARD, "bound",
+      "(s <= warp_first + accumulator_row(element)", "(s < warp_first + accumulator_row(element)",
+      "a query does not see itself")
+plant("attention.forward_all_allowed", BF16_FORWARD, "condition",
+      "keys >= warp_first_key && keys + kKeys - 1 <= warp_first",
+      "keys + kKeys - 1 <= warp_first && warp_first_key >= 0",
+      "a whole tile of an older document is seen")
+plant("attention.forward_rescale", BF16_FORWARD, "accumulate",
+      "      sum[half] *= factor;\n", "",
+      "the sum so far stays relative to the old maximum")
+plant("attention.forward_last_key_tile", BF16_FORWARD, "bound",
+      "keys < end_query; keys += kKeys", "keys + kKeys < end_query; keys += kKeys",
+      "the last tile of keys is left out")
+plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
+      "    gpu::sync_threads();\n", "",
+      "statistics and tiles are read while others write them", occurrence=0)
+plant("attention.query_wait", BF16_BACKWARD, "copy wait",
+      "    gpu::copy_async_wait<0>();\n", "",
+      "nobody waits for the keys", occurrence=1)
+plant("attention.kv_valid_half", BF16_BACKWARD, "index",
+      "valid[element / 2] && s <= query + column", "valid[element % 2] && s <= query + column",
+      "the mask of keys is taken of the wrong row")
+plant("attention.kv_document", BF16_BACKWARD, "condition",
+      " && s >= statistics.first_key[column];", ";",
+      "queries of later documents give gradients to this one's keys")
+plant("attention.kv_head_of_step", BF16_BACKWARD, "head index",
+      "first_head + step / tiles_per_head};", "first_head + step % group};",
+      "tiles of queries are taken of the wrong head")
+plant("attention.kv_sequence", BF16_BACKWARD, "index",
+      "const int b = static_cast<int>(blockIdx.x) / num_kv_heads;",
+      "const int b = static_cast<int>(blockIdx.x) / (2 * num_kv_heads);",
+      "every other sequence takes the place of the one before")
+plant("attention.query_document", BF16_BACKWARD, "condition",
+      "s <= t && s >= first_key[half] && s < num_tokens",
+      "s <= t && s >= first_key[half] - kStreamRows && s < num_tokens",
+      "keys of older documents give gradients to a query")
+plant("attention.query_skip", BF16_BACKWARD, "bound",
+      "if (keys >= first_query + warp_row + kWarpRows) {", "if (keys >= first_query + warp_row) {",
+      "the tile on the diagonal is skipped")
+plant("attention.query_stage", BF16_BACKWARD, "stage",
+      "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage]);",
+      "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage ^ 1]);",
+      "dq is formed with another tile's keys")
+plant("attention.f32_forward_sync_warp", F32, "barrier",
+      "    gpu::sync_warp();  // a row of probabilities is written and read by one warp\n", "",
+      "probabilities of other lanes are read before they are written")
+plant("attention.f32_query_sync_warp", F32, "barrier",
+      "    gpu::sync_warp();  // a row of scores is written and read by one warp\n", "",
+      "gradients of scores are read before they are written", occurrence=1)
+plant("attention.f32_kv_free_barrier", F32, "barrier",
+      "      gpu::sync_threads();  // all reads of the tiles are done: the next may arrive\n", "",
+      "the next queries overwrite those that are read")
+plant("attention.f32_kv_group", F32, "head index",
+      "for (int n = first_head; n < first_head + group; ++n) {",
+      "for (int n = first_head; n < first_head + 1; ++n) {",
+      "only the group's first head gives gradients to its keys")
+plant("attention.f32_weight_stride", F32, "stride",
+      "constexpr int kWeightStride = kRows + 1;", "constexpr int kWeightStride = kRows - 1;",
+      "a row of probabilities overlaps the next")
+plant("attention.f32_maximum_start", F32, "initial value",
+      "float maximum = -INFINITY;", "float maximum = 0.0F;",
+      "a row of strongly negative logits underflows to a row without keys")
+plant("attention.forward_maximum_start", BF16_FORWARD, "initial value",
+      "float maximum[2] = {-INFINITY, -INFINITY};", "float maximum[2] = {0.0F, 0.0F};",
+      "a row of strongly negative logits underflows to a row without keys")
+plant("attention.f32_first_tile", F32, "bound",
+      "const int begin = head.first_key(first_query) / kRows * kRows;",
+      "const int begin = head.first_key(end_query - 1) / kRows * kRows;",
+      "keys that only the tile's first queries see are left out", occurrence=0)
+plant("attention.f32_score_columns", F32, "stride",
+      "right + i * kLanesPerRow * kRowStride<float, kWidth> + h",
+      "right + i * kRowStride<float, kWidth> + h",
+      "scores are formed with a neighbour's column")
+plant("attention.forward_warp_first_key", BF16_FORWARD, "operand",
+      "head.first_key(warp_last) : 0;", "head.first_key(warp_first) : 0;",
+      "rows behind a document's edge within a warp see the document before it")
+plant("attention.forward_warp_last", BF16_FORWARD, "off by one",
+      "head.first_key(warp_last) : 0;", "head.first_key(std::max(warp_first, warp_last - 1)) : 0;",
+      "a document that begins at a warp's last row sees the one before it")
+plant("attention.forward_begin", BF16_FORWARD, "bound",
+      "const int begin = head.first_key(first_query) / kKeys * kKeys;",
+      "const int begin = head.first_key(std::min(first_query + 1, end_query - 1)) / kKeys * kKeys;",
+      "a block whose second row begins a document leaves out what its first row sees")
+plant("attention.query_begin", BF16_BACKWARD, "bound",
+      "const int begin = head.first_key(first_query) / kStreamRows * kStreamRows;",
+      "const int begin =\n      head.first_key(std::min(first_query + 1, end_query - 1)) / kStreamRows * kStreamRows;",
+      "a block whose second row begins a document leaves out gradients of its first row")
+plant("attention.kv_end_query", BF16_BACKWARD, "bound",
+      "const int end_query = first.end_query(end_key - 1);",
+      "const int end_query = first.end_query(std::max(first_key, end_key - 2));",
+      "a document that begins at a tile's last key gives it no gradients")
+plant("attention.f32_begin", F32, "bound",
+      "const int begin = head.first_key(first_query) / kRows * kRows;",
+      "const int begin =\n      head.first_key(std::min(first_query + 1, end_query - 1)) / kRows * kRows;",
+      "a tile whose second row begins a document leaves out what its first row sees", occurrence=0)
+plant("attention.f32_query_begin", F32, "bound",
+      "const int begin = head.first_key(first_query) / kRows * kRows;",
+      "const int begin =\n      head.first_key(std::min(first_query + 1, end_query - 1)) / kRows * kRows;",
+      "a tile whose second row begins a document leaves out gradients of its first row",
+      occurrence=1)
+plant("attention.first_key_clip", SHARED, "bound",
+      "return first > 0 ? first : 0;", "return first;",
+      "a document that began before the sequence is read from before it")

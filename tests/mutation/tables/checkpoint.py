@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults in csrc/checkpoint, and in the files of csrc/core that it writes."""
+from table import planter
+
+plant = planter("csrc")
+
+# ---- manifest, store and writer
+
+STORE = "checkpoint/store.cpp"
+WRITER = "checkpoint/writer.cpp"
+FILE = "core/file.cpp"
+
+plant("checkpoint.never_over_work", STORE, "condition",
+      "      if (!entry.unfinished) {\n        throw ConfigError(", "      if (entry.unfinished) {\n        throw ConfigError(",
+      "run.resume never starts over what is saved")
+plant("checkpoint.auto_over_damage", STORE, "condition",
+      "if (!scan.rejected.empty() || has_metrics(run_dir)) {", "if (has_metrics(run_dir)) {",
+      "a run whose checkpoints are damaged starts from scratch")
+plant("checkpoint.writer_sync", WRITER, "missing fsync",
+      "  sync_directory(unfinished_);\n", "",
+      "names of a checkpoint's files may be lost with the power")
+plant("checkpoint.writer_sync_run", WRITER, "missing fsync",
+      "  sync_directory(run_dir_);\n", "",
+      "a committed checkpoint may be lost with the power")
+plant("checkpoint.file_sync", FILE, "missing fsync",
+      "  if (::fsync(descriptor_) != 0) {\n    throw_write_error(path_, errno);\n  }\n", "",
+      "a file that was closed may be empty after a crash")
+
+# ---- safetensors, npy and other programs' folders
+
+SAFETENSORS = "checkpoint/safetensors.cpp"
+NPY = "checkpoint/npy.cpp"
+HF_CONFIG = "checkpoint/hf_config.cpp"
+
+plant("checkpoint.trailing_bytes", SAFETENSORS, "unchecked",
+      "    if (end != data().size()) {", "    if (end > data().size()) {",
+      "bytes may follow the last tensor")
+plant("checkpoint.npy_rename", NPY, "condition",
+      "  require(remaining_ == 0, \"fewer values are written than the array has\");\n", "",
+      "an array that was cut short is given its name")
+plant("checkpoint.hf_written_temperature", HF_CONFIG, "condition",
+      "model.attention_temperature_len > 0 ? model.attention_temperature_len : -1;", "-1;",
+      "attn_temperature_len is not exported")
+
+# ---- pieces and what a rank saves

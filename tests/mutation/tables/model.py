@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults in csrc/model."""
+from table import planter
+
+plant = planter("csrc")
+
+# ---- attention and the block
+
+ATTENTION = "model/attention.cpp"
+
+plant("model.attention_cap", ATTENTION, "operand",
+      ".cap = static_cast<float>(model.attention_cap),", ".cap = 0.0F,",
+      "scores are not capped")
+
+# ---- experts
+
+MOE = "model/moe.cpp"
+
+plant("model.dense_scale", MOE, "scale",
+      "constexpr float kDenseScale = static_cast<float>(1.0 / std::numbers::sqrt2);",
+      "constexpr float kDenseScale = 0.5F;",
+      "the sum of experts and dense network is halved")
+plant("model.balance_pieces", MOE, "missing collective",
+      "for (const TensorView& sums : {layer.counts_BE, layer.probs_sum_BE, layer.valid_B}) {",
+      "for (const TensorView& sums : {layer.counts_BE, layer.valid_B}) {",
+      "a sequence's pieces are balanced by probabilities of their own")
+plant("model.router_valid", MOE, "operand",
+      "                  .valid_T = context.routed_valid_T,\n                  .cap = static_cast<float>(context.model.router_cap)},",
+      "                  .cap = static_cast<float>(context.model.router_cap)},",
+      "padding counts in the balance of experts", occurrence=0)
+plant("model.join_backward", MOE, "missing collective",
+      "  join_routed_parts(context, scratch.dbranch_in_TD);\n", "",
+      "tensor ranks have the gradient of their own piece of the tokens")
+
+# ---- groups and regions
+
+GROUPS = "model/groups.cpp"
+REGIONS = "model/regions.cpp"
+
+plant("model.group_data_host", GROUPS, "group",
+      "data_host_ = create(Axis::data_context, Device::cpu, \"_host\");",
+      "data_host_ = create(Axis::stage, Device::cpu, \"_host\");",
+      "targets are counted once for each tensor rank")
+plant("model.join_blocks", REGIONS, "operand",
+      "AllGather{.y = residual_TD, .x = routed_out_TD, .num_blocks = context.dims.B}",
+      "AllGather{.y = residual_TD, .x = routed_out_TD}",
+      "routed pieces of several sequences are joined rank by rank")
+
+# ---- the model
+
+GROK = "model/grok.cpp"
+
+plant("model.final_eps", GROK, "operand",
+      ".eps = static_cast<float>(model_.norm_eps)},", ".eps = 1e-5F},",
+      "the last norm does not use model.norm_eps")
+
+# ---- parameters
+
+PARAMETERS = "model/parameters.cpp"
+
+plant("model.init_staged_end", PARAMETERS, "bound",
+      "const std::int64_t count = std::min(kStagedElements, total - begin);\n      staging",
+      "const std::int64_t count = std::min(kStagedElements, total - begin - 1);\n      staging",
+      "the last element of a parameter has no initial value")

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults in csrc/plan."""
+from table import planter
+
+plant = planter("csrc")
+
+# ---- dims
+
+DIMS = "plan/dims.cpp"
+
+plant("plan.received_senders", DIMS, "bound",
+      "const std::int64_t most = senders * d.routed_T * std::min(d.K, d.local_E);",
+      "const std::int64_t most = d.routed_T * std::min(d.K, d.local_E);",
+      "a rank has room for the rows of one sender")
+plant("plan.received_choices", DIMS, "bound",
+      "senders * d.routed_T * std::min(d.K, d.local_E)", "senders * d.routed_T",
+      "a rank has room for one choice of each token")
+plant("plan.received_floor", DIMS, "rounding",
+      "std::ceil(equal * share.expert_buffer)", "std::floor(equal * share.expert_buffer)",
+      "a buffer of so many times the even share has a row less")
+plant("plan.received_equal", DIMS, "scale by degree",
+      "/ static_cast<double>(share.expert.count);",
+      "/ static_cast<double>(share.expert.count * share.expert_tensor.count);",
+      "the even share of rows counts each copy of an expert as another expert")
+plant("plan.expert_of_copies", DIMS, "index",
+      "index / local_E / copies * local_E", "index / local_E * local_E",
+      "rows of an expert's copies are counted for other experts")
+plant("plan.pad_chunk", DIMS, "rounding",
+      "return (tokens + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;",
+      "return tokens / kChunkMultiple * kChunkMultiple;",
+      "a part of a chunk has no column")
+plant("plan.kv_head_of_rank", DIMS, "head index",
+      ".heads = {.begin = tensor.index / sharers, .count = 1}",
+      ".heads = {.begin = tensor.index % model.num_kv_heads, .count = 1}",
+      "ranks that share a key/value head are not neighbours")
+plant("plan.kv_sharers_first", DIMS, "group",
+      ".first = rank - sharers.index * tensor.stride", ".first = tensor.first",
+      "all sharers take the first key/value head's group for theirs")
+plant("plan.head_chunk_multiple", DIMS, "rounding",
+      "kMaxLogits / std::max<std::int64_t>(dims.local_V.count, 1) /\n"
+      "                                          kChunkMultiple * kChunkMultiple",
+      "kMaxLogits / std::max<std::int64_t>(dims.local_V.count, 1)",
+      "chunks of the head begin unaligned where the vocabulary is odd")
+plant("plan.head_chunk_limit", DIMS, "bound",
+      "dims.head_chunk = std::min(dims.T,\n                             std::max(",
+      "dims.head_chunk = std::max(dims.T,\n                             std::max(",
+      "all logits of a micro-batch are there at one time")
+plant("plan.head_chunk_least", DIMS, "bound",
+      "std::max(kChunkMultiple,", "std::max(std::int64_t{0},",
+      "a vocabulary of more than 2^27 leaves no token to a chunk")
+
+# ---- mesh and share
+
+MESH = "plan/mesh.cpp"
+SHARE = "plan/share.cpp"
+
+plant("plan.data_stride", MESH, "stride",
+      "return {.stride = p.context * p.tensor, .degree = p.data};",
+      "return {.stride = p.context, .degree = p.data};",
+      "the data axis runs over the ranks of a tensor group")
+plant("plan.data_context_degree", MESH, "axis",
+      "return {.stride = p.tensor, .degree = p.data * p.context};",
+      "return {.stride = p.tensor, .degree = p.context};",
+      "gradients are summed over the context axis alone")
+plant("plan.expert_stride", MESH, "stride",
+      "return {.stride = p.expert_tensor, .degree = p.expert};",
+      "return {.stride = 1, .degree = p.expert};",
+      "ranks that hold pieces of one expert take themselves for other experts' ranks")
+plant("plan.expert_data_stride", MESH, "stride",
+      "return {.stride = expert_ranks, .degree = expert_data_};",
+      "return {.stride = p.expert, .degree = expert_data_};",
+      "replicas of experts are taken at the wrong distance")
+plant("plan.stage_degree", MESH, "axis",
+      "return {.stride = 1, .degree = num_ranks_ / p.pipeline};",
+      "return {.stride = 1, .degree = p.tensor * p.context};",
+      "a stage is taken for one of its tensor groups")
+plant("plan.group_first", MESH, "group",
+      "return {.first = rank - index(axis, rank) * p.stride, .stride",
+      "return {.first = index(axis, rank), .stride",
+      "a group begins at the wrong rank")
+plant("plan.piece_floor", SHARE, "Range",
+      ".count = n * (index + 1) / count - begin}", ".count = n / count}",
+      "pieces of what the degree does not divide leave elements out")
+plant("plan.sample_place", SHARE, "scale by degree",
+      "return (i / micro_batch_ * data_.count + data_.index) * micro_batch_ + i % micro_batch_;",
+      "return (i / micro_batch_ + data_.index * (num_sequences_ / micro_batch_)) * micro_batch_ +\n"
+      "         i % micro_batch_;",
+      "micro-batches are dealt to ranks in blocks: sums are of other samples in each layout")
+plant("plan.sample_overlap", SHARE, "scale by degree",
+      "i / micro_batch_ * data_.count + data_.index", "i / micro_batch_ + data_.index",
+      "ranks along data read samples that others have")
+plant("plan.zero_2", SHARE, "condition",
+      ".shard_gradients = parallel.zero > 1", ".shard_gradients = parallel.zero > 2",
+      "ZeRO-2 keeps whole gradients")
+plant("plan.zero_1", SHARE, "condition",
+      ".shard_optimizer = parallel.zero > 0", ".shard_optimizer = parallel.zero > 1",
+      "ZeRO-1 keeps whole moments")
+plant("plan.zero_1_gradients", SHARE, "condition",
+      ".shard_gradients = parallel.zero > 1", ".shard_gradients = parallel.zero > 0",
+      "ZeRO-1 cuts gradients as well")
+plant("plan.bucket", SHARE, "unit",
+      "constexpr double kMebi = 1024.0 * 1024.0;", "constexpr double kMebi = 1024.0;",
+      "buckets are a thousandth of what was asked for")
+
+# ---- shard map
+
+MAP = "plan/shard_map.cpp"
+
+plant("plan.map_held_end", MAP, "Range",
+      "const std::int64_t to = std::min(end, run_begin + run);",
+      "const std::int64_t to = std::min(end, run_begin + run - 1);",
+      "the last element of each row of a cut is looked for nowhere")
+plant("plan.map_first_row", MAP, "Range",
+      "for (std::int64_t row = begin / stride; row * stride < end; ++row) {",
+      "for (std::int64_t row = begin / stride + 1; row * stride < end; ++row) {",
+      "the first row of what is looked for is left out")
+plant("plan.map_piece_rank", MAP, "rank",
+      "visit(holders.ranks.first + index * holders.ranks.stride,",
+      "visit(holders.ranks.first + index,",
+      "pieces are taken to lie on neighbouring ranks")
+plant("plan.map_elsewhere", MAP, "replica",
+      "{.begin = part.begin + local.begin, .count = local.count}, holders.plan->elsewhere);",
+      "{.begin = part.begin + local.begin, .count = local.count}, {});",
+      "what tensor ranks have in common is said to be written by each")
+plant("plan.map_replicas", MAP, "replica",
+      "if (mesh.index(replicas, rank) != 0) {", "if (mesh.index(replicas, rank) > 1) {",
+      "a shard is listed once for each of its first two replicas")
+
+# ---- parameters
+
+PARAMETERS = "plan/parameters.cpp"
+
+plant("plan.norm_decay", PARAMETERS, "weight decay",
+      ".decay = false, .replicas = norm_replicas", ".decay = true, .replicas = norm_replicas",
+      "norms decay")
+plant("plan.router_decay", PARAMETERS, "weight decay",
+      "{.dtype = wide, .decay = true, .replicas = Axis::stage}",
+      "{.dtype = wide, .decay = false, .replicas = Axis::stage}",
+      "routers do not decay")
+plant("plan.expert_decay", PARAMETERS, "weight decay",
+      ".decay = true, .replicas = Axis::expert_data", ".decay = false, .replicas = Axis::expert_data",
+      "experts do not decay")
+plant("plan.router_replicas", PARAMETERS, "group",
+      "{.dtype = wide, .decay = true, .replicas = Axis::stage}",
+      "{.dtype = wide, .decay = true, .replicas = Axis::data_context}",
+      "routers' gradients are not summed over the pieces of a sequence")
+plant("plan.expert_replicas", PARAMETERS, "group",
+      ".decay = true, .replicas = Axis::expert_data", ".decay = true, .replicas = Axis::data_context",
+      "gradients of different experts are summed")
+plant("plan.router_dtype", PARAMETERS, "dtype",
+      "{.dtype = wide, .decay = true, .replicas = Axis::stage}",
+      "{.dtype = compute, .decay = true, .replicas = Axis::stage}",
+      "routers are kept in bf16")
+plant("plan.piece_begin", PARAMETERS, "Range",
+      "      segment.piece.begin += begin;\n", "",
+      "pieces are counted from their segment's begin and used from the first's")
+plant("plan.segment_pieces", PARAMETERS, "rounding",
+      "round_up(segment.num_elements, kAlignmentElements * replicas.count);",
+      "round_up(segment.num_elements, kAlignmentElements);",
+      "replicas have pieces of unequal size")
+plant("plan.elsewhere_all", PARAMETERS, "replica",
+      "if (kv.sharers.index > 0) {", "if (kv.sharers.index >= 0) {",
+      "nobody counts a shared key/value head, nor writes it")
+plant("plan.owned_whole", PARAMETERS, "condition",
+      "segment.owned = share_.shard_optimizer ? segment.piece", "segment.owned = true ? segment.piece",
+      "without ZeRO a rank updates its piece alone")
+plant("plan.bucket_full", PARAMETERS, "condition",
+      "open && plan_.segments[*open].num_elements < bucket_elements_ &&",
+      "open && plan_.segments[*open].num_elements > bucket_elements_ &&",
+      "each tensor is a bucket of its own")
+plant("plan.init_normal", PARAMETERS, "condition",
+      "model.init == InitScheme::normal ? model.init_std", "model.init != InitScheme::normal ? model.init_std",
+      "the two schemes of initialisation are exchanged")
+plant("plan.swapped_k_v", PARAMETERS, "name",
+      "{rows(attention + \"q_proj.weight\", whole_NH, d.D, rows_of(q_heads)),\n"
+      "                             rows(attention + \"k_proj.weight\", whole_GH, d.D, rows_of(kv.heads)),\n"
+      "                             rows(attention + \"v_proj.weight\", whole_GH, d.D, rows_of(kv.heads))}",
+      "{rows(attention + \"q_proj.weight\", whole_NH, d.D, rows_of(q_heads)),\n"
+      "                             rows(attention + \"v_proj.weight\", whole_GH, d.D, rows_of(kv.heads)),\n"
+      "                             rows(attention + \"k_proj.weight\", whole_GH, d.D, rows_of(kv.heads))}",
+      "keys and values have each other's name")
+plant("plan.count_router", PARAMETERS, "dropped term",
+      "d.E * (3 * d.D * d.F + d.D);", "d.E * (3 * d.D * d.F);",
+      "the router's parameters are not counted")
+plant("plan.segment_of_begin", PARAMETERS, "bound",
+      "return value < segment.begin;", "return value <= segment.begin;",
+      "a segment's first element is said to lie in the one before")
+
+# ---- memory, activations and FLOPs
+
+MEMORY = "plan/memory.cpp"
+ACTIVATIONS = "plan/activations.cpp"
+FLOPS = "plan/flops.cpp"
+
+plant("plan.total_sampling", MEMORY, "dropped term",
+      "workspace_bytes + library_bytes + sampling_bytes;", "workspace_bytes + library_bytes;",
+      "memory for sampling is planned and not counted")
+plant("plan.kept_layers", ACTIVATIONS, "bound",
+      "keep == Keep::all_layers ? num_layers : 1;", "keep == Keep::all_layers ? 1 : num_layers;",
+      "memory for one layer where all are kept")
+plant("plan.flops_experts", FLOPS, "scale",
+      "d.K * 3 * d.D * d.F + d.D * d.E", "d.E * 3 * d.D * d.F + d.D * d.E",
+      "all experts are counted and not those that a token visits")
+plant("plan.flops_scores", FLOPS, "scale",
+      "const double scores = 6.0 *", "const double scores = 12.0 *",
+      "the halved convention counts all scores")
+plant("plan.flops_heads", FLOPS, "head index",
+      "2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H", "2 * d.D * d.N * d.H + 2 * d.D * d.N * d.H",
+      "keys and values are counted for each query head")
