@@ -116,6 +116,20 @@ std::vector<double> FilledTensor::values(Stream stream) const {
   return result;
 }
 
+namespace {
+
+std::uint64_t g_data_seed = 1;
+
+}  // namespace
+
+std::uint64_t data_seed() {
+  return g_data_seed;
+}
+
+void set_data_seed(std::uint64_t seed) {
+  g_data_seed = seed;
+}
+
 std::vector<double> random_normal(std::int64_t count,
                                   std::string_view name,
                                   double stddev,

@@ -1,34 +1,96 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <functional>
 #include <vector>
 
+#include <gtest/gtest.h>
+
+#include "tests/support/tolerance.h"
+
 namespace memphis::test {
 
-// The gradient of f at x by central differences of step `step * max(1, |x_i|)`. The error of each
-// element is f''' step^2 / 6 from the cut of the series and |f| 2^-53 / step from the rounding of
-// f: smallest near step = 2^-17 for an f in double, about 1e-10 of f's size.
-inline std::vector<double> central_differences(
+// A derivative by differences, and how far it may be from the true one.
+struct Derivative {
+  double value;
+  double bound;
+};
+
+// The derivative of f at 0, by a central difference of step h. Its error is of two kinds, and both
+// are measured. The cut of the series, f''' h^2 / 6 to begin with: a step of 2 h has four times of
+// it, so that the two differ by three times what is cut off. And what rounding makes of f, by
+// `noise` as a standard deviation: of the quotient noise / (sqrt(2) h), of which eleven are allowed.
+// What it is compared with has a rounding of its own.
+template <class F>
+Derivative derivative(const F& f, double h, double noise) {
+  const double near = (f(h) - f(-h)) / (2 * h);
+  const double far = (f(2 * h) - f(-2 * h)) / (4 * h);
+  return {.value = near, .bound = std::abs(far - near) + 8 * noise / h + ulp(DType::f64, near)};
+}
+
+// The standard deviation of what rounding makes of f around 0, where f is smooth but for it: the
+// fourth differences of f over steps so short that nothing else is left in them, divided by what a
+// fourth difference makes of noise, sqrt(8! / 4!^2). At least half a unit in the last place.
+// Source: More and Wild 2011, "Estimating computational noise".
+template <class F>
+double noise_of(const F& f, double step = 0x1p-44) {
+  constexpr std::size_t kNumPoints = 13;
+  std::array<double, kNumPoints> values{};
+  for (std::size_t i = 0; i < kNumPoints; ++i) {
+    values[i] = f((static_cast<double>(i) - 6) * step);
+  }
+  const double least = ulp(DType::f64, values[kNumPoints / 2]) / 2;
+  for (std::size_t order = 1; order <= 4; ++order) {
+    for (std::size_t i = 0; i + order < kNumPoints; ++i) {
+      values[i] = values[i + 1] - values[i];
+    }
+  }
+  double squares = 0;
+  for (std::size_t i = 0; i + 4 < kNumPoints; ++i) {
+    squares += values[i] * values[i];
+  }
+  return std::max(least, std::sqrt(squares / static_cast<double>(kNumPoints - 4) / 70));
+}
+
+// Holds if `actual` is the gradient of f at x: every element within the bound of its difference.
+// Of a linear f a step of any length will do, and a long one leaves no room for rounding.
+inline testing::AssertionResult is_gradient(
+    const std::vector<double>& actual,
     const std::function<double(const std::vector<double>&)>& f,
     std::vector<double> x,
-    double step = 0x1p-17) {
-  std::vector<double> gradient(x.size());
+    double step = 0x1p-16) {
+  if (actual.size() != x.size()) {
+    return testing::AssertionFailure()
+           << "a gradient of " << actual.size() << " elements by " << x.size();
+  }
+  const double noise = noise_of([&](double offset) {
+    std::vector<double> moved = x;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      moved[i] += (i % 2 == 0 ? offset : -offset) * std::max(1.0, std::abs(x[i]));
+    }
+    return f(moved);
+  });
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double center = x[i];
-    const double h = step * std::fmax(1.0, std::abs(center));
-    const double above = center + h;
-    const double below = center - h;
-    x[i] = above;
-    const double f_above = f(x);
-    x[i] = below;
-    const double f_below = f(x);
+    const auto along = [&](double offset) {
+      x[i] = center + offset;
+      return f(x);
+    };
+    // A power of two, so that the steps are those that are divided by.
+    const double h = step * std::exp2(std::ceil(std::log2(std::max(1.0, std::abs(center)))));
+    const Derivative expected = derivative(along, h, noise);
     x[i] = center;
-    gradient[i] = (f_above - f_below) / (above - below);  // the steps as they were rounded
+    if (!(std::abs(actual[i] - expected.value) <= expected.bound)) {
+      return testing::AssertionFailure()
+             << "element " << i << " is " << actual[i] << ", the difference " << expected.value
+             << ", apart " << std::abs(actual[i] - expected.value) << ", bound " << expected.bound;
+    }
   }
-  return gradient;
+  return testing::AssertionSuccess();
 }
 
 // sum_i a_i b_i: the scalar whose gradient by an op's input is what the op's backward makes of the

@@ -2,6 +2,22 @@
 #include "tests/support/test_tensor.h"
 
 namespace memphis::test {
+namespace {
+
+// Once the options are read.
+class DataSeed final : public testing::Environment {
+ public:
+  void SetUp() override { set_data_seed(test_seed()); }
+};
+
+const testing::Environment* const g_data_seed =
+    testing::AddGlobalTestEnvironment(new DataSeed);  // GoogleTest owns it
+
+}  // namespace
+
+std::uint64_t test_seed() {
+  return 1 + static_cast<std::uint64_t>(testing::GTEST_FLAG(random_seed));
+}
 
 std::vector<Target> all_targets() {
   return {{Device::cpu, DType::f64},

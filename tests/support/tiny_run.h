@@ -8,6 +8,7 @@
 #include "csrc/config/config.h"
 #include "csrc/config/load.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/support/test_tensor.h"
 
 namespace memphis::test {
 
@@ -30,7 +31,8 @@ inline std::string tiny_yaml(const TemporaryDirectory& directory) {
   return R"(model: {vocab_size: 259, num_layers: 2, d_model: 32, num_heads: 4, num_kv_heads: 2,
         ffn_dim: 48, num_experts: 4}
 run: {dir: )" +
-         (directory.path() / "run").string() + R"(, device: cpu}
+         (directory.path() / "run").string() +
+         ", device: cpu, seed: " + std::to_string(test_seed()) + R"(}
 data: {train: [)" +
          text + R"(]}
 batch: {sequence_length: 32, micro_batch: 4, global_batch: 8}

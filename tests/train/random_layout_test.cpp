@@ -17,6 +17,7 @@
 #include "csrc/core/error.h"
 #include "tests/support/departure.h"
 #include "tests/support/layout_run.h"
+#include "tests/support/test_tensor.h"
 #include "tests/support/tiny_run.h"
 
 namespace memphis::test {
@@ -143,10 +144,17 @@ std::string description(const Model& model, const Layout& layout) {
 
 const std::vector<std::int64_t> kNumbersOfRanks = {2, 3, 4, 6, 8, 12, 16, 24};
 
-class RandomLayoutTest : public testing::TestWithParam<int> {};
+class RandomLayoutTest : public testing::TestWithParam<int> {
+ protected:
+  // Others with every seed of the test.
+  static std::uint32_t seed() {
+    return static_cast<std::uint32_t>(kNumCases * (test_seed() - 1)) +
+           static_cast<std::uint32_t>(GetParam());
+  }
+};
 
 TEST_P(RandomLayoutTest, TrainsAsOneRankDoes) {
-  Draw draw(static_cast<std::uint32_t>(GetParam()));
+  Draw draw(seed());
   Model model;
   Layout layout;
   do {
@@ -176,7 +184,7 @@ TEST_P(RandomLayoutTest, TrainsAsOneRankDoes) {
 
 TEST_P(RandomLayoutTest, GoesOnFromWhatAnotherSaved) {
   constexpr int kSaved = 2;
-  Draw draw(static_cast<std::uint32_t>(GetParam()) + 1'000'000);
+  Draw draw(seed() + 1'000'000);
   Model model;
   Layout writer;
   Layout reader;

@@ -62,11 +62,15 @@ testing::AssertionResult is_product(const ProductWalk& walk,
                                     const std::vector<double>& a,
                                     const std::vector<double>& b,
                                     const std::vector<double>& old = {}) {
-  return close_to(actual,
-                  naive_product<long double, double>(walk, a.data(), b.data(), old),
-                  naive_product<Accumulator<T>, Out>(walk, a.data(), b.data(), old),
-                  dtype_of<Out>(),
-                  walk.n);
+  const DType dtype = dtype_of<T>();
+  const Reference reference{
+      .exact = naive_product<long double, double>(walk, a.data(), b.data(), old),
+      .naive = draws_for(static_cast<std::size_t>(walk.m * walk.n), 1, [&](int draw) {
+        const std::vector<double> moved_a = perturbed(dtype, a, draw);
+        const std::vector<double> moved_b = perturbed(dtype, b, draw);
+        return naive_product<Accumulator<T>, Out>(walk, moved_a.data(), moved_b.data(), old);
+      })};
+  return close_to(actual, reference, dtype_of<Out>(), walk.n);
 }
 
 }  // namespace memphis::test

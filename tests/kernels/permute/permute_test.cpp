@@ -177,25 +177,25 @@ TEST_P(PermuteTest, IndexHoldsEveryAssignmentOnce) {
 
 TEST_P(PermuteTest, MovesAreAsCloseAsNaive) {
   const PermuteCase& c = op_case();
-  Values rough_rows;
-  Values rough_sums;
-  kernels::visit_float(target().dtype, [&]<class T>() {
-    rough_rows = naive_permute<T>(c, x_, index_);
-    rough_sums = naive_unpermute<T>(c, rows_, x_, index_);
+  const DType dtype = target().dtype;
+  Reference rows{.exact = naive_permute<long double>(c, x_, index_), .naive = {}};
+  Reference tokens{.exact = naive_unpermute<long double>(c, rows_, x_, index_), .naive = {}};
+  kernels::visit_float(dtype, [&]<class T>() {
+    rows.naive = draws_for(rows.exact.size(), 1, [&](int draw) {
+      return naive_permute<T>(c, perturbed(dtype, x_, draw), index_);
+    });
+    tokens.naive = draws_for(tokens.exact.size(), 1, [&](int draw) {
+      return naive_unpermute<T>(c, perturbed(dtype, rows_, draw), x_, index_);
+    });
   });
   const Values moved = run_permute(c, x_, index_, target());
   const Values sums = run_unpermute(c, rows_, x_, index_, target());
   if (c.scale == 1.0F) {
-    EXPECT_EQ(moved, rough_rows);  // a copy
+    EXPECT_EQ(moved, rows.naive.front());  // a copy
   } else {
-    EXPECT_TRUE(close_to(
-        moved, naive_permute<long double>(c, x_, index_), rough_rows, target().dtype, c.width));
+    EXPECT_TRUE(close_to(moved, rows, dtype, c.width));
   }
-  EXPECT_TRUE(close_to(sums,
-                       naive_unpermute<long double>(c, rows_, x_, index_),
-                       rough_sums,
-                       target().dtype,
-                       c.width));
+  EXPECT_TRUE(close_to(sums, tokens, dtype, c.width));
 }
 
 TEST_P(PermuteTest, RepeatsItsBits) {
