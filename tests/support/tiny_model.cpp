@@ -7,6 +7,8 @@
 
 #include "csrc/core/rng.h"
 #include "csrc/model/host_stats.h"
+#include "tests/support/test_tensor.h"
+#include "tests/support/tolerance.h"
 
 namespace memphis::test {
 namespace {
@@ -74,11 +76,11 @@ TinyModel::TinyModel(const ModelConfig& config,
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
       groups_(device),
       model_(config_, dims_, groups_, parameters_, activations_, stream_.view()) {
-  parameters_.initialise(7, stream());
+  parameters_.initialise(6 + test_seed(), stream());
 }
 
 void TinyModel::load_random_batch(std::uint64_t seed) {
-  const CounterRng rng(seed, "batch");
+  const CounterRng rng(seed + test_seed() - 1, "batch");
   const auto count = static_cast<std::size_t>(dims_.T);
   tokens_.assign(count, 0);
   targets_.assign(count, 0);
@@ -140,9 +142,15 @@ double TinyModel::stat(Stat stat) const {
 }
 
 double TinyModel::read_total() {
-  const auto layers = static_cast<double>(dims_.L);
-  return stat(Stat::loss) + static_cast<double>(scales.balance) * layers * stat(Stat::balance) +
-         static_cast<double>(scales.router_z) * layers * stat(Stat::z);
+  // Statistics are means over layers, gradients those of sums. Both by scales in f32, each rounded
+  // for itself: 5e-8 of a gradient, which differences in f64 would see.
+  const auto per_layer = 1.0F / static_cast<float>(dims_.L);
+  const auto sum = [&](Stat mean, float coefficient, float each) {
+    return static_cast<double>(coefficient * each) / static_cast<double>(each * per_layer) *
+           stat(mean);
+  };
+  return stat(Stat::loss) + sum(Stat::balance, scales.balance, scales.sequence) +
+         sum(Stat::z, scales.router_z, scales.token);
 }
 
 double TinyModel::total_loss() {
@@ -187,6 +195,55 @@ void TinyModel::set_weight(const LogicalParameter& parameter, std::int64_t index
     default:
       return write_element<bf16>(view, index, value, stream());
   }
+}
+
+void TinyModel::set_weights(const LogicalParameter& parameter, const std::vector<double>& values) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    set_weight(parameter, static_cast<std::int64_t>(i), values[i]);
+  }
+}
+
+Rounding effect_of_rounding(TinyModel& exact, DType dtype) {
+  constexpr int kNumDraws = 8;
+  // Norms, products, rotation, attention, gates, sums: an op rounds what it stores, and a layer has
+  // about sixteen of them, in each of two passes.
+  constexpr double kRoundingsOfALayer = 2 * 16;
+  const std::vector<LogicalParameter>& parameters = exact.parameters().plan().logical;
+  const double loss = exact.total_loss_and_gradient();
+  std::vector<std::vector<double>> gradients;
+  std::vector<std::vector<double>> weights;
+  for (const LogicalParameter& parameter : parameters) {
+    gradients.push_back(exact.gradient(parameter));
+    weights.push_back(exact.weights(parameter));
+  }
+  Rounding result{.loss = 0, .gradients = std::vector<double>(parameters.size())};
+  const double chain =
+      std::sqrt(kRoundingsOfALayer * static_cast<double>(exact.config().num_layers));
+  for (int draw = 1; draw <= kNumDraws; ++draw) {
+    for (std::size_t p = 0; p < parameters.size(); ++p) {
+      exact.set_weights(parameters[p], perturbed(dtype, weights[p], draw));
+    }
+    const double moved = std::abs(exact.total_loss_and_gradient() - loss);
+    result.loss = std::max(result.loss, chain * moved);
+    for (std::size_t p = 0; p < parameters.size(); ++p) {
+      result.gradients[p] = std::max(
+          result.gradients[p], chain * relative_error(exact.gradient(parameters[p]), gradients[p]));
+    }
+  }
+  for (std::size_t p = 0; p < parameters.size(); ++p) {
+    exact.set_weights(parameters[p], weights[p]);
+  }
+  return result;
+}
+
+double relative_error(const std::vector<double>& actual, const std::vector<double>& exact) {
+  double error = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    error += (actual[i] - exact[i]) * (actual[i] - exact[i]);
+    size += exact[i] * exact[i];
+  }
+  return error == 0 ? 0 : std::sqrt(error / size);
 }
 
 ModelConfig tiny_grok1() {

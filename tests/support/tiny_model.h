@@ -25,7 +25,8 @@ class TinyModel {
   TinyModel& operator=(const TinyModel&) = delete;
 
   // A batch of random tokens; some documents start inside their sequence, some targets are missing
-  // and, where the config names a pad id, some tokens are pads.
+  // and, where the config names a pad id, some tokens are pads. Batch and weights vary with the seed
+  // of the test, too.
   void load_random_batch(std::uint64_t seed);
   // A batch of the caller's, who sets the scales.
   void load(std::vector<std::int32_t> tokens,
@@ -47,7 +48,9 @@ class TinyModel {
   std::vector<double> weights(const LogicalParameter& parameter) const;
   double weight(const LogicalParameter& parameter, std::int64_t index) const;
   void set_weight(const LogicalParameter& parameter, std::int64_t index, double value);
+  void set_weights(const LogicalParameter& parameter, const std::vector<double>& values);
 
+  const ModelConfig& config() const { return config_; }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
   Grok& model() { return model_; }
@@ -73,6 +76,20 @@ class TinyModel {
   std::vector<std::int32_t> positions_;
   std::vector<std::uint8_t> valid_;
 };
+
+// How far rounding may move a model's loss, and the gradient of each parameter over its norm.
+struct Rounding {
+  double loss = 0;
+  std::vector<double> gradients;
+};
+
+// Of a model that computes in `dtype`, measured on the same one in f64, so that nothing that is
+// wrong in `dtype` alone makes room for itself: what comes of weights that are each a rounding off,
+// the worst of several draws, times the square root of how many roundings follow each other.
+Rounding effect_of_rounding(TinyModel& exact, DType dtype);
+
+// |actual - exact| over |exact|, as norms; 0 where both are 0.
+double relative_error(const std::vector<double>& actual, const std::vector<double>& exact);
 
 // Grok-1's block, 3 layers of width 32: grouped queries, attention cap, tied embeddings.
 ModelConfig tiny_grok1();
