@@ -12,6 +12,7 @@
 #include "csrc/core/file.h"
 #include "tests/checkpoint/source.h"
 #include "tests/support/error_text.h"
+#include "tests/support/golden_model.h"
 #include "tests/support/temporary_directory.h"
 
 namespace memphis {
@@ -421,10 +422,8 @@ TEST_F(Folder, SaysWhatIsThereInsteadOfSafetensors) {
 
 TEST(HfGolden, ReadsTheModelAndItsLogits) {
   for (const char* name : {"grok_tiny", "grok_tiny_nopad"}) {
-    const fs::path folder = fs::path("../shared/golden") / name;
-    if (!fs::exists(folder)) {
-      GTEST_SKIP() << folder << " is not there";
-    }
+    const test::GoldenModel golden(name);
+    const fs::path& folder = golden.folder();
     const ModelConfig model = read_hf_config(folder / "config.json");
     EXPECT_EQ(model.d_model, 32);
     EXPECT_EQ(model.num_layers, 3);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Logits of two small models with Grok-1's architecture against those that another implementation
-// computed from the same weights.
+// Logits of two small models with Grok-1's architecture against those that its reference
+// implementation, xAI's model.py, gives for the same weights and tokens.
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -17,6 +17,7 @@
 #include "csrc/checkpoint/weights.h"
 #include "csrc/core/file.h"
 #include "csrc/train/generator.h"
+#include "tests/support/golden_model.h"
 
 namespace memphis::test {
 namespace {
@@ -25,6 +26,10 @@ namespace fs = std::filesystem;
 
 // Of the largest logit: some hundred f32 roundings (2^-24 each) on the way through three layers.
 constexpr double kTolerance = 2e-5;
+
+ModelConfig config_of(const GoldenModel& golden) {
+  return read_hf_config(golden.folder() / "config.json");
+}
 
 // Largest difference of a logit over the largest logit, for the folder's tokens.
 double relative_difference(const fs::path& folder, const ModelConfig& config) {
@@ -55,30 +60,17 @@ double relative_difference(const fs::path& folder, const ModelConfig& config) {
   return difference / largest;
 }
 
-// The reference logits are handed out beside the repository, not in it.
-class Golden : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!fs::exists(root_ / "grok_tiny")) {
-      GTEST_SKIP() << "no reference logits at " << fs::absolute(root_);
-    }
-  }
-  ModelConfig config(const char* name) const {
-    return read_hf_config(root_ / name / "config.json");
-  }
-
-  fs::path root_ = "../shared/golden";
-};
-
-TEST_F(Golden, LogitsAgree) {
+TEST(Golden, LogitsAgree) {
   for (const char* name : {"grok_tiny", "grok_tiny_nopad"}) {
-    EXPECT_LE(relative_difference(root_ / name, config(name)), kTolerance) << name;
+    const GoldenModel golden(name);
+    EXPECT_LE(relative_difference(golden.folder(), config_of(golden)), kTolerance) << name;
   }
 }
 
 // The comparison sees the padding and every multiplier and cap of the architecture.
-TEST_F(Golden, WrongArithmeticIsSeen) {
-  std::vector<std::pair<std::string, ModelConfig>> wrong(7, {"", config("grok_tiny")});
+TEST(Golden, WrongArithmeticIsSeen) {
+  const GoldenModel golden("grok_tiny");
+  std::vector<std::pair<std::string, ModelConfig>> wrong(7, {"", config_of(golden)});
   wrong[0].first = "pad_id";
   wrong[0].second.pad_id = -1;
   wrong[1].first = "attention_cap";
@@ -94,7 +86,7 @@ TEST_F(Golden, WrongArithmeticIsSeen) {
   wrong[6].first = "rope_theta";
   wrong[6].second.rope_theta *= 2;
   for (const auto& [name, config] : wrong) {
-    EXPECT_GT(relative_difference(root_ / "grok_tiny", config), 10 * kTolerance) << name;
+    EXPECT_GT(relative_difference(golden.folder(), config), 10 * kTolerance) << name;
   }
 }
 
