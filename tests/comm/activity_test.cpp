@@ -132,8 +132,9 @@ TEST_P(Streams, CommunicationOnAStreamCountsAsHiddenButForWhatWaitsForIt) {
   const std::size_t wait = spans.begin(
       {.kind = StreamSpans::Kind::waiting, .track = "gpu waiting", .name = "x"}, compute.view());
   std::this_thread::sleep_for(kShort);
-  spans.end(transfer, transfers.view());
+  // In this order, so that the transfer is the longer one wherever this thread is held up.
   spans.end(wait, compute.view());
+  spans.end(transfer, transfers.view());
   synchronize(transfers.view());
   synchronize(compute.view());
   const auto communication = activity.take_communication();

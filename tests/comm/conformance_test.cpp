@@ -4,6 +4,7 @@
 // for itself: an input is a function of rank and index. Results agree bit by bit, but for the sums
 // of NCCL, whose order is its own: those are held to a bound on the error of any order.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -14,6 +15,7 @@
 #include <ostream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -817,10 +819,22 @@ TEST_P(ThreadRanks, AnExceptionEndsOthersThatRun) {
 }
 
 TEST(Ranks, ARankThatDoesNotComeIsNamed) {
-  const std::string text = test::error_text<CommunicationError>([] {
-    run_threads(3, [](World& world) {
+  // Rank 2 alone loses patience, and comes once rank 0 stands there: however slow the two are, it is
+  // rank 1 that is missing.
+  std::atomic<const Activity*> first = nullptr;
+  const std::string text = test::error_text<CommunicationError>([&] {
+    run_threads(3, [&](World& world) {
       const auto group = group_of_all(world);
-      world.activity().set_limits({.lost_seconds = 0, .hang_seconds = 0.5});
+      world.activity().set_limits(
+          {.lost_seconds = 0, .hang_seconds = world.rank() == 2 ? 1.0 : 0.0});
+      if (world.rank() == 0) {
+        first = &world.activity();
+      }
+      while (world.rank() == 2 &&
+             (first == nullptr ||
+              first.load()->place().describe().find("in test.all_reduce") == std::string::npos)) {
+        std::this_thread::yield();
+      }
       if (world.rank() != 1) {
         check_all_reduce<float>(*group, 100, Reduce::sum, false);
       }

@@ -6,8 +6,9 @@
 # free ones, so that it and a Slurm of the machine do not know of each other. Sourced.
 
 # For all that is waited for together, so that a test ends in order before CTest ends it.
-slurm_patience_seconds=240
+slurm_patience_seconds=3000
 slurm_pids=()  # of its daemons
+slurm_fault=   # why it does not start, where it does not
 
 # wait_for COMMAND...: whether it came true.
 wait_for() {
@@ -31,8 +32,30 @@ slurm_is_idle() {
   [[ $(sinfo --noheader --format=%T 2>/dev/null) == idle ]]
 }
 
-# start_slurm DIRECTORY: exports what makes Slurm's commands talk to it. `stop_slurm DIRECTORY` is due
-# whether it comes up or not.
+# wait_for_daemons DIRECTORY COMMAND...: whether it came true, while all daemons that were started
+# live. One that cannot work here (without cgroups, or a way to its own sockets) says so and ends.
+wait_for_daemons() {
+  local directory=$1 pid
+  shift
+  until "$@"; do
+    for pid in "${slurm_pids[@]}"; do
+      if ! kill -0 "$pid" 2>/dev/null; then
+        slurm_fault=$(grep -hi fatal "$directory"/log/* || grep -hi error "$directory"/log/* || true)
+        slurm_fault=${slurm_fault:-one of its daemons has ended}
+        slurm_fault=${slurm_fault##*$'\n'}
+        return 1
+      fi
+    done
+    if ((SECONDS >= slurm_patience_seconds / 25)); then
+      slurm_fault="its node is not idle after $SECONDS s"
+      return 1
+    fi
+    sleep 0.05
+  done
+}
+
+# start_slurm DIRECTORY: exports what makes Slurm's commands talk to it, or sets `slurm_fault`.
+# `stop_slurm DIRECTORY` is due whether it comes up or not.
 start_slurm() {
   local directory=$1 host ports
   host=$(hostname -s)
@@ -74,12 +97,12 @@ CONF
     --pid-file="$directory/munged.pid" --seed-file="$directory/munge.seed" \
     --log-file="$directory/log/munged" >"$directory/log/munged.out" 2>&1 &
   slurm_pids+=($!)
-  wait_for test -S "$directory/munge.socket" || return
+  wait_for_daemons "$directory" test -S "$directory/munge.socket" || return
   slurmctld -D -i >"$directory/log/slurmctld" 2>&1 &
   slurm_pids+=($!)
   slurmd -D -N node >"$directory/log/slurmd.out" 2>&1 &
   slurm_pids+=($!)
-  wait_for slurm_is_idle
+  wait_for_daemons "$directory" slurm_is_idle
 }
 
 # processes_of DIRECTORY: those that were started with this Slurm's configuration.
