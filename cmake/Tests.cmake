@@ -42,10 +42,11 @@ function(memphis_add_test path)
   foreach(num_ranks IN LISTS ARG_RANKS)
     set(entry ${name}_ranks_${num_ranks})
     add_test(NAME ${entry}
-      COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe -n ${num_ranks}
+      COMMAND bash ${PROJECT_SOURCE_DIR}/tests/support/ranks.sh ${MPIEXEC_EXECUTABLE} ${num_ranks}
               $<TARGET_FILE:${name}> --gtest_filter=*processes*
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${entry} PROPERTIES LABELS ranks TIMEOUT ${ARG_TIMEOUT}
+      SKIP_REGULAR_EXPRESSION "SKIP: "
       ENVIRONMENT "OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
 endfunction()

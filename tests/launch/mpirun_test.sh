@@ -8,8 +8,11 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../launch/common.sh"
 # shellcheck source=tests/launch/expect.sh
 source "$root/tests/launch/expect.sh"
+# shellcheck source=tests/launch/mpirun_starts.sh
+source "$root/tests/launch/mpirun_starts.sh"
 
 binary=$(realpath -- "$1")
+skip_unless_mpirun_starts mpirun
 scratch=$(mktemp -d)
 script=  # its process
 tear_down() {
