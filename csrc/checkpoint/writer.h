@@ -28,8 +28,7 @@ namespace memphis {
 // records.
 //
 // Errors      CheckpointError with the system's reason (a full disk, say), after which the
-// destructor
-//             removes what this writer made; the previous checkpoints are untouched.
+//             destructor removes what this writer made; the previous checkpoints are untouched.
 class CheckpointWriter {
  public:
   // Told each time when the next instruction changes what is on disk, with a word for the place.

@@ -75,8 +75,7 @@ using Collective = std::variant<AllReduce, AllGather, ReduceScatter, AllToAll, B
 // Calls       every rank of the group makes the same calls in the same order. One thread at a time
 //             calls a communicator.
 // Accumulate  sums in f32 for bf16, else in the dtype; one rounding, at the store. NCCL adds bf16
-// in
-//             bf16: each of the n - 1 additions rounds, but for those in NVLink's switch (NVLS),
+//             in bf16: each of the n - 1 additions rounds, but for those in NVLink's switch (NVLS),
 //             which adds in f32. That meets activations and their gradients, summed over tensor
 //             ranks; gradients of weights are f32, in whose sums n - 1 roundings are of f32.
 // Order       sums run in the order of ranks: the same bits on every rank, in every run, and for

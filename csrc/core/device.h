@@ -12,8 +12,7 @@ namespace memphis {
 
 // Which implementation of `cuda` is linked is the build's choice: device_cuda.cpp (the GPU),
 // device_simt.cpp (memory of this machine, for kernels that run on it) or device_none.cpp (absent).
-// Every function below that names Device::cuda throws PreflightError
-// where it is absent.
+// Every function below that names Device::cuda throws PreflightError where it is absent.
 enum class Device : std::uint8_t { cpu, cuda };
 
 std::string_view name_of(Device device);

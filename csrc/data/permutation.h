@@ -11,8 +11,7 @@ namespace memphis {
 //
 // Cost        fewer than 4 walks of 6 Philox calls on average, whatever the size.
 // Source      Black and Rogaway 2002, "Ciphers with arbitrary finite domains" (a Feistel network on
-// the
-//             next even power of two, walked until it lands inside).
+//             the next even power of two, walked until it lands inside).
 std::uint64_t permuted_index(std::uint64_t index,
                              std::uint64_t size,
                              std::uint64_t key,

@@ -76,10 +76,9 @@ class Grok {
   void add_auxiliary_losses(const LossScales& scales);
 
   // Both of these, and the gradient of
-  //   cross entropy + balance * sum over layers of balance loss + router_z * sum over layers of z
-  //   loss
+  //   cross entropy + balance * (all layers' balance losses) + router_z * (all layers' z losses),
   // which is added to the parameters' gradients. forward() has run. `sink`, if any, hears how far
-  // it is.
+  // the backward pass is.
   void loss_and_backward(const LossScales& scales, GradientSink* sink = nullptr);
 
   // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next

@@ -8,8 +8,9 @@ namespace memphis::kernels {
 // AdamW with decoupled weight decay, on a flat run of n parameters, and global-norm clipping:
 //   g = grad * min(1, clip_norm / (norm + 1e-6))      (no clipping if clip_norm is 0)
 //   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//   master -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay *
-//   master) param = master, rounded to its dtype.
+//   u = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
+//   master -= learning_rate * (u + weight_decay * master)
+//   param = master, rounded to its dtype.
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. norm lies on
 //             the device: the norm never travels to the host before the step.

@@ -48,9 +48,8 @@ void multiply_block(const BlockProduct& op, A* c, const A* a, const A* b) {
     }
   } else {
     // The lines to be written are fetched under the sum: a large c is not in the cache, and 16
-    // stores that miss at its end would stall. Eight products of
-    // 1024 x 688 x 128 on two shared Emerald Rapids cores, three rounds: 172, 165 and 184 GFLOP/s
-    // without, 191, 179 and 237 with.
+    // stores that miss at its end would stall. Eight products of 1024 x 688 x 128 on two shared
+    // Emerald Rapids cores, three rounds: 172, 165 and 184 GFLOP/s without, 191, 179 and 237 with.
 #pragma GCC unroll 8
     for (std::int64_t i = 0; i < kBlockRows; ++i) {
       __builtin_prefetch(c + i * op.c_row, 1);

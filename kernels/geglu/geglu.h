@@ -5,8 +5,9 @@
 
 namespace memphis::kernels {
 
-// y = gelu(gate) * up [* the row's expert gate], gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715
-// x^3))). Row r of gate_up is the F gate values, then the F up values. The expert gate of row r is
+// y = gelu(gate) * up [* the row's expert gate],
+// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+// Row r of gate_up is the F gate values, then the F up values. The expert gate of row r is
 // gates[source[r]]: multiplying it in before the down projection (which has no bias) is the same
 // function as after it, and saves keeping the experts' outputs for backward.
 //

@@ -8,10 +8,12 @@ namespace memphis::kernels {
 // norm = sqrt(sum x^2) over a flat tensor.
 //
 // Operands    partial_P is scratch; x is cut into P runs, which decides the order of the sum.
-// Accumulate  f64 within a run on the CPU, f32 per thread and then f64 on the GPU; sums of runs
-// f64. Order       deterministic, independent of the number of threads. Async       returns after
-// enqueueing on `stream`; operands must outlive it. Errors      ContractError on shape, dtype,
-// device or alignment. Cost        reads n elements; memory bound.
+// Accumulate  f64 within a run on the CPU, f32 per thread and then f64 on the GPU; the sums of runs
+//             are added in f64.
+// Order       deterministic, independent of the number of threads.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment.
+// Cost        reads n elements; memory bound.
 struct GlobalNorm {
   TensorView norm_1;     // out  dtype of x
   TensorView x_n;        // in   f32 | f64

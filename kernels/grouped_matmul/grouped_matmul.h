@@ -9,8 +9,7 @@ namespace memphis::kernels {
 // weight[e]^T. The letters N and K are this op's own: output and input width.
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. offsets lies
-// on
-//             the device: counts never travel to the host. Experts may be empty, counts are
+//             on the device: counts never travel to the host. Experts may be empty, counts are
 //             arbitrary. offsets[0] = 0, offsets[E] = R.
 // Accumulate  f32 (f64 for f64), no TF32; one rounding, at the store.
 // In place    no.

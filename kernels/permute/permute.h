@@ -26,14 +26,13 @@ void permute_index(const PermuteIndex& op, Stream stream);
 
 constexpr std::int64_t kPermuteChunks = 128;
 
-// Dispatch: x_RD[r] = x_TD[source[r] / K].
-// Its backward, and the combine's forward, is the sum over a token's K rows:
+// Two moves, each the other's derivative. permute is the dispatch, and the combine's backward:
+//   x_RD[r] = scale * x_TD[source[r] / K]
+// unpermute is the combine, and the dispatch's backward, the sum over a token's K rows:
 //   y_TD[t] [+]= scale * sum_k y_RD[slot[t, k]]
-// and the combine's backward is the dispatch. Two moves, each the other's derivative:
 //
 // Accumulate  permute copies bits if scale is 1. unpermute sums k = 0 .. K-1 in f32 (f64 for f64)
-// and
-//             rounds once.
+//             and rounds once.
 // Order       deterministic.
 // Cost        reads and writes T*D + R*D elements; memory bound.
 // Source      Gale et al. 2022, arXiv:2211.15841 (dropless routing).

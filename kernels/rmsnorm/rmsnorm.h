@@ -8,9 +8,10 @@ namespace memphis::kernels {
 // RMSNorm: y = x / rms(x) * weight [+ residual], row by row, rms(x) = sqrt(mean(x^2) + eps).
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
-// Accumulate  f32 (f64 for f64) for the row sum and everything after it; one rounding, at the
-// store. In place    y may be x or residual. Order       deterministic: same inputs, same bits, on
-// one device type. Async       returns after enqueueing on `stream`; operands must outlive it.
+// Accumulate  f32 (f64 for f64) for the row sum and what follows it; one rounding, at the store.
+// In place    y may be x or residual.
+// Order       deterministic: same inputs, same bits, on one device type.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment; Error from the device.
 // Cost        reads T*D (twice that with a residual) + D, writes T*D + T elements; memory bound.
 // Source      Zhang and Sennrich 2019, arXiv:1910.07467; Grok-1 model.py, RMSNorm.

@@ -19,8 +19,8 @@ namespace {
 constexpr std::int64_t kMaxThreads = 256;
 
 // kSign is 1 for the rotation and -1 for its inverse.
-// grid: T tokens, block: whole warps, shared: none; requires H / 2 % kWidth == 0 for a
-// kWidth of whole vectors, or a kWidth of 1.
+// grid: T tokens, block: whole warps, shared: none; requires H / 2 % kWidth == 0 for a kWidth of
+// whole vectors, or a kWidth of 1.
 template <class T, int kWidth, int kSign>
 __global__ void rope_kernel(T* x_TCH,
                             const float* table_SH,

@@ -15,9 +15,8 @@ namespace memphis::kernels {
 //            to the sequence's.
 //   z        logsumexp_e(z)^2 per token, of the logits before the cap.
 //
-// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. K <= E <=
-// 128
-//             on the GPU.
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+//             K <= E, and on the GPU E <= 128.
 // Accumulate  f32 (f64 for f64): x is widened, everything after is f32.
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
@@ -59,10 +58,12 @@ struct RouterBalance {
 void router_balance(const RouterBalance& op, Stream stream);
 
 // From dgates and the auxiliary losses to x and weight.
-//   dP = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b  (valid tokens), with f
-//   and n of RouterBalance, of the whole sequence
-//   dzc = P (dP - sum_j P_j dP_j);  dz = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z)
-//   (valid) dx [+]= dz weight;  dweight += dz^T x
+//   dP  = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b
+//   dzc = P (dP - sum_j P_j dP_j)
+//   dz  = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z)
+//   dx [+]= dz weight;  dweight += dz^T x
+// The terms with balance_scale and z_scale are those of valid tokens alone; f and n are
+// RouterBalance's, of the whole sequence.
 //
 // Operands    partial_PED is scratch; tokens are cut into P runs of ceil(T / P), which decides the
 //             order of the sum. dlogits_TE is scratch that holds dz on return.

@@ -6,9 +6,8 @@
 //   weights of step 0    the same bits
 //   gradient of step 1   every parameter within twice the error that one rank has in the dtype,
 //                        among the parameters of a kind
-//   losses, of step 1 and of validation after it
-//                        in f32 within 1e-5 of one rank's; in bf16 within twice the error that one
-//                        rank's have
+//   losses               of step 1 and of validation after it: in f32 within 1e-5 of one rank's, in
+//                        bf16 within twice the error that one rank's have
 //
 // The exact ones are those of one rank in f64 on the CPU. A step on the simulated device takes
 // seconds, so there is one, of few tokens.

@@ -15,11 +15,10 @@
 //             goes on to other work on that stream has it ahead of the collective.
 // Reductions  run in the order of ranks; sums of bf16 round at each addition.
 // Checks      an error on every rank, whose text (ncclGetLastError) names the ranks and their
-// calls,
-//             where NCCL would wait for ever or exchange other memory: ranks that differ in kind,
-//             count, type, op or root; ranks that wait for each other in different calls; a rank
-//             that parts, aborts or dies while others wait for it; a range that is no live memory
-//             of the device; operands that overlap without being in place.
+//             calls, where NCCL would wait for ever or exchange other memory: ranks that differ in
+//             kind, count, type, op or root; ranks that wait for each other in different calls; a
+//             rank that parts, aborts or dies while others wait for it; a range that is no live
+//             memory of the device; operands that overlap without being in place.
 // Leaves      nothing behind, however processes end: the memory in which ranks meet has no name in
 //             the file system, and goes with the last process that has it mapped.
 
