@@ -12,11 +12,11 @@
 #include "kernels/device/simt/fiber.h"
 #include "kernels/device/simt/mbarrier.h"
 #include "kernels/device/simt/shared_memory.h"
+#include "kernels/device/simt/unit_host.h"
 #include "kernels/device/simt/warpgroups.h"
 
 namespace memphis::kernels::simt {
 
-constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
 constexpr int kNumNamedBarriers = 16;
 
@@ -70,7 +70,7 @@ struct NamedBarrier {
 };
 
 // Runs the blocks of one thread of the machine, one after the other.
-class Block {
+class Block final : public UnitHost {
  public:
   // Of the calling thread of the machine.
   static Block& of_this_thread();
@@ -90,27 +90,30 @@ class Block {
   Thread& thread() { return *current_; }
   const Index3& index() const { return index_; }
   const KernelCall& call() const { return *call_; }
-  SharedMemory& shared() { return shared_; }
+  SharedMemory& shared() override { return shared_; }
+  int thread_id() const override { return current_->id; }
+  const void* kernel_pc() const override { return static_cast<const char*>(call_->kernel) + 1; }
   Mbarriers& mbarriers() { return mbarriers_; }
   BulkCopies& bulk_copies() { return bulk_copies_; }
   Warpgroups& warpgroups() { return warpgroups_; }
-  // Lanes of the running thread's warp that have not left the kernel.
-  unsigned lanes_present() const {
+  unsigned lanes_present() const override {
     return warps_[static_cast<std::size_t>(current_->id / kWarpSize)].present;
   }
 
   // Of the running thread, which is at `pc`.
   void sync_block(const void* pc);
   void sync_named(int id, int num_threads, bool wait, const void* pc);
-  void collective(
-      const char* instruction, unsigned mask, void* operand, Compute compute, const void* pc);
-  // Suspends the thread; `ready` is asked when no thread can go on otherwise.
-  void wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc);
+  void collective(const char* instruction,
+                  unsigned mask,
+                  void* operand,
+                  Compute compute,
+                  const void* pc) override;
+  void wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc) override;
   void copy_async(void* shared, const void* global, std::size_t bytes, const void* pc);
   void commit_copies();
   void wait_copies(std::size_t pending);
-  void access(const void* address, std::size_t bytes, Access access, const void* pc);
-  [[noreturn]] void stop(const Fault& fault);
+  void access(const void* address, std::size_t bytes, Access access, const void* pc) override;
+  [[noreturn]] void stop(const Fault& fault) override;
 
  private:
   static void enter(void* block);
@@ -146,7 +149,7 @@ class Block {
   Thread* current_ = nullptr;
   SharedMemory shared_;
   Mbarriers mbarriers_{*this};
-  BulkCopies bulk_copies_{*this};
+  BulkCopies bulk_copies_{*this, mbarriers_};
   Warpgroups warpgroups_{*this};
   Fault fault_;
   std::string deadlock_;

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "kernels/device/simt/block.h"
+#include "kernels/device/simt/bulk_load.h"
 
 namespace memphis::kernels::simt {
 namespace {
@@ -12,16 +12,6 @@ constexpr std::size_t kChunk = 16;
 
 std::uintptr_t address_of(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer);
-}
-
-// Device memory is copied by the byte below: it is poisoned for the host's memcpy.
-
-// The swizzle acts on the address: that in shared memory, whose low bits are those of the pointer,
-// as its begin has the alignment of the widest pattern.
-std::size_t place(const void* shared, std::uint32_t offset, Swizzle swizzle) {
-  const std::uintptr_t address = address_of(shared);
-  const auto low = static_cast<std::uint32_t>((address + offset) & 0xFFFFFFU);
-  return static_cast<std::size_t>(swizzled(low, swizzle)) - (address & 0xFFFFFFU);
 }
 
 }  // namespace
@@ -57,7 +47,7 @@ void BulkCopies::load(void* shared,
                       int num_coordinates,
                       const void* pc) {
   check(map, shared, num_coordinates, pc);
-  block_.mbarriers().require_copyable(mbarrier, pc);
+  mbarriers_.require_copyable(mbarrier, pc);
   for_each_chunk(map, corner, [&](const BoxChunk& chunk) {
     if (chunk.first < chunk.last) {
       block_.access(reinterpret_cast<const void*>(chunk.global + chunk.first),
@@ -68,20 +58,8 @@ void BulkCopies::load(void* shared,
   });
   block_.access(shared, map.box_bytes, Access::async_write, pc);
   block_.shared().begin_copy(address_of(shared), map.box_bytes);
-  block_.mbarriers().add_copy(
+  mbarriers_.add_copy(
       mbarrier, {.map = map, .corner = corner, .to = static_cast<std::byte*>(shared), .pc = pc});
-}
-
-void BulkCopies::finish(const BulkLoad& load) {
-  block_.shared().end_copy(address_of(load.to), load.map.box_bytes);
-  for_each_chunk(load.map, load.corner, [&](const BoxChunk& chunk) {
-    std::byte* const to = load.to + place(load.to, chunk.offset, load.map.swizzle);
-    std::memset(to, 0, kChunk);
-    const auto* const from = reinterpret_cast<const std::byte*>(chunk.global);
-    for (std::size_t i = chunk.first; i < chunk.last; ++i) {
-      to[i] = from[i];
-    }
-  });
 }
 
 void BulkCopies::store(const TensorMap& map,
@@ -100,7 +78,7 @@ void BulkCopies::store(const TensorMap& map,
     }
   });
   block_.shared().begin_reading(address_of(shared), map.box_bytes);
-  stores_[static_cast<std::size_t>(block_.thread().id)].open_group.push_back(
+  stores_[static_cast<std::size_t>(block_.thread_id())].open_group.push_back(
       {.map = map,
        .corner = corner,
        .from = static_cast<const std::byte*>(shared),
@@ -109,13 +87,13 @@ void BulkCopies::store(const TensorMap& map,
 }
 
 void BulkCopies::commit() {
-  Stores& stores = stores_[static_cast<std::size_t>(block_.thread().id)];
+  Stores& stores = stores_[static_cast<std::size_t>(block_.thread_id())];
   stores.groups.push_back(std::move(stores.open_group));
   stores.open_group.clear();
 }
 
 void BulkCopies::wait(std::size_t pending, bool only_read) {
-  Stores& stores = stores_[static_cast<std::size_t>(block_.thread().id)];
+  Stores& stores = stores_[static_cast<std::size_t>(block_.thread_id())];
   while (stores.groups.size() > stores.num_read + pending) {
     for (Store& store : stores.groups[stores.num_read]) {
       read(store);
@@ -138,11 +116,12 @@ void BulkCopies::read(Store& store) {
   store.box.resize(store.map.box_bytes);
   for (std::uint32_t offset = 0; offset < store.map.box_bytes; offset += kChunk) {
     std::memcpy(store.box.data() + offset,
-                store.from + place(store.from, offset, store.map.swizzle),
+                store.from + box_place(store.from, offset, store.map.swizzle),
                 kChunk);
   }
 }
 
+// Device memory is copied by the byte: it is poisoned for the host's memcpy.
 void BulkCopies::write(const Store& store) {
   for_each_chunk(store.map, store.corner, [&](const BoxChunk& chunk) {
     auto* const to = reinterpret_cast<std::byte*>(chunk.global);
@@ -153,7 +132,7 @@ void BulkCopies::write(const Store& store) {
 }
 
 void BulkCopies::leave() {
-  Stores& stores = stores_[static_cast<std::size_t>(block_.thread().id)];
+  Stores& stores = stores_[static_cast<std::size_t>(block_.thread_id())];
   const Store* unread = stores.open_group.empty() ? nullptr : &stores.open_group.front();
   for (std::size_t i = stores.num_read; i < stores.groups.size(); ++i) {
     unread = stores.groups[i].empty() ? unread : &stores.groups[i].front();

@@ -5,26 +5,18 @@
 #include <deque>
 #include <vector>
 
+#include "kernels/device/simt/mbarrier.h"
 #include "kernels/device/simt/tensor_map.h"
+#include "kernels/device/simt/unit_host.h"
 
 namespace memphis::kernels::simt {
-
-class Block;
-
-// A copy of TMA into shared memory that is under way.
-struct BulkLoad {
-  TensorMap map;
-  Coordinates corner;
-  std::byte* to;
-  const void* pc;
-};
 
 // cp.async.bulk.tensor of a block. Everything that can be wrong with a copy is found where it is
 // issued; it is made as late as the kernel allows. Functions are of the running thread, which is at
 // `pc`, unless they say otherwise.
 class BulkCopies {
  public:
-  explicit BulkCopies(Block& block) : block_(block) {}
+  BulkCopies(UnitHost& block, Mbarriers& mbarriers) : block_(block), mbarriers_(mbarriers) {}
 
   void begin_block(int num_threads);
   // By a thread that leaves the kernel.
@@ -37,8 +29,6 @@ class BulkCopies {
             const Coordinates& corner,
             int num_coordinates,
             const void* pc);
-  // Makes it. Of any side.
-  void finish(const BulkLoad& load);
 
   // A box to global memory, read from shared memory by wait(…, true) at the latest and written by
   // wait(…, false).
@@ -69,7 +59,8 @@ class BulkCopies {
   void read(Store& store);
   static void write(const Store& store);
 
-  Block& block_;
+  UnitHost& block_;
+  Mbarriers& mbarriers_;
   std::vector<Stores> stores_;  // by thread
 };
 

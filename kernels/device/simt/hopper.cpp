@@ -16,7 +16,7 @@ std::uint32_t shared_address(const void* pointer) {
                  .advice = "keep what wgmma reads in dynamic shared memory",
                  .pc = __builtin_return_address(0)});
   }
-  return kSharedWindowBegin + static_cast<std::uint32_t>(offset);
+  return SharedMemory::kWindowBegin + static_cast<std::uint32_t>(offset);
 }
 
 void mbarrier_init(const void* barrier, int arrivals) {

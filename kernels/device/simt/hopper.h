@@ -11,9 +11,7 @@
 // What is asynchronous on the GPU is done as late as the kernel allows.
 namespace memphis::kernels::simt {
 
-// Where dynamic shared memory begins among the addresses of shared memory: the first KiB is the
-// system's, as on an H100. Static shared memory has no such address here.
-constexpr std::uint32_t kSharedWindowBegin = 1024;
+// Of dynamic shared memory alone.
 std::uint32_t shared_address(const void* pointer);
 
 void mbarrier_init(const void* barrier, int arrivals);

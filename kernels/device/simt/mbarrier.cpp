@@ -3,8 +3,6 @@
 
 #include <utility>
 
-#include "kernels/device/simt/block.h"
-
 namespace memphis::kernels::simt {
 namespace {
 
@@ -36,7 +34,7 @@ void Mbarriers::init(const void* barrier, int arrivals, const void* pc) {
   Mbarrier& added = barriers_[address];
   added.arrivals = arrivals;
   added.pending = arrivals;
-  added.initialised = shared.clocks().now(block_.thread().id);
+  added.initialised = shared.clocks().now(block_.thread_id());
   added.initialised_pc = pc;
 }
 
@@ -61,7 +59,7 @@ Mbarriers::Mbarrier& Mbarriers::find(const void* barrier, const void* pc) {
   }
   Mbarrier& result = found->second;
   if (options().check_races &&
-      !block_.shared().clocks().before(result.initialised, block_.thread().id)) {
+      !block_.shared().clocks().before(result.initialised, block_.thread_id())) {
     block_.stop({.what = "uses an mbarrier with nothing that orders it after its initialisation",
                  .advice = "pass a barrier of the block between the two",
                  .pc = pc,
@@ -85,7 +83,7 @@ void Mbarriers::arrive(const void* barrier, int count, std::int64_t bytes, const
                  .advice = "copy less in a phase",
                  .pc = pc});
   }
-  block_.shared().clocks().release(block_.thread().id, found.arriving);
+  block_.shared().clocks().release(block_.thread_id(), found.arriving);
   found.pending -= count;
   finish_phase(found);
 }
@@ -103,7 +101,7 @@ void Mbarriers::finish_phase(Mbarrier& barrier) {
 bool Mbarriers::complete(Mbarrier& barrier, unsigned parity) {
   if (!is_complete(barrier, parity) && barrier.pending == 0) {
     for (const BulkLoad& copy : std::exchange(barrier.copies, {})) {
-      block_.bulk_copies().finish(copy);
+      simt::finish(copy, block_.shared());
       barrier.bytes -= static_cast<std::int64_t>(copy.map.box_bytes);
     }
     finish_phase(barrier);
@@ -129,11 +127,11 @@ void Mbarriers::wait(const void* barrier, unsigned parity, const void* pc) {
     block_.wait_until("a phase of an mbarrier", ready, &wait, pc);
   }
   --found.num_waiting;
-  block_.shared().clocks().acquire(block_.thread().id, found.complete);
+  block_.shared().clocks().acquire(block_.thread_id(), found.complete);
 }
 
 void Mbarriers::fence() {
-  const int self = block_.thread().id;
+  const int self = block_.thread_id();
   for (auto& [address, barrier] : barriers_) {
     barrier.in_async_proxy = barrier.in_async_proxy || barrier.initialised.thread == self;
   }
@@ -154,7 +152,7 @@ void Mbarriers::require_copyable(const void* barrier, const void* pc) {
 void Mbarriers::add_copy(const void* barrier, const BulkLoad& copy) {
   Mbarrier& found = barriers_.at(address_of(barrier));
   // Who waits for the phase comes after the copy, which is noted as a write of the issuing thread.
-  block_.shared().clocks().release(block_.thread().id, found.arriving);
+  block_.shared().clocks().release(block_.thread_id(), found.arriving);
   found.copies.push_back(copy);
 }
 

@@ -6,12 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "kernels/device/simt/bulk_copies.h"
+#include "kernels/device/simt/bulk_load.h"
 #include "kernels/device/simt/clocks.h"
+#include "kernels/device/simt/unit_host.h"
 
 namespace memphis::kernels::simt {
-
-class Block;
 
 // The mbarriers of a block, by the PTX ISA ("mbarrier"): a phase is complete when no arrival is
 // pending and as many bytes have come as were expected; the next one begins at once. The 8 bytes in
@@ -20,7 +19,7 @@ class Block;
 // Functions are of the running thread, which is at `pc`, unless they say otherwise.
 class Mbarriers {
  public:
-  explicit Mbarriers(Block& block) : block_(block) {}
+  explicit Mbarriers(UnitHost& block) : block_(block) {}
 
   void begin_block() { barriers_.clear(); }
   // By the last thread to leave the kernel.
@@ -74,7 +73,7 @@ class Mbarriers {
   bool complete(Mbarrier& barrier, unsigned parity);
   static void finish_phase(Mbarrier& barrier);
 
-  Block& block_;
+  UnitHost& block_;
   std::map<std::uintptr_t, Mbarrier> barriers_;
 };
 

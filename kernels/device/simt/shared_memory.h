@@ -19,6 +19,9 @@ namespace memphis::kernels::simt {
 class SharedMemory {
  public:
   static constexpr std::size_t kMaxBytes = std::size_t{227} << 10;  // of a block on an H100
+  // Where dynamic shared memory begins among the addresses of shared memory: the first KiB is the
+  // system's, as on an H100. Static shared memory has no such address here.
+  static constexpr std::uint32_t kWindowBegin = 1024;
 
   // For the calling thread of the machine.
   SharedMemory();

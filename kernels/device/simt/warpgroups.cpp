@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/device/simt/warpgroups.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
-
-#include "kernels/device/simt/block.h"
-#include "kernels/device/simt/hopper.h"
+#include <iterator>
 
 namespace memphis::kernels::simt {
 namespace {
@@ -92,17 +91,6 @@ std::uint64_t hash_of(const std::vector<float>& values) {  // FNV-1a
   return hash;
 }
 
-// A lane may leave the kernel while the others wait for it at an instruction. It has no place of
-// its own there but the kernel's.
-void require_all(unsigned lanes) {
-  if (lanes != kAllLanes) {
-    Block& block = *Block::running();
-    block.stop({.what = "leaves the kernel while its warp waits for it at a wgmma or setmaxnreg",
-                .advice = "let whole warpgroups leave, or none",
-                .pc = static_cast<const char*>(block.call().kernel) + 1});
-  }
-}
-
 bool is_under_way(const float* value) {
   std::uint32_t bits = 0;
   std::memcpy(&bits, value, sizeof(bits));
@@ -111,12 +99,37 @@ bool is_under_way(const float* value) {
 
 }  // namespace
 
-struct Warpgroups::Operand {
+struct Warpgroups::Request : Call {
+  int count;
+  const void* pc;
+};
+
+struct Warpgroups::Pending : Call {
+  int groups;
+};
+
+struct Warpgroups::Operand : Call {
   const Wgmma* what;
   float* d;
   const std::uint32_t* a;
   const void* pc;
 };
+
+template <class T>
+const T& Warpgroups::call_of_all(void* const (&operands)[32], unsigned lanes) {
+  const auto* const given = std::find_if(
+      std::begin(operands), std::end(operands), [](void* one) { return one != nullptr; });
+  const auto& call = *static_cast<const Call*>(*given);
+  if (lanes != kAllLanes) {
+    // A lane that leaves the kernel while the others wait has no place of its own there but the
+    // kernel's.
+    UnitHost& block = call.self->block_;
+    block.stop({.what = "leaves the kernel while its warp waits for it at a wgmma or setmaxnreg",
+                .advice = "let whole warpgroups leave, or none",
+                .pc = block.kernel_pc()});
+  }
+  return static_cast<const T&>(call);
+}
 
 void Warpgroups::begin_block(int num_warps) {
   warps_.clear();
@@ -126,7 +139,7 @@ void Warpgroups::begin_block(int num_warps) {
 }
 
 int Warpgroups::warp_index() const {
-  return block_.thread().id / kWarpSize;
+  return block_.thread_id() / kWarpSize;
 }
 
 Warpgroups::Warp& Warpgroups::warp() {
@@ -185,20 +198,14 @@ void Warpgroups::wait_for_warpgroup(const void* pc) {
 
 void Warpgroups::set_max_registers(int count, const void* pc) {
   require_warpgroup(pc);
-  struct Request {
-    int count;
-    const void* pc;
-  };
-  Request request = {.count = count, .pc = pc};
+  Request request = {{this}, count, pc};
   block_.collective(
       "setmaxnreg",
       kAllLanes,
-      &request,
+      static_cast<Call*>(&request),
       [](void* const(&operands)[32], unsigned lanes) {
-        require_all(lanes);
-        const auto& first = *static_cast<const Request*>(operands[0]);
-        Block::running()->warpgroups().take_step({.product = {}, .max_registers = first.count},
-                                                 first.pc);
+        const auto& first = call_of_all<Request>(operands, lanes);
+        first.self->take_step({.product = {}, .max_registers = first.count}, first.pc);
       },
       pc);
   wait_for_warpgroup(pc);
@@ -206,34 +213,37 @@ void Warpgroups::set_max_registers(int count, const void* pc) {
 
 void Warpgroups::fence(const void* pc) {
   require_warpgroup(pc);
+  Call call = {this};
   block_.collective(
       "wgmma.fence",
       kAllLanes,
-      this,
+      &call,
       [](void* const(&operands)[32], unsigned lanes) {
-        require_all(lanes);
-        static_cast<Warpgroups*>(operands[0])->warp().fenced = true;
+        call_of_all<Call>(operands, lanes).self->warp().fenced = true;
       },
       pc);
 }
 
 void Warpgroups::multiply(const Wgmma& product, float* d, const std::uint32_t* a, const void* pc) {
   require_warpgroup(pc);
-  Operand operand = {.what = &product, .d = d, .a = a, .pc = pc};
+  Operand operand = {{this}, &product, d, a, pc};
   block_.collective(
       "wgmma.mma_async",
       kAllLanes,
-      &operand,
+      static_cast<Call*>(&operand),
       [](void* const(&operands)[32], unsigned lanes) {
-        require_all(lanes);
-        Block::running()->warpgroups().issue(operands);
+        call_of_all<Operand>(operands, lanes).self->issue(operands);
       },
       pc);
 }
 
+const Warpgroups::Operand& Warpgroups::operand_of(void* call) {
+  return *static_cast<const Operand*>(static_cast<const Call*>(call));
+}
+
 void Warpgroups::issue(void* const (&operands)[32]) {
   const auto lane_operand = [&](std::size_t lane) -> const Operand& {
-    return *static_cast<const Operand*>(operands[lane]);
+    return operand_of(operands[lane]);
   };
   const Wgmma& what = *lane_operand(0).what;
   const void* const pc = lane_operand(0).pc;
@@ -280,7 +290,7 @@ void Warpgroups::issue(void* const (&operands)[32]) {
 
 // Takes the values from the registers of all lanes, unless earlier products have them already.
 Warpgroups::Accumulators& Warpgroups::accumulators_of(Warp& warp, void* const (&operands)[32]) {
-  const auto& first = *static_cast<const Operand*>(operands[0]);
+  const Operand& first = operand_of(operands[0]);
   const int count = first.what->n / 2;
   for (Accumulators& known : warp.accumulators) {
     if (known.registers[0] != first.d) {
@@ -297,7 +307,7 @@ Warpgroups::Accumulators& Warpgroups::accumulators_of(Warp& warp, void* const (&
   Accumulators& added = warp.accumulators.emplace_back();
   added.count = count;
   for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
-    float* const registers = static_cast<const Operand*>(operands[lane])->d;
+    float* const registers = operand_of(operands[lane]).d;
     added.registers[lane] = registers;
     added.values.insert(added.values.end(), registers, registers + count);
   }
@@ -317,13 +327,13 @@ Warpgroups::Accumulators& Warpgroups::accumulators_of(Warp& warp, void* const (&
 
 void Warpgroups::commit(const void* pc) {
   require_warpgroup(pc);
+  Call call = {this};
   block_.collective(
       "wgmma.commit_group",
       kAllLanes,
-      this,
+      &call,
       [](void* const(&operands)[32], unsigned lanes) {
-        require_all(lanes);
-        Warp& self = static_cast<Warpgroups*>(operands[0])->warp();
+        Warp& self = call_of_all<Call>(operands, lanes).self->warp();
         self.groups.push_back(std::move(self.open_group));
         self.open_group.clear();
       },
@@ -333,17 +343,16 @@ void Warpgroups::commit(const void* pc) {
 void Warpgroups::wait(int pending, const void* pc) {
   require_warpgroup(pc);
   wait_for_warpgroup(pc);
-  int operand = pending;
+  Pending call = {{this}, pending};
   block_.collective(
       "wgmma.wait_group",
       kAllLanes,
-      &operand,
+      static_cast<Call*>(&call),
       [](void* const(&operands)[32], unsigned lanes) {
-        require_all(lanes);
-        Warpgroups& all = Block::running()->warpgroups();
+        const auto& first = call_of_all<Pending>(operands, lanes);
+        Warpgroups& all = *first.self;
         Warp& self = all.warp();
-        const auto kept = static_cast<std::size_t>(*static_cast<const int*>(operands[0]));
-        while (self.groups.size() > kept) {
+        while (self.groups.size() > static_cast<std::size_t>(first.groups)) {
           for (const Product& product : self.groups.front()) {
             all.finish(all.warp_index(), product);
           }
@@ -484,8 +493,8 @@ void Warpgroups::for_each_operand_chunk(int warp, const Wgmma& product, const Bo
 }
 
 const std::byte* Warpgroups::pointer(std::uint32_t address) {
-  return block_.shared().dynamic() +
-         (static_cast<std::ptrdiff_t>(address) - static_cast<std::ptrdiff_t>(kSharedWindowBegin));
+  return block_.shared().dynamic() + (static_cast<std::ptrdiff_t>(address) -
+                                      static_cast<std::ptrdiff_t>(SharedMemory::kWindowBegin));
 }
 
 void Warpgroups::leave() {

@@ -7,11 +7,10 @@
 #include <deque>
 #include <vector>
 
+#include "kernels/device/simt/unit_host.h"
 #include "kernels/device/swizzle.h"
 
 namespace memphis::kernels::simt {
-
-class Block;
 
 // wgmma.mma_async.m64nNk16 of bf16, d = a b (+ d): what all lanes of the four warps agree on.
 struct Wgmma {
@@ -34,7 +33,7 @@ struct Wgmma {
 // Functions are called by all lanes of a warp and are of the running thread, which is at `pc`.
 class Warpgroups {
  public:
-  explicit Warpgroups(Block& block) : block_(block) {}
+  explicit Warpgroups(UnitHost& block) : block_(block) {}
 
   void begin_block(int num_warps);
   // By a thread that leaves the kernel.
@@ -79,8 +78,18 @@ class Warpgroups {
 
     bool operator==(const Step&) const = default;
   };
-  struct Operand;  // of one lane
+  // What each lane hands to the last of its warp to arrive at an instruction, which acts for all.
+  struct Call {
+    Warpgroups* self;
+  };
+  struct Request;  // of setmaxnreg
+  struct Operand;  // of wgmma
+  struct Pending;  // of a wait
+  // Of the calls of a warp's lanes, the first as what it is; stops a thread that is not among them.
+  template <class T>
+  static const T& call_of_all(void* const (&operands)[32], unsigned lanes);
 
+  static const Operand& operand_of(void* call);
   int warp_index() const;
   Warp& warp();
   void require_warpgroup(const void* pc);
@@ -95,7 +104,7 @@ class Warpgroups {
   void for_each_operand_chunk(int warp, const Wgmma& product, const Body& body);
   const std::byte* pointer(std::uint32_t address);
 
-  Block& block_;
+  UnitHost& block_;
   std::vector<Warp> warps_;
   std::vector<std::vector<Step>> steps_;  // by warpgroup
 };
