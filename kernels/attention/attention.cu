@@ -48,46 +48,61 @@ __global__ void attention_delta_kernel(AttentionArguments<T> arguments) {
   }
 }
 
-// True, for the whole block, if a query of a head that reads this key/value head sees no key. The
-// statistics of a group's heads lie one behind the other, from `lse` on.
-__device__ bool any_without_key(const float* lse, std::int64_t count, float* scratch) {
-  float found = 0.0F;
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) {
-    found = lse[i] == -INFINITY ? 1.0F : found;
+// The query heads that read the key/value head of a block, and those of their queries that see no
+// key. The heads' statistics lie one behind the other.
+template <class T>
+struct QueriesWithoutKey {
+  AttentionHead<T> first;
+  int num_heads;
+
+  __device__ explicit QueriesWithoutKey(const AttentionArguments<T>& arguments)
+      : first{arguments,
+              static_cast<int>(blockIdx.x / arguments.shape.G),
+              static_cast<int>(blockIdx.x % arguments.shape.G * arguments.shape.group())},
+        num_heads(static_cast<int>(arguments.shape.group())) {}
+
+  // Whether there are any; the same for the whole block, all of which calls.
+  __device__ bool any(float* scratch) const {
+    const float* const lse = first.arguments.lse + first.statistic(0);
+    const std::int64_t count = num_heads * first.arguments.shape.S;
+    float found = 0.0F;
+    for (std::int64_t i = threadIdx.x; i < count; i += kThreads) {
+      found = lse[i] == -INFINITY ? 1.0F : found;
+    }
+    return gpu::block_max(found, scratch) > 0.0F;
   }
-  return gpu::block_max(found, scratch) > 0.0F;
-}
+
+  // Calls visit(output) with the place in out and dout of each of them.
+  template <class Visit>
+  __device__ void for_each(const Visit& visit) const {
+    for (int n = first.n; n < first.n + num_heads; ++n) {
+      const AttentionHead<T> head = {first.arguments, first.b, n};
+      for (int t = 0; t < head.num_tokens(); ++t) {
+        if (first.arguments.lse[head.statistic(t)] == -INFINITY) {
+          visit(head.output(t));
+        }
+      }
+    }
+  }
+};
 
 // out = the mean of v over the sequence, for queries that see no key.
 // grid: B * G, block: kThreads, shared: none; requires H <= kThreads and lse from the forward pass.
 template <class T>
 __global__ void attention_no_key_forward_kernel(AttentionArguments<T> arguments) {
   __shared__ float scratch[gpu::kWarpSize];
+  const QueriesWithoutKey<T> queries(arguments);
   const AttentionShape& shape = arguments.shape;
-  const int group = static_cast<int>(shape.group());
-  const int first_head = static_cast<int>(blockIdx.x % shape.G) * group;
-  const AttentionHead<T> first = {arguments, static_cast<int>(blockIdx.x / shape.G), first_head};
-  const float* lse = arguments.lse + first.statistic(0);
-  if (!any_without_key(lse, group * shape.S, scratch)) {
-    return;
-  }
   const int h = static_cast<int>(threadIdx.x);
-  if (h >= shape.H) {
+  if (!queries.any(scratch) || h >= shape.H) {
     return;
   }
   float sum = 0.0F;
   for (std::int64_t s = 0; s < shape.S; ++s) {
-    sum += gpu::to_float(first.value()[s * shape.token_stride() + h]);
+    sum += gpu::to_float(queries.first.value()[s * shape.token_stride() + h]);
   }
   const T mean = gpu::from_float<T>(sum / static_cast<float>(shape.S));
-  for (int n = first_head; n < first_head + group; ++n) {
-    const AttentionHead<T> head = {arguments, first.b, n};
-    for (int t = 0; t < head.num_tokens(); ++t) {
-      if (arguments.lse[head.statistic(t)] == -INFINITY) {
-        arguments.out[head.output(t) + h] = mean;
-      }
-    }
-  }
+  queries.for_each([&](std::int64_t output) { arguments.out[output + h] = mean; });
 }
 
 // dv of every position += the sum of dout / S over the queries that see no key.
@@ -95,30 +110,17 @@ __global__ void attention_no_key_forward_kernel(AttentionArguments<T> arguments)
 template <class T>
 __global__ void attention_no_key_backward_kernel(AttentionArguments<T> arguments) {
   __shared__ float scratch[gpu::kWarpSize];
+  const QueriesWithoutKey<T> queries(arguments);
   const AttentionShape& shape = arguments.shape;
-  const int group = static_cast<int>(shape.group());
-  const int first_head = static_cast<int>(blockIdx.x % shape.G) * group;
-  const AttentionHead<T> first = {arguments, static_cast<int>(blockIdx.x / shape.G), first_head};
-  const float* lse = arguments.lse + first.statistic(0);
-  if (!any_without_key(lse, group * shape.S, scratch)) {
-    return;
-  }
   const int h = static_cast<int>(threadIdx.x);
-  if (h >= shape.H) {
+  if (!queries.any(scratch) || h >= shape.H) {
     return;
   }
   float sum = 0.0F;
-  for (int n = first_head; n < first_head + group; ++n) {
-    const AttentionHead<T> head = {arguments, first.b, n};
-    for (int t = 0; t < head.num_tokens(); ++t) {
-      if (arguments.lse[head.statistic(t)] == -INFINITY) {
-        sum += gpu::to_float(arguments.dout[head.output(t) + h]);
-      }
-    }
-  }
+  queries.for_each([&](std::int64_t output) { sum += gpu::to_float(arguments.dout[output + h]); });
   const float dmean = sum / static_cast<float>(shape.S);
-  T* dvalue = arguments.dqkv + first.token(0) * shape.token_stride() +
-              shape.value_offset(first.kv_head()) + h;
+  T* dvalue = arguments.dqkv + queries.first.token(0) * shape.token_stride() +
+              shape.value_offset(queries.first.kv_head()) + h;
   for (std::int64_t s = 0; s < shape.S; ++s) {
     T& element = dvalue[s * shape.token_stride()];
     element = gpu::from_float<T>(gpu::to_float(element) + dmean);

@@ -77,16 +77,6 @@ __device__ __forceinline__ int accumulator_column(int tile, int element) {
   return tile * 8 + gpu::lane_id() % 4 * 2 + element % 2;
 }
 
-// The sum (maximum) over the four lanes that hold one row of accumulators.
-__device__ __forceinline__ float row_sum(float value) {
-  value += gpu::shuffle_xor(value, 1);
-  return value + gpu::shuffle_xor(value, 2);
-}
-__device__ __forceinline__ float row_max(float value) {
-  value = fmaxf(value, gpu::shuffle_xor(value, 1));
-  return fmaxf(value, gpu::shuffle_xor(value, 2));
-}
-
 // Rounds and stores a warp's 16 rows, the first of which is row `first` of `head`; rows from `end`
 // and columns from `width` on are padding.
 template <int kWidth>

@@ -98,16 +98,6 @@ __device__ __forceinline__ void store_row(float* row,
   }
 }
 
-// The sum (maximum) over the four lanes of a row.
-__device__ __forceinline__ float row_sum(float value) {
-  value += gpu::shuffle_xor(value, 1);
-  return value + gpu::shuffle_xor(value, 2);
-}
-__device__ __forceinline__ float row_max(float value) {
-  value = fmaxf(value, gpu::shuffle_xor(value, 1));
-  return fmaxf(value, gpu::shuffle_xor(value, 2));
-}
-
 template <int kWidth>
 struct ForwardShared {
   float query[kTileElements<kWidth>];

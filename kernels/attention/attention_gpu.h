@@ -117,6 +117,16 @@ struct AttentionHead {
   }
 };
 
+// The sum (maximum) over the four lanes that hold one row of scores, neighbours in every kernel.
+__device__ __forceinline__ float row_sum(float value) {
+  value += gpu::shuffle_xor(value, 1);
+  return value + gpu::shuffle_xor(value, 2);
+}
+__device__ __forceinline__ float row_max(float value) {
+  value = fmaxf(value, gpu::shuffle_xor(value, 1));
+  return fmaxf(value, gpu::shuffle_xor(value, 2));
+}
+
 struct Logit {
   float value;
   float slope;  // of the logit by q.k

@@ -18,12 +18,12 @@ plant("attention.delta_sequence", ATTENTION, "index",
       "static_cast<int>(token % shape.S))] = sum;", "static_cast<int>(token))] = sum;",
       "delta of all sequences but the first goes to the wrong place")
 plant("attention.no_key_heads", ATTENTION, "head index",
-      "for (int n = first_head; n < first_head + group; ++n) {",
-      "for (int n = first_head; n < first_head + 1; ++n) {",
-      "only the group's first head gives its gradient to a query without key", occurrence=1)
+      "for (int n = first.n; n < first.n + num_heads; ++n) {",
+      "for (int n = first.n; n < first.n + 1; ++n) {",
+      "only the group's first head has queries without key")
 plant("attention.no_key_mean", ATTENTION, "index",
-      "sum += gpu::to_float(first.value()[s * shape.token_stride() + h]);",
-      "sum += gpu::to_float(first.key()[s * shape.token_stride() + h]);",
+      "sum += gpu::to_float(queries.first.value()[s * shape.token_stride() + h]);",
+      "sum += gpu::to_float(queries.first.key()[s * shape.token_stride() + h]);",
       "a query without key gets the mean of the keys")
 plant("attention.kv_head", SHARED, "head index",
       "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
@@ -47,7 +47,7 @@ plant("attention.temperature", SHARED, "condition",
       "arguments.temperature_len > 0.0F && p > arguments.temperature_len",
       "arguments.temperature_len > 0.0F && p < arguments.temperature_len",
       "short contexts are scaled and long ones are not")
-plant("attention.row_max_lanes", TILE, "shuffle",
+plant("attention.row_max_lanes", SHARED, "shuffle",
       "return fmaxf(value, gpu::shuffle_xor(value, 2));",
       "return fmaxf(value, gpu::shuffle_xor(value, 1));",
       "the four lanes of a row do not agree on its maximum")
