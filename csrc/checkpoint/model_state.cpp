@@ -31,15 +31,6 @@ constexpr const char* kConfigName = "config.json";
 constexpr const char* kWeightsName = "model.safetensors";
 constexpr const char* kOptimizerName = "optimizer.safetensors";
 
-// What `parameter` and `run`, both of a rank's index space, have in common, counted from the
-// parameter's first element.
-Range overlap(const LogicalParameter& parameter, const Range& run) {
-  const std::int64_t begin = std::max(parameter.begin, run.begin);
-  const std::int64_t end =
-      std::min(parameter.begin + parameter.spec.num_elements(), run.begin + run.count);
-  return {.begin = begin - parameter.begin, .count = std::max<std::int64_t>(end - begin, 0)};
-}
-
 // A piece of a tensor, flat; the tensor itself where that is all of it.
 TensorSource piece_source(const std::string& tensor,
                           const LogicalParameter& parameter,
@@ -63,7 +54,7 @@ std::vector<TensorSource> weight_sources(const Parameters& parameters,
   for (const LogicalParameter& parameter : parameters.plan().logical) {
     const TensorView all = parameters.logical_weights(parameter);
     for (const Range& run : parameters.plan().counted) {
-      const Range local = overlap(parameter, run);
+      const Range local = parameter.local(run);
       if (local.count > 0) {
         const TensorView elements_n = flat_view(
             all.reshape({all.num_elements()}), 0, local.begin, {{local.count}, all.dtype});
@@ -82,19 +73,12 @@ std::vector<TensorSource> optimizer_sources(const Parameters& parameters,
   std::vector<TensorSource> sources;
   for (const Optimizer::StateTensor& state : optimizer.state()) {
     for (const Range& run : parameters.plan().counted) {
-      const Range counted = overlap(*state.parameter, run);
-      const std::int64_t begin = std::max(counted.begin, state.local.begin);
-      const std::int64_t end =
-          std::min(counted.begin + counted.count, state.local.begin + state.local.count);
-      if (begin < end) {
-        const TensorView elements_n =
-            flat_view(state.view, state.local.begin, begin, {{end - begin}, state.view.dtype});
-        sources.push_back(piece_source(state.name,
-                                       *state.parameter,
-                                       {.begin = begin, .count = end - begin},
-                                       elements_n,
-                                       staging,
-                                       stream));
+      const Range local = intersection(state.parameter->local(run), state.local);
+      if (local.count > 0) {
+        const TensorView elements_n = flat_view(
+            state.view, state.local.begin, local.begin, {{local.count}, state.view.dtype});
+        sources.push_back(
+            piece_source(state.name, *state.parameter, local, elements_n, staging, stream));
       }
     }
   }
@@ -115,7 +99,7 @@ std::vector<Wanted> wanted_weights(const Parameters& parameters) {
   for (const LogicalParameter& parameter : parameters.plan().logical) {
     const Segment& segment =
         parameters.plan().segments[static_cast<std::size_t>(parameter.segment)];
-    const Range local = overlap(parameter, segment.piece);
+    const Range local = parameter.local(segment.piece);
     if (local.count > 0) {
       const TensorView all = parameters.logical_weights(parameter);
       result.push_back(

@@ -120,8 +120,7 @@ TensorView Parameters::segment_sums(std::size_t segment) const {
 
 TensorView Parameters::sums(const Range& run) const {
   const Segment& s = plan_.segments[plan_.segment_of(run.begin)];
-  require(run.begin >= s.owned.begin && run.begin + run.count <= s.owned.begin + s.owned.count,
-          "a rank has the sums of what it owns");
+  require(intersection(run, s.owned) == run, "a rank has the sums of what it owns");
   return sums_n_.present()
              ? flat_view(
                    sums_n_, s.owned.begin - s.sum_begin, run.begin, {{run.count}, sums_n_.dtype})

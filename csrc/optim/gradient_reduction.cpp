@@ -98,10 +98,11 @@ void GradientReduction::complete(const Pending& pending) {
 }
 
 bool GradientReduction::overlap(std::size_t a, std::size_t b) const {
-  const Segment& first = parameters_.plan().segments[a];
-  const Segment& second = parameters_.plan().segments[b];
-  return first.gradient_begin < second.gradient_begin + second.num_elements &&
-         second.gradient_begin < first.gradient_begin + first.num_elements;
+  const auto elements = [&](std::size_t index) {
+    const Segment& segment = parameters_.plan().segments[index];
+    return Range{.begin = segment.gradient_begin, .count = segment.num_elements};
+  };
+  return intersection(elements(a), elements(b)).count > 0;
 }
 
 void GradientReduction::finish() {

@@ -119,18 +119,17 @@ std::vector<Optimizer::StateTensor> Optimizer::state() const {
     const auto index = static_cast<std::size_t>(parameter.segment);
     const SegmentState& segment = segments_[index];
     const Range& owned = parameters_.plan().segments[index].owned;
-    const std::int64_t begin = std::max(parameter.begin, owned.begin);
-    const std::int64_t end =
-        std::min(parameter.begin + parameter.spec.num_elements(), owned.begin + owned.count);
-    if (begin >= end) {
+    const Range local = parameter.local(owned);
+    if (local.count == 0) {
       continue;
     }
     const auto add = [&](const char* suffix, const TensorView& flat_n) {
       result.push_back(
           {.name = parameter.name + suffix,
            .parameter = &parameter,
-           .local = {.begin = begin - parameter.begin, .count = end - begin},
-           .view = flat_view(flat_n, owned.begin, begin, {{end - begin}, flat_n.dtype})});
+           .local = local,
+           .view = flat_view(
+               flat_n, owned.begin, parameter.begin + local.begin, {{local.count}, flat_n.dtype})});
     };
     if (segment.owns_master) {
       add(".master", segment.master_n);

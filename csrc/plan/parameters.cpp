@@ -231,7 +231,6 @@ std::int64_t count_parameters(const ModelConfig& model) {
 }  // namespace
 
 void add_without(std::vector<Range>& runs, const Range& range, const std::vector<Range>& holes) {
-  const std::int64_t end = range.begin + range.count;
   std::int64_t begin = range.begin;
   const auto add_to = [&](std::int64_t to) {
     if (to > begin) {
@@ -239,12 +238,12 @@ void add_without(std::vector<Range>& runs, const Range& range, const std::vector
     }
   };
   for (const Range& hole : holes) {
-    if (hole.begin < end && hole.begin + hole.count > begin) {
+    if (intersection(range, hole).count > 0) {
       add_to(hole.begin);
-      begin = hole.begin + hole.count;
+      begin = hole.end();
     }
   }
-  add_to(end);
+  add_to(range.end());
 }
 
 std::size_t ParameterPlan::segment_of(std::int64_t element) const {
@@ -326,7 +325,7 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
     std::vector<Part> gate_up;
     std::vector<Part> down;
     const Range experts = share.expert.of(model.num_experts);
-    for (std::int64_t e = experts.begin; e < experts.begin + experts.count; ++e) {
+    for (std::int64_t e = experts.begin; e < experts.end(); ++e) {
       const std::string expert = moe + "experts." + std::to_string(e) + ".";
       gate_up.push_back(rows(expert + "w1.weight", model.ffn_dim, d.D, ffn));
       gate_up.push_back(rows(expert + "w3.weight", model.ffn_dim, d.D, ffn));
@@ -365,7 +364,7 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
       plan.shared_kv.push_back(shared);
       if (kv.sharers.index > 0) {
         // With the padding behind it, so that what is counted begins aligned.
-        const std::int64_t end = round_up(shared.begin + shared.count, kAlignmentElements);
+        const std::int64_t end = round_up(shared.end(), kAlignmentElements);
         plan.elsewhere.push_back({.begin = shared.begin, .count = end - shared.begin});
       }
     }

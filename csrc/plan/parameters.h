@@ -69,6 +69,12 @@ struct LogicalParameter {
   std::int64_t begin = 0;  // element index
   int segment = 0;
   double init_std = 0;  // N(0, init_std^2); 0: ones (a norm's gain)
+
+  // What `run`, of a rank's elements, has of this part, counted from the part's first element.
+  Range local(const Range& run) const {
+    const Range held = intersection({.begin = begin, .count = spec.num_elements()}, run);
+    return {.begin = held.begin - begin, .count = held.count};
+  }
 };
 
 // One layer's parameters; T is a Placement, or a view of weights or gradients.

@@ -8,26 +8,21 @@
 namespace memphis {
 namespace {
 
-// Calls visit(local) for the elements of `part` among [begin, begin + count) of its whole tensor:
+// Calls visit(local) for the elements of `part` among those `whole` of its whole tensor:
 // what for_each_run does, the other way.
 template <class Visit>
-void for_each_held(const LogicalParameter& part,
-                   std::int64_t begin,
-                   std::int64_t count,
-                   const Visit& visit) {
+void for_each_held(const LogicalParameter& part, const Range& whole, const Visit& visit) {
   std::int64_t inner = 1;
   for (int i = part.cut_dim + 1; i < part.whole.num_dims; ++i) {
     inner *= part.whole.dims[static_cast<std::size_t>(i)];
   }
   const std::int64_t run = part.cut.count * inner;
   const std::int64_t stride = part.whole.dims[static_cast<std::size_t>(part.cut_dim)] * inner;
-  const std::int64_t end = begin + count;
-  for (std::int64_t row = begin / stride; row * stride < end; ++row) {
-    const std::int64_t run_begin = row * stride + part.cut.begin * inner;
-    const std::int64_t from = std::max(begin, run_begin);
-    const std::int64_t to = std::min(end, run_begin + run);
-    if (from < to) {
-      visit(Range{.begin = row * run + from - run_begin, .count = to - from});
+  for (std::int64_t row = whole.begin / stride; row * stride < whole.end(); ++row) {
+    const Range held_run = {.begin = row * stride + part.cut.begin * inner, .count = run};
+    const Range held = intersection(whole, held_run);
+    if (held.count > 0) {
+      visit(Range{.begin = row * run + held.begin - held_run.begin, .count = held.count});
     }
   }
 }
@@ -73,13 +68,12 @@ void ShardMap::for_each_piece(const Holders& holders, const Range& local, const 
   add_without(
       runs, {.begin = part.begin + local.begin, .count = local.count}, holders.plan->elsewhere);
   for (const Range& run : runs) {
-    const std::int64_t end = run.begin + run.count;
-    for (std::int64_t begin = run.begin; begin < end;) {
+    for (std::int64_t begin = run.begin; begin < run.end();) {
       const std::int64_t index = (begin - segment.begin) / piece;
-      const std::int64_t to = std::min(end, segment.begin + (index + 1) * piece);
-      visit(holders.ranks.first + index * holders.ranks.stride,
-            Range{.begin = begin - part.begin, .count = to - begin});
-      begin = to;
+      const Range held =
+          intersection(run, {.begin = segment.begin + index * piece, .count = piece});
+      visit(holders.ranks.first + index * holders.ranks.stride, part.local(held));
+      begin = held.end();
     }
   }
 }
@@ -104,7 +98,7 @@ void ShardMap::add_writers(const LogicalParameter& part,
   }
   for_each_run(part, local, [&](std::int64_t whole, std::int64_t /*at*/, std::int64_t count) {
     for (const Holders& holders : found->second) {
-      for_each_held(*holders.part, whole, count, [&](const Range& held) {
+      for_each_held(*holders.part, {.begin = whole, .count = count}, [&](const Range& held) {
         for_each_piece(
             holders, held, [&](std::int64_t rank, const Range& /*piece*/) { ranks.insert(rank); });
       });
