@@ -53,6 +53,16 @@ class Fields {
     return value.get<std::int64_t>();
   }
 
+  double number(const char* key) const {
+    const nlohmann::json& value = at(key);
+    if (!value.is_number()) {
+      fail(fmt::format("'{}' is {}, not a number", key, value.dump()));
+    }
+    return value.get<double>();
+  }
+
+  bool contains(const char* key) const { return object_.contains(key); }
+
   std::string text(const char* key) const {
     const nlohmann::json& value = at(key);
     if (!value.is_string()) {
@@ -120,6 +130,9 @@ std::string write_manifest(const Manifest& manifest) {
   root["samples"] = manifest.samples;
   root["seed"] = manifest.seed;
   root["dataset_fingerprint"] = manifest.dataset_fingerprint;
+  root["validation_fingerprint"] = manifest.validation_fingerprint;
+  root["loss_reference"] = manifest.loss_reference;
+  root["exploded_at"] = manifest.exploded_at;
   root["files"] = nlohmann::ordered_json::array();
   for (const FileRecord& file : manifest.files) {
     nlohmann::ordered_json entry;
@@ -164,7 +177,21 @@ Manifest read_manifest(std::string_view text, const std::filesystem::path& path)
       fields.fail(fmt::format("the file '{}' is listed twice", name));
     }
   }
-  fields.expect_only(7);
+  std::size_t num_fields = 7;
+  // Later versions of the format added these.
+  if (fields.contains("validation_fingerprint")) {
+    manifest.validation_fingerprint = fields.text("validation_fingerprint");
+    ++num_fields;
+  }
+  if (fields.contains("loss_reference")) {
+    manifest.loss_reference = fields.number("loss_reference");
+    ++num_fields;
+  }
+  if (fields.contains("exploded_at")) {
+    manifest.exploded_at = fields.count("exploded_at");
+    ++num_fields;
+  }
+  fields.expect_only(num_fields);
   return manifest;
 }
 

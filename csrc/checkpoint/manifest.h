@@ -18,8 +18,15 @@ struct Manifest {
   std::int64_t samples = 0;         // global sample counter: the next sample's index
   std::int64_t seed = 0;            // with the counters above, the whole state of every generator
   std::string dataset_fingerprint;  // of the data that `samples` counts in
-  std::string config;               // resolved, as YAML
-  std::vector<FileRecord> files;    // the tensors
+  // Of data.validation; empty where that is the held-out end of the training text, or nothing, and
+  // where a version wrote it that did not say.
+  std::string validation_fingerprint = {};
+  // What the run knows of its losses (csrc/train/loss_watch.h): the lowest that it has held, 0 where
+  // it is not known, and the step since which it has exploded, 0 where it has not.
+  double loss_reference = 0;
+  std::int64_t exploded_at = 0;
+  std::string config;             // resolved, as YAML
+  std::vector<FileRecord> files;  // the tensors
 
   bool operator==(const Manifest&) const = default;
 };

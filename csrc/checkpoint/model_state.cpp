@@ -28,8 +28,6 @@ namespace memphis {
 namespace {
 
 constexpr const char* kConfigName = "config.json";
-constexpr const char* kWeightsName = "model.safetensors";
-constexpr const char* kOptimizerName = "optimizer.safetensors";
 
 // A piece of a tensor, flat; the tensor itself where that is all of it.
 TensorSource piece_source(const std::string& tensor,
@@ -258,24 +256,13 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
   return path;
 }
 
-std::optional<WriterLayout> writer_layout(const Manifest& manifest) {
-  std::int64_t num_ranks = 1;
+std::int64_t num_writers(const Manifest& manifest) {
   for (const FileRecord& file : manifest.files) {
     if (file.name.starts_with(std::string(kWeightsStem) + "-")) {
-      num_ranks = piece_file_count(file.name);
-      break;
+      return std::max<std::int64_t>(piece_file_count(file.name), 1);
     }
   }
-  try {
-    return WriterLayout{
-        .parallel =
-            parse_config(manifest.config, "its config", {}, Check::text, num_ranks).parallel,
-        .num_ranks = num_ranks};
-  } catch (const ConfigError& error) {
-    spdlog::warn("the checkpoint does not say how it was cut ({}); looking into all of its files",
-                 error.what());
-    return {};
-  }
+  return 1;
 }
 
 void load_checkpoint(const std::filesystem::path& checkpoint,

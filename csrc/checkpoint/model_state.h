@@ -23,6 +23,9 @@
 // says which elements of the logical tensor it has.
 namespace memphis {
 
+constexpr const char* kWeightsName = "model.safetensors";
+constexpr const char* kOptimizerName = "optimizer.safetensors";
+
 // Bytes of a checkpoint's tensors, on all ranks.
 std::uint64_t checkpoint_bytes(const Parameters& parameters,
                                const Optimizer& optimizer,
@@ -44,8 +47,9 @@ struct WriterLayout {
   ParallelConfig parallel;
   std::int64_t num_ranks = 1;
 };
-// Nothing where the manifest does not say, or in words that this version does not know.
-std::optional<WriterLayout> writer_layout(const Manifest& manifest);
+
+// The ranks that wrote a checkpoint, by the names of its files.
+std::int64_t num_writers(const Manifest& manifest);
 
 // This rank's weights and optimizer state, from a valid checkpoint of any layout. Every rank calls;
 // if one fails, all throw. Ranks that hold the same weights read a piece each and hand it on; of

@@ -123,6 +123,9 @@ std::vector<StoredPieces::Listed> StoredPieces::tensors() const {
       listed.num_elements += num_elements(tensor);
       if (piece.whole) {
         listed.shape = tensor.shape;
+      } else {
+        std::int64_t& end = listed.cut_ends[piece.cut_dim];
+        end = std::max(end, piece.cut.begin + piece.cut.count);
       }
     }
   }

@@ -50,8 +50,9 @@ class StoredPieces {
   // A tensor of which there are pieces.
   struct Listed {
     std::string name;
-    std::vector<std::int64_t> shape;  // empty where no piece says it
-    std::int64_t num_elements = 0;    // in all of its pieces
+    std::vector<std::int64_t> shape;            // empty where no piece says it
+    std::int64_t num_elements = 0;              // in all of its pieces
+    std::map<int, std::int64_t> cut_ends = {};  // by the dim of a cut, where the last piece ends
   };
   std::vector<Listed> tensors() const;
 

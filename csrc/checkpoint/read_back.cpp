@@ -77,19 +77,25 @@ std::vector<FileRecord> share_out(Communicator& all,
   return records;
 }
 
-// What each rank does of one checkpoint. Why it is not valid, on every rank; empty if it is.
-std::string read_share(Communicator& all,
-                       const std::filesystem::path& path,
-                       const std::vector<FileRecord>& files,
-                       std::int64_t num_files) {
+// What each rank does of one checkpoint. Leaves why it is not valid in `verdict`, on every rank.
+void read_share(Communicator& all,
+                const std::filesystem::path& path,
+                const std::vector<FileRecord>& files,
+                std::int64_t num_files,
+                Verdict& verdict) {
   const std::filesystem::path directory = text_of_rank(all, 0, path.string(), kCollective);
-  const std::string reason = verify_files(directory, share_out(all, files, num_files));
-  // The first rank that found something tells.
+  Verdict own;
+  verify_files(directory, share_out(all, files, num_files), own);
+  // The first rank that found damage tells, or else the first that may not read its share.
   const std::int64_t size = all.size();
+  const std::int64_t first = size - all.rank();
   const std::int64_t found =
-      largest_of_all(all, reason.empty() ? 0 : size - all.rank(), kCollective);
-  return found == 0 ? std::string()
-                    : text_of_rank(all, static_cast<int>(size - found), reason, kCollective);
+      largest_of_all(all, own.reason.empty() ? 0 : first + (own.denied ? 0 : size), kCollective);
+  if (found > 0) {
+    verdict.denied = found <= size;
+    const std::int64_t teller = verdict.denied ? size - found : 2 * size - found;
+    verdict.reason = text_of_rank(all, static_cast<int>(teller), own.reason, kCollective);
+  }
 }
 
 // How many files the first rank asks the others to read; -1: it is done.
@@ -113,7 +119,7 @@ void with_all_reading_back(Communicator& all,
     if (verdict.manifest) {
       const auto num_files = static_cast<std::int64_t>(verdict.manifest->files.size());
       ask(all, num_files);
-      verdict.reason = read_share(all, path, verdict.manifest->files, num_files);
+      read_share(all, path, verdict.manifest->files, num_files, verdict);
       if (!verdict.reason.empty()) {
         verdict.manifest.reset();
       }
@@ -123,7 +129,8 @@ void with_all_reading_back(Communicator& all,
   together(all, name, [&] {
     if (all.rank() != 0) {
       for (std::int64_t num_files = 0; (num_files = ask(all, 0)) != kDone;) {
-        read_share(all, {}, {}, num_files);
+        Verdict ignored;  // the first rank has it too
+        read_share(all, {}, {}, num_files, ignored);
       }
       return;
     }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <pwd.h>
 #include <spdlog/fmt/fmt.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,10 +33,15 @@ constexpr std::uint64_t kMaxManifestBytes = 64U << 20U;
 // Logs, metrics and the resolved config of a long run.
 constexpr std::uint64_t kSpaceMarginBytes = 64U << 20U;
 
-// Why a checkpoint is not valid; caught in verify_checkpoint.
+// Why a checkpoint is not valid, or not known to be; caught in verify_checkpoint.
 class Invalid : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit Invalid(const std::string& reason, int error_number = 0)
+      : std::runtime_error(reason), denied_(error_number == EACCES || error_number == EPERM) {}
+  bool denied() const { return denied_; }
+
+ private:
+  bool denied_;
 };
 
 class Descriptor {
@@ -76,7 +82,8 @@ OpenFile open_in(const Descriptor& directory, const std::string& name) {
     if (error_number == ELOOP) {
       throw Invalid(name + " is a symbolic link");
     }
-    throw Invalid(fmt::format("{} cannot be opened: {}", name, system_reason(error_number)));
+    throw Invalid(fmt::format("{} cannot be opened: {}", name, system_reason(error_number)),
+                  error_number);
   }
   struct stat status {};
   if (::fstat(descriptor.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -99,7 +106,9 @@ void read_through(const OpenFile& file, const std::string& name, const Use& use)
       continue;
     }
     if (count < 0) {
-      throw Invalid(fmt::format("{} cannot be read: {}", name, system_reason(errno)));
+      const int error_number = errno;
+      throw Invalid(fmt::format("{} cannot be read: {}", name, system_reason(error_number)),
+                    error_number);
     }
     if (count == 0) {
       return;
@@ -120,11 +129,16 @@ std::string read_small(const Descriptor& directory, const std::string& name) {
   return text;
 }
 
-void check_file(const Descriptor& directory, const FileRecord& record) {
-  const OpenFile file = open_in(directory, record.name);
+OpenFile open_sized(const Descriptor& directory, const FileRecord& record) {
+  OpenFile file = open_in(directory, record.name);
   if (file.bytes != record.bytes) {
     throw Invalid(fmt::format("{} has {} bytes, not {}", record.name, file.bytes, record.bytes));
   }
+  return file;
+}
+
+void check_file(const Descriptor& directory, const FileRecord& record) {
+  const OpenFile file = open_sized(directory, record);
   Checksum checksum;
   read_through(
       file, record.name, [&](std::span<const std::byte> piece) { checksum.update(piece); });
@@ -139,10 +153,12 @@ void check_file(const Descriptor& directory, const FileRecord& record) {
 Descriptor open_directory(const fs::path& path) {
   Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (directory.get() < 0) {
+    const int error_number = errno;
     // O_DIRECTORY turns a link's ELOOP into ENOTDIR.
-    throw Invalid(errno == ENOTDIR || errno == ELOOP
+    throw Invalid(error_number == ENOTDIR || error_number == ELOOP
                       ? "it is not a directory"
-                      : "it cannot be opened: " + system_reason(errno));
+                      : "it cannot be opened: " + system_reason(error_number),
+                  error_number);
   }
   return directory;
 }
@@ -231,13 +247,66 @@ void remove_checkpoint(const fs::path& path) {
   }
 }
 
+bool has_marker(const fs::path& checkpoint) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(checkpoint / kMarkerName, error));
+}
+
+std::string user_name(uid_t user) {
+  const passwd* const entry = ::getpwuid(user);
+  return entry == nullptr ? fmt::format("{}", user) : std::string(entry->pw_name);
+}
+
+[[noreturn]] void throw_denied(const fs::path& path, const std::string& reason) {
+  struct stat status {};
+  const bool known = ::stat(path.c_str(), &status) == 0;
+  throw CheckpointError(fmt::format(
+      "cannot read {}: {} (the checkpoint is not known to be damaged; this process is user {}{}); "
+      "let it read the run directory, as with `chmod -R u+rwX` or `chown -R` by its owner, or "
+      "start "
+      "it as that user",
+      path.string(),
+      reason,
+      user_name(::geteuid()),
+      known ? ", the owner is " + user_name(status.st_uid) : std::string()));
+}
+
 std::string list_reasons(const std::vector<Rejected>& rejected) {
   std::string text;
   for (const Rejected& one : rejected) {
     text +=
         fmt::format("{}{}: {}", text.empty() ? "" : "; ", one.path.filename().string(), one.reason);
   }
-  return text.empty() ? "it holds none" : text;
+  return text.empty() ? "it holds none" : "damaged or not whole: " + text;
+}
+
+// Holds each of `files` to its record by `check`.
+template <class Check>
+void check_files(const fs::path& path,
+                 std::span<const FileRecord> files,
+                 const Check& check,
+                 Verdict& verdict) {
+  try {
+    const Descriptor directory = open_directory(path);
+    for (const FileRecord& record : files) {
+      check(directory, record);
+    }
+  } catch (const Invalid& invalid) {
+    verdict.reason = invalid.what();
+    verdict.denied = invalid.denied();
+  }
+}
+
+template <class Check>
+Verdict check_checkpoint(const fs::path& directory, const Check& check) {
+  Verdict verdict = verify_manifest(directory);
+  if (verdict.manifest) {
+    check_files(directory, verdict.manifest->files, check, verdict);
+    if (!verdict.reason.empty()) {
+      verdict.manifest.reset();
+    }
+  }
+  return verdict;
 }
 
 }  // namespace
@@ -254,33 +323,22 @@ Verdict verify_manifest(const fs::path& directory) {
   try {
     return {.manifest = read_committed_manifest(directory), .reason = {}};
   } catch (const Invalid& invalid) {
-    return {.manifest = {}, .reason = invalid.what()};
+    return {.manifest = {}, .reason = invalid.what(), .denied = invalid.denied()};
   } catch (const CheckpointError& error) {
     return {.manifest = {}, .reason = error.what()};
   }
 }
 
-std::string verify_files(const fs::path& path, std::span<const FileRecord> files) {
-  try {
-    const Descriptor directory = open_directory(path);
-    for (const FileRecord& record : files) {
-      check_file(directory, record);
-    }
-    return {};
-  } catch (const Invalid& invalid) {
-    return invalid.what();
-  }
+void verify_files(const fs::path& directory, std::span<const FileRecord> files, Verdict& verdict) {
+  check_files(directory, files, check_file, verdict);
+}
+
+Verdict verify_sizes(const fs::path& directory) {
+  return check_checkpoint(directory, open_sized);
 }
 
 Verdict verify_checkpoint(const fs::path& directory) {
-  Verdict verdict = verify_manifest(directory);
-  if (verdict.manifest) {
-    verdict.reason = verify_files(directory, verdict.manifest->files);
-    if (!verdict.reason.empty()) {
-      verdict.manifest.reset();
-    }
-  }
-  return verdict;
+  return check_checkpoint(directory, check_file);
 }
 
 Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
@@ -295,6 +353,9 @@ Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
       continue;
     }
     Verdict verdict = verify(entry.path);
+    if (verdict.denied) {
+      throw_denied(entry.path, verdict.reason);
+    }
     if (verdict.manifest) {
       scan.newest = Found{entry.path, std::move(*verdict.manifest)};
       break;
@@ -340,13 +401,26 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir,
                  scan.newest->manifest.samples);
     return std::move(scan.newest);
   }
+  const std::vector<StepEntry> entries = list_entries(run_dir);
+  const bool never_saved = fs::exists(run_dir / kNothingSavedName) &&
+                           std::none_of(entries.begin(), entries.end(), [](const StepEntry& entry) {
+                             return has_marker(entry.path);
+                           });
   if (resume == Resume::required) {
     throw CheckpointError(
         fmt::format("run.resume is required and {} has no valid checkpoint ({}); restore one, or "
                     "set run.resume "
-                    "to auto in an empty run.dir to start from scratch",
+                    "to auto {} to start from scratch",
                     run_dir.string(),
-                    list_reasons(scan.rejected)));
+                    never_saved ? "nothing was ever saved there" : list_reasons(scan.rejected),
+                    never_saved ? "there" : "in an empty run.dir"));
+  }
+  if (never_saved) {
+    spdlog::warn(
+        "{} has no checkpoint and never had one (its job ended before it saved the first); "
+        "the run starts over from step 0",
+        run_dir.string());
+    return {};
   }
   if (!scan.rejected.empty() || has_metrics(run_dir)) {
     throw CheckpointError(fmt::format(
@@ -358,15 +432,38 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir,
   return {};
 }
 
-void prune(const fs::path& run_dir, std::int64_t keep, const Verify& verify) {
+void note_nothing_saved(const fs::path& run_dir) {
+  write_text_atomically(run_dir / kNothingSavedName,
+                        "The run in this directory has not saved a checkpoint yet, so it may start "
+                        "over. This file goes before the first one is committed.\n");
+}
+
+bool remove_nothing_saved(const fs::path& run_dir) {
+  const fs::path path = run_dir / kNothingSavedName;
+  if (::unlink(path.c_str()) != 0) {
+    const int error_number = errno;
+    if (error_number == ENOENT) {
+      return false;
+    }
+    throw CheckpointError(fmt::format(
+        "cannot remove {} ({}; it says that nothing was saved, which is about to change); fix "
+        "permissions and start again",
+        path.string(),
+        system_reason(error_number)));
+  }
+  sync_directory(run_dir);
+  return true;
+}
+
+void prune(const fs::path& run_dir, std::int64_t keep, const Judge& judge, const Verify& verify) {
   require(keep >= 1, "the newest checkpoint is always kept");
-  const std::vector<StepEntry> entries = list_entries(run_dir);
-  std::int64_t kept = 0;
-  for (const StepEntry& entry : entries) {
+  std::int64_t num_counted = 0;
+  bool newest = true;
+  for (const StepEntry& entry : list_entries(run_dir)) {
     if (entry.unfinished || entry.step < 0) {
       continue;
     }
-    if (kept == 0) {
+    if (std::exchange(newest, false)) {
       const Verdict verdict = verify(entry.path);
       if (!verdict.manifest) {
         spdlog::warn("{} is not valid: {}; keeping all older checkpoints",
@@ -374,15 +471,34 @@ void prune(const fs::path& run_dir, std::int64_t keep, const Verify& verify) {
                      verdict.reason);
         return;
       }
-      kept = 1;
+      if (judge(entry.path) != Standing::counts) {
+        return;
+      }
+      num_counted = 1;
       continue;
     }
-    if (kept < keep && fs::exists(fs::symlink_status(entry.path / kMarkerName))) {
-      ++kept;
-      continue;
+    if (has_marker(entry.path)) {
+      const Standing standing = judge(entry.path);
+      if (standing == Standing::counts && num_counted < keep) {
+        ++num_counted;
+        continue;
+      }
+      if (standing == Standing::foreign) {
+        continue;
+      }
     }
     remove_checkpoint(entry.path);
   }
+}
+
+std::vector<fs::path> committed_checkpoints(const fs::path& run_dir) {
+  std::vector<fs::path> paths;
+  for (const StepEntry& entry : list_entries(run_dir)) {
+    if (!entry.unfinished && entry.step >= 0 && has_marker(entry.path)) {
+      paths.push_back(entry.path);
+    }
+  }
+  return paths;
 }
 
 void remove_unfinished(const fs::path& run_dir) {

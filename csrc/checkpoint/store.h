@@ -36,13 +36,20 @@ std::filesystem::path unfinished_directory(const std::filesystem::path& run_dir,
 struct Verdict {
   std::optional<Manifest> manifest;  // of a valid one
   std::string reason;                // why it is not
+  bool denied = false;               // this process may not read it: it may be valid all the same
 };
 Verdict verify_checkpoint(const std::filesystem::path& directory);
 
 // Its two halves: the marker and the manifest, and files that the manifest lists, of which the
-// result says why one is not as its record; empty if all are.
+// second says why one is not as its record, and leaves `verdict` as it is if all are.
 Verdict verify_manifest(const std::filesystem::path& directory);
-std::string verify_files(const std::filesystem::path& directory, std::span<const FileRecord> files);
+void verify_files(const std::filesystem::path& directory,
+                  std::span<const FileRecord> files,
+                  Verdict& verdict);
+
+// The first half, and whether the files are there and have their sizes: what can be told without
+// reading them.
+Verdict verify_sizes(const std::filesystem::path& directory);
 
 // How checkpoints are read back; read_back.h has a way for many ranks.
 using Verify = std::function<Verdict(const std::filesystem::path&)>;
@@ -63,15 +70,25 @@ struct Scan {
 };
 
 // Reads checkpoints back, newest first, until one is valid. A run directory that does not exist
-// holds none. CheckpointError if it cannot be read.
+// holds none. CheckpointError if it cannot be read, or if a checkpoint may not be: that is no reason
+// to go on from an older one.
 Scan find_newest_valid(const std::filesystem::path& run_dir,
                        const Verify& verify = verify_checkpoint);
 
 // The step of the newest checkpoint there, valid or not, by its name; -1 if there is none.
 std::int64_t newest_step(const std::filesystem::path& run_dir);
 
+// A run directory says so in a file of this name while nothing has ever been committed in it: a run
+// that ended so early may start over, and one whose checkpoints are gone may not. Without the file
+// nothing is known.
+constexpr std::string_view kNothingSavedName = "nothing-saved-yet";
+// Durable on return. CheckpointError if it cannot be written or removed. The second tells whether
+// the file was there.
+void note_nothing_saved(const std::filesystem::path& run_dir);
+bool remove_nothing_saved(const std::filesystem::path& run_dir);
+
 // What run.resume makes of a run directory; logs what is chosen and why newer ones are not.
-//   auto      the newest valid one; nothing if nothing was ever saved or logged there
+//   auto      the newest valid one; nothing, with a line, if nothing was ever saved there
 //   required  the newest valid one
 //   never     nothing
 // Never a silent start from scratch and never over saved work: CheckpointError where auto or
@@ -80,12 +97,24 @@ std::optional<Found> choose_checkpoint(const std::filesystem::path& run_dir,
                                        Resume resume,
                                        const Verify& verify = verify_checkpoint);
 
-// Deletes all but the newest `keep` checkpoints, and older ones without a marker. First reads the
-// newest back, and deletes nothing, with a warning, unless it is valid. A checkpoint that cannot be
-// deleted is a warning too: a run does not end for want of tidiness. keep >= 1.
+// What rotation makes of a committed checkpoint.
+//   counts   of this run, and good: the newest `keep` of them stay
+//   spare    of this run, and not worth keeping beside newer ones that count
+//   foreign  not known to be of this run: stays
+enum class Standing : std::uint8_t { counts, spare, foreign };
+using Judge = std::function<Standing(const std::filesystem::path&)>;
+
+// Deletes checkpoints but the newest, the newest `keep` that count, and foreign ones; also what has
+// no marker. First reads the newest back, and deletes nothing, with a warning, unless it is valid;
+// nothing, too, unless it counts. A checkpoint that cannot be deleted is a warning: a run does not
+// end for want of tidiness. keep >= 1.
 void prune(const std::filesystem::path& run_dir,
            std::int64_t keep,
+           const Judge& judge,
            const Verify& verify = verify_checkpoint);
+
+// The committed checkpoints there, newest first, valid or not.
+std::vector<std::filesystem::path> committed_checkpoints(const std::filesystem::path& run_dir);
 
 // Removes what an interrupted save or prune left, with a log line each.
 void remove_unfinished(const std::filesystem::path& run_dir);

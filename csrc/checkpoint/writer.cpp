@@ -61,6 +61,9 @@ CheckpointWriter::CheckpointWriter(const fs::path& run_dir, std::int64_t step, O
                       "another run.dir",
                       final_.string()));
     }
+    if (verdict.denied) {
+      throw_write_error(final_, std::make_error_code(std::errc::permission_denied));
+    }
     spdlog::warn("replacing {}: {}", final_.string(), verdict.reason);
     fs::remove_all(final_, error);
     if (error) {
@@ -82,6 +85,12 @@ CheckpointWriter::~CheckpointWriter() {
   fs::remove_all(left, error);
   if (error) {
     spdlog::warn("cannot remove {} ({}); remove it by hand", left.string(), error.message());
+  } else if (removed_record_) {
+    try {
+      note_nothing_saved(run_dir_);
+    } catch (const CheckpointError& failed) {
+      spdlog::warn("{}", failed.what());
+    }
   }
 }
 
@@ -137,6 +146,9 @@ fs::path CheckpointWriter::commit(Manifest manifest) {
   renamed_ = true;
   observe("flush run directory");
   sync_directory(run_dir_);
+  // From here on nobody may take the run for one that never saved.
+  observe("remove record");
+  removed_record_ = remove_nothing_saved(run_dir_);
   observe("write marker");
   // Whole or absent: a marker that was cut short would look like damage.
   write_text_atomically(final_ / kMarkerName, checksum_text(checksum_of(text)) + "\n");

@@ -1,13 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/checkpoint/store.h"
 #include "csrc/cli/commands.h"
+#include "csrc/cli/source_tree.h"
+#include "csrc/comm/solo.h"
+#include "csrc/comm/together.h"
 #include "csrc/config/load.h"
+#include "csrc/config/resume_rules.h"
+#include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/mesh.h"
+#include "csrc/train/resume.h"
+#include "csrc/train/run_lock.h"
 #include "csrc/train/trainer.h"
 
 namespace memphis {
@@ -57,6 +70,72 @@ void print_plan(const Config& config, std::int64_t num_ranks) {
   fmt::print("memory of a rank on its device\n{}", format_memory_table(plan.memory));
 }
 
+std::string lines(const std::vector<std::string>& each, const char* what) {
+  std::string text;
+  for (const std::string& line : each) {
+    text += fmt::format("  {:<9}{}\n", what, line);
+  }
+  return text;
+}
+
+// What `train` would say of going on from what run.dir holds; fails as that would.
+void print_resume(const Config& config, std::int64_t num_ranks) {
+  fmt::print("\nwhat a resume may change\n{}", resume_text());
+  const std::filesystem::path run_dir = config.run.dir;
+  if (const std::optional<std::string> owner = RunLock::owner(run_dir)) {
+    fmt::print("\nrun.dir {} is in use by {}; below is what it has saved so far\n",
+               run_dir.string(),
+               *owner);
+  }
+  // Sizes are looked at and bytes are not: train reads them back.
+  std::optional<Found> found = choose_checkpoint(run_dir, config.run.resume, verify_sizes);
+  if (!found) {
+    fmt::print("\nrun.dir {} holds no checkpoint: the run starts from step 0\n", run_dir.string());
+    return;
+  }
+  const Chosen chosen = chosen_from(found->path, std::move(found->manifest));
+  std::optional<Dataset> dataset;
+  std::string no_text;
+  try {
+    dataset = open_dataset(config.data, config.batch.sequence_length, own_text_roots());
+  } catch (const DataError& error) {
+    no_text = error.what();
+  }
+  const std::unique_ptr<World> world = make_solo_world();
+  const std::unique_ptr<Communicator> all = create_group_of_all(*world);
+  const Resumption resumption = compare_with_checkpoint(
+      chosen,
+      config,
+      resolve_compute(config.precision.compute, planned_device(config.run.device)),
+      dataset ? &*dataset : nullptr,
+      *all);
+  world->close();
+
+  fmt::print("\nthis config on {} ranks against {} of {}\n",
+             num_ranks,
+             chosen.path.string(),
+             chosen.num_writers);
+  if (!no_text.empty()) {
+    fmt::print("  the text is not compared: {}\n", no_text);
+  }
+  std::vector<std::string> refused;
+  if (!resumption.contents.difference.empty()) {
+    refused.push_back("it " + describe(resumption.contents.difference));
+  }
+  for (const Resumption::Refusal& refusal : resumption.refused) {
+    refused.push_back(fmt::format("{} ({})", refusal.what, refusal.why));
+  }
+  if (refused.empty() && resumption.said.empty()) {
+    fmt::print("  nothing differs that training or its losses depend on\n");
+  }
+  fmt::print("{}{}", lines(refused, "refused"), lines(resumption.said, "goes on"));
+  fmt::print("next step {}, next sample {} of {} tokens\n",
+             chosen.manifest.step + 1,
+             resumption.samples,
+             config.batch.sequence_length);
+  require_same_run(chosen, resumption);
+}
+
 }  // namespace
 
 void add_plan_command(CLI::App& program) {
@@ -65,19 +144,25 @@ void add_plan_command(CLI::App& program) {
   struct Arguments {
     ConfigArguments config;
     std::int64_t num_ranks = 1;
+    bool resume = false;
   };
   auto arguments = std::make_shared<Arguments>();
   add_config_arguments(*command, arguments->config);
   command->add_option("--ranks", arguments->num_ranks, "Of the job (default 1)")
       ->check(at_least(1));
+  command->add_flag(
+      "--resume",
+      arguments->resume,
+      "Also what going on from the checkpoint in run.dir would change, and whether it "
+      "may; fails where train would");
   command->callback([arguments] {
-    const ConfigArguments& config = arguments->config;
-    print_plan(parse_config(read_text(config.file),
-                            config.file,
-                            config.overrides,
-                            Check::text,
-                            arguments->num_ranks),
-               arguments->num_ranks);
+    const ConfigArguments& given = arguments->config;
+    const Config config = parse_config(
+        read_text(given.file), given.file, given.overrides, Check::text, arguments->num_ranks);
+    print_plan(config, arguments->num_ranks);
+    if (arguments->resume) {
+      print_resume(config, arguments->num_ranks);
+    }
   });
 }
 

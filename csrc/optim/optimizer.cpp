@@ -10,6 +10,10 @@
 
 namespace memphis {
 
+bool keeps_master(DType weights) {
+  return accumulation_dtype(weights) != weights;
+}
+
 Optimizer::Optimizer(const OptimizerConfig& config,
                      Parameters& parameters,
                      const Groups& groups,
@@ -30,7 +34,7 @@ Optimizer::Optimizer(const OptimizerConfig& config,
     const Segment& segment = segments[i];
     const TensorSpec wide({segment.owned.count}, accumulation_dtype(segment.dtype));
     SegmentState state;
-    state.owns_master = wide.dtype != segment.dtype;
+    state.owns_master = keeps_master(segment.dtype);
     state.master_n = state.owns_master ? master_arena_.allocate(wide) : owned_weights(i);
     state.m_n = moments_arena_.allocate(wide);
     state.v_n = moments_arena_.allocate(wide);

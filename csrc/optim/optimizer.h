@@ -12,6 +12,9 @@
 
 namespace memphis {
 
+// Whether weights of this dtype have master weights apart from them.
+bool keeps_master(DType weights);
+
 // AdamW over all parameters, the state of each element on one of the ranks that hold it (ZeRO-1) or
 // on all of them. Owner of the moments and of the master weights of those segments whose weights
 // are narrower than f32; the other segments' weights are their own master.

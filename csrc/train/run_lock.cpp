@@ -33,10 +33,67 @@ std::string read_owner(int descriptor) {
   return length > 0 ? std::string(text.data(), static_cast<std::size_t>(length)) : "another job";
 }
 
+std::filesystem::path lock_path(const std::filesystem::path& run_dir) {
+  return run_dir / "lock";
+}
+
+// An open file, closed when it goes; -1 is none.
+struct Descriptor {
+  explicit Descriptor(int open_file) : number(open_file) {}
+  ~Descriptor() {
+    if (number >= 0) {
+      ::close(number);
+    }
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int number;
+};
+
+// Takes the lock once no other job has it. False, with a warning, where there are no locks.
+bool await_lock(int descriptor,
+                int operation,
+                const std::filesystem::path& run_dir,
+                const RunLock::Patience& patience) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (int num_refused = 0; ::flock(descriptor, operation | LOCK_NB) != 0;) {
+    const int error_number = errno;
+    if (error_number == EINTR) {
+      continue;
+    }
+    if (error_number != EWOULDBLOCK) {
+      spdlog::warn("cannot lock {} ({}); see to it that no other job uses this run.dir",
+                   lock_path(run_dir).string(),
+                   system_reason(error_number));
+      return false;
+    }
+    const std::string owner = read_owner(descriptor);
+    const bool here = owner.ends_with(own_machine());
+    const std::chrono::milliseconds limit = here ? patience.here : patience.elsewhere;
+    if (std::chrono::steady_clock::now() - begin > limit) {
+      throw PreflightError(
+          fmt::format("run.dir {} is in use by {} (two jobs would delete each other's files); wait "
+                      "until that has ended, or choose another run.dir",
+                      run_dir.string(),
+                      owner));
+    }
+    // The first time it may be no more than a look by another job.
+    if (num_refused++ == 1) {
+      spdlog::warn("run.dir {} is in use by {}; waiting up to {:.0f} s for its end",
+                   run_dir.string(),
+                   owner,
+                   std::chrono::duration<double>(limit).count());
+    }
+    std::this_thread::sleep_for(kBetweenTries);
+  }
+  return true;
+}
+
 }  // namespace
 
 RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience) {
-  const std::filesystem::path path = run_dir / "lock";
+  const std::filesystem::path path = lock_path(run_dir);
   constexpr mode_t kMode = 0666;
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
   if (descriptor_ < 0) {
@@ -45,38 +102,13 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
                     path.string(),
                     system_reason(errno)));
   }
-  const auto begin = std::chrono::steady_clock::now();
-  bool waits = false;
-  while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    const int error_number = errno;
-    if (error_number == EINTR) {
-      continue;
-    }
-    if (error_number != EWOULDBLOCK) {
-      spdlog::warn("cannot lock {} ({}); see to it that no other job uses this run.dir",
-                   path.string(),
-                   system_reason(error_number));
+  try {
+    if (!await_lock(descriptor_, LOCK_EX, run_dir, patience)) {
       return;
     }
-    const std::string owner = read_owner(descriptor_);
-    const bool here = owner.ends_with(own_machine());
-    const std::chrono::milliseconds limit = here ? patience.here : patience.elsewhere;
-    if (std::chrono::steady_clock::now() - begin > limit) {
-      ::close(descriptor_);
-      throw PreflightError(
-          fmt::format("run.dir {} is in use by {} (two jobs would delete each other's files); wait "
-                      "until that has ended, or choose another run.dir",
-                      run_dir.string(),
-                      owner));
-    }
-    if (!waits) {
-      spdlog::warn("run.dir {} is in use by {}; waiting up to {:.0f} s for its end",
-                   run_dir.string(),
-                   owner,
-                   std::chrono::duration<double>(limit).count());
-      waits = true;
-    }
-    std::this_thread::sleep_for(kBetweenTries);
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
   }
   const std::string owner = fmt::format("process {} {}", ::getpid(), own_machine());
   if (::ftruncate(descriptor_, 0) != 0 ||
@@ -85,6 +117,21 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
                  path.string(),
                  system_reason(errno));
   }
+}
+
+void RunLock::await_free(const std::filesystem::path& run_dir, const Patience& patience) {
+  const Descriptor file(::open(lock_path(run_dir).c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.number >= 0) {
+    await_lock(file.number, LOCK_SH, run_dir, patience);
+  }
+}
+
+std::optional<std::string> RunLock::owner(const std::filesystem::path& run_dir) {
+  const Descriptor file(::open(lock_path(run_dir).c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.number < 0 || ::flock(file.number, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
+    return std::nullopt;
+  }
+  return read_owner(file.number);
 }
 
 RunLock::~RunLock() {

@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <filesystem>
+#include <optional>
+#include <string>
 
 namespace memphis {
 
@@ -23,6 +25,14 @@ class RunLock {
   explicit RunLock(const std::filesystem::path& run_dir, const Patience& patience);
   explicit RunLock(const std::filesystem::path& run_dir) : RunLock(run_dir, Patience()) {}
   ~RunLock();
+
+  // Waits, as above, until no other job has it, without taking it or making anything: what is read
+  // of the directory then is of a job that has ended.
+  static void await_free(const std::filesystem::path& run_dir, const Patience& patience);
+  static void await_free(const std::filesystem::path& run_dir) { await_free(run_dir, Patience()); }
+
+  // The job that has it: "process 4711 on node7". Nothing where none has.
+  static std::optional<std::string> owner(const std::filesystem::path& run_dir);
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 

@@ -101,8 +101,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
     throw DivergedError("step " + std::to_string(step) + " has loss " +
                         std::to_string(result.loss) + " and gradient norm " +
                         std::to_string(result.grad_norm) +
-                        " (training diverged); start again from the last checkpoint with a lower "
-                        "optimizer.learning_rate or optimizer.clip_norm");
+                        " (training diverged); go back to weights from before that");
   }
   result.data_seconds = filled_.seconds_since(begin_);
   result.model_seconds = differentiated_.seconds_since(filled_);

@@ -45,6 +45,9 @@ class Clock {
 constexpr const char* kConfigName = "config.yaml";  // of run.dir
 constexpr const char* kMetricsName = "metrics.jsonl";
 
+// What helps against a loss that explodes.
+constexpr const char* kCalmer = "with a lower optimizer.learning_rate or optimizer.clip_norm";
+
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
 }
@@ -129,48 +132,6 @@ void require_shared(const std::filesystem::path& dir) {
   }
 }
 
-// A checkpoint to go on from.
-struct Chosen {
-  std::filesystem::path path;
-  Manifest manifest;  // without its files, two of each rank that wrote it
-  std::optional<WriterLayout> writer;
-};
-
-// Every rank goes on from the checkpoint that the first one has read back and chosen.
-std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
-  const bool leads = all.rank() == 0;
-  std::optional<Found> found;
-  std::optional<WriterLayout> writer;
-  with_all_reading_back(all, "checkpoint.choose", [&](const Verify& verify) {
-    found = choose_checkpoint(run.dir, run.resume, verify);
-    writer = found ? writer_layout(found->manifest) : std::nullopt;
-  });
-  if (largest_of_all(all, found ? 1 : 0, "checkpoint.found") == 0) {
-    return {};
-  }
-  const std::int64_t num_writers =
-      largest_of_all(all, writer ? writer->num_ranks : 0, "checkpoint.writers");
-  std::string text;
-  if (leads) {
-    found->manifest.files.clear();
-    text = write_manifest(found->manifest);
-  }
-  text = text_of_rank(all, 0, text, "checkpoint.manifest");
-  Chosen chosen;
-  together(all, "checkpoint.manifest", [&] {
-    chosen.manifest = read_manifest(text, std::filesystem::path(run.dir) / kManifestName);
-    chosen.path = std::filesystem::path(run.dir) / checkpoint_name(chosen.manifest.step);
-    if (num_writers > 0) {
-      chosen.writer = WriterLayout{
-          .parallel =
-              parse_config(chosen.manifest.config, kManifestName, {}, Check::text, num_writers)
-                  .parallel,
-          .num_ranks = num_writers};
-    }
-  });
-  return chosen;
-}
-
 // The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
 Device take_device(const RunConfig& run, const World& world, Communicator& all) {
   const Device device = resolve_device(run.device);
@@ -227,7 +188,12 @@ Trainer::Trainer(const Config& config,
       leads_(world.rank() == 0),
       dataset_(agreed(open_dataset(config_.data, config_.batch.sequence_length, default_roots),
                       groups_.all_host())),
-      stream_(device_) {
+      stream_(device_),
+      loss_watch_(config_.model.vocab_size, {}),
+      rotation_(config_.run.dir, [this](const Manifest& manifest) {
+        return is_of_run(
+            manifest, config_, compute_, device_, validation_fingerprint(config_, dataset_));
+      }) {
   if (leads_) {
     spdlog::info("{} parameters on device {} ({}), compute {}, ranks {}",
                  plan_.parameters.num_parameters,
@@ -242,6 +208,9 @@ Trainer::Trainer(const Config& config,
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
+  if (found) {
+    go_on_from(*found);  // or not: before anything is touched
+  }
 
   const BatchConfig& batch = config_.batch;
   training_loader_.emplace(*dataset_.train,
@@ -279,23 +248,30 @@ Trainer::Trainer(const Config& config,
     return;
   }
   load_checkpoint(
-      found->path, found->writer, config_.model, *parameters_, *optimizer_, groups_, stream());
-  step_ = found->manifest.step;
-  samples_ = static_cast<std::uint64_t>(found->manifest.samples);
+      found->path, found->writer(), config_.model, *parameters_, *optimizer_, groups_, stream());
+}
+
+void Trainer::go_on_from(const Chosen& chosen) {
+  const Resumption resumption =
+      compare_with_checkpoint(chosen, config_, compute_, &dataset_, groups_.all_host());
+  together(groups_.all_host(), "checkpoint.compare", [&] { require_same_run(chosen, resumption); });
+  step_ = chosen.manifest.step;
+  samples_ = resumption.samples;
   saved_step_ = step_;
-  if (leads_ && found->manifest.dataset_fingerprint != dataset_.train->fingerprint()) {
-    spdlog::warn(
-        "the training data differs from that of {} (fingerprint {}, then {}); the run goes on at "
-        "sample {} of the new data's own order",
-        found->path.string(),
-        dataset_.train->fingerprint(),
-        found->manifest.dataset_fingerprint,
-        samples_);
+  loss_watch_ = LossWatch(
+      config_.model.vocab_size,
+      {.reference = chosen.manifest.loss_reference, .exploded_at = chosen.manifest.exploded_at});
+  if (!leads_) {
+    return;
   }
-  if (leads_ && found->manifest.seed != config_.run.seed) {
-    spdlog::warn("run.seed is {} and was {}; the order of samples changes from here on",
-                 config_.run.seed,
-                 found->manifest.seed);
+  for (const std::string& line : resumption.said) {
+    spdlog::warn("{}", line);
+  }
+  if (loss_watch_.exploded()) {
+    spdlog::warn("{} was saved with weights whose loss had exploded in step {}; {}",
+                 chosen.path.string(),
+                 loss_watch_.state().exploded_at,
+                 rotation_.way_back(loss_watch_.state().exploded_at, kCalmer));
   }
 }
 
@@ -336,6 +312,11 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
     }
     require_space(dir, bytes);
     remove_unfinished(dir);
+    if (saved_step_ < 0) {
+      note_nothing_saved(dir);
+    } else {
+      remove_nothing_saved(dir);
+    }
     write_text_atomically(dir / kConfigName, to_yaml(config_));
   });
   together(groups_.all_host(), "run.dir.shared", [&] { require_shared(config_.run.dir); });
@@ -352,6 +333,11 @@ void Trainer::save() {
   manifest.samples = static_cast<std::int64_t>(samples_);
   manifest.seed = config_.run.seed;
   manifest.dataset_fingerprint = dataset_.train->fingerprint();
+  manifest.validation_fingerprint = validation_fingerprint(config_, dataset_);
+  manifest.loss_reference = loss_watch_.state().reference;
+  manifest.exploded_at = loss_watch_.exploded() ? loss_watch_.state().exploded_at
+                         : weights_are_bad_     ? step_ + 1
+                                                : 0;
   manifest.config = to_yaml(config_);
   parameters_->await_all(stream());
   const std::filesystem::path path = save_checkpoint(config_.run.dir,
@@ -363,12 +349,75 @@ void Trainer::save() {
                                                      groups_,
                                                      stream());
   saved_step_ = step_;
-  with_all_reading_back(groups_.all_host(), "checkpoint.prune", [&](const Verify& verify) {
-    prune(config_.run.dir, config_.checkpoint.keep, verify);
-  });
+  rotates_ = true;
   if (leads_) {
     spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
   }
+}
+
+bool Trainer::weights_have_exploded() {
+  return largest_of_all(groups_.all_host(), leads_ && weights_are_bad_ ? 1 : 0, "step.health") != 0;
+}
+
+void Trainer::rotate() {
+  if (!rotates_) {
+    return;
+  }
+  rotates_ = false;
+  if (weights_have_exploded()) {
+    return;
+  }
+  world_.activity().enter("deleting older checkpoints");
+  with_all_reading_back(groups_.all_host(), "checkpoint.prune", [&](const Verify& verify) {
+    prune(
+        config_.run.dir,
+        config_.checkpoint.keep,
+        [this](const std::filesystem::path& path) { return rotation_.standing(path); },
+        verify);
+  });
+}
+
+StepResult Trainer::watched_step() {
+  StepResult result;
+  try {
+    result = step();
+  } catch (const DivergedError& error) {
+    if (!leads_) {
+      throw;
+    }
+    const bool exploded = loss_watch_.exploded();
+    const std::int64_t since = exploded ? loss_watch_.state().exploded_at : step_ + 1;
+    throw DivergedError(fmt::format(
+        "{}{}: {}",
+        error.what(),
+        exploded ? fmt::format(" (before step {}, where the loss exploded)", since) : "",
+        rotation_.way_back(since, kCalmer)));
+  }
+  if (!leads_) {
+    return result;
+  }
+  switch (loss_watch_.observe(step_, result.loss)) {
+    case LossWatch::News::none:
+      break;
+    case LossWatch::News::exploded:
+      spdlog::warn(
+          "step {} has loss {:.4g}, above {}: the weights have exploded; until losses are below "
+          "that again only the end of the run is saved, and no checkpoint is deleted; {}",
+          step_,
+          result.loss,
+          loss_watch_.describe_limit(),
+          rotation_.way_back(step_, kCalmer));
+      break;
+    case LossWatch::News::recovered:
+      spdlog::warn(
+          "step {} has loss {:.4g}: it has come back below {}; checkpoints are saved again",
+          step_,
+          result.loss,
+          loss_watch_.describe_limit());
+      break;
+  }
+  weights_are_bad_ = loss_watch_.exploded();
+  return result;
 }
 
 void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gives_up) {
@@ -379,6 +428,17 @@ void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gi
   const std::optional<Evaluator::Result> result = evaluator_->run(gives_up);
   if (!result || !leads_) {
     return;
+  }
+  // These are the weights after the step's update, which its own loss says nothing of.
+  if (loss_watch_.exceeds(result->loss) && !weights_are_bad_) {
+    spdlog::warn(
+        "step {} has validation loss {:.4g}, above {}: its weights have exploded and are "
+        "not saved before losses are below that again; {}",
+        step_,
+        result->loss,
+        loss_watch_.describe_limit(),
+        rotation_.way_back(step_ + 1, kCalmer));
+    weights_are_bad_ = true;
   }
   report.write([&](MetricsFile& metrics) {
     metrics.write_validation(step_, result->loss, result->targets, elapsed_seconds);
@@ -532,10 +592,11 @@ void Trainer::train(const Owed& owed) {
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
-    record.result = step();
+    record.result = watched_step();
     record.step = step_;
     record.samples = samples_;
     record.seconds = step_clock.seconds();
+    rotate();  // the checkpoint before this step, now that its weights have shown their loss
     record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
     record.model_flops_per_second =
         static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
@@ -554,7 +615,7 @@ void Trainer::train(const Owed& owed) {
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);
     }
-    if (due(step_, config_.checkpoint.every) || last) {
+    if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
       save();
     }
     world_.activity().take_communication();  // which is not the next step's
@@ -568,6 +629,7 @@ void Trainer::train(const Owed& owed) {
       save_and_stop();
     }
   }
+  rotate();
 }
 
 }  // namespace memphis

@@ -18,7 +18,10 @@
 #include "csrc/plan/mesh.h"
 #include "csrc/train/evaluate.h"
 #include "csrc/train/generator.h"
+#include "csrc/train/loss_watch.h"
 #include "csrc/train/metrics.h"
+#include "csrc/train/resume.h"
+#include "csrc/train/rotation.h"
 #include "csrc/train/run_lock.h"
 #include "csrc/train/step.h"
 
@@ -87,7 +90,15 @@ class Trainer {
           std::unique_ptr<Communicator> all);
   // Keeps other jobs out of it as long as the result lives, which is the first rank's.
   [[nodiscard]] std::unique_ptr<RunLock> prepare_run_directory() const;
+  // Refuses a checkpoint of another run, or takes its position over.
+  void go_on_from(const Chosen& chosen);
   void save();
+  // Deletes what the last save has made superfluous, once its weights are known to be well.
+  void rotate();
+  // step(), and what its loss says of the run.
+  StepResult watched_step();
+  // As the first rank knows, on every rank. Every rank calls.
+  bool weights_have_exploded();
   // Asked again and again, with the same answer on all ranks: whether the run is to stop.
   using GivesUp = std::function<bool()>;
   // Neither leaves a line where it was given up.
@@ -117,6 +128,10 @@ class Trainer {
   bool leads_;  // writes what the job writes once
   Dataset dataset_;
   OwnedStream stream_;
+  // Of the first rank, which decides for all.
+  LossWatch loss_watch_;
+  Rotation rotation_;
+  bool weights_are_bad_ = false;
   std::optional<TrainingLoader> training_loader_;
   std::optional<ValidationLoader> validation_loader_;
   std::optional<Parameters> parameters_;
@@ -131,6 +146,7 @@ class Trainer {
   std::int64_t step_ = 0;
   std::uint64_t samples_ = 0;
   std::int64_t saved_step_ = -1;
+  bool rotates_ = false;           // a save has made older checkpoints superfluous, if it is well
   std::int64_t newest_step_ = -1;  // in run.dir, when a checkpoint was chosen
 };
 

@@ -15,6 +15,9 @@ Manifest example() {
       .samples = INT64_MAX,
       .seed = -1,
       .dataset_fingerprint = "0123456789abcdef",
+      .validation_fingerprint = "fedcba9876543210",
+      .loss_reference = 0.1,  // which no binary fraction is
+      .exploded_at = 7,
       .config = "model:\n  preset: \"grok-1\"  # \u00e9\n",
       .files = {{"model.safetensors", 0, ~std::uint64_t{0}}, {"optimizer-1.safetensors", 9, 1}},
   };
@@ -24,6 +27,22 @@ TEST(Manifest, RoundTrips) {
   const std::string text = write_manifest(example());
   EXPECT_EQ(read_manifest(text, "manifest.json"), example());
   EXPECT_NE(text.find("\"xxh3\": \"0000000000000001\""), std::string::npos) << text;
+}
+
+TEST(Manifest, ReadsThoseThatSayLess) {
+  std::string text = write_manifest(example());
+  for (const char* line : {" \"validation_fingerprint\": \"fedcba9876543210\",\n",
+                           " \"loss_reference\": 0.1,\n",
+                           " \"exploded_at\": 7,\n"}) {
+    const std::size_t place = text.find(line);
+    ASSERT_NE(place, std::string::npos) << text;
+    text.erase(place, std::string(line).size());
+  }
+  Manifest expected = example();
+  expected.validation_fingerprint.clear();
+  expected.loss_reference = 0;
+  expected.exploded_at = 0;
+  EXPECT_EQ(read_manifest(text, "manifest.json"), expected);
 }
 
 TEST(Manifest, RefusesWhatItDoesNotWrite) {
@@ -39,7 +58,7 @@ TEST(Manifest, RefusesWhatItDoesNotWrite) {
       {"\"step\": 420", "\"step\": 42e1", "'step' is 420.0, not a whole number from 0 to 2^63 - 1"},
       {"\"step\": 420", "\"step\": 420, \"step\": 421", "key 'step' stands twice in its JSON"},
       {"\"seed\": -1", "\"seed\": \"1\"", "'seed' is \"1\", not a whole number"},
-      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 8 fields where 7 are known"},
+      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 11 fields where 10 are known"},
       {"\"bytes\": 9", "\"bytes\": 9, \"mode\": 1", "there are 4 fields where 3 are known"},
       {"\"bytes\": 9", "\"bytes\": \"9\"", "'bytes' is \"9\", not a whole number"},
       {"0000000000000001", "1", "'xxh3' is '1', not 16 hexadecimal digits"},

@@ -7,6 +7,7 @@
 #include <set>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "csrc/checkpoint/writer.h"
 #include "csrc/core/error.h"
@@ -198,7 +199,21 @@ TEST(Store, LooksNoFurtherThanTheNewestValidOne) {
   EXPECT_TRUE(find_newest_valid(directory.path()).rejected.empty());
 }
 
-enum class State { absent, empty, logged, unlogged, unfinished, invalid, valid, foreign };
+// The last four with the record that nothing was ever saved.
+enum class State {
+  absent,
+  empty,
+  logged,
+  unlogged,
+  unfinished,
+  invalid,
+  valid,
+  foreign,
+  early_logged,
+  early_unfinished,
+  early_invalid,
+  early_valid
+};
 
 void make_state(const TemporaryDirectory& directory, State state) {
   switch (state) {
@@ -225,6 +240,22 @@ void make_state(const TemporaryDirectory& directory, State state) {
       break;
     case State::foreign:
       fs::create_directories(directory.path() / "run" / "step-last");
+      break;
+    case State::early_logged:
+      make_state(directory, State::logged);
+      note_nothing_saved(directory.path() / "run");
+      break;
+    case State::early_unfinished:
+      make_state(directory, State::unfinished);
+      note_nothing_saved(directory.path() / "run");
+      break;
+    case State::early_invalid:  // it was committed, whatever the record says
+      fs::remove(save(directory.path() / "run", 10) / "model.safetensors");
+      note_nothing_saved(directory.path() / "run");
+      break;
+    case State::early_valid:
+      make_state(directory, State::valid);
+      note_nothing_saved(directory.path() / "run");
       break;
   }
 }
@@ -257,6 +288,10 @@ TEST(Store, ResumePolicy) {
       {State::invalid, "checkpoint error", "checkpoint error", "config error"},
       {State::foreign, "checkpoint error", "checkpoint error", "config error"},
       {State::valid, "resume", "resume", "config error"},
+      {State::early_logged, "scratch", "checkpoint error", "scratch"},
+      {State::early_unfinished, "scratch", "checkpoint error", "scratch"},
+      {State::early_invalid, "checkpoint error", "checkpoint error", "config error"},
+      {State::early_valid, "resume", "resume", "config error"},
   };
   for (const Row& row : rows) {
     const TemporaryDirectory directory;
@@ -283,22 +318,26 @@ std::set<std::string> entries(const fs::path& directory) {
   return names;
 }
 
+Standing counts(const fs::path& /*checkpoint*/) {
+  return Standing::counts;
+}
+
 TEST(Store, PruneKeepsTheNewestOnes) {
   const TemporaryDirectory directory;
   for (const std::int64_t step : {10, 20, 30, 40}) {
     save(directory.path(), step);
   }
   directory.write("metrics.jsonl", "{}\n");
-  prune(directory.path(), 4);
+  prune(directory.path(), 4, counts);
   EXPECT_EQ(entries(directory.path()).size(), 5U);
-  prune(directory.path(), 2);
+  prune(directory.path(), 2, counts);
   EXPECT_EQ(entries(directory.path()),
             (std::set<std::string>{"metrics.jsonl", "step-00000030", "step-00000040"}));
-  prune(directory.path(), 1);
-  prune(directory.path(), 1);
+  prune(directory.path(), 1, counts);
+  prune(directory.path(), 1, counts);
   EXPECT_EQ(entries(directory.path()), (std::set<std::string>{"metrics.jsonl", "step-00000040"}));
   EXPECT_TRUE(find_newest_valid(directory.path()).newest);
-  EXPECT_THROW(prune(directory.path(), 0), ContractError);
+  EXPECT_THROW(prune(directory.path(), 0, counts), ContractError);
 }
 
 TEST(Store, PruneDeletesNothingWhileTheNewestIsNotValid) {
@@ -306,7 +345,7 @@ TEST(Store, PruneDeletesNothingWhileTheNewestIsNotValid) {
     const TemporaryDirectory directory;
     save(directory.path(), 10);
     damage.inflict(save(directory.path(), 20));
-    prune(directory.path(), 1);
+    prune(directory.path(), 1, counts);
     const Scan scan = find_newest_valid(directory.path());
     ASSERT_TRUE(scan.newest) << damage.name;
     EXPECT_EQ(scan.newest->manifest.step, 10) << damage.name;
@@ -318,7 +357,7 @@ TEST(Store, PruneDoesNotCountWhatHasNoMarker) {
   save(directory.path(), 10);
   fs::remove(save(directory.path(), 20) / "COMMIT");
   save(directory.path(), 30);
-  prune(directory.path(), 2);
+  prune(directory.path(), 2, counts);
   EXPECT_EQ(entries(directory.path()), (std::set<std::string>{"step-00000010", "step-00000030"}));
 }
 
@@ -328,9 +367,89 @@ TEST(Store, PruneOfALinkLeavesWhatItPointsAt) {
   fs::create_directory(directory.path() / "run");
   fs::create_directory_symlink(archived, directory.path() / "run" / "step-00000010");
   save(directory.path() / "run", 20);
-  prune(directory.path() / "run", 1);
+  prune(directory.path() / "run", 1, counts);
   EXPECT_EQ(entries(directory.path() / "run"), std::set<std::string>{"step-00000020"});
   EXPECT_TRUE(verify_checkpoint(archived).manifest);
+}
+
+TEST(Store, PruneLeavesForeignOnesAndCountsNoSpareOnes) {
+  const TemporaryDirectory directory;
+  for (const std::int64_t step : {10, 20, 30, 40, 50, 60, 70}) {
+    save(directory.path(), step);
+  }
+  const auto judge = [](const fs::path& checkpoint) {
+    const std::string name = checkpoint.filename();
+    return name == "step-00000020" || name == "step-00000060"   ? Standing::foreign
+           : name == "step-00000040" || name == "step-00000050" ? Standing::spare
+                                                                : Standing::counts;
+  };
+  prune(directory.path(), 2, judge);
+  EXPECT_EQ(
+      entries(directory.path()),
+      (std::set<std::string>{"step-00000020", "step-00000030", "step-00000060", "step-00000070"}));
+}
+
+TEST(Store, PruneDeletesNothingForANewestThatDoesNotCount) {
+  for (const Standing newest : {Standing::spare, Standing::foreign}) {
+    const TemporaryDirectory directory;
+    for (const std::int64_t step : {10, 20, 30}) {
+      save(directory.path(), step);
+    }
+    prune(directory.path(), 1, [&](const fs::path& checkpoint) {
+      return checkpoint.filename() == "step-00000030" ? newest : Standing::counts;
+    });
+    EXPECT_EQ(entries(directory.path()).size(), 3U);
+  }
+}
+
+// For a while a user who may not read what others have written. Root may read everything.
+class AsNobody {
+ public:
+  AsNobody() : own_(::geteuid()) {
+    constexpr uid_t kNobody = 65534;
+    if (own_ == 0 && ::seteuid(kNobody) != 0) {
+      ADD_FAILURE() << "cannot become another user";
+    }
+  }
+  ~AsNobody() {
+    if (::seteuid(own_) != 0) {
+      ::_exit(1);  // the rest of the tests would be another user's
+    }
+  }
+  AsNobody(const AsNobody&) = delete;
+  AsNobody& operator=(const AsNobody&) = delete;
+
+ private:
+  uid_t own_;
+};
+
+// To go on from an older one would be to write over the newer one, which may be whole.
+TEST(Store, ACheckpointThatMayNotBeReadIsNotTakenForADamagedOne) {
+  for (const char* entry : {"", "COMMIT", "manifest.json", "model.safetensors"}) {
+    const TemporaryDirectory directory;
+    fs::permissions(directory.path(), fs::perms::owner_all | fs::perms::others_all);
+    for (const std::int64_t step : {10, 20}) {
+      fs::permissions(save(directory.path(), step), fs::perms::all);
+      for (const auto& file : fs::directory_iterator(directory.path() / checkpoint_name(step))) {
+        fs::permissions(file.path(), fs::perms::all);
+      }
+    }
+    const fs::path closed = directory.path() / "step-00000020" / entry;
+    fs::permissions(closed, fs::perms::none);
+    {
+      const AsNobody nobody;
+      for (const auto& body : std::vector<std::function<void()>>{
+               [&] { choose_checkpoint(directory.path(), Resume::automatic); },
+               [&] { find_newest_valid(directory.path()); },
+               [&] { CheckpointWriter(directory.path(), 20); }}) {
+        const std::string text = error_text<CheckpointError>(body);
+        EXPECT_NE(text.find("ermission denied"), std::string::npos) << text;
+        EXPECT_TRUE(follows_grammar(text));
+      }
+    }
+    fs::permissions(closed, fs::perms::owner_all);
+    EXPECT_EQ(find_newest_valid(directory.path()).newest->manifest.step, 20);
+  }
 }
 
 TEST(Store, SaysHowMuchSpaceIsMissing) {

@@ -144,9 +144,38 @@ TEST(CheckpointWriter, AKillAtAnyInstantLeavesTheOldOrTheNew) {
     EXPECT_EQ(entries(directory.path()), (std::set<std::string>{"step-00000010", "step-00000020"}))
         << "killed at instant " << instant;
   }
-  // 1 directory, 2 files of 3 + 2 and 3 pieces, manifest, flush, rename, flush, marker,
+  // 1 directory, 2 files of 3 + 2 and 3 pieces, manifest, flush, rename, flush, record, marker,
   // done.
-  EXPECT_EQ(num_instants, 1 + 2 + 5 + 3 + 6);
+  EXPECT_EQ(num_instants, 1 + 2 + 5 + 3 + 7);
+}
+
+// The record that nothing was saved is gone before anything is, and stays where nothing is.
+TEST(CheckpointWriter, TheRecordOfNothingSavedIsNeverBesideACheckpoint) {
+  struct Stop {};
+  bool stopped = true;
+  for (int instant = 0; stopped; ++instant) {
+    const TemporaryDirectory directory;
+    note_nothing_saved(directory.path());
+    int seen = 0;
+    stopped = false;
+    bool committed = false;
+    try {
+      save(directory.path(), kFirst, [&](std::string_view place) {
+        committed = place == "done";
+        if (committed || place == "write marker") {
+          EXPECT_FALSE(fs::exists(directory.path() / kNothingSavedName)) << place;
+        }
+        if (seen++ == instant) {
+          throw Stop();
+        }
+      });
+      committed = true;
+    } catch (const Stop&) {
+      stopped = true;
+    }
+    EXPECT_EQ(fs::exists(directory.path() / kNothingSavedName), !committed) << instant;
+    EXPECT_EQ(choose_checkpoint(directory.path(), Resume::automatic).has_value(), committed);
+  }
 }
 
 TEST(CheckpointWriter, AnExceptionAtAnyInstantLeavesNothingBehind) {

@@ -47,8 +47,13 @@ class Cli : public testing::Test {
   }
   // Sends `signal` to a run once `done` holds; returns its exit code.
   template <class Done>
-  int interrupt(const std::string& run_dir, int signal, const Done& done) {
-    Process process(command({"train", config_, "run.dir=" + path(run_dir)}), directory_.path());
+  int interrupt(const std::string& run_dir,
+                int signal,
+                const Done& done,
+                const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"train", config_, "run.dir=" + path(run_dir)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Process process(command(arguments), directory_.path());
     while (process.running() && !done()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -100,18 +105,77 @@ TEST_F(Cli, ASignalSavesAndTheRunGoesOnToTheSameBits) {
   expect_all_steps("stopped");
 }
 
-// Nothing was saved: to start from scratch in silence would be to lose it without a word.
-TEST_F(Cli, ARunKilledBeforeItsFirstCheckpointIsNotStartedOver) {
+TEST_F(Cli, ARunKilledBeforeItsFirstCheckpointStartsOverAndSaysSo) {
   const fs::path metrics = fs::path(path("early")) / "metrics.jsonl";
   const auto started = [&] { return fs::exists(metrics) && fs::file_size(metrics) > 0; };
-  ASSERT_EQ(interrupt("early", SIGKILL, started), 128 + SIGKILL);
-  if (fs::exists(fs::path(path("early")) / "step-00000020")) {
-    GTEST_SKIP() << "the run saved before the signal came";
-  }
+  ASSERT_EQ(interrupt("early", SIGKILL, started, {"checkpoint.every=0", "schedule.steps=1000000"}),
+            128 + SIGKILL);
+  EXPECT_EQ(train("early", {"run.resume=required"}).code, 4);
   const Ended again = train("early");
+  EXPECT_EQ(again.code, 0) << again.error;
+  EXPECT_NE(again.error.find("starts over from step 0"), std::string::npos) << again.error;
+  expect_all_steps("early");
+  ASSERT_EQ(train("whole").code, 0);
+  expect_same_checkpoint("whole", "early");
+}
+
+// To start from scratch in silence would be to lose what was saved without a word.
+TEST_F(Cli, ARunWhoseCheckpointsAreGoneIsNotStartedOver) {
+  ASSERT_EQ(train("run").code, 0);
+  for (const char* step : {"step-00000020", "step-00000040"}) {
+    fs::remove_all(fs::path(path("run")) / step);
+  }
+  const Ended again = train("run");
   EXPECT_EQ(again.code, 4);
   EXPECT_NE(again.error.find("choose another run.dir"), std::string::npos) << again.error;
-  EXPECT_EQ(train("early", {"run.resume=never"}).code, 0);
+  EXPECT_EQ(train("run", {"run.resume=never"}).code, 0);
+}
+
+TEST_F(Cli, ASecondJobIsToldOfTheFirstBeforeThatHasSaved) {
+  Process first(command({"train",
+                         config_,
+                         "run.dir=" + path("run"),
+                         "checkpoint.every=0",
+                         "schedule.steps=1000000"}),
+                directory_.path());
+  const fs::path metrics = fs::path(path("run")) / "metrics.jsonl";
+  while (first.running() && !(fs::exists(metrics) && fs::file_size(metrics) > 0)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const Ended second = train("run");
+  EXPECT_EQ(second.code, 5);
+  EXPECT_NE(second.error.find("is in use by process " + std::to_string(first.pid()) + " on "),
+            std::string::npos)
+      << second.error;
+}
+
+TEST_F(Cli, PlanSaysWhatAResumeWouldChangeAndFailsWhereTrainWould) {
+  const auto plan = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"plan", "--resume", config_, "run.dir=" + path("run")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments);
+  };
+  const Ended early = plan({});
+  EXPECT_EQ(early.code, 0) << early.error;
+  EXPECT_NE(early.out.find("holds no checkpoint: the run starts from step 0"), std::string::npos);
+  EXPECT_NE(early.out.find("  model.rope_theta"), std::string::npos) << early.out;
+  ASSERT_EQ(train("run").code, 0);
+
+  EXPECT_NE(plan({}).out.find("nothing differs"), std::string::npos);
+  const Ended allowed = plan({"schedule.steps=80"});
+  EXPECT_EQ(allowed.code, 0);
+  EXPECT_NE(allowed.out.find("schedule.steps is 80 and was 40; the learning rate of step 40 was "),
+            std::string::npos)
+      << allowed.out;
+  const Ended key = plan({"model.rope_theta=20000"});
+  EXPECT_EQ(key.code, 2);
+  EXPECT_NE(key.out.find("refused  model.rope_theta is 20000 and was 10000"), std::string::npos)
+      << key.out;
+  EXPECT_EQ(key.code, train("run", {"model.rope_theta=20000"}).code);
+  const Ended layers = plan({"model.num_layers=1"});
+  EXPECT_EQ(layers.code, 4);
+  EXPECT_NE(layers.out.find("model.layers.1.self_attn.q_proj.weight"), std::string::npos);
+  EXPECT_EQ(layers.code, train("run", {"model.num_layers=1"}).code);
 }
 
 TEST_F(Cli, ADamagedCheckpointIsPassedOverByName) {

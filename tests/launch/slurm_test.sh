@@ -160,7 +160,7 @@ starts_over_when_it_is_lost_before_it_saves() {
   expect "the job runs" reaches metrics.jsonl "$scratch/early"
   kill_a_rank
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
-  expect "it says from where" says early "it starts over"
+  expect "it says from where" says early "the run starts over from step 0"
   expect "to the same bits" same_checkpoint early
 }
 
