@@ -442,6 +442,18 @@ void Trainer::run() {
   write_trace();
 }
 
+void Trainer::saving_if_text_is_lost(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    // All ranks are here, at the same step; the weights are those of the last one that is whole.
+    if (error.code() == ExitCode::data && step_ > 0) {
+      save();
+    }
+    throw;
+  }
+}
+
 void Trainer::time_communication() {
   if (stream().device == Device::cuda) {
     world_.activity().time_gpu(stream());
@@ -532,7 +544,7 @@ void Trainer::train(const Owed& owed) {
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
-    record.result = step();
+    saving_if_text_is_lost([&] { record.result = step(); });
     record.step = step_;
     record.samples = samples_;
     record.seconds = step_clock.seconds();
@@ -549,7 +561,7 @@ void Trainer::train(const Owed& owed) {
       spdlog::info(progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
     if (due(step_, config_.metrics.validate_every) || last) {
-      validate(report, clock.seconds(), gives_up);
+      saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });
     }
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);

@@ -100,6 +100,64 @@ TEST(TokenStream, RefusesAMissingFile) {
   EXPECT_TRUE(test::follows_grammar(text));
 }
 
+// Of every file held open, of the first alone, and of none.
+class ChangedFile : public testing::TestWithParam<std::size_t> {
+ protected:
+  ChangedFile() : stream(write_files(directory, {"first", "second text"}), GetParam()) {}
+
+  std::string read_all() const {
+    std::vector<std::int32_t> tokens(stream.num_tokens());
+    std::vector<std::int32_t> position(tokens.size());
+    stream.read(0, tokens, position);
+    return ByteTokenizer().decode(tokens);
+  }
+  bool held() const { return GetParam() == 2; }
+  void expect_error(std::string_view what) const {
+    const std::string text = test::error_text<DataError>([&] { read_all(); });
+    EXPECT_TRUE(test::follows_grammar(text));
+    EXPECT_NE(text.find(second.string()), std::string::npos) << text;
+    EXPECT_NE(text.find(what), std::string::npos) << text;
+  }
+
+  test::TemporaryDirectory directory;
+  std::filesystem::path second = directory.path() / "1";
+  TokenStream stream;
+};
+
+TEST_P(ChangedFile, ThatWasDeletedIsReadIfItWasHeld) {
+  EXPECT_EQ(read_all(), "firstsecond text");
+  std::filesystem::remove(second);
+  if (held()) {
+    EXPECT_EQ(read_all(), "firstsecond text");
+  } else {
+    expect_error("No such file");
+  }
+}
+
+TEST_P(ChangedFile, ThatWasReplacedIsReadAsItWasOrRefused) {
+  std::filesystem::rename(directory.write("new", "other words"), second);
+  std::filesystem::last_write_time(second, std::filesystem::file_time_type::min());
+  if (held()) {
+    EXPECT_EQ(read_all(), "firstsecond text");
+  } else {
+    expect_error("has changed since the run began");
+  }
+}
+
+TEST_P(ChangedFile, ThatWasCutShortIsRefused) {
+  std::filesystem::resize_file(second, 3);
+  expect_error(held() ? "has no byte 3 any more" : "has changed since the run began");
+}
+
+// A file that is emptied and written again has the bytes of its hole at first.
+TEST_P(ChangedFile, ThatHasANulIsRefused) {
+  std::filesystem::resize_file(second, 3);
+  std::filesystem::resize_file(second, 11);
+  expect_error(held() ? "has a NUL byte at 3" : "has changed since the run began");
+}
+
+INSTANTIATE_TEST_SUITE_P(Held, ChangedFile, testing::Values(0, 1, 2));
+
 TEST(TokenStream, FingerprintIsOfContentSizesAndOrder) {
   const std::string base = fingerprint_of({"ab", "c"});
   EXPECT_EQ(base.size(), 32U);
