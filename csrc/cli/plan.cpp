@@ -5,7 +5,6 @@
 
 #include "csrc/cli/commands.h"
 #include "csrc/config/load.h"
-#include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/mesh.h"
 #include "csrc/train/trainer.h"
@@ -72,10 +71,10 @@ void add_plan_command(CLI::App& program) {
       ->check(at_least(1));
   command->callback([arguments] {
     const ConfigArguments& config = arguments->config;
-    print_plan(parse_config(read_text(config.file),
+    print_plan(parse_config(read_config(config.file),
                             config.file,
                             config.overrides,
-                            Check::text,
+                            Check::elsewhere,
                             arguments->num_ranks),
                arguments->num_ranks);
   });
