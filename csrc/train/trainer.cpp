@@ -106,6 +106,23 @@ void require_memory(const MemoryPlan& plan, Device device, Communicator& all) {
   });
 }
 
+// One rank speaks for all, of what is wrong with the text too.
+Dataset open_text(const Config& config,
+                  const std::vector<std::string>& default_roots,
+                  Communicator& all) {
+  Dataset dataset;
+  together(all, "data.open", [&] {
+    dataset =
+        open_dataset(config.data, config.batch.sequence_length, default_roots, config.run.dir);
+  });
+  if (all.rank() == 0) {
+    for (const std::string& warning : dataset.warnings) {
+      spdlog::warn(warning);
+    }
+  }
+  return agreed(std::move(dataset), all);
+}
+
 // run.dir is this rank's too, before there is work that it cannot save.
 void require_shared(const std::filesystem::path& dir) {
   // A machine that has looked for it in vain may believe so for half a minute yet, on NFS, unless
@@ -225,8 +242,7 @@ Trainer::Trainer(const Config& config,
       plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
-      dataset_(agreed(open_dataset(config_.data, config_.batch.sequence_length, default_roots),
-                      groups_.all_host())),
+      dataset_(open_text(config_, default_roots, groups_.all_host())),
       stream_(device_) {
   if (leads_) {
     spdlog::info("{} parameters on device {} ({}), compute {}, ranks {}",

@@ -76,9 +76,14 @@ TEST(TokenStream, PassesOverWhatIsNotText) {
   // The NUL of the last one lies in the second piece that is searched.
   std::string late_nul(200'000, 'x');
   late_nul.back() = '\0';
-  const TokenStream stream(write_files(directory, {"", "ab", std::string("a\0b", 3), late_nul}));
+  const TokenStream stream(
+      write_files(directory, {"", "ab", std::string("a\0b", 3), late_nul, "%PDF-1.4"}));
   EXPECT_EQ(stream.num_documents(), 1U);
-  EXPECT_EQ(stream.num_not_text(), 3);
+  ASSERT_EQ(stream.passed_over().size(), 4U);
+  EXPECT_EQ(stream.passed_over()[0].reason, "it is empty");
+  EXPECT_EQ(stream.passed_over()[2].reason, "its byte 199999 is NUL, so it is not text");
+  EXPECT_EQ(stream.passed_over()[2].num_bytes, 200'000U);
+  EXPECT_EQ(stream.passed_over()[3].reason, "it holds a PDF document");
   EXPECT_EQ(stream.num_tokens(), 4U);
 }
 
@@ -87,10 +92,50 @@ TEST(TokenStream, RefusesANamedFileThatIsNotText) {
   for (const std::string& content : {std::string(), std::string("a\0b", 3)}) {
     const std::string path = directory.write("named", content);
     const std::string text = test::error_text<DataError>(
-        [&] { const TokenStream stream({{.path = path, .named = true}}); });
+        [&] { const TokenStream stream({{.path = path, .origin = TextFile::Origin::named}}); });
     EXPECT_TRUE(test::follows_grammar(text));
     EXPECT_NE(text.find(path), std::string::npos) << text;
   }
+}
+
+// A pattern asks for what it matches; an empty file has nothing to lose.
+TEST(TokenStream, RefusesWhatAPatternMatchesAndIsNotText) {
+  const test::TemporaryDirectory directory;
+  const auto open = [&](const std::string& content) {
+    return TokenStream(
+        {{.path = directory.write("a", content), .origin = TextFile::Origin::matched}});
+  };
+  const std::string text = test::error_text<DataError>([&] { open(std::string("a\0b", 3)); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_NE(text.find("name the folder"), std::string::npos) << text;
+  EXPECT_EQ(open("").passed_over().size(), 1U);
+}
+
+// JSON is a part of many a source tree; records are none, and neither is a corpus by its own name.
+TEST(TokenStream, AJsonDocumentAmongSourcesIsText) {
+  const test::TemporaryDirectory directory;
+  const std::string document = "{\n \"name\": \"package\"\n}\n";
+  const std::string records = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+  const TokenStream stream(write_files(directory, {"words", document, records}));
+  EXPECT_EQ(stream.num_documents(), 2U);
+  ASSERT_EQ(stream.passed_over().size(), 1U);
+  EXPECT_EQ(stream.passed_over()[0].reason, "it holds JSON lines, which are not parsed");
+  for (const std::string& content : {document, records}) {
+    const std::string path = directory.write("named.json", content);
+    const std::string text = test::error_text<DataError>(
+        [&] { const TokenStream named({{.path = path, .origin = TextFile::Origin::named}}); });
+    EXPECT_NE(text.find("not parsed"), std::string::npos) << text;
+    EXPECT_NE(text.find("jq -r"), std::string::npos) << text;
+  }
+}
+
+TEST(TokenStream, KnowsWhatOfADocumentIsNotUtf8) {
+  const test::TemporaryDirectory directory;
+  const TokenStream stream(write_files(directory, {"plain", "\xEF\xBB\xBFmarked", "\xE9t\xE9!"}));
+  EXPECT_FALSE(stream.documents()[0].begins_with_mark);
+  EXPECT_TRUE(stream.documents()[1].begins_with_mark);
+  EXPECT_EQ(stream.documents()[1].share_outside_utf8, 0);
+  EXPECT_EQ(stream.documents()[2].share_outside_utf8, 0.5);
 }
 
 TEST(TokenStream, RefusesAMissingFile) {
