@@ -35,7 +35,7 @@ constexpr std::array kTokenizerFiles{"tokenizer.json",
 // What the file is that lies there, if it is not what its name says.
 std::optional<FileKind> kind_of(const fs::path& path) {
   try {
-    return recognise(MappedFile(path).bytes());
+    return recognise(InputFile(path).beginning(kKindBytes));
   } catch (const DataError&) {
     return {};
   }

@@ -107,9 +107,8 @@ void NpyWriter::close() {
 }
 
 NpyArray read_npy(const fs::path& path) {
-  const MappedFile file(path);
-  const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()),
-                               file.bytes().size());
+  const std::string bytes_of_file = read_text(path);
+  const std::string_view bytes(bytes_of_file);
   if (bytes.size() < kPreambleBytes || !bytes.starts_with(kMagic)) {
     fail(path, "it does not begin as one");
   }

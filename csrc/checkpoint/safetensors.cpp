@@ -5,9 +5,9 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 #include <spdlog/fmt/ranges.h>
@@ -50,7 +50,17 @@ constexpr std::array<FormatType, 22> kFormatTypes{{
       fmt::format("{}: {} ({}); copy the file again from its source", path.string(), problem, why));
 }
 
-MappedFile map_file(const std::filesystem::path& path) {
+// What a file of weights cannot do is an error of the checkpoint.
+template <class Read>
+auto as_checkpoint(const Read& read) {
+  try {
+    return read();
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+InputFile open_file(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::is_symlink(path, ignored) && !std::filesystem::exists(path, ignored)) {
     throw CheckpointError(fmt::format(
@@ -59,11 +69,11 @@ MappedFile map_file(const std::filesystem::path& path) {
         path.string(),
         std::filesystem::read_symlink(path, ignored).string()));
   }
-  try {
-    return MappedFile(path);
-  } catch (const DataError& error) {
-    throw CheckpointError(error.what());
-  }
+  return as_checkpoint([&] { return InputFile(path); });
+}
+
+void read_file(const InputFile& file, std::uint64_t offset, std::span<std::byte> out) {
+  as_checkpoint([&] { file.read(offset, out); });
 }
 
 // A value for an error text: printable, and not longer than one reads.
@@ -96,44 +106,42 @@ struct Entry {
 
 class HeaderReader {
  public:
-  explicit HeaderReader(const MappedFile& file) : path_(file.path()), bytes_(file.bytes()) {}
+  explicit HeaderReader(const InputFile& file) : path_(file.path()), file_(file) {}
 
   // The data section, once the header's length is known to be sound.
-  std::span<const std::byte> data() const {
-    return bytes_.subspan(sizeof(std::uint64_t) + length_);
-  }
+  std::uint64_t data_begin() const { return sizeof(std::uint64_t) + length_; }
+  std::uint64_t data_size() const { return file_.size() - data_begin(); }
 
   Json header() {
-    const auto looks_like_a_header = [&] {
-      constexpr std::size_t kBrace = sizeof(std::uint64_t);
-      return bytes_.size() > kBrace && bytes_[kBrace] == std::byte{'{'};
-    };
-    if (!looks_like_a_header()) {
-      if (const auto kind = recognise_binary(bytes_)) {
+    const std::vector<std::byte> beginning =
+        as_checkpoint([&] { return file_.beginning(kKindBytes); });
+    constexpr std::size_t kBrace = sizeof(std::uint64_t);
+    if (beginning.size() <= kBrace || beginning[kBrace] != std::byte{'{'}) {
+      if (const auto kind = recognise_binary(beginning)) {
         throw CheckpointError(describe(path_, *kind));
       }
     }
-    if (bytes_.size() < sizeof(std::uint64_t)) {
+    if (file_.size() < sizeof(std::uint64_t)) {
       fail(path_,
-           fmt::format("it has {} bytes", bytes_.size()),
+           fmt::format("it has {} bytes", file_.size()),
            "a safetensors file has at least the 8 bytes of its header's length");
     }
     std::uint64_t length = 0;
-    std::memcpy(&length, bytes_.data(), sizeof(length));
+    read_file(file_, 0, std::as_writable_bytes(std::span(&length, 1)));
     if (length > kMaxHeaderBytes) {
       fail(path_,
            fmt::format("its header is said to have {} bytes", length),
            fmt::format("the format's limit is {}", kMaxHeaderBytes));
     }
-    if (length > bytes_.size() - sizeof(length)) {
-      fail(path_,
-           fmt::format(
-               "its header is said to have {} bytes, the file has {}", length, bytes_.size()),
-           "the file is truncated or is not safetensors");
+    if (length > file_.size() - sizeof(length)) {
+      fail(
+          path_,
+          fmt::format("its header is said to have {} bytes, the file has {}", length, file_.size()),
+          "the file is truncated or is not safetensors");
     }
-    length_ = static_cast<std::size_t>(length);
-    const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + sizeof(length),
-                                length_);
+    length_ = length;
+    std::string text(static_cast<std::size_t>(length), ' ');
+    read_file(file_, sizeof(length), std::as_writable_bytes(std::span(text)));
     const std::size_t last = text.find_last_not_of(' ');
     if (text.empty() || text.front() != '{' || text[last] != '}') {
       fail(
@@ -217,9 +225,9 @@ class HeaderReader {
       fail_here(fmt::format("has data_offsets {}", shown(offsets)),
                 "they are two whole numbers, begin and end, begin not after end");
     }
-    if (*end > data().size()) {
+    if (*end > data_size()) {
       fail_here(fmt::format("ends at byte {} of the data", *end),
-                fmt::format("the file has {} bytes of data, it is truncated", data().size()));
+                fmt::format("the file has {} bytes of data, it is truncated", data_size()));
     }
     if (*end - *begin != bits / 8) {
       fail_here(fmt::format("has {} bytes", *end - *begin),
@@ -227,7 +235,8 @@ class HeaderReader {
     }
     result.begin = *begin;
     result.end = *end;
-    result.tensor.bytes = data().subspan(*begin, *end - *begin);
+    result.tensor.offset = data_begin() + *begin;
+    result.tensor.num_bytes = *end - *begin;
     return result;
   }
 
@@ -248,17 +257,17 @@ class HeaderReader {
       }
       end = entry.end;
     }
-    if (end != data().size()) {
+    if (end != data_size()) {
       fail(path_,
-           fmt::format("{} bytes follow the last tensor", data().size() - end),
+           fmt::format("{} bytes follow the last tensor", data_size() - end),
            "every byte of the data belongs to a tensor");
     }
   }
 
  private:
   const std::filesystem::path& path_;
-  std::span<const std::byte> bytes_;
-  std::size_t length_ = 0;
+  const InputFile& file_;
+  std::uint64_t length_ = 0;
 };
 
 // IEEE half precision, as it is stored. Every value is one of f32's.
@@ -307,44 +316,61 @@ To converted(const From& value) {
   }
 }
 
+// Where elements of another type are read to, before they are converted: few enough to stay in the
+// cache, and a call of the system for each is nothing beside them.
+constexpr std::size_t kConvertedElements = std::size_t{64} << 10U;
+
+// Elements of one tensor, to be converted.
+struct StoredElements {
+  const SafetensorsFile& file;
+  const StoredTensor& tensor;
+  std::uint64_t begin;
+  std::uint64_t count;
+};
+
 template <class From, class To>
-void convert(const std::byte* from, std::int64_t count, To* to) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    From value;
-    std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(From), sizeof(From));
-    to[i] = converted<To>(value);
+void convert(const StoredElements& from, To* to) {
+  std::vector<From> values(std::min<std::uint64_t>(from.count, kConvertedElements));
+  for (std::uint64_t done = 0; done < from.count;) {
+    const std::span<From> piece(values.data(),
+                                std::min<std::uint64_t>(from.count - done, values.size()));
+    from.file.read_bytes(
+        from.tensor, (from.begin + done) * sizeof(From), std::as_writable_bytes(piece));
+    std::transform(piece.begin(), piece.end(), to + done, [](const From& value) {
+      return converted<To>(value);
+    });
+    done += piece.size();
   }
 }
 
 template <class From>
-bool convert_to(const std::byte* from, std::int64_t count, DType dtype, void* out) {
+bool convert_to(const StoredElements& from, DType dtype, void* out) {
   switch (dtype) {
     case DType::f64:
-      convert<From>(from, count, static_cast<double*>(out));
+      convert<From>(from, static_cast<double*>(out));
       return true;
     case DType::f32:
-      convert<From>(from, count, static_cast<float*>(out));
+      convert<From>(from, static_cast<float*>(out));
       return true;
     case DType::bf16:
-      convert<From>(from, count, static_cast<bf16*>(out));
+      convert<From>(from, static_cast<bf16*>(out));
       return true;
     default:
       return false;
   }
 }
 
-bool convert_from(
-    const StoredTensor& tensor, const std::byte* from, std::int64_t count, DType dtype, void* out) {
-  if (tensor.is_f16) {
-    return convert_to<Half>(from, count, dtype, out);
+bool convert_from(const StoredElements& from, DType dtype, void* out) {
+  if (from.tensor.is_f16) {
+    return convert_to<Half>(from, dtype, out);
   }
-  switch (*tensor.dtype) {
+  switch (*from.tensor.dtype) {
     case DType::f64:
-      return convert_to<double>(from, count, dtype, out);
+      return convert_to<double>(from, dtype, out);
     case DType::f32:
-      return convert_to<float>(from, count, dtype, out);
+      return convert_to<float>(from, dtype, out);
     case DType::bf16:
-      return convert_to<bf16>(from, count, dtype, out);
+      return convert_to<bf16>(from, dtype, out);
     default:
       return false;
   }
@@ -369,7 +395,7 @@ std::string why_not_read(std::string_view dtype_name) {
   return " (weights are read from F64, F32, F16 and BF16); convert the file to one of them";
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(map_file(path)) {
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(open_file(path)) {
   HeaderReader reader(file_);
   const Json header = reader.header();
   std::vector<Entry> entries;
@@ -422,18 +448,23 @@ void SafetensorsFile::read(std::string_view name,
                            void* out) const {
   const StoredTensor& tensor = find(name, shape);
   const std::size_t element_bytes = tensor.is_f16 ? sizeof(Half) : size_of(*tensor.dtype);
-  const auto num_elements = static_cast<std::int64_t>(tensor.bytes.size() / element_bytes);
+  const auto num_elements = static_cast<std::int64_t>(tensor.num_bytes / element_bytes);
   require(begin >= 0 && count >= 0 && begin <= num_elements && count <= num_elements - begin,
           "the elements to read lie within the tensor");
-  const std::byte* from = tensor.bytes.data() + static_cast<std::size_t>(begin) * element_bytes;
   if (count == 0) {
     return;
   }
   if (tensor.dtype == dtype) {
-    std::memcpy(out, from, static_cast<std::size_t>(count) * element_bytes);
+    read_bytes(tensor,
+               static_cast<std::uint64_t>(begin) * element_bytes,
+               {static_cast<std::byte*>(out), static_cast<std::size_t>(count) * element_bytes});
     return;
   }
-  if (!convert_from(tensor, from, count, dtype, out)) {
+  const StoredElements elements{.file = *this,
+                                .tensor = tensor,
+                                .begin = static_cast<std::uint64_t>(begin),
+                                .count = static_cast<std::uint64_t>(count)};
+  if (!convert_from(elements, dtype, out)) {
     throw CheckpointError(fmt::format("{}: tensor '{}' has dtype {}, wanted is {}{}",
                                       path().string(),
                                       name,
@@ -441,6 +472,14 @@ void SafetensorsFile::read(std::string_view name,
                                       name_of(dtype),
                                       why_not_read(tensor.dtype_name)));
   }
+}
+
+void SafetensorsFile::read_bytes(const StoredTensor& tensor,
+                                 std::uint64_t begin,
+                                 std::span<std::byte> out) const {
+  require(begin <= tensor.num_bytes && out.size() <= tensor.num_bytes - begin,
+          "the bytes to read lie within the tensor");
+  read_file(file_, tensor.offset + begin, out);
 }
 
 }  // namespace memphis

@@ -24,14 +24,15 @@ namespace memphis {
 // Of the format, for a header: what a reader must hold before it may trust the file.
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
-// One tensor of an open file; valid as long as the file is open.
+// One tensor of a file.
 struct StoredTensor {
   std::string dtype_name;      // as the file spells it: "BF16"
   std::optional<DType> dtype;  // empty: a type of the format that memphis does not compute with
   bool is_f16 = false;         // of which there is one that is read: as f32, exactly
   std::vector<std::int64_t> shape;
-  // Row-major, little-endian. Aligned as its writer chose, perhaps not at all: copy, do not cast.
-  std::span<const std::byte> bytes;
+  // Where it lies in the file: row-major, little-endian.
+  std::uint64_t offset = 0;
+  std::uint64_t num_bytes = 0;
 };
 
 // Whether weights may be read from it: f64, f32, f16 or bf16.
@@ -40,9 +41,9 @@ bool holds_floats(const StoredTensor& tensor);
 // Why a tensor of such a type is not read as weights, and what to do: " (<why>); <what to do>".
 std::string why_not_read(std::string_view dtype_name);
 
-// A file, mapped, its header checked in full. CheckpointError for whatever the format forbids, and
-// for a repeated name and an unknown field, which the format's own reader lets pass. Values are not
-// looked at.
+// An open file, its header checked in full. CheckpointError for whatever the format forbids, and
+// for a repeated name and an unknown field, which the format's own reader lets pass; and from any
+// reading member where the file is cut short meanwhile. Values are not looked at.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -65,8 +66,11 @@ class SafetensorsFile {
             DType dtype,
             void* out) const;
 
+  // Bytes of `tensor`, which is one of this file's, from its `begin`-th on, as they are stored.
+  void read_bytes(const StoredTensor& tensor, std::uint64_t begin, std::span<std::byte> out) const;
+
  private:
-  MappedFile file_;
+  InputFile file_;
   std::map<std::string, StoredTensor, std::less<>> tensors_;
   std::map<std::string, std::string> metadata_;
 };

@@ -15,7 +15,6 @@
 #include "csrc/cli/source_tree.h"
 #include "csrc/cli/threads.h"
 #include "csrc/comm/job.h"
-#include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/parallel.h"
 #include "csrc/plan/flops.h"
@@ -59,14 +58,14 @@ std::string matmul_name(Device device) {
 void bench_step(const StepArguments& arguments, World& world) {
   share_cores(world);
   // The run directory is only named: a benchmark saves nothing and goes on from nothing.
-  std::vector<std::string> overrides;
+  ConfigArguments named{.file = arguments.config.file, .overrides = {}};
   for (const std::string& override : arguments.config.overrides) {
     if (!override.starts_with("run.dir=") && !override.starts_with("metrics.sample_every=")) {
-      overrides.push_back(override);
+      named.overrides.push_back(override);
     }
   }
-  overrides.insert(overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
-  const Config config = load_config(arguments.config.file, overrides, world.size());
+  named.overrides.insert(named.overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
+  const Config config = load_config_of_job(named, world);
   Trainer trainer(config, own_text_roots(), world);
   trainer.time_communication();
   for (int i = 0; i < kWarmupSteps; ++i) {

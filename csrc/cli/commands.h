@@ -3,6 +3,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include "csrc/comm/communicator.h"
+#include "csrc/config/config.h"
+
 namespace memphis {
 
 // Each adds one command to the program: its arguments, its help, and what runs when it is chosen. A
@@ -20,6 +23,9 @@ struct ConfigArguments {
   std::vector<std::string> overrides;
 };
 void add_config_arguments(CLI::App& command, ConfigArguments& arguments);
+// The config for the ranks of `world`. Every rank calls; the first one reads the file, which may be
+// a pipe, for all.
+Config load_config_of_job(const ConfigArguments& arguments, World& world);
 
 // For an option that is a number of `least` or more. CLI11's own names the largest double.
 CLI::Validator at_least(int least);

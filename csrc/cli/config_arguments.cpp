@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <memory>
 #include <string>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/cli/commands.h"
+#include "csrc/comm/together.h"
+#include "csrc/config/load.h"
 
 namespace memphis {
 
@@ -12,6 +15,19 @@ void add_config_arguments(CLI::App& command, ConfigArguments& arguments) {
   command.add_option("overrides",
                      arguments.overrides,
                      "section.key=value, as often as needed: takes the place of the file's value");
+}
+
+Config load_config_of_job(const ConfigArguments& arguments, World& world) {
+  const std::unique_ptr<Communicator> all = create_group_of_all(world, "config");
+  require_same(*all, "the config's name", arguments.file);
+  std::string text;
+  together(*all, "config.read", [&] {
+    if (all->rank() == 0) {
+      text = read_config(arguments.file);
+    }
+  });
+  text = text_of_rank(*all, 0, text, "config.text");
+  return parse_config(text, arguments.file, arguments.overrides, Check::machine, world.size());
 }
 
 CLI::Validator at_least(int least) {

@@ -97,7 +97,8 @@ void print_resume(const Config& config, std::int64_t num_ranks) {
   std::optional<Dataset> dataset;
   std::string no_text;
   try {
-    dataset = open_dataset(config.data, config.batch.sequence_length, own_text_roots());
+    dataset = open_dataset(
+        config.data, config.batch.sequence_length, own_text_roots(), config.run.dir);
   } catch (const DataError& error) {
     no_text = error.what();
   }
@@ -157,8 +158,11 @@ void add_plan_command(CLI::App& program) {
       "may; fails where train would");
   command->callback([arguments] {
     const ConfigArguments& given = arguments->config;
-    const Config config = parse_config(
-        read_text(given.file), given.file, given.overrides, Check::text, arguments->num_ranks);
+    const Config config = parse_config(read_config(given.file),
+                                       given.file,
+                                       given.overrides,
+                                       Check::elsewhere,
+                                       arguments->num_ranks);
     print_plan(config, arguments->num_ranks);
     if (arguments->resume) {
       print_resume(config, arguments->num_ranks);

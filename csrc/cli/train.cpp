@@ -11,7 +11,6 @@
 #include "csrc/cli/source_tree.h"
 #include "csrc/cli/threads.h"
 #include "csrc/comm/job.h"
-#include "csrc/config/load.h"
 #include "csrc/core/log.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trainer.h"
@@ -46,7 +45,7 @@ void add_train_command(CLI::App& program) {
     std::optional<StopSignal> stop;
     std::signal(SIGPIPE, SIG_IGN);  // who reads the log may end: the log is lost, the run goes on
     run_as_job([&](World& world) {
-      const Config config = load_config(arguments->file, arguments->overrides, world.size());
+      const Config config = load_config_of_job(*arguments, world);
       share_cores(world);
       stop.emplace();
       const NothingToSave start([&](int signal) { end_before_training(world, signal); });

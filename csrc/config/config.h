@@ -87,7 +87,7 @@ struct ParallelConfig {
 };
 
 struct DataConfig {
-  std::vector<std::string> train;  // files, directories and globs; empty: this repository's text
+  std::vector<std::string> train;  // files, directories and globs; empty: memphis's own sources
   std::vector<std::string> validation;  // the same; empty: the held-out end of train
   double held_out = 0.1;                // fraction of train, where validation is empty
   std::string tokenizer = "byte";

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <map>
 #include <utility>
+#include <variant>
 
 #include "csrc/config/machine.h"
+#include "csrc/config/path_text.h"
 #include "csrc/config/presets.h"
 #include "csrc/config/schema.h"
 #include "csrc/config/sources.h"
@@ -27,6 +29,11 @@ struct Given {
 class Keys {
  public:
   Keys() : fields_(fields_of(config_)) {}
+
+  const Field& field(const std::string& path) const {
+    return *std::find_if(
+        fields_.begin(), fields_.end(), [&](const Field& each) { return each.path() == path; });
+  }
 
   std::vector<std::string_view> sections() const {
     std::vector<std::string_view> names;
@@ -147,6 +154,12 @@ std::vector<Given> read_overrides(const std::vector<std::string>& overrides, con
           place + ": no '=' (an override is section.key=value); put it between key and value");
     }
     const std::string path = argument.substr(0, equals);
+    const std::string value = argument.substr(equals + 1);
+    if (path.ends_with(' ') || path.starts_with(' ')) {
+      throw ConfigError(place +
+                        ": a space stands around the key (an override is section.key=value); "
+                        "remove it");
+    }
     const std::size_t dot = path.find('.');
     if (dot == std::string::npos || dot == 0 || dot + 1 == path.size()) {
       throw ConfigError(place + ": '" + path +
@@ -161,13 +174,50 @@ std::vector<Given> read_overrides(const std::vector<std::string>& overrides, con
       throw ConfigError(place + ": " + path + " is given twice (first by " + first->node.place +
                         "); keep one of the two");
     }
-    given.push_back({path, parse_yaml_argument(argument.substr(equals + 1), argument)});
-    given.back().node.place = place;  // also of an empty value
+    given.push_back({path, parse_yaml_argument(value, argument)});
+    YamlNode& node = given.back().node;
+    node.place = place;  // also of an empty value
+    if (std::holds_alternative<Text>(keys.field(path).target) && !node.quoted &&
+        node.kind == YamlNode::Kind::scalar && node.text != value) {
+      throw ConfigError(place + ": " + path + " would be " + quote(node.text) +
+                        " (without quotes YAML drops spaces and line ends); write it within the "
+                        "argument as " +
+                        quote(value) + ", or without them");
+    }
   }
   return given;
 }
 
-void apply(const std::vector<Given>& given, Config& config) {
+// Paths as they are meant, once they are known to be scalars: what else there is, assign refuses.
+void resolve_paths(std::vector<Given>& given, const Keys& keys, Check check) {
+  const auto resolve_scalar = [&](YamlNode& node, const std::string& path) {
+    if (node.kind == YamlNode::Kind::scalar) {
+      node.text = check == Check::text ? unescape_path(node.text) : expand_path(node, path);
+    }
+  };
+  for (auto& [path, node] : given) {
+    if (!keys.field(path).names_paths()) {
+      continue;
+    }
+    resolve_scalar(node, path);
+    for (std::size_t i = 0; i < node.items.size(); ++i) {
+      if (node.kind == YamlNode::Kind::sequence) {
+        resolve_scalar(node.items[i], path + "[" + std::to_string(i) + "]");
+      }
+    }
+  }
+}
+
+// Earlier versions printed the list that they were not given.
+void drop_lists_left_out(std::vector<Given>& given, const Keys& keys) {
+  std::erase_if(given, [&](const Given& each) {
+    const TextList* list = std::get_if<TextList>(&keys.field(each.path).target);
+    return list != nullptr && !list->empty_means.empty() &&
+           each.node.kind == YamlNode::Kind::sequence && each.node.items.empty();
+  });
+}
+
+void assign_all(const std::vector<Given>& given, Config& config) {
   std::map<std::string, Field> by_path;
   for (Field& field : fields_of(config)) {
     by_path.emplace(field.path(), std::move(field));
@@ -194,8 +244,13 @@ Config parse_config(std::string_view text,
                     Check check,
                     std::int64_t num_ranks) {
   const Keys keys;
-  const std::vector<Given> from_file = read_file(text, name, keys);
-  const std::vector<Given> from_arguments = read_overrides(overrides, keys);
+  std::vector<Given> from_file = read_file(text, name, keys);
+  std::vector<Given> from_arguments = read_overrides(overrides, keys);
+  if (check == Check::text) {
+    drop_lists_left_out(from_file, keys);
+  }
+  resolve_paths(from_file, keys, check);
+  resolve_paths(from_arguments, keys, check);
 
   // Twice: which preset lies underneath is itself a key that the file or an argument gives.
   Config config;
@@ -203,8 +258,8 @@ Config parse_config(std::string_view text,
     if (!config.model.preset.empty()) {
       config.model = preset(config.model.preset);
     }
-    apply(from_file, config);
-    apply(from_arguments, config);
+    assign_all(from_file, config);
+    assign_all(from_arguments, config);
   }
 
   Sources sources{.name = std::string(name), .places = {}};
@@ -217,16 +272,18 @@ Config parse_config(std::string_view text,
   return config;
 }
 
-Config load_config(const std::filesystem::path& file,
-                   const std::vector<std::string>& overrides,
-                   std::int64_t num_ranks) {
-  std::string text;
+std::string read_config(const std::filesystem::path& file) {
   try {
-    text = read_text(file);
+    return read_text(file, kMaxYamlBytes);
   } catch (const DataError& error) {
     throw ConfigError(error.what());  // to the user it is the config that cannot be read
   }
-  return parse_config(text, file.string(), overrides, Check::machine, num_ranks);
+}
+
+Config load_config(const std::filesystem::path& file,
+                   const std::vector<std::string>& overrides,
+                   std::int64_t num_ranks) {
+  return parse_config(read_config(file), file.string(), overrides, Check::machine, num_ranks);
 }
 
 std::string to_yaml(const Config& config) {
@@ -238,7 +295,9 @@ std::string to_yaml(const Config& config) {
       section = field.section;
       text += std::string(section) + ":\n";
     }
-    text += "  " + std::string(field.key) + ": " + print(field) + "\n";
+    if (const std::string value = print(field); !value.empty()) {
+      text += "  " + std::string(field.key) + ": " + value + "\n";
+    }
   }
   return text;
 }

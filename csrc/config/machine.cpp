@@ -7,10 +7,10 @@
 #include <system_error>
 #include <vector>
 
-#include <glob.h>
 #include <unistd.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/path_pattern.h"
 
 namespace memphis {
 namespace {
@@ -21,11 +21,12 @@ constexpr std::int64_t kMaxCudaHeadDim = 128;   // kernels/attention: a head's t
 constexpr std::int64_t kMaxCudaExperts = 128;   // kernels/router and kernels/permute
 constexpr std::int64_t kCudaWidthMultiple = 8;  // bf16 elements in a load of 16 bytes
 
-bool matches_something(const std::string& pattern) {
-  glob_t matches{};
-  const int status = ::glob(pattern.c_str(), GLOB_NOSORT, nullptr, &matches);
-  ::globfree(&matches);
-  return status == 0;
+bool matches_something(const std::string& pattern, const std::string& place) {
+  try {
+    return !visit_matches(pattern, [](const fs::path&) { return false; });
+  } catch (const DataError& error) {
+    throw DataError(place + ": " + error.what());
+  }
 }
 
 void check_entry(const std::string& path, const std::string& entry, const std::string& place) {
@@ -36,9 +37,12 @@ void check_entry(const std::string& path, const std::string& entry, const std::s
   const fs::file_status status = fs::status(entry, error);
   switch (status.type()) {
     case fs::file_type::not_found:
-      if (!matches_something(entry)) {
-        const bool is_pattern = entry.find_first_of("*?[") != std::string::npos;
-        fail((is_pattern ? "nothing matches it, seen from " : "there is no such file, seen from ") +
+      if (entry.find("://") != std::string::npos) {
+        fail("an address is not read", "download what it leads to, and name the file");
+      }
+      if (!matches_something(entry, place)) {
+        fail((is_path_pattern(entry) ? "nothing matches it, seen from "
+                                     : "there is no such file, seen from ") +
                  fs::current_path().string(),
              "give a file, a directory or a pattern that exists");
       }

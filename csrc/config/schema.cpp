@@ -4,9 +4,11 @@
 #include <limits>
 #include <utility>
 
+#include "csrc/config/path_text.h"
 #include "csrc/config/presets.h"
 #include "csrc/config/scalar.h"
 #include "csrc/config/words.h"
+#include "csrc/core/error.h"
 
 namespace memphis {
 namespace {
@@ -113,6 +115,11 @@ class Assigner {
     if (node_.kind != YamlNode::Kind::sequence) {
       refuse(node_, path_, "its value is a list", "write [a, b]");
     }
+    if (node_.items.empty() && !target.empty_means.empty()) {
+      throw ConfigError(node_.place + ": " + path_ + " is [] (of an empty variable, perhaps; " +
+                        "it would mean " + std::string(target.empty_means) +
+                        "); name what it is for, or leave the key out for that");
+    }
     target.value->clear();
     for (std::size_t i = 0; i < node_.items.size(); ++i) {
       target.value->push_back(parse_string(node_.items[i], path_ + "[" + std::to_string(i) + "]"));
@@ -150,11 +157,16 @@ struct Printer {
   std::string operator()(const Integer& target) const { return std::to_string(*target.value); }
   std::string operator()(const Number& target) const { return print_number(*target.value); }
   std::string operator()(const Switch& target) const { return *target.value ? "true" : "false"; }
-  std::string operator()(const Text& target) const { return quote(*target.value); }
+  std::string operator()(const Text& target) const {
+    return quote(target.is_path ? escape_path(*target.value) : *target.value);
+  }
   std::string operator()(const TextList& target) const {
+    if (target.value->empty() && !target.empty_means.empty()) {
+      return {};
+    }
     std::string text;
     for (const std::string& item : *target.value) {
-      text += (text.empty() ? "" : ", ") + quote(item);
+      text += (text.empty() ? "" : ", ") + quote(escape_path(item));
     }
     return "[" + text + "]";
   }
@@ -199,7 +211,7 @@ std::vector<Field> fields_of(Config& c) {
       {"model", "init_std", above(0, c.model.init_std)},
       {"model", "router_init_std", above(0, c.model.router_init_std)},
 
-      {"run", "dir", Text{&c.run.dir}},
+      {"run", "dir", Text{&c.run.dir, true}},
       {"run", "device", one_of(c.run.device, {"auto", "cpu", "cuda"})},
       {"run", "seed", count(c.run.seed, 0, kMaxSeed)},
       {"run", "resume", one_of(c.run.resume, {"auto", "required", "never"})},
@@ -217,7 +229,7 @@ std::vector<Field> fields_of(Config& c) {
       {"parallel", "sequence_parallel", Switch{&c.parallel.sequence_parallel}},
       {"parallel", "expert_buffer", at_least(0, c.parallel.expert_buffer)},
 
-      {"data", "train", TextList{&c.data.train}},
+      {"data", "train", TextList{&c.data.train, "memphis's own sources"}},
       {"data", "validation", TextList{&c.data.validation}},
       {"data", "held_out", half_open(0, c.data.held_out, 1)},
       {"data", "tokenizer", one_of(c.data.tokenizer, {"byte"})},
@@ -256,6 +268,11 @@ std::vector<Field> fields_of(Config& c) {
       {"metrics", "sample_temperature", at_least(0, c.metrics.sample_temperature)},
       {"metrics", "trace", Switch{&c.metrics.trace}},
   };
+}
+
+bool Field::names_paths() const {
+  const Text* text = std::get_if<Text>(&target);
+  return std::holds_alternative<TextList>(target) || (text != nullptr && text->is_path);
 }
 
 void assign(const Field& field, const YamlNode& node) {

@@ -40,10 +40,15 @@ struct Switch {
 
 struct Text {
   std::string* value;
+  bool is_path = false;
 };
 
+// Of paths.
 struct TextList {
   std::vector<std::string>* value;
+  // What an empty list would mean, for a key of which one that is written is a mistake; such a list
+  // is left out, and is not printed.
+  std::string_view empty_means = {};
 };
 
 // One of a few words, which stand for an enum or for themselves.
@@ -59,6 +64,7 @@ struct Field {
   std::variant<Integer, Number, Switch, Text, TextList, Choice> target;
 
   std::string path() const { return std::string(section) + "." + std::string(key); }
+  bool names_paths() const;
 };
 
 // In the order in which a config is printed, section by section. `config` must outlive the result.
@@ -67,7 +73,8 @@ std::vector<Field> fields_of(Config& config);
 // Reads `node` into the field's member. ConfigError if it is of another type or out of range.
 void assign(const Field& field, const YamlNode& node);
 
-// The member as YAML that assign reads as the same value.
+// The member as YAML that assign reads as the same value, after path_text.h where it is a path;
+// nothing for a list that is left out.
 std::string print(const Field& field);
 
 }  // namespace memphis

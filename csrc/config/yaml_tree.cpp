@@ -77,7 +77,35 @@ std::size_t utf8_length(std::string_view text) {
   return 0;
 }
 
+// YAML takes a '#' at the beginning, or behind a space, for a comment: in a file that is meant, in
+// an argument it would drop what the user has typed.
+void require_no_comment(std::string_view value, const Origin& origin) {
+  char quote = '\0';
+  char before = ' ';
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    const char c = value[i];
+    if (quote != '\0') {
+      i += quote == '"' && c == '\\' ? 1 : 0;
+      quote = c == quote ? '\0' : quote;
+    } else if ((c == '"' || c == '\'') &&
+               std::string_view(" \t\n[{,:").find(before) != std::string_view::npos) {
+      quote = c;
+    } else if (c == '#' && (before == ' ' || before == '\t' || before == '\n')) {
+      throw ConfigError(origin.name() + ": '" + std::string(value.substr(i)) +
+                        "' would be a comment (YAML takes a # at the beginning or behind a space "
+                        "for one); put the value in double quotes within the argument, as in "
+                        "'run.dir=\"run #3\"'");
+    }
+    before = c;
+  }
+}
+
 void require_text(std::string_view text, const Origin& origin) {
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF")) {
+    throw ConfigError(origin.name() +
+                      ": it is UTF-16 text, by its byte order mark (a config is UTF-8 text); "
+                      "convert it, as in `iconv -f UTF-16 -t UTF-8`");
+  }
   if (text.size() > kMaxYamlBytes) {
     throw ConfigError(origin.name() + ": the text has " + std::to_string(text.size()) +
                       " bytes (a config has at most " + std::to_string(kMaxYamlBytes) +
@@ -252,8 +280,11 @@ YamlNode parse(std::string_view text, const Origin& origin) {
     if (error.msg.starts_with(YAML::ErrorMsg::UNKNOWN_ANCHOR)) {
       builder.fail_alias(error.mark);
     }
-    builder.fail(error.mark,
-                 "not YAML (" + error.msg + "); correct the syntax here or just before");
+    const bool has_variable = text.find("${") != std::string_view::npos;
+    builder.fail(
+        error.mark,
+        "not YAML (" + error.msg + "); correct the syntax here or just before" +
+            (has_variable ? ", with quotes around a ${NAME} that stands within brackets" : ""));
   }
   return builder.take();
 }
@@ -265,7 +296,9 @@ YamlNode parse_yaml(std::string_view text, std::string_view name) {
 }
 
 YamlNode parse_yaml_argument(std::string_view value, std::string_view argument) {
-  return parse(value, Origin::argument(argument));
+  const Origin origin = Origin::argument(argument);
+  require_no_comment(value, origin);
+  return parse(value, origin);
 }
 
 std::string describe(const YamlNode& node) {

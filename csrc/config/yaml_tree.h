@@ -31,7 +31,8 @@ struct YamlNode {
 constexpr std::size_t kMaxYamlBytes = std::size_t{1} << 20;
 YamlNode parse_yaml(std::string_view text, std::string_view name);
 
-// The same for the value in `argument`, a word of the command line, which is then the place.
+// The same for the value in `argument`, a word of the command line, which is then the place. A
+// comment is refused there.
 YamlNode parse_yaml_argument(std::string_view value, std::string_view argument);
 
 // How an error text shows the value: "512", "\"512\"", "a list", "a map", "empty".

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/core/file.h"
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include <fcntl.h>
-#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +42,21 @@ namespace {
                   "); check the path and its permissions");
 }
 
+int open_to_read(const std::filesystem::path& path) {
+  // O_NONBLOCK: opening a pipe would wait for its writer.
+  return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+}
+
+// The soft limit, which is low for the sake of programs that use select(), becomes the hard one.
+bool raise_open_file_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) {
+    return false;
+  }
+  limit.rlim_cur = limit.rlim_max;
+  return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
 [[noreturn]] void throw_write_error(const std::filesystem::path& path, int error_number) {
   throw CheckpointError("cannot write " + path.string() + " (" + system_reason(error_number) +
                         "); what was saved before is untouched, " +
@@ -50,44 +65,119 @@ namespace {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+std::uint64_t open_file_limit() {
+  rlimit limit{};
+  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : 0;
+}
+
+InputFile::InputFile(const std::filesystem::path& path) : path_(path) {
+  descriptor_ = open_to_read(path);
+  if (descriptor_ < 0 && errno == EMFILE && raise_open_file_limit()) {
+    descriptor_ = open_to_read(path);
+  }
+  if (descriptor_ < 0 && errno == EMFILE) {
+    throw DataError("cannot read " + path.string() + " (" + system_reason(errno) +
+                    ", the limit is " + std::to_string(open_file_limit()) +
+                    "); raise it with `ulimit -Hn` and -Sn");
+  }
+  if (descriptor_ < 0) {
+    throw_read_error(path, system_reason(errno));
+  }
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(descriptor_);
+    throw_read_error(path, "it is not a regular file");
+  }
+  size_ = static_cast<std::uint64_t>(status.st_size);
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  modified_ns_ = status.st_mtim.tv_sec * kSecond + status.st_mtim.tv_nsec;
+}
+
+InputFile::~InputFile() {
+  if (descriptor_ >= 0) {
+    ::close(descriptor_);
+  }
+}
+
+InputFile::InputFile(InputFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      size_(other.size_),
+      modified_ns_(other.modified_ns_) {}
+
+InputFile& InputFile::operator=(InputFile&& other) noexcept {
+  // What this one held goes with the other.
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  std::swap(size_, other.size_);
+  std::swap(modified_ns_, other.modified_ns_);
+  return *this;
+}
+
+void InputFile::read(std::uint64_t offset, std::span<std::byte> out) const {
+  require(offset <= size_ && out.size() <= size_ - offset, "bytes are read from within a file");
+  while (!out.empty()) {
+    const ssize_t count = ::pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      throw DataError("cannot read " + path_.string() + " from byte " + std::to_string(offset) +
+                      " on (" + system_reason(errno) +
+                      "); check the file and the disk that it lies on, and start again");
+    }
+    if (count == 0) {
+      struct stat status {};
+      const bool known = ::fstat(descriptor_, &status) == 0;
+      throw DataError(path_.string() + " has no byte " + std::to_string(offset) +
+                      " any more (it had " + std::to_string(size_) +
+                      " bytes when it was opened, was cut short meanwhile" +
+                      (known ? " and has " + std::to_string(status.st_size) : "") +
+                      "); restore it, leave it as it is while it is in use, and start again");
+    }
+    offset += static_cast<std::uint64_t>(count);
+    out = out.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+std::vector<std::byte> InputFile::beginning(std::uint64_t most) const {
+  std::vector<std::byte> bytes(static_cast<std::size_t>(std::min(most, size_)));
+  read(0, bytes);
+  return bytes;
+}
+
+std::string read_text(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {
     throw_read_error(path, system_reason(errno));
   }
-  struct stat status {};
-  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    ::close(descriptor);
-    throw_read_error(path, "it is not a regular file");
-  }
-  size_ = static_cast<std::size_t>(status.st_size);
-  if (size_ > 0) {
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    const int error_number = errno;
-    ::close(descriptor);
-    if (address == MAP_FAILED) {
-      throw_read_error(path, system_reason(error_number));
+  std::string text;
+  std::vector<char> piece(std::size_t{1} << 16U);
+  int error_number = 0;
+  while (text.size() <= max_bytes) {
+    const ssize_t count = ::read(descriptor, piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) {
+      continue;
     }
-    data_ = static_cast<const std::byte*>(address);
-  } else {
-    ::close(descriptor);
+    if (count <= 0) {
+      error_number = count < 0 ? errno : 0;
+      break;
+    }
+    text.append(piece.data(), static_cast<std::size_t>(count));
   }
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) {
-    ::munmap(const_cast<std::byte*>(data_), size_);
+  ::close(descriptor);
+  if (error_number == EISDIR) {
+    throw DataError("cannot read " + path.string() +
+                    " (it is a directory); name a file that lies in it");
   }
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
-
-std::string read_text(const std::filesystem::path& path) {
-  const MappedFile file(path);
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  if (error_number != 0) {
+    throw_read_error(path, system_reason(error_number));
+  }
+  if (text.size() > max_bytes) {
+    throw DataError("cannot read " + path.string() + " (it has more than " +
+                    std::to_string(max_bytes) + " bytes); check that this is the right file");
+  }
+  return text;
 }
 
 DurableWriter::DurableWriter(const std::filesystem::path& path) : path_(path) {

@@ -4,38 +4,60 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace memphis {
 
 // What the system says of a value of errno.
 std::string system_reason(int error_number);
 
-// A whole file, mapped read-only. Moves and does not copy. DataError, with the system's reason, if
-// it cannot be opened, is not a regular file, or cannot be mapped. An empty file maps to an empty
-// span.
-class MappedFile {
- public:
-  explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
+// As many files as this process may hold open: what the system allows at most. The lower number
+// that it allows at first is raised by the InputFile that meets it.
+std::uint64_t open_file_limit();
 
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
+// A regular file, open for reading. Its bytes are asked of the system at each read and not mapped:
+// a file that is cut short under its reader, or a disk that fails, is an error with a name then,
+// where a mapping would be a signal (SIGBUS). A file that is deleted or replaced meanwhile is read
+// on as it was. Moves and does not copy. Any number of threads may read.
+//
+// DataError, with the system's reason, if it cannot be opened or is not a regular file.
+class InputFile {
+ public:
+  explicit InputFile(const std::filesystem::path& path);
+  ~InputFile();
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&& other) noexcept;
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
   const std::filesystem::path& path() const { return path_; }
+
+  // When it was opened.
+  std::uint64_t size() const { return size_; }
+  std::int64_t modified_ns() const { return modified_ns_; }
+
+  // All of `out`, from byte `offset` on. DataError, with the offset, if the file ends before, which
+  // it did not when it was opened, or cannot be read. ContractError beyond size().
+  void read(std::uint64_t offset, std::span<std::byte> out) const;
+
+  // Its first `most` bytes, or all where there are fewer.
+  std::vector<std::byte> beginning(std::uint64_t most) const;
 
  private:
   std::filesystem::path path_;
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+  std::int64_t modified_ns_ = 0;  // since 1970
 };
 
-// The whole file as text. DataError if it cannot be read.
-std::string read_text(const std::filesystem::path& path);
+// The whole file as text: also one that has no size before it ends, a pipe. DataError if it cannot
+// be read or has more than `max_bytes`.
+std::string read_text(const std::filesystem::path& path,
+                      std::uint64_t max_bytes = std::numeric_limits<std::uint64_t>::max());
 
 // A new file, written front to back, durable once close() returns. Throws CheckpointError with the
 // system's reason (a full disk, say) from any member; the destructor closes without a promise.

@@ -11,8 +11,6 @@ namespace {
 
 using std::string_view_literals::operator""sv;
 
-// As much of a file as is looked at: pages begin with white space and comments.
-constexpr std::size_t kBeginning = 512;
 // As much of a text as an error shows.
 constexpr std::size_t kShown = 60;
 
@@ -62,7 +60,7 @@ constexpr std::array kMagics{
 };
 
 std::string_view text_of(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), std::min(bytes.size(), kBeginning)};
+  return {reinterpret_cast<const char*>(bytes.data()), std::min(bytes.size(), kKindBytes)};
 }
 
 bool is_space(char c) {

@@ -20,6 +20,9 @@ struct FileKind {
 // The text of an error about the file.
 std::string describe(const std::filesystem::path& path, const FileKind& kind);
 
+// As much of a file as is looked at: pages begin with white space and comments.
+constexpr std::size_t kKindBytes = 512;
+
 // By its first bytes (and, of an archive, those at 257): what downloads leave in the place of a
 // file (pointers, pages of a web server, nothing at all), archives, and what other programs keep
 // weights in. Nothing where the bytes are none of these, as of text and of JSON in general.

@@ -58,7 +58,9 @@ std::optional<std::int64_t> Evaluator::count_targets(const std::function<bool()>
     if (gives_up()) {
       return std::nullopt;
     }
-    count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
+    together(groups_.all_host(), "validation.count", [&] {
+      count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
+    });
   }
   sum_over_ranks(groups_.data_host(), {&count, 1}, "validation.targets");
   return count;
@@ -80,7 +82,9 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
     if (gives_up()) {
       return std::nullopt;
     }
-    batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
+    together(groups_.all_host(), "validation.windows", [&] {
+      batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
+    });
     model_.load(batch_.micro_batch(0, micro_batch_));
     model_.forward();
     model_.loss(scales);

@@ -64,7 +64,12 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   activity.begin_step(step);
   activity.enter("data");
   begin_.record(stream_);
-  const StepBatch::Counts counts = sum_counts(batch_.fill(loader_, first_sample, samples_));
+  StepBatch::Counts counts;
+  // Text can be lost on one rank alone, and then no rank is to wait for its counts.
+  together(groups_.all_host(), "step.samples", [&] {
+    counts = batch_.fill(loader_, first_sample, samples_);
+  });
+  counts = sum_counts(counts);
   filled_.record(stream_);
 
   const LossScales scales{

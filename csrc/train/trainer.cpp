@@ -109,6 +109,23 @@ void require_memory(const MemoryPlan& plan, Device device, Communicator& all) {
   });
 }
 
+// One rank speaks for all, of what is wrong with the text too.
+Dataset open_text(const Config& config,
+                  const std::vector<std::string>& default_roots,
+                  Communicator& all) {
+  Dataset dataset;
+  together(all, "data.open", [&] {
+    dataset =
+        open_dataset(config.data, config.batch.sequence_length, default_roots, config.run.dir);
+  });
+  if (all.rank() == 0) {
+    for (const std::string& warning : dataset.warnings) {
+      spdlog::warn(warning);
+    }
+  }
+  return agreed(std::move(dataset), all);
+}
+
 // run.dir is this rank's too, before there is work that it cannot save.
 void require_shared(const std::filesystem::path& dir) {
   // A machine that has looked for it in vain may believe so for half a minute yet, on NFS, unless
@@ -186,8 +203,7 @@ Trainer::Trainer(const Config& config,
       plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
-      dataset_(agreed(open_dataset(config_.data, config_.batch.sequence_length, default_roots),
-                      groups_.all_host())),
+      dataset_(open_text(config_, default_roots, groups_.all_host())),
       stream_(device_),
       loss_watch_(config_.model.vocab_size, {}),
       rotation_(config_.run.dir, [this](const Manifest& manifest) {
@@ -502,6 +518,18 @@ void Trainer::run() {
   write_trace();
 }
 
+void Trainer::saving_if_text_is_lost(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    // All ranks are here, at the same step; the weights are those of the last one that is whole.
+    if (error.code() == ExitCode::data && step_ > 0) {
+      save();
+    }
+    throw;
+  }
+}
+
 void Trainer::time_communication() {
   if (stream().device == Device::cuda) {
     world_.activity().time_gpu(stream());
@@ -592,7 +620,7 @@ void Trainer::train(const Owed& owed) {
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
-    record.result = watched_step();
+    saving_if_text_is_lost([&] { record.result = watched_step(); });
     record.step = step_;
     record.samples = samples_;
     record.seconds = step_clock.seconds();
@@ -610,7 +638,7 @@ void Trainer::train(const Owed& owed) {
       spdlog::info(progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
     if (due(step_, config_.metrics.validate_every) || last) {
-      validate(report, clock.seconds(), gives_up);
+      saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });
     }
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);

@@ -113,6 +113,8 @@ class Trainer {
   // The same on all ranks: what an earlier process was stopped before, after the step that it
   // saved.
   Owed find_owed();
+  // Does `work` on all ranks. If they lose text that it reads, what was learnt is saved first.
+  void saving_if_text_is_lost(const std::function<void()>& work);
   // What surrounds the steps: progress, metrics, validation, samples, checkpoints.
   void train(const Owed& owed);
   void write_trace();

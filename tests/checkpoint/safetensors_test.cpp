@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/checkpoint/safetensors.h"
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -235,7 +236,7 @@ TEST(Safetensors, ReadsTheFileThatTheTableBreaks) {
   const StoredTensor& tensor = file.tensors().at("a");
   EXPECT_EQ(tensor.dtype, DType::f32);
   EXPECT_EQ(tensor.shape, std::vector<std::int64_t>{2});
-  EXPECT_EQ(tensor.bytes.size(), 8U);
+  EXPECT_EQ(tensor.num_bytes, 8U);
 }
 
 TEST(Safetensors, ReadsEmptyFilesEmptyTensorsAndScalars) {
@@ -251,8 +252,25 @@ TEST(Safetensors, ReadsEmptyFilesEmptyTensorsAndScalars) {
                                 R"("scalar":{"dtype":"F32","shape":[],"data_offsets":[4,8]}})",
                                 8)));
   EXPECT_EQ(file.tensors().size(), 4U);
-  EXPECT_EQ(file.tensors().at("scalar").bytes.size(), 4U);
-  EXPECT_EQ(file.tensors().at("hollow").bytes.size(), 0U);
+  EXPECT_EQ(file.tensors().at("scalar").num_bytes, 4U);
+  EXPECT_EQ(file.tensors().at("hollow").num_bytes, 0U);
+}
+
+// As by a copy that is made over it while it is read.
+TEST(Safetensors, AFileThatIsCutShortMeanwhileIsAnError) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("x.safetensors", file_text(kOneTensor + "  ", 8));
+  const SafetensorsFile file(path);
+  const std::vector<std::int64_t> shape{2};
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 4);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    std::array<std::byte, 8> out{};
+    EXPECT_NO_THROW(file.read("a", shape, 0, 1, dtype, out.data())) << "what is left is there";
+    const std::string text =
+        error_text<CheckpointError>([&] { file.read("a", shape, 0, 2, dtype, out.data()); });
+    EXPECT_TRUE(follows_grammar(text));
+    EXPECT_NE(text.find(path + " has no byte "), std::string::npos) << text;
+  }
 }
 
 TEST(Safetensors, ListsForeignTypesAndRefusesToReadThem) {

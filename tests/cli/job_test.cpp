@@ -412,6 +412,29 @@ TEST_F(Job, RanksThatReadDifferentTextAreRefusedBeforeAnythingIsWritten) {
   EXPECT_FALSE(fs::exists(path("run")));
 }
 
+TEST_F(Job, TextThatIsCutShortEndsAllRanksWhenTheyHaveSaved) {
+  Process process(
+      command(4,
+              "run",
+              join(kLayout,
+                   {"schedule.steps=1000000", "checkpoint.every=0", "metrics.validate_every=0"})),
+      directory_.path());
+  const fs::path metrics = path("run") + "/metrics.jsonl";
+  while (process.running() && (!fs::exists(metrics) || fs::file_size(metrics) == 0)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  fs::resize_file(path("text.txt"), 0);
+  const Ended ended = wait(process);
+  EXPECT_EQ(ended.code, 3);
+  const std::string cause = cause_of(ended);
+  EXPECT_NE(cause.find(path("text.txt") + " has no byte "), std::string::npos) << cause;
+  int num_saved = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path("run"))) {
+    num_saved += fs::exists(entry.path() / "COMMIT") ? 1 : 0;
+  }
+  EXPECT_EQ(num_saved, 1) << ended.error;
+}
+
 TEST_F(Job, RanksThatDoNotShareTheRunDirectoryAreRefusedBeforeTheFirstStep) {
   const Ended ended = train_apart({}, "run", [](const fs::path& /*dir*/) {});
   EXPECT_EQ(ended.code, 5);

@@ -96,7 +96,7 @@ class ModelFolder : public testing::Test {
       for (const auto& [name, tensor] : stored.tensors()) {
         Tensor& copy = tensors[name];
         copy.shape = tensor.shape;
-        copy.values.resize(tensor.bytes.size() / sizeof(float));
+        copy.values.resize(tensor.num_bytes / sizeof(float));
         stored.read(name,
                     tensor.shape,
                     0,

@@ -2,11 +2,15 @@
 #include "csrc/config/load.h"
 
 #include <filesystem>
+#include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include "csrc/config/yaml_tree.h"
 #include "csrc/core/error.h"
 #include "tests/config/bad_config.h"
 #include "tests/support/error_text.h"
@@ -309,6 +313,65 @@ std::vector<test::BadConfig> bad_configs() {
        {"run.seed=1"},
        ExitCode::config,
        "tiny.yaml:11:9: run.seed is 0x1 (an integer is written in decimal); write 1"},
+      {"argument with a comment",
+       kTiny,
+       {"metrics.sample_prompt=Item # 1"},
+       ExitCode::config,
+       "argument 'metrics.sample_prompt=Item # 1': '# 1' would be a comment (YAML takes a # at "
+       "the beginning or behind a space for one); put the value in double quotes within the "
+       "argument, as in 'run.dir=\"run #3\"'"},
+      {"argument that is a comment",
+       kTiny,
+       {"run.dir=#3"},
+       ExitCode::config,
+       "argument 'run.dir=#3': '#3' would be a comment (YAML takes a # at the beginning or behind "
+       "a space for one); put the value in double quotes within the argument, as in "
+       "'run.dir=\"run #3\"'"},
+      {"argument with a comment behind quotes",
+       kTiny,
+       {"run.dir=\"a # b\" # c"},
+       ExitCode::config,
+       "argument 'run.dir=\"a # b\" # c': '# c' would be a comment (YAML takes a # at the "
+       "beginning or behind a space for one); put the value in double quotes within the argument, "
+       "as in 'run.dir=\"run #3\"'"},
+      {"argument whose space would be lost",
+       kTiny,
+       {"metrics.sample_prompt=Once upon "},
+       ExitCode::config,
+       "argument 'metrics.sample_prompt=Once upon ': metrics.sample_prompt would be \"Once upon\" "
+       "(without quotes YAML drops spaces and line ends); write it within the argument as \"Once "
+       "upon \", or without them"},
+      {"argument whose line end would be lost",
+       kTiny,
+       {"metrics.sample_prompt=a\nb"},
+       ExitCode::config,
+       "argument 'metrics.sample_prompt=a\nb': metrics.sample_prompt would be \"a b\" (without "
+       "quotes YAML drops spaces and line ends); write it within the argument as \"a\\nb\", or "
+       "without them"},
+      {"argument with a space before its equals sign",
+       kTiny,
+       {"run.seed = 3"},
+       ExitCode::config,
+       "argument 'run.seed = 3': a space stands around the key (an override is "
+       "section.key=value); remove it"},
+      {"empty list in an argument",
+       kTiny,
+       {"data.train=[]"},
+       ExitCode::config,
+       "argument 'data.train=[]': data.train is [] (of an empty variable, perhaps; it would mean "
+       "memphis's own sources); name what it is for, or leave the key out for that"},
+      {"empty list in the file",
+       with("data:\n  train: []\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:10: data.train is [] (of an empty variable, perhaps; it would mean memphis's "
+       "own sources); name what it is for, or leave the key out for that"},
+      {"UTF-16",
+       std::string("\xFF\xFEm\0o\0", 6),
+       {},
+       ExitCode::config,
+       "tiny.yaml: it is UTF-16 text, by its byte order mark (a config is UTF-8 text); convert it, "
+       "as in `iconv -f UTF-16 -t UTF-8`"},
       {"map for an argument",
        kTiny,
        {"metrics.sample_prompt=a: b"},
@@ -343,7 +406,53 @@ TEST(LoadConfig, NamesTheFileThatCannotBeRead) {
             "cannot read no/such.yaml (No such file or directory); check the path and its "
             "permissions");
   EXPECT_EQ(test::error_text<ConfigError>([] { load_config("csrc", {}); }),
-            "cannot read csrc (it is not a regular file); check the path and its permissions");
+            "cannot read csrc (it is a directory); name a file that lies in it");
+  const test::TemporaryDirectory directory;
+  const std::string large = directory.write("large.yaml", std::string(kMaxYamlBytes + 1, '#'));
+  EXPECT_EQ(test::error_text<ConfigError>([&] { load_config(large, {}); }),
+            "cannot read " + large +
+                " (it has more than 1048576 bytes); check that this is the right file");
+}
+
+TEST(LoadConfig, ReadsAPipe) {
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path pipe = directory.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::thread writer([&] { std::ofstream(pipe) << kTiny; });
+  EXPECT_EQ(load_config(pipe, {"run.device=cpu"}).model.d_model, 64);
+  writer.join();
+}
+
+// As editors of other systems write it.
+TEST(LoadConfig, ReadsCarriageReturnsAndAByteOrderMark) {
+  std::string text;
+  for (const char c : kTiny) {
+    text += c == '\n' ? "\r\n" : std::string(1, c);
+  }
+  const Config expected = parse_config(kTiny, "tiny.yaml", {}, Check::text);
+  EXPECT_EQ(parse_config(text, "tiny.yaml", {}, Check::text), expected);
+  EXPECT_EQ(parse_config("\xEF\xBB\xBF" + kTiny, "tiny.yaml", {}, Check::text), expected);
+}
+
+TEST(LoadConfig, AnArgumentKeepsWhatYamlLeavesAlone) {
+  const auto read = [](const std::string& argument) {
+    return parse_config(kTiny, "tiny.yaml", {argument}, Check::elsewhere);
+  };
+  EXPECT_EQ(read("run.dir=run#3").run.dir, "run#3");
+  EXPECT_EQ(read("run.dir='run #3'").run.dir, "run #3");
+  EXPECT_EQ(read("data.train=[a#b.txt, \"c #d.txt\"]").data.train,
+            (std::vector<std::string>{"a#b.txt", "c #d.txt"}));
+  EXPECT_EQ(read("data.train=[ a b.txt , c.txt ]").data.train,
+            (std::vector<std::string>{"a b.txt", "c.txt"}));
+  EXPECT_EQ(read("metrics.sample_prompt=it's = fine").metrics.sample_prompt, "it's = fine");
+  EXPECT_EQ(read("metrics.sample_prompt=\" # \\n\"").metrics.sample_prompt, " # \n");
+}
+
+// Of earlier versions, which printed the list that they were not given.
+TEST(CheckText, AListThatIsEmptyIsLeftOut) {
+  const Config config = parse_config(test::with("data:\n  train: []\n"), "old", {}, Check::text);
+  EXPECT_TRUE(config.data.train.empty());
+  EXPECT_EQ(to_yaml(config).find("train:"), std::string::npos);
 }
 
 TEST(LoadConfig, ReadsTheFileAndWritesNothing) {

@@ -338,6 +338,19 @@ std::vector<test::BadConfig> bad_configs() {
        ExitCode::data,
        "tiny.yaml:12:7: data.train[0] is *.nothing (nothing matches it, seen from " + here() +
            "); give a file, a directory or a pattern that exists"},
+      {"pattern at any depth without a match",
+       with("data:\n  train: [csrc/**/*.nothing]\n"),
+       {},
+       ExitCode::data,
+       "tiny.yaml:11:11: data.train[0] is csrc/**/*.nothing (nothing matches it, seen from " +
+           here() + "); give a file, a directory or a pattern that exists"},
+      {"address",
+       with("data:\n  train: [\"s3://bucket/a.txt\"]\n"),
+       {},
+       ExitCode::data,
+       "tiny.yaml:11:11: data.train[0] is s3://bucket/a.txt (an address is not read); download "
+       "what "
+       "it leads to, and name the file"},
       {"neither file nor directory",
        with("data:\n  train: [/dev/null]\n"),
        {},

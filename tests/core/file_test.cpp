@@ -3,13 +3,16 @@
 
 #include <atomic>
 #include <csignal>
+#include <fstream>
 #include <iterator>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "csrc/core/error.h"
 #include "tests/support/error_text.h"
@@ -23,42 +26,122 @@ std::size_t count_entries(const std::filesystem::path& directory) {
   return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
 }
 
-TEST(MappedFile, HasTheBytesOfTheFile) {
-  const test::TemporaryDirectory directory;
-  const std::string content("a\0b\n", 4);
-  const MappedFile file(directory.write("file", content));
-  EXPECT_EQ(std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()),
-            content);
-  EXPECT_EQ(read_text(file.path()), content);
+std::string bytes_of(const InputFile& file, std::uint64_t begin, std::size_t count) {
+  std::string bytes(count, '?');
+  file.read(begin, std::as_writable_bytes(std::span(bytes)));
+  return bytes;
 }
 
-TEST(MappedFile, AnEmptyFileIsAnEmptySpan) {
+TEST(InputFile, ReadsAnyPartOfTheFile) {
   const test::TemporaryDirectory directory;
-  const std::string path = directory.write("empty", "");
-  EXPECT_TRUE(MappedFile(path).bytes().empty());
-  EXPECT_EQ(read_text(path), "");
+  const InputFile file(directory.write("file", std::string("a\0b\n", 4)));
+  EXPECT_EQ(file.size(), 4U);
+  EXPECT_EQ(bytes_of(file, 0, 4), std::string("a\0b\n", 4));
+  EXPECT_EQ(bytes_of(file, 2, 1), "b");
+  EXPECT_EQ(bytes_of(file, 4, 0), "");
+  EXPECT_THROW(bytes_of(file, 3, 2), ContractError);
+  EXPECT_EQ(InputFile(directory.write("empty", "")).size(), 0U);
 }
 
-TEST(MappedFile, AMoveKeepsTheMapping) {
+TEST(InputFile, AMoveKeepsTheFileOpen) {
   const test::TemporaryDirectory directory;
-  MappedFile file(directory.write("file", "text"));
-  const std::byte* data = file.bytes().data();
-  const MappedFile moved(std::move(file));
-  EXPECT_EQ(moved.bytes().data(), data);
-  EXPECT_EQ(moved.bytes()[3], std::byte{'t'});
+  InputFile file(directory.write("file", "text"));
+  const InputFile moved(std::move(file));
+  EXPECT_EQ(bytes_of(moved, 0, 4), "text");
+}
+
+// Where a mapping would end the process by SIGBUS.
+TEST(InputFile, AFileThatIsCutShortIsAnErrorWithItsName) {
+  const test::TemporaryDirectory directory;
+  const std::string path = directory.write("file", std::string(100'000, 'x'));
+  const InputFile file(path);
+  std::filesystem::resize_file(path, 70'000);
+  EXPECT_EQ(bytes_of(file, 60'000, 10'000), std::string(10'000, 'x')) << "what is left is there";
+  const std::string text = test::error_text<DataError>([&] { bytes_of(file, 60'000, 10'001); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_EQ(text.rfind(path + " has no byte 70000 any more (it had 100000 bytes", 0), 0U) << text;
+}
+
+TEST(InputFile, AFileThatIsDeletedReplacedOrAppendedToIsReadOn) {
+  const test::TemporaryDirectory directory;
+  const InputFile deleted(directory.write("deleted", "old text"));
+  const InputFile replaced(directory.write("replaced", "old text"));
+  const InputFile longer(directory.write("longer", "old text"));
+  std::filesystem::remove(deleted.path());
+  std::filesystem::rename(directory.write("other", "new"), replaced.path());
+  std::ofstream(longer.path(), std::ios::app) << " and more";
+  for (const InputFile* file : {&deleted, &replaced, &longer}) {
+    EXPECT_EQ(file->size(), 8U);
+    EXPECT_EQ(bytes_of(*file, 0, 8), "old text");
+  }
 }
 
 void expect_unreadable(const std::filesystem::path& path, std::string_view reason) {
-  const std::string text = test::error_text<DataError>([&] { const MappedFile file(path); });
+  const std::string text = test::error_text<DataError>([&] { const InputFile file(path); });
   EXPECT_TRUE(test::follows_grammar(text));
   EXPECT_NE(text.find(path.string()), std::string::npos) << text;
   EXPECT_NE(text.find(reason), std::string::npos) << text;
 }
 
-TEST(MappedFile, SaysWhyItCannotRead) {
+TEST(InputFile, SaysWhyItCannotRead) {
   const test::TemporaryDirectory directory;
   expect_unreadable(directory.path(), "it is not a regular file");
   expect_unreadable(directory.path() / "absent", "No such file or directory");
+  const std::filesystem::path pipe = directory.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_unreadable(pipe, "it is not a regular file");
+}
+
+// The limit that a shell sets is low for the sake of programs that memphis is not one of.
+TEST(InputFile, MoreFilesAreOpenedThanTheSoftLimit) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  constexpr rlim_t kLow = 64;
+  if (before.rlim_max <= 2 * kLow) {
+    GTEST_SKIP() << "the hard limit of open files is " << before.rlim_max;
+  }
+  const rlimit low{.rlim_cur = kLow, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  const test::TemporaryDirectory directory;
+  const std::string path = directory.write("file", "text");
+  std::vector<InputFile> files;
+  EXPECT_NO_THROW({
+    for (rlim_t i = 0; i < 2 * kLow; ++i) {
+      files.emplace_back(path);
+    }
+  });
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST(ReadText, HasTheWholeFile) {
+  const test::TemporaryDirectory directory;
+  const std::string content = std::string("a\0b\n", 4) + std::string(200'000, 'x');
+  const std::string path = directory.write("file", content);
+  EXPECT_EQ(read_text(path), content);
+  EXPECT_EQ(read_text(path, content.size()), content);
+  EXPECT_EQ(read_text(directory.write("empty", "")), "");
+  const std::string text =
+      test::error_text<DataError>([&] { read_text(path, content.size() - 1); });
+  EXPECT_TRUE(test::follows_grammar(text));
+}
+
+TEST(ReadText, ReadsAPipeToItsEnd) {
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path pipe = directory.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::thread writer([&] {
+    std::ofstream file(pipe);
+    file << "first " << std::flush << "second";
+  });
+  EXPECT_EQ(read_text(pipe), "first second");
+  writer.join();
+}
+
+TEST(ReadText, SaysThatADirectoryIsNoFile) {
+  const test::TemporaryDirectory directory;
+  const std::string text = test::error_text<DataError>([&] { read_text(directory.path()); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_NE(text.find("it is a directory"), std::string::npos) << text;
 }
 
 TEST(DurableWriter, WritesFrontToBack) {

@@ -50,6 +50,9 @@ TEST(Dataset, WithoutTrainingTextTheDefaultIsRead) {
   const std::string text =
       test::error_text<DataError>([] { open_dataset(config_of({}, 0), 8, {"/nowhere"}); });
   EXPECT_TRUE(test::follows_grammar(text));
+  const std::string no_default =
+      test::error_text<ConfigError>([] { open_dataset(config_of({}, 0), 8, {}); });
+  EXPECT_TRUE(test::follows_grammar(no_default));
 }
 
 TEST(Dataset, TooLittleTextIsAnErrorWithTheNumbers) {
@@ -66,6 +69,78 @@ TEST(Dataset, TooLittleTextIsAnErrorWithTheNumbers) {
   const std::string no_text =
       test::error_text<DataError>([&] { open_dataset(config_of({none}, 0), 12, {}); });
   EXPECT_NE(no_text.find("holds 0 of the 13 tokens"), std::string::npos) << no_text;
+}
+
+TEST(Dataset, MuchThatIsPassedOverIsAWarningWithItsShare) {
+  const test::TemporaryDirectory directory;
+  directory.write("small.txt", std::string(2000, 'x'));
+  const std::string big = directory.write("big.txt", std::string(4999, 'x') + '\0');
+  const Dataset dataset = open_dataset(config_of({directory.path().string()}, 0), 8, {});
+  ASSERT_EQ(dataset.warnings.size(), 1U);
+  EXPECT_EQ(dataset.warnings[0],
+            "data.train: passed over 1 of 2 files, 5000 of 7000 bytes (71.4 %): " + big +
+                " (its byte 4999 is NUL, so it is not text; 5000 bytes)");
+  directory.write("small.txt", std::string(1'000'000, 'x'));
+  EXPECT_TRUE(open_dataset(config_of({directory.path().string()}, 0), 8, {}).warnings.empty())
+      << "half a per cent is said in the log alone";
+}
+
+TEST(Dataset, NothingButOtherFormatsIsAnErrorThatNamesThem) {
+  const test::TemporaryDirectory directory;
+  directory.write("a.gz", "\x1F\x8B\x08...");
+  directory.write("b.pdf", "%PDF-1.4");
+  const std::string text = test::error_text<DataError>(
+      [&] { open_dataset(config_of({directory.path().string()}, 0), 8, {}); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_NE(text.find("holds 0 of the 9 tokens"), std::string::npos) << text;
+  EXPECT_NE(text.find("gzip"), std::string::npos) << text;
+  EXPECT_NE(text.find("PDF"), std::string::npos) << text;
+}
+
+TEST(Dataset, AFileThatBothListsNameIsRefused) {
+  const test::TemporaryDirectory directory;
+  const std::string file = directory.write("a.txt", std::string(99, 'x'));
+  DataConfig config = config_of({file}, 0.25);
+  config.validation = {(directory.path() / "." / "a.txt").string()};
+  const std::string text = test::error_text<ConfigError>([&] { open_dataset(config, 8, {}); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_NE(text.find(file), std::string::npos) << text;
+}
+
+TEST(Dataset, ACopyOfAValidationTextIsAWarning) {
+  const test::TemporaryDirectory directory;
+  directory.write("train/a.txt", std::string(30, 'a'));
+  directory.write("train/copy.txt", std::string(20, 'b'));
+  directory.write("held/b.txt", std::string(20, 'b'));
+  directory.write("held/c.txt", std::string(20, 'c'));
+  DataConfig config = config_of({(directory.path() / "train").string()}, 0.25);
+  config.validation = {(directory.path() / "held").string()};
+  const Dataset dataset = open_dataset(config, 8, {});
+  ASSERT_EQ(dataset.warnings.size(), 1U);
+  EXPECT_NE(dataset.warnings[0].find("50.0 % of its bytes"), std::string::npos)
+      << dataset.warnings[0];
+  EXPECT_NE(dataset.warnings[0].find("train/copy.txt"), std::string::npos) << dataset.warnings[0];
+}
+
+TEST(Dataset, TextThatIsNotUtf8IsAWarning) {
+  const test::TemporaryDirectory directory;
+  const std::string file = directory.write("a.txt", "caf\xE9 et th\xE9, \xE0 la carte");
+  const Dataset dataset = open_dataset(config_of({file}, 0), 8, {});
+  ASSERT_EQ(dataset.warnings.size(), 1U);
+  EXPECT_NE(dataset.warnings[0].find("iconv"), std::string::npos) << dataset.warnings[0];
+}
+
+TEST(Dataset, RunDirIsNotTrainedOn) {
+  const test::TemporaryDirectory directory;
+  directory.write("a.txt", std::string(99, 'x'));
+  const std::string root = directory.path().string();
+  const auto fingerprint = [&] {
+    return open_dataset(config_of({root}, 0), 8, {}, root + "/runs/x").train->fingerprint();
+  };
+  const std::string before = fingerprint();
+  directory.write("runs/x/config.yaml", "run:\n");
+  directory.write("runs/x/metrics.jsonl", "{}\n");
+  EXPECT_EQ(fingerprint(), before);
 }
 
 TEST(Dataset, AValidationPartWithNothingToPredictIsAnError) {

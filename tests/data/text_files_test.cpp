@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/data/text_files.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -39,7 +40,86 @@ TEST_F(TextFilesTest, DirectoriesAreWalkedInOneOrderWithoutHiddenEntries) {
   std::filesystem::create_symlink(at("nowhere"), at("dangling"));
 
   EXPECT_EQ(list({at("")}), (Names{"a.txt", "b/deep/one.txt", "b/two.txt"}));
-  EXPECT_EQ(list_text_files("data.train", {at("")}).num_hidden, 2);
+  const TextFiles found = list_text_files("data.train", {at("")});
+  EXPECT_EQ(found.hidden.size(), 2U);
+  ASSERT_EQ(found.passed_over.size(), 1U);
+  EXPECT_EQ(found.passed_over[0].path, at("dangling"));
+}
+
+TEST_F(TextFilesTest, LinkedDirectoriesAreWalkedAndACycleEnds) {
+  const test::TemporaryDirectory elsewhere;
+  elsewhere.write("far/one.txt", "x");
+  directory.write("a/two.txt", "x");
+  std::filesystem::create_directory_symlink(elsewhere.path() / "far", at("a/far"));
+  std::filesystem::create_directory_symlink(at(""), at("a/up"));
+  std::filesystem::create_symlink("self", at("a/self"));
+  const TextFiles found = list_text_files("data.train", {at("")});
+  ASSERT_EQ(found.files.size(), 2U);
+  std::vector<std::string> names;
+  for (const TextFile& file : found.files) {
+    names.push_back(file.path.filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(names, (Names{"one.txt", "two.txt"}));
+  EXPECT_EQ(list({at("**/two.txt"), at("a/up/a/up/a/two.txt")}), (Names{"a/two.txt"}));
+}
+
+TEST_F(TextFilesTest, TwoStarsReachEveryDepth) {
+  for (const char* name : {"1.txt", "a/2.txt", "a/b/3.txt", "a/b/c/4.txt", "a/b/c/5.md"}) {
+    directory.write(name, "x");
+  }
+  EXPECT_EQ(list({at("**/*.txt")}), (Names{"1.txt", "a/2.txt", "a/b/3.txt", "a/b/c/4.txt"}));
+}
+
+// What the run writes there would change the order of samples at every start.
+TEST_F(TextFilesTest, MemphissOwnWorkIsPassedOver) {
+  directory.write("a.txt", "x");
+  directory.write("runs/own/config.yaml", "x");
+  directory.write("runs/earlier/config.yaml", "x");
+  directory.write("runs/earlier/metrics.jsonl", "x");
+  directory.write("runs/earlier/notes/a.txt", "x");
+  directory.write("copies/step-00000010/manifest.json", "x");
+  directory.write("copies/step-00000010/COMMIT", "x");
+  directory.write("other/config.yaml", "x");
+  const Names expected{"a.txt", "other/config.yaml"};
+  for (const std::string& entry : {at(""), at("**")}) {
+    const TextFiles found = list_text_files("data.train", {entry}, at("runs/own"));
+    Names names;
+    for (const TextFile& file : found.files) {
+      names.push_back(std::filesystem::relative(file.path, directory.path()).string());
+    }
+    EXPECT_EQ(names, expected) << entry;
+    ASSERT_EQ(found.passed_over.size(), 3U) << entry;
+    EXPECT_EQ(found.passed_over[0].path, at("copies/step-00000010"));
+    EXPECT_EQ(found.passed_over[2].path, at("runs/own"));
+    EXPECT_EQ(found.passed_over[2].reason, "it is run.dir");
+  }
+  EXPECT_EQ(list_text_files("data.train", {at("")}, at("runs/new")).passed_over.size(), 2U)
+      << "a run.dir that is not there yet";
+  // What is named is read: somebody has written it there.
+  EXPECT_EQ(list({at("runs/earlier/notes/*.txt")}), (Names{"runs/earlier/notes/a.txt"}));
+  EXPECT_EQ(list({at("runs/earlier/notes/a.txt")}), (Names{"runs/earlier/notes/a.txt"}));
+}
+
+TEST_F(TextFilesTest, TextBesideARunsFilesIsReadWithoutThem) {
+  for (const char* name :
+       {"a.txt", "config.yaml", "metrics.jsonl", "step-00000010/manifest.json"}) {
+    directory.write(name, "x");
+  }
+  for (const std::string& entry : {at(""), at("*"), at("**")}) {
+    const TextFiles found = list_text_files("data.train", {entry}, at(""));
+    ASSERT_EQ(found.files.size(), 1U) << entry;
+    EXPECT_EQ(found.files[0].path, at("a.txt"));
+    EXPECT_EQ(found.passed_over.size(), 3U) << entry;
+  }
+}
+
+TEST_F(TextFilesTest, AFileThatIsNamedTwiceIsSaid) {
+  const std::string file = directory.write("a.txt", "x");
+  EXPECT_TRUE(list_text_files("data.train", {file, at("*.txt"), at("")}).repeated.empty());
+  const TextFiles twice = list_text_files("data.train", {file, at("./a.txt")});
+  EXPECT_EQ(twice.files.size(), 1U);
+  EXPECT_EQ(twice.repeated.size(), 1U);
 }
 
 TEST_F(TextFilesTest, AFileIsListedOnceHoweverItIsReached) {
@@ -49,15 +129,16 @@ TEST_F(TextFilesTest, AFileIsListedOnceHoweverItIsReached) {
   EXPECT_EQ(list({at("*.txt"), at(""), file, at("sub/../a.txt")}), (Names{"a.txt", "sub/b.txt"}));
 }
 
-TEST_F(TextFilesTest, OnlyWhatAnEntryNamesIsNamed) {
+TEST_F(TextFilesTest, AFileKnowsWhatAskedForIt) {
   const std::string file = directory.write("a.txt", "x");
   directory.write("b.txt", "x");
   for (const auto& entries : {Names{file, at("*.txt")}, Names{at("*.txt"), file}}) {
     const TextFiles list = list_text_files("data.train", entries);
     ASSERT_EQ(list.files.size(), 2U);
-    EXPECT_TRUE(list.files[0].named);
-    EXPECT_FALSE(list.files[1].named);
+    EXPECT_EQ(list.files[0].origin, TextFile::Origin::named);
+    EXPECT_EQ(list.files[1].origin, TextFile::Origin::matched);
   }
+  EXPECT_EQ(list_text_files("data.train", {at("")}).files[0].origin, TextFile::Origin::walked);
 }
 
 TEST_F(TextFilesTest, PatternsFollowGlob) {

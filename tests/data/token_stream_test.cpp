@@ -76,9 +76,14 @@ TEST(TokenStream, PassesOverWhatIsNotText) {
   // The NUL of the last one lies in the second piece that is searched.
   std::string late_nul(200'000, 'x');
   late_nul.back() = '\0';
-  const TokenStream stream(write_files(directory, {"", "ab", std::string("a\0b", 3), late_nul}));
+  const TokenStream stream(
+      write_files(directory, {"", "ab", std::string("a\0b", 3), late_nul, "%PDF-1.4"}));
   EXPECT_EQ(stream.num_documents(), 1U);
-  EXPECT_EQ(stream.num_not_text(), 3);
+  ASSERT_EQ(stream.passed_over().size(), 4U);
+  EXPECT_EQ(stream.passed_over()[0].reason, "it is empty");
+  EXPECT_EQ(stream.passed_over()[2].reason, "its byte 199999 is NUL, so it is not text");
+  EXPECT_EQ(stream.passed_over()[2].num_bytes, 200'000U);
+  EXPECT_EQ(stream.passed_over()[3].reason, "it holds a PDF document");
   EXPECT_EQ(stream.num_tokens(), 4U);
 }
 
@@ -87,10 +92,50 @@ TEST(TokenStream, RefusesANamedFileThatIsNotText) {
   for (const std::string& content : {std::string(), std::string("a\0b", 3)}) {
     const std::string path = directory.write("named", content);
     const std::string text = test::error_text<DataError>(
-        [&] { const TokenStream stream({{.path = path, .named = true}}); });
+        [&] { const TokenStream stream({{.path = path, .origin = TextFile::Origin::named}}); });
     EXPECT_TRUE(test::follows_grammar(text));
     EXPECT_NE(text.find(path), std::string::npos) << text;
   }
+}
+
+// A pattern asks for what it matches; an empty file has nothing to lose.
+TEST(TokenStream, RefusesWhatAPatternMatchesAndIsNotText) {
+  const test::TemporaryDirectory directory;
+  const auto open = [&](const std::string& content) {
+    return TokenStream(
+        {{.path = directory.write("a", content), .origin = TextFile::Origin::matched}});
+  };
+  const std::string text = test::error_text<DataError>([&] { open(std::string("a\0b", 3)); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_NE(text.find("name the folder"), std::string::npos) << text;
+  EXPECT_EQ(open("").passed_over().size(), 1U);
+}
+
+// JSON is a part of many a source tree; records are none, and neither is a corpus by its own name.
+TEST(TokenStream, AJsonDocumentAmongSourcesIsText) {
+  const test::TemporaryDirectory directory;
+  const std::string document = "{\n \"name\": \"package\"\n}\n";
+  const std::string records = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+  const TokenStream stream(write_files(directory, {"words", document, records}));
+  EXPECT_EQ(stream.num_documents(), 2U);
+  ASSERT_EQ(stream.passed_over().size(), 1U);
+  EXPECT_EQ(stream.passed_over()[0].reason, "it holds JSON lines, which are not parsed");
+  for (const std::string& content : {document, records}) {
+    const std::string path = directory.write("named.json", content);
+    const std::string text = test::error_text<DataError>(
+        [&] { const TokenStream named({{.path = path, .origin = TextFile::Origin::named}}); });
+    EXPECT_NE(text.find("not parsed"), std::string::npos) << text;
+    EXPECT_NE(text.find("jq -r"), std::string::npos) << text;
+  }
+}
+
+TEST(TokenStream, KnowsWhatOfADocumentIsNotUtf8) {
+  const test::TemporaryDirectory directory;
+  const TokenStream stream(write_files(directory, {"plain", "\xEF\xBB\xBFmarked", "\xE9t\xE9!"}));
+  EXPECT_FALSE(stream.documents()[0].begins_with_mark);
+  EXPECT_TRUE(stream.documents()[1].begins_with_mark);
+  EXPECT_EQ(stream.documents()[1].share_outside_utf8, 0);
+  EXPECT_EQ(stream.documents()[2].share_outside_utf8, 0.5);
 }
 
 TEST(TokenStream, RefusesAMissingFile) {
@@ -99,6 +144,64 @@ TEST(TokenStream, RefusesAMissingFile) {
       [&] { const TokenStream stream({{.path = directory.path() / "absent"}}); });
   EXPECT_TRUE(test::follows_grammar(text));
 }
+
+// Of every file held open, of the first alone, and of none.
+class ChangedFile : public testing::TestWithParam<std::size_t> {
+ protected:
+  ChangedFile() : stream(write_files(directory, {"first", "second text"}), GetParam()) {}
+
+  std::string read_all() const {
+    std::vector<std::int32_t> tokens(stream.num_tokens());
+    std::vector<std::int32_t> position(tokens.size());
+    stream.read(0, tokens, position);
+    return ByteTokenizer().decode(tokens);
+  }
+  bool held() const { return GetParam() == 2; }
+  void expect_error(std::string_view what) const {
+    const std::string text = test::error_text<DataError>([&] { read_all(); });
+    EXPECT_TRUE(test::follows_grammar(text));
+    EXPECT_NE(text.find(second.string()), std::string::npos) << text;
+    EXPECT_NE(text.find(what), std::string::npos) << text;
+  }
+
+  test::TemporaryDirectory directory;
+  std::filesystem::path second = directory.path() / "1";
+  TokenStream stream;
+};
+
+TEST_P(ChangedFile, ThatWasDeletedIsReadIfItWasHeld) {
+  EXPECT_EQ(read_all(), "firstsecond text");
+  std::filesystem::remove(second);
+  if (held()) {
+    EXPECT_EQ(read_all(), "firstsecond text");
+  } else {
+    expect_error("No such file");
+  }
+}
+
+TEST_P(ChangedFile, ThatWasReplacedIsReadAsItWasOrRefused) {
+  std::filesystem::rename(directory.write("new", "other words"), second);
+  std::filesystem::last_write_time(second, std::filesystem::file_time_type::min());
+  if (held()) {
+    EXPECT_EQ(read_all(), "firstsecond text");
+  } else {
+    expect_error("has changed since the run began");
+  }
+}
+
+TEST_P(ChangedFile, ThatWasCutShortIsRefused) {
+  std::filesystem::resize_file(second, 3);
+  expect_error(held() ? "has no byte 3 any more" : "has changed since the run began");
+}
+
+// A file that is emptied and written again has the bytes of its hole at first.
+TEST_P(ChangedFile, ThatHasANulIsRefused) {
+  std::filesystem::resize_file(second, 3);
+  std::filesystem::resize_file(second, 11);
+  expect_error(held() ? "has a NUL byte at 3" : "has changed since the run began");
+}
+
+INSTANTIATE_TEST_SUITE_P(Held, ChangedFile, testing::Values(0, 1, 2));
 
 TEST(TokenStream, FingerprintIsOfContentSizesAndOrder) {
   const std::string base = fingerprint_of({"ab", "c"});

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What users give the program to read, as they give it: text that changes, folders of many kinds of
+// files, configs from pipes, paths that a shell would expand.
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "csrc/core/file.h"
+#include "tests/support/process.h"
+#include "tests/support/tiny_run.h"
+
+namespace memphis::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Input : public testing::Test {
+ protected:
+  Input() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
+
+  struct Ended {
+    int code;
+    std::string out;
+    std::string error;
+  };
+  // Of a shell, in the test's directory; $M is the program and $C its config.
+  Ended shell(const std::string& script) const {
+    Process process({"/bin/bash",
+                     "-c",
+                     "export OMP_NUM_THREADS=1; cd " + directory_.path().string() +
+                         "; M=" MEMPHIS_BINARY "; C=" + config_ + "; " + script},
+                    directory_.path());
+    const int code = process.wait();
+    return {code, process.standard_output(), process.standard_error()};
+  }
+  std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
+  bool exists(const std::string& name) const { return fs::exists(path(name)); }
+
+  TemporaryDirectory directory_;
+  std::string config_;
+};
+
+void expect_holds(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos) << "`" << part << "` is not in:\n" << text;
+}
+void expect_lacks(const std::string& text, const std::string& part) {
+  EXPECT_EQ(text.find(part), std::string::npos) << "`" << part << "` is in:\n" << text;
+}
+
+TEST_F(Input, TextThatIsCutShortEndsTheRunWithItsNameAndWhatWasLearntIsSaved) {
+  const std::string text = path("text.txt");
+  const std::string whole = read_text(text);
+  Process process({MEMPHIS_BINARY,
+                   "train",
+                   config_,
+                   "schedule.steps=1000000",
+                   "schedule.warmup_steps=0",
+                   "checkpoint.every=0",
+                   "metrics.validate_every=0"},
+                  directory_.path());
+  const fs::path metrics = path("run/metrics.jsonl");
+  while (process.running() && (!fs::exists(metrics) || fs::file_size(metrics) == 0)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  fs::resize_file(text, 0);
+  EXPECT_EQ(process.wait(), 3);
+  const std::string error = process.standard_error();
+  expect_holds(error, "memphis: " + text + " has no byte ");
+  expect_holds(error, " any more (it had " + std::to_string(whole.size()) + " bytes");
+  expect_holds(error, "saved ");
+
+  directory_.write("text.txt", whole);
+  const Ended again = shell(
+      "last=$(ls run | sed -n 's/^step-0*//p' | sort -n | tail -n 1); $M train $C "
+      "schedule.steps=$((last + 1)) schedule.warmup_steps=0 run.resume=required "
+      "metrics.validate_every=0");
+  EXPECT_EQ(again.code, 0) << again.error;
+  expect_lacks(again.error, "differs");
+}
+
+TEST_F(Input, FilesOfEveryKindAreNamedOrRead) {
+  directory_.write("d/a/b/deep.txt", tiny_text());
+  directory_.write("d/top.txt", tiny_text().substr(1));
+  const Ended deep = shell("$M train $C schedule.steps=6 'data.train=[d/**/*.txt]'");
+  EXPECT_EQ(deep.code, 0) << deep.error;
+  expect_holds(deep.error, "data.train: 2 documents");
+
+  directory_.write("d/x.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+  directory_.write("d/x.gz", "\x1F\x8B\x08 and more");
+  for (const char* name : {"d/x.jsonl", "d/x.gz", "d/*.gz"}) {
+    const Ended refused =
+        shell(std::string("$M train $C run.dir=none 'data.train=[") + name + "]'");
+    EXPECT_EQ(refused.code, 3) << name;
+    expect_holds(refused.error, name == std::string("d/x.jsonl") ? "jq -r" : "gunzip -k");
+  }
+  const Ended folder = shell("$M train $C run.dir=folder schedule.steps=6 data.train=[d]");
+  EXPECT_EQ(folder.code, 0) << folder.error;
+  expect_holds(folder.error, "data.train: passed over 2 of 4 files");
+  expect_holds(folder.error, path("d/x.gz") + " (it holds gzip-compressed data");
+  EXPECT_FALSE(exists("none"));
+}
+
+TEST_F(Input, ARunBesideItsTextReadsTheSameAtEveryStart) {
+  directory_.write("p/text.txt", tiny_text());
+  const std::string run = "cd p; $M train $C run.dir=runs/x data.train=[.] schedule.steps=";
+  const auto first_line = [](const std::string& log) {
+    const std::size_t at = log.find("data.train: ");
+    return log.substr(at, log.find('\n', at) - at);
+  };
+  // What the shell writes is the program's own work too.
+  const Ended first = shell(run + "6 2> log.txt; code=$?; cat log.txt >&2; exit $code");
+  EXPECT_EQ(first.code, 0) << first.error;
+  const Ended second = shell("rm p/log.txt; " + run + "8");
+  EXPECT_EQ(second.code, 0) << second.error;
+  expect_holds(first_line(first.error), "1 documents");
+  EXPECT_EQ(first_line(first.error), first_line(second.error));
+  expect_lacks(second.error, "differs");
+  expect_holds(second.error, path("p/runs/x") + " (it is run.dir)");
+}
+
+TEST_F(Input, HomeFoldersAndVariablesArePathsAsInAShell) {
+  const std::string steps = " schedule.steps=6 metrics.validate_every=0";
+  const std::string home = "mkdir -p home; export HOME=$PWD/home; ";
+  const Ended tilde = shell(home + "$M train $C 'run.dir=~/runs/x'" + steps);
+  EXPECT_EQ(tilde.code, 0) << tilde.error;
+  EXPECT_TRUE(exists("home/runs/x/step-00000006"));
+  const Ended variable = shell(
+      "export SCRATCH=$PWD/scratch; sed 's#dir: [^,]*#dir: $SCRATCH/y#' "
+      "$C > y.yaml; $M train y.yaml" +
+      steps);
+  EXPECT_EQ(variable.code, 0) << variable.error;
+  EXPECT_TRUE(exists("scratch/y/step-00000006"));
+  for (const char* command : {"train", "plan", "bench step"}) {
+    const Ended unset =
+        shell(std::string("unset NONE; $M ") + command + " $C 'data.train=[$NONE/a.txt]'");
+    EXPECT_EQ(unset.code, 2) << command;
+    expect_holds(unset.error, "the environment variable NONE is not set");
+  }
+  EXPECT_FALSE(exists("~"));
+  EXPECT_FALSE(exists("$SCRATCH"));
+}
+
+TEST_F(Input, AnEmptyListIsRefusedAndTheDefaultIsNamed) {
+  const Ended empty = shell("FILES=; $M train $C \"data.train=[$FILES]\"");
+  EXPECT_EQ(empty.code, 2);
+  EXPECT_FALSE(exists("run"));
+  const Ended own = shell(
+      "sed 's/^data:.*//' $C > own.yaml; $M train own.yaml schedule.steps=6 "
+      "metrics.validate_every=0 metrics.validate_batches=1");
+  EXPECT_EQ(own.code, 0) << own.error;
+  expect_holds(own.error, "memphis's own sources are trained on: ");
+  expect_holds(own.error, "csrc");
+}
+
+TEST_F(Input, AConfigIsReadFromAPipe) {
+  const Ended train = shell("$M train <(cat $C) schedule.steps=6 metrics.validate_every=0");
+  EXPECT_EQ(train.code, 0) << train.error;
+  const Ended plan = shell("cat $C | $M plan /dev/stdin");
+  EXPECT_EQ(plan.code, 0) << plan.error;
+  // The same error in every command.
+  for (const char* command : {"train", "plan", "bench step"}) {
+    for (const char* file : {"none.yaml", ".", "text.txt", "empty.yaml"}) {
+      const Ended ended = shell(std::string(": > empty.yaml; $M ") + command + " " + file);
+      EXPECT_EQ(ended.code, 2) << command << " " << file << ": " << ended.error;
+      expect_holds(ended.error, file);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace memphis::test
