@@ -4,6 +4,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/cli/commands.h"
+#include "csrc/config/config_file.h"
 #include "csrc/config/load.h"
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
@@ -68,10 +69,11 @@ void add_plan_command(CLI::App& program) {
   };
   auto arguments = std::make_shared<Arguments>();
   add_config_arguments(*command, arguments->config);
-  command->add_option("--ranks", arguments->num_ranks, "Of the job (default 1)")
+  command->add_option("--ranks", arguments->num_ranks, "How many ranks the job would have")
       ->check(at_least(1));
   command->callback([arguments] {
     const ConfigArguments& config = arguments->config;
+    require_config_file(config.file);
     print_plan(parse_config(read_text(config.file),
                             config.file,
                             config.overrides,

@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "csrc/config/config_file.h"
 #include "csrc/config/machine.h"
 #include "csrc/config/presets.h"
 #include "csrc/config/schema.h"
@@ -220,6 +221,7 @@ Config parse_config(std::string_view text,
 Config load_config(const std::filesystem::path& file,
                    const std::vector<std::string>& overrides,
                    std::int64_t num_ranks) {
+  require_config_file(file);
   std::string text;
   try {
     text = read_text(file);
