@@ -24,31 +24,56 @@ std::vector<OpBenchmark>& registry() {
   return benchmarks;
 }
 
-// True unless a case failed.
-bool run_on(Device device, const std::vector<const OpBenchmark*>& cases, BenchmarkReport& report) {
-  if (!device_available(device)) {
-    for (const OpBenchmark* c : cases) {
-      report.not_measured(*c, device_unavailable_reason());
-    }
-    return true;
-  }
+struct Outcome {
+  int measured = 0;
+  int failed = 0;
+};
+
+void run_on(Device device,
+            const std::vector<const OpBenchmark*>& cases,
+            BenchmarkReport& report,
+            Outcome& outcome) {
   BenchmarkTimer timer(device);
   const bool arithmetic =
       std::any_of(cases.begin(), cases.end(), [](const auto* c) { return c->cost.flops > 0; });
   const Roofs roofs = measure_roofs(timer, arithmetic);
   report.machine(device, roofs);
-  bool good = true;
   for (const OpBenchmark* c : cases) {
     try {
       report.measured(*c, timer.measure(c->setup()), roofs);
+      ++outcome.measured;
     } catch (const PreflightError& error) {  // not enough memory, say: another machine may run it
       report.not_measured(*c, error.what());
     } catch (const std::exception& error) {
       report.failed(*c, error.what());
-      good = false;
+      ++outcome.failed;
     }
   }
-  return good;
+}
+
+// The devices of this machine that `device` names. An absent one is refused where it is asked for by
+// its name, and otherwise passed over.
+std::vector<Device> devices_of(std::string_view device) {
+  if (device == "all") {
+    std::vector<Device> devices = {Device::cpu};
+    if (device_available(Device::cuda)) {
+      devices.push_back(Device::cuda);
+    }
+    return devices;
+  }
+  if (device == name_of(Device::cpu)) {
+    return {Device::cpu};
+  }
+  if (device != name_of(Device::cuda)) {
+    throw ConfigError(fmt::format(
+        "--device {} is not a device (a case runs on one of two); use cpu, cuda or all", device));
+  }
+  if (!device_available(Device::cuda)) {
+    throw PreflightError(fmt::format(
+        "--device cuda, and no GPU can be used ({}); use cpu, or all for what this machine has",
+        device_unavailable_reason()));
+  }
+  return {Device::cuda};
 }
 
 }  // namespace
@@ -57,46 +82,53 @@ void register_op_benchmark(OpBenchmark benchmark) {
   registry().push_back(std::move(benchmark));
 }
 
-int run_op_benchmarks(std::string_view filter,
-                      std::string_view device,
-                      bool json,
-                      std::ostream& out) {
-  if (device != "cpu" && device != "cuda" && device != "all") {
-    throw ConfigError(fmt::format(
-        "--device {} is not a device (a case runs on one of two); use cpu, cuda or all", device));
-  }
+void run_op_benchmarks(std::string_view filter,
+                       std::string_view device,
+                       bool json,
+                       std::ostream& out) {
+  const std::vector<Device> devices = devices_of(device);
   std::vector<const OpBenchmark*> selected;
   std::set<std::string> ops;
   for (const OpBenchmark& c : registry()) {
     ops.insert(c.op);
-    if (c.op.starts_with(filter) && (device == "all" || device == name_of(c.device))) {
+    if (c.op.starts_with(filter) &&
+        std::find(devices.begin(), devices.end(), c.device) != devices.end()) {
       selected.push_back(&c);
     }
   }
   if (selected.empty()) {
-    throw ConfigError(
-        fmt::format("no benchmark's op starts with \"{}\" on device {} (nothing to measure); the "
-                    "ops are {}",
-                    filter,
-                    device,
-                    fmt::join(ops, ", ")));
+    throw ConfigError(fmt::format("no op begins with \"{}\" (nothing to measure); the ops are {}",
+                                  filter,
+                                  fmt::join(ops, ", ")));
   }
   std::stable_sort(selected.begin(), selected.end(), [](const auto* a, const auto* b) {
     return a->op < b->op;  // registration runs in the linker's order
   });
 
   BenchmarkReport report(json, out);
-  bool good = true;
-  for (const Device each : {Device::cpu, Device::cuda}) {
+  Outcome outcome;
+  for (const Device each : devices) {
     std::vector<const OpBenchmark*> cases;
     std::copy_if(selected.begin(), selected.end(), std::back_inserter(cases), [&](const auto* c) {
       return c->device == each;
     });
     if (!cases.empty()) {
-      good = run_on(each, cases, report) && good;
+      run_on(each, cases, report, outcome);
     }
   }
-  return good ? 0 : 1;
+  if (outcome.failed > 0) {
+    throw Error(ExitCode::internal,
+                fmt::format("{} of {} benchmarks failed (the line of each says why); run the op's "
+                            "tests on this machine",
+                            outcome.failed,
+                            selected.size()));
+  }
+  if (outcome.measured == 0) {
+    throw PreflightError(fmt::format(
+        "none of {} benchmarks could be measured on this machine (the line of each says "
+        "why); run them on a larger one, or others by --filter",
+        selected.size()));
+  }
 }
 
 }  // namespace memphis::bench

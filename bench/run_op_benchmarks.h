@@ -15,11 +15,13 @@ namespace memphis::bench {
 // a plain copy (bytes read and written) and for a matrix product: OpenBLAS sgemm on the CPU,
 // cuBLASLt bf16 on the GPU whatever the dtype of the case.
 //
-// A case that this machine cannot run is listed as not measured, with the reason. Returns 0, or 1
-// if a case failed otherwise. Throws ConfigError for a device or a filter that names nothing.
-int run_op_benchmarks(std::string_view filter,
-                      std::string_view device,
-                      bool json,
-                      std::ostream& out);
+// `all` are the devices that this machine has. A case for which it has not enough memory is listed as
+// not measured, with the reason. Throws ConfigError for a device or a filter that names nothing,
+// PreflightError for a device that is absent and where nothing could be measured, and Error at the
+// end if a case failed otherwise.
+void run_op_benchmarks(std::string_view filter,
+                       std::string_view device,
+                       bool json,
+                       std::ostream& out);
 
 }  // namespace memphis::bench

@@ -109,6 +109,27 @@ default_preset() {
   fi
 }
 
+# The preset to build for a program that this machine then runs: cuda only where there is a GPU for it,
+# because its kernels take minutes to compile.
+preset_to_run() {
+  if [[ -n $(gpu_architecture) ]]; then
+    default_preset
+  else
+    echo cpu
+  fi
+}
+
+# config_path CONFIG: a config as the user names it from where they stand, or else one of this
+# repository, for `launch/mpirun.sh 2 configs/smoke_cpu.yaml` from anywhere.
+config_path() {
+  # shellcheck disable=SC2154  # of this file
+  if [[ ! -e $1 && $1 != /* && -e $root/$1 ]]; then
+    printf '%s\n' "$root/$1"
+  else
+    printf '%s\n' "$1"
+  fi
+}
+
 # The architecture to compile for to use the GPU of this machine ("90a", "80"); empty where there is
 # none, or one older than sm_80, whose instructions the kernels use. Hopper's own instructions are in
 # the architecture with the suffix only.

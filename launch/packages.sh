@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# launch/packages.sh [--tests]: installs the Debian packages that the build (and the tests) need and
-# that are missing; does nothing where all are there.
+# launch/packages.sh [--tests] [--list]: installs the Debian packages that the build (and the tests) need
+# and that are missing; does nothing where all are there. --list only prints their names, in a line.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -12,8 +12,17 @@ tools=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config git:git pytho
 libraries=(libopenblas-dev libyaml-cpp-dev libbenchmark-dev libcli11-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
   libopenmpi-dev openmpi-bin)
+for_tests=
+list_only=
+for argument in "$@"; do
+  case $argument in
+    --tests) for_tests=1 ;;
+    --list) list_only=1 ;;
+    *) fail "packages.sh does not know $argument (it takes --tests and --list); leave it out" ;;
+  esac
+done
 # GoogleTest, and the fibers of the simt preset, which is built for the tests alone.
-if [[ ${1-} == --tests ]]; then
+if [[ -n $for_tests ]]; then
   libraries+=(libgtest-dev libboost-context-dev)
 fi
 # "packages:command". Without them the tests `format`, `processor` and `slurm` are skipped, and say so. Slurm is for
@@ -22,11 +31,6 @@ optional_for_tests=(clang-format-14:clang-format-14 qemu-user:qemu-x86_64)
 if [[ $(id -u) == 0 && ! -d /run/systemd/system ]]; then
   optional_for_tests+=("slurmctld slurm-client munge slurmd:slurmd")
 fi
-
-case "${1-}" in
-  "" | --tests) ;;
-  *) fail "packages.sh does not know $1 (it takes --tests or nothing); leave it out" ;;
-esac
 
 missing=()
 for entry in "${tools[@]}"; do
@@ -42,6 +46,20 @@ if command -v dpkg-query >/dev/null; then
       missing+=("$package")
     fi
   done
+fi
+
+# Those for tests whose command is not there, each with its packages on a line.
+PATH=$PATH:/usr/sbin  # where daemons are, which not everybody has on it
+missing_for_tests=()
+if [[ -n $for_tests ]] && command -v apt-get >/dev/null; then
+  for entry in "${optional_for_tests[@]}"; do
+    command -v "${entry#*:}" >/dev/null || missing_for_tests+=("${entry%%:*}")
+  done
+fi
+if [[ -n $list_only ]]; then
+  all=("${missing[@]}" "${missing_for_tests[@]}")
+  echo "${all[*]}"
+  exit
 fi
 
 if [[ $(id -u) == 0 ]]; then
@@ -86,14 +104,10 @@ install() {
 if ((${#missing[@]} > 0)); then
   install "${missing[@]}"
 fi
-if [[ ${1-} == --tests ]] && command -v apt-get >/dev/null; then
-  PATH=$PATH:/usr/sbin  # where daemons are, which not everybody has on it
-  for entry in "${optional_for_tests[@]}"; do
-    read -ra packages <<<"${entry%%:*}"
-    command -v "${entry#*:}" >/dev/null || (install "${packages[@]}") ||
-      note "going on without ${packages[*]}"
-  done
-fi
+for entry in "${missing_for_tests[@]}"; do
+  read -ra packages <<<"$entry"
+  (install "${packages[@]}") || note "going on without ${packages[*]}"
+done
 
 compiler=${CXX:-c++}
 macros=$("$compiler" -dM -E -x c++ /dev/null 2>/dev/null || true)

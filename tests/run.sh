@@ -3,12 +3,55 @@
 #
 # tests/run.sh [PRESET]: builds and runs every test that this machine can run, then the unit tests
 # under AddressSanitizer and UndefinedBehaviorSanitizer, with the GPU's kernels on the processor (the
-# simt preset). Without a preset: cuda where nvcc is, else cpu. The last line is `N passed, N failed, N skipped`; the status is zero when none failed.
+# simt preset). Without a preset: cuda where nvcc is, else cpu. The last line is `N passed, N failed,
+# N skipped`, however it ends; the status is zero when none failed.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/common.sh"
 
+summarized=
+# shellcheck disable=SC2317  # the trap calls it
+end() {
+  local status=$?
+  [[ -n $summarized ]] || echo "0 passed, 1 failed, 0 skipped"
+  exit "$((status == 0 ? 1 : status))"
+}
+trap end EXIT
+for signal in HUP INT TERM; do
+  # shellcheck disable=SC2064  # this signal
+  trap "note 'error: stopped by SIG$signal (not all tests have run); start it again'; exit 1" "$signal"
+done
+
+(($# <= 1)) || fail "tests/run.sh is given '$*' (it takes one preset); leave the others out"
 preset=${1:-$(default_preset)}
+case $preset in
+  cpu | cpu-asan | simt | cuda) ;;
+  *) fail "there is no preset $preset (they are in CMakePresets.json); use cpu, cpu-asan, simt or cuda" ;;
+esac
+presets=("$preset")
+[[ $preset == simt || $preset == cpu-asan ]] || presets+=(simt)
+
+# What this will do to the machine, before it does.
+announce() {
+  local missing
+  note "tests/run.sh builds the presets ${presets[*]} in $root/build and runs their tests: 20 to 40 minutes" \
+    "on two cores from an empty build folder, of which the compiler takes the most; 3 GiB of disk there," \
+    "and 4 GiB of memory."
+  missing=$(bash "$root/launch/packages.sh" --tests --list) || exit
+  if [[ -z $missing ]]; then
+    note "It installs nothing."
+    return
+  fi
+  note "It first installs, $([[ $(id -u) == 0 ]] && echo "as root" || echo "through sudo"): $missing."
+  [[ $missing != *slurm* ]] ||
+    note "(Slurm and munge are for one test, which starts daemons of its own and ends them. Nothing of them" \
+      "starts with the machine unless you have it do so.)"
+}
+announce
+mkdir -p -- "$root/build"
+[[ -e $root/build/$preset/memphis ]] || require_disk "$root/build" 3000 "the tests"
+bash "$root/launch/packages.sh" --tests
+
 results=()
 
 # run_preset PRESET [ctest option ...]
@@ -30,8 +73,12 @@ run_preset() {
 }
 
 run_preset "$preset"
-if [[ $preset != simt && $preset != cpu-asan ]]; then
+if ((${#presets[@]} > 1)); then
   # -LE: a test may carry both labels.
   run_preset simt -L unit -LE slow
 fi
-exec python3 "$root/tests/support/summarize.py" "${results[@]}"
+status=0
+python3 "$root/tests/support/summarize.py" "${results[@]}" || status=$?
+summarized=1
+trap - EXIT
+exit "$status"

@@ -16,6 +16,7 @@ void add_logits_command(CLI::App& program);
 void add_export_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_bench_command(CLI::App& program);
+void add_docs_command(CLI::App& program);
 
 // `CONFIG [section.key=value ...]`, as train, plan and bench step take it.
 struct ConfigArguments {
@@ -29,5 +30,7 @@ Config load_config_of_job(const ConfigArguments& arguments, World& world);
 
 // For an option that is a number of `least` or more. CLI11's own names the largest double.
 CLI::Validator at_least(int least);
+// For an option that is one of some words. A word that is none is told which was probably meant.
+CLI::Validator one_of(const std::vector<std::string>& words);
 
 }  // namespace memphis

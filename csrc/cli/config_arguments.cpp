@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/cli/commands.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
+#include "csrc/config/words.h"
 
 namespace memphis {
 
@@ -38,6 +42,23 @@ CLI::Validator at_least(int least) {
         return number && value < least
                    ? fmt::format("{} is too small; give {} or more", text, least)
                    : std::string();
+      },
+      "");
+}
+
+CLI::Validator one_of(const std::vector<std::string>& words) {
+  return CLI::Validator(
+      [words](const std::string& text) {
+        const std::vector<std::string_view> known(words.begin(), words.end());
+        if (std::find(known.begin(), known.end(), text) != known.end()) {
+          return std::string();
+        }
+        const std::string_view nearest = nearest_word(text, known);
+        return fmt::format(
+            "{} is not known (it is one of {}); {}",
+            text,
+            join_words(known, "and"),
+            nearest.empty() ? "give one of these" : fmt::format("did you mean {}?", nearest));
       },
       "");
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
-#include <iostream>
-#include <sstream>
 #include <string>
+#include <vector>
 
 #include "csrc/cli/commands.h"
+#include "csrc/cli/hints.h"
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
-#include "csrc/core/printable.h"
 #include "csrc/core/write_advice.h"
 
 namespace memphis {
@@ -29,6 +29,10 @@ int report_lost_output() {
 
 int run(int argc, char** argv) {
   CLI::App program("memphis trains Grok-style mixture-of-experts language models.", "memphis");
+  program.footer(
+      "`memphis COMMAND --help` says what a command takes, `memphis docs config` what a config may "
+      "say.");
+  program.option_defaults()->always_capture_default();
   program.require_subcommand(1);
   program.set_version_flag("--version", MEMPHIS_VERSION);
   add_train_command(program);
@@ -37,15 +41,23 @@ int run(int argc, char** argv) {
   add_export_command(program);
   add_generate_command(program);
   add_bench_command(program);
+  add_docs_command(program);
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (!arguments.empty() && arguments.front() == "help") {  // help train
+    arguments.erase(arguments.begin());
+    arguments.emplace_back("--help");
+  }
   try {
-    program.parse(argc, argv);
+    if (const auto problem =
+            explain_command(program, arguments.empty() ? "-" : arguments.front())) {
+      throw ConfigError(*problem);
+    }
+    std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
+    program.parse(arguments);
   } catch (const CLI::Success& help) {
     return program.exit(help);
   } catch (const CLI::ParseError& error) {
-    std::ostringstream out;
-    std::ostringstream err;
-    program.exit(error, out, err);
-    std::cerr << printable(out.str() + err.str(), Lines::kept);  // it quotes the arguments
+    spdlog::error("memphis: {}", explain(program, error));
     return static_cast<int>(ExitCode::config);
   } catch (const FailedElsewhere& error) {
     return static_cast<int>(error.code());

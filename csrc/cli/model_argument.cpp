@@ -5,6 +5,7 @@
 
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/model_state.h"
+#include "csrc/cli/commands.h"
 #include "csrc/core/error.h"
 
 namespace memphis {
@@ -35,10 +36,8 @@ void add_model_argument(CLI::App& command, ModelArgument& argument) {
                   "A model folder (config.json and safetensors) or a run "
                   "directory")
       ->required();
-  command.add_option("--device", argument.device, "cpu (default) or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
-  command.add_option("--compute", argument.compute, "f32 (default) or bf16")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+  command.add_option("--device", argument.device, "cpu or cuda")->check(one_of({"cpu", "cuda"}));
+  command.add_option("--compute", argument.compute, "f32 or bf16")->check(one_of({"f32", "bf16"}));
 }
 
 ModelFolder::ModelFolder(const std::string& argument)

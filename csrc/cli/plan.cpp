@@ -97,8 +97,8 @@ void print_resume(const Config& config, std::int64_t num_ranks) {
   std::optional<Dataset> dataset;
   std::string no_text;
   try {
-    dataset = open_dataset(
-        config.data, config.batch.sequence_length, own_text_roots(), config.run.dir);
+    dataset =
+        open_dataset(config.data, config.batch.sequence_length, own_text_roots(), config.run.dir);
   } catch (const DataError& error) {
     no_text = error.what();
   }
@@ -149,7 +149,7 @@ void add_plan_command(CLI::App& program) {
   };
   auto arguments = std::make_shared<Arguments>();
   add_config_arguments(*command, arguments->config);
-  command->add_option("--ranks", arguments->num_ranks, "Of the job (default 1)")
+  command->add_option("--ranks", arguments->num_ranks, "How many ranks the job would have")
       ->check(at_least(1));
   command->add_flag(
       "--resume",

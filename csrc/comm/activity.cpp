@@ -141,12 +141,13 @@ void Activity::note_enqueued(std::string_view axis, std::string_view name) {
 Activity::Waiting::Waiting(Activity& activity, std::string_view axis, std::string_view name)
     : activity_(activity), name_(name) {
   activity.stand(Stands::on_host, axis, name);
+  activity.exposed_.begin(begin_);
 }
 
 Activity::Waiting::~Waiting() {
   activity_.stand_no_more();
   const Clock::time_point end = Clock::now();
-  activity_.exposed_ += (end - begin_).count();
+  activity_.exposed_.end(end);
   if (activity_.trace_) {
     activity_.trace_->add(
         {.track = "waiting", .name = name_, .detail = -1, .begin = begin_, .end = end});
@@ -154,11 +155,13 @@ Activity::Waiting::~Waiting() {
 }
 
 Activity::Transfer::Transfer(Activity& activity, const char* track, std::string_view name)
-    : activity_(activity), track_(track), name_(name) {}
+    : activity_(activity), track_(track), name_(name) {
+  activity.communication_.begin(begin_);
+}
 
 Activity::Transfer::~Transfer() {
   const Clock::time_point end = Clock::now();
-  activity_.communication_ += (end - begin_).count();
+  activity_.communication_.end(end);
   if (activity_.trace_) {
     activity_.trace_->add(
         {.track = track_, .name = name_, .detail = -1, .begin = begin_, .end = end});
@@ -186,9 +189,9 @@ double Activity::gpu_seconds() const {
 
 std::optional<Activity::Communication> Activity::take_communication() {
   take_gpu_spans();
-  const Communication taken = {
-      .seconds = seconds_of(Clock::duration(communication_.exchange(0))),
-      .exposed_seconds = seconds_of(Clock::duration(exposed_.exchange(0)))};
+  const Clock::time_point now = Clock::now();
+  const Communication taken = {.seconds = seconds_of(communication_.take(now)),
+                               .exposed_seconds = seconds_of(exposed_.take(now))};
   return ran_untimed_.exchange(false) ? std::nullopt : std::optional(taken);
 }
 
@@ -202,11 +205,10 @@ void Activity::take_gpu_spans() {
     return;
   }
   for (const StreamSpans::Taken& span : gpu_spans_->take()) {
-    const Clock::rep length = (span.end - span.begin).count();
     if (span.label.kind == StreamSpans::Kind::transfer) {
-      communication_ += length;
+      communication_.add(span.begin, span.end);
     } else if (span.label.kind == StreamSpans::Kind::waiting) {
-      exposed_ += length;
+      exposed_.add(span.begin, span.end);
     }
     if (trace_) {
       trace_->add({.track = span.label.track,

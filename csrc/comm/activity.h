@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "csrc/comm/covered_time.h"
 #include "csrc/comm/stream_spans.h"
 #include "csrc/core/device.h"
 #include "csrc/core/trace.h"
@@ -115,9 +116,9 @@ class Activity {
   // How long it has waited for the GPU, which stands in one collective.
   double gpu_seconds() const;
 
-  // Since the last call: what all communication took, and for how much of it the rank's own thread,
-  // or the GPU's stream of its work, stood and waited. Nothing where collectives ran on the GPU
-  // untimed.
+  // Since the last call: for how long anything moved, however much of it at a time, and for how long
+  // the rank's own thread, or the GPU's stream of its work, stood and waited. Neither is more than the
+  // time since then. Nothing where collectives ran on the GPU untimed.
   struct Communication {
     double seconds = 0;
     double exposed_seconds = 0;
@@ -152,8 +153,8 @@ class Activity {
   Clock::time_point phase_begin_ = Clock::now();
   std::atomic<Stands> stands_ = Stands::nowhere;
   std::atomic<Clock::rep> last_progress_{Clock::now().time_since_epoch().count()};
-  std::atomic<Clock::rep> communication_ = 0;
-  std::atomic<Clock::rep> exposed_ = 0;
+  CoveredTime communication_;
+  CoveredTime exposed_;
   std::optional<Trace> trace_;
   Stream gpu_stream_;
   std::optional<StreamSpans> gpu_spans_;

@@ -6,6 +6,7 @@
 #include <utility>
 #include <variant>
 
+#include "csrc/config/config_file.h"
 #include "csrc/config/machine.h"
 #include "csrc/config/path_text.h"
 #include "csrc/config/presets.h"
@@ -273,6 +274,7 @@ Config parse_config(std::string_view text,
 }
 
 std::string read_config(const std::filesystem::path& file) {
+  require_config_file(file);
   try {
     return read_text(file, kMaxYamlBytes);
   } catch (const DataError& error) {

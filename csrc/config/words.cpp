@@ -7,6 +7,48 @@
 namespace memphis {
 namespace {
 
+// Words of other programs, and what they mean here.
+struct Synonym {
+  std::string_view theirs;
+  std::string_view ours;
+};
+constexpr Synonym kSynonyms[] = {
+    {"gpu", "cuda"},
+    {"nvidia", "cuda"},
+    {"host", "cpu"},
+    {"float64", "f64"},
+    {"fp64", "f64"},
+    {"double", "f64"},
+    {"float32", "f32"},
+    {"fp32", "f32"},
+    {"float", "f32"},
+    {"bfloat16", "bf16"},
+    {"lr", "learning_rate"},
+    {"wd", "weight_decay"},
+    {"grad_clip", "clip_norm"},
+    {"max_grad_norm", "clip_norm"},
+    {"max_steps", "steps"},
+    {"iterations", "steps"},
+    {"warmup", "warmup_steps"},
+    {"batch_size", "global_batch"},
+    {"seq_len", "sequence_length"},
+    {"block_size", "sequence_length"},
+    {"hidden_size", "d_model"},
+    {"dim", "d_model"},
+    {"n_layer", "num_layers"},
+    {"n_layers", "num_layers"},
+    {"layers", "num_layers"},
+    {"n_head", "num_heads"},
+    {"n_heads", "num_heads"},
+    {"heads", "num_heads"},
+    {"intermediate_size", "ffn_dim"},
+    {"top_k", "experts_per_token"},
+    {"output_dir", "dir"},
+    {"infer", "generate"},
+    {"sample", "generate"},
+    {"benchmark", "bench"},
+};
+
 // Optimal string alignment distance (Damerau 1964, Levenshtein 1966).
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
@@ -33,6 +75,12 @@ std::string_view nearest_word(std::string_view word,
   constexpr std::size_t kMaxLength = 64;  // longer ones are no typing error, and cost length^2
   if (word.size() > kMaxLength) {
     return {};
+  }
+  for (const Synonym& synonym : kSynonyms) {
+    if (synonym.theirs == word &&
+        std::find(candidates.begin(), candidates.end(), synonym.ours) != candidates.end()) {
+      return synonym.ours;
+    }
   }
   // A third of the letters, at least two, but never so many that nothing of a short word is left.
   const std::size_t limit = std::min(std::max<std::size_t>(2, word.size() / 3), word.size() / 2);

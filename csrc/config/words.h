@@ -7,8 +7,9 @@
 
 namespace memphis {
 
-// The one of `candidates` that was probably meant by `word`: the nearest by edit distance, empty if
-// none is near. A neighbouring pair of letters that changed places counts as one edit.
+// The one of `candidates` that was probably meant by `word`: what another program calls so, as `gpu`
+// for cuda and `lr` for learning_rate, or else the nearest by edit distance; empty if none is near. A
+// neighbouring pair of letters that changed places counts as one edit.
 std::string_view nearest_word(std::string_view word,
                               const std::vector<std::string_view>& candidates);
 

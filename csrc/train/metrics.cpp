@@ -2,7 +2,9 @@
 #include "csrc/train/metrics.h"
 
 #include <cerrno>
+#include <chrono>
 #include <cmath>
+#include <ctime>
 
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
@@ -43,6 +45,22 @@ std::string kept_lines(const std::string& text, std::int64_t last_step) {
     kept += step_of(object) <= last_step ? line + "\n" : "";
   });
   return kept;
+}
+
+// "2026-01-31T23:59:59.123Z", the time now: the same text in every time zone.
+std::string utc_now() {
+  const auto now = std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+  const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
+  std::tm utc{};
+  gmtime_r(&seconds, &utc);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+                     utc.tm_year + 1900,
+                     utc.tm_mon + 1,
+                     utc.tm_mday,
+                     utc.tm_hour,
+                     utc.tm_min,
+                     utc.tm_sec,
+                     now.time_since_epoch().count() % 1000);
 }
 
 std::string duration(double seconds) {
@@ -112,6 +130,7 @@ void MetricsFile::write_step(const StepRecord& record) {
   const StepResult& result = record.result;
   nlohmann::ordered_json line = {
       {"step", record.step},
+      {"time", utc_now()},
       {"loss", result.loss},
       {"balance_loss", result.balance},
       {"router_z_loss", result.router_z},
@@ -138,6 +157,7 @@ void MetricsFile::write_validation(std::int64_t step,
                                    std::int64_t targets,
                                    double elapsed_seconds) {
   const nlohmann::ordered_json line = {{"step", step},
+                                       {"time", utc_now()},
                                        {"validation_loss", loss},
                                        {"validation_targets", targets},
                                        {"elapsed_seconds", elapsed_seconds}};
@@ -145,7 +165,7 @@ void MetricsFile::write_validation(std::int64_t step,
 }
 
 void MetricsFile::write_sample(std::int64_t step, std::string_view text) {
-  const nlohmann::ordered_json line = {{"step", step}, {"sample", text}};
+  const nlohmann::ordered_json line = {{"step", step}, {"time", utc_now()}, {"sample", text}};
   // A sample of bytes need not be UTF-8.
   write_line(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
@@ -202,7 +222,7 @@ std::string progress_line(const MetricsFile::StepRecord& record,
                          100 * tokens_per_second * flops_per_token.unhalved / *peak)
            : fmt::format("{:.1f} GFLOP/s", flops_per_second * 1e-9);
   return fmt::format(
-      "step {}/{}  loss {:.4f}  grad {:.3f}  lr {:.2e}  load {:.2f}  {:.0f} tok/s  {}  "
+      "step {}/{}  loss {:.4f}  grad {:.3f}  lr {:.2e}  busiest expert {:.2f}x  {:.0f} tok/s  {}  "
       "eta {}",
       record.step,
       last_step,

@@ -17,14 +17,7 @@ namespace memphis {
 
 // metrics.jsonl of a run: one JSON object a line, written line by line. PreflightError where a line
 // cannot be written, of which then nothing stays in the file.
-//
-//   {"step", "loss", "balance_loss", "router_z_loss", "grad_norm", "learning_rate",
-//    "expert_load_max", "tokens", "samples", "seconds", "tokens_per_second",
-//    "model_flops_per_second", "data_seconds", "model_seconds", "optimizer_seconds",
-//    "communication_seconds", "exposed_seconds"}; the last two unless GPUs exchange and nobody
-//                                               times it (metrics.trace does)
-//   {"step", "validation_loss", "validation_targets", "elapsed_seconds"}
-//   {"step", "sample"}
+// Its keys are in metric_keys.h.
 class MetricsFile {
  public:
   // Opens for appending. A line of a step after `resumed_step`, written before the run was killed,
@@ -97,7 +90,8 @@ class Report {
 // device whose peak is not known, the CPU among them.
 std::optional<double> peak_flops_per_second(Device device, int num_ranks);
 
-// "step 120/2000 loss 1.8342 grad 0.71 lr 3.1e-03 12034 tok/s 102.6 GFLOP/s eta 2m05s".
+// "step 120/2000  loss 1.8342  grad 0.710  lr 3.10e-03  busiest expert 1.24x  12034 tok/s
+// 102.6 GFLOP/s  eta 2m05s".
 std::string progress_line(const MetricsFile::StepRecord& record,
                           std::int64_t last_step,
                           double seconds_per_step,

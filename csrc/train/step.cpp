@@ -61,6 +61,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   result.tokens = global_batch * config_.batch.sequence_length;
 
   Activity& activity = groups_.activity();
+  activity.take_communication();  // of what went before the step
   activity.begin_step(step);
   activity.enter("data");
   begin_.record(stream_);

@@ -30,7 +30,7 @@ struct StepResult {
   double data_seconds = 0;
   double model_seconds = 0;  // forward and backward
   double optimizer_seconds = 0;
-  // Of all groups of this rank. What is not exposed is hidden behind the work.
+  // Within the step, of all groups of this rank. What is not exposed is hidden behind the work.
   std::optional<Activity::Communication> communication;
 };
 

@@ -646,7 +646,6 @@ void Trainer::train(const Owed& owed) {
     if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
       save();
     }
-    world_.activity().take_communication();  // which is not the next step's
     world_.activity().enter("end of the step");
     if (why == 0) {
       why = agree_to_stop();

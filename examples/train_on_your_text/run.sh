@@ -11,7 +11,7 @@ for file in "$@"; do
 done
 
 files=$(realpath -e -- "$@" | sed 's/.*/"&"/' | paste -sd ,)
-preset=$(default_preset)
+preset=$(preset_to_run)
 bash "$root/launch/build.sh" "$preset"
 cd -- "$root"
 memphis=build/$preset/memphis

@@ -145,6 +145,54 @@ TEST_P(Streams, CommunicationOnAStreamCountsAsHiddenButForWhatWaitsForIt) {
   EXPECT_EQ(activity.take_communication()->seconds, 0);
 }
 
+CoveredTime::Clock::time_point at(CoveredTime::Clock::time_point origin, int seconds) {
+  return origin + std::chrono::seconds(seconds);
+}
+
+TEST(CoveredTime, CountsWhatOverlapsOnce) {
+  CoveredTime time;
+  const auto start = CoveredTime::Clock::now();
+  time.begin(at(start, 1));
+  time.begin(at(start, 2));
+  time.end(at(start, 3));
+  time.end(at(start, 5));
+  time.add(at(start, 4), at(start, 6));
+  time.add(at(start, 8), at(start, 9));
+  EXPECT_EQ(time.take(at(start, 10)), std::chrono::seconds(6));
+  EXPECT_EQ(time.take(at(start, 20)), std::chrono::seconds(0));
+}
+
+TEST(CoveredTime, WhatGoesOnCountsOnBothSidesOfACallAndIsNeverMoreThanTheTime) {
+  CoveredTime time;
+  const auto start = CoveredTime::Clock::now();
+  time.take(start);
+  time.begin(at(start, 1));
+  EXPECT_EQ(time.take(at(start, 4)), std::chrono::seconds(3));
+  EXPECT_EQ(time.take(at(start, 6)), std::chrono::seconds(2));
+  time.end(at(start, 7));
+  time.add(at(start, 2), at(start, 8));  // told of late: what lies before is over
+  time.add(at(start, 8), at(start, 30));
+  EXPECT_EQ(time.take(at(start, 9)), std::chrono::seconds(3));
+}
+
+TEST(Activity, TransfersAtOneTimeCountOnce) {
+  Activity activity;
+  activity.take_communication();
+  const auto begin = Activity::Clock::now();
+  {
+    const Activity::Transfer gather(activity, "a", "gather");
+    const Activity::Transfer reduce(activity, "b", "reduce");
+    const Activity::Waiting waiting(activity, "a", "gather");
+    std::this_thread::sleep_for(kShort);
+  }
+  const auto taken = activity.take_communication();
+  const double elapsed = std::chrono::duration<double>(Activity::Clock::now() - begin).count();
+  ASSERT_TRUE(taken.has_value());
+  EXPECT_GE(taken->seconds, std::chrono::duration<double>(kShort).count());
+  EXPECT_LE(taken->seconds, elapsed);
+  EXPECT_LE(taken->exposed_seconds, taken->seconds);
+}
+
 TEST(Activity, CommunicationThatNobodyTimesIsNotTakenForNone) {
   Activity activity;
   EXPECT_TRUE(activity.take_communication().has_value());

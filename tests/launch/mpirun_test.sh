@@ -13,11 +13,12 @@ source "$root/tests/launch/mpirun_starts.sh"
 
 binary=$(realpath -- "$1")
 skip_unless_mpirun_starts mpirun
-scratch=$(mktemp -d)
+scratch=$(realpath -- "$(mktemp -d)")/a\ place  # whose name has a space
+mkdir -- "$scratch"
 script=  # its process
 tear_down() {
   [[ -z $script ]] || kill -KILL "$script" 2>/dev/null || true
-  rm -rf -- "$scratch"
+  rm -rf -- "${scratch%/*}"
 }
 trap tear_down EXIT
 
@@ -75,7 +76,7 @@ for signal in TERM INT HUP USR1; do
 done
 
 job killed
-kill -KILL "$(pgrep --newest --full "^build/[a-z]*/memphis train .* run\.dir=$scratch/killed$")"
+kill -KILL "$(pgrep --newest --full "/build/[a-z]*/memphis train .* run\.dir=$scratch/killed$")"
 expect "a rank that is killed is lost" ends killed 11
 expect "and named" says killed "is gone (killed, or out of memory)"
 
@@ -84,4 +85,18 @@ expect "a bad config has the program's code" ends refused 2
 
 job whole schedule.steps=3
 expect "so has a job that is done" ends whole 0
+
+# Paths count from where the user stands: those of the config, of an override, and of the config itself.
+mkdir -p -- "$scratch/user" "$scratch/configs"
+cp -- "$root/README.md" "$scratch/user/letters.txt"
+cp -- "$scratch/tiny.yaml" "$scratch/user/mine.yaml"
+cp -- "$scratch/tiny.yaml" "$scratch/configs/shipped.yaml"
+stands() {
+  (cd -- "$scratch/user" && bash "$scratch/launch/mpirun.sh" 2 "$@" 'data.train=[letters.txt]' \
+    run.dir=mine schedule.steps=3 >"$scratch/stands.log" 2>&1) || { tail -n 20 -- "$scratch/stands.log" && false; }
+}
+expect "a job starts from where the user stands" stands mine.yaml
+expect "its run lies there" test -e "$scratch/user/mine/metrics.jsonl"
+expect "a config of the repository is found from anywhere" stands configs/shipped.yaml run.resume=auto
+expect "and goes on with that run" says stands "nothing to do: mine has step 3"
 ((num_failed == 0))

@@ -3,16 +3,23 @@
 
 #include <csignal>
 #include <filesystem>
+#include <map>
 #include <optional>
+#include <regex>
+#include <sstream>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
 #include "csrc/core/device.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
+#include "csrc/train/metric_keys.h"
 #include "tests/support/temporary_directory.h"
 
 namespace memphis::test {
@@ -30,11 +37,51 @@ TEST(MetricsFile, DropsWhatWillBeWrittenAgainAndATornLine) {
     MetricsFile metrics(path, 20);
     metrics.write_sample(21, "a \xff b");
   }
-  EXPECT_EQ(read_text(path),
-            "{\"step\":19,\"loss\":2.0}\n"
-            "{\"step\":20,\"loss\":1.5}\n"
-            "{\"step\":20,\"validation_loss\":1.6}\n"
-            "{\"step\":21,\"sample\":\"a \xef\xbf\xbd b\"}\n");
+  const std::string kept =
+      "{\"step\":19,\"loss\":2.0}\n"
+      "{\"step\":20,\"loss\":1.5}\n"
+      "{\"step\":20,\"validation_loss\":1.6}\n";
+  const std::string text = read_text(path);
+  EXPECT_EQ(text.substr(0, kept.size()), kept);
+  const auto written = nlohmann::json::parse(text.substr(kept.size()));
+  EXPECT_EQ(written.at("step"), 21);
+  EXPECT_EQ(written.at("sample"), "a \xef\xbf\xbd b");
+}
+
+// Each kind of line has the keys that are documented, in their order, and no other.
+TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "metrics.jsonl";
+  {
+    MetricsFile metrics(path, 0);
+    MetricsFile::StepRecord record;
+    record.step = 1;
+    record.seconds = 1;
+    record.result.communication.emplace();
+    metrics.write_step(record);
+    metrics.write_validation(1, 2.0, 3, 4.0);
+    metrics.write_sample(1, "text");
+  }
+  std::map<std::string_view, std::vector<std::string>> documented;
+  for (const MetricKey& key : metric_keys()) {
+    documented[key.line].emplace_back(key.key);
+    EXPECT_FALSE(key.meaning.empty()) << key.key;
+  }
+  std::istringstream lines(read_text(path));
+  const std::regex utc("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z");
+  for (const char* kind : {"step", "validation", "sample"}) {
+    std::string line;
+    ASSERT_TRUE(std::getline(lines, line)) << kind;
+    std::vector<std::string> keys;
+    const auto object = nlohmann::ordered_json::parse(line);
+    for (const auto& [key, value] : object.items()) {
+      keys.push_back(key);
+      if (key == "time") {
+        EXPECT_TRUE(std::regex_match(value.get<std::string>(), utc)) << value;
+      }
+    }
+    EXPECT_EQ(keys, documented[kind]) << line;
+  }
 }
 
 TEST(MetricsFile, TellsWhatItHasOfAStep) {

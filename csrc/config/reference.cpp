@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/config/reference.h"
+
+#include <algorithm>
+#include <array>
+#include <sstream>
+#include <vector>
+
+#include "csrc/config/scalar.h"
+#include "csrc/config/schema.h"
+#include "csrc/config/words.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+constexpr std::array kTexts = {
+    KeyText{"model.preset",
+            "",
+            "none",
+            "A model to start from: its values stand for the keys of `model` that are not given."},
+    KeyText{"model.vocab_size",
+            "tokens",
+            "",
+            "Size of the vocabulary. The byte tokenizer needs 259; a multiple of 64 keeps a GPU's "
+            "products aligned."},
+    KeyText{"model.num_layers", "", "", "Blocks of attention and experts."},
+    KeyText{"model.d_model", "", "", "Width of the residual stream."},
+    KeyText{"model.num_heads", "", "", "Query heads of a layer."},
+    KeyText{"model.num_kv_heads",
+            "",
+            "num_heads",
+            "Key/value heads of a layer; must divide num_heads."},
+    KeyText{"model.head_dim",
+            "",
+            "d_model / num_heads",
+            "Width of a head; even, for the rotary embedding."},
+    KeyText{"model.ffn_dim", "", "", "Hidden width of one expert."},
+    KeyText{"model.num_experts", "", "", "Experts of a layer."},
+    KeyText{"model.experts_per_token", "", "", "Experts that each token visits."},
+    KeyText{"model.dense_ffn_dim",
+            "",
+            "",
+            "Hidden width of a dense FFN beside the experts, as in Grok-2; 0: none."},
+    KeyText{"model.embedding_multiplier", "", "sqrt(d_model)", "Scales the embeddings."},
+    KeyText{"model.output_multiplier", "", "", "Scales the logits."},
+    KeyText{
+        "model.attention_multiplier", "", "1 / sqrt(head_dim)", "Scales the scores of attention."},
+    KeyText{
+        "model.attention_cap", "", "", "Soft cap c of the scores, c * tanh(score / c); 0: none."},
+    KeyText{"model.router_cap", "", "", "Soft cap of the router's logits; 0: none."},
+    KeyText{"model.final_cap", "", "", "Soft cap of the logits; 0: none."},
+    KeyText{"model.attention_temperature_len",
+            "positions",
+            "",
+            "From which position on scores are scaled up with the logarithm of the position; 0: "
+            "never."},
+    KeyText{"model.rope_theta", "", "", "Base of the rotary embedding's wavelengths."},
+    KeyText{"model.tie_embeddings", "", "", "Whether the embedding is the output matrix, too."},
+    KeyText{"model.norm_eps", "", "", "Added to the mean square under the root of RMSNorm."},
+    KeyText{"model.pad_id",
+            "token id",
+            "",
+            "Token that is no key of attention and no target; -1: none."},
+    KeyText{"model.max_sequence_length",
+            "tokens",
+            "batch.sequence_length",
+            "What config.json of a checkpoint says that the model takes, and where `memphis "
+            "generate` stops."},
+    KeyText{"model.init",
+            "",
+            "",
+            "How weights are drawn: fan_in gives each matrix N(0, 1/inputs), normal gives all N(0, "
+            "init_std^2)."},
+    KeyText{"model.init_std", "", "", "Standard deviation of weights under init=normal."},
+    KeyText{"model.router_init_std", "", "", "Standard deviation of the router's weights."},
+
+    KeyText{"run.dir", "", "", "Where checkpoints, metrics.jsonl and the resolved config go."},
+    KeyText{"run.device", "", "", "What to run on; auto: the GPU where there is one."},
+    KeyText{"run.seed",
+            "",
+            "",
+            "Of weights, the order of samples and sampled text: same seed, same bits."},
+    KeyText{"run.resume",
+            "",
+            "",
+            "auto: go on from the newest checkpoint in run.dir if there is one; required: fail if "
+            "there is none; never: start over where that loses nothing."},
+    KeyText{"run.lost_seconds",
+            "seconds",
+            "",
+            "After how much silence of a rank the job ends; 0: never, for a debugger."},
+    KeyText{"run.hang_seconds",
+            "seconds",
+            "",
+            "After how long in a collective to which a living rank does not come the job ends; 0: "
+            "never."},
+
+    KeyText{"parallel.pipeline", "ranks", "", "Stages of layers. Only 1 yet."},
+    KeyText{"parallel.data",
+            "ranks",
+            "what the other degrees leave",
+            "Ranks that share out the samples of a batch."},
+    KeyText{"parallel.context",
+            "ranks",
+            "",
+            "Ranks that share out a sequence's positions throughout. Only 1 yet."},
+    KeyText{"parallel.expert", "ranks", "", "Ranks that share out the experts of a layer."},
+    KeyText{"parallel.tensor",
+            "ranks",
+            "",
+            "Ranks that share out the heads and widths of dense layers."},
+    KeyText{"parallel.expert_tensor",
+            "ranks",
+            "",
+            "Ranks that share out the hidden width of each expert."},
+    KeyText{"parallel.zero",
+            "",
+            "",
+            "What ranks with the same parameters keep a piece of each: 0 nothing, 1 the "
+            "optimizer's state, 2 gradients too."},
+    KeyText{"parallel.bucket_mib",
+            "MiB",
+            "",
+            "How much of gradients, in f32, is reduced at a time while the backward pass goes on."},
+    KeyText{"parallel.sequence_parallel",
+            "",
+            "",
+            "Whether tensor ranks share out the positions between their products as well."},
+    KeyText{"parallel.expert_buffer",
+            "times an equal share",
+            "",
+            "Rows that a rank's experts have room for in a micro-batch; 0: room for every case."},
+
+    KeyText{
+        "data.train", "", "memphis's own sources", "Text to train on: files, directories, globs."},
+    KeyText{"data.validation",
+            "",
+            "the held-out end of data.train",
+            "Text to measure the validation loss on: files, directories, globs."},
+    KeyText{"data.held_out",
+            "fraction",
+            "",
+            "How much of the end of data.train is held out where data.validation is empty; 0: "
+            "nothing."},
+    KeyText{"data.tokenizer", "", "", "byte: a token is a byte, or one of pad, begin and end."},
+
+    KeyText{"batch.sequence_length", "tokens", "", "Tokens of a sample."},
+    KeyText{"batch.micro_batch", "sequences", "", "Samples that a rank has in memory at a time."},
+    KeyText{"batch.global_batch",
+            "sequences",
+            "",
+            "Samples of a step, over all ranks; a multiple of micro_batch times parallel.data."},
+
+    KeyText{"optimizer.learning_rate", "", "", "Peak of the schedule."},
+    KeyText{"optimizer.beta1", "", "", "Decay of AdamW's first moment."},
+    KeyText{"optimizer.beta2", "", "", "Decay of AdamW's second moment."},
+    KeyText{"optimizer.eps", "", "", "Added to the root of the second moment."},
+    KeyText{"optimizer.weight_decay",
+            "",
+            "",
+            "Of matrices, decoupled: times the learning rate, each step."},
+    KeyText{"optimizer.clip_norm", "", "", "Largest norm of the whole gradient; 0: none."},
+
+    KeyText{"schedule.steps", "steps", "", "Where the run ends."},
+    KeyText{"schedule.warmup_steps",
+            "steps",
+            "",
+            "Over which the learning rate rises from 0 in a line."},
+    KeyText{"schedule.decay",
+            "",
+            "",
+            "How the learning rate falls after that: cosine to the end, wsd at the end only, "
+            "constant not at all."},
+    KeyText{"schedule.decay_steps",
+            "steps",
+            "steps / 5",
+            "Length of wsd's fall at the end, in a line."},
+    KeyText{"schedule.min_ratio", "", "", "Last learning rate over the peak."},
+
+    KeyText{"loss.balance",
+            "",
+            "",
+            "Weight of the loss that spreads tokens over experts, summed over layers."},
+    KeyText{"loss.router_z",
+            "",
+            "",
+            "Weight of the loss that keeps the router's logits small, summed over layers."},
+
+    KeyText{"precision.compute",
+            "",
+            "",
+            "What products are computed in; auto: bf16 on cuda, f32 on cpu. f64 is for the CPU."},
+
+    KeyText{"checkpoint.every",
+            "steps",
+            "",
+            "Between checkpoints; the last step is always saved. 0: that alone."},
+    KeyText{"checkpoint.keep", "checkpoints", "", "How many of the newest stay."},
+
+    KeyText{"metrics.every",
+            "steps",
+            "",
+            "Between progress lines in the log; metrics.jsonl has every step."},
+    KeyText{"metrics.validate_every",
+            "steps",
+            "",
+            "Between validation losses, of which the end has one too; 0: that alone."},
+    KeyText{"metrics.validate_batches",
+            "micro-batches",
+            "",
+            "How much text a validation loss is measured on; 0: all that is held out."},
+    KeyText{"metrics.sample_every",
+            "steps",
+            "",
+            "Between samples of the model's text, of which the end has one too; 0: none at all."},
+    KeyText{"metrics.sample_tokens", "tokens", "", "Length of a sample."},
+    KeyText{"metrics.sample_prompt", "", "", "What a sample goes on from."},
+    KeyText{"metrics.sample_temperature",
+            "",
+            "",
+            "How freely a sample is drawn; 0: the most probable token each time."},
+    KeyText{"metrics.trace",
+            "",
+            "",
+            "Whether to write what each rank did when to run.dir/trace, for ui.perfetto.dev."},
+};
+
+// A value's type with its range: "integer, 1 to 4096".
+struct TypeOf {
+  std::string operator()(const Integer& target) const {
+    return "integer, " + std::to_string(target.low) + " to " + std::to_string(target.high);
+  }
+  std::string operator()(const Number& target) const {
+    return std::string("number, ") + (target.low_kind == Number::Low::above ? "above " : "") +
+           print_number(target.low) + " to " +
+           (target.high_kind == Number::High::below ? "below " : "") + print_number(target.high);
+  }
+  std::string operator()(const Switch& /*target*/) const { return "true or false"; }
+  std::string operator()(const Text& /*target*/) const { return "text"; }
+  std::string operator()(const TextList& /*target*/) const { return "list of texts"; }
+  std::string operator()(const Choice& target) const {
+    std::vector<std::string_view> words;
+    std::copy_if(target.words.begin(),
+                 target.words.end(),
+                 std::back_inserter(words),
+                 [](std::string_view word) { return !word.empty(); });
+    return join_words(words, "or");
+  }
+};
+
+const KeyText& text_of(const Field& field) {
+  const std::string path = field.path();
+  const auto text = std::find_if(
+      kTexts.begin(), kTexts.end(), [&](const KeyText& each) { return each.path == path; });
+  require(text != kTexts.end(), path + " has no text in csrc/config/reference.cpp");
+  return *text;
+}
+
+std::string default_of(const Field& field, const KeyText& text) {
+  const Integer* integer = std::get_if<Integer>(&field.target);
+  if (integer != nullptr && integer->required) {
+    return "none: required";
+  }
+  return text.derived.empty() ? print(field) : std::string(text.derived);
+}
+
+// At spaces, to lines of at most `width`, each behind `indent`.
+std::string wrapped(std::string_view text, std::string_view indent, std::size_t width) {
+  std::istringstream words{std::string(text)};
+  std::string lines;
+  std::string line;
+  for (std::string word; words >> word;) {
+    if (!line.empty() && indent.size() + line.size() + 1 + word.size() > width) {
+      lines += std::string(indent) + line + "\n";
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + word;
+  }
+  return lines + std::string(indent) + line + "\n";
+}
+
+std::string without_marks(std::string_view text) {
+  std::string plain(text);
+  std::erase(plain, '`');
+  return plain;
+}
+
+// A cell of a Markdown table.
+std::string cell(const std::string& text) {
+  std::string escaped;
+  for (const char c : text) {
+    escaped += c == '|' ? std::string("\\|") : std::string(1, c);
+  }
+  return escaped;
+}
+
+std::vector<std::string_view> sections_of(const std::vector<Field>& fields) {
+  std::vector<std::string_view> sections;
+  for (const Field& field : fields) {
+    if (sections.empty() || sections.back() != field.section) {
+      sections.push_back(field.section);
+    }
+  }
+  return sections;
+}
+
+[[noreturn]] void refuse_name(std::string_view wanted, const std::vector<Field>& fields) {
+  std::vector<std::string> names;
+  for (const std::string_view section : sections_of(fields)) {
+    names.emplace_back(section);
+  }
+  for (const Field& field : fields) {
+    names.push_back(field.path());
+  }
+  std::string_view nearest = nearest_word(wanted, {names.begin(), names.end()});
+  // A key without its section.
+  for (const Field& field : fields) {
+    if (field.key == wanted || (nearest.empty() && nearest_word(wanted, {field.key}) != "")) {
+      nearest = *std::find(names.begin(), names.end(), field.path());
+      break;
+    }
+  }
+  throw ConfigError("there is no key or section " + std::string(wanted) +
+                    " (a key is section.key); " +
+                    (nearest.empty() ? "the sections are " + join_words(sections_of(fields), "and")
+                                     : "did you mean " + std::string(nearest) + "?"));
+}
+
+}  // namespace
+
+std::span<const KeyText> key_texts() {
+  return kTexts;
+}
+
+std::string describe_keys(std::string_view wanted) {
+  constexpr std::size_t kWidth = 100;
+  Config config;
+  const std::vector<Field> fields = fields_of(config);
+  std::string described;
+  for (const Field& field : fields) {
+    if (!wanted.empty() && wanted != field.section && wanted != field.path()) {
+      continue;
+    }
+    const KeyText& text = text_of(field);
+    described += field.path() + "\n" + wrapped(without_marks(text.meaning), "    ", kWidth) +
+                 wrapped(std::visit(TypeOf{}, field.target) +
+                             (text.unit.empty() ? "" : ", in " + std::string(text.unit)) +
+                             "; default: " + default_of(field, text),
+                         "    ",
+                         kWidth);
+  }
+  if (described.empty()) {
+    refuse_name(wanted, fields);
+  }
+  return described;
+}
+
+std::string config_reference() {
+  Config config;
+  const std::vector<Field> fields = fields_of(config);
+  std::string text =
+      "# The keys of a config\n\n"
+      "Written by `memphis docs config --markdown`, from csrc/config/. A config is YAML: sections "
+      "of\n"
+      "keys. On the command line `section.key=value` takes the place of what the file says.\n";
+  std::string_view section;
+  for (const Field& field : fields) {
+    if (field.section != section) {
+      section = field.section;
+      text += "\n## " + std::string(section) +
+              "\n\n| key | type and range | unit | default | meaning |\n"
+              "| --- | --- | --- | --- | --- |\n";
+    }
+    const KeyText& key = text_of(field);
+    text += "| `" + std::string(field.key) + "` | " + cell(std::visit(TypeOf{}, field.target)) +
+            " | " + cell(std::string(key.unit)) + " | " + cell(default_of(field, key)) + " | " +
+            cell(std::string(key.meaning)) + " |\n";
+  }
+  return text;
+}
+
+}  // namespace memphis

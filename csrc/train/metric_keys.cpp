@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/metric_keys.h"
+
+#include <array>
+
+#include <spdlog/fmt/fmt.h>
+
+namespace memphis {
+namespace {
+
+constexpr std::array kKeys = {
+    MetricKey{"step", "step", "", "Of which the line is."},
+    MetricKey{"step", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{"step",
+              "loss",
+              "nats a token",
+              "Cross entropy of the targets, without the auxiliary losses."},
+    MetricKey{"step",
+              "balance_loss",
+              "",
+              "How unevenly tokens are spread over experts, mean over layers; 1: each has its "
+              "share. Without its weight loss.balance."},
+    MetricKey{"step",
+              "router_z_loss",
+              "",
+              "Mean square of the logarithm of the router's partition function, mean over layers. "
+              "Without its weight loss.router_z."},
+    MetricKey{"step", "grad_norm", "", "Of the whole gradient, before it is clipped."},
+    MetricKey{"step", "learning_rate", "", "Of this step."},
+    MetricKey{"step",
+              "expert_load_max",
+              "times an equal share",
+              "Tokens of the busiest expert, in the layer where it is worst, over what each would "
+              "have if all had equally many; in the last micro-batch of each rank. The log says "
+              "`busiest expert`."},
+    MetricKey{"step", "tokens", "tokens", "Of this step, over all ranks."},
+    MetricKey{"step", "samples", "sequences", "Of training text, since step 0."},
+    MetricKey{"step", "seconds", "seconds", "Of this step, by the clock, on rank 0."},
+    MetricKey{"step", "tokens_per_second", "tokens/s", "tokens over seconds."},
+    MetricKey{"step",
+              "model_flops_per_second",
+              "FLOP/s",
+              "What the model needs for these tokens, attention counted by its causal half, over "
+              "seconds."},
+    MetricKey{"step", "data_seconds", "seconds", "Of rank 0: reading the batch."},
+    MetricKey{"step", "model_seconds", "seconds", "Of rank 0: forward and backward pass."},
+    MetricKey{"step",
+              "optimizer_seconds",
+              "seconds",
+              "Of rank 0: norm of the gradient, clipping, AdamW."},
+    MetricKey{"step",
+              "communication_seconds",
+              "seconds",
+              "For how long within the step rank 0 exchanged anything with others, however much of "
+              "it at a time; never more than seconds. Left out where GPUs exchange and nobody "
+              "times it (metrics.trace does)."},
+    MetricKey{"step",
+              "exposed_seconds",
+              "seconds",
+              "For how long within the step rank 0 stood and waited for others; the rest of "
+              "communication_seconds is hidden behind work. Left out with it."},
+    MetricKey{"validation", "step", "", "After which it was measured."},
+    MetricKey{"validation", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{"validation",
+              "validation_loss",
+              "nats a token",
+              "Cross entropy over the text that is held out."},
+    MetricKey{"validation", "validation_targets", "tokens", "Over how many that is the mean."},
+    MetricKey{"validation", "elapsed_seconds", "seconds", "Since this process began to train."},
+    MetricKey{"sample", "step", "", "After which it was drawn."},
+    MetricKey{"sample", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{
+        "sample",
+        "sample",
+        "text",
+        "What the model wrote behind metrics.sample_prompt; bytes that are no UTF-8 are replaced."},
+};
+
+std::string title_of(std::string_view line) {
+  if (line == "step") {
+    return "A line of a step";
+  }
+  return line == "sample" ? "A line of a sample of the model's text"
+                          : "A line of a validation loss";
+}
+
+}  // namespace
+
+std::span<const MetricKey> metric_keys() {
+  return kKeys;
+}
+
+std::string describe_metrics() {
+  std::string text;
+  std::string_view line;
+  for (const MetricKey& key : kKeys) {
+    if (key.line != line) {
+      text += fmt::format("{}{}:\n", line.empty() ? "" : "\n", title_of(key.line));
+      line = key.line;
+    }
+    text += fmt::format("  {:<24} {}{}\n",
+                        key.key,
+                        key.meaning,
+                        key.unit.empty() ? "" : fmt::format(" [{}]", key.unit));
+  }
+  return text;
+}
+
+std::string metrics_reference() {
+  std::string text =
+      "# The keys of metrics.jsonl\n\n"
+      "Written by `memphis docs metrics --markdown`, from csrc/train/. `run.dir/metrics.jsonl` has "
+      "one\n"
+      "JSON object a line: one for each step, and others for validation losses and samples.\n";
+  std::string_view line;
+  for (const MetricKey& key : kKeys) {
+    if (key.line != line) {
+      line = key.line;
+      text +=
+          fmt::format("\n## {}\n\n| key | unit | meaning |\n| --- | --- | --- |\n", title_of(line));
+    }
+    text += fmt::format("| `{}` | {} | {} |\n", key.key, key.unit, key.meaning);
+  }
+  return text;
+}
+
+}  // namespace memphis
