@@ -2,29 +2,25 @@
 #include "csrc/train/trainer.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
-#include <unistd.h>
 
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/read_back.h"
 #include "csrc/checkpoint/store.h"
-#include "csrc/comm/gpu_of_rank.h"
-#include "csrc/comm/sharing.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
-#include "csrc/core/memory_pools.h"
 #include "csrc/core/printable.h"
 #include "csrc/optim/lr_schedule.h"
+#include "csrc/train/agreement.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trace_file.h"
 #include "kernels/matmul/matmul.h"
@@ -42,7 +38,6 @@ class Clock {
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
-constexpr const char* kConfigName = "config.yaml";  // of run.dir
 constexpr const char* kMetricsName = "metrics.jsonl";
 
 // What helps against a loss that explodes.
@@ -54,107 +49,6 @@ bool due(std::int64_t step, std::int64_t every) {
 
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
-
-// Before anything follows from it.
-const Config& agreed(const Config& config, World& world, Communicator& all) {
-  world.activity().set_limits(
-      {.lost_seconds = config.run.lost_seconds, .hang_seconds = config.run.hang_seconds});
-  require_same(all, "the config", to_yaml(config));
-  return config;
-}
-
-// Each rank has opened what its machine has at these paths, and a step takes samples of all.
-Dataset agreed(Dataset dataset, Communicator& all) {
-  const auto describe = [](const char* key, const TokenStream* stream, const TokenRange& range) {
-    return stream == nullptr ? fmt::format("{}: nothing\n", key)
-                             : fmt::format("{}: {} of {} tokens, fingerprint {}\n",
-                                           key,
-                                           range.size(),
-                                           stream->num_tokens(),
-                                           stream->fingerprint());
-  };
-  require_same(all,
-               "the text",
-               describe("data.train", dataset.train.get(), dataset.train_range) +
-                   describe("data.validation", dataset.validation.get(), dataset.validation_range),
-               ExitCode::data);
-  return dataset;
-}
-
-// What all ranks that share a memory will take of it is there. None allocates before all have
-// looked.
-void require_memory(const MemoryPlan& plan, Device device, Communicator& all) {
-  const std::vector<MemoryPool> pools = memory_pools(device);
-  const std::int64_t most =
-      largest_of_all(all, static_cast<std::int64_t>(pools.size()), "memory.pools");
-  std::vector<MemoryDemand> demands;
-  for (std::size_t i = 0; i < static_cast<std::size_t>(most); ++i) {
-    // A rank that has fewer of them takes nothing of one that no rank has.
-    const bool own = i < pools.size();
-    const std::array<std::int64_t, 2> key =
-        own ? pools[i].identity : std::array<std::int64_t, 2>{-1, -1};
-    const Sharing sharing =
-        sum_of_those_with(all, key, static_cast<std::int64_t>(plan.total_bytes()), "memory.shared");
-    if (own) {
-      demands.push_back({.pool = pools[i].name,
-                         .free_bytes = pools[i].free_bytes,
-                         .num_ranks = sharing.num_ranks,
-                         .needed_bytes = static_cast<std::size_t>(sharing.sum)});
-    }
-  }
-  together(all, "memory", [&] {
-    for (const MemoryDemand& demand : demands) {
-      require_fits(plan, demand, device);
-    }
-  });
-}
-
-// One rank speaks for all, of what is wrong with the text too.
-Dataset open_text(const Config& config,
-                  const std::vector<std::string>& default_roots,
-                  Communicator& all) {
-  Dataset dataset;
-  together(all, "data.open", [&] {
-    dataset =
-        open_dataset(config.data, config.batch.sequence_length, default_roots, config.run.dir);
-  });
-  if (all.rank() == 0) {
-    for (const std::string& warning : dataset.warnings) {
-      spdlog::warn(warning);
-    }
-  }
-  return agreed(std::move(dataset), all);
-}
-
-// run.dir is this rank's too, before there is work that it cannot save.
-void require_shared(const std::filesystem::path& dir) {
-  // A machine that has looked for it in vain may believe so for half a minute yet, on NFS, unless
-  // it asks for more than a look.
-  std::error_code ignored;
-  std::filesystem::create_directories(dir, ignored);
-  if (!std::filesystem::exists(dir / kConfigName, ignored)) {
-    throw PreflightError(fmt::format(
-        "run.dir {} is not that of rank 0 (there is no {} that it wrote, seen from {}, and each "
-        "rank writes its part of a checkpoint); use one that all machines share",
-        dir.string(),
-        kConfigName,
-        std::filesystem::current_path().string()));
-  }
-  if (::access(dir.c_str(), W_OK | X_OK) != 0) {
-    throw PreflightError(
-        fmt::format("cannot write to run.dir {} ({}; each rank writes its part of a checkpoint); "
-                    "fix permissions or choose another run.dir",
-                    dir.string(),
-                    system_reason(errno)));
-  }
-}
-
-// The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
-Device take_device(const RunConfig& run, const World& world, Communicator& all) {
-  const Device device = resolve_device(run.device);
-  use_own_gpu(all, world.local_rank(), device);
-  return device;
-}
 
 }  // namespace
 
@@ -196,7 +90,7 @@ Trainer::Trainer(const Config& config,
                  World& world,
                  std::unique_ptr<Communicator> all)
     : world_(world),
-      config_(agreed(config, world, *all)),
+      config_(agreed_config(config, world, *all)),
       device_(take_device(config_.run, world, *all)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
@@ -333,7 +227,7 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
     } else {
       remove_nothing_saved(dir);
     }
-    write_text_atomically(dir / kConfigName, to_yaml(config_));
+    write_text_atomically(dir / kRunConfigName, to_yaml(config_));
   });
   together(groups_.all_host(), "run.dir.shared", [&] { require_shared(config_.run.dir); });
   return lock;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/agreement.h"
+
+#include <array>
+#include <cerrno>
+#include <utility>
+
+#include <spdlog/fmt/fmt.h>
+#include <unistd.h>
+
+#include "csrc/comm/gpu_of_rank.h"
+#include "csrc/comm/sharing.h"
+#include "csrc/comm/together.h"
+#include "csrc/config/load.h"
+#include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/core/log.h"
+#include "csrc/core/memory_pools.h"
+
+namespace memphis {
+namespace {
+
+// Each rank has opened what its machine has at these paths, and a step takes samples of all.
+Dataset agreed(Dataset dataset, Communicator& all) {
+  const auto describe = [](const char* key, const TokenStream* stream, const TokenRange& range) {
+    return stream == nullptr ? fmt::format("{}: nothing\n", key)
+                             : fmt::format("{}: {} of {} tokens, fingerprint {}\n",
+                                           key,
+                                           range.size(),
+                                           stream->num_tokens(),
+                                           stream->fingerprint());
+  };
+  require_same(all,
+               "the text",
+               describe("data.train", dataset.train.get(), dataset.train_range) +
+                   describe("data.validation", dataset.validation.get(), dataset.validation_range),
+               ExitCode::data);
+  return dataset;
+}
+
+}  // namespace
+
+const Config& agreed_config(const Config& config, World& world, Communicator& all) {
+  world.activity().set_limits(
+      {.lost_seconds = config.run.lost_seconds, .hang_seconds = config.run.hang_seconds});
+  require_same(all, "the config", to_yaml(config));
+  return config;
+}
+
+Device take_device(const RunConfig& run, const World& world, Communicator& all) {
+  const Device device = resolve_device(run.device);
+  use_own_gpu(all, world.local_rank(), device);
+  return device;
+}
+
+Dataset open_text(const Config& config,
+                  const std::vector<std::string>& default_roots,
+                  Communicator& all) {
+  Dataset dataset;
+  together(all, "data.open", [&] {
+    dataset =
+        open_dataset(config.data, config.batch.sequence_length, default_roots, config.run.dir);
+  });
+  if (all.rank() == 0) {
+    for (const std::string& warning : dataset.warnings) {
+      spdlog::warn(warning);
+    }
+  }
+  return agreed(std::move(dataset), all);
+}
+
+void require_memory(const MemoryPlan& plan, Device device, Communicator& all) {
+  const std::vector<MemoryPool> pools = memory_pools(device);
+  const std::int64_t most =
+      largest_of_all(all, static_cast<std::int64_t>(pools.size()), "memory.pools");
+  std::vector<MemoryDemand> demands;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(most); ++i) {
+    // A rank that has fewer of them takes nothing of one that no rank has.
+    const bool own = i < pools.size();
+    const std::array<std::int64_t, 2> key =
+        own ? pools[i].identity : std::array<std::int64_t, 2>{-1, -1};
+    const Sharing sharing =
+        sum_of_those_with(all, key, static_cast<std::int64_t>(plan.total_bytes()), "memory.shared");
+    if (own) {
+      demands.push_back({.pool = pools[i].name,
+                         .free_bytes = pools[i].free_bytes,
+                         .num_ranks = sharing.num_ranks,
+                         .needed_bytes = static_cast<std::size_t>(sharing.sum)});
+    }
+  }
+  together(all, "memory", [&] {
+    for (const MemoryDemand& demand : demands) {
+      require_fits(plan, demand, device);
+    }
+  });
+}
+
+void require_shared(const std::filesystem::path& dir) {
+  // A machine that has looked for it in vain may believe so for half a minute yet, on NFS, unless
+  // it asks for more than a look.
+  std::error_code ignored;
+  std::filesystem::create_directories(dir, ignored);
+  if (!std::filesystem::exists(dir / kRunConfigName, ignored)) {
+    throw PreflightError(fmt::format(
+        "run.dir {} is not that of rank 0 (there is no {} that it wrote, seen from {}, and each "
+        "rank writes its part of a checkpoint); use one that all machines share",
+        dir.string(),
+        kConfigName,
+        std::filesystem::current_path().string()));
+  }
+  if (::access(dir.c_str(), W_OK | X_OK) != 0) {
+    throw PreflightError(
+        fmt::format("cannot write to run.dir {} ({}; each rank writes its part of a checkpoint); "
+                    "fix permissions or choose another run.dir",
+                    dir.string(),
+                    system_reason(errno)));
+  }
+}
+
+}  // namespace memphis

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "csrc/comm/communicator.h"
+#include "csrc/config/config.h"
+#include "csrc/core/device.h"
+#include "csrc/data/dataset.h"
+#include "csrc/plan/memory.h"
+
+// What all ranks of a run have alike, and have at all, before one of them allocates or writes. Every
+// rank calls unless a function says otherwise, and where one rank refuses all throw.
+namespace memphis {
+
+inline constexpr const char* kRunConfigName = "config.yaml";  // of run.dir
+
+// `config`, which is that of every rank. From here on ranks watch each other as it says.
+const Config& agreed_config(const Config& config, World& world, Communicator& all);
+
+// The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
+Device take_device(const RunConfig& run, const World& world, Communicator& all);
+
+// The same text on every rank. The first one speaks for all, of what is wrong with the text too.
+Dataset open_text(const Config& config,
+                  const std::vector<std::string>& default_roots,
+                  Communicator& all);
+
+// What all ranks that share a memory will take of it is there: PreflightError, with the table of
+// `plan`, where it is not. None allocates before all have looked.
+void require_memory(const MemoryPlan& plan, Device device, Communicator& all);
+
+// run.dir is this rank's too, before there is work that it cannot save: PreflightError where it is
+// another one than the first rank's, or cannot be written to. Of one rank.
+void require_shared(const std::filesystem::path& dir);
+
+}  // namespace memphis
