@@ -342,8 +342,7 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
       if (!verdict.manifest) {
         throw CheckpointError(
             fmt::format("{} is no valid checkpoint ({}); name another, or its run directory for "
-                        "the newest that "
-                        "is",
+                        "the newest that is",
                         path.string(),
                         verdict.reason));
       }

@@ -173,8 +173,7 @@ void StoredPieces::read(const std::string& tensor,
           piece.local.begin > part_elements - piece.local.count) {
         throw CheckpointError(
             fmt::format("{}: '{}' is a piece of a tensor of another shape (the checkpoint is of "
-                        "another model); "
-                        "use the config that wrote it",
+                        "another model); use the config that wrote it",
                         piece.file->path().string(),
                         printable(piece.name)));
       }

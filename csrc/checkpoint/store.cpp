@@ -263,8 +263,7 @@ std::string user_name(uid_t user) {
   throw CheckpointError(fmt::format(
       "cannot read {}: {} (the checkpoint is not known to be damaged; this process is user {}{}); "
       "let it read the run directory, as with `chmod -R u+rwX` or `chown -R` by its owner, or "
-      "start "
-      "it as that user",
+      "start it as that user",
       path.string(),
       reason,
       user_name(::geteuid()),
@@ -382,8 +381,7 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir,
       if (!entry.unfinished) {
         throw ConfigError(
             fmt::format("run.resume is never and {} holds {} (saved work is not written over); set "
-                        "run.resume to "
-                        "auto, choose another run.dir, or delete that one",
+                        "run.resume to auto, choose another run.dir, or delete that one",
                         run_dir.string(),
                         entry.path.filename().string()));
       }
@@ -409,8 +407,7 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir,
   if (resume == Resume::required) {
     throw CheckpointError(
         fmt::format("run.resume is required and {} has no valid checkpoint ({}); restore one, or "
-                    "set run.resume "
-                    "to auto {} to start from scratch",
+                    "set run.resume to auto {} to start from scratch",
                     run_dir.string(),
                     never_saved ? "nothing was ever saved there" : list_reasons(scan.rejected),
                     never_saved ? "there" : "in an empty run.dir"));

@@ -182,10 +182,8 @@ void StoredWeights::require_known_names() const {
   }
   throw CheckpointError(
       fmt::format("{} holds {} tensors, and the name of none is known: {} (names are read as in "
-                  "xai-org/grok-2, "
-                  "model.layers.0.self_attn.q_proj.weight, as in hpcai-tech/grok-1 and as in "
-                  "keyfan/grok-1-hf); "
-                  "use a conversion of the model with such names",
+                  "xai-org/grok-2, model.layers.0.self_attn.q_proj.weight, as in hpcai-tech/grok-1 "
+                  "and as in keyfan/grok-1-hf); use a conversion of the model with such names",
                   folder_.string(),
                   names.size(),
                   list_names(names)));

@@ -57,8 +57,7 @@ CheckpointWriter::CheckpointWriter(const fs::path& run_dir, std::int64_t step, O
     if (verdict.manifest) {
       throw CheckpointError(
           fmt::format("{} is there already and valid (saved work is not written over); resume from "
-                      "it, or choose "
-                      "another run.dir",
+                      "it, or choose another run.dir",
                       final_.string()));
     }
     if (verdict.denied) {

@@ -29,8 +29,7 @@ void require_byte_tokenizer(const ModelFolder& folder) {
     const std::string files = describe_files(folder.path, tokenizer);
     throw DataError(
         fmt::format("{} has a vocabulary of {} and {} (memphis knows one tokenizer, of {} ids for "
-                    "bytes{}); give "
-                    "token ids to `memphis logits`{}",
+                    "bytes{}); give token ids to `memphis logits`{}",
                     folder.path.string(),
                     folder.config.vocab_size,
                     files.empty() ? "no tokenizer" : "the tokenizer " + files,

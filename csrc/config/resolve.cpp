@@ -30,8 +30,7 @@ DType resolve_compute(Precision precision, Device device) {
       if (device == Device::cuda) {
         throw ConfigError(
             "precision.compute is f64 and the device is cuda (the GPU's kernels compute in bf16 "
-            "and "
-            "f32); set run.device to cpu, or precision.compute to f32");
+            "and f32); set run.device to cpu, or precision.compute to f32");
       }
       return DType::f64;
     case Precision::automatic:

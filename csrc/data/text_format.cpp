@@ -48,10 +48,8 @@ constexpr auto kTokens =
     "give the text that the tokens were made of, which the byte tokenizer reads as it is"sv;
 constexpr auto kNumPy =
     "if it holds tokens, give the text that they were made of; if it holds strings, write them to "
-    "a "
-    "file, as in `python3 -c 'import sys, numpy; print(*numpy.load(sys.argv[1]).ravel(), "
-    "sep=\"\\n\")' "
-    "{} > text.txt`"sv;
+    "a file, as in `python3 -c 'import sys, numpy; print(*numpy.load(sys.argv[1]).ravel(), "
+    "sep=\"\\n\")' {} > text.txt`"sv;
 constexpr auto kHdf5 =
     "write its texts to a file, as in `h5dump -d /text -y -o text.txt {}` for a dataset of that "
     "name"sv;

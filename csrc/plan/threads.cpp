@@ -60,8 +60,7 @@ ThreadPlan plan_threads(const ThreadSurroundings& surroundings) {
     plan.warning = fmt::format(
         "this rank may use {} of {} (its launcher bound it; mpirun binds a rank to one core where "
         "it is not told otherwise), and its share is {}; start the job with `mpirun --bind-to "
-        "none` "
-        "or `srun --cpus-per-task={}`",
+        "none` or `srun --cpus-per-task={}`",
         cores.allowed,
         counted(cores.machine, "core"),
         share,
@@ -70,8 +69,7 @@ ThreadPlan plan_threads(const ThreadSurroundings& surroundings) {
              plan.num_threads > share) {
     plan.warning = fmt::format(
         "{} of {} share {} (more threads than cores wait for each other); unset OMP_NUM_THREADS, "
-        "or "
-        "set it to {}",
+        "or set it to {}",
         counted(plan.num_threads, "thread"),
         surroundings.num_local_ranks == 1
             ? "this process"

@@ -60,8 +60,7 @@ double first_update(double was_beta, double is_beta, std::int64_t step, bool sec
 std::string moments(double was_beta, double is_beta, std::int64_t step, bool second_moment) {
   return fmt::format(
       "the moments were averaged with the old value: updates begin {:.2f} times as large as if "
-      "they "
-      "had been averaged with the new one",
+      "they had been averaged with the new one",
       first_update(was_beta, is_beta, step, second_moment));
 }
 

@@ -69,8 +69,7 @@ std::string Rotation::way_back(std::int64_t exploded_at, const std::string& chan
     }
     return fmt::format(
         "{} is the last checkpoint from before that: set newer ones aside with `{} {}`, start "
-        "again "
-        "{}, and the run goes on from there",
+        "again {}, and the run goes on from there",
         checkpoint.string(),
         command,
         quoted(aside),
