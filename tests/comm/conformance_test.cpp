@@ -4,6 +4,7 @@
 // for itself: an input is a function of rank and index. Results agree bit by bit, but for the sums
 // of NCCL, whose order is its own: those are held to a bound on the error of any order.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -842,6 +843,23 @@ TEST(Ranks, ARankThatDoesNotComeIsNamed) {
   });
   EXPECT_TRUE(text.starts_with("test.all_reduce has waited for ")) << text;
   EXPECT_NE(text.find("not arrived: rank 1 (alive"), std::string::npos) << text;
+}
+
+// By its rank of the job, wherever it stands in the group.
+TEST(Ranks, ARankThatDoesNotComeToASmallerGroupIsNamed) {
+  const std::string text = test::error_text<CommunicationError>([&] {
+    run_threads(4, [&](World& world) {
+      if (world.rank() % 2 == 0) {
+        return;
+      }
+      world.activity().set_limits({.lost_seconds = 0, .hang_seconds = 1});
+      const auto group = world.create_group("odd", std::array{1, 3}, Device::cpu);
+      if (world.rank() == 1) {
+        check_all_reduce<float>(*group, 100, Reduce::sum, false);
+      }
+    });
+  });
+  EXPECT_NE(text.find("not arrived: rank 3 (alive"), std::string::npos) << text;
 }
 
 TEST_P(ThreadRanks, AnExceptionEndsOthersThatWait) {

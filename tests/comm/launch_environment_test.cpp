@@ -113,6 +113,14 @@ const Refused kBad[] = {
      {{"OMPI_COMM_WORLD_SIZE", "four"}},
      {},
      "OMPI_COMM_WORLD_SIZE is \"four\" (a launcher sets it to a number); unset it"},
+    {"a number and more",
+     {{"OMPI_COMM_WORLD_SIZE", "4x"}},
+     {},
+     "OMPI_COMM_WORLD_SIZE is \"4x\" (a launcher sets it to a number); unset it"},
+    {"a negative number",
+     {{"PMI_SIZE", "-4"}},
+     {},
+     "PMI_SIZE is \"-4\" (a launcher sets it to a number); unset it"},
 };
 
 TEST(LaunchEnvironment, RefusesRanksThatAreAloneOrMistaken) {

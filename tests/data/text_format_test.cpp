@@ -171,7 +171,8 @@ TEST(TextFormat, RecordsAreJsonWhateverTheirFilesName) {
 
 // Of a value that is longer than what is read of it.
 TEST(TextFormat, JsonIsKnownByItsBeginning) {
-  const std::string record = "{\"text\": \"" + std::string(500, 'x');
+  std::string record = "{\"text\": \"";
+  record.append(500, 'x');
   EXPECT_EQ(recognise("x", record, false)->kind, Kind::json_records);
   EXPECT_EQ(recognise("x", "[" + record, false)->kind, Kind::json_records);
   EXPECT_EQ(recognise("x", "{\n  \"version\": 1,\n  \"files\": {", false)->kind,

@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include "csrc/comm/threads.h"
 #include "tests/support/tiny_model.h"
 
 namespace memphis::test {
@@ -336,28 +337,53 @@ TEST(Equations, GiveTheLossesOfTheModel) {
   }
 }
 
-// The head's logits of all tokens are there at one time in small models and in no large one.
+// Chunks of the head against all of it at once: sums over chunks round otherwise.
+void expect_same_losses_and_gradients(TinyModel& chunks, TinyModel& whole) {
+  EXPECT_DOUBLE_EQ(chunks.total_loss(), whole.total_loss());
+  EXPECT_DOUBLE_EQ(chunks.total_loss_and_gradient(), whole.total_loss_and_gradient());
+  for (const LogicalParameter& parameter : whole.parameters().plan().logical) {
+    const std::vector<double> actual = chunks.gradient(parameter);
+    const std::vector<double> expected = whole.gradient(parameter);
+    const double largest =
+        std::abs(*std::max_element(expected.begin(), expected.end(), [](double a, double b) {
+          return std::abs(a) < std::abs(b);
+        }));
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_NEAR(actual[i], expected[i], 1e-12 * largest) << parameter.name << "[" << i << "]";
+    }
+  }
+}
+
+// The head's logits of all tokens are there at one time in small models and in no large one. A chunk
+// of eight, and the last is of six tokens.
 TEST(HeadInChunks, ChangesNothing) {
   for (const auto& [name, model] : models()) {
     SCOPED_TRACE(name);
     TinyModel whole(model, 3, 10, DType::f64, Device::cpu);
-    TinyModel chunks(model, 3, 10, DType::f64, Device::cpu, 8);  // the last is of six tokens
+    TinyModel chunks(model, 3, 10, DType::f64, Device::cpu, 8);
     whole.load_random_batch(11);
     chunks.load_random_batch(11);
-    EXPECT_DOUBLE_EQ(chunks.total_loss(), whole.total_loss());
-    EXPECT_DOUBLE_EQ(chunks.total_loss_and_gradient(), whole.total_loss_and_gradient());
-    for (const LogicalParameter& parameter : whole.parameters().plan().logical) {
-      const std::vector<double> actual = chunks.gradient(parameter);
-      const std::vector<double> expected = whole.gradient(parameter);
-      const double largest =
-          std::abs(*std::max_element(expected.begin(), expected.end(), [](double a, double b) {
-            return std::abs(a) < std::abs(b);
-          }));
-      for (std::size_t i = 0; i < expected.size(); ++i) {
-        // Sums over chunks round otherwise.
-        ASSERT_NEAR(actual[i], expected[i], 1e-12 * largest) << parameter.name << "[" << i << "]";
-      }
-    }
+    expect_same_losses_and_gradients(chunks, whole);
+  }
+}
+
+// Nor where two ranks have half of the vocabulary each and join what each knows of a chunk.
+TEST(HeadInChunks, ChangesNothingOnTensorRanks) {
+  for (const auto& [name, model] : models()) {
+    SCOPED_TRACE(name);
+    TinyModel alone(model, 3, 10, DType::f64, Device::cpu);
+    alone.load_random_batch(11);
+    const double exact = alone.total_loss();
+    run_threads(2, [&](World& world) {
+      ParallelConfig parallel;
+      parallel.tensor = 2;
+      TinyModel whole(world, parallel, model, 3, 10, DType::f64, 0);
+      TinyModel chunks(world, parallel, model, 3, 10, DType::f64, 8);
+      whole.load_random_batch(11);
+      chunks.load_random_batch(11);
+      EXPECT_NEAR(whole.total_loss(), exact, 1e-12 * exact);
+      expect_same_losses_and_gradients(chunks, whole);
+    });
   }
 }
 

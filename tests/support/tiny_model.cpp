@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "csrc/comm/together.h"
 #include "csrc/core/rng.h"
 #include "csrc/model/host_stats.h"
 #include "tests/support/test_tensor.h"
@@ -44,8 +45,9 @@ void write_element(const TensorView& view, std::int64_t index, double value, Str
 Dims dims_of(const ModelConfig& config,
              std::int64_t num_sequences,
              std::int64_t sequence_length,
+             const Share& share,
              std::int64_t head_chunk) {
-  Dims dims = make_dims(config, num_sequences, sequence_length);
+  Dims dims = make_dims(config, num_sequences, sequence_length, share);
   dims.head_chunk = head_chunk > 0 ? head_chunk : dims.head_chunk;
   return dims;
 }
@@ -66,15 +68,48 @@ TinyModel::TinyModel(const ModelConfig& config,
                      DType compute,
                      Device device,
                      std::int64_t head_chunk)
+    : TinyModel(config,
+                dims_of(config, num_sequences, sequence_length, {}, head_chunk),
+                {},
+                Groups(device),
+                compute,
+                device) {}
+
+TinyModel::TinyModel(World& world,
+                     const ParallelConfig& parallel,
+                     const ModelConfig& config,
+                     std::int64_t num_sequences,
+                     std::int64_t sequence_length,
+                     DType compute,
+                     std::int64_t head_chunk)
+    : TinyModel(
+          config,
+          dims_of(config,
+                  num_sequences,
+                  sequence_length,
+                  make_share(parallel, Mesh(parallel, world.size()), world.rank()),
+                  head_chunk),
+          make_share(parallel, Mesh(parallel, world.size()), world.rank()),
+          Groups(
+              world, Mesh(parallel, world.size()), config, Device::cpu, create_group_of_all(world)),
+          compute,
+          Device::cpu) {}
+
+TinyModel::TinyModel(const ModelConfig& config,
+                     const Dims& dims,
+                     const Share& share,
+                     Groups groups,
+                     DType compute,
+                     Device device)
     : config_(config),
-      dims_(dims_of(config_, num_sequences, sequence_length, head_chunk)),
+      dims_(dims),
       stream_(device),
-      parameters_(config_, compute, device, Parameters::Gradients::allocate),
+      parameters_(config_, compute, device, Parameters::Gradients::allocate, share),
       plan_(plan_activations(dims_, compute, Keep::all_layers)),
       activations_arena_("activations", plan_.activation_bytes(), device),
       workspace_arena_("workspace", plan_.workspace_bytes(), device),
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
-      groups_(device),
+      groups_(std::move(groups)),
       model_(config_, dims_, groups_, parameters_, activations_, stream_.view()) {
   parameters_.initialise(6 + test_seed(), stream());
 }

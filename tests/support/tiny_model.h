@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/comm/communicator.h"
 #include "csrc/core/arena.h"
 #include "csrc/model/grok.h"
 #include "csrc/model/parameters.h"
@@ -21,6 +22,15 @@ class TinyModel {
             DType compute,
             Device device,
             std::int64_t head_chunk = 0);
+  // This rank's part of one that the threads of `world` share, on the CPU. The whole batch is every
+  // rank's. Collective.
+  TinyModel(World& world,
+            const ParallelConfig& parallel,
+            const ModelConfig& config,
+            std::int64_t num_sequences,
+            std::int64_t sequence_length,
+            DType compute,
+            std::int64_t head_chunk);
   TinyModel(const TinyModel&) = delete;
   TinyModel& operator=(const TinyModel&) = delete;
 
@@ -43,7 +53,7 @@ class TinyModel {
   // Of the last pass.
   double stat(Stat stat) const;
 
-  // The gradient of a logical parameter, and one of its weights.
+  // The gradient of this rank's part of a logical parameter, and one of its weights.
   std::vector<double> gradient(const LogicalParameter& parameter) const;
   std::vector<double> weights(const LogicalParameter& parameter) const;
   double weight(const LogicalParameter& parameter, std::int64_t index) const;
@@ -59,6 +69,12 @@ class TinyModel {
   LossScales scales;
 
  private:
+  TinyModel(const ModelConfig& config,
+            const Dims& dims,
+            const Share& share,
+            Groups groups,
+            DType compute,
+            Device device);
   double read_total();
 
   ModelConfig config_;

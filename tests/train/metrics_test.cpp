@@ -9,6 +9,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -149,6 +150,33 @@ TEST(Report, IsNothingOnTheOtherRanks) {
   report.write([](MetricsFile&) { ADD_FAILURE() << "it was not opened"; });
   EXPECT_FALSE(report.failed());
   report.rethrow();
+}
+
+// What is left of the run, at the rate that is shown.
+TEST(ProgressLine, ShowsWhatTheStepDidAndWhatIsLeft) {
+  MetricsFile::StepRecord record;
+  record.step = 70;
+  record.result.loss = 1.83421;
+  record.result.grad_norm = 0.71;
+  record.result.expert_load_max = 1.24;
+  record.result.tokens = 6000;
+  record.learning_rate = 3.1e-3;
+  const ModelFlops flops{.halved = 1e6, .unhalved = 2e6};
+  const auto line = [&](std::int64_t last_step) {
+    return progress_line(record, last_step, 0.5, flops, std::nullopt);
+  };
+  EXPECT_EQ(line(320),
+            "step 70/320  loss 1.8342  grad 0.710  lr 3.10e-03  busiest expert 1.24x  12000 tok/s  "
+            "12.0 GFLOP/s  eta 2m05s");
+  const std::vector<std::pair<std::int64_t, std::string>> left = {{70, "0s"},
+                                                                  {188, "59s"},
+                                                                  {190, "1m00s"},
+                                                                  {70 + 2 * 3599, "59m59s"},
+                                                                  {70 + 2 * 3600, "1h00m"},
+                                                                  {70 + 2 * 90061, "25h01m"}};
+  for (const auto& [last_step, text] : left) {
+    EXPECT_TRUE(line(last_step).ends_with("eta " + text)) << line(last_step);
+  }
 }
 
 // Utilisation is of all GPUs: tokens and their FLOPs are the job's.
