@@ -22,6 +22,7 @@ function(memphis_add_op name)
     endif()
   endif()
   target_link_libraries(memphis_op_${name} PUBLIC memphis_kernels_common)
+  target_precompile_headers(memphis_op_${name} REUSE_FROM memphis_core)
   target_link_libraries(memphis_kernels INTERFACE memphis_op_${name})
   set_property(GLOBAL APPEND PROPERTY MEMPHIS_OPS ${name})  # for tests/CMakeLists.txt
 endfunction()
@@ -36,6 +37,7 @@ function(memphis_add_kernels target)
     set(options -fno-sanitize=address -fsanitize=thread --param=tsan-instrument-func-entry-exit=0
                 -g  # reports name the line of an inlined function's caller
                 -Wno-unknown-pragmas)  # unroll
-    set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${options}")
+    set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${options}"
+      SKIP_PRECOMPILE_HEADERS ON)  # which have other sanitizers
   endif()
 endfunction()

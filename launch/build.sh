@@ -76,7 +76,9 @@ if [[ $preset == cuda && -n $architecture && ${definitions[*]} != *CMAKE_CUDA_AR
   definitions+=("-DCMAKE_CUDA_ARCHITECTURES=$architecture")
 fi
 if command -v ccache >/dev/null; then
-  definitions+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  # It keeps nothing of a source with a precompiled header unless told that such a header, which is
+  # part of what it compares, stands for the macros too.
+  definitions+=("-DCMAKE_CXX_COMPILER_LAUNCHER=env;CCACHE_SLOPPINESS=pch_defines,time_macros;ccache")
   [[ $preset != cuda ]] || definitions+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
 fi
 # CMake does not watch the presets file. Definitions are remembered, so that asking again for the same
