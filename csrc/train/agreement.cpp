@@ -105,7 +105,7 @@ void require_shared(const std::filesystem::path& dir) {
         "run.dir {} is not that of rank 0 (there is no {} that it wrote, seen from {}, and each "
         "rank writes its part of a checkpoint); use one that all machines share",
         dir.string(),
-        kConfigName,
+        kRunConfigName,
         std::filesystem::current_path().string()));
   }
   if (::access(dir.c_str(), W_OK | X_OK) != 0) {
