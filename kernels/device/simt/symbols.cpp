@@ -72,8 +72,9 @@ Symbols::Symbols() {
     }
   }
 
-  const MappedFile file("/proc/self/exe");
-  const auto* const bytes = reinterpret_cast<const char*>(file.bytes().data());
+  const InputFile file("/proc/self/exe");
+  const std::vector<std::byte> program_file = file.beginning(file.size());
+  const auto* const bytes = reinterpret_cast<const char*>(program_file.data());
   const auto* const elf = reinterpret_cast<const ElfW(Ehdr)*>(bytes);
   const auto* const sections = reinterpret_cast<const ElfW(Shdr)*>(bytes + elf->e_shoff);
   const auto* const end = sections + elf->e_shnum;
