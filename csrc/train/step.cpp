@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <string>
 
@@ -66,10 +67,10 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   activity.enter("data");
   begin_.record(stream_);
   StepBatch::Counts counts;
-  // Text can be lost on one rank alone, and then no rank is to wait for its counts.
-  together(groups_.all_host(), "step.samples", [&] {
-    counts = batch_.fill(loader_, first_sample, samples_);
-  });
+  // Text can be lost on one rank alone, and then no rank is to wait for its counts. By reference: a
+  // function that is copied would be allocated.
+  const auto fill = [&] { counts = batch_.fill(loader_, first_sample, samples_); };
+  together(groups_.all_host(), "step.samples", std::cref(fill));
   counts = sum_counts(counts);
   filled_.record(stream_);
 

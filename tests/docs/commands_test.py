@@ -31,7 +31,7 @@ NOT_RUN = {
     "build/cpu/memphis bench kernels --filter swish": "the op is the reader's to write",
     "build/simt/": "is of another build; examples/CMakeLists.txt and the op's tests run it there",
     "build/cuda/": "needs a GPU",
-    "mpirun -n 2 build/simt/memphis": "is of another build; its tests run jobs there",
+    "mpirun --bind-to none -n 2 build/simt/memphis": "is of another build; its tests run jobs there",
     "sbatch": "needs a Slurm; tests/launch/slurm_test.sh has one",
 }
 PROGRAMS = ("git ", "launch/", "tests/", "examples/", "build/", "memphis ", "mpirun ", "sbatch ")
