@@ -36,7 +36,9 @@ function(memphis_add_test path)
   target_precompile_headers(${name} REUSE_FROM memphis_test_support)
   target_compile_options(${name} PRIVATE ${MEMPHIS_LIGHT_OPTIMIZATION})
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  # Two entries of one binary would write one report at the same time.
+  set_tests_properties(${name} PROPERTIES
+    LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RESOURCE_LOCK ${name})
   if(NOT MEMPHIS_MPI)
     return()
   endif()
@@ -47,7 +49,7 @@ function(memphis_add_test path)
       COMMAND bash ${PROJECT_SOURCE_DIR}/tests/support/ranks.sh ${MPIEXEC_EXECUTABLE} ${num_ranks}
               $<TARGET_FILE:${name}> --gtest_filter=*processes*
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-    set_tests_properties(${entry} PROPERTIES LABELS ranks TIMEOUT ${ARG_TIMEOUT}
+    set_tests_properties(${entry} PROPERTIES LABELS ranks TIMEOUT ${ARG_TIMEOUT} RESOURCE_LOCK ${name}
       SKIP_REGULAR_EXPRESSION "SKIP: "
       ENVIRONMENT "OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
   endforeach()

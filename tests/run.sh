@@ -52,6 +52,8 @@ mkdir -p -- "$root/build"
 [[ -e $root/build/$preset/memphis ]] || require_disk "$root/build" 3000 "the tests"
 bash "$root/launch/packages.sh" --tests
 
+cores=$(nproc)
+jobs=$((cores < 4 ? cores : 4))
 results=()
 
 # run_preset PRESET [ctest option ...]
@@ -66,10 +68,11 @@ run_preset() {
     echo "the $preset preset does not build" >"$result/not_built"
     return
   fi
-  # One at a time: a test's OpenMP threads take every core, and two sets of them only wait for each
-  # other. The status is read from the results, which name each case.
+  # A few at a time: many wait for ranks and processes that they have started. The status is read from
+  # the results, which name each case.
   GTEST_OUTPUT="xml:$result/gtest/" UBSAN_OPTIONS=print_stacktrace=1 \
-    ctest --test-dir "$build" --output-on-failure --output-junit "$result/ctest.xml" "$@" || true
+    ctest --test-dir "$build" --parallel "$jobs" --output-on-failure \
+    --output-junit "$result/ctest.xml" "$@" || true
 }
 
 run_preset "$preset"

@@ -211,8 +211,8 @@ class Changed:
         includes = [f"-I{self.overlay}/{word[len(f'-I{build.root}'):].lstrip('/')}" for word in words
                     if word.startswith(f"-I{build.root}")]
         # A compiler's cache would look for what nobody has compiled before.
-        if pathlib.Path(words[0]).name == "ccache":
-            words.pop(0)
+        if "ccache" in words:
+            del words[:words.index("ccache") + 1]
         words[1:1] = includes
         words.append("-Wno-error")
         run(build.prefix + words, build.folder)

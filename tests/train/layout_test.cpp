@@ -41,7 +41,7 @@
 namespace memphis::test {
 namespace {
 
-constexpr int kNumSteps = 30;
+constexpr int kNumSteps = 12;
 
 // The model has 4 query heads, 2 key/value heads, 4 experts of width 48; a step is 16 sequences.
 const std::vector<Layout>& layouts() {

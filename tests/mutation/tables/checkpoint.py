@@ -33,7 +33,7 @@ NPY = "checkpoint/npy.cpp"
 HF_CONFIG = "checkpoint/hf_config.cpp"
 
 plant("checkpoint.trailing_bytes", SAFETENSORS, "unchecked",
-      "    if (end != data().size()) {", "    if (end > data().size()) {",
+      "    if (end != data_size()) {", "    if (end > data_size()) {",
       "bytes may follow the last tensor")
 plant("checkpoint.npy_rename", NPY, "condition",
       "  require(remaining_ == 0, \"fewer values are written than the array has\");\n", "",

@@ -30,7 +30,7 @@ plant("config.data_degree", VALIDATE, "unchecked",
       "parallel.data == 0 || parallel.data == data,", "parallel.data >= 0,",
       "parallel.data is another than was asked for")
 plant("config.pass_order", LOAD, "order",
-      "    apply(from_file, config);\n    apply(from_arguments, config);\n", "    apply(from_arguments, config);\n    apply(from_file, config);\n",
+      "    assign_all(from_file, config);\n    assign_all(from_arguments, config);\n", "    assign_all(from_arguments, config);\n    assign_all(from_file, config);\n",
       "the file goes over what the command line says")
 plant("config.leading_zero", SCALAR, "condition",
       "return count == 1 || (count > 1 && !leading_zero);", "return count >= 1;",

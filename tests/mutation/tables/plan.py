@@ -107,12 +107,12 @@ plant("plan.bucket", SHARE, "unit",
 MAP = "plan/shard_map.cpp"
 
 plant("plan.map_held_end", MAP, "Range",
-      "const std::int64_t to = std::min(end, run_begin + run);",
-      "const std::int64_t to = std::min(end, run_begin + run - 1);",
+      "const Range held_run = {.begin = row * stride + part.cut.begin * inner, .count = run};",
+      "const Range held_run = {.begin = row * stride + part.cut.begin * inner, .count = run - 1};",
       "the last element of each row of a cut is looked for nowhere")
 plant("plan.map_first_row", MAP, "Range",
-      "for (std::int64_t row = begin / stride; row * stride < end; ++row) {",
-      "for (std::int64_t row = begin / stride + 1; row * stride < end; ++row) {",
+      "for (std::int64_t row = whole.begin / stride; row * stride < whole.end(); ++row) {",
+      "for (std::int64_t row = whole.begin / stride + 1; row * stride < whole.end(); ++row) {",
       "the first row of what is looked for is left out")
 plant("plan.map_piece_rank", MAP, "rank",
       "visit(holders.ranks.first + index * holders.ranks.stride,",
