@@ -27,6 +27,11 @@ function(memphis_add_test path)
     memphis_add_kernels(${name} ${path})
   else()
     target_sources(${name} PRIVATE ${path})
+    if(MEMPHIS_SANITIZE)
+      # What is tested is looked at, what tests it need not be. Of the source, as that follows the
+      # sanitizers' own flags on the command line.
+      set_source_files_properties(${path} PROPERTIES COMPILE_OPTIONS -fno-sanitize=undefined)
+    endif()
   endif()
   set(main memphis_test_main)
   if(ARG_RANKS)

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/metrics.h"
 
+#include <algorithm>
+#include <cctype>
 #include <csignal>
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <regex>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -69,7 +70,6 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     EXPECT_FALSE(key.meaning.empty()) << key.key;
   }
   std::istringstream lines(read_text(path));
-  const std::regex utc("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z");
   for (const char* kind : {"step", "validation", "sample"}) {
     std::string line;
     ASSERT_TRUE(std::getline(lines, line)) << kind;
@@ -78,7 +78,10 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     for (const auto& [key, value] : object.items()) {
       keys.push_back(key);
       if (key == "time") {
-        EXPECT_TRUE(std::regex_match(value.get<std::string>(), utc)) << value;
+        std::string form = value.get<std::string>();
+        std::replace_if(
+            form.begin(), form.end(), [](unsigned char c) { return std::isdigit(c) != 0; }, '0');
+        EXPECT_EQ(form, "0000-00-00T00:00:00.000Z") << value;
       }
     }
     EXPECT_EQ(keys, documented[kind]) << line;
