@@ -41,7 +41,7 @@
 namespace memphis::test {
 namespace {
 
-constexpr int kNumSteps = 12;
+constexpr int kNumSteps = 18;
 
 // The model has 4 query heads, 2 key/value heads, 4 experts of width 48; a step is 16 sequences.
 const std::vector<Layout>& layouts() {
@@ -137,7 +137,7 @@ const Outcome& reference(const std::string& compute) {
 const std::vector<Outcome>& runs_of_one_rank_in_f32() {
   static const std::vector<Outcome> runs = [] {
     std::vector<Outcome> result;
-    for (const char* micro_batch : {"1", "4", "16"}) {
+    for (const char* micro_batch : {"1", "2", "4", "8", "16"}) {
       for (const double nudge : {0.0, 1.0, -1.0}) {
         const Layout one =
             layout("one", 1, 1, 1, 1, {std::string("batch.micro_batch=") + micro_batch});
