@@ -246,7 +246,8 @@ TEST_F(Interruption, GeneratedTextIsEscapedOnATerminalAlone) {
       MEMPHIS_BINARY, "generate", path("run"), "--prompt", "\x1b[31mred", "--tokens", "3"};
   EXPECT_TRUE(contains(run(generate).out, "\x1b[31mred"));
   const Ended shown = shell(
-      "printf -v command '%q ' \"$@\"; script --quiet --return --command \"$command\" /dev/null",
+      "printf -v command '%q ' \"$@\"; SHELL=$BASH "  // which these quotes are of
+      "script --quiet --return --command \"$command\" /dev/null",
       generate);
   EXPECT_EQ(shown.code, 0);
   EXPECT_TRUE(contains(shown.out, "\\u001b[31mred")) << shown.out;
