@@ -25,19 +25,12 @@ class Cli : public testing::Test {
  protected:
   Cli() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
 
-  struct Ended {
-    int code;
-    std::string out;
-    std::string error;
-  };
   std::vector<std::string> command(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(), MEMPHIS_BINARY);
     return arguments;
   }
   Ended run(const std::vector<std::string>& arguments) {
-    Process process(command(arguments), directory_.path());
-    const int code = process.wait();
-    return {code, process.standard_output(), process.standard_error()};
+    return run_to_end(command(arguments), directory_.path());
   }
   std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
   Ended train(const std::string& run_dir, const std::vector<std::string>& more = {}) {

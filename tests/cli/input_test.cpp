@@ -25,20 +25,13 @@ class Input : public testing::Test {
  protected:
   Input() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
 
-  struct Ended {
-    int code;
-    std::string out;
-    std::string error;
-  };
   // Of a shell, in the test's directory; $M is the program and $C its config.
   Ended shell(const std::string& script) const {
-    Process process({"/bin/bash",
-                     "-c",
-                     "export OMP_NUM_THREADS=1; cd " + directory_.path().string() +
-                         "; M=" MEMPHIS_BINARY "; C=" + config_ + "; " + script},
-                    directory_.path());
-    const int code = process.wait();
-    return {code, process.standard_output(), process.standard_error()};
+    return run_to_end({"/bin/bash",
+                       "-c",
+                       "export OMP_NUM_THREADS=1; cd " + directory_.path().string() +
+                           "; M=" MEMPHIS_BINARY "; C=" + config_ + "; " + script},
+                      directory_.path());
   }
   std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
   bool exists(const std::string& name) const { return fs::exists(path(name)); }

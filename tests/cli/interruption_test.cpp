@@ -32,25 +32,13 @@ class Interruption : public testing::Test {
 
   Interruption() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
 
-  struct Ended {
-    int code;
-    std::string out;
-    std::string error;
-  };
   std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
   Arguments train(const std::string& run_dir, const Arguments& more = {}) const {
     Arguments arguments = {MEMPHIS_BINARY, "train", config_, "run.dir=" + path(run_dir)};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
-  Ended wait(Process& process) const {
-    const int code = process.wait();
-    return {code, process.standard_output(), process.standard_error()};
-  }
-  Ended run(const Arguments& arguments) const {
-    Process process(arguments, directory_.path());
-    return wait(process);
-  }
+  Ended run(const Arguments& arguments) const { return run_to_end(arguments, directory_.path()); }
   // `script` has the words of `arguments` as "$@".
   Ended shell(const std::string& script, const Arguments& arguments) const {
     Arguments all = {"/bin/bash", "-c", script, "bash"};
@@ -66,7 +54,7 @@ class Interruption : public testing::Test {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     process.send(signal);
-    return wait(process);
+    return end_of(process);
   }
   // Steps of metrics.jsonl whose line has `key`.
   std::vector<std::int64_t> steps_with(const std::string& run_dir, const std::string& key) const {

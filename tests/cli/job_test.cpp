@@ -38,12 +38,6 @@ namespace fs = std::filesystem;
 const std::vector<std::string> kLayout = {"parallel.tensor=2", "parallel.expert=4"};
 
 class Job : public testing::Test {
- public:
-  struct Ended {
-    int code;
-    std::string error;
-  };
-
  protected:
   Job() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
 
@@ -87,14 +81,7 @@ class Job : public testing::Test {
   Arguments command(int num_ranks, const std::string& run_dir, const Arguments& more) const {
     return join(num_ranks > 1 ? mpirun(num_ranks) : Arguments(), program(run_dir, more));
   }
-  Ended wait(Process& process) const {
-    const int code = process.wait();
-    return {code, process.standard_error()};
-  }
-  Ended run(const Arguments& arguments) const {
-    Process process(arguments, directory_.path());
-    return wait(process);
-  }
+  Ended run(const Arguments& arguments) const { return run_to_end(arguments, directory_.path()); }
   Ended train(int num_ranks, const std::string& run_dir, const Arguments& more) const {
     return run(command(num_ranks, run_dir, more));
   }
@@ -127,7 +114,7 @@ class Job : public testing::Test {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     interrupt(process);
-    return wait(process);
+    return end_of(process);
   }
   std::vector<double> losses(const std::string& run_dir) const {
     std::vector<double> result;
@@ -187,7 +174,7 @@ testing::AssertionResult says(const std::string& text, const std::string& part) 
 }
 
 // The one line that says why a job ended.
-std::string cause_of(const Job::Ended& ended) {
+std::string cause_of(const Ended& ended) {
   std::istringstream lines(ended.error);
   std::string cause;
   for (std::string line; std::getline(lines, line);) {
@@ -261,7 +248,7 @@ TEST_F(Job, ASignalToOneRankGivesAValidationUpOnAll) {
   const std::vector<pid_t> ranks = ranks_of(process);
   ASSERT_EQ(ranks.size(), 4U);
   ::kill(ranks[3], SIGTERM);
-  const Ended stopped = wait(process);
+  const Ended stopped = end_of(process);
   EXPECT_EQ(stopped.code, 10);
   EXPECT_NE(cause_of(stopped).find("after step 20, which is saved"), std::string::npos)
       << stopped.error;
@@ -284,7 +271,7 @@ TEST_F(Job, ASignalBeforeTheFirstStepEndsItOnAllRanks) {
   const std::vector<pid_t> ranks = ranks_of(process);
   ASSERT_EQ(ranks.size(), 4U);
   ::kill(ranks[1], SIGTERM);
-  const Ended stopped = wait(process);
+  const Ended stopped = end_of(process);
   ::close(descriptor);
   EXPECT_EQ(stopped.code, 10) << stopped.error;
   const std::string cause = cause_of(stopped);
@@ -424,7 +411,7 @@ TEST_F(Job, TextThatIsCutShortEndsAllRanksWhenTheyHaveSaved) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   fs::resize_file(path("text.txt"), 0);
-  const Ended ended = wait(process);
+  const Ended ended = end_of(process);
   EXPECT_EQ(ended.code, 3);
   const std::string cause = cause_of(ended);
   EXPECT_NE(cause.find(path("text.txt") + " has no byte "), std::string::npos) << cause;

@@ -27,17 +27,9 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-struct Ended {
-  int code;
-  std::string out;
-  std::string error;
-};
-
 Ended run(const TemporaryDirectory& directory, std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), MEMPHIS_BINARY);
-  Process process(arguments, directory.path());
-  const int code = process.wait();
-  return {code, process.standard_output(), process.standard_error()};
+  return run_to_end(arguments, directory.path());
 }
 
 struct Tensor {

@@ -89,4 +89,14 @@ std::string Process::standard_error() const {
   return contents(error_);
 }
 
+Ended end_of(Process& process) {
+  const int code = process.wait();
+  return {.code = code, .out = process.standard_output(), .error = process.standard_error()};
+}
+
+Ended run_to_end(const std::vector<std::string>& arguments, const std::filesystem::path& scratch) {
+  Process process(arguments, scratch);
+  return end_of(process);
+}
+
 }  // namespace memphis::test

@@ -35,4 +35,17 @@ class Process {
   int status_ = -1;
 };
 
+// How a program ended: its exit code as wait() gives it, and what it wrote.
+struct Ended {
+  int code;
+  std::string out;
+  std::string error;
+};
+
+// Waits for the end.
+Ended end_of(Process& process);
+
+// Runs a program to its end.
+Ended run_to_end(const std::vector<std::string>& arguments, const std::filesystem::path& scratch);
+
 }  // namespace memphis::test
