@@ -37,6 +37,23 @@ __device__ __forceinline__ int own_column(int i) {
   return own_lane() + i * kLanesPerRow;
 }
 
+struct Logit {
+  float value;
+  float slope;  // of the logit by q.k
+};
+
+__device__ __forceinline__ Logit logit_of(const AttentionArguments<float>& arguments,
+                                          float product,
+                                          float temperature) {
+  if (arguments.cap > 0.0F) {
+    const float capped = tanhf(arguments.scale / arguments.cap * product);
+    return {arguments.cap * temperature * capped,
+            arguments.scale * temperature * (1.0F - capped * capped)};
+  }
+  const float factor = arguments.scale * temperature;
+  return {factor * product, factor};
+}
+
 // products[i] = own row of `rows` . row own_column(i) of `columns`.
 template <int kWidth>
 __device__ __forceinline__ void multiply_transposed(float (&products)[kScores],
@@ -146,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kScores; ++i) {
       const int s = keys + own_column(i);
       const bool allowed = inside && s <= t && s >= first_key && head.key_valid(s);
-      score[i] = allowed ? exact_logit(arguments, score[i], temperature).value : -INFINITY;
+      score[i] = allowed ? logit_of(arguments, score[i], temperature).value : -INFINITY;
       new_maximum = fmaxf(new_maximum, score[i]);
     }
     new_maximum = row_max(new_maximum);
@@ -185,6 +202,30 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// What the key/value side of the backward pass needs of a tile of queries.
+struct QueryStatistics {
+  float lse[kRows];  // +inf where there is no query or it sees no key: its probabilities are then 0
+  float delta[kRows];
+  float temperature[kRows];
+  int first_key[kRows];
+};
+
+__device__ __forceinline__ void load_statistics(QueryStatistics& statistics,
+                                                const AttentionHead<float>& head,
+                                                int first) {
+  const int row = static_cast<int>(threadIdx.x);
+  if (row >= kRows) {
+    return;
+  }
+  const int t = first + row;
+  const bool inside = t < head.num_tokens();
+  const float lse = inside ? head.arguments.lse[head.statistic(t)] : -INFINITY;
+  statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;
+  statistics.delta[row] = inside ? head.arguments.delta[head.statistic(t)] : 0.0F;
+  statistics.temperature[row] = inside ? head.temperature(t) : 1.0F;
+  statistics.first_key[row] = inside ? head.first_key(t) : 0;
+}
+
 template <int kWidth>
 struct BackwardShared {
   float key[kTileElements<kWidth>];
@@ -193,7 +234,7 @@ struct BackwardShared {
   float dout[kTileElements<kWidth>];
   float probability[kRows * kWeightStride];
   float dscore[kRows * kWeightStride];
-  QueryStatistics<kRows> statistics;
+  QueryStatistics statistics;
 };
 
 // A tile of queries, of dout and of their statistics on its way to shared memory.
@@ -234,7 +275,7 @@ struct Gradient {
 
 // Of query t (row `query` of the statistics) by key s, from q.k and dout.v.
 __device__ __forceinline__ Gradient score_gradient(const AttentionHead<float>& head,
-                                                   const QueryStatistics<kRows>& statistics,
+                                                   const QueryStatistics& statistics,
                                                    int query,
                                                    int t,
                                                    int s,
@@ -242,7 +283,7 @@ __device__ __forceinline__ Gradient score_gradient(const AttentionHead<float>& h
                                                    float dprobability) {
   const bool allowed =
       s <= t && s >= statistics.first_key[query] && s < head.num_tokens() && head.key_valid(s);
-  const Logit logit = exact_logit(head.arguments, product, statistics.temperature[query]);
+  const Logit logit = logit_of(head.arguments, product, statistics.temperature[query]);
   const float p = allowed ? expf(logit.value - statistics.lse[query]) : 0.0F;
   return {p, p * (dprobability - statistics.delta[query]) * logit.slope};
 }

@@ -11,7 +11,7 @@
 
 #include "kernels/attention/attention_shape.h"
 
-// What the kernels of attention share: their arguments, the mask, the logit, the loading of a tile.
+// What the kernels of attention share: their arguments, the mask, the loading of a tile.
 namespace memphis::kernels::cuda {
 
 constexpr float kLog2E = 1.44269504088896341F;
@@ -63,6 +63,7 @@ struct AttentionHead {
   int n;
 
   __device__ int num_tokens() const { return static_cast<int>(arguments.shape.S); }
+  __device__ int num_keys() const { return num_tokens(); }
   __device__ int width() const { return static_cast<int>(arguments.shape.H); }
   __device__ std::int64_t token(int t) const { return b * arguments.shape.S + t; }
   __device__ std::int64_t kv_head() const { return n / arguments.shape.group(); }
@@ -92,6 +93,8 @@ struct AttentionHead {
     const int first = t - arguments.position[token(t)];
     return first > 0 ? first : 0;
   }
+  // The newest key that query t may see: itself.
+  __device__ int last_key(int t) const { return t; }
   __device__ bool key_valid(int s) const {
     return arguments.key_valid == nullptr || arguments.key_valid[token(s)] != 0;
   }
@@ -127,43 +130,6 @@ __device__ __forceinline__ float row_max(float value) {
   return fmaxf(value, gpu::shuffle_xor(value, 2));
 }
 
-struct Logit {
-  float value;
-  float slope;  // of the logit by q.k
-};
-
-// tanh y = 1 - 2 r with r = 1 / (e^2y + 1), so 1 - tanh^2 y = 4 r (1 - r). Its error is absolute, a
-// few 2^-24, and that is what counts in a logit: times a cap of 30 it is below 1e-5, far below
-// bf16's 2^-9 in the probability. tanh.approx is not enough: its 2^-11 times 30 is 1.5 % of a
-// probability.
-template <class T>
-__device__ __forceinline__ Logit fast_logit(const AttentionArguments<T>& arguments,
-                                            float product,
-                                            float temperature) {
-  if (arguments.cap > 0.0F) {
-    const float doubled = 2.0F * kLog2E * (arguments.scale / arguments.cap);
-    const float r = gpu::reciprocal_approx(gpu::exp2_approx(doubled * product) + 1.0F);
-    return {arguments.cap * temperature * (1.0F - 2.0F * r),
-            arguments.scale * temperature * (4.0F * r * (1.0F - r))};
-  }
-  const float factor = arguments.scale * temperature;
-  return {factor * product, factor};
-}
-
-// To the accuracy of f32.
-template <class T>
-__device__ __forceinline__ Logit exact_logit(const AttentionArguments<T>& arguments,
-                                             float product,
-                                             float temperature) {
-  if (arguments.cap > 0.0F) {
-    const float capped = tanhf(arguments.scale / arguments.cap * product);
-    return {arguments.cap * temperature * capped,
-            arguments.scale * temperature * (1.0F - capped * capped)};
-  }
-  const float factor = arguments.scale * temperature;
-  return {factor * product, factor};
-}
-
 // From a row of a tile in shared memory to the next: 16 bytes more than the power of two, so that
 // the same columns of eight rows lie in different banks.
 template <class T, int kWidth>
@@ -186,32 +152,6 @@ __device__ __forceinline__ void load_tile_async(
                        valid ? head + (first + row) * stride + column : head,
                        valid);
   }
-}
-
-// What the key/value side of the backward pass needs of a tile of queries.
-template <int kRows>
-struct QueryStatistics {
-  float lse[kRows];  // +inf where there is no query or it sees no key: its probabilities are then 0
-  float delta[kRows];
-  float temperature[kRows];
-  int first_key[kRows];
-};
-
-template <class T, int kRows>
-__device__ __forceinline__ void load_statistics(QueryStatistics<kRows>& statistics,
-                                                const AttentionHead<T>& head,
-                                                int first) {
-  const int row = static_cast<int>(threadIdx.x);
-  if (row >= kRows) {
-    return;
-  }
-  const int t = first + row;
-  const bool inside = t < head.num_tokens();
-  const float lse = inside ? head.arguments.lse[head.statistic(t)] : -INFINITY;
-  statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;
-  statistics.delta[row] = inside ? head.arguments.delta[head.statistic(t)] : 0.0F;
-  statistics.temperature[row] = inside ? head.temperature(t) : 1.0F;
-  statistics.first_key[row] = inside ? head.first_key(t) : 0;
 }
 
 }  // namespace memphis::kernels::cuda

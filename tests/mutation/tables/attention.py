@@ -36,7 +36,7 @@ plant("attention.tile_columns", SHARED, "zero-fill",
       "const bool valid = first + row < end && column < width;",
       "const bool valid = first + row < end && column < width + kWidth;",
       "columns past the head's width are the next head's")
-plant("attention.statistics_no_key", SHARED, "initial value",
+plant("attention.statistics_no_key", F32, "initial value",
       "statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;",
       "statistics.lse[row] = lse;",
       "a query that is not there has infinite probabilities")
@@ -68,12 +68,20 @@ plant("attention.forward_stage", BF16_FORWARD, "stage",
       "load_keys(stage ^ 1, keys + kKeys);", "load_keys(stage, keys + kKeys);",
       "the next tile overwrites the one that is read")
 plant("attention.forward_diagonal", BF16_FORWARD, "bound",
-      "(s <= warp_first + accumulator_row(element)", "(s < warp_first + accumulator_row(element)",
+      "last_key[half] + 1 - first);", "last_key[half] - first);",
       "a query does not see itself")
 plant("attention.forward_all_allowed", BF16_FORWARD, "condition",
-      "keys >= warp_first_key && keys + kKeys - 1 <= warp_first",
-      "keys + kKeys - 1 <= warp_first && warp_first_key >= 0",
+      "keys >= warp_first_key &&", "warp_first_key >= 0 &&",
       "a whole tile of an older document is seen")
+plant("attention.forward_all_allowed_newest", BF16_FORWARD, "condition",
+      "keys + kKeys - 1 <= warp_last_key", "keys + kKeys - 1 <= warp_last_key + kWarpRows",
+      "a tile that ends within the warp's rows takes no mask")
+plant("attention.forward_all_valid", BF16_FORWARD, "condition",
+      "all_valid == gpu::kFullMask && ", "",
+      "hidden keys are seen where nothing else calls for the mask")
+plant("attention.forward_valid_word", BF16_FORWARD, "index",
+      "valid_keys(head, keys + word * 32);", "valid_keys(head, keys);",
+      "the second half of a tile's keys is hidden like the first")
 plant("attention.forward_rescale", BF16_FORWARD, "accumulate",
       "      sum[half] *= factor;\n", "",
       "the sum so far stays relative to the old maximum")
@@ -86,12 +94,36 @@ plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
 plant("attention.query_wait", BF16_BACKWARD, "copy wait",
       "    gpu::copy_async_wait<0>();\n", "",
       "nobody waits for the keys", occurrence=1)
-plant("attention.kv_valid_half", BF16_BACKWARD, "index",
-      "valid[element / 2] && s <= query + column", "valid[element % 2] && s <= query + column",
-      "the mask of keys is taken of the wrong row")
+plant("attention.kv_hidden_keys", BF16_BACKWARD, "condition",
+      "if (s < num_tokens && !first.key_valid(s)) {", "if (s >= num_tokens) {",
+      "hidden keys get gradients")
 plant("attention.kv_document", BF16_BACKWARD, "condition",
-      " && s >= statistics.first_key[column];", ";",
+      "if (kMasked && (s > query + at || s < oldest)) {",
+      "if (kMasked && s > query + at + 0 * oldest) {",
       "queries of later documents give gradients to this one's keys")
+plant("attention.kv_no_key", BF16_BACKWARD, "initial value",
+      ".offset = lse == -INFINITY ? -INFINITY : factors.shift - kLog2E * lse,",
+      ".offset = factors.shift - kLog2E * lse,",
+      "a query that is not there has infinite probabilities")
+plant("attention.kv_interior_newest", BF16_BACKWARD, "condition",
+      "if (query >= warp_key + kWarpRows - 1 &&", "if (query >= warp_key &&",
+      "keys that are newer than a tile's first queries give it gradients")
+plant("attention.kv_interior_document", BF16_BACKWARD, "condition",
+      "columns.first_key[kStreamRows - 1] <= warp_key", "columns.first_key[0] <= warp_key",
+      "a document that begins within a tile of queries is not seen to")
+plant("attention.kv_team_tail", BF16_BACKWARD, "tail guard",
+      "if (steps + team >= num_steps) {", "if (steps + team > num_steps) {",
+      "a team without a tile of queries takes an old one")
+plant("attention.kv_team_left_out", BF16_BACKWARD, "bound",
+      "for (int other = 1; other < kSplits; ++other) {",
+      "for (int other = 1; other < kSplits - 1; ++other) {",
+      "the last team's sums are lost")
+plant("attention.kv_team_barrier", BF16_BACKWARD, "barrier",
+      "  gpu::sync_threads();  // the others' sums are there\n", "",
+      "sums are added up before they are written")
+plant("attention.kv_team_room", BF16_BACKWARD, "barrier",
+      "    gpu::sync_threads();  // no warp reads the tiles any more\n", "",
+      "sums overwrite tiles that are read")
 plant("attention.kv_head_of_step", BF16_BACKWARD, "head index",
       "first_head + step / tiles_per_head};", "first_head + step % group};",
       "tiles of queries are taken of the wrong head")
@@ -100,12 +132,15 @@ plant("attention.kv_sequence", BF16_BACKWARD, "index",
       "const int b = static_cast<int>(blockIdx.x) / (2 * num_kv_heads);",
       "every other sequence takes the place of the one before")
 plant("attention.query_document", BF16_BACKWARD, "condition",
-      "s <= t && s >= first_key[half] && s < num_tokens",
-      "s <= t && s >= first_key[half] - kStreamRows && s < num_tokens",
+      "first_key[half] - keys,", "first_key[half] - keys - kStreamRows,",
       "keys of older documents give gradients to a query")
 plant("attention.query_skip", BF16_BACKWARD, "bound",
-      "if (keys >= first_query + warp_row + kWarpRows) {", "if (keys >= first_query + warp_row) {",
+      "if (keys > head.last_key(query_of(kWarpRows - 1))) {",
+      "if (keys >= head.last_key(query_of(0))) {",
       "the tile on the diagonal is skipped")
+plant("attention.query_all_valid", BF16_BACKWARD, "condition",
+      "valid == gpu::kFullMask && ", "",
+      "hidden keys give gradients where nothing else calls for the mask")
 plant("attention.query_stage", BF16_BACKWARD, "stage",
       "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage]);",
       "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage ^ 1]);",
@@ -141,10 +176,12 @@ plant("attention.f32_score_columns", F32, "stride",
       "right + i * kRowStride<float, kWidth> + h",
       "scores are formed with a neighbour's column")
 plant("attention.forward_warp_first_key", BF16_FORWARD, "operand",
-      "head.first_key(warp_last) : 0;", "head.first_key(warp_first) : 0;",
+      "const int warp_first_key = head.first_key(warp_last);",
+      "const int warp_first_key = head.first_key(query_of(0));",
       "rows behind a document's edge within a warp see the document before it")
 plant("attention.forward_warp_last", BF16_FORWARD, "off by one",
-      "head.first_key(warp_last) : 0;", "head.first_key(std::max(warp_first, warp_last - 1)) : 0;",
+      "const int warp_first_key = head.first_key(warp_last);",
+      "const int warp_first_key = head.first_key(query_of(kWarpRows - 2));",
       "a document that begins at a warp's last row sees the one before it")
 plant("attention.forward_begin", BF16_FORWARD, "bound",
       "const int begin = head.first_key(first_query) / kKeys * kKeys;",
