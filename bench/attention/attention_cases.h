@@ -68,6 +68,10 @@ struct AttentionCase {
     }
     return values;
   }
+  // Queries, keys and values in a buffer of them all.
+  kernels::HeadsView queries(const TensorView& qkv_TCH) const { return {qkv_TCH, 0, N}; }
+  kernels::HeadsView keys(const TensorView& qkv_TCH) const { return {qkv_TCH, N, G}; }
+  kernels::HeadsView values(const TensorView& qkv_TCH) const { return {qkv_TCH, N + G, G}; }
   std::vector<double> dout() const { return random_normal(T() * N * H, "dout " + name); }
 };
 

@@ -132,18 +132,27 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int b = static_cast<int>(blockIdx.x) / num_kv_heads;
   const int first_head = static_cast<int>(blockIdx.x) % num_kv_heads * group;
   const AttentionHead<bf16> first = {arguments, b, first_head};
-  const std::int64_t stride = shape.token_stride();
   const int num_tokens = first.num_tokens();
+  const int num_keys = first.num_keys();
   const int width = first.width();
   const int first_key = static_cast<int>(blockIdx.y) * kKeys;
-  const int end_key = std::min(num_tokens, first_key + kKeys);
+  const int end_key = std::min(num_keys, first_key + kKeys);
   const int team = gpu::warp_id() / Teams<kSplits>::kWarpsOfTeam;
   const int warp_row = gpu::warp_id() % Teams<kSplits>::kWarpsOfTeam * kWarpRows;
   const int warp_key = first_key + warp_row;
   const Bend<kCapped> bend(arguments);
+  // The first queries that see any of this warp's keys, and all of them, but for documents.
+  const int warp_first_query = first.first_query(std::min(warp_key, num_keys - 1));
+  const int warp_all_query = first.first_query(std::min(warp_key + kWarpRows, num_keys) - 1);
+  // The first that sees a row's key.
+  int row_query[2];
+  for (int half = 0; half < 2; ++half) {
+    row_query[half] =
+        first.first_query(std::min(warp_key + accumulator_row(2 * half), num_keys - 1));
+  }
 
   // The queries that see a key of this tile, for each head in turn.
-  const int first_query = first_key / kStreamRows * kStreamRows;
+  const int first_query = first.first_query(first_key) / kStreamRows * kStreamRows;
   const int end_query = first.end_query(end_key - 1);
   const int tiles_per_head = (end_query - first_query + kStreamRows - 1) / kStreamRows;
   const int num_steps = group * tiles_per_head;
@@ -156,13 +165,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       const AttentionHead<bf16> head = head_of(first_step + i);
       const int query = query_of(first_step + i);
       load_tile_async<bf16, kWidth, kStreamRows>(
-          shared.query[stage][i], head.query(), stride, query, num_tokens, width);
-      load_tile_async<bf16, kWidth, kStreamRows>(shared.dout[stage][i],
-                                                 arguments.dout + head.output(0),
-                                                 head.output_stride(),
-                                                 query,
-                                                 num_tokens,
-                                                 width);
+          shared.query[stage][i], head.of_queries(arguments.query), query, num_tokens, width);
+      load_tile_async<bf16, kWidth, kStreamRows>(
+          shared.dout[stage][i], head.of_outputs(arguments.dout), query, num_tokens, width);
       load_columns(shared.columns[stage][i], bend, head, query);
     }
     gpu::copy_async_commit();
@@ -171,9 +176,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   float dkey[kWidth / 8][4] = {};
   float dvalue[kWidth / 8][4] = {};
   load_tile_async<bf16, kWidth, kKeys>(
-      shared.key, first.key(), stride, first_key, num_tokens, width);
+      shared.key, first.of_keys(arguments.key), first_key, num_keys, width);
   load_tile_async<bf16, kWidth, kKeys>(
-      shared.value, first.value(), stride, first_key, num_tokens, width);
+      shared.value, first.of_keys(arguments.value), first_key, num_keys, width);
   load_queries(0, 0);
   for (int steps = 0, stage = 0; steps < num_steps; steps += kSplits, stage ^= 1) {
     gpu::copy_async_wait<0>();
@@ -187,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       continue;  // nothing is left for this team
     }
     const int query = query_of(steps + team);
-    if (query + kStreamRows <= warp_key) {
+    if (query + kStreamRows <= warp_first_query) {
       continue;  // all queries are older than this warp's keys
     }
 
@@ -213,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int s = warp_key + accumulator_row(element);
             const float v = bend(probability[tile][element]);
             float p = gpu::exp2_approx(fmaf(v, column.factor, column.offset));
-            if (kMasked && (s > query + at || s < oldest)) {
+            if (kMasked && (query + at < row_query[element / 2] || s < oldest)) {
               p = 0.0F;
             }
             dscore[tile][element] =
@@ -225,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     };
     // All queries see all keys of this warp, but for those that are no keys, whose gradients are
     // not looked at.
-    if (query >= warp_key + kWarpRows - 1 && columns.first_key[kStreamRows - 1] <= warp_key) {
+    if (query >= warp_all_query && columns.first_key[kStreamRows - 1] <= warp_key) {
       score_to_gradient.template operator()<false>();
     } else {
       score_to_gradient.template operator()<true>();
@@ -235,6 +240,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     multiply_accumulators<kWidth, kTiles>(dkey, dscore, queries);
   }
 
+  gpu::copy_async_wait<0>();  // of a block whose keys nobody sees
   if constexpr (kSplits > 1) {
     static_assert(sizeof(Shared) >=
                   sizeof(float) * (kSplits - 1) * std::size_t{2 * kKeys * kWidth});
@@ -248,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int s = warp_key + accumulator_row(2 * half);
-    if (s < num_tokens && !first.key_valid(s)) {
+    if (s < num_keys && !first.key_valid(s)) {
 #pragma unroll
       for (int tile = 0; tile < kWidth / 8; ++tile) {
         for (int element = 2 * half; element < 2 * half + 2; ++element) {
@@ -258,11 +264,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     }
   }
-  bf16* const tokens = arguments.dqkv + first.token(0) * stride;
-  const std::int64_t kv_head = first.kv_head();
-  store_rows<kWidth>(tokens + shape.key_offset(kv_head), stride, dkey, warp_key, num_tokens, width);
-  store_rows<kWidth>(
-      tokens + shape.value_offset(kv_head), stride, dvalue, warp_key, num_tokens, width);
+  store_rows<kWidth>(first.of_keys(arguments.dkey), dkey, warp_key, num_keys, width);
+  store_rows<kWidth>(first.of_keys(arguments.dvalue), dvalue, warp_key, num_keys, width);
 }
 
 template <int kWidth>
@@ -284,7 +287,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   const AttentionHead<bf16> head = {arguments,
                                     static_cast<int>(blockIdx.x) / num_heads,
                                     static_cast<int>(blockIdx.x) % num_heads};
-  const std::int64_t stride = arguments.shape.token_stride();
   const int num_tokens = head.num_tokens();
   const int width = head.width();
   const int first_query = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kOwnRows;
@@ -297,6 +299,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Keys from warp_first_key to warp_last_key are seen by all of the warp's rows.
   const int warp_first_key = head.first_key(query_of(kWarpRows - 1));
   const int warp_last_key = head.last_key(query_of(0));
+  const int warp_newest_key = head.last_key(query_of(kWarpRows - 1));  // that any of the rows sees
   const Bend<kCapped> bend(arguments);
   LogitFactors factors[2];
   float delta[2];
@@ -315,31 +318,28 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const auto load_keys = [&](int stage, int keys) {
     load_tile_async<bf16, kWidth, kStreamRows>(
-        shared.key[stage], head.key(), stride, keys, num_tokens, width);
+        shared.key[stage], head.of_keys(arguments.key), keys, head.num_keys(), width);
     load_tile_async<bf16, kWidth, kStreamRows>(
-        shared.value[stage], head.value(), stride, keys, num_tokens, width);
+        shared.value[stage], head.of_keys(arguments.value), keys, head.num_keys(), width);
     gpu::copy_async_commit();
   };
 
   float dquery[kWidth / 8][4] = {};
   const int begin = head.first_key(first_query) / kStreamRows * kStreamRows;
   load_tile_async<bf16, kWidth, kOwnRows>(
-      shared.query, head.query(), stride, first_query, num_tokens, width);
-  load_tile_async<bf16, kWidth, kOwnRows>(shared.dout,
-                                          arguments.dout + head.output(0),
-                                          head.output_stride(),
-                                          first_query,
-                                          num_tokens,
-                                          width);
+      shared.query, head.of_queries(arguments.query), first_query, num_tokens, width);
+  load_tile_async<bf16, kWidth, kOwnRows>(
+      shared.dout, head.of_outputs(arguments.dout), first_query, num_tokens, width);
+  const int end = head.last_key(end_query - 1) + 1;
   load_keys(0, begin);
-  for (int keys = begin, stage = 0; keys < end_query; keys += kStreamRows, stage ^= 1) {
+  for (int keys = begin, stage = 0; keys < end; keys += kStreamRows, stage ^= 1) {
     gpu::copy_async_wait<0>();
     // This tile and the queries are in shared memory, and no warp reads the other stage any more.
     gpu::sync_threads();
-    if (keys + kStreamRows < end_query) {
+    if (keys + kStreamRows < end) {
       load_keys(stage ^ 1, keys + kStreamRows);
     }
-    if (keys > head.last_key(query_of(kWarpRows - 1))) {
+    if (keys > warp_newest_key) {
       continue;  // all keys are newer than this warp's queries
     }
     static_assert(kStreamRows == 32);
@@ -382,12 +382,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage]);
   }
-  store_rows<kWidth>(arguments.dqkv + head.token(0) * stride + head.n * arguments.shape.H,
-                     stride,
-                     dquery,
-                     first_query + warp_row,
-                     num_tokens,
-                     width);
+  gpu::copy_async_wait<0>();  // of a block that sees no key
+  store_rows<kWidth>(head.of_queries(arguments.dquery), dquery, warp_first, num_tokens, width);
 }
 
 }  // namespace
@@ -396,14 +392,15 @@ void launch_attention_backward(const AttentionArguments<bf16>& arguments, Stream
   const AttentionShape& shape = arguments.shape;
   visit_attention(arguments, [&]<int kWidth, bool kCapped>() {
     const auto launch_kv = [&]<int kSplits>() {
-      launch(attention_backward_kv_kernel<kWidth, kCapped, kSplits>,
-             {.grid = {.x = shape.B * shape.G, .y = ceil_div(shape.S, Teams<kSplits>::kKeys)},
-              .block = {.x = kThreads},
-              .shared_bytes = sizeof(KeyValueShared<kWidth, kSplits>),
-              .stream = stream},
-             arguments);
+      launch(
+          attention_backward_kv_kernel<kWidth, kCapped, kSplits>,
+          {.grid = {.x = shape.B * shape.G, .y = ceil_div(shape.num_keys, Teams<kSplits>::kKeys)},
+           .block = {.x = kThreads},
+           .shared_bytes = sizeof(KeyValueShared<kWidth, kSplits>),
+           .stream = stream},
+          arguments);
     };
-    if (shape.B * shape.G * ceil_div(shape.S, kOwnRows) >= kBlocksWanted) {
+    if (shape.B * shape.G * ceil_div(shape.num_keys, kOwnRows) >= kBlocksWanted) {
       launch_kv.template operator()<1>();
     } else {
       launch_kv.template operator()<kManySplits>();

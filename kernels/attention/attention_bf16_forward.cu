@@ -39,7 +39,6 @@ __global__ void __launch_bounds__(kThreads)
   const AttentionHead<bf16> head = {arguments,
                                     static_cast<int>(blockIdx.x) / num_heads,
                                     static_cast<int>(blockIdx.x) % num_heads};
-  const std::int64_t stride = arguments.shape.token_stride();
   const int num_tokens = head.num_tokens();
   const int first_query = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kQueries;
   const int end_query = std::min(num_tokens, first_query + kQueries);
@@ -50,6 +49,7 @@ __global__ void __launch_bounds__(kThreads)
   // Keys from warp_first_key to warp_last_key are seen by all of the warp's rows.
   const int warp_first_key = head.first_key(warp_last);
   const int warp_last_key = head.last_key(query_of(0));
+  const int warp_newest_key = head.last_key(warp_last);  // that any of the rows sees
   const Bend<kCapped> bend(arguments);
   int first_key[2];
   int last_key[2];
@@ -63,9 +63,9 @@ __global__ void __launch_bounds__(kThreads)
 
   const auto load_keys = [&](int stage, int first) {
     load_tile_async<bf16, kWidth, kKeys>(
-        shared.key[stage], head.key(), stride, first, num_tokens, head.width());
+        shared.key[stage], head.of_keys(arguments.key), first, head.num_keys(), head.width());
     load_tile_async<bf16, kWidth, kKeys>(
-        shared.value[stage], head.value(), stride, first, num_tokens, head.width());
+        shared.value[stage], head.of_keys(arguments.value), first, head.num_keys(), head.width());
     gpu::copy_async_commit();
   };
 
@@ -75,16 +75,17 @@ __global__ void __launch_bounds__(kThreads)
 
   const int begin = head.first_key(first_query) / kKeys * kKeys;
   load_tile_async<bf16, kWidth, kQueries>(
-      shared.query, head.query(), stride, first_query, num_tokens, head.width());
-  load_keys(0, begin);
-  for (int keys = begin, stage = 0; keys < end_query; keys += kKeys, stage ^= 1) {
+      shared.query, head.of_queries(arguments.query), first_query, num_tokens, head.width());
+  const int end = head.last_key(end_query - 1) + 1;
+  load_keys(0, begin);  // zeros, where no key is seen
+  for (int keys = begin, stage = 0; keys < end; keys += kKeys, stage ^= 1) {
     gpu::copy_async_wait<0>();
     // This tile (and the queries) are in shared memory, and no warp reads the other stage any more.
     gpu::sync_threads();
-    if (keys + kKeys < end_query) {
+    if (keys + kKeys < end) {
       load_keys(stage ^ 1, keys + kKeys);
     }
-    if (keys > head.last_key(warp_last)) {
+    if (keys > warp_newest_key) {
       continue;  // the diagonal has passed this warp's rows
     }
     std::uint32_t valid[kKeys / 32];
@@ -162,6 +163,8 @@ __global__ void __launch_bounds__(kThreads)
     multiply_accumulators<kWidth, kKeys / 8>(result, score, shared.value[stage]);
   }
 
+  gpu::copy_async_wait<0>();  // of a block that sees no key
+
   // Normalise and write. A row without a key has sum 0 and gets its mean from another kernel.
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -178,12 +181,7 @@ __global__ void __launch_bounds__(kThreads)
           total > 0.0F ? kLn2 * maximum[half] + logf(total) : -INFINITY;
     }
   }
-  store_rows<kWidth>(arguments.out + head.output(0),
-                     head.output_stride(),
-                     result,
-                     warp_first,
-                     num_tokens,
-                     head.width());
+  store_rows<kWidth>(head.of_outputs(arguments.out), result, warp_first, num_tokens, head.width());
 }
 
 }  // namespace

@@ -83,12 +83,8 @@ __device__ __forceinline__ int accumulator_column(int tile, int element) {
 // Rounds and stores a warp's 16 rows, the first of which is row `first` of `head`; rows from `end`
 // and columns from `width` on are padding.
 template <int kWidth>
-__device__ __forceinline__ void store_rows(bf16* head,
-                                           std::int64_t stride,
-                                           const float (&c)[kWidth / 8][4],
-                                           int first,
-                                           int end,
-                                           int width) {
+__device__ __forceinline__ void store_rows(
+    const HeadRows<bf16>& head, const float (&c)[kWidth / 8][4], int first, int end, int width) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = first + accumulator_row(2 * half);
@@ -98,8 +94,8 @@ __device__ __forceinline__ void store_rows(bf16* head,
 #pragma unroll
     for (int tile = 0; tile < kWidth / 8; ++tile) {
       if (tile * 8 < width) {
-        auto* const to =
-            reinterpret_cast<std::uint32_t*>(head + row * stride + accumulator_column(tile, 0));
+        auto* const to = reinterpret_cast<std::uint32_t*>(head.data + row * head.stride +
+                                                          accumulator_column(tile, 0));
         *to = gpu::pack_bf16(c[tile][2 * half], c[tile][2 * half + 1]);
       }
     }

@@ -9,6 +9,7 @@ SHARED = "attention/attention_gpu.h"
 TILE = "attention/attention_bf16_tile.h"
 BF16_FORWARD = "attention/attention_bf16_forward.cu"
 BF16_BACKWARD = "attention/attention_bf16_backward.cu"
+MERGE = "attention/attention_merge.cu"
 F32 = "attention/attention_f32.cu"
 
 plant("attention.delta_guard", ATTENTION, "tail guard",
@@ -22,8 +23,8 @@ plant("attention.no_key_heads", ATTENTION, "head index",
       "for (int n = first.n; n < first.n + 1; ++n) {",
       "only the group's first head has queries without key")
 plant("attention.no_key_mean", ATTENTION, "index",
-      "sum += gpu::to_float(queries.first.value()[s * shape.token_stride() + h]);",
-      "sum += gpu::to_float(queries.first.key()[s * shape.token_stride() + h]);",
+      "const HeadRows<const T> values = queries.first.of_keys(arguments.value);",
+      "const HeadRows<const T> values = queries.first.of_keys(arguments.key);",
       "a query without key gets the mean of the keys")
 plant("attention.kv_head", SHARED, "head index",
       "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
@@ -41,7 +42,8 @@ plant("attention.statistics_no_key", F32, "initial value",
       "statistics.lse[row] = lse;",
       "a query that is not there has infinite probabilities")
 plant("attention.end_query", SHARED, "bound",
-      "if (first_key(middle) <= s) {", "if (first_key(middle) < s) {",
+      "return place(t) - arguments.position[token(t)] > at;",
+      "return place(t) - arguments.position[token(t)] >= at;",
       "documents that begin at a tile's last key end before they begin")
 plant("attention.temperature", SHARED, "condition",
       "arguments.temperature_len > 0.0F && p > arguments.temperature_len",
@@ -62,7 +64,7 @@ plant("attention.forward_barrier", BF16_FORWARD, "barrier",
       "    gpu::sync_threads();\n", "",
       "a tile is read before the copies of the other warps are there")
 plant("attention.forward_wait", BF16_FORWARD, "copy wait",
-      "gpu::copy_async_wait<0>();", "gpu::copy_async_wait<1>();",
+      "    gpu::copy_async_wait<0>();", "    gpu::copy_async_wait<1>();",
       "the tile that is read may be on its way")
 plant("attention.forward_stage", BF16_FORWARD, "stage",
       "load_keys(stage ^ 1, keys + kKeys);", "load_keys(stage, keys + kKeys);",
@@ -86,7 +88,7 @@ plant("attention.forward_rescale", BF16_FORWARD, "accumulate",
       "      sum[half] *= factor;\n", "",
       "the sum so far stays relative to the old maximum")
 plant("attention.forward_last_key_tile", BF16_FORWARD, "bound",
-      "keys < end_query; keys += kKeys", "keys + kKeys < end_query; keys += kKeys",
+      "keys < end; keys += kKeys", "keys + kKeys < end; keys += kKeys",
       "the last tile of keys is left out")
 plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
       "    gpu::sync_threads();\n", "",
@@ -95,18 +97,18 @@ plant("attention.query_wait", BF16_BACKWARD, "copy wait",
       "    gpu::copy_async_wait<0>();\n", "",
       "nobody waits for the keys", occurrence=1)
 plant("attention.kv_hidden_keys", BF16_BACKWARD, "condition",
-      "if (s < num_tokens && !first.key_valid(s)) {", "if (s >= num_tokens) {",
+      "if (s < num_keys && !first.key_valid(s)) {", "if (s >= num_keys) {",
       "hidden keys get gradients")
 plant("attention.kv_document", BF16_BACKWARD, "condition",
-      "if (kMasked && (s > query + at || s < oldest)) {",
-      "if (kMasked && s > query + at + 0 * oldest) {",
+      "(query + at < row_query[element / 2] || s < oldest)",
+      "query + at < row_query[element / 2] + 0 * (s + oldest)",
       "queries of later documents give gradients to this one's keys")
 plant("attention.kv_no_key", BF16_BACKWARD, "initial value",
       ".offset = lse == -INFINITY ? -INFINITY : factors.shift - kLog2E * lse,",
       ".offset = factors.shift - kLog2E * lse,",
       "a query that is not there has infinite probabilities")
 plant("attention.kv_interior_newest", BF16_BACKWARD, "condition",
-      "if (query >= warp_key + kWarpRows - 1 &&", "if (query >= warp_key &&",
+      "if (query >= warp_all_query &&", "if (query >= warp_first_query &&",
       "keys that are newer than a tile's first queries give it gradients")
 plant("attention.kv_interior_document", BF16_BACKWARD, "condition",
       "columns.first_key[kStreamRows - 1] <= warp_key", "columns.first_key[0] <= warp_key",
@@ -135,8 +137,7 @@ plant("attention.query_document", BF16_BACKWARD, "condition",
       "first_key[half] - keys,", "first_key[half] - keys - kStreamRows,",
       "keys of older documents give gradients to a query")
 plant("attention.query_skip", BF16_BACKWARD, "bound",
-      "if (keys > head.last_key(query_of(kWarpRows - 1))) {",
-      "if (keys >= head.last_key(query_of(0))) {",
+      "if (keys > warp_newest_key) {", "if (keys >= warp_last_key) {",
       "the tile on the diagonal is skipped")
 plant("attention.query_all_valid", BF16_BACKWARD, "condition",
       "valid == gpu::kFullMask && ", "",
@@ -205,5 +206,36 @@ plant("attention.f32_query_begin", F32, "bound",
       "a tile whose second row begins a document leaves out gradients of its first row",
       occurrence=1)
 plant("attention.first_key_clip", SHARED, "bound",
-      "return first > 0 ? first : 0;", "return first;",
+      "return at < 0 ? 0 : (at < num_keys() ? at : num_keys());",
+      "return at < num_keys() ? at : num_keys();",
       "a document that began before the sequence is read from before it")
+plant("attention_merge.keys_before", SHARED, "bound",
+      "return first_of(0, num_keys(), [&](int s) { return key_place(s) >= at; });",
+      "return first_of(0, num_keys(), [&](int s) { return key_place(s) > at; });",
+      "a query sees the key after it, and not the first of its document")
+plant("attention_merge.key_places", SHARED, "index",
+      "arguments.key_place[key_token(s)];", "arguments.key_place[s];",
+      "keys of all sequences lie at the places of the first one's")
+plant("attention_merge.first_query", SHARED, "bound",
+      "return place(t) >= at; });", "return place(t) > at; });",
+      "a key gets no gradients of its own query, where tokens have places")
+plant("attention_merge.sequence_keys", ATTENTION, "operand",
+      "op.sequence_keys == 0 ? arguments.shape.num_keys : op.sequence_keys",
+      "op.sequence_keys == 0 ? op.sequence_keys : arguments.shape.num_keys",
+      "the mean of values is taken over one part's keys")
+plant("attention_merge.guard", MERGE, "tail guard",
+      "if (row >= arguments.rows) {", "if (row > arguments.rows) {",
+      "a warp past the last row merges one")
+plant("attention_merge.maximum", MERGE, "initial value",
+      "float maximum = -INFINITY;", "float maximum = 0.0F;",
+      "parts whose logits are far below 0 have no weight")
+plant("attention_merge.counts", MERGE, "operand",
+      "static_cast<float>(arguments.num_keys[p])", "1.0F",
+      "the means of parts count the same whatever their number of keys")
+plant("attention_merge.statistic", MERGE, "index",
+      "+ t % arguments.S;", "+ t;",
+      "sequences but the first are weighted by others")
+plant("attention_merge.part", MERGE, "stride",
+      "(p * arguments.rows + row) * arguments.H + column",
+      "(p * arguments.N + row) * arguments.H + column",
+      "the second part is read within the first")
