@@ -10,7 +10,9 @@ namespace memphis::kernels {
 // exp(lse_p - lse) * out_p. A query that sees no key in any part takes the mean of the parts'
 // means, each as often as the part has keys, and an lse of -inf.
 //
-// Operands    contiguous, 16-byte aligned, on the stream's device.
+// Operands    contiguous, 16-byte aligned, on the stream's device. So is each part as an operand of
+//             attention_forward(): B*N*S of the sums are whole 16 bytes where a part has another
+//             behind it.
 // Accumulate  f32 (f64 for f64), parts in their order; one rounding, at the store.
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.

@@ -276,7 +276,7 @@ std::vector<PartsCase> parts_cases() {
                  .pad = 9},
        .run = 64},
       // Keys of both parts between each other, and none of the first queries.
-      {.shape = {.name = "stripes", .B = 1, .S = 140, .N = 2, .G = 1, .H = 24, .cap = 0},
+      {.shape = {.name = "stripes", .B = 1, .S = 140, .N = 4, .G = 1, .H = 24, .cap = 0},
        .run = 3,
        .first_query = 75},
   };
