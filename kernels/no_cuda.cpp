@@ -7,6 +7,7 @@
 #include "csrc/core/error.h"
 #include "kernels/adamw/adamw.h"
 #include "kernels/attention/attention.h"
+#include "kernels/attention/attention_merge.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -49,6 +50,7 @@ MEMPHIS_NO_CUDA(rope_forward, RopeForward)
 MEMPHIS_NO_CUDA(rope_backward, RopeBackward)
 MEMPHIS_NO_CUDA(attention_forward, AttentionForward)
 MEMPHIS_NO_CUDA(attention_backward, AttentionBackward)
+MEMPHIS_NO_CUDA(attention_merge, AttentionMerge)
 MEMPHIS_NO_CUDA(geglu_forward, GegluForward)
 MEMPHIS_NO_CUDA(geglu_backward, GegluBackward)
 MEMPHIS_NO_CUDA(router_forward, RouterForward)

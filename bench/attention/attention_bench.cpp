@@ -15,37 +15,47 @@ using kernels::attention_forward;
 
 // The operands of both directions; forward has run once, so that backward finds its lse.
 struct Operands {
-  Operands(const AttentionCase& c, Device device, DType dtype)
-      : out({{c.T(), c.N, c.H}, dtype}, device),
+  Operands(const AttentionCase& shape, Device device, DType dtype)
+      : c(shape),
+        out({{c.T(), c.N, c.H}, dtype}, device),
         lse({{c.B, c.N, c.S}, accumulation_dtype(dtype)}, device),
         delta({{c.B, c.N, c.S}, accumulation_dtype(dtype)}, device),
         qkv({{c.T(), c.C(), c.H}, dtype}, device, c.qkv()),
         dqkv({{c.T(), c.C(), c.H}, dtype}, device),
         dout({{c.T(), c.N, c.H}, dtype}, device, c.dout()),
-        position({{c.T()}, DType::i32}, device, c.positions()),
-        score(c.score()) {
+        position({{c.T()}, DType::i32}, device, c.positions()) {
     const OwnedStream stream(device);
     forward(stream.view());
     synchronize(stream.view());
   }
 
   void forward(Stream stream) const {
-    attention_forward(
-        {.out_TNH = out, .lse_BNS = lse, .qkv_TCH = qkv, .position_T = position, .score = score},
-        stream);
+    attention_forward({.out_TNH = out,
+                       .lse_BNS = lse,
+                       .q_TNH = c.queries(qkv),
+                       .k_UGH = c.keys(qkv),
+                       .v_UGH = c.values(qkv),
+                       .position_T = position,
+                       .score = c.score()},
+                      stream);
   }
   void backward(Stream stream) const {
-    attention_backward({.dqkv_TCH = dqkv,
+    attention_backward({.dq_TNH = c.queries(dqkv),
+                        .dk_UGH = c.keys(dqkv),
+                        .dv_UGH = c.values(dqkv),
                         .dout_TNH = dout,
                         .out_TNH = out,
                         .lse_BNS = lse,
-                        .qkv_TCH = qkv,
+                        .q_TNH = c.queries(qkv),
+                        .k_UGH = c.keys(qkv),
+                        .v_UGH = c.values(qkv),
                         .position_T = position,
                         .delta_BNS = delta,
-                        .score = score},
+                        .score = c.score()},
                        stream);
   }
 
+  AttentionCase c;
   FilledTensor out;
   FilledTensor lse;
   FilledTensor delta;
@@ -53,7 +63,6 @@ struct Operands {
   FilledTensor dqkv;
   FilledTensor dout;
   FilledTensor position;
-  kernels::AttentionScore score;
 };
 
 void register_case(const AttentionCase& c, Device device, DType dtype) {

@@ -68,6 +68,10 @@ struct AttentionCase {
     }
     return values;
   }
+  // Queries, keys and values in a buffer of them all.
+  kernels::HeadsView queries(const TensorView& qkv_TCH) const { return {qkv_TCH, 0, N}; }
+  kernels::HeadsView keys(const TensorView& qkv_TCH) const { return {qkv_TCH, N, G}; }
+  kernels::HeadsView values(const TensorView& qkv_TCH) const { return {qkv_TCH, N + G, G}; }
   std::vector<double> dout() const { return random_normal(T() * N * H, "dout " + name); }
 };
 
@@ -112,6 +116,19 @@ inline std::vector<AttentionCase> attention_cases() {
        .H = 16,
        .cap = 0,
        .apart = 7},
+      {.name = "six_heads_a_key", .B = 1, .S = 129, .N = 6, .G = 1, .H = 16, .cap = 50},
+      {.name = "eight_heads_a_key", .B = 2, .S = 127, .N = 8, .G = 1, .H = 8, .cap = 5},
+      {.name = "short_documents",
+       .B = 1,
+       .S = 128,
+       .N = 2,
+       .G = 1,
+       .H = 16,
+       .documents = {1, 1, 30, 1, 1, 62, 1, 31}},
+      // All that the cap leaves is the sign.
+      {.name = "scores_far_beyond_the_cap", .B = 1, .S = 66, .N = 1, .G = 1, .H = 64, .apart = 7},
+      // Enough tiles of keys that the GPU's backward pass shares none out.
+      {.name = "many_key_tiles", .B = 44, .S = 129, .N = 3, .G = 3, .H = 8, .document = 70},
       // More queries than a work item of the CPU, and tiles of the GPU in each direction.
       {.name = "everything",
        .B = 1,

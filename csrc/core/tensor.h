@@ -19,7 +19,7 @@ namespace memphis {
 //   C  heads of q, k and v together, N + 2G          H  head width
 //   E  experts              K  experts per token     R  routed rows, T * K
 //   F  expert width         V  vocabulary            L  layers
-//   P  partial sums
+//   P  partial sums           U  tokens that keys are of, where they are not the T of the queries
 // `x_TD` is [T, D], row-major. A gradient is `d` + name.
 
 constexpr int kMaxDims = 4;

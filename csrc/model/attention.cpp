@@ -12,6 +12,17 @@ using namespace kernels;
 
 namespace {
 
+// Where heads lie in a token of a fused buffer: queries, then keys, then values.
+HeadsView queries_of(const TensorView& qkv_TCH, const Dims& d) {
+  return {qkv_TCH, 0, d.N};
+}
+HeadsView keys_of(const TensorView& qkv_TCH, const Dims& d) {
+  return {qkv_TCH, d.N, d.G};
+}
+HeadsView values_of(const TensorView& qkv_TCH, const Dims& d) {
+  return {qkv_TCH, d.N + d.G, d.G};
+}
+
 AttentionScore score_of(const ModelConfig& model) {
   return {.scale = static_cast<float>(model.attention_multiplier),
           .cap = static_cast<float>(model.attention_cap),
@@ -40,9 +51,11 @@ void attention_branch_forward(const BlockContext& context,
   // (6) to (9), up to the output projection
   attention_forward({.out_TNH = layer.heads_TNH,
                      .lse_BNS = layer.lse_BNS,
-                     .qkv_TCH = layer.qkv_TCH,
+                     .q_TNH = queries_of(layer.qkv_TCH, d),
+                     .k_UGH = keys_of(layer.qkv_TCH, d),
+                     .v_UGH = values_of(layer.qkv_TCH, d),
                      .position_T = context.shared.position_T,
-                     .key_valid_T = context.key_valid_T,
+                     .key_valid_U = context.key_valid_T,
                      .score = score_of(context.model)},
                     stream);
   matmul_forward({.y_TN = term_of(context, layer.attention_out_TD),
@@ -66,13 +79,17 @@ void attention_branch_backward(const BlockContext& context,
                    .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
                    .weight_NK = weights.attention_out_DN},
                   stream);
-  attention_backward({.dqkv_TCH = scratch.dqkv_TCH,
+  attention_backward({.dq_TNH = queries_of(scratch.dqkv_TCH, d),
+                      .dk_UGH = keys_of(scratch.dqkv_TCH, d),
+                      .dv_UGH = values_of(scratch.dqkv_TCH, d),
                       .dout_TNH = scratch.dheads_TNH,
                       .out_TNH = layer.heads_TNH,
                       .lse_BNS = layer.lse_BNS,
-                      .qkv_TCH = layer.qkv_TCH,
+                      .q_TNH = queries_of(layer.qkv_TCH, d),
+                      .k_UGH = keys_of(layer.qkv_TCH, d),
+                      .v_UGH = values_of(layer.qkv_TCH, d),
                       .position_T = context.shared.position_T,
-                      .key_valid_T = context.key_valid_T,
+                      .key_valid_U = context.key_valid_T,
                       .delta_BNS = scratch.delta_BNS,
                       .score = score_of(context.model)},
                      stream);

@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 #include "csrc/core/parallel.h"
 #include "kernels/attention/attention_shape.h"
@@ -38,6 +40,30 @@ using cpu::scratch_bytes;
 using cpu::ThreadScratch;
 using cpu::TileProduct;
 
+// Heads of the tokens of one sequence.
+template <class T>
+struct Rows {
+  T* first;
+  std::int64_t token_stride;
+
+  T* at(std::int64_t token) const { return first + token * token_stride; }
+};
+
+// Heads from `head` on of sequence b of B.
+template <class T>
+Rows<T> rows_of(const HeadsView& heads, std::int64_t B, std::int64_t b, std::int64_t head) {
+  const std::int64_t stride = heads.token_stride();
+  return {.first = heads.as<std::remove_const_t<T>>() + b * (heads.num_tokens() / B) * stride +
+                   head * heads.width(),
+          .token_stride = stride};
+}
+
+// The part of an operand [B * n], or null where it is absent, that is of sequence b.
+template <class T>
+const T* of_sequence(const TensorView& operand, std::int64_t B, std::int64_t b) {
+  return operand.present() ? operand.as<T>() + b * (operand.dim(0) / B) : nullptr;
+}
+
 // One sequence of an attention call, seen by one key/value head.
 template <class T>
 struct HeadGroup {
@@ -47,15 +73,25 @@ struct HeadGroup {
   AttentionScore score;
   std::int64_t b;
   std::int64_t g;
-  const T* qkv;  // of the sequence's first token
+  Rows<const T> queries;  // of the group's first head
+  Rows<const T> keys;
+  Rows<const T> values;
   const std::int32_t* position;
+  const std::int32_t* place;      // null: t
+  const std::int32_t* key_place;  // null: s
   const std::uint8_t* key_valid;  // null: all are
 
-  // The oldest key that query t may see. It does not decrease with t: positions count within
-  // documents. A document that began before this sequence is cut at the sequence's start.
-  std::int64_t first_key(std::int64_t t) const {
-    return std::max<std::int64_t>(0, t - position[t]);
+  std::int64_t place_of(std::int64_t t) const { return place == nullptr ? t : place[t]; }
+  // How many keys lie before a place: as places ascend, the first that does not.
+  std::int64_t keys_before(std::int64_t at) const {
+    return key_place == nullptr
+               ? std::clamp<std::int64_t>(at, 0, shape.num_keys)
+               : std::lower_bound(key_place, key_place + shape.num_keys, at) - key_place;
   }
+  // The oldest key that query t may see, and one past the newest. Neither decreases with t:
+  // positions count within documents. A document that began before all keys is cut there.
+  std::int64_t first_key(std::int64_t t) const { return keys_before(place_of(t) - position[t]); }
+  std::int64_t end_key(std::int64_t t) const { return keys_before(place_of(t) + 1); }
 
   A temperature(std::int64_t t) const {
     const auto length = static_cast<A>(score.temperature_len);
@@ -66,13 +102,7 @@ struct HeadGroup {
   bool is_valid(std::int64_t s) const { return key_valid == nullptr || key_valid[s] != 0; }
 
   const T* query(std::int64_t n, std::int64_t t) const {
-    return qkv + t * shape.token_stride() + n * shape.H;
-  }
-  const T* key(std::int64_t s) const {
-    return qkv + s * shape.token_stride() + shape.key_offset(g);
-  }
-  const T* value(std::int64_t s) const {
-    return qkv + s * shape.token_stride() + shape.value_offset(g);
+    return queries.at(t) + (n - first_head()) * shape.H;
   }
   std::int64_t first_head() const { return g * shape.group(); }
   // Of [B, N, S].
@@ -87,16 +117,20 @@ struct HeadGroup {
 
 template <class T, class Operands>
 HeadGroup<T> head_group(const Operands& op, const AttentionShape& shape, std::int64_t index) {
+  const std::int64_t B = shape.B;
   const std::int64_t b = index / shape.G;
+  const std::int64_t g = index % shape.G;
   return {.shape = shape,
           .score = op.score,
           .b = b,
-          .g = index % shape.G,
-          .qkv = op.qkv_TCH.template as<T>() + b * shape.S * shape.token_stride(),
-          .position = op.position_T.template as<std::int32_t>() + b * shape.S,
-          .key_valid = op.key_valid_T.present()
-                           ? op.key_valid_T.template as<std::uint8_t>() + b * shape.S
-                           : nullptr};
+          .g = g,
+          .queries = rows_of<const T>(op.q_TNH, B, b, g * shape.group()),
+          .keys = rows_of<const T>(op.k_UGH, B, b, g),
+          .values = rows_of<const T>(op.v_UGH, B, b, g),
+          .position = of_sequence<std::int32_t>(op.position_T, B, b),
+          .place = of_sequence<std::int32_t>(op.place_T, B, b),
+          .key_place = of_sequence<std::int32_t>(op.key_place_U, B, b),
+          .key_valid = of_sequence<std::uint8_t>(op.key_valid_U, B, b)};
 }
 
 // Queries [begin, begin + count) and the keys they go against, whole panels.
@@ -114,11 +148,12 @@ struct Tile {
 template <class T, class A = Accumulator<T>>
 Tile<A> make_tile(const HeadGroup<T>& heads, std::int64_t begin, std::int64_t end) {
   const std::int64_t count = std::min(kTileQueries, end - begin);
+  const std::int64_t first_key = heads.first_key(begin) / kPanel<A> * kPanel<A>;
   return {.begin = begin,
           .count = count,
           .rows = round_up(count, kBlockRows),
-          .first_key = heads.first_key(begin) / kPanel<A> * kPanel<A>,
-          .end_key = round_up(begin + count, kPanel<A>)};
+          .first_key = first_key,
+          .end_key = std::max(first_key, round_up(heads.end_key(begin + count - 1), kPanel<A>))};
 }
 
 // What is added to the logits of a tile's row: 0 for the keys that the row's query may see, -inf
@@ -136,10 +171,11 @@ class KeyBias {
 
   // Goes on to query t, the tile's next.
   void show(std::int64_t t) {
-    for (; next_ <= t; ++next_) {
+    for (const std::int64_t end = heads_.end_key(t); next_ < end; ++next_) {
       bias_[next_] = heads_.is_valid(next_) ? A{0} : kUnseen;
     }
-    for (; first_ < heads_.first_key(t); ++first_) {
+    for (const std::int64_t first = std::min(heads_.first_key(t), next_); first_ < first;
+         ++first_) {
       bias_[first_] = kUnseen;
     }
   }
@@ -153,10 +189,10 @@ class KeyBias {
   std::int64_t next_;   // the key after the newest
 };
 
-// Keys of a tile, from its first to query t itself, in whole vectors.
-template <class A>
-std::int64_t num_keys_until(const Tile<A>& tile, std::int64_t t) {
-  return round_up(t + 1 - tile.first_key, kPanel<A> / 2);
+// Keys of a tile, from its first to the newest that query t sees, in whole vectors.
+template <class T, class A = Accumulator<T>>
+std::int64_t num_keys_until(const HeadGroup<T>& heads, const Tile<A>& tile, std::int64_t t) {
+  return round_up(std::max<std::int64_t>(0, heads.end_key(t) - tile.first_key), kPanel<A> / 2);
 }
 
 // Logits from q.k, in place; returns their maximum.
@@ -214,10 +250,12 @@ void store_mean_value(const HeadGroup<T>& heads, T* out) {
   using A = Accumulator<T>;
   for (std::int64_t h = 0; h < heads.shape.H; ++h) {
     A sum = 0;
-    for (std::int64_t s = 0; s < heads.shape.S; ++s) {
-      sum += static_cast<A>(heads.value(s)[h]);
+    for (std::int64_t s = 0; s < heads.shape.num_keys; ++s) {
+      sum += static_cast<A>(heads.values.at(s)[h]);
     }
-    out[h] = static_cast<T>(sum / static_cast<A>(heads.shape.S));
+    // Without keys there is no mean either: 0.
+    const std::int64_t count = std::max<std::int64_t>(1, heads.shape.num_keys);
+    out[h] = static_cast<T>(sum / static_cast<A>(count));
   }
 }
 
@@ -232,7 +270,7 @@ std::int64_t score_stride(std::int64_t padded_keys) {
 template <class A>
 std::int64_t forward_scratch_bytes(const AttentionShape& shape) {
   const std::int64_t padded_width = round_up(shape.H, kPanel<A>);
-  const std::int64_t padded_keys = round_up(shape.S, kPanel<A>);
+  const std::int64_t padded_keys = round_up(shape.num_keys, kPanel<A>);
   return scratch_bytes<A>(padded_keys * shape.H) + scratch_bytes<A>(padded_keys * padded_width) +
          2 * scratch_bytes<A>(kTileQueries * padded_width) +
          scratch_bytes<A>(kTileQueries * score_stride<A>(padded_keys)) +
@@ -249,7 +287,9 @@ void forward_item(const HeadGroup<T>& heads,
                   std::int64_t end) {
   const std::int64_t width = heads.shape.H;
   const std::int64_t padded_width = round_up(width, kPanel<A>);
-  const std::int64_t padded_keys = round_up(end, kPanel<A>);
+  const std::int64_t oldest = heads.first_key(begin) / kPanel<A> * kPanel<A>;
+  const std::int64_t end_key = std::max(oldest, heads.end_key(end - 1));
+  const std::int64_t padded_keys = round_up(end_key, kPanel<A>);
   const std::int64_t score_row = score_stride<A>(padded_keys);
   const std::int64_t tile_elements = kTileQueries * padded_width;
 
@@ -260,21 +300,29 @@ void forward_item(const HeadGroup<T>& heads,
   A* probability = scratch.take<A>(kTileQueries * score_row);
   A* bias = scratch.take<A>(padded_keys);
 
-  const std::int64_t oldest = heads.first_key(begin) / kPanel<A> * kPanel<A>;
-  const std::int64_t stride = heads.shape.token_stride();
-  pack_transposed(key + oldest * width, heads.key(oldest), stride, end - oldest, width);
+  pack_transposed(key + oldest * width,
+                  heads.keys.at(oldest),
+                  heads.keys.token_stride,
+                  end_key - oldest,
+                  width);
   pack_rows(value + oldest * padded_width,
             padded_keys - oldest,
             padded_width,
-            heads.value(oldest),
-            stride,
-            end - oldest,
+            heads.values.at(oldest),
+            heads.values.token_stride,
+            end_key - oldest,
             width);
 
   for (std::int64_t n = heads.first_head(); n < heads.first_head() + heads.shape.group(); ++n) {
     for (std::int64_t first = begin; first < end; first += kTileQueries) {
       const Tile<A> tile = make_tile(heads, first, end);
-      pack_rows(query, tile.rows, padded_width, heads.query(n, first), stride, tile.count, width);
+      pack_rows(query,
+                tile.rows,
+                padded_width,
+                heads.query(n, first),
+                heads.queries.token_stride,
+                tile.count,
+                width);
       multiply<A>({.c = probability + tile.first_key,
                    .c_row = score_row,
                    .a = query,
@@ -290,7 +338,7 @@ void forward_item(const HeadGroup<T>& heads,
       KeyBias<T> key_bias(heads, tile, bias);
       for (std::int64_t row = 0; row < tile.count; ++row) {
         const std::int64_t t = first + row;
-        const std::int64_t num_keys = num_keys_until(tile, t);
+        const std::int64_t num_keys = num_keys_until(heads, tile, t);
         A* const p = probability + row * score_row + tile.first_key;
         key_bias.show(t);
         const Softmax<A> softmax =
@@ -368,7 +416,10 @@ void gradient_row(const GradientRow<A>& row, const AttentionScore& score) {
 
 template <class T>
 struct BackwardPointers {
-  T* dqkv;  // of the sequence's first token
+  Rows<T> dqueries;  // of the group's first head
+  Rows<T> dkeys;
+  Rows<T> dvalues;
+  std::int64_t sequence_keys;  // that a mean of values is over
   const T* dout;
   const T* out;
   const Accumulator<T>* lse;
@@ -378,7 +429,7 @@ struct BackwardPointers {
 template <class A>
 std::int64_t backward_scratch_bytes(const AttentionShape& shape) {
   const std::int64_t padded_width = round_up(shape.H, kPanel<A>);
-  const std::int64_t padded_keys = round_up(shape.S, kPanel<A>);
+  const std::int64_t padded_keys = round_up(shape.num_keys, kPanel<A>);
   return 2 * scratch_bytes<A>(padded_keys * shape.H) +
          3 * scratch_bytes<A>(padded_keys * padded_width) +
          3 * scratch_bytes<A>(kTileQueries * padded_width) +
@@ -389,10 +440,10 @@ std::int64_t backward_scratch_bytes(const AttentionShape& shape) {
 template <class T, class A = Accumulator<T>>
 void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPointers<T>& io) {
   const std::int64_t S = heads.shape.S;
+  const std::int64_t all_keys = heads.shape.num_keys;
   const std::int64_t width = heads.shape.H;
-  const std::int64_t stride = heads.shape.token_stride();
   const std::int64_t padded_width = round_up(width, kPanel<A>);
-  const std::int64_t padded_keys = round_up(S, kPanel<A>);
+  const std::int64_t padded_keys = round_up(all_keys, kPanel<A>);
   const std::int64_t score_row = score_stride<A>(padded_keys);
   const std::int64_t tile_elements = kTileQueries * padded_width;
   const std::int64_t width_panels = padded_width / kPanel<A>;
@@ -410,9 +461,10 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
   A* bias = scratch.take<A>(padded_keys);
   A* dmean = scratch.take<A>(padded_width);  // gradient of the mean value, from rows without a key
 
-  pack_transposed(key_transposed, heads.key(0), stride, S, width);
-  pack_transposed(value_transposed, heads.value(0), stride, S, width);
-  pack_rows(key, padded_keys, padded_width, heads.key(0), stride, S, width);
+  const std::int64_t key_stride = heads.keys.token_stride;
+  pack_transposed(key_transposed, heads.keys.at(0), key_stride, all_keys, width);
+  pack_transposed(value_transposed, heads.values.at(0), heads.values.token_stride, all_keys, width);
+  pack_rows(key, padded_keys, padded_width, heads.keys.at(0), key_stride, all_keys, width);
   std::fill(dkey, dkey + padded_keys * padded_width, A{0});
   std::fill(dvalue, dvalue + padded_keys * padded_width, A{0});
   std::fill(dmean, dmean + padded_width, A{0});
@@ -422,7 +474,13 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
       const Tile<A> tile = make_tile(heads, first, S);
       const std::int64_t num_keys = tile.end_key - tile.first_key;
       const std::int64_t output_stride = heads.shape.N * width;
-      pack_rows(query, tile.rows, padded_width, heads.query(n, first), stride, tile.count, width);
+      pack_rows(query,
+                tile.rows,
+                padded_width,
+                heads.query(n, first),
+                heads.queries.token_stride,
+                tile.count,
+                width);
       pack_rows(dresult,
                 tile.rows,
                 padded_width,
@@ -460,7 +518,7 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
         }
         const std::int64_t statistic = heads.statistic(n, t);
         io.delta[statistic] = delta;
-        const std::int64_t num_seen = num_keys_until(tile, t);
+        const std::int64_t num_seen = num_keys_until(heads, tile, t);
         A* const p = probability + row * score_row + tile.first_key;
         A* const d = dscore + row * score_row + tile.first_key;
         key_bias.show(t);
@@ -493,7 +551,7 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
                    .panels = width_panels,
                    .depth = num_keys});
       for (std::int64_t row = 0; row < tile.count; ++row) {
-        T* to = io.dqkv + (first + row) * stride + n * width;
+        T* to = io.dqueries.at(first + row) + (n - heads.first_head()) * width;
         for (std::int64_t h = 0; h < width; ++h) {
           to[h] = static_cast<T>(dquery[row * padded_width + h]);
         }
@@ -519,13 +577,13 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
     }
   }
 
-  for (std::int64_t s = 0; s < S; ++s) {
-    T* token = io.dqkv + s * stride;
+  for (std::int64_t s = 0; s < all_keys; ++s) {
+    T* const dkey_to = io.dkeys.at(s);
+    T* const dvalue_to = io.dvalues.at(s);
     for (std::int64_t h = 0; h < width; ++h) {
       const std::int64_t at = s * padded_width + h;
-      token[heads.shape.key_offset(heads.g) + h] = static_cast<T>(dkey[at]);
-      token[heads.shape.value_offset(heads.g) + h] =
-          static_cast<T>(dvalue[at] + dmean[h] / static_cast<A>(S));
+      dkey_to[h] = static_cast<T>(dkey[at]);
+      dvalue_to[h] = static_cast<T>(dvalue[at] + dmean[h] / static_cast<A>(io.sequence_keys));
     }
   }
 }
@@ -543,22 +601,46 @@ void check_score(const OpCheck& check, const AttentionScore& score) {
   });
 }
 
+void check_heads(const OpCheck& check,
+                 std::string_view name,
+                 const HeadsView& heads,
+                 std::int64_t num_tokens,
+                 std::int64_t num_heads,
+                 std::int64_t width,
+                 DType dtype) {
+  check.num_dims(name, heads.buffer_TCH, 3);
+  check.tensor(name, heads.buffer_TCH, {num_tokens, heads.buffer_TCH.dim(1), width}, dtype);
+  check.condition(heads.num_heads == num_heads && heads.first_head >= 0 &&
+                      heads.first_head + heads.num_heads <= heads.buffer_TCH.dim(1),
+                  [&] {
+                    return std::string(name) + " is heads " + std::to_string(heads.first_head) +
+                           " to " + std::to_string(heads.first_head + heads.num_heads) + " of " +
+                           std::to_string(heads.buffer_TCH.dim(1)) + ", expected " +
+                           std::to_string(num_heads) + " of them";
+                  });
+}
+
 // The operands that both directions have.
 template <class Operands>
 void check_operands(const OpCheck& check, const Operands& op, Stream stream) {
-  check.num_dims("qkv_TCH", op.qkv_TCH, 3);
   check.num_dims("lse_BNS", op.lse_BNS, 3);
-  const DType dtype = op.qkv_TCH.dtype;
-  const std::int64_t T = op.qkv_TCH.dim(0);
-  const std::int64_t C = op.qkv_TCH.dim(1);
-  const std::int64_t H = op.qkv_TCH.dim(2);
+  check.num_dims("q_TNH", op.q_TNH.buffer_TCH, 3);
+  check.num_dims("k_UGH", op.k_UGH.buffer_TCH, 3);
+  const DType dtype = op.q_TNH.dtype();
+  const std::int64_t H = op.q_TNH.width();
   const std::int64_t B = op.lse_BNS.dim(0);
   const std::int64_t N = op.lse_BNS.dim(1);
-  const std::int64_t S = op.lse_BNS.dim(2);
-  check.float_dtype("qkv_TCH", dtype);
-  check.condition(N >= 1 && C > N && (C - N) % 2 == 0 && N % ((C - N) / 2) == 0, [&] {
-    return "qkv_TCH has " + std::to_string(C) + " heads for " + std::to_string(N) +
-           " query heads (C = N + 2G, and G divides N)";
+  const std::int64_t T = B * op.lse_BNS.dim(2);
+  const std::int64_t U = op.k_UGH.num_tokens();
+  const std::int64_t G = op.k_UGH.num_heads;
+  check.float_dtype("q_TNH", dtype);
+  check.condition(N >= 1 && G >= 1 && N % G == 0, [&] {
+    return std::to_string(G) + " key/value heads for " + std::to_string(N) +
+           " query heads (a key/value head serves as many query heads as any other)";
+  });
+  check.condition(B == 0 ? U == 0 : U % B == 0, [&] {
+    return "k_UGH has " + std::to_string(U) + " tokens for " + std::to_string(B) +
+           " sequences (each has as many keys)";
   });
   check.condition(stream.device == Device::cpu || (H % 8 == 0 && H >= 8 && H <= 128), [&] {
     return "a head is " + std::to_string(H) +
@@ -566,16 +648,20 @@ void check_operands(const OpCheck& check, const Operands& op, Stream stream) {
            "change model.head_dim";
   });
   check.tensor("out_TNH", op.out_TNH, {T, N, H}, dtype);
-  check.tensor("lse_BNS", op.lse_BNS, {B, N, S}, accumulation_dtype(dtype));
-  check.tensor("qkv_TCH", op.qkv_TCH, {B * S, C, H}, dtype);
+  check.tensor("lse_BNS", op.lse_BNS, {B, N, op.lse_BNS.dim(2)}, accumulation_dtype(dtype));
+  check_heads(check, "q_TNH", op.q_TNH, T, N, H, dtype);
+  check_heads(check, "k_UGH", op.k_UGH, U, G, H, dtype);
+  check_heads(check, "v_UGH", op.v_UGH, U, G, H, dtype);
   check.tensor("position_T", op.position_T, {T}, DType::i32);
-  check.optional_tensor("key_valid_T", op.key_valid_T, {T}, DType::u8);
+  check.optional_tensor("place_T", op.place_T, {T}, DType::i32);
+  check.optional_tensor("key_place_U", op.key_place_U, {U}, DType::i32);
+  check.optional_tensor("key_valid_U", op.key_valid_U, {U}, DType::u8);
   check_score(check, op.score);
 }
 
 template <class T>
 void forward_cpu(const AttentionForward& op) {
-  const AttentionShape shape = attention_shape(op.lse_BNS, op.qkv_TCH);
+  const AttentionShape shape = attention_shape(op);
   const std::int64_t items_per_group = (shape.S + kItemQueries - 1) / kItemQueries;
   const ThreadScratch scratch(forward_scratch_bytes<Accumulator<T>>(shape));
   parallel_chunks(shape.B * shape.G * items_per_group, [&](std::int64_t item) {
@@ -591,13 +677,17 @@ void forward_cpu(const AttentionForward& op) {
 
 template <class T>
 void backward_cpu(const AttentionBackward& op) {
-  const AttentionShape shape = attention_shape(op.lse_BNS, op.qkv_TCH);
+  const AttentionShape shape = attention_shape(op);
   const ThreadScratch scratch(backward_scratch_bytes<Accumulator<T>>(shape));
-  parallel_chunks(shape.S == 0 ? 0 : shape.B * shape.G, [&](std::int64_t item) {
+  parallel_chunks(shape.B * shape.G, [&](std::int64_t item) {
     const HeadGroup<T> heads = head_group<T>(op, shape, item);
+    const std::int64_t B = shape.B;
     backward_item<T>(heads,
                      scratch.mine(),
-                     {.dqkv = op.dqkv_TCH.as<T>() + heads.b * shape.S * shape.token_stride(),
+                     {.dqueries = rows_of<T>(op.dq_TNH, B, heads.b, heads.first_head()),
+                      .dkeys = rows_of<T>(op.dk_UGH, B, heads.b, heads.g),
+                      .dvalues = rows_of<T>(op.dv_UGH, B, heads.b, heads.g),
+                      .sequence_keys = op.sequence_keys == 0 ? shape.num_keys : op.sequence_keys,
                       .dout = op.dout_TNH.as<T>(),
                       .out = op.out_TNH.as<T>(),
                       .lse = op.lse_BNS.as<Accumulator<T>>(),
@@ -612,22 +702,33 @@ void attention_forward(const AttentionForward& op, Stream stream) {
   if (stream.device == Device::cuda) {
     return cuda::attention_forward(op, stream);
   }
-  visit_float(op.qkv_TCH.dtype, [&]<class T>() { forward_cpu<T>(op); });
+  visit_float(op.q_TNH.dtype(), [&]<class T>() { forward_cpu<T>(op); });
 }
 
 void attention_backward(const AttentionBackward& op, Stream stream) {
   const OpCheck check("attention_backward", stream);
   check_operands(check, op, stream);
-  const TensorSpec qkv = op.qkv_TCH.spec();
-  const TensorSpec out = op.out_TNH.spec();
-  const TensorSpec lse = op.lse_BNS.spec();
-  check.tensor("dqkv_TCH", op.dqkv_TCH, {qkv.dims[0], qkv.dims[1], qkv.dims[2]}, qkv.dtype);
-  check.tensor("dout_TNH", op.dout_TNH, {out.dims[0], out.dims[1], out.dims[2]}, out.dtype);
-  check.tensor("delta_BNS", op.delta_BNS, {lse.dims[0], lse.dims[1], lse.dims[2]}, lse.dtype);
+  const DType dtype = op.q_TNH.dtype();
+  const std::int64_t N = op.q_TNH.num_heads;
+  const std::int64_t G = op.k_UGH.num_heads;
+  const std::int64_t T = op.q_TNH.num_tokens();
+  const std::int64_t U = op.k_UGH.num_tokens();
+  const std::int64_t H = op.q_TNH.width();
+  const TensorView& lse = op.lse_BNS;
+  check_heads(check, "dq_TNH", op.dq_TNH, T, N, H, dtype);
+  check_heads(check, "dk_UGH", op.dk_UGH, U, G, H, dtype);
+  check_heads(check, "dv_UGH", op.dv_UGH, U, G, H, dtype);
+  check.tensor("dout_TNH", op.dout_TNH, {T, N, H}, dtype);
+  check.tensor("delta_BNS", op.delta_BNS, {lse.dim(0), lse.dim(1), lse.dim(2)}, lse.dtype);
+  check.condition(op.sequence_keys == 0 || op.sequence_keys * lse.dim(0) >= U, [&] {
+    return "sequence_keys is " + std::to_string(op.sequence_keys) +
+           ", less than the keys of this call (it counts those of all parts); use 0 where there "
+           "is one part";
+  });
   if (stream.device == Device::cuda) {
     return cuda::attention_backward(op, stream);
   }
-  visit_float(qkv.dtype, [&]<class T>() { backward_cpu<T>(op); });
+  visit_float(dtype, [&]<class T>() { backward_cpu<T>(op); });
 }
 
 }  // namespace memphis::kernels

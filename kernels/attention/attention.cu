@@ -98,14 +98,17 @@ __global__ void attention_no_key_forward_kernel(AttentionArguments<T> arguments)
     return;
   }
   float sum = 0.0F;
-  for (std::int64_t s = 0; s < shape.S; ++s) {
-    sum += gpu::to_float(queries.first.value()[s * shape.token_stride() + h]);
+  const HeadRows<const T> values = queries.first.of_keys(arguments.value);
+  for (std::int64_t s = 0; s < shape.num_keys; ++s) {
+    sum += gpu::to_float(values.data[s * values.stride + h]);
   }
-  const T mean = gpu::from_float<T>(sum / static_cast<float>(shape.S));
+  // Without keys there is no mean either: 0.
+  const T mean = gpu::from_float<T>(sum / fmaxf(1.0F, static_cast<float>(shape.num_keys)));
   queries.for_each([&](std::int64_t output) { arguments.out[output + h] = mean; });
 }
 
-// dv of every position += the sum of dout / S over the queries that see no key.
+// dv of every key += the sum of dout over the queries that see no key, divided by the keys that the
+// mean of values is over.
 // grid: B * G, block: kThreads, shared: none; requires H <= kThreads and dv from the backward pass.
 template <class T>
 __global__ void attention_no_key_backward_kernel(AttentionArguments<T> arguments) {
@@ -118,31 +121,53 @@ __global__ void attention_no_key_backward_kernel(AttentionArguments<T> arguments
   }
   float sum = 0.0F;
   queries.for_each([&](std::int64_t output) { sum += gpu::to_float(arguments.dout[output + h]); });
-  const float dmean = sum / static_cast<float>(shape.S);
-  T* dvalue = arguments.dqkv + queries.first.token(0) * shape.token_stride() +
-              shape.value_offset(queries.first.kv_head()) + h;
-  for (std::int64_t s = 0; s < shape.S; ++s) {
-    T& element = dvalue[s * shape.token_stride()];
+  const float dmean = sum / arguments.sequence_keys;
+  const HeadRows<T> dvalues = queries.first.of_keys(arguments.dvalue);
+  for (std::int64_t s = 0; s < shape.num_keys; ++s) {
+    T& element = dvalues.data[s * dvalues.stride + h];
     element = gpu::from_float<T>(gpu::to_float(element) + dmean);
   }
 }
 
+template <class T, class U = T>
+HeadRows<U> rows_of(const HeadsView& heads) {
+  return {heads.as<T>(), heads.token_stride()};
+}
+template <class T>
+const T* or_null(const TensorView& operand) {
+  return operand.present() ? operand.as<T>() : nullptr;
+}
+
 template <class T, class Operands>
 AttentionArguments<T> common_arguments(const Operands& op) {
-  return {
-      .out = op.out_TNH.template as<T>(),
-      .lse = op.lse_BNS.template as<float>(),
-      .qkv = op.qkv_TCH.template as<T>(),
-      .position = op.position_T.template as<std::int32_t>(),
-      .key_valid = op.key_valid_T.present() ? op.key_valid_T.template as<std::uint8_t>() : nullptr,
-      .dqkv = nullptr,
-      .dout = nullptr,
-      .delta = nullptr,
-      .shape = attention_shape(op.lse_BNS, op.qkv_TCH),
-      .scale = op.score.scale,
-      .cap = op.score.cap,
-      .temperature_len = static_cast<float>(op.score.temperature_len),
-      .log2_temperature_len = std::log2(static_cast<float>(op.score.temperature_len))};
+  return {.out = op.out_TNH.template as<T>(),
+          .lse = op.lse_BNS.template as<float>(),
+          .query = rows_of<T, const T>(op.q_TNH),
+          .key = rows_of<T, const T>(op.k_UGH),
+          .value = rows_of<T, const T>(op.v_UGH),
+          .position = op.position_T.template as<std::int32_t>(),
+          .place = or_null<std::int32_t>(op.place_T),
+          .key_place = or_null<std::int32_t>(op.key_place_U),
+          .key_valid = or_null<std::uint8_t>(op.key_valid_U),
+          .dquery = {},
+          .dkey = {},
+          .dvalue = {},
+          .dout = nullptr,
+          .delta = nullptr,
+          .shape = attention_shape(op),
+          .sequence_keys = 0,
+          .scale = op.score.scale,
+          .cap = op.score.cap,
+          .temperature_len = static_cast<float>(op.score.temperature_len),
+          .log2_temperature_len = std::log2(static_cast<float>(op.score.temperature_len))};
+}
+
+// Whether a query may see no key. Every token is a key of its own query where nothing is hidden and
+// keys are the queries' tokens.
+template <class T>
+bool keys_may_lack(const AttentionArguments<T>& arguments) {
+  return arguments.key_valid != nullptr || arguments.place != nullptr ||
+         arguments.key_place != nullptr || arguments.shape.num_keys < arguments.shape.S;
 }
 
 Launch block_per_kv_head(const AttentionShape& shape, Stream stream) {
@@ -153,7 +178,7 @@ template <class T>
 void forward(const AttentionForward& op, Stream stream) {
   const auto arguments = common_arguments<T>(op);
   launch_attention_forward(arguments, stream);
-  if (arguments.key_valid != nullptr) {
+  if (keys_may_lack(arguments)) {
     launch(
         attention_no_key_forward_kernel<T>, block_per_kv_head(arguments.shape, stream), arguments);
   }
@@ -162,7 +187,11 @@ void forward(const AttentionForward& op, Stream stream) {
 template <class T>
 void backward(const AttentionBackward& op, Stream stream) {
   auto arguments = common_arguments<T>(op);
-  arguments.dqkv = op.dqkv_TCH.template as<T>();
+  arguments.dquery = rows_of<T>(op.dq_TNH);
+  arguments.dkey = rows_of<T>(op.dk_UGH);
+  arguments.dvalue = rows_of<T>(op.dv_UGH);
+  arguments.sequence_keys =
+      static_cast<float>(op.sequence_keys == 0 ? arguments.shape.num_keys : op.sequence_keys);
   arguments.dout = op.dout_TNH.template as<T>();
   arguments.delta = op.delta_BNS.template as<float>();
   const AttentionShape& shape = arguments.shape;
@@ -172,7 +201,7 @@ void backward(const AttentionBackward& op, Stream stream) {
           .stream = stream},
          arguments);
   launch_attention_backward(arguments, stream);
-  if (arguments.key_valid != nullptr) {
+  if (keys_may_lack(arguments)) {
     launch(attention_no_key_backward_kernel<T>, block_per_kv_head(shape, stream), arguments);
   }
 }
@@ -183,14 +212,14 @@ void attention_forward(const AttentionForward& op, Stream stream) {
   if (op.out_TNH.num_elements() == 0) {
     return;
   }
-  visit_gpu_float(op.qkv_TCH.dtype, [&]<class T>() { forward<T>(op, stream); });
+  visit_gpu_float(op.q_TNH.dtype(), [&]<class T>() { forward<T>(op, stream); });
 }
 
 void attention_backward(const AttentionBackward& op, Stream stream) {
-  if (op.dqkv_TCH.num_elements() == 0) {
+  if (op.out_TNH.num_elements() == 0 && op.k_UGH.num_tokens() == 0) {
     return;
   }
-  visit_gpu_float(op.qkv_TCH.dtype, [&]<class T>() { backward<T>(op, stream); });
+  visit_gpu_float(op.q_TNH.dtype(), [&]<class T>() { backward<T>(op, stream); });
 }
 
 }  // namespace memphis::kernels::cuda

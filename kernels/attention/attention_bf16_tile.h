@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
+#include <gpu_math.h>
 #include <gpu_mma.h>
 #include <gpu_warp.h>
 
 #include "kernels/attention/attention_gpu.h"
 
-// Products of a warp on tiles in shared memory. A warp owns 16 rows of the left operand and of the
-// result; accumulators and fragments are laid out as gpu_mma.h says.
+// Products of a warp on tiles in shared memory, and what their scores go through. A warp owns 16
+// rows of the left operand and of the result; accumulators and fragments are laid out as gpu_mma.h
+// says.
 namespace memphis::kernels::cuda {
 
 constexpr int kWarpRows = 16;
@@ -80,12 +83,8 @@ __device__ __forceinline__ int accumulator_column(int tile, int element) {
 // Rounds and stores a warp's 16 rows, the first of which is row `first` of `head`; rows from `end`
 // and columns from `width` on are padding.
 template <int kWidth>
-__device__ __forceinline__ void store_rows(bf16* head,
-                                           std::int64_t stride,
-                                           const float (&c)[kWidth / 8][4],
-                                           int first,
-                                           int end,
-                                           int width) {
+__device__ __forceinline__ void store_rows(
+    const HeadRows<bf16>& head, const float (&c)[kWidth / 8][4], int first, int end, int width) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = first + accumulator_row(2 * half);
@@ -95,12 +94,88 @@ __device__ __forceinline__ void store_rows(bf16* head,
 #pragma unroll
     for (int tile = 0; tile < kWidth / 8; ++tile) {
       if (tile * 8 < width) {
-        auto* const to =
-            reinterpret_cast<std::uint32_t*>(head + row * stride + accumulator_column(tile, 0));
+        auto* const to = reinterpret_cast<std::uint32_t*>(head.data + row * head.stride +
+                                                          accumulator_column(tile, 0));
         *to = gpu::pack_bf16(c[tile][2 * half], c[tile][2 * half + 1]);
       }
     }
   }
+}
+
+// What a query's logits have in common: factor * v + shift is the logit, in units of ln 2, of the
+// score that Bend makes v of; slope times v's is the logit's derivative by q.k, in its own units.
+struct LogitFactors {
+  float factor;
+  float shift;
+  float slope;
+};
+
+// The part of a logit that is the same for all queries. tanh y = 1 - 2 r with r = 1 / (e^2y + 1),
+// so 1 - tanh^2 y = 4 r (1 - r), and with a cap v is r. Its error is absolute, a few 2^-24, and
+// that is what counts in a logit: times a cap of 30 it is below 1e-5, far below bf16's 2^-9 in the
+// probability. tanh.approx is not enough: its 2^-11 times 30 is 1.5 % of a probability.
+template <bool kCapped>
+class Bend {
+ public:
+  __device__ __forceinline__ explicit Bend(const AttentionArguments<bf16>& arguments)
+      : cap_(arguments.cap),
+        scale_(arguments.scale),
+        exponent_(kCapped ? 2.0F * kLog2E * (arguments.scale / arguments.cap) : 0.0F) {}
+
+  __device__ __forceinline__ LogitFactors factors(float temperature) const {
+    const float bound = kLog2E * cap_ * temperature;
+    const float slope = scale_ * temperature;
+    if constexpr (kCapped) {
+      return {-2.0F * bound, bound, 4.0F * slope};
+    }
+    return {kLog2E * slope, 0.0F, slope};
+  }
+  // v of q.k
+  __device__ __forceinline__ float operator()(float product) const {
+    return kCapped ? gpu::reciprocal_approx(gpu::exp2_approx(exponent_ * product) + 1.0F) : product;
+  }
+  // slope times this is the derivative
+  __device__ __forceinline__ float slope(float v, float slope) const {
+    return kCapped ? slope * fmaf(-v, v, v) : slope;
+  }
+
+ private:
+  float cap_;
+  float scale_;
+  float exponent_;
+};
+
+// Calls visitor.operator()<kWidth, kCapped>(), see visit_head_width.
+template <class Visitor>
+void visit_attention(const AttentionArguments<bf16>& arguments, const Visitor& visitor) {
+  visit_head_width(arguments.shape.H, [&]<int kWidth>() {
+    if (arguments.cap > 0.0F) {
+      visitor.template operator()<kWidth, true>();
+    } else {
+      visitor.template operator()<kWidth, false>();
+    }
+  });
+}
+
+// Which of the 32 keys from `first` on are keys at all, as bits; the whole warp calls.
+__device__ __forceinline__ std::uint32_t valid_keys(const AttentionHead<bf16>& head, int first) {
+  if (head.arguments.key_valid == nullptr) {
+    return gpu::kFullMask;
+  }
+  const int s = first + gpu::lane_id();
+  return gpu::ballot(s < head.num_keys() && head.key_valid(s));
+}
+
+// Bits [begin, end) of 32, of bounds that may lie outside.
+__device__ __forceinline__ std::uint32_t bits_between(int begin, int end) {
+  const int low = begin > 0 ? begin : 0;
+  const int high = end < 32 ? end : 32;
+  return low < high ? gpu::kFullMask << low & gpu::kFullMask >> (32 - high) : 0U;
+}
+// Whether the bit of accumulator `element` of column tile `tile`, of the word that tile's columns
+// are in, is set; `bits` has been shifted by accumulator_column(0, 0).
+__device__ __forceinline__ bool is_allowed(std::uint32_t bits, int tile, int element) {
+  return (bits >> (tile % 4 * 8 + element % 2) & 1U) != 0;
 }
 
 }  // namespace memphis::kernels::cuda

@@ -37,6 +37,23 @@ __device__ __forceinline__ int own_column(int i) {
   return own_lane() + i * kLanesPerRow;
 }
 
+struct Logit {
+  float value;
+  float slope;  // of the logit by q.k
+};
+
+__device__ __forceinline__ Logit logit_of(const AttentionArguments<float>& arguments,
+                                          float product,
+                                          float temperature) {
+  if (arguments.cap > 0.0F) {
+    const float capped = tanhf(arguments.scale / arguments.cap * product);
+    return {arguments.cap * temperature * capped,
+            arguments.scale * temperature * (1.0F - capped * capped)};
+  }
+  const float factor = arguments.scale * temperature;
+  return {factor * product, factor};
+}
+
 // products[i] = own row of `rows` . row own_column(i) of `columns`.
 template <int kWidth>
 __device__ __forceinline__ void multiply_transposed(float (&products)[kScores],
@@ -116,26 +133,28 @@ __global__ void __launch_bounds__(kThreads)
   const AttentionHead<float> head = {arguments,
                                      static_cast<int>(blockIdx.x) / num_heads,
                                      static_cast<int>(blockIdx.x) % num_heads};
-  const std::int64_t stride = arguments.shape.token_stride();
   const int num_tokens = head.num_tokens();
   const int first_query = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kRows;
   const int end_query = std::min(num_tokens, first_query + kRows);
   const int t = first_query + own_row();
   const bool inside = t < num_tokens;
   const int first_key = inside ? head.first_key(t) : 0;
+  const int last_key = inside ? head.last_key(t) : -1;
   const float temperature = inside ? head.temperature(t) : 1.0F;
 
   float result[kVectors<kWidth>][kVector] = {};
   float maximum = -INFINITY;
   float sum = 0.0F;  // this lane's part
   load_tile_async<float, kWidth, kRows>(
-      shared.query, head.query(), stride, first_query, num_tokens, head.width());
+      shared.query, head.of_queries(arguments.query), first_query, num_tokens, head.width());
+  gpu::copy_async_commit();
   const int begin = head.first_key(first_query) / kRows * kRows;
-  for (int keys = begin; keys < end_query; keys += kRows) {
+  const int end = head.last_key(end_query - 1) + 1;
+  for (int keys = begin; keys < end; keys += kRows) {
     load_tile_async<float, kWidth, kRows>(
-        shared.key, head.key(), stride, keys, num_tokens, head.width());
+        shared.key, head.of_keys(arguments.key), keys, head.num_keys(), head.width());
     load_tile_async<float, kWidth, kRows>(
-        shared.value, head.value(), stride, keys, num_tokens, head.width());
+        shared.value, head.of_keys(arguments.value), keys, head.num_keys(), head.width());
     gpu::copy_async_commit();
     gpu::copy_async_wait<0>();
     gpu::sync_threads();  // the tiles are in shared memory
@@ -145,8 +164,8 @@ __global__ void __launch_bounds__(kThreads)
     float new_maximum = maximum;
     for (int i = 0; i < kScores; ++i) {
       const int s = keys + own_column(i);
-      const bool allowed = inside && s <= t && s >= first_key && head.key_valid(s);
-      score[i] = allowed ? exact_logit(arguments, score[i], temperature).value : -INFINITY;
+      const bool allowed = s <= last_key && s >= first_key && head.key_valid(s);
+      score[i] = allowed ? logit_of(arguments, score[i], temperature).value : -INFINITY;
       new_maximum = fmaxf(new_maximum, score[i]);
     }
     new_maximum = row_max(new_maximum);
@@ -169,6 +188,8 @@ __global__ void __launch_bounds__(kThreads)
     gpu::sync_threads();  // all reads of the tiles are done: the next may arrive
   }
 
+  gpu::copy_async_wait<0>();  // of a block that sees no key
+
   // Normalise and write. A row without a key has sum 0 and gets its mean from another kernel.
   const float total = row_sum(sum);
   if (inside) {
@@ -178,11 +199,38 @@ __global__ void __launch_bounds__(kThreads)
         element *= inverse;
       }
     }
-    store_row<kWidth>(arguments.out + head.output(t), result, head.width());
+    const HeadRows<float> out = head.of_outputs(arguments.out);
+    store_row<kWidth>(out.data + t * out.stride, result, head.width());
     if (own_lane() == 0) {
       arguments.lse[head.statistic(t)] = total > 0.0F ? maximum + logf(total) : -INFINITY;
     }
   }
+}
+
+// What the key/value side of the backward pass needs of a tile of queries.
+struct QueryStatistics {
+  float lse[kRows];  // +inf where there is no query or it sees no key: its probabilities are then 0
+  float delta[kRows];
+  float temperature[kRows];
+  int first_key[kRows];
+  int last_key[kRows];  // -1 where there is no query
+};
+
+__device__ __forceinline__ void load_statistics(QueryStatistics& statistics,
+                                                const AttentionHead<float>& head,
+                                                int first) {
+  const int row = static_cast<int>(threadIdx.x);
+  if (row >= kRows) {
+    return;
+  }
+  const int t = first + row;
+  const bool inside = t < head.num_tokens();
+  const float lse = inside ? head.arguments.lse[head.statistic(t)] : -INFINITY;
+  statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;
+  statistics.delta[row] = inside ? head.arguments.delta[head.statistic(t)] : 0.0F;
+  statistics.temperature[row] = inside ? head.temperature(t) : 1.0F;
+  statistics.first_key[row] = inside ? head.first_key(t) : 0;
+  statistics.last_key[row] = inside ? head.last_key(t) : -1;
 }
 
 template <int kWidth>
@@ -193,7 +241,7 @@ struct BackwardShared {
   float dout[kTileElements<kWidth>];
   float probability[kRows * kWeightStride];
   float dscore[kRows * kWeightStride];
-  QueryStatistics<kRows> statistics;
+  QueryStatistics statistics;
 };
 
 // A tile of queries, of dout and of their statistics on its way to shared memory.
@@ -201,18 +249,10 @@ template <int kWidth>
 __device__ __forceinline__ void load_queries_async(BackwardShared<kWidth>& shared,
                                                    const AttentionHead<float>& head,
                                                    int first) {
-  load_tile_async<float, kWidth, kRows>(shared.query,
-                                        head.query(),
-                                        head.arguments.shape.token_stride(),
-                                        first,
-                                        head.num_tokens(),
-                                        head.width());
-  load_tile_async<float, kWidth, kRows>(shared.dout,
-                                        head.arguments.dout + head.output(0),
-                                        head.output_stride(),
-                                        first,
-                                        head.num_tokens(),
-                                        head.width());
+  load_tile_async<float, kWidth, kRows>(
+      shared.query, head.of_queries(head.arguments.query), first, head.num_tokens(), head.width());
+  load_tile_async<float, kWidth, kRows>(
+      shared.dout, head.of_outputs(head.arguments.dout), first, head.num_tokens(), head.width());
   load_statistics(shared.statistics, head, first);
 }
 
@@ -220,11 +260,10 @@ template <int kWidth>
 __device__ __forceinline__ void load_keys_async(BackwardShared<kWidth>& shared,
                                                 const AttentionHead<float>& head,
                                                 int first) {
-  const std::int64_t stride = head.arguments.shape.token_stride();
   load_tile_async<float, kWidth, kRows>(
-      shared.key, head.key(), stride, first, head.num_tokens(), head.width());
+      shared.key, head.of_keys(head.arguments.key), first, head.num_keys(), head.width());
   load_tile_async<float, kWidth, kRows>(
-      shared.value, head.value(), stride, first, head.num_tokens(), head.width());
+      shared.value, head.of_keys(head.arguments.value), first, head.num_keys(), head.width());
 }
 
 struct Gradient {
@@ -232,17 +271,16 @@ struct Gradient {
   float dscore;
 };
 
-// Of query t (row `query` of the statistics) by key s, from q.k and dout.v.
+// Of the query that is row `query` of the statistics by key s, from q.k and dout.v.
 __device__ __forceinline__ Gradient score_gradient(const AttentionHead<float>& head,
-                                                   const QueryStatistics<kRows>& statistics,
+                                                   const QueryStatistics& statistics,
                                                    int query,
-                                                   int t,
                                                    int s,
                                                    float product,
                                                    float dprobability) {
   const bool allowed =
-      s <= t && s >= statistics.first_key[query] && s < head.num_tokens() && head.key_valid(s);
-  const Logit logit = exact_logit(head.arguments, product, statistics.temperature[query]);
+      s <= statistics.last_key[query] && s >= statistics.first_key[query] && head.key_valid(s);
+  const Logit logit = logit_of(head.arguments, product, statistics.temperature[query]);
   const float p = allowed ? expf(logit.value - statistics.lse[query]) : 0.0F;
   return {p, p * (dprobability - statistics.delta[query]) * logit.slope};
 }
@@ -258,17 +296,19 @@ __global__ void __launch_bounds__(kThreads)
   const int b = static_cast<int>(blockIdx.x / shape.G);
   const int first_head = static_cast<int>(blockIdx.x % shape.G) * group;
   const AttentionHead<float> first = {arguments, b, first_head};
-  const int num_tokens = first.num_tokens();
+  const int num_keys = first.num_keys();
   const int first_key = static_cast<int>(blockIdx.y) * kRows;
   const int s = first_key + own_row();
-  const int end_query = first.end_query(std::min(num_tokens, first_key + kRows) - 1);
+  const int first_query = first.first_query(first_key) / kRows * kRows;
+  const int end_query = first.end_query(std::min(num_keys, first_key + kRows) - 1);
 
   float dkey[kVectors<kWidth>][kVector] = {};
   float dvalue[kVectors<kWidth>][kVector] = {};
   load_keys_async(shared, first, first_key);
+  gpu::copy_async_commit();
   for (int n = first_head; n < first_head + group; ++n) {
     const AttentionHead<float> head = {arguments, b, n};
-    for (int query = first_key; query < end_query; query += kRows) {
+    for (int query = first_query; query < end_query; query += kRows) {
       load_queries_async(shared, head, query);
       gpu::copy_async_commit();
       gpu::copy_async_wait<0>();
@@ -280,8 +320,8 @@ __global__ void __launch_bounds__(kThreads)
       multiply_transposed<kWidth>(dprobability, shared.value, shared.dout);
       for (int i = 0; i < kScores; ++i) {
         const int column = own_column(i);
-        const Gradient gradient = score_gradient(
-            head, shared.statistics, column, query + column, s, product[i], dprobability[i]);
+        const Gradient gradient =
+            score_gradient(head, shared.statistics, column, s, product[i], dprobability[i]);
         shared.probability[own_row() * kWeightStride + column] = gradient.probability;
         shared.dscore[own_row() * kWeightStride + column] = gradient.dscore;
       }
@@ -291,10 +331,12 @@ __global__ void __launch_bounds__(kThreads)
       gpu::sync_threads();  // all reads of the tiles are done: the next may arrive
     }
   }
-  if (s < num_tokens) {
-    float* const token = arguments.dqkv + first.token(s) * shape.token_stride();
-    store_row<kWidth>(token + shape.key_offset(first.kv_head()), dkey, first.width());
-    store_row<kWidth>(token + shape.value_offset(first.kv_head()), dvalue, first.width());
+  gpu::copy_async_wait<0>();  // of a block whose keys nobody sees
+  if (s < num_keys) {
+    const HeadRows<float> dkeys = first.of_keys(arguments.dkey);
+    const HeadRows<float> dvalues = first.of_keys(arguments.dvalue);
+    store_row<kWidth>(dkeys.data + s * dkeys.stride, dkey, first.width());
+    store_row<kWidth>(dvalues.data + s * dvalues.stride, dvalue, first.width());
   }
 }
 
@@ -314,8 +356,10 @@ __global__ void __launch_bounds__(kThreads)
 
   float dquery[kVectors<kWidth>][kVector] = {};
   load_queries_async(shared, head, first_query);
+  gpu::copy_async_commit();
   const int begin = head.first_key(first_query) / kRows * kRows;
-  for (int keys = begin; keys < end_query; keys += kRows) {
+  const int end = head.last_key(end_query - 1) + 1;
+  for (int keys = begin; keys < end; keys += kRows) {
     load_keys_async(shared, head, keys);
     gpu::copy_async_commit();
     gpu::copy_async_wait<0>();
@@ -328,17 +372,17 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kScores; ++i) {
       const int column = own_column(i);
       const Gradient gradient = score_gradient(
-          head, shared.statistics, own_row(), t, keys + column, product[i], dprobability[i]);
+          head, shared.statistics, own_row(), keys + column, product[i], dprobability[i]);
       shared.dscore[own_row() * kWeightStride + column] = gradient.dscore;
     }
     gpu::sync_warp();  // a row of scores is written and read by one warp
     accumulate<kWidth>(dquery, shared.dscore, shared.key);
     gpu::sync_threads();  // all reads of the tiles are done: the next may arrive
   }
+  gpu::copy_async_wait<0>();  // of a block that sees no key
   if (t < num_tokens) {
-    store_row<kWidth>(arguments.dqkv + head.token(t) * shape.token_stride() + head.n * shape.H,
-                      dquery,
-                      head.width());
+    const HeadRows<float> dqueries = head.of_queries(arguments.dquery);
+    store_row<kWidth>(dqueries.data + t * dqueries.stride, dquery, head.width());
   }
 }
 
@@ -358,16 +402,15 @@ void launch_attention_forward(const AttentionArguments<float>& arguments, Stream
 
 void launch_attention_backward(const AttentionArguments<float>& arguments, Stream stream) {
   const AttentionShape& shape = arguments.shape;
-  const std::int64_t tiles = ceil_div(shape.S, kRows);
   visit_head_width(shape.H, [&]<int kWidth>() {
     launch(attention_backward_kv_kernel<kWidth>,
-           {.grid = {.x = shape.B * shape.G, .y = tiles},
+           {.grid = {.x = shape.B * shape.G, .y = ceil_div(shape.num_keys, kRows)},
             .block = {.x = kThreads},
             .shared_bytes = sizeof(BackwardShared<kWidth>),
             .stream = stream},
            arguments);
     launch(attention_backward_query_kernel<kWidth>,
-           {.grid = {.x = shape.B * shape.N, .y = tiles},
+           {.grid = {.x = shape.B * shape.N, .y = ceil_div(shape.S, kRows)},
             .block = {.x = kThreads},
             .shared_bytes = sizeof(BackwardShared<kWidth>),
             .stream = stream},

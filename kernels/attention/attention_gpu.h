@@ -11,24 +11,38 @@
 
 #include "kernels/attention/attention_shape.h"
 
-// What the kernels of attention share: their arguments, the mask, the logit, the loading of a tile.
+// What the kernels of attention share: their arguments, the mask, the loading of a tile.
 namespace memphis::kernels::cuda {
 
 constexpr float kLog2E = 1.44269504088896341F;
 constexpr float kLn2 = 0.69314718055994531F;
+
+// Heads of tokens, of the first head of the first token on.
+template <class T>
+struct HeadRows {
+  T* data;
+  std::int64_t stride;  // from token to token
+};
 
 // A pass leaves the pointers null that it does not use.
 template <class T>
 struct AttentionArguments {
   T* out;
   float* lse;
-  const T* qkv;
+  HeadRows<const T> query;
+  HeadRows<const T> key;
+  HeadRows<const T> value;
   const std::int32_t* position;
+  const std::int32_t* place;      // null: t
+  const std::int32_t* key_place;  // null: s
   const std::uint8_t* key_valid;  // null: every key is valid
-  T* dqkv;
+  HeadRows<T> dquery;
+  HeadRows<T> dkey;
+  HeadRows<T> dvalue;
   const T* dout;
   float* delta;
   AttentionShape shape;
+  float sequence_keys;  // that a mean of values is over
   float scale;
   float cap;
   float temperature_len;
@@ -63,37 +77,55 @@ struct AttentionHead {
   int n;
 
   __device__ int num_tokens() const { return static_cast<int>(arguments.shape.S); }
+  __device__ int num_keys() const { return static_cast<int>(arguments.shape.num_keys); }
   __device__ int width() const { return static_cast<int>(arguments.shape.H); }
   __device__ std::int64_t token(int t) const { return b * arguments.shape.S + t; }
+  __device__ std::int64_t key_token(int s) const { return b * arguments.shape.num_keys + s; }
   __device__ std::int64_t kv_head() const { return n / arguments.shape.group(); }
 
-  __device__ const T* query() const {
-    return arguments.qkv + token(0) * arguments.shape.token_stride() + n * arguments.shape.H;
+  // This head of the sequence's tokens, of queries and of keys.
+  template <class U>
+  __device__ HeadRows<U> of_queries(const HeadRows<U>& rows) const {
+    return {rows.data + token(0) * rows.stride + n * arguments.shape.H, rows.stride};
   }
-  __device__ const T* key() const {
-    return arguments.qkv + token(0) * arguments.shape.token_stride() +
-           arguments.shape.key_offset(kv_head());
+  template <class U>
+  __device__ HeadRows<U> of_keys(const HeadRows<U>& rows) const {
+    return {rows.data + key_token(0) * rows.stride + kv_head() * arguments.shape.H, rows.stride};
   }
-  __device__ const T* value() const {
-    return arguments.qkv + token(0) * arguments.shape.token_stride() +
-           arguments.shape.value_offset(kv_head());
+  // Of [T, N, H], which out and dout are.
+  template <class U>
+  __device__ HeadRows<U> of_outputs(U* data) const {
+    return {data + output(0), arguments.shape.N * arguments.shape.H};
   }
   __device__ std::int64_t output(int t) const {
     return (token(t) * arguments.shape.N + n) * arguments.shape.H;
   }
-  __device__ std::int64_t output_stride() const { return arguments.shape.N * arguments.shape.H; }
   __device__ std::int64_t statistic(int t) const {
     return (b * arguments.shape.N + n) * arguments.shape.S + t;
   }
 
-  // The oldest key that query t may see. It does not decrease with t: positions count within
-  // documents. A document that began before this sequence is cut at the sequence's start.
-  __device__ int first_key(int t) const {
-    const int first = t - arguments.position[token(t)];
-    return first > 0 ? first : 0;
+  __device__ int place(int t) const {
+    return arguments.place == nullptr ? t : arguments.place[token(t)];
   }
+  __device__ int key_place(int s) const {
+    return arguments.key_place == nullptr ? s : arguments.key_place[key_token(s)];
+  }
+  // How many keys lie before a place: as places ascend, the first that does not.
+  __device__ int keys_before(int at) const {
+    if (arguments.key_place == nullptr) {
+      return at < 0 ? 0 : (at < num_keys() ? at : num_keys());
+    }
+    return first_of(0, num_keys(), [&](int s) { return key_place(s) >= at; });
+  }
+  // The keys that query t may see lie from the first one of these to the other; there are none if
+  // the other is less. Neither decreases with t: positions count within documents. A document that
+  // began before all keys is cut there.
+  __device__ int first_key(int t) const {
+    return keys_before(place(t) - arguments.position[token(t)]);
+  }
+  __device__ int last_key(int t) const { return keys_before(place(t) + 1) - 1; }
   __device__ bool key_valid(int s) const {
-    return arguments.key_valid == nullptr || arguments.key_valid[token(s)] != 0;
+    return arguments.key_valid == nullptr || arguments.key_valid[key_token(s)] != 0;
   }
   __device__ float temperature(int t) const {
     const auto p = static_cast<float>(arguments.position[token(t)]);
@@ -101,16 +133,30 @@ struct AttentionHead {
                ? log2f(p) / arguments.log2_temperature_len
                : 1.0F;
   }
-  // One past the last query that may see key s.
+  // The first query that may see key s, and one past the last.
+  __device__ int first_query(int s) const {
+    const int at = key_place(s);
+    return arguments.place == nullptr
+               ? (at < 0 ? 0 : (at < num_tokens() ? at : num_tokens()))
+               : first_of(0, num_tokens(), [&](int t) { return place(t) >= at; });
+  }
   __device__ int end_query(int s) const {
-    int low = s;
-    int high = num_tokens();
+    const int at = key_place(s);
+    return first_of(first_query(s), num_tokens(), [&](int t) {
+      return place(t) - arguments.position[token(t)] > at;
+    });
+  }
+
+ private:
+  // The first of [low, high) that has a property which all after it have; `high` if none has.
+  template <class Has>
+  __device__ static int first_of(int low, int high, const Has& has) {
     while (low < high) {
       const int middle = (low + high) / 2;
-      if (first_key(middle) <= s) {
-        low = middle + 1;
-      } else {
+      if (has(middle)) {
         high = middle;
+      } else {
+        low = middle + 1;
       }
     }
     return low;
@@ -127,54 +173,16 @@ __device__ __forceinline__ float row_max(float value) {
   return fmaxf(value, gpu::shuffle_xor(value, 2));
 }
 
-struct Logit {
-  float value;
-  float slope;  // of the logit by q.k
-};
-
-// tanh y = 1 - 2 r with r = 1 / (e^2y + 1), so 1 - tanh^2 y = 4 r (1 - r). Its error is absolute, a
-// few 2^-24, and that is what counts in a logit: times a cap of 30 it is below 1e-5, far below
-// bf16's 2^-9 in the probability. tanh.approx is not enough: its 2^-11 times 30 is 1.5 % of a
-// probability.
-template <class T>
-__device__ __forceinline__ Logit fast_logit(const AttentionArguments<T>& arguments,
-                                            float product,
-                                            float temperature) {
-  if (arguments.cap > 0.0F) {
-    const float doubled = 2.0F * kLog2E * (arguments.scale / arguments.cap);
-    const float r = gpu::reciprocal_approx(gpu::exp2_approx(doubled * product) + 1.0F);
-    return {arguments.cap * temperature * (1.0F - 2.0F * r),
-            arguments.scale * temperature * (4.0F * r * (1.0F - r))};
-  }
-  const float factor = arguments.scale * temperature;
-  return {factor * product, factor};
-}
-
-// To the accuracy of f32.
-template <class T>
-__device__ __forceinline__ Logit exact_logit(const AttentionArguments<T>& arguments,
-                                             float product,
-                                             float temperature) {
-  if (arguments.cap > 0.0F) {
-    const float capped = tanhf(arguments.scale / arguments.cap * product);
-    return {arguments.cap * temperature * capped,
-            arguments.scale * temperature * (1.0F - capped * capped)};
-  }
-  const float factor = arguments.scale * temperature;
-  return {factor * product, factor};
-}
-
 // From a row of a tile in shared memory to the next: 16 bytes more than the power of two, so that
 // the same columns of eight rows lie in different banks.
 template <class T, int kWidth>
 constexpr int kRowStride = kWidth + gpu::kVectorWidth<T>;
 
-// Rows [first, first + kRows) of one head, `stride` elements apart, zeros from row `end` and from
-// column `width` on. Asynchronous: a commit and a wait make it visible to this thread, a barrier
-// then to the block.
+// Rows [first, first + kRows) of one head, zeros from row `end` and from column `width` on.
+// Asynchronous: a commit and a wait make it visible to this thread, a barrier then to the block.
 template <class T, int kWidth, int kRows>
 __device__ __forceinline__ void load_tile_async(
-    T* tile, const T* head, std::int64_t stride, int first, int end, int width) {
+    T* tile, const HeadRows<const T>& head, int first, int end, int width) {
   constexpr int kVector = gpu::kVectorWidth<T>;
   constexpr int kVectorsPerRow = kWidth / kVector;
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kVectorsPerRow;
@@ -183,35 +191,9 @@ __device__ __forceinline__ void load_tile_async(
     const int column = i % kVectorsPerRow * kVector;
     const bool valid = first + row < end && column < width;
     gpu::copy_async_16(tile + row * kRowStride<T, kWidth> + column,
-                       valid ? head + (first + row) * stride + column : head,
+                       valid ? head.data + (first + row) * head.stride + column : head.data,
                        valid);
   }
-}
-
-// What the key/value side of the backward pass needs of a tile of queries.
-template <int kRows>
-struct QueryStatistics {
-  float lse[kRows];  // +inf where there is no query or it sees no key: its probabilities are then 0
-  float delta[kRows];
-  float temperature[kRows];
-  int first_key[kRows];
-};
-
-template <class T, int kRows>
-__device__ __forceinline__ void load_statistics(QueryStatistics<kRows>& statistics,
-                                                const AttentionHead<T>& head,
-                                                int first) {
-  const int row = static_cast<int>(threadIdx.x);
-  if (row >= kRows) {
-    return;
-  }
-  const int t = first + row;
-  const bool inside = t < head.num_tokens();
-  const float lse = inside ? head.arguments.lse[head.statistic(t)] : -INFINITY;
-  statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;
-  statistics.delta[row] = inside ? head.arguments.delta[head.statistic(t)] : 0.0F;
-  statistics.temperature[row] = inside ? head.temperature(t) : 1.0F;
-  statistics.first_key[row] = inside ? head.first_key(t) : 0;
 }
 
 }  // namespace memphis::kernels::cuda

@@ -9,6 +9,7 @@ SHARED = "attention/attention_gpu.h"
 TILE = "attention/attention_bf16_tile.h"
 BF16_FORWARD = "attention/attention_bf16_forward.cu"
 BF16_BACKWARD = "attention/attention_bf16_backward.cu"
+MERGE = "attention/attention_merge.cu"
 F32 = "attention/attention_f32.cu"
 
 plant("attention.delta_guard", ATTENTION, "tail guard",
@@ -22,8 +23,8 @@ plant("attention.no_key_heads", ATTENTION, "head index",
       "for (int n = first.n; n < first.n + 1; ++n) {",
       "only the group's first head has queries without key")
 plant("attention.no_key_mean", ATTENTION, "index",
-      "sum += gpu::to_float(queries.first.value()[s * shape.token_stride() + h]);",
-      "sum += gpu::to_float(queries.first.key()[s * shape.token_stride() + h]);",
+      "const HeadRows<const T> values = queries.first.of_keys(arguments.value);",
+      "const HeadRows<const T> values = queries.first.of_keys(arguments.key);",
       "a query without key gets the mean of the keys")
 plant("attention.kv_head", SHARED, "head index",
       "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
@@ -36,12 +37,13 @@ plant("attention.tile_columns", SHARED, "zero-fill",
       "const bool valid = first + row < end && column < width;",
       "const bool valid = first + row < end && column < width + kWidth;",
       "columns past the head's width are the next head's")
-plant("attention.statistics_no_key", SHARED, "initial value",
+plant("attention.statistics_no_key", F32, "initial value",
       "statistics.lse[row] = lse == -INFINITY ? INFINITY : lse;",
       "statistics.lse[row] = lse;",
       "a query that is not there has infinite probabilities")
 plant("attention.end_query", SHARED, "bound",
-      "if (first_key(middle) <= s) {", "if (first_key(middle) < s) {",
+      "return place(t) - arguments.position[token(t)] > at;",
+      "return place(t) - arguments.position[token(t)] >= at;",
       "documents that begin at a tile's last key end before they begin")
 plant("attention.temperature", SHARED, "condition",
       "arguments.temperature_len > 0.0F && p > arguments.temperature_len",
@@ -62,23 +64,31 @@ plant("attention.forward_barrier", BF16_FORWARD, "barrier",
       "    gpu::sync_threads();\n", "",
       "a tile is read before the copies of the other warps are there")
 plant("attention.forward_wait", BF16_FORWARD, "copy wait",
-      "gpu::copy_async_wait<0>();", "gpu::copy_async_wait<1>();",
+      "    gpu::copy_async_wait<0>();", "    gpu::copy_async_wait<1>();",
       "the tile that is read may be on its way")
 plant("attention.forward_stage", BF16_FORWARD, "stage",
       "load_keys(stage ^ 1, keys + kKeys);", "load_keys(stage, keys + kKeys);",
       "the next tile overwrites the one that is read")
 plant("attention.forward_diagonal", BF16_FORWARD, "bound",
-      "(s <= warp_first + accumulator_row(element)", "(s < warp_first + accumulator_row(element)",
+      "last_key[half] + 1 - first);", "last_key[half] - first);",
       "a query does not see itself")
 plant("attention.forward_all_allowed", BF16_FORWARD, "condition",
-      "keys >= warp_first_key && keys + kKeys - 1 <= warp_first",
-      "keys + kKeys - 1 <= warp_first && warp_first_key >= 0",
+      "keys >= warp_first_key &&", "warp_first_key >= 0 &&",
       "a whole tile of an older document is seen")
+plant("attention.forward_all_allowed_newest", BF16_FORWARD, "condition",
+      "keys + kKeys - 1 <= warp_last_key", "keys + kKeys - 1 <= warp_last_key + kWarpRows",
+      "a tile that ends within the warp's rows takes no mask")
+plant("attention.forward_all_valid", BF16_FORWARD, "condition",
+      "all_valid == gpu::kFullMask && ", "",
+      "hidden keys are seen where nothing else calls for the mask")
+plant("attention.forward_valid_word", BF16_FORWARD, "index",
+      "valid_keys(head, keys + word * 32);", "valid_keys(head, keys);",
+      "the second half of a tile's keys is hidden like the first")
 plant("attention.forward_rescale", BF16_FORWARD, "accumulate",
       "      sum[half] *= factor;\n", "",
       "the sum so far stays relative to the old maximum")
 plant("attention.forward_last_key_tile", BF16_FORWARD, "bound",
-      "keys < end_query; keys += kKeys", "keys + kKeys < end_query; keys += kKeys",
+      "keys < end; keys += kKeys", "keys + kKeys < end; keys += kKeys",
       "the last tile of keys is left out")
 plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
       "    gpu::sync_threads();\n", "",
@@ -86,12 +96,36 @@ plant("attention.kv_barrier", BF16_BACKWARD, "barrier",
 plant("attention.query_wait", BF16_BACKWARD, "copy wait",
       "    gpu::copy_async_wait<0>();\n", "",
       "nobody waits for the keys", occurrence=1)
-plant("attention.kv_valid_half", BF16_BACKWARD, "index",
-      "valid[element / 2] && s <= query + column", "valid[element % 2] && s <= query + column",
-      "the mask of keys is taken of the wrong row")
+plant("attention.kv_hidden_keys", BF16_BACKWARD, "condition",
+      "if (s < num_keys && !first.key_valid(s)) {", "if (s >= num_keys) {",
+      "hidden keys get gradients")
 plant("attention.kv_document", BF16_BACKWARD, "condition",
-      " && s >= statistics.first_key[column];", ";",
+      "(query + at < row_query[element / 2] || s < oldest)",
+      "query + at < row_query[element / 2] + 0 * (s + oldest)",
       "queries of later documents give gradients to this one's keys")
+plant("attention.kv_no_key", BF16_BACKWARD, "initial value",
+      ".offset = lse == -INFINITY ? -INFINITY : factors.shift - kLog2E * lse,",
+      ".offset = factors.shift - kLog2E * lse,",
+      "a query that is not there has infinite probabilities")
+plant("attention.kv_interior_newest", BF16_BACKWARD, "condition",
+      "if (query >= warp_all_query &&", "if (query >= warp_first_query &&",
+      "keys that are newer than a tile's first queries give it gradients")
+plant("attention.kv_interior_document", BF16_BACKWARD, "condition",
+      "columns.first_key[kStreamRows - 1] <= warp_key", "columns.first_key[0] <= warp_key",
+      "a document that begins within a tile of queries is not seen to")
+plant("attention.kv_team_tail", BF16_BACKWARD, "tail guard",
+      "if (steps + team >= num_steps) {", "if (steps + team > num_steps) {",
+      "a team without a tile of queries takes an old one")
+plant("attention.kv_team_left_out", BF16_BACKWARD, "bound",
+      "for (int other = 1; other < kSplits; ++other) {",
+      "for (int other = 1; other < kSplits - 1; ++other) {",
+      "the last team's sums are lost")
+plant("attention.kv_team_barrier", BF16_BACKWARD, "barrier",
+      "  gpu::sync_threads();  // the others' sums are there\n", "",
+      "sums are added up before they are written")
+plant("attention.kv_team_room", BF16_BACKWARD, "barrier",
+      "    gpu::sync_threads();  // no warp reads the tiles any more\n", "",
+      "sums overwrite tiles that are read")
 plant("attention.kv_head_of_step", BF16_BACKWARD, "head index",
       "first_head + step / tiles_per_head};", "first_head + step % group};",
       "tiles of queries are taken of the wrong head")
@@ -100,12 +134,14 @@ plant("attention.kv_sequence", BF16_BACKWARD, "index",
       "const int b = static_cast<int>(blockIdx.x) / (2 * num_kv_heads);",
       "every other sequence takes the place of the one before")
 plant("attention.query_document", BF16_BACKWARD, "condition",
-      "s <= t && s >= first_key[half] && s < num_tokens",
-      "s <= t && s >= first_key[half] - kStreamRows && s < num_tokens",
+      "first_key[half] - keys,", "first_key[half] - keys - kStreamRows,",
       "keys of older documents give gradients to a query")
 plant("attention.query_skip", BF16_BACKWARD, "bound",
-      "if (keys >= first_query + warp_row + kWarpRows) {", "if (keys >= first_query + warp_row) {",
+      "if (keys > warp_newest_key) {", "if (keys >= warp_last_key) {",
       "the tile on the diagonal is skipped")
+plant("attention.query_all_valid", BF16_BACKWARD, "condition",
+      "valid == gpu::kFullMask && ", "",
+      "hidden keys give gradients where nothing else calls for the mask")
 plant("attention.query_stage", BF16_BACKWARD, "stage",
       "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage]);",
       "multiply_accumulators<kWidth, kTiles>(dquery, dscore, shared.key[stage ^ 1]);",
@@ -141,10 +177,12 @@ plant("attention.f32_score_columns", F32, "stride",
       "right + i * kRowStride<float, kWidth> + h",
       "scores are formed with a neighbour's column")
 plant("attention.forward_warp_first_key", BF16_FORWARD, "operand",
-      "head.first_key(warp_last) : 0;", "head.first_key(warp_first) : 0;",
+      "const int warp_first_key = head.first_key(warp_last);",
+      "const int warp_first_key = head.first_key(query_of(0));",
       "rows behind a document's edge within a warp see the document before it")
 plant("attention.forward_warp_last", BF16_FORWARD, "off by one",
-      "head.first_key(warp_last) : 0;", "head.first_key(std::max(warp_first, warp_last - 1)) : 0;",
+      "const int warp_first_key = head.first_key(warp_last);",
+      "const int warp_first_key = head.first_key(query_of(kWarpRows - 2));",
       "a document that begins at a warp's last row sees the one before it")
 plant("attention.forward_begin", BF16_FORWARD, "bound",
       "const int begin = head.first_key(first_query) / kKeys * kKeys;",
@@ -168,5 +206,36 @@ plant("attention.f32_query_begin", F32, "bound",
       "a tile whose second row begins a document leaves out gradients of its first row",
       occurrence=1)
 plant("attention.first_key_clip", SHARED, "bound",
-      "return first > 0 ? first : 0;", "return first;",
+      "return at < 0 ? 0 : (at < num_keys() ? at : num_keys());",
+      "return at < num_keys() ? at : num_keys();",
       "a document that began before the sequence is read from before it")
+plant("attention_merge.keys_before", SHARED, "bound",
+      "return first_of(0, num_keys(), [&](int s) { return key_place(s) >= at; });",
+      "return first_of(0, num_keys(), [&](int s) { return key_place(s) > at; });",
+      "a query sees the key after it, and not the first of its document")
+plant("attention_merge.key_places", SHARED, "index",
+      "arguments.key_place[key_token(s)];", "arguments.key_place[s];",
+      "keys of all sequences lie at the places of the first one's")
+plant("attention_merge.first_query", SHARED, "bound",
+      "return place(t) >= at; });", "return place(t) > at; });",
+      "a key gets no gradients of its own query, where tokens have places")
+plant("attention_merge.sequence_keys", ATTENTION, "operand",
+      "op.sequence_keys == 0 ? arguments.shape.num_keys : op.sequence_keys",
+      "op.sequence_keys == 0 ? op.sequence_keys : arguments.shape.num_keys",
+      "the mean of values is taken over one part's keys")
+plant("attention_merge.guard", MERGE, "tail guard",
+      "if (row >= arguments.rows) {", "if (row > arguments.rows) {",
+      "a warp past the last row merges one")
+plant("attention_merge.maximum", MERGE, "initial value",
+      "float maximum = -INFINITY;", "float maximum = 0.0F;",
+      "parts whose logits are far below 0 have no weight")
+plant("attention_merge.counts", MERGE, "operand",
+      "static_cast<float>(arguments.num_keys[p])", "1.0F",
+      "the means of parts count the same whatever their number of keys")
+plant("attention_merge.statistic", MERGE, "index",
+      "+ t % arguments.S;", "+ t;",
+      "sequences but the first are weighted by others")
+plant("attention_merge.part", MERGE, "stride",
+      "(p * arguments.rows + row) * arguments.H + column",
+      "(p * arguments.N + row) * arguments.H + column",
+      "the second part is read within the first")

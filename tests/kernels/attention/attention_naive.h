@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "bench/attention/attention_cases.h"
+#include "csrc/core/dtype.h"
+#include "tests/support/test_tensor.h"
+
+// Attention as its formulas stand, what the tests of attention hold it to.
+namespace memphis::test {
+
+using kernels::AttentionScore;
+
+struct AttentionResult {
+  std::vector<double> out;
+  std::vector<double> lse;
+  std::vector<double> dqkv;
+};
+
+inline double to_double(double value) {
+  return value;
+}
+
+// Two ways to compute the same, of which neither rounds better: as the formulas stand, with
+// probabilities rounded to T as in Grok-1's model.py, or as a tiled kernel must, which rounds a
+// probability before it knows the sum (Dao 2022), has tanh from an exponential, and adds up the dot
+// products from the other end. With one key dp - delta is 0 in the first and a rounding in the
+// second.
+enum class Method : std::uint8_t { formulas, tiled };
+
+// The formulas, with the whole square of scores, in the accumulation type of T; stored values are
+// rounded to T.
+template <class T>
+class NaiveAttention {
+ public:
+  using A = Accumulator<T>;
+
+  NaiveAttention(Method method,
+                 const AttentionCase& shape,
+                 const std::vector<double>& qkv,
+                 const std::vector<double>& dout)
+      : method_(method),
+        c_(shape),
+        qkv_(qkv),
+        dout_(dout),
+        position_(shape.positions()),
+        valid_(shape.key_valid()) {
+    result_.out.resize(static_cast<std::size_t>(c_.T() * c_.N * c_.H));
+    result_.lse.resize(static_cast<std::size_t>(c_.B * c_.N * c_.S));
+    std::vector<A> dqkv(qkv.size());
+    for (std::int64_t b = 0; b < c_.B; ++b) {
+      for (std::int64_t n = 0; n < c_.N; ++n) {
+        for (std::int64_t t = 0; t < c_.S; ++t) {
+          query(b, n, t, dqkv);
+        }
+      }
+    }
+    for (const A value : dqkv) {
+      result_.dqkv.push_back(to_double(static_cast<T>(value)));
+    }
+  }
+
+  const AttentionResult& result() const { return result_; }
+
+ private:
+  std::size_t at(std::int64_t b, std::int64_t t, std::int64_t head) const {
+    return static_cast<std::size_t>(((b * c_.S + t) * c_.C() + head) * c_.H);
+  }
+
+  static A rounded(A value) { return static_cast<A>(static_cast<T>(value)); }
+
+  A dot(const std::vector<double>& x, std::size_t i, const std::vector<double>& y, std::size_t j) {
+    A sum = 0;
+    const auto H = static_cast<std::size_t>(c_.H);
+    for (std::size_t step = 0; step < H; ++step) {
+      const std::size_t h = method_ == Method::formulas ? step : H - 1 - step;
+      sum += static_cast<A>(x[i + h]) * static_cast<A>(y[j + h]);
+    }
+    return sum;
+  }
+
+  A tanh_of(A x) const {
+    return method_ == Method::formulas ? std::tanh(x) : 1 - 2 / (std::exp(2 * x) + 1);
+  }
+
+  void query(std::int64_t b, std::int64_t n, std::int64_t t, std::vector<A>& dqkv) {
+    const std::int64_t g = n / (c_.N / c_.G);
+    const auto S = static_cast<std::size_t>(c_.S);
+    const auto H = static_cast<std::size_t>(c_.H);
+    const std::size_t out_at = static_cast<std::size_t>(((b * c_.S + t) * c_.N + n) * c_.H);
+    const std::size_t q_at = at(b, t, n);
+    const double position = position_[static_cast<std::size_t>(b * c_.S + t)];
+    const AttentionScore score = c_.score();
+    const auto scale = static_cast<A>(score.scale);
+    const auto cap = static_cast<A>(score.cap);
+    const auto length = static_cast<A>(score.temperature_len);
+    const A tau = length > 0 && static_cast<A>(position) > length
+                      ? std::log2(static_cast<A>(position)) / std::log2(length)
+                      : A{1};
+
+    constexpr A kNone = -std::numeric_limits<A>::infinity();
+    A maximum = kNone;
+    const std::int64_t oldest = std::max<std::int64_t>(0, t - static_cast<std::int64_t>(position));
+    // Keys from `first` on that the query may see: of many documents, few of the sequence's.
+    auto first = static_cast<std::size_t>(oldest);
+    auto end = static_cast<std::size_t>(t) + 1;
+    std::vector<A> logit(end - first, kNone);
+    std::vector<A> slope(end - first, A{0});
+    for (std::int64_t s = oldest; s <= t; ++s) {
+      const std::size_t i = static_cast<std::size_t>(s) - first;
+      if (valid_[static_cast<std::size_t>(b * c_.S + s)] == 0) {
+        continue;
+      }
+      const A x = scale * dot(qkv_, q_at, qkv_, at(b, s, c_.N + g));
+      const A bent = cap > 0 ? tanh_of(x / cap) : A{0};
+      logit[i] = tau * (cap > 0 ? cap * bent : x);
+      slope[i] = tau * scale * (cap > 0 ? 1 - bent * bent : A{1});
+      maximum = std::max(maximum, logit[i]);
+    }
+    const bool empty = maximum == kNone;
+    if (empty) {
+      first = 0;
+      end = S;
+      slope.assign(S, A{0});
+    }
+    std::vector<A> probability(end - first);
+    A sum = 0;
+    for (std::size_t i = 0; i < probability.size(); ++i) {
+      probability[i] = empty ? A{1} : std::exp(logit[i] - maximum);
+      sum += probability[i];
+    }
+    const A lse = empty ? kNone : maximum + std::log(sum);
+    result_.lse[static_cast<std::size_t>((b * c_.N + n) * c_.S + t)] = static_cast<double>(lse);
+
+    A delta = 0;
+    for (std::size_t h = 0; h < H; ++h) {
+      A value = 0;
+      for (std::size_t s = first; s < end; ++s) {
+        const A v = static_cast<A>(qkv_[at(b, static_cast<std::int64_t>(s), c_.N + c_.G + g) + h]);
+        const A p = probability[s - first];
+        value += method_ == Method::formulas ? rounded(p / sum) * v : rounded(p) * v / sum;
+      }
+      result_.out[out_at + h] = to_double(static_cast<T>(value));
+      delta += static_cast<A>(dout_[out_at + h]) * rounded(value);
+    }
+    for (std::size_t s = first; s < end; ++s) {
+      const std::size_t k_at = at(b, static_cast<std::int64_t>(s), c_.N + g);
+      const std::size_t v_at = at(b, static_cast<std::int64_t>(s), c_.N + c_.G + g);
+      // As the contract says: from lse, which has been rounded.
+      const std::size_t i = s - first;
+      const A p = empty ? A{1} / static_cast<A>(S) : std::exp(logit[i] - lse);
+      const A weight = rounded(p);
+      const A ds = rounded(p * (dot(dout_, out_at, qkv_, v_at) - delta) * slope[i]);
+      for (std::size_t h = 0; h < H; ++h) {
+        dqkv[v_at + h] += weight * static_cast<A>(dout_[out_at + h]);
+        dqkv[q_at + h] += ds * static_cast<A>(qkv_[k_at + h]);
+        dqkv[k_at + h] += ds * static_cast<A>(qkv_[q_at + h]);
+      }
+    }
+  }
+
+  Method method_;
+  AttentionCase c_;
+  std::vector<double> qkv_;
+  std::vector<double> dout_;
+  std::vector<double> position_;
+  std::vector<double> valid_;
+  AttentionResult result_;
+};
+
+inline AttentionResult naive(Method method,
+                             DType dtype,
+                             const AttentionCase& c,
+                             const std::vector<double>& qkv,
+                             const std::vector<double>& dout) {
+  switch (dtype) {
+    case DType::f64:
+      return NaiveAttention<double>(method, c, qkv, dout).result();
+    case DType::f32:
+      return NaiveAttention<float>(method, c, qkv, dout).result();
+    default:
+      return NaiveAttention<bf16>(method, c, qkv, dout).result();
+  }
+}
+
+// -inf stands for a query without a key: it must be there exactly, and compares as 0 beside the
+// rest.
+inline std::vector<double> finite(std::vector<double> lse) {
+  for (double& value : lse) {
+    value = value == -std::numeric_limits<double>::infinity() ? 0 : value;
+  }
+  return lse;
+}
+
+}  // namespace memphis::test
