@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# launch/bundle.sh [PRESET] [--tests] [--march ARCH] [--to FOLDER] [--built] [-DNAME=VALUE ...]: a folder
-# memphis-PRESET, and an archive of it, that runs wherever it is put: the program, this tree, Open MPI
-# and every library that they need beyond glibc and what belongs to a machine's hardware. It is for nodes
-# that have none of the packages. There,
+# launch/bundle.sh [PRESET] [--tests] [--march ARCH] [--to FOLDER] [--built] [--no-archive]
+# [-DNAME=VALUE ...]: a folder memphis-PRESET, and an archive of it, that runs wherever it is put: the
+# program, this tree, Open MPI and every library that they need beyond glibc and what belongs to a
+# machine's hardware. It is for nodes that have none of the packages. There,
 #   memphis-cuda/memphis train CONFIG ...           is the program,
 #   memphis-cuda/run mpirun -n 8 memphis train ...  anything else that needs the bundle's libraries,
 #   memphis-cuda/tests/gpu.sh                       with --tests, all that is to be seen on a GPU.
@@ -25,6 +25,7 @@ max_archive_mib=64
 preset=
 with_tests=
 built=
+archive=1
 to=$root/build/bundle
 march=x86-64-v3
 definitions=()
@@ -34,6 +35,7 @@ while (($# > 0)); do
   case $argument in
     --tests) with_tests=1 ;;
     --built) built=1 ;;
+    --no-archive) archive= ;;
     --to | --march)
       (($# > 0)) || fail "$argument is given nothing (it takes one value); use it as in the head of launch/bundle.sh"
       [[ $argument == --to ]] && to=$1 || march=$1
@@ -193,12 +195,17 @@ glibc=$(find "$bundle" -type f -exec sh -c 'for f; do readelf --version-info -- 
   echo "machine's libraries: ${of_the_machine[*]}"
 } >"$bundle/MANIFEST"
 
+cat -- "$bundle/MANIFEST"
+if [[ -z $archive ]]; then
+  echo "$bundle: $(du -sm -- "$bundle" | cut -f 1) MiB"
+  exit
+fi
+
 # The same files, the same archive.
 date=$(git -C "$root" log -1 --format=%ct 2>/dev/null || echo 0)
 tar -C "$(dirname -- "$bundle")" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$date" -c "$name" |
   gzip -n >"$bundle.tar.gz"
 bytes=$(stat -c %s -- "$bundle.tar.gz")
-cat -- "$bundle/MANIFEST"
 awk -v bytes="$bytes" -v archive="$bundle.tar.gz" 'BEGIN {printf "%s: %.1f MiB\n", archive, bytes / 1048576}'
 if ((bytes > max_archive_mib << 20)); then
   du -ak -- "$bundle" | sort -rn | awk '$1 >= 2048 && NR > 1 {printf "  %5.1f MiB %s\n", $1 / 1024, $2}' |

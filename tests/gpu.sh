@@ -192,7 +192,7 @@ item() {
 gtest() {
   local name=$1 seconds=$2 shards=$3 test=$4
   shift 4
-  local command=("${prefix[@]}" "${run[@]}" "$tests/$test" "$@")
+  local command=("${run[@]}" "${prefix[@]}" "$tests/$test" "$@")
   [[ -z $rehearse ]] || command=(env GTEST_TOTAL_SHARDS="$shards" GTEST_SHARD_INDEX=0 "${command[@]}")
   item "$name" "$seconds" "${command[@]}"
 }
@@ -214,7 +214,11 @@ stage_ops() {
 stage_training() {
   gtest device_test 60 1 device_test --gtest_filter='*cuda*'
   gtest device_gradient_test 240 2 device_gradient_test
-  gtest device_agreement_test 240 1 device_agreement_test --gtest_filter='*Gpu*'
+  if [[ -n $rehearse ]]; then  # its steps take minutes there
+    item device_agreement 60 "${run[@]}" "$tests/device_agreement_test" --gtest_list_tests
+  else
+    item device_agreement_test 240 "${run[@]}" "$tests/device_agreement_test" --gtest_filter='*Gpu*'
+  fi
 }
 
 # Instrumented code runs some hundred times slower: the large shapes stay out. The simulated device checks
@@ -225,7 +229,7 @@ stage_sanitize() {
     PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
   fi
   for tool in memcheck racecheck; do
-    [[ -n $rehearse ]] || prefix=("${run[@]}" compute-sanitizer --tool "$tool" --error-exitcode 1)
+    [[ -n $rehearse ]] || prefix=(compute-sanitizer --tool "$tool" --error-exitcode 1)
     for test in "${instruction_tests[@]}"; do
       gtest "$tool-$test" 120 8 "$test"
     done
@@ -235,10 +239,16 @@ stage_sanitize() {
   done
 }
 
-# Attention first, by itself; then an item a letter would only measure the machine's roofs again.
+# Attention first, by itself. A rehearsal takes two ops that are quick to simulate.
 stage_kernels() {
-  item attention 400 "${memphis[@]}" bench kernels --device cuda --json --filter attention
-  item all 400 "${memphis[@]}" bench kernels --device cuda --json
+  local kernels=("${memphis[@]}" bench kernels --device cuda --json)
+  if [[ -n $rehearse ]]; then
+    item attention 240 "${kernels[@]}" --filter rope
+    item all 240 "${kernels[@]}" --filter rmsnorm
+  else
+    item attention 400 "${kernels[@]}" --filter attention
+    item all 400 "${kernels[@]}"
+  fi
 }
 
 # A model of no use, for the simulated device.
@@ -251,18 +261,18 @@ stage_smoke() {
   [[ -z $rehearse ]] || overrides=("${tiny[@]}" schedule.steps=3 schedule.warmup_steps=1 metrics.every=1
     metrics.validate_every=0 metrics.sample_every=0 checkpoint.every=3)
   item train 500 "${memphis[@]}" train configs/smoke_gpu.yaml run.dir="$results/smoke/run" "${overrides[@]}"
-  [[ ! -e $results/smoke/train.verdict ]] ||
-    # shellcheck disable=SC2016  # awk expands it
-    item loss_falls 30 awk -v few="${rehearse:+1}" '
-      match($0, /"loss": *[0-9.]+/) {
-        loss = substr($0, RSTART, RLENGTH); sub(/.*: */, "", loss)
-        if (first == "") first = loss
-        last = loss
-      }
-      END {
-        printf "from %s to %s nats a token\n", first, last
-        exit !(first != "" && (few || last + 0 < 0.7 * first))
-      }' "$results/smoke/run/metrics.jsonl"
+  [[ -e $results/smoke/train.verdict ]] || return 0
+  # shellcheck disable=SC2016  # awk expands it
+  item loss_falls 30 awk -v few="${rehearse:+1}" '
+    match($0, /"loss": *[0-9.]+/) {
+      loss = substr($0, RSTART, RLENGTH); sub(/.*: */, "", loss)
+      if (first == "") first = loss
+      last = loss
+    }
+    END {
+      printf "from %s to %s nats a token\n", first, last
+      exit !(first != "" && (few || last + 0 < 0.7 * first))
+    }' "$results/smoke/run/metrics.jsonl"
 }
 
 # The smoke config, and a slice of a larger model with Grok's heads of 128.

@@ -76,4 +76,19 @@ gpu --seconds none
 expect "and so are seconds that are no number" grep -q -- '--seconds is none' "$scratch/err"
 gpu nothing
 expect "and stages that there are not" grep -q 'there is no stage nothing' "$scratch/err"
+
+# On a machine with a GPU, as far as this script can tell, the sanitizer watches the tests themselves.
+mkdir -- "$scratch/bin"
+printf '#!/bin/bash\necho "|   0  NVIDIA H100 80GB HBM3          On  |"\n' >"$scratch/bin/nvidia-smi"
+# shellcheck disable=SC2016  # the stub expands it
+printf '#!/bin/bash\necho "$2" >>"%s"\nexec "${@:5}"\n' "$scratch/watched" \
+  >"$scratch/bin/compute-sanitizer"
+chmod +x -- "$scratch/bin/"*
+printf 'instructions warp_test\nops good_test\n' >"$build/tests/stages.txt"
+status=0
+PATH=$scratch/bin:$PATH bash "$root/tests/gpu.sh" --build "$build" --results "$scratch/on_a_gpu" \
+  instructions ops sanitize >"$scratch/out" 2>"$scratch/err" || status=$?
+expect "on a GPU they run as well" ends 0 "6 passed, 0 failed, 0 skipped, 0 left"
+expect "with both tools" test "$(cut -d ' ' -f 1 "$scratch/watched" | sort | uniq -c | xargs)" = "2 memcheck 2 racecheck"
+expect "and the machine is on record" grep -q 'H100' "$scratch/on_a_gpu/machine.txt"
 ((num_failed == 0))
