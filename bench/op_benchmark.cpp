@@ -38,7 +38,12 @@ void run_on(Device device,
       std::any_of(cases.begin(), cases.end(), [](const auto* c) { return c->cost.flops > 0; });
   const Roofs roofs = measure_roofs(timer, arithmetic);
   report.machine(device, roofs);
+  const bool simulated = device == Device::cuda && device_info(device).simulated;
   for (const OpBenchmark* c : cases) {
+    if (simulated && (c->cost.flops > kMaxSimulatedFlops || c->cost.bytes > kMaxSimulatedBytes)) {
+      report.not_measured(*c, "too large for the simulated device");
+      continue;
+    }
     try {
       report.measured(*c, timer.measure(c->setup()), roofs);
       ++outcome.measured;

@@ -32,6 +32,9 @@ NOT_RUN = {
     "build/simt/": "is of another build; examples/CMakeLists.txt and the op's tests run it there",
     "build/cuda/": "needs a GPU",
     "mpirun --bind-to none -n 2 build/simt/memphis": "is of another build; its tests run jobs there",
+    "launch/bundle.sh": "gathers a build; tests/launch/bundle_test.sh does it",
+    "tests/gpu.sh": "needs a GPU; tests/launch/bundle_test.sh rehearses it",
+    "tests/benchmarks.py": "needs what tests/gpu.sh measures; tests/support/benchmarks_test.py runs it",
     "sbatch": "needs a Slurm; tests/launch/slurm_test.sh has one",
 }
 PROGRAMS = ("git ", "launch/", "tests/", "examples/", "build/", "memphis ", "mpirun ", "sbatch ")
