@@ -2,8 +2,9 @@
 #include "bench/report.h"
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 #include <omp.h>
+
+#include "csrc/core/json.h"
 
 namespace memphis::bench {
 namespace {

@@ -165,9 +165,9 @@ HfTensors::HfTensors(const fs::path& directory) : directory_(directory) {
   }
   if (!presharded.empty()) {
     if (!others.empty()) {
-      spdlog::warn("not read: {} (the weights of {} are those of -TP- files)",
-                   list_names(others),
-                   directory.string());
+      log_warning("not read: {} (the weights of {} are those of -TP- files)",
+                  list_names(others),
+                  directory.string());
     }
     open_presharded(presharded);
   } else if (!others.empty()) {
@@ -300,9 +300,9 @@ void HfTensors::open_index(const fs::path& index) {
          "the index does not name them, so it or they are of another model");
   }
   if (!others.empty()) {
-    spdlog::warn("not read: {} (the index of {} does not name them)",
-                 list_names(others),
-                 directory_.string());
+    log_warning("not read: {} (the index of {} does not name them)",
+                list_names(others),
+                directory_.string());
   }
 }
 

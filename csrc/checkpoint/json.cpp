@@ -94,7 +94,7 @@ Json parse_json_object(std::string_view text, const std::filesystem::path& path)
   }
   Inspector inspector(path);
   Json::sax_parse(text.begin(), text.end(), &inspector);
-  Json root = Json::parse(text.begin(), text.end());
+  Json root = parse_json(text).value();  // which the inspector would have refused otherwise
   if (!root.is_object()) {
     fail(path, "its JSON is not an object");
   }

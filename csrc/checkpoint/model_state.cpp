@@ -281,27 +281,26 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
     if (writer) {
       map.emplace(model, writer->parallel, writer->num_ranks);
     }
-    const auto load_all = [&](const std::vector<Wanted>& wanted,
-                              const char* whole_name,
-                              const char* stem) {
-      if (map) {
-        try {
-          const StoredPieces pieces(
-              files_of(checkpoint, *map, writer->num_ranks, wanted, whole_name, stem));
-          load_pieces(pieces, wanted, staging, stream, non_finite);
-          return;
-        } catch (const MissingPiece&) {
-          // Names say what a piece is, so an earlier version may have planned otherwise.
-          spdlog::warn("{} is cut otherwise than its config says; looking into all of its files",
-                       checkpoint.string());
-        }
-      }
-      load_pieces(StoredPieces(stored_files(checkpoint, whole_name, stem)),
-                  wanted,
-                  staging,
-                  stream,
-                  non_finite);
-    };
+    const auto load_all =
+        [&](const std::vector<Wanted>& wanted, const char* whole_name, const char* stem) {
+          if (map) {
+            try {
+              const StoredPieces pieces(
+                  files_of(checkpoint, *map, writer->num_ranks, wanted, whole_name, stem));
+              load_pieces(pieces, wanted, staging, stream, non_finite);
+              return;
+            } catch (const MissingPiece&) {
+              // Names say what a piece is, so an earlier version may have planned otherwise.
+              log_warning("{} is cut otherwise than its config says; looking into all of its files",
+                          checkpoint.string());
+            }
+          }
+          load_pieces(StoredPieces(stored_files(checkpoint, whole_name, stem)),
+                      wanted,
+                      staging,
+                      stream,
+                      non_finite);
+        };
     load_all(weights, kWeightsName, kWeightsStem);
     load_all(state, kOptimizerName, kOptimizerStem);
     if (!non_finite.empty()) {
@@ -352,7 +351,7 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
   const Scan scan = find_newest_valid(path);
   if (scan.newest) {
     for (const Rejected& rejected : scan.rejected) {
-      spdlog::warn("skipping {}: {}", rejected.path.string(), rejected.reason);
+      log_warning("skipping {}: {}", rejected.path.string(), rejected.reason);
     }
     return scan.newest->path;
   }

@@ -229,7 +229,7 @@ bool warn_unless_removed(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
   if (error) {
-    spdlog::warn("cannot remove {} ({}); remove it by hand", path.string(), error.message());
+    log_warning("cannot remove {} ({}); remove it by hand", path.string(), error.message());
   }
   return !error;
 }
@@ -241,9 +241,9 @@ void remove_checkpoint(const fs::path& path) {
   std::error_code error;
   fs::rename(path, unfinished, error);
   if (error) {
-    spdlog::warn("cannot remove {} ({}); remove it by hand", path.string(), error.message());
+    log_warning("cannot remove {} ({}); remove it by hand", path.string(), error.message());
   } else if (warn_unless_removed(unfinished)) {
-    spdlog::info("removed {}", path.string());
+    log_info("removed {}", path.string());
   }
 }
 
@@ -391,12 +391,12 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir,
   Scan scan = find_newest_valid(run_dir, verify);
   if (scan.newest) {
     for (const Rejected& one : scan.rejected) {
-      spdlog::warn("skipping {}: {}", one.path.string(), one.reason);
+      log_warning("skipping {}: {}", one.path.string(), one.reason);
     }
-    spdlog::info("resuming from {} (step {}, {} samples seen)",
-                 scan.newest->path.string(),
-                 scan.newest->manifest.step,
-                 scan.newest->manifest.samples);
+    log_info("resuming from {} (step {}, {} samples seen)",
+             scan.newest->path.string(),
+             scan.newest->manifest.step,
+             scan.newest->manifest.samples);
     return std::move(scan.newest);
   }
   const std::vector<StepEntry> entries = list_entries(run_dir);
@@ -413,7 +413,7 @@ std::optional<Found> choose_checkpoint(const fs::path& run_dir,
                     never_saved ? "there" : "in an empty run.dir"));
   }
   if (never_saved) {
-    spdlog::warn(
+    log_warning(
         "{} has no checkpoint and never had one (its job ended before it saved the first); "
         "the run starts over from step 0",
         run_dir.string());
@@ -463,9 +463,9 @@ void prune(const fs::path& run_dir, std::int64_t keep, const Judge& judge, const
     if (std::exchange(newest, false)) {
       const Verdict verdict = verify(entry.path);
       if (!verdict.manifest) {
-        spdlog::warn("{} is not valid: {}; keeping all older checkpoints",
-                     entry.path.string(),
-                     verdict.reason);
+        log_warning("{} is not valid: {}; keeping all older checkpoints",
+                    entry.path.string(),
+                    verdict.reason);
         return;
       }
       if (judge(entry.path) != Standing::counts) {
@@ -501,7 +501,7 @@ std::vector<fs::path> committed_checkpoints(const fs::path& run_dir) {
 void remove_unfinished(const fs::path& run_dir) {
   for (const StepEntry& entry : list_entries(run_dir)) {
     if (entry.unfinished && warn_unless_removed(entry.path)) {
-      spdlog::warn("removed {}, which a job left unfinished", entry.path.string());
+      log_warning("removed {}, which a job left unfinished", entry.path.string());
     }
   }
 }

@@ -240,9 +240,9 @@ void StoredWeights::choose_dtype() {
 
 void StoredWeights::load(Parameters& parameters, Stream stream, OnNonFinite on_non_finite) const {
   if (dtype_ == DType::f64 && parameters.compute() != DType::f64) {
-    spdlog::info("the weights of {} are F64 and are rounded to {}",
-                 folder_.string(),
-                 name_of(parameters.compute()));
+    log_info("the weights of {} are F64 and are rounded to {}",
+             folder_.string(),
+             name_of(parameters.compute()));
   }
   const PinnedBuffer staging = make_staging(stream.device);
   NonFinite non_finite;
@@ -265,7 +265,7 @@ void StoredWeights::load(Parameters& parameters, Stream stream, OnNonFinite on_n
                             "; use an older checkpoint of the run, or copy the model again from "
                             "its source");
     }
-    spdlog::warn("{}", problem);
+    log_warning("{}", problem);
   }
   if (is_tied(plan_) && pieces_.contains(kHeadName)) {
     require_tied_head_equals_embedding();

@@ -63,7 +63,7 @@ CheckpointWriter::CheckpointWriter(const fs::path& run_dir, std::int64_t step, O
     if (verdict.denied) {
       throw_write_error(final_, std::make_error_code(std::errc::permission_denied));
     }
-    spdlog::warn("replacing {}: {}", final_.string(), verdict.reason);
+    log_warning("replacing {}: {}", final_.string(), verdict.reason);
     fs::remove_all(final_, error);
     if (error) {
       throw_write_error(final_, error);
@@ -83,12 +83,12 @@ CheckpointWriter::~CheckpointWriter() {
   const fs::path& left = renamed_ ? final_ : unfinished_;
   fs::remove_all(left, error);
   if (error) {
-    spdlog::warn("cannot remove {} ({}); remove it by hand", left.string(), error.message());
+    log_warning("cannot remove {} ({}); remove it by hand", left.string(), error.message());
   } else if (removed_record_) {
     try {
       note_nothing_saved(run_dir_);
     } catch (const CheckpointError& failed) {
-      spdlog::warn("{}", failed.what());
+      log_warning("{}", failed.what());
     }
   }
 }

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
 
 #include "bench/run_op_benchmarks.h"
@@ -16,6 +15,7 @@
 #include "csrc/cli/threads.h"
 #include "csrc/comm/job.h"
 #include "csrc/core/error.h"
+#include "csrc/core/json.h"
 #include "csrc/core/parallel.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/trainer.h"

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/checkpoint/npy.h"
@@ -14,6 +13,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/file_kind.h"
+#include "csrc/core/json.h"
 #include "csrc/train/generator.h"
 
 namespace memphis {
@@ -35,12 +35,13 @@ TokenTable read_tokens(const std::string& file, std::int64_t vocab_size) {
   if (const auto kind = recognise(std::as_bytes(std::span<const char>(text)))) {
     throw DataError(describe(file, *kind));
   }
-  const auto object = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object() || !object.contains("tokens") || !object["tokens"].is_array()) {
+  const auto object = parse_json(text);
+  if (!object || !object->is_object() || !object->contains("tokens") ||
+      !(*object)["tokens"].is_array()) {
     refuse(file, "it has no array `tokens`");
   }
   TokenTable table;
-  for (const auto& row : object["tokens"]) {
+  for (const auto& row : (*object)["tokens"]) {
     if (!row.is_array() || row.empty()) {
       refuse(file, fmt::format("row {} is not a list of tokens", table.num_sequences));
     }

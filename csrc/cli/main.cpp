@@ -21,9 +21,9 @@ namespace {
 // What a command was asked to print did not arrive.
 int report_lost_output() {
   const int error_number = errno;
-  spdlog::error("memphis: cannot write standard output ({}); {} and run it again",
-                system_reason(error_number),
-                write_advice(error_number));
+  log_error("memphis: cannot write standard output ({}); {} and run it again",
+            system_reason(error_number),
+            write_advice(error_number));
   return static_cast<int>(ExitCode::preflight);
 }
 
@@ -57,18 +57,18 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return program.exit(help);
   } catch (const CLI::ParseError& error) {
-    spdlog::error("memphis: {}", explain(program, error));
+    log_error("memphis: {}", explain(program, error));
     return static_cast<int>(ExitCode::config);
   } catch (const FailedElsewhere& error) {
     return static_cast<int>(error.code());
   } catch (const Error& error) {
-    spdlog::error("memphis: {}", error.what());
+    log_error("memphis: {}", error.what());
     return static_cast<int>(error.code());
   } catch (const std::exception& error) {
     if (std::ferror(stdout) != 0) {
       return report_lost_output();
     }
-    spdlog::error(
+    log_error(
         "memphis: {} (not an error that memphis knows); please report it with the "
         "command and its config",
         error.what());

@@ -46,10 +46,10 @@ void share_cores(World& world) {
                                .was_launched = launched_by_mpi(launch_variables()),
                                .asked = {}});
   if (world.rank() == 0) {
-    spdlog::info("{}", plan.says);
+    log_info("{}", plan.says);
   }
   if (world.local_rank() == 0 && !plan.warning.empty()) {
-    spdlog::warn("{}", plan.warning);
+    log_warning("{}", plan.warning);
   }
 }
 

@@ -28,7 +28,7 @@ namespace {
   if (world.size() > 1) {
     world.abort(ExitCode::preempted, message);
   } else {
-    spdlog::error("memphis: {}", message);
+    log_error("memphis: {}", message);
   }
   std::_Exit(static_cast<int>(ExitCode::preempted));
 }

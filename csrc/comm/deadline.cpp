@@ -16,7 +16,7 @@ Deadline::Deadline(double seconds, ExitCode code, std::string cause) {
   thread_ = std::thread([this, seconds, code, cause = std::move(cause)] {
     std::unique_lock lock(mutex_);
     if (!changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return met_; })) {
-      spdlog::error("memphis: {}", cause);
+      log_error("memphis: {}", cause);
       std::_Exit(static_cast<int>(code));  // the thread that waits holds what exit() would destroy
     }
   });

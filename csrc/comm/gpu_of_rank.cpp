@@ -107,7 +107,7 @@ void use_own_gpu(Communicator& all_host, int local_rank, Device device) {
   all_host.run(AllGather{.y = words_of(claims), .x = words_of({&own, 1})}, "gpus.claims", {});
   together(all_host, "gpus.check", [&] { check_claims(claims); });
   if (all_host.rank() == 0 && some_are_hidden(claims)) {
-    spdlog::warn(
+    log_warning(
         "ranks of a machine see one GPU each (the launcher hides the others': --gpus-per-task, "
         "--gpu-bind or CUDA_VISIBLE_DEVICES); NCCL may not find the NVLink between them: with "
         "Slurm prefer --gpus-per-node and --gpu-bind=none");

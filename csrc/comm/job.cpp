@@ -45,7 +45,7 @@ void run_as_job(const std::function<void(World&)>& body) {
     return;
   }
   if (world->rank() != 0) {
-    spdlog::set_level(spdlog::level::warn);  // what the job does, the first rank says
+    log_warnings_alone();  // what the job does, the first rank says
   }
   std::exception_ptr met_by_all;
   try {
@@ -60,7 +60,7 @@ void run_as_job(const std::function<void(World&)>& body) {
     // Before this rank closes, which all wait for: once one of them has exited, its launcher ends
     // the others.
     if (world->rank() == 0) {
-      spdlog::error("memphis: {}", error.what());
+      log_error("memphis: {}", error.what());
     }
     met_by_all = std::make_exception_ptr(FailedElsewhere(error.code(), error.what()));
   } catch (const std::exception& error) {

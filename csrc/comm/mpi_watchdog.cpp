@@ -283,7 +283,7 @@ void MpiWatchdog::announce(ExitCode code, std::string_view cause) noexcept {
     return;
   }
   try {
-    spdlog::error("memphis: {}", cause);
+    log_error("memphis: {}", cause);
   } catch (...) {
     // The job ends all the same.
   }

@@ -175,7 +175,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
           collective->done.wait();
         }
       } catch (const std::exception& error) {
-        spdlog::error("{}", error.what());  // the next call throws of it
+        log_error("{}", error.what());  // the next call throws of it
       }
     }
 
@@ -268,13 +268,12 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
         (void)ncclCommDestroy(std::exchange(comm_, nullptr));
         return;
       }
-      spdlog::warn(
-          "{}: the other ranks did not within {} s (one has ended before); nothing is lost",
-          place("parting"),
-          kPartLimit.count());
+      log_warning("{}: the other ranks did not within {} s (one has ended before); nothing is lost",
+                  place("parting"),
+                  kPartLimit.count());
     } catch (const std::exception& error) {
       try {
-        spdlog::warn("{}: {}", place("parting"), error.what());
+        log_warning("{}: {}", place("parting"), error.what());
       } catch (...) {
         // It parts all the same.
       }

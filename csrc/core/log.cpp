@@ -7,6 +7,7 @@
 
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 
 #include "csrc/core/printable.h"
 
@@ -38,6 +39,17 @@ void configure_log() {
   formatter->add_flag<PrintableMessage>('*').set_pattern("%^%*%$");
   logger->set_formatter(std::move(formatter));
   spdlog::set_default_logger(std::move(logger));
+}
+
+void log_warnings_alone() {
+  spdlog::set_level(spdlog::level::warn);
+}
+
+void log(LogLevel level, std::string_view message) {
+  const auto spdlog_level = level == LogLevel::info      ? spdlog::level::info
+                            : level == LogLevel::warning ? spdlog::level::warn
+                                                         : spdlog::level::err;
+  spdlog::log(spdlog_level, message);
 }
 
 }  // namespace memphis

@@ -198,7 +198,7 @@ class Team {
         });
       } catch (const std::system_error& error) {
         has_all_it_can_ = true;
-        spdlog::warn(
+        log_warning(
             "cannot start thread {} of {} ({}); going on with {} (see `ulimit -u` and pids.max of "
             "the container, or lower OMP_NUM_THREADS)",
             index + 1,

@@ -81,34 +81,34 @@ void describe(std::string_view key,
               const TextFiles& list,
               const TokenStream& stream,
               std::vector<std::string>& warnings) {
-  spdlog::info("{}: {} documents, {} tokens, fingerprint {}",
-               key,
-               stream.num_documents(),
-               stream.num_tokens(),
-               stream.fingerprint());
+  log_info("{}: {} documents, {} tokens, fingerprint {}",
+           key,
+           stream.num_documents(),
+           stream.num_tokens(),
+           stream.fingerprint());
   if (const Loss loss = loss_of(stream); !loss.text.empty()) {
     const std::string text = fmt::format("{}: passed over {}", key, loss.text);
     if (loss.share > kMuchOfCorpus) {
       warnings.push_back(text);
     } else {
-      spdlog::info(text);
+      log_info("{}", text);
     }
   }
   if (!list.passed_over.empty()) {
-    spdlog::info("{}: passed over {}", key, list_of(list.passed_over, [](const PassedOver& other) {
-                   return fmt::format("{} ({})", other.path.string(), other.reason);
-                 }));
+    log_info("{}: passed over {}", key, list_of(list.passed_over, [](const PassedOver& other) {
+               return fmt::format("{} ({})", other.path.string(), other.reason);
+             }));
   }
   if (!list.hidden.empty()) {
-    spdlog::info("{}: passed over {} hidden entries ({}), which are read where they are named",
-                 key,
-                 list.hidden.size(),
-                 list_of(list.hidden, name_of_path));
+    log_info("{}: passed over {} hidden entries ({}), which are read where they are named",
+             key,
+             list.hidden.size(),
+             list_of(list.hidden, name_of_path));
   }
   if (!list.repeated.empty()) {
-    spdlog::info("{}: more than one entry names {}; a file is read once",
-                 key,
-                 list_of(list.repeated, name_of_path));
+    log_info("{}: more than one entry names {}; a file is read once",
+             key,
+             list_of(list.repeated, name_of_path));
   }
   std::vector<std::filesystem::path> marked;
   std::vector<std::string> other_encoding;
@@ -122,7 +122,7 @@ void describe(std::string_view key,
     }
   }
   if (!marked.empty()) {
-    spdlog::info(
+    log_info(
         "{}: {} files begin with a byte order mark, three bytes that are trained on as any others "
         "(remove them, as in `sed -i '1s/^\\xEF\\xBB\\xBF//'`): {}",
         key,
@@ -161,9 +161,9 @@ void exclude(TextFiles& list, const TextFiles& validation) {
   };
   std::erase_if(list.files, in_validation);
   if (!shared.empty()) {
-    spdlog::info("data.train: {} files are in data.validation too and are not trained on: {}",
-                 shared.size(),
-                 list_of(shared, name_of_path));
+    log_info("data.train: {} files are in data.validation too and are not trained on: {}",
+             shared.size(),
+             list_of(shared, name_of_path));
   }
 }
 
@@ -205,8 +205,8 @@ TextFiles list_training_text(const DataConfig& config,
         "data.train is not given (the default are memphis's own sources, which do not lie where "
         "this program was built); name files, directories or patterns, as in data.train=[a.txt]");
   }
-  spdlog::info("data.train is not given: memphis's own sources are trained on: {}",
-               list_of(default_roots, [](const std::string& root) { return root; }));
+  log_info("data.train is not given: memphis's own sources are trained on: {}",
+           list_of(default_roots, [](const std::string& root) { return root; }));
   return list_text_files("the default of data.train", default_roots, run_dir);
 }
 
@@ -243,7 +243,7 @@ Dataset open_dataset(const DataConfig& config,
     dataset.train_range = {.begin = 0, .end = cut};
     dataset.validation_range = {.begin = cut, .end = total};
     if (config.held_out > 0) {
-      spdlog::info(
+      log_info(
           "data.validation is not given: the last {:.3g} % of data.train is held out, {} tokens",
           100 * config.held_out,
           total - cut);

@@ -7,8 +7,9 @@
 #include <cstring>
 #include <fstream>
 
-#include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
+
+#include "csrc/core/json.h"
 
 namespace memphis {
 namespace {
@@ -292,37 +293,6 @@ std::size_t end_of_value(std::string_view text) {
   return std::string_view::npos;
 }
 
-// Whether `text` may be the beginning of a JSON value: what is wrong with it is its end alone.
-bool begins_value(std::string_view text) {
-  struct Reader final : nlohmann::json_sax<Json> {
-    bool null() override { return true; }
-    bool boolean(bool /*value*/) override { return true; }
-    bool number_integer(std::int64_t /*value*/) override { return true; }
-    bool number_unsigned(std::uint64_t /*value*/) override { return true; }
-    bool number_float(double /*value*/, const std::string& /*text*/) override { return true; }
-    bool string(std::string& /*value*/) override { return true; }
-    bool binary(Json::binary_t& /*value*/) override { return true; }
-    bool start_object(std::size_t /*size*/) override { return true; }
-    bool key(std::string& /*name*/) override { return true; }
-    bool end_object() override { return true; }
-    bool start_array(std::size_t /*size*/) override { return true; }
-    bool end_array() override { return true; }
-    bool parse_error(std::size_t at,
-                     const std::string& /*token*/,
-                     const Json::exception& /*error*/) override {
-      position = at;
-      return false;
-    }
-    std::size_t position = 0;
-  } reader;
-  // Not within a character, which is another fault.
-  while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80U) != 0) {
-    text.remove_suffix(1);
-  }
-  Json::sax_parse(text.begin(), text.end(), &reader);
-  return reader.position >= text.size();
-}
-
 // The jq filter for the texts of records like this one.
 std::string filter_for(const Json& record) {
   for (const char* key : {"text", "content", "raw_content", "body", "document", "completion"}) {
@@ -385,7 +355,7 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
   const std::size_t end = end_of_value(head);
   if (end == std::string_view::npos) {
     // One value that is longer than what was read: of a single line it is the first of several.
-    if (is_whole || !begins_value(head)) {
+    if (is_whole || !begins_json(head)) {
       return {};
     }
     if (of_objects) {
@@ -395,8 +365,8 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
                ? json_format(Kind::json_records, "JSON lines", path, ".text")
                : json_format(Kind::json_document, "JSON", path, ".. | strings");
   }
-  const Json first = Json::parse(head.substr(0, end), nullptr, /*allow_exceptions=*/false);
-  if (first.is_discarded()) {
+  const std::optional<Json> first = parse_json(head.substr(0, end));
+  if (!first) {
     return {};
   }
   const std::string extension = path.extension().string();
@@ -405,23 +375,23 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
   skip_space();
   if (head.empty() && (is_whole || !named_lines)) {
     if (named_lines && !is_list) {
-      return json_format(Kind::json_records, "JSON lines", path, filter_for(first));
+      return json_format(Kind::json_records, "JSON lines", path, filter_for(*first));
     }
     return of_objects ? json_format(Kind::json_records,
                                     "JSON records",
                                     path,
-                                    fmt::format(".[]{}", filter_for(first.front())))
+                                    fmt::format(".[]{}", filter_for(first->front())))
                       : json_format(Kind::json_document, "JSON", path, ".. | strings");
   }
   const std::size_t second = end_of_value(head);
-  const bool another =
-      head.empty() || ((head[0] == '{' || head[0] == '[') &&
-                       (second == std::string_view::npos ? !is_whole && begins_value(head)
-                                                         : Json::accept(head.substr(0, second))));
+  const bool another = head.empty() || ((head[0] == '{' || head[0] == '[') &&
+                                        (second == std::string_view::npos
+                                             ? !is_whole && begins_json(head)
+                                             : parse_json(head.substr(0, second)).has_value()));
   if (!another) {
     return {};
   }
-  return json_format(Kind::json_records, "JSON lines", path, is_list ? ".[]" : filter_for(first));
+  return json_format(Kind::json_records, "JSON lines", path, is_list ? ".[]" : filter_for(*first));
 }
 
 }  // namespace

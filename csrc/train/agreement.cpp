@@ -63,7 +63,7 @@ Dataset open_text(const Config& config,
   });
   if (all.rank() == 0) {
     for (const std::string& warning : dataset.warnings) {
-      spdlog::warn(warning);
+      log_warning("{}", warning);
     }
   }
   return agreed(std::move(dataset), all);

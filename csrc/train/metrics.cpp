@@ -7,13 +7,13 @@
 #include <ctime>
 
 #include <fcntl.h>
-#include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/write_advice.h"
 
@@ -27,9 +27,9 @@ void visit_lines(const std::string& text, const Visit& visit) {
   for (std::size_t end = text.find('\n'); end != std::string::npos;
        begin = end + 1, end = text.find('\n', begin)) {
     const std::string line = text.substr(begin, end - begin);
-    const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (object.is_object()) {
-      visit(line, object);
+    const auto object = parse_json(line);
+    if (object && object->is_object()) {
+      visit(line, *object);
     }
   }
 }
@@ -118,7 +118,7 @@ void MetricsFile::write_line(std::string line) {
   }
   const int error_number = errno;
   if (left.size() < line.size() && ::ftruncate(descriptor_, before.st_size) != 0) {
-    spdlog::warn("the last line of {} is cut short", path_.string());
+    log_warning("the last line of {} is cut short", path_.string());
   }
   throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",
                                    path_.string(),

@@ -63,9 +63,9 @@ bool await_lock(int descriptor,
       continue;
     }
     if (error_number != EWOULDBLOCK) {
-      spdlog::warn("cannot lock {} ({}); see to it that no other job uses this run.dir",
-                   lock_path(run_dir).string(),
-                   system_reason(error_number));
+      log_warning("cannot lock {} ({}); see to it that no other job uses this run.dir",
+                  lock_path(run_dir).string(),
+                  system_reason(error_number));
       return false;
     }
     const std::string owner = read_owner(descriptor);
@@ -80,10 +80,10 @@ bool await_lock(int descriptor,
     }
     // The first time it may be no more than a look by another job.
     if (num_refused++ == 1) {
-      spdlog::warn("run.dir {} is in use by {}; waiting up to {:.0f} s for its end",
-                   run_dir.string(),
-                   owner,
-                   std::chrono::duration<double>(limit).count());
+      log_warning("run.dir {} is in use by {}; waiting up to {:.0f} s for its end",
+                  run_dir.string(),
+                  owner,
+                  std::chrono::duration<double>(limit).count());
     }
     std::this_thread::sleep_for(kBetweenTries);
   }
@@ -113,9 +113,9 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
   const std::string owner = fmt::format("process {} {}", ::getpid(), own_machine());
   if (::ftruncate(descriptor_, 0) != 0 ||
       ::pwrite(descriptor_, owner.data(), owner.size(), 0) < 0) {
-    spdlog::warn("cannot write to {} ({}); a job that finds it locked will not know by whom",
-                 path.string(),
-                 system_reason(errno));
+    log_warning("cannot write to {} ({}); a job that finds it locked will not know by whom",
+                path.string(),
+                system_reason(errno));
   }
 }
 

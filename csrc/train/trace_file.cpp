@@ -8,12 +8,12 @@
 #include <string>
 #include <string_view>
 
-#include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/write_advice.h"
 
@@ -79,10 +79,10 @@ void write_traces(const std::filesystem::path& dir, const Trace& trace, Communic
     std::filesystem::create_directories(dir);
     write(file_of(dir, rank), events(trace, rank));
     if (trace.num_left_out() > 0) {
-      spdlog::warn("rank {}: the trace has the first {} spans; {} more are left out",
-                   rank,
-                   trace.spans().size(),
-                   trace.num_left_out());
+      log_warning("rank {}: the trace has the first {} spans; {} more are left out",
+                  rank,
+                  trace.spans().size(),
+                  trace.num_left_out());
     }
   });
   if (all_host.size() > kMaxTogether) {

@@ -105,13 +105,13 @@ Trainer::Trainer(const Config& config,
             manifest, config_, compute_, device_, validation_fingerprint(config_, dataset_));
       }) {
   if (leads_) {
-    spdlog::info("{} parameters on device {} ({}), compute {}, ranks {}",
-                 plan_.parameters.num_parameters,
-                 name_of(device_),
-                 device_info(device_).name,
-                 name_of(compute_),
-                 mesh_.num_ranks());
-    spdlog::info("memory plan of a rank:\n{}", format_memory_table(plan_.memory));
+    log_info("{} parameters on device {} ({}), compute {}, ranks {}",
+             plan_.parameters.num_parameters,
+             name_of(device_),
+             device_info(device_).name,
+             name_of(compute_),
+             mesh_.num_ranks());
+    log_info("memory plan of a rank:\n{}", format_memory_table(plan_.memory));
   }
   require_memory(plan_.memory, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {
@@ -175,13 +175,13 @@ void Trainer::go_on_from(const Chosen& chosen) {
     return;
   }
   for (const std::string& line : resumption.said) {
-    spdlog::warn("{}", line);
+    log_warning("{}", line);
   }
   if (loss_watch_.exploded()) {
-    spdlog::warn("{} was saved with weights whose loss had exploded in step {}; {}",
-                 chosen.path.string(),
-                 loss_watch_.state().exploded_at,
-                 rotation_.way_back(loss_watch_.state().exploded_at, kCalmer));
+    log_warning("{} was saved with weights whose loss had exploded in step {}; {}",
+                chosen.path.string(),
+                loss_watch_.state().exploded_at,
+                rotation_.way_back(loss_watch_.state().exploded_at, kCalmer));
   }
 }
 
@@ -261,7 +261,7 @@ void Trainer::save() {
   saved_step_ = step_;
   rotates_ = true;
   if (leads_) {
-    spdlog::info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
+    log_info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
   }
 }
 
@@ -310,7 +310,7 @@ StepResult Trainer::watched_step() {
     case LossWatch::News::none:
       break;
     case LossWatch::News::exploded:
-      spdlog::warn(
+      log_warning(
           "step {} has loss {:.4g}, above {}: the weights have exploded; until losses are below "
           "that again only the end of the run is saved, and no checkpoint is deleted; {}",
           step_,
@@ -319,11 +319,10 @@ StepResult Trainer::watched_step() {
           rotation_.way_back(step_, kCalmer));
       break;
     case LossWatch::News::recovered:
-      spdlog::warn(
-          "step {} has loss {:.4g}: it has come back below {}; checkpoints are saved again",
-          step_,
-          result.loss,
-          loss_watch_.describe_limit());
+      log_warning("step {} has loss {:.4g}: it has come back below {}; checkpoints are saved again",
+                  step_,
+                  result.loss,
+                  loss_watch_.describe_limit());
       break;
   }
   weights_are_bad_ = loss_watch_.exploded();
@@ -341,7 +340,7 @@ void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gi
   }
   // These are the weights after the step's update, which its own loss says nothing of.
   if (loss_watch_.exceeds(result->loss) && !weights_are_bad_) {
-    spdlog::warn(
+    log_warning(
         "step {} has validation loss {:.4g}, above {}: its weights have exploded and are "
         "not saved before losses are below that again; {}",
         step_,
@@ -353,11 +352,11 @@ void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gi
   report.write([&](MetricsFile& metrics) {
     metrics.write_validation(step_, result->loss, result->targets, elapsed_seconds);
   });
-  spdlog::info("step {}  validation loss {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
-               step_,
-               result->loss,
-               result->targets,
-               elapsed_seconds);
+  log_info("step {}  validation loss {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
+           step_,
+           result->loss,
+           result->targets,
+           elapsed_seconds);
 }
 
 void Trainer::sample(Report& report, const GivesUp& gives_up) {
@@ -374,7 +373,7 @@ void Trainer::sample(Report& report, const GivesUp& gives_up) {
     return;
   }
   report.write([&](MetricsFile& metrics) { metrics.write_sample(step_, text); });
-  spdlog::info("step {}  sample: {}", step_, printable(config_.metrics.sample_prompt + text));
+  log_info("step {}  sample: {}", step_, printable(config_.metrics.sample_prompt + text));
 }
 
 void Trainer::run() {
@@ -384,10 +383,10 @@ void Trainer::run() {
     if (!leads_) {
       return;
     }
-    spdlog::info("nothing to do: {} has step {} and schedule.steps is {}",
-                 config_.run.dir,
-                 step_,
-                 last_step);
+    log_info("nothing to do: {} has step {} and schedule.steps is {}",
+             config_.run.dir,
+             step_,
+             last_step);
     return;
   }
   const std::unique_ptr<RunLock> lock = prepare_run_directory();
@@ -404,7 +403,7 @@ void Trainer::run() {
       } catch (const FailedElsewhere&) {
         // That rank says so.
       } catch (const DataError& untraced) {
-        spdlog::error("memphis: {}", untraced.what());  // which is no reason not to start again
+        log_error("memphis: {}", untraced.what());  // which is no reason not to start again
       }
     }
     throw;
@@ -441,7 +440,7 @@ void Trainer::write_trace() {
   const std::filesystem::path dir = std::filesystem::path(config_.run.dir) / "trace";
   write_traces(dir, *trace, groups_.all_host());
   if (leads_) {
-    spdlog::info("wrote {}; open a file of it in ui.perfetto.dev", dir.string());
+    log_info("wrote {}; open a file of it in ui.perfetto.dev", dir.string());
   }
 }
 
@@ -529,7 +528,7 @@ void Trainer::train(const Owed& owed) {
 
     const bool last = step_ == last_step;
     if (leads_ && (due(step_, config_.metrics.every) || last)) {
-      spdlog::info(progress_line(record, last_step, smoothed_seconds, flops, peak));
+      log_info("{}", progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
     if (due(step_, config_.metrics.validate_every) || last) {
       saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });

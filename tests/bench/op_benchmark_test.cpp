@@ -12,10 +12,10 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "bench/run_op_benchmarks.h"
 #include "csrc/core/error.h"
+#include "csrc/core/json.h"
 
 namespace memphis::bench {
 namespace {
@@ -67,7 +67,7 @@ std::map<std::string, nlohmann::json> objects_of(const std::string& output) {
   std::map<std::string, nlohmann::json> objects;
   std::istringstream lines(output);
   for (std::string line; std::getline(lines, line);) {
-    const auto object = nlohmann::json::parse(line);
+    const auto object = parse_json(line).value();
     objects[object.value("op", "machine") + "/" + object.value("device", "")] = object;
   }
   return objects;

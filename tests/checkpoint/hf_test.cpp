@@ -5,11 +5,11 @@
 #include <map>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "csrc/checkpoint/npy.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "tests/checkpoint/source.h"
 #include "tests/support/error_text.h"
 #include "tests/support/golden_model.h"
@@ -294,9 +294,9 @@ TEST(HfConfig, ReadsWhatItWrites) {
     const ModelConfig model = read(text);
     const std::string written = write_hf_config(model, DType::bf16);
     EXPECT_EQ(write_hf_config(read(written), DType::bf16), written);
-    EXPECT_EQ(Json::parse(written)["torch_dtype"], "bfloat16");
-    EXPECT_EQ(Json::parse(written)["embedding_multiplier_scale"], model.embedding_multiplier);
-    EXPECT_EQ(Json::parse(written)["tie_word_embeddings"], model.tie_embeddings);
+    EXPECT_EQ(parse_json(written).value()["torch_dtype"], "bfloat16");
+    EXPECT_EQ(parse_json(written).value()["embedding_multiplier_scale"], model.embedding_multiplier);
+    EXPECT_EQ(parse_json(written).value()["tie_word_embeddings"], model.tie_embeddings);
     EXPECT_EQ(read(written).pad_id, model.pad_id);
     EXPECT_EQ(read(written).dense_ffn_dim, model.dense_ffn_dim);
     EXPECT_EQ(read(written).attention_temperature_len, model.attention_temperature_len);

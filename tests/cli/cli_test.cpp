@@ -10,9 +10,9 @@
 #include <thread>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
 
@@ -66,7 +66,7 @@ class Cli : public testing::Test {
     std::ifstream file(path(run_dir) + "/metrics.jsonl");
     std::int64_t expected = 1;
     for (std::string line; std::getline(file, line);) {
-      const auto object = nlohmann::json::parse(line);
+      const auto object = parse_json(line).value();
       if (object.contains("loss")) {
         EXPECT_EQ(object["step"], expected++);
       }
@@ -249,7 +249,7 @@ TEST_F(Cli, AnErrorHasItsExitCodeAndWritesNothing) {
 TEST_F(Cli, BenchStepPrintsOneObject) {
   const Ended bench = run({"bench", "step", config_, "--json", "--steps", "3"});
   ASSERT_EQ(bench.code, 0) << bench.error;
-  const auto object = nlohmann::json::parse(bench.out);
+  const auto object = parse_json(bench.out).value();
   const double rate = object["model_flops_per_second"];
   const double yardstick = object["matmul_flops_per_second"];
   EXPECT_GT(object["tokens_per_second"].get<double>(), 0);

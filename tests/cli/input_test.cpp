@@ -10,9 +10,9 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
 

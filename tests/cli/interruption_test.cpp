@@ -13,11 +13,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
 
@@ -61,7 +61,7 @@ class Interruption : public testing::Test {
     std::vector<std::int64_t> steps;
     std::ifstream file(path(run_dir) + "/metrics.jsonl");
     for (std::string line; std::getline(file, line);) {
-      const auto object = nlohmann::json::parse(line);
+      const auto object = parse_json(line).value();
       if (object.contains(key)) {
         steps.push_back(object["step"]);
       }

@@ -20,11 +20,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "tests/support/process.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_run.h"
@@ -120,7 +120,7 @@ class Job : public testing::Test {
     std::vector<double> result;
     std::ifstream file(path(run_dir) + "/metrics.jsonl");
     for (std::string line; std::getline(file, line);) {
-      const auto object = nlohmann::json::parse(line);
+      const auto object = parse_json(line).value();
       if (object.contains("loss")) {
         result.push_back(object["loss"]);
       }
@@ -481,7 +481,7 @@ TEST_F(Job, TheTraceShowsCommunicationBehindTheBackwardPass) {
   const Ended ended =
       train(4, "run", join(kLayout, {"metrics.trace=true", "parallel.bucket_mib=0"}));
   ASSERT_EQ(ended.code, 0) << ended.error;
-  const auto events = nlohmann::json::parse(read_text(path("run") + "/trace/all.json"));
+  const auto events = parse_json(read_text(path("run") + "/trace/all.json")).value();
   expect_one_span_at_a_time(events);
   std::set<int> ranks;
   std::vector<std::pair<double, double>> backward;   // of rank 0, begin and end
@@ -515,7 +515,7 @@ TEST_F(Job, ABenchmarkSaysHowMuchCommunicationIsHidden) {
       join(mpirun(2), {MEMPHIS_BINARY, "bench", "step", config_, "--steps", "2", "--json"}),
       directory_.path());
   ASSERT_EQ(process.wait(), 0) << process.standard_error();
-  const auto result = nlohmann::json::parse(process.standard_output());
+  const auto result = parse_json(process.standard_output()).value();
   EXPECT_EQ(result["ranks"], 2);
   EXPECT_GT(result["communication_seconds"], 0);
   EXPECT_GT(result["exposed_seconds"], 0);
@@ -545,7 +545,7 @@ class DeviceJob : public Job {
 
   nlohmann::json first_step(const std::string& run_dir) const {
     const std::string text = read_text(path(run_dir) + "/metrics.jsonl");
-    return nlohmann::json::parse(text.substr(0, text.find('\n')));
+    return parse_json(text.substr(0, text.find('\n'))).value();
   }
 
   const Arguments small_ = {"run.device=cuda",
@@ -580,7 +580,7 @@ TEST_F(DeviceJob, ARankThatLivesAndDoesNotComeEndsTheJob) {
 TEST_F(DeviceJob, TheTraceShowsWhatStreamsDo) {
   const Ended ended = train(2, "run", join(small_, {"metrics.trace=true"}));
   ASSERT_EQ(ended.code, 0) << ended.error;
-  const auto events = nlohmann::json::parse(read_text(path("run") + "/trace/rank-00001.json"));
+  const auto events = parse_json(read_text(path("run") + "/trace/rank-00001.json")).value();
   expect_one_span_at_a_time(events);
   std::map<int, std::string> tracks;
   std::map<std::string, std::set<std::string>> names;  // of spans, by track

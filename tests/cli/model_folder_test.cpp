@@ -11,12 +11,12 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "csrc/checkpoint/checksum.h"
 #include "csrc/checkpoint/manifest.h"
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "tests/checkpoint/source.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
@@ -77,7 +77,7 @@ class ModelFolder : public testing::Test {
   std::string bytes(const std::string& name) const { return read_text(path(name)); }
 
   void edit_config(const std::function<void(Json&)>& edit) const {
-    Json config = Json::parse(bytes("ex/config.json"));
+    Json config = parse_json(bytes("ex/config.json")).value();
     edit(config);
     directory_.write("ex/config.json", config.dump());
   }

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/npy.h"
 #include "csrc/checkpoint/weights.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "csrc/train/generator.h"
 #include "tests/support/golden_model.h"
 
@@ -36,7 +36,8 @@ double relative_difference(const fs::path& folder, const ModelConfig& config) {
   const OwnedStream stream(Device::cpu);
   Parameters parameters(config, DType::f32, Device::cpu, Parameters::Gradients::none);
   StoredWeights(folder, config).load(parameters, stream.view());
-  const auto rows = nlohmann::json::parse(read_text(folder / "tokens.json"))["tokens"]
+  const auto rows = parse_json(read_text(folder / "tokens.json"))
+                        .value()["tokens"]
                         .get<std::vector<std::vector<std::int32_t>>>();
   const NpyArray expected = read_npy(folder / "logits.npy");
   const auto length = static_cast<std::int64_t>(rows.front().size());

@@ -6,10 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 
 namespace memphis::test {
 namespace {
@@ -57,7 +56,7 @@ GoldenModel::GoldenModel(const std::string& name) {
   for (const char* file : {"config.json", "tokens.json", "logits.npy"}) {
     fs::copy_file(stored / file, folder() / file);
   }
-  const auto config = nlohmann::json::parse(read_text(stored / "config.json"));
+  const auto config = parse_json(read_text(stored / "config.json")).value();
   const std::int64_t D = config["hidden_size"];
   const std::int64_t F = config["intermediate_size"];
   const std::int64_t E = config["num_local_experts"];

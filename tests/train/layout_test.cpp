@@ -27,6 +27,7 @@
 
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/comm/together.h"

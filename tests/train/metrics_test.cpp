@@ -14,12 +14,12 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
 #include "csrc/core/device.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/metric_keys.h"
 #include "tests/support/temporary_directory.h"
@@ -45,7 +45,7 @@ TEST(MetricsFile, DropsWhatWillBeWrittenAgainAndATornLine) {
       "{\"step\":20,\"validation_loss\":1.6}\n";
   const std::string text = read_text(path);
   EXPECT_EQ(text.substr(0, kept.size()), kept);
-  const auto written = nlohmann::json::parse(text.substr(kept.size()));
+  const auto written = parse_json(text.substr(kept.size())).value();
   EXPECT_EQ(written.at("step"), 21);
   EXPECT_EQ(written.at("sample"), "a \xef\xbf\xbd b");
 }
