@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
+# memphis_test_code(target ...): targets of tests, which no sanitizer need look at.
+function(memphis_test_code)
+  set_target_properties(${ARGN} PROPERTIES MEMPHIS_TEST_CODE ON)
+endfunction()
+
 # memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]
 #                  [RANKS 2 4]):
 # one test binary, one CTest entry, both named like the file or, where two files of the tree share a
@@ -27,11 +32,7 @@ function(memphis_add_test path)
     memphis_add_kernels(${name} ${path})
   else()
     target_sources(${name} PRIVATE ${path})
-    if(MEMPHIS_SANITIZE)
-      # What is tested is looked at, what tests it need not be. Of the source, as that follows the
-      # sanitizers' own flags on the command line.
-      set_source_files_properties(${path} PROPERTIES COMPILE_OPTIONS -fno-sanitize=undefined)
-    endif()
+    memphis_test_code(${name})
   endif()
   set(main memphis_test_main)
   if(ARG_RANKS)
