@@ -6,7 +6,7 @@ function(memphis_test_code)
 endfunction()
 
 # memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]
-#                  [RANKS 2 4]):
+#                  [RANKS 2 4] [ARGUMENTS --simt_seed=1]):
 # one test binary, one CTest entry, both named like the file or, where two files of the tree share a
 # name, NAME. The path under tests/ mirrors the path of what is tested. The entry runs in
 # the repository's root, under the label `unit` unless another is given.
@@ -15,7 +15,7 @@ endfunction()
 # <name>_ranks_<N> for each number of ranks, under the label `ranks`. Such a test gets its job from
 # tests/support/ranks.h.
 function(memphis_add_test path)
-  cmake_parse_arguments(ARG "" "TIMEOUT;NAME" "LIBS;LABELS;RANKS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;NAME" "LIBS;LABELS;RANKS;ARGUMENTS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
@@ -41,7 +41,7 @@ function(memphis_add_test path)
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} memphis_test_support ${main})
   target_precompile_headers(${name} REUSE_FROM memphis_test_support)
   target_compile_options(${name} PRIVATE ${MEMPHIS_LIGHT_OPTIMIZATION})
-  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  add_test(NAME ${name} COMMAND ${name} ${ARG_ARGUMENTS} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   # Two entries of one binary would write one report at the same time.
   set_tests_properties(${name} PROPERTIES
     LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RESOURCE_LOCK ${name})
