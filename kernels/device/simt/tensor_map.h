@@ -33,6 +33,9 @@ static_assert(sizeof(TensorMap) == 128 && alignof(TensorMap) == 64, "as CUtensor
 
 TensorMap encode(const TiledTensor& tensor);
 
+// What a bulk copy without a map moves: `bytes` from `data` on, as one box.
+TensorMap contiguous(const void* data, std::uint32_t bytes);
+
 // 16 bytes of a box. Of them [first, last) lie in the tensor, from `global` + first on.
 struct BoxChunk {
   std::uint32_t offset;  // in the box, before the swizzle

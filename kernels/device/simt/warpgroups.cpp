@@ -284,6 +284,7 @@ void Warpgroups::issue(void* const (&operands)[32]) {
   if (what.a_in_registers) {
     for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
       std::memcpy(product.a[lane].data(), lane_operand(lane).a, sizeof(product.a[lane]));
+      product.fragments[lane] = lane_operand(lane).a;
     }
   }
 }
@@ -338,6 +339,28 @@ void Warpgroups::commit(const void* pc) {
         self.open_group.clear();
       },
       pc);
+}
+
+void Warpgroups::keep(const std::uint32_t* a, std::size_t bytes, const void* pc) {
+  const auto lane = static_cast<std::size_t>(block_.thread_id() % kWarpSize);
+  const std::uint32_t* const end = a + bytes / sizeof(*a);
+  const auto check = [&](const std::vector<Product>& group) {
+    for (const Product& product : group) {
+      const std::uint32_t* const from = product.fragments[lane];
+      if (product.what.a_in_registers && from >= a && from < end &&
+          std::memcmp(from, product.a[lane].data(), sizeof(product.a[lane])) != 0) {
+        block_.stop({.what = "has written a fragment of a wgmma before its wait",
+                     .advice = "call wgmma_wait first",
+                     .pc = pc,
+                     .has_other = true,
+                     .other_thread = block_.thread_id(),
+                     .other_pc = product.pc});
+      }
+    }
+  };
+  const Warp& self = warp();
+  std::for_each(self.groups.begin(), self.groups.end(), check);
+  check(self.open_group);
 }
 
 void Warpgroups::wait(int pending, const void* pc) {

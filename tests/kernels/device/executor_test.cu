@@ -415,7 +415,7 @@ TEST_F(Simt, LaunchesAreHeldToTheLimitsOfTheDevice) {
                    {"49156 bytes of static shared memory", "48 KiB"}));
   // Static and dynamic count together.
   EXPECT_TRUE(says(fault_of(static_shared_kernel, one_block(32, 227 * 1024), out.data(), 0),
-                   {"232704 bytes of shared memory"}));
+                   {"233472 bytes of shared memory"}));
   EXPECT_EQ(
       fault_of(index_kernel, {.grid = {.x = 0}, .block = {.x = 32}, .stream = {}}, out.data()), "");
 }
