@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <gpu_hopper_tma.h>
 #include <gpu_launch.h>
@@ -102,6 +103,27 @@ TEST_F(FlagFaults, WaitingForABlockThatMayNotBeginIsReported) {
                "at tests/kernels/device/flag_fault_test.cu:"));
     }
   }
+}
+
+// One block waits for a flag that the other never raises, which comes to its end meanwhile.
+__global__ void left_alone_kernel(int* turn, int* flag) {
+  if (threadIdx.x != 0) {
+    return;
+  }
+  if (gpu::fetch_add(turn, 1) == 0) {
+    gpu::wait_at_least(flag, 1);
+  } else {
+    constexpr unsigned kMicroseconds = 50000;  // the other waits by then, which need not be
+    usleep(kMicroseconds);
+  }
+}
+
+TEST_F(FlagFaults, WaitingWhenAllOthersHaveEndedIsReported) {
+  simt::options().num_blocks = 2;
+  const DeviceArray<int> turn(1, 0);
+  const DeviceArray<int> flag(1, 0);
+  EXPECT_TRUE(says(fault_of(left_alone_kernel, blocks(2), turn.data(), flag.data()),
+                   "wait for a flag that another block raises"));
 }
 
 // A fault of one block is what is said, not that another waits for it in vain.
