@@ -47,9 +47,12 @@ constexpr std::uint64_t matrix_descriptor(std::uint32_t address,
          encode(static_cast<std::uint32_t>(stride_bytes)) << 32U | mode << 62U;
 }
 
-// The descriptor of the same tile `bytes` further on, a multiple of 16: the next step of k.
+// The descriptor of the same tile `bytes` further on, a multiple of 16: the next step of k. Shared
+// memory ends before the address would carry, so the upper half stays as it is, and costs nothing.
 constexpr std::uint64_t advance(std::uint64_t descriptor, int bytes) {
-  return descriptor + (static_cast<std::uint32_t>(bytes) >> 4U);
+  const std::uint32_t low =
+      static_cast<std::uint32_t>(descriptor) + (static_cast<std::uint32_t>(bytes) >> 4U);
+  return (descriptor >> 32U << 32U) | low;
 }
 
 }  // namespace memphis::kernels
