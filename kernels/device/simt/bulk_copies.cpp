@@ -10,12 +10,6 @@
 namespace memphis::kernels::simt {
 namespace {
 
-constexpr std::size_t kChunk = 16;
-
-std::uintptr_t address_of(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer);
-}
-
 // Of the device's memory.
 void add_float(std::byte* address, float value) {
   auto* const bits = reinterpret_cast<std::uint32_t*>(address);
@@ -57,8 +51,8 @@ void BulkCopies::check_contiguous(const void* global,
                                   const void* shared,
                                   std::uint32_t bytes,
                                   const void* pc) {
-  if (bytes == 0 || bytes > SharedMemory::kMaxBytes || bytes % kChunk != 0 ||
-      address_of(shared) % kChunk != 0 || address_of(global) % kChunk != 0 ||
+  if (bytes == 0 || bytes > SharedMemory::kMaxBytes || bytes % kChunkBytes != 0 ||
+      address_of(shared) % kChunkBytes != 0 || address_of(global) % kChunkBytes != 0 ||
       !block_.shared().contains(address_of(shared))) {
     block_.stop({.what = "issues a bulk copy that is not of whole 16 bytes, from 16-byte aligned "
                          "global to shared memory or back",
@@ -186,10 +180,10 @@ void BulkCopies::read(Store& store) {
   // Noted again, as a read between the issue and now: who overwrites must come after the wait.
   block_.access(store.from, store.map.box_bytes, Access::async_read, store.pc);
   store.box.resize(store.map.box_bytes);
-  for (std::uint32_t offset = 0; offset < store.map.box_bytes; offset += kChunk) {
+  for (std::uint32_t offset = 0; offset < store.map.box_bytes; offset += kChunkBytes) {
     std::memcpy(store.box.data() + offset,
                 store.from + box_place(store.from, offset, store.map.swizzle),
-                kChunk);
+                kChunkBytes);
   }
 }
 

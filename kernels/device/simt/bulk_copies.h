@@ -14,9 +14,9 @@ namespace memphis::kernels::simt {
 // What a bulk store does with the values that are in global memory.
 enum class Combine : std::uint8_t { replace, add_floats };
 
-// cp.async.bulk and cp.async.bulk.tensor of a block, cp.reduce among them. Everything that can be wrong with a copy is found where it is
-// issued; it is made as late as the kernel allows. Functions are of the running thread, which is at
-// `pc`, unless they say otherwise.
+// cp.async.bulk and cp.async.bulk.tensor of a block, cp.reduce among them. Everything that can be
+// wrong with a copy is found where it is issued; it is made as late as the kernel allows. Functions
+// are of the running thread, which is at `pc`, unless they say otherwise.
 class BulkCopies {
  public:
   BulkCopies(UnitHost& block, Mbarriers& mbarriers) : block_(block), mbarriers_(mbarriers) {}

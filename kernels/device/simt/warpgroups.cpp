@@ -13,7 +13,6 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kWarpsInGroup = 4;
 constexpr int kRows = 16;  // of d that a warp holds
 constexpr int kDepth = 16;
-constexpr int kChunkBytes = 16;
 constexpr int kChunk = 8;  // elements
 
 // A signalling NaN that no arithmetic produces.
@@ -270,7 +269,7 @@ void Warpgroups::issue(void* const (&operands)[32]) {
   SharedMemory& shared = block_.shared();
   const int reader = warp_index() * kWarpSize;
   for_each_operand_chunk(warp_index(), what, [&](std::uint32_t address) {
-    const auto at = reinterpret_cast<std::uintptr_t>(pointer(address));
+    const auto at = address_of(pointer(address));
     Fault fault;
     if (!shared.access(at, kChunkBytes, Access::async_read, reader, pc, fault)) {
       block_.stop(fault);
@@ -389,7 +388,7 @@ void Warpgroups::finish(int warp, const Product& product) {
   SharedMemory& shared = block_.shared();
   const int reader = warp * kWarpSize;
   for_each_operand_chunk(warp, product.what, [&](std::uint32_t address) {
-    const auto at = reinterpret_cast<std::uintptr_t>(pointer(address));
+    const auto at = address_of(pointer(address));
     shared.end_reading(at, kChunkBytes);
     // Noted again, as a read between the issue and now: who overwrites must come after the wait.
     Fault fault;

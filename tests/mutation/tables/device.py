@@ -35,10 +35,10 @@ plant("bulk.size", "tensor_map.cpp", "size",
       "map.box_bytes = bytes;", "map.box_bytes = bytes - 16;",
       "a copy without a map leaves its last 16 bytes")
 plant("hopper_fault.bulk_alignment", "bulk_copies.cpp", "check",
-      "address_of(shared) % kChunk != 0 || address_of(global)", "address_of(global)",
+      "address_of(shared) % kChunkBytes != 0 || address_of(global)", "address_of(global)",
       "a copy from any address of shared memory is made")
 plant("hopper_fault.bulk_size", "bulk_copies.cpp", "check",
-      "bytes % kChunk != 0 ||", "",
+      "bytes % kChunkBytes != 0 ||", "",
       "a copy of any number of bytes is made")
 plant("hopper_fault.adds_bf16", "bulk_copies.cpp", "check",
       "combine == Combine::add_floats && map.element_bytes != sizeof(float)",
