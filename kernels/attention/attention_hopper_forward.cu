@@ -377,7 +377,9 @@ struct Rows {
         if constexpr (kOffset == Offset::first) {
           const float lowest =
               hopper_lowest_offset(factor[half], log2f(static_cast<float>(head.num_keys())));
-          largest[half] = fmaxf(fminf(largest[half], hopper_highest_offset(factor[half])), lowest);
+          // Far from the logits it would cost them bits: without a key so far, near 0.
+          const float near = largest[half] == -INFINITY ? 0.0F : largest[half];
+          largest[half] = fmaxf(fminf(near, hopper_highest_offset(factor[half])), lowest);
         }
         less[half] = largest[half] == -INFINITY ? 0.0F : largest[half];  // no key so far
         rescale[half] = gpu::exp2_approx(offset[half] - less[half]);

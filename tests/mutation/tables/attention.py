@@ -408,3 +408,7 @@ plant("attention.hopper_largest", HOPPER, "bound",
       "arguments.position[head.token(first_query)] + head.place(last_query) -\n                        head.place(first_query);",
       "arguments.position[head.token(first_query)];",
       "rows whose temperature is too large for a fixed offset have one")
+plant("attention_merge.hopper_near", HOPPER, "initial value",
+      "const float near = largest[half] == -INFINITY ? 0.0F : largest[half];",
+      "const float near = largest[half];",
+      "a row that sees no key of its first tile is relative to an offset that costs its logits bits")
