@@ -26,6 +26,13 @@ struct Launch {
 // every device of sm_80 and newer allows.
 bool check_launch(const Launch& launch);
 
+// The dynamic shared memory that a kernel must be allowed before it is launched with so much: a
+// block has 48 KiB without asking, static and dynamic together. 0: nothing is asked.
+constexpr std::size_t shared_opt_in(std::size_t static_bytes, std::size_t dynamic_bytes) {
+  constexpr std::size_t kWithoutOptIn = std::size_t{48} << 10;
+  return static_bytes + dynamic_bytes > kWithoutOptIn ? dynamic_bytes : 0;
+}
+
 constexpr std::int64_t ceil_div(std::int64_t numerator, std::int64_t denominator) {
   return (numerator + denominator - 1) / denominator;
 }

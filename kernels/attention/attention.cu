@@ -12,6 +12,7 @@
 #include <gpu_warp.h>
 
 #include "kernels/attention/attention_gpu.h"
+#include "kernels/attention/attention_hopper.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels::cuda {
@@ -174,10 +175,21 @@ Launch block_per_kv_head(const AttentionShape& shape, Stream stream) {
   return {.grid = {.x = shape.B * shape.G}, .block = {.x = kThreads}, .stream = stream};
 }
 
+void launch_tiles(const AttentionArguments<float>& arguments, Stream stream) {
+  launch_attention_forward(arguments, stream);
+}
+void launch_tiles(const AttentionArguments<bf16>& arguments, Stream stream) {
+  if (hopper_takes_attention(arguments.shape)) {
+    launch_attention_forward_hopper(arguments, stream);
+  } else {
+    launch_attention_forward(arguments, stream);
+  }
+}
+
 template <class T>
 void forward(const AttentionForward& op, Stream stream) {
   const auto arguments = common_arguments<T>(op);
-  launch_attention_forward(arguments, stream);
+  launch_tiles(arguments, stream);
   if (keys_may_lack(arguments)) {
     launch(
         attention_no_key_forward_kernel<T>, block_per_kv_head(arguments.shape, stream), arguments);

@@ -69,6 +69,16 @@ void visit_head_width(std::int64_t width, Visitor&& visitor) {
   }
 }
 
+// tau of a query at this position of its document.
+template <class T>
+__device__ __forceinline__ float temperature_at(const AttentionArguments<T>& arguments,
+                                                int position) {
+  const auto p = static_cast<float>(position);
+  return arguments.temperature_len > 0.0F && p > arguments.temperature_len
+             ? log2f(p) / arguments.log2_temperature_len
+             : 1.0F;
+}
+
 // One sequence of the call, seen by query head n.
 template <class T>
 struct AttentionHead {
@@ -128,10 +138,7 @@ struct AttentionHead {
     return arguments.key_valid == nullptr || arguments.key_valid[key_token(s)] != 0;
   }
   __device__ float temperature(int t) const {
-    const auto p = static_cast<float>(arguments.position[token(t)]);
-    return arguments.temperature_len > 0.0F && p > arguments.temperature_len
-               ? log2f(p) / arguments.log2_temperature_len
-               : 1.0F;
+    return temperature_at(arguments, arguments.position[token(t)]);
   }
   // The first query that may see key s, and one past the last.
   __device__ int first_query(int s) const {

@@ -8,13 +8,16 @@
 // use these.
 namespace memphis::kernels {
 
-// The 16-byte chunks of a row of 32, 64 or 128 bytes change places, by the row, so that a column of
+// What a swizzle moves, and TMA and wgmma read and write, as a whole.
+constexpr int kChunkBytes = 16;
+
+// The chunks of a row of 32, 64 or 128 bytes change places, by the row, so that a column of
 // chunks meets all banks. A tile lies at a multiple of the pattern's period: 8 rows.
 enum class Swizzle : std::uint8_t { none, bytes_32, bytes_64, bytes_128 };
 
 // Bytes of the row that the pattern stays within; 0 for none.
 constexpr int swizzle_bytes(Swizzle swizzle) {
-  return swizzle == Swizzle::none ? 0 : 16 << static_cast<int>(swizzle);
+  return swizzle == Swizzle::none ? 0 : kChunkBytes << static_cast<int>(swizzle);
 }
 
 // Where a byte lies whose place without the swizzle is `address`: bits 4 to 6 (5, 4) are xored with
@@ -47,9 +50,12 @@ constexpr std::uint64_t matrix_descriptor(std::uint32_t address,
          encode(static_cast<std::uint32_t>(stride_bytes)) << 32U | mode << 62U;
 }
 
-// The descriptor of the same tile `bytes` further on, a multiple of 16: the next step of k.
+// The descriptor of the same tile `bytes` further on, a multiple of 16: the next step of k. Shared
+// memory ends before the address would carry, so the upper half stays as it is, and costs nothing.
 constexpr std::uint64_t advance(std::uint64_t descriptor, int bytes) {
-  return descriptor + (static_cast<std::uint32_t>(bytes) >> 4U);
+  const std::uint32_t low =
+      static_cast<std::uint32_t>(descriptor) + (static_cast<std::uint32_t>(bytes) >> 4U);
+  return (descriptor >> 32U << 32U) | low;
 }
 
 }  // namespace memphis::kernels

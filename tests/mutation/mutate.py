@@ -155,7 +155,9 @@ class Bench:
         tests, then the cheapest."""
         if root_of(mutation) == "kernels":
             name = f"{mutation.area}_test"
-            return [(self.tests[name], "*cuda*")] if name in self.tests else []
+            # What is of the device itself is noticed by tests that have no other.
+            cases = "" if mutation.file.startswith("kernels/device/simt/") else "*cuda*"
+            return [(self.tests[name], cases)] if name in self.tests else []
         programs = {program for test in self.tests.values() for program in test.programs}
         reached = set(self.build.programs_reached(mutation.file, sorted(programs)))
         found = [test for test in self.tests.values() if reached.intersection(test.programs)]

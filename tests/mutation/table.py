@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of mutate.py: faults to plant in kernels and in csrc, one text replacement each.
 
-    name         "area.what": under kernels/ the op whose test must notice, under csrc/ the folder
+    name         "area.what": under kernels/ the op whose test must notice, or the device's test of
+                 that name, under csrc/ the folder
     file         the file under kernels/ or csrc/; one in device/ is a helper that the op calls
     kind         what sort of fault, for --list
     old, new     the text that is replaced and what it becomes; `old` is in the file once, or
@@ -20,8 +21,8 @@ Mutation = collections.namedtuple("Mutation", "name area file kind old new occur
 
 MUTATIONS = []
 
-TABLES = ("attention", "kernels", "plan", "model", "optim", "data", "checkpoint", "comm", "config",
-          "train")
+TABLES = ("attention", "device", "kernels", "plan", "model", "optim", "data", "checkpoint", "comm",
+          "config", "train")
 
 
 def planter(root):

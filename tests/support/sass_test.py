@@ -16,7 +16,20 @@ SASS = """
         /*0040*/              @!P0 FADD R2, R2, R3 ;               /* 0x0 */
         /*0050*/               @P1 BRA 0x30 ;                      /* 0x0 */
         /*0060*/              @!P2 BRA 0x20 ;                      /* 0x0 */
-        /*0070*/                   EXIT ;                          /* 0x0 */
+        /*0070*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4].tnspB, R24, gsb0 ;  /* 0x0 */
+        /*0080*/                   FMUL R2, R2, R3 ;               /* 0x0 */
+        /*0090*/                   FMUL R2, R2, R3 ;               /* 0x0 */
+        /*00a0*/               @P1 BRA 0x70 ;                      /* 0x0 */
+        /*00b0*/                   EXIT ;                          /* 0x0 */
+		Function : waits
+        /*0000*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;  /* 0x0 */
+        /*0010*/              @!P0 BRA 0x60 ;                      /* 0x0 */
+        /*0020*/                   FADD R2, R2, R3 ;               /* 0x0 */
+        /*0030*/               @P1 BRA 0x0 ;                       /* 0x0 */
+        /*0040*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;  /* 0x0 */
+        /*0050*/                   EXIT ;                          /* 0x0 */
+        /*0060*/              @!P0 BRA 0x60 ;                      /* 0x0 */
+        /*0070*/                   BRA 0x20 ;                      /* 0x0 */
 		Function : spills
         /*0000*/               @P0 STL [R1], R2 ;                  /* 0x0 */
 """
@@ -64,9 +77,15 @@ class Sass(unittest.TestCase):
     def test_the_innermost_loop_counts(self):
         self.assert_breaks("has FADD in its loop at 0x0030",
                            {"name": "good", "loop": {"around": "HGMMA", "never": ["FADD"]}})
-        self.assert_breaks("2.0 instructions a score",
+        self.assert_breaks("has FMUL in its loop at 0x0070",
+                           {"name": "good", "loop": {"around": "HGMMA", "never": ["FMUL"]}})
+        self.assert_breaks("2.0 instructions a score beside HGMMA in its shortest loop",
                            {"name": "good", "loop": {"around": "HGMMA", "scores": 1, "others": 1}})
         self.assert_breaks("has no loop around HMMA", {"name": "good", "loop": {"around": "HMMA"}})
+
+    def test_a_wait_behind_the_kernel_makes_no_loop(self):
+        loops = sass.innermost_loops(self.kernels["waits"], "HGMMA")
+        self.assertEqual([(body[0][0], body[-1][0]) for body in loops], [(0, 0x30)])
 
     def test_local_memory_needs_no_entry(self):
         problems = self.problems(kernels=("spills",))

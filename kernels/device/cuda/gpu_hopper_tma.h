@@ -7,6 +7,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <gpu_hopper_barrier.h>
+#include <gpu_hopper_bulk.h>
 
 #include "csrc/core/cuda_check.h"
 #include "csrc/core/error.h"
@@ -74,6 +75,11 @@ template <class T>
 __device__ __forceinline__ T* dynamic_shared_for_tma() {
   extern __shared__ __align__(1024) unsigned char dynamic_shared_bytes_for_tma[];
   return reinterpret_cast<T*>(dynamic_shared_bytes_for_tma);
+}
+
+// Fetches the map itself ahead of the first copy that uses it.
+__device__ __forceinline__ void tma_prefetch_descriptor(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 // The box whose first element has these coordinates, innermost first, to `shared` (128-byte
@@ -144,7 +150,8 @@ __device__ __forceinline__ void tma_load(
 }
 
 // The box from `shared` to the tensor; what leaves the tensor is dropped. The threads that wrote
-// the box have called fence_proxy_async before a barrier. One thread calls this, commits and waits.
+// the box have called fence_proxy_async before a barrier. One thread calls this, commits and waits
+// (gpu_hopper_bulk.h).
 __device__ __forceinline__ void tma_store(const TensorMap& map, const void* shared, int c0) {
   asm volatile(
       "cp.async.bulk.tensor.1d.global.shared::cta.bulk_group [%0, {%2}], [%1];" ::"l"(&map),
@@ -198,19 +205,63 @@ __device__ __forceinline__ void tma_store(
       "r"(c4)
       : "memory");
 }
-// Bulk stores of this thread since the last commit become a group.
-__device__ __forceinline__ void tma_commit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+// The box of f32 added to the tensor's elements, each by itself: what several threads add to one
+// element has no order but that of their waits. Otherwise as tma_store.
+__device__ __forceinline__ void tma_reduce_add(const TensorMap& map, const void* shared, int c0) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.1d.global.shared::cta.add.bulk_group [%0, {%2}], [%1];" ::"l"(
+          &map),
+      "r"(shared_address(shared)),
+      "r"(c0)
+      : "memory");
 }
-// Returns when all but the newest `kPending` groups have read shared memory: it may be overwritten.
-template <int kPending>
-__device__ __forceinline__ void tma_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+__device__ __forceinline__ void tma_reduce_add(const TensorMap& map,
+                                               const void* shared,
+                                               int c0,
+                                               int c1) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%2, %3}], [%1];" ::
+          "l"(&map),
+      "r"(shared_address(shared)),
+      "r"(c0),
+      "r"(c1)
+      : "memory");
 }
-// Returns when they have written global memory as well.
-template <int kPending>
-__device__ __forceinline__ void tma_wait() {
-  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+__device__ __forceinline__ void tma_reduce_add(
+    const TensorMap& map, const void* shared, int c0, int c1, int c2) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.bulk_group [%0, {%2, %3, %4}], "
+      "[%1];" ::"l"(&map),
+      "r"(shared_address(shared)),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2)
+      : "memory");
+}
+__device__ __forceinline__ void tma_reduce_add(
+    const TensorMap& map, const void* shared, int c0, int c1, int c2, int c3) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.bulk_group [%0, {%2, %3, %4, %5}], "
+      "[%1];" ::"l"(&map),
+      "r"(shared_address(shared)),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2),
+      "r"(c3)
+      : "memory");
+}
+__device__ __forceinline__ void tma_reduce_add(
+    const TensorMap& map, const void* shared, int c0, int c1, int c2, int c3, int c4) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.bulk_group [%0, {%2, %3, %4, %5, "
+      "%6}], [%1];" ::"l"(&map),
+      "r"(shared_address(shared)),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2),
+      "r"(c3),
+      "r"(c4)
+      : "memory");
 }
 
 }  // namespace gpu

@@ -29,12 +29,26 @@ __device__ __forceinline__ void pin_registers(float (&d)[kCount]) {
     asm volatile("" : "+f"(d[i])::"memory");
   }
 }
+template <int kCount>
+__device__ __forceinline__ void pin_registers(std::uint32_t (&a)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    asm volatile("" : "+r"(a[i])::"memory");
+  }
+}
+template <int kSteps, int kCount>
+__device__ __forceinline__ void pin_registers(std::uint32_t (&a)[kSteps][kCount]) {
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    pin_registers(a[i]);
+  }
+}
 
 // Before the first wgmma, and whenever accumulators or fragments of `a` were written since the last
-// wait. Takes the accumulators that follow.
-template <int... kCounts>
-__device__ __forceinline__ void wgmma_fence(float (&... d)[kCounts]) {
-  (pin_registers(d), ...);
+// wait. Takes the accumulators and fragments that follow: float[n], uint32_t[4], uint32_t[k][4].
+template <class... Registers>
+__device__ __forceinline__ void wgmma_fence(Registers&... registers) {
+  (pin_registers(registers), ...);
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
@@ -42,13 +56,13 @@ __device__ __forceinline__ void wgmma_fence(float (&... d)[kCounts]) {
 __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Returns when all but the newest `kPending` groups are done: their accumulators, given here, may
-// be used, and what this warp read of shared memory may be overwritten. Another warp may still
-// read: pass a barrier first.
-template <int kPending, int... kCounts>
-__device__ __forceinline__ void wgmma_wait(float (&... d)[kCounts]) {
+// Returns when all but the newest `kPending` groups are done: their accumulators and fragments of
+// `a`, given here, may be used, and what this warp read of shared memory may be overwritten.
+// Another warp may still read: pass a barrier first.
+template <int kPending, class... Registers>
+__device__ __forceinline__ void wgmma_wait(Registers&... registers) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-  (pin_registers(d), ...);
+  (pin_registers(registers), ...);
 }
 
 // wgmma<major of a, major of b>(d, a, b, accumulate): d = a b, plus d if `accumulate`, with a

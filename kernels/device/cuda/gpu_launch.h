@@ -16,11 +16,15 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
   if (!check_launch(shape)) {
     return;
   }
-  constexpr std::size_t kSharedWithoutOptIn = 48 * 1024;
-  if (shape.shared_bytes > kSharedWithoutOptIn) {
-    MEMPHIS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(shape.shared_bytes)));
+  if (shape.shared_bytes > 0) {
+    cudaFuncAttributes attributes{};
+    MEMPHIS_CUDA(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
+    const std::size_t opt_in = shared_opt_in(attributes.sharedSizeBytes, shape.shared_bytes);
+    if (opt_in != 0) {
+      MEMPHIS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(opt_in)));
+    }
   }
   const auto dim = [](const Dim3& d) {
     return dim3(static_cast<unsigned>(d.x), static_cast<unsigned>(d.y), static_cast<unsigned>(d.z));

@@ -15,6 +15,29 @@ __device__ __forceinline__ void atomic_add(int* counter, int value) {
   atomicAdd(counter, value);
 }
 
+// Adds and returns what was there before: the next ticket. Orders nothing else.
+__device__ __forceinline__ int fetch_add(int* counter, int value) {
+  return atomicAdd(counter, value);
+}
+
+// Flags in global memory between blocks of one launch. What a thread did before store_release is
+// seen by a thread that reads the value by load_acquire; a barrier carries it from and to the other
+// threads of the two blocks. Bulk stores and reductions count as done when tma_wait has returned.
+__device__ __forceinline__ void store_release(int* flag, int value) {
+  asm volatile("st.release.gpu.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+__device__ __forceinline__ int load_acquire(const int* flag) {
+  int value;
+  asm volatile("ld.acquire.gpu.s32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+// Returns when the flag is `value` or more. Who raises it must not wait for this block, nor for
+// room on the GPU: blocks begin in any order.
+__device__ __forceinline__ void wait_at_least(const int* flag, int value) {
+  while (load_acquire(flag) < value) {
+  }
+}
+
 // The address of shared memory as PTX wants it.
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));

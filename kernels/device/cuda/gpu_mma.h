@@ -29,6 +29,28 @@ __device__ __forceinline__ void load_matrix_x4_transposed(std::uint32_t (&fragme
                : "memory");
 }
 
+// sm_90: what load_matrix_x4 reads, written: lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ void store_matrix_x4(void* row, const std::uint32_t (&fragment)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+      "r"(fragment[0]),
+      "r"(fragment[1]),
+      "r"(fragment[2]),
+      "r"(fragment[3])
+      : "memory");
+}
+// The same, each matrix transposed on the way.
+__device__ __forceinline__ void store_matrix_x4_transposed(void* row,
+                                                           const std::uint32_t (&fragment)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   shared_address(row)),
+               "r"(fragment[0]),
+               "r"(fragment[1]),
+               "r"(fragment[2]),
+               "r"(fragment[3])
+               : "memory");
+}
+
 // d = a b + d with a [16, 16] row-major, b [16, 8] column-major, both bf16, d [16, 8] f32. Lane l
 // holds of d: (l/4, 2(l%4)), the next column, (l/4 + 8, 2(l%4)), the next column.
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4],

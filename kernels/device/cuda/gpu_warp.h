@@ -25,6 +25,18 @@ __device__ __forceinline__ T shuffle_from(T value, int lane) {
   return __shfl_sync(kFullMask, value, lane);
 }
 
+// sm_90: true in one lane of the warp, always the same and not said which; all lanes call it. The
+// compiler knows that one lane is left, and needs no loop over lanes for what only one may issue.
+__device__ __forceinline__ bool elect_one() {
+  unsigned elected;
+  asm volatile(
+      "{\n.reg .b32 lane;\n.reg .pred elected;\n"
+      "elect.sync lane|elected, 0xFFFFFFFF;\n"
+      "selp.u32 %0, 1, 0, elected;\n}"
+      : "=r"(elected)::"memory");
+  return elected != 0;
+}
+
 // Bit i of the result is lane i's `vote`.
 __device__ __forceinline__ unsigned ballot(bool vote) {
   return __ballot_sync(kFullMask, vote);

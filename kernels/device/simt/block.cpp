@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "csrc/core/simt_memory.h"
+#include "kernels/device/simt/grid_waits.h"
 #include "kernels/device/simt/sanitizer.h"
 #include "kernels/device/simt/symbols.h"
 
@@ -175,8 +176,12 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
         break;
       }
     }
-    if (!progress && fault_.what == nullptr && !poll_conditions() && !barrier_is_one_place() &&
-        fault_.what == nullptr) {
+    if (progress || fault_.what != nullptr) {
+      continue;
+    }
+    const std::uint64_t num_writes = call.grid_waits->num_writes();  // before flags are looked at
+    if (!poll_conditions() && !barrier_is_one_place() && fault_.what == nullptr &&
+        !(waits_for_grid() && call.grid_waits->wait_beyond(num_writes))) {
       find_deadlock();
     }
   }
@@ -220,7 +225,8 @@ bool Block::poll_conditions() {
   bool progress = false;
   for (int i = 0; i < num_threads_; ++i) {
     Thread& thread = threads_[static_cast<std::size_t>(i)];
-    if (thread.state == State::waiting && thread.wait == Wait::condition &&
+    if (thread.state == State::waiting &&
+        (thread.wait == Wait::condition || thread.wait == Wait::grid) &&
         thread.condition(thread.condition_argument)) {
       thread.state = State::ready;
       progress = true;
@@ -425,6 +431,19 @@ void Block::wait_until(const char* what, bool (*ready)(void*), void* argument, c
   current_->condition = ready;
   current_->condition_argument = argument;
   suspend(Wait::condition, what, pc);
+}
+
+void Block::wait_for_grid(const char* what, bool (*ready)(void*), void* argument, const void* pc) {
+  current_->condition = ready;
+  current_->condition_argument = argument;
+  suspend(Wait::grid, what, pc);
+}
+
+bool Block::waits_for_grid() const {
+  return fault_.what == nullptr &&
+         std::any_of(threads_.begin(), threads_.begin() + num_threads_, [](const Thread& thread) {
+           return thread.state == State::waiting && thread.wait == Wait::grid;
+         });
 }
 
 void Block::copy_async(void* shared, const void* global, std::size_t bytes, const void* pc) {

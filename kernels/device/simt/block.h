@@ -21,7 +21,7 @@ constexpr int kMaxThreads = 1024;
 constexpr int kNumNamedBarriers = 16;
 
 enum class State : std::uint8_t { ready, waiting, exited };
-enum class Wait : std::uint8_t { block, named, lanes, condition };
+enum class Wait : std::uint8_t { block, named, lanes, condition, grid };
 
 // A thread of the block that runs, on its fiber.
 struct Thread {
@@ -86,6 +86,8 @@ class Block final : public UnitHost {
   std::string where() const;
   // With all that it says; on the host's side.
   std::string fault_message(const std::string& kernel) const;
+  // Whether it stands still because a thread waits for another block. On the host's side.
+  bool waits_for_grid() const;
 
   Thread& thread() { return *current_; }
   const Index3& index() const { return index_; }
@@ -109,6 +111,8 @@ class Block final : public UnitHost {
                   Compute compute,
                   const void* pc) override;
   void wait_until(const char* what, bool (*ready)(void*), void* argument, const void* pc) override;
+  // The same for what another block does.
+  void wait_for_grid(const char* what, bool (*ready)(void*), void* argument, const void* pc);
   void copy_async(void* shared, const void* global, std::size_t bytes, const void* pc);
   void commit_copies();
   void wait_copies(std::size_t pending);

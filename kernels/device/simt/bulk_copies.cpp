@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/device/simt/bulk_copies.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/device/simt/bulk_load.h"
@@ -8,10 +10,15 @@
 namespace memphis::kernels::simt {
 namespace {
 
-constexpr std::size_t kChunk = 16;
-
-std::uintptr_t address_of(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer);
+// Of the device's memory.
+void add_float(std::byte* address, float value) {
+  auto* const bits = reinterpret_cast<std::uint32_t*>(address);
+  std::uint32_t before = __atomic_load_n(bits, __ATOMIC_RELAXED);
+  std::uint32_t after = 0;
+  do {
+    after = std::bit_cast<std::uint32_t>(std::bit_cast<float>(before) + value);
+  } while (
+      !__atomic_compare_exchange_n(bits, &before, after, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
 }  // namespace
@@ -21,21 +28,35 @@ void BulkCopies::begin_block(int num_threads) {
   stores_.resize(static_cast<std::size_t>(num_threads));
 }
 
-void BulkCopies::check(const TensorMap& map,
-                       const void* shared,
-                       int num_coordinates,
-                       const void* pc) {
-  constexpr std::uintptr_t kAlignment = 128;
+void BulkCopies::check_map(const TensorMap& map, int num_coordinates, const void* pc) {
   if (map.magic != TensorMap::kMagic || map.num_dims != num_coordinates) {
     block_.stop({.what = "issues a bulk copy with a tensor map that make_tensor_map did not write, "
                          "or with another number of coordinates than it has dims",
                  .advice = "pass the map as a const __grid_constant__ TensorMap",
                  .pc = pc});
   }
+}
+
+void BulkCopies::check_box(const void* shared, const void* pc) {
+  constexpr std::uintptr_t kAlignment = 128;
   if (address_of(shared) % kAlignment != 0 || !block_.shared().contains(address_of(shared))) {
     block_.stop({.what = "issues a bulk copy whose box is not in shared memory, or not at a "
                          "multiple of 128 bytes",
                  .advice = "align the box; with a swizzle, to 8 of its rows",
+                 .pc = pc});
+  }
+}
+
+void BulkCopies::check_contiguous(const void* global,
+                                  const void* shared,
+                                  std::uint32_t bytes,
+                                  const void* pc) {
+  if (bytes == 0 || bytes > SharedMemory::kMaxBytes || bytes % kChunkBytes != 0 ||
+      address_of(shared) % kChunkBytes != 0 || address_of(global) % kChunkBytes != 0 ||
+      !block_.shared().contains(address_of(shared))) {
+    block_.stop({.what = "issues a bulk copy that is not of whole 16 bytes, from 16-byte aligned "
+                         "global to shared memory or back",
+                 .advice = "align both sides and the size",
                  .pc = pc});
   }
 }
@@ -46,7 +67,22 @@ void BulkCopies::load(void* shared,
                       const Coordinates& corner,
                       int num_coordinates,
                       const void* pc) {
-  check(map, shared, num_coordinates, pc);
+  check_map(map, num_coordinates, pc);
+  check_box(shared, pc);
+  issue_load(shared, map, mbarrier, corner, pc);
+}
+
+void BulkCopies::load(
+    void* shared, const void* global, std::uint32_t bytes, const void* mbarrier, const void* pc) {
+  check_contiguous(global, shared, bytes, pc);
+  issue_load(shared, contiguous(global, bytes), mbarrier, {}, pc);
+}
+
+void BulkCopies::issue_load(void* shared,
+                            const TensorMap& map,
+                            const void* mbarrier,
+                            const Coordinates& corner,
+                            const void* pc) {
   mbarriers_.require_copyable(mbarrier, pc);
   for_each_chunk(map, corner, [&](const BoxChunk& chunk) {
     if (chunk.first < chunk.last) {
@@ -62,12 +98,37 @@ void BulkCopies::load(void* shared,
       mbarrier, {.map = map, .corner = corner, .to = static_cast<std::byte*>(shared), .pc = pc});
 }
 
+void BulkCopies::prefetch(const TensorMap& map, const void* pc) {
+  check_map(map, map.num_dims, pc);
+}
+
 void BulkCopies::store(const TensorMap& map,
                        const void* shared,
                        const Coordinates& corner,
                        int num_coordinates,
+                       Combine combine,
                        const void* pc) {
-  check(map, shared, num_coordinates, pc);
+  check_map(map, num_coordinates, pc);
+  check_box(shared, pc);
+  if (combine == Combine::add_floats && map.element_bytes != sizeof(float)) {
+    block_.stop({.what = "adds to a tensor that is not of f32",
+                 .advice = "make the map of the f32 tensor",
+                 .pc = pc});
+  }
+  issue_store(map, shared, corner, combine, pc);
+}
+
+void BulkCopies::store(
+    void* global, const void* shared, std::uint32_t bytes, Combine combine, const void* pc) {
+  check_contiguous(global, shared, bytes, pc);
+  issue_store(contiguous(global, bytes), shared, {}, combine, pc);
+}
+
+void BulkCopies::issue_store(const TensorMap& map,
+                             const void* shared,
+                             const Coordinates& corner,
+                             Combine combine,
+                             const void* pc) {
   block_.access(shared, map.box_bytes, Access::async_read, pc);
   for_each_chunk(map, corner, [&](const BoxChunk& chunk) {
     if (chunk.first < chunk.last) {
@@ -82,6 +143,7 @@ void BulkCopies::store(const TensorMap& map,
       {.map = map,
        .corner = corner,
        .from = static_cast<const std::byte*>(shared),
+       .combine = combine,
        .pc = pc,
        .box = {}});
 }
@@ -101,7 +163,11 @@ void BulkCopies::wait(std::size_t pending, bool only_read) {
     ++stores.num_read;
   }
   while (!only_read && stores.groups.size() > pending) {
-    for (const Store& store : stores.groups.front()) {
+    std::vector<Store>& group = stores.groups.front();
+    if (options().seed % 2 == 1) {
+      std::reverse(group.begin(), group.end());
+    }
+    for (const Store& store : group) {
       write(store);
     }
     stores.groups.pop_front();
@@ -114,17 +180,26 @@ void BulkCopies::read(Store& store) {
   // Noted again, as a read between the issue and now: who overwrites must come after the wait.
   block_.access(store.from, store.map.box_bytes, Access::async_read, store.pc);
   store.box.resize(store.map.box_bytes);
-  for (std::uint32_t offset = 0; offset < store.map.box_bytes; offset += kChunk) {
+  for (std::uint32_t offset = 0; offset < store.map.box_bytes; offset += kChunkBytes) {
     std::memcpy(store.box.data() + offset,
                 store.from + box_place(store.from, offset, store.map.swizzle),
-                kChunk);
+                kChunkBytes);
   }
 }
 
-// Device memory is copied by the byte: it is poisoned for the host's memcpy.
+// Device memory is copied by the byte: it is poisoned for the host's memcpy. Floats are added one
+// by one, as another block may add to them at the same time.
 void BulkCopies::write(const Store& store) {
   for_each_chunk(store.map, store.corner, [&](const BoxChunk& chunk) {
     auto* const to = reinterpret_cast<std::byte*>(chunk.global);
+    if (store.combine == Combine::add_floats) {
+      for (std::size_t i = chunk.first; i < chunk.last; i += sizeof(float)) {
+        float value = 0.0F;
+        std::memcpy(&value, store.box.data() + chunk.offset + i, sizeof(value));
+        add_float(to + i, value);
+      }
+      return;
+    }
     for (std::size_t i = chunk.first; i < chunk.last; ++i) {
       to[i] = store.box[chunk.offset + i];
     }

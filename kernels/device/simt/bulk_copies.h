@@ -11,9 +11,12 @@
 
 namespace memphis::kernels::simt {
 
-// cp.async.bulk.tensor of a block. Everything that can be wrong with a copy is found where it is
-// issued; it is made as late as the kernel allows. Functions are of the running thread, which is at
-// `pc`, unless they say otherwise.
+// What a bulk store does with the values that are in global memory.
+enum class Combine : std::uint8_t { replace, add_floats };
+
+// cp.async.bulk and cp.async.bulk.tensor of a block, cp.reduce among them. Everything that can be
+// wrong with a copy is found where it is issued; it is made as late as the kernel allows. Functions
+// are of the running thread, which is at `pc`, unless they say otherwise.
 class BulkCopies {
  public:
   BulkCopies(UnitHost& block, Mbarriers& mbarriers) : block_(block), mbarriers_(mbarriers) {}
@@ -30,13 +33,21 @@ class BulkCopies {
             int num_coordinates,
             const void* pc);
 
+  // The same of contiguous bytes.
+  void load(
+      void* shared, const void* global, std::uint32_t bytes, const void* mbarrier, const void* pc);
+
   // A box to global memory, read from shared memory by wait(…, true) at the latest and written by
-  // wait(…, false).
+  // wait(…, false). Stores of one group are written in any order.
   void store(const TensorMap& map,
              const void* shared,
              const Coordinates& corner,
              int num_coordinates,
+             Combine combine,
              const void* pc);
+  void store(
+      void* global, const void* shared, std::uint32_t bytes, Combine combine, const void* pc);
+  void prefetch(const TensorMap& map, const void* pc);
   void commit();
   // Until at most `pending` of the thread's newest groups are under way, or have only been read.
   void wait(std::size_t pending, bool only_read);
@@ -46,6 +57,7 @@ class BulkCopies {
     TensorMap map;
     Coordinates corner;
     const std::byte* from;
+    Combine combine;
     const void* pc;
     std::vector<std::byte> box;  // in its order without a swizzle, from when it has been read
   };
@@ -55,7 +67,22 @@ class BulkCopies {
     std::vector<Store> open_group;
   };
 
-  void check(const TensorMap& map, const void* shared, int num_coordinates, const void* pc);
+  void check_map(const TensorMap& map, int num_coordinates, const void* pc);
+  void check_box(const void* shared, const void* pc);
+  void check_contiguous(const void* global,
+                        const void* shared,
+                        std::uint32_t bytes,
+                        const void* pc);
+  void issue_load(void* shared,
+                  const TensorMap& map,
+                  const void* mbarrier,
+                  const Coordinates& corner,
+                  const void* pc);
+  void issue_store(const TensorMap& map,
+                   const void* shared,
+                   const Coordinates& corner,
+                   Combine combine,
+                   const void* pc);
   void read(Store& store);
   static void write(const Store& store);
 

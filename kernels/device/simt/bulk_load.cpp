@@ -4,15 +4,6 @@
 #include <cstring>
 
 namespace memphis::kernels::simt {
-namespace {
-
-constexpr std::size_t kChunk = 16;
-
-std::uintptr_t address_of(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer);
-}
-
-}  // namespace
 
 // The swizzle acts on the address: that in shared memory, whose low bits are those of the pointer,
 // as its begin has the alignment of the widest pattern.
@@ -27,7 +18,7 @@ void finish(const BulkLoad& load, SharedMemory& shared) {
   shared.end_copy(address_of(load.to), load.map.box_bytes);
   for_each_chunk(load.map, load.corner, [&](const BoxChunk& chunk) {
     std::byte* const to = load.to + box_place(load.to, chunk.offset, load.map.swizzle);
-    std::memset(to, 0, kChunk);
+    std::memset(to, 0, kChunkBytes);
     const auto* const from = reinterpret_cast<const std::byte*>(chunk.global);
     for (std::size_t i = chunk.first; i < chunk.last; ++i) {
       to[i] = from[i];

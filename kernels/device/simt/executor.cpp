@@ -7,13 +7,16 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include <omp.h>
 
 #include "csrc/core/error.h"
 #include "kernels/device/simt/block.h"
+#include "kernels/device/simt/grid_waits.h"
 #include "kernels/device/simt/symbols.h"
+#include "kernels/launch.h"
 
 namespace memphis::kernels::simt {
 namespace {
@@ -23,10 +26,25 @@ void check_launch(const KernelCall& call, const Symbols::Kernel& kernel) {
   require(kernel.static_shared_bytes <= kMaxStaticBytes,
           "kernel " + kernel.name + " has " + std::to_string(kernel.static_shared_bytes) +
               " bytes of static shared memory (a block has at most 48 KiB); use dynamic_shared");
-  const std::size_t bytes = kernel.static_shared_bytes + call.dynamic_shared_bytes;
+  // nvcc lays dynamic shared memory behind the static one at the alignment that TMA's kernels ask
+  // for, and counts the gap as static.
+  constexpr std::size_t kDynamicAlignment = 1024;
+  const std::size_t static_bytes = call.dynamic_shared_bytes == 0
+                                       ? kernel.static_shared_bytes
+                                       : (kernel.static_shared_bytes + kDynamicAlignment - 1) /
+                                             kDynamicAlignment * kDynamicAlignment;
+  const std::size_t bytes = static_bytes + call.dynamic_shared_bytes;
   require(bytes <= SharedMemory::kMaxBytes,
           "kernel " + kernel.name + " asks for " + std::to_string(bytes) +
               " bytes of shared memory (a block has at most 227 KiB); use smaller tiles");
+  // What the GPU's launch asks for, and what CUDA would then refuse.
+  const std::size_t opt_in = shared_opt_in(static_bytes, call.dynamic_shared_bytes);
+  require(bytes <= kMaxStaticBytes || call.dynamic_shared_bytes <= opt_in,
+          "kernel " + kernel.name + " has " + std::to_string(static_bytes) + " and " +
+              std::to_string(call.dynamic_shared_bytes) +
+              " bytes of static and dynamic shared memory and has asked for " +
+              std::to_string(opt_in) +
+              " (a block has at most 48 KiB of both without asking); ask for the dynamic part");
 }
 
 std::vector<std::int64_t> order_of_blocks(std::int64_t count) {
@@ -68,10 +86,11 @@ bool at(std::int64_t block, int thread) {
   return now.block == block && now.thread == thread;
 }
 
-void run(const KernelCall& call) {
-  const Symbols::Kernel kernel = Symbols::instance().kernel(call.kernel);
-  check_launch(call, kernel);
+void run(const KernelCall& launched) {
+  const Symbols::Kernel kernel = Symbols::instance().kernel(launched.kernel);
+  check_launch(launched, kernel);
 
+  KernelCall call = launched;
   const Index3& grid = call.grid;
   const std::int64_t num_blocks = std::int64_t{grid.x} * grid.y * grid.z;
   const std::vector<std::int64_t> order = order_of_blocks(num_blocks);
@@ -79,7 +98,10 @@ void run(const KernelCall& call) {
   const int in_flight = static_cast<int>(std::min<std::int64_t>(wanted, num_blocks));
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
-  std::size_t first_fault = std::numeric_limits<std::size_t>::max();
+  GridWaits grid_waits(in_flight);
+  call.grid_waits = &grid_waits;
+  // The block that is reported: a fault rather than what waited for it, then the first.
+  std::pair<bool, std::size_t> reported = {true, std::numeric_limits<std::size_t>::max()};
   std::string message;
 #pragma omp parallel num_threads(in_flight)
   {
@@ -94,12 +116,15 @@ void run(const KernelCall& call) {
       if (!good) {
         next = order.size();  // nobody begins another
         const std::lock_guard lock(mutex);
-        if (i < first_fault) {
-          first_fault = i;
+        const std::pair found = {block.waits_for_grid(), i};
+        if (found < reported) {
+          reported = found;
           message = block.fault_message(kernel.name);
         }
+        grid_waits.abandon();
       }
     }
+    grid_waits.leave();
   }
   if (!message.empty()) {
     throw KernelFault(message);

@@ -38,6 +38,8 @@ extern thread_local Now now;
 // The same for code: true in one thread of one block.
 bool at(std::int64_t block, int thread);
 
+class GridWaits;
+
 struct KernelCall {
   const void* kernel = nullptr;  // the function: names the kernel in reports
   Index3 grid;
@@ -45,6 +47,7 @@ struct KernelCall {
   std::size_t dynamic_shared_bytes = 0;
   void (*invoke)(const void* arguments) = nullptr;  // calls the kernel
   const void* arguments = nullptr;
+  GridWaits* grid_waits = nullptr;  // the executor's own
 };
 // From the host: runs every block to its end. Throws KernelFault; ContractError for a launch that
 // an H100 would refuse.

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include <gpu_hopper_barrier.h>
+#include <gpu_hopper_bulk.h>
 
 #include "kernels/device/simt/hopper.h"
 #include "kernels/device/simt/words.h"
@@ -34,20 +35,19 @@ __forceinline__ void tma_load(void* shared,
   simt::tma_load(shared, map, barrier, {coordinates...}, static_cast<int>(sizeof...(Int)));
 }
 
+__forceinline__ void tma_prefetch_descriptor(const TensorMap& map) {
+  simt::tma_prefetch(map);
+}
+
 template <class... Int>
 __forceinline__ void tma_store(const TensorMap& map, const void* shared, Int... coordinates) {
-  simt::tma_store(map, shared, {coordinates...}, static_cast<int>(sizeof...(Int)));
+  simt::tma_store(
+      map, shared, {coordinates...}, static_cast<int>(sizeof...(Int)), simt::Combine::replace);
 }
-__forceinline__ void tma_commit() {
-  simt::tma_commit();
-}
-template <int kPending>
-__forceinline__ void tma_wait_read() {
-  simt::tma_wait(kPending, true);
-}
-template <int kPending>
-__forceinline__ void tma_wait() {
-  simt::tma_wait(kPending, false);
+template <class... Int>
+__forceinline__ void tma_reduce_add(const TensorMap& map, const void* shared, Int... coordinates) {
+  simt::tma_store(
+      map, shared, {coordinates...}, static_cast<int>(sizeof...(Int)), simt::Combine::add_floats);
 }
 
 }  // namespace gpu

@@ -18,8 +18,8 @@ __forceinline__ std::uint64_t wgmma_descriptor(const void* tile,
   return matrix_descriptor(simt::shared_address(tile), swizzle, leading_bytes, stride_bytes);
 }
 
-template <int... kCounts>
-__forceinline__ void wgmma_fence([[maybe_unused]] float (&... d)[kCounts]) {
+template <class... Registers>
+__forceinline__ void wgmma_fence([[maybe_unused]] Registers&... registers) {
   simt::wgmma_fence();
 }
 
@@ -54,8 +54,18 @@ __forceinline__ void wgmma(float (&d)[kCount],
 __forceinline__ void wgmma_commit() {
   simt::wgmma_commit();
 }
-template <int kPending, int... kCounts>
-__forceinline__ void wgmma_wait([[maybe_unused]] float (&... d)[kCounts]) {
+// A fragment that is named here is compared with what the products took of it.
+__forceinline__ void keep_fragments(const float* /*accumulators*/, std::size_t /*bytes*/) {}
+__forceinline__ void keep_fragments(const std::uint32_t* a, std::size_t bytes) {
+  simt::wgmma_keep(a, bytes);
+}
+template <int kCount>
+__forceinline__ void keep_fragments(const std::uint32_t (*a)[kCount], std::size_t bytes) {
+  simt::wgmma_keep(a[0], bytes);
+}
+template <int kPending, class... Registers>
+__forceinline__ void wgmma_wait(Registers&... registers) {
+  (keep_fragments(registers, sizeof(registers)), ...);
   simt::wgmma_wait(kPending);
 }
 

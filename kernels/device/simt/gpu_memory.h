@@ -16,6 +16,19 @@ __forceinline__ void atomic_add(int* counter, int value) {
   simt::atomic_add(counter, value);
 }
 
+__forceinline__ int fetch_add(int* counter, int value) {
+  return simt::fetch_add(counter, value);
+}
+__forceinline__ void store_release(int* flag, int value) {
+  simt::store_release(flag, value);
+}
+__forceinline__ int load_acquire(const int* flag) {
+  return simt::load_acquire(flag);
+}
+__forceinline__ void wait_at_least(const int* flag, int value) {
+  simt::wait_at_least(flag, value);
+}
+
 __forceinline__ void copy_async_16(void* shared, const void* global, bool valid) {
   simt::copy_async(shared, global, 16, valid);
 }

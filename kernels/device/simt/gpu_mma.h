@@ -17,6 +17,13 @@ __forceinline__ void load_matrix_x4_transposed(std::uint32_t (&fragment)[4], con
   simt::load_matrix_x4(fragment, row, true);
 }
 
+__forceinline__ void store_matrix_x4(void* row, const std::uint32_t (&fragment)[4]) {
+  simt::store_matrix_x4(row, fragment, false);
+}
+__forceinline__ void store_matrix_x4_transposed(void* row, const std::uint32_t (&fragment)[4]) {
+  simt::store_matrix_x4(row, fragment, true);
+}
+
 __forceinline__ void mma_m16n8k16(float (&d)[4],
                                   const std::uint32_t (&a)[4],
                                   std::uint32_t b0,

@@ -41,6 +41,10 @@ __forceinline__ T shuffle_up(T value, int delta) {
   return shuffle_from(value, lane_id() >= delta ? lane_id() - delta : lane_id());
 }
 
+__forceinline__ bool elect_one() {
+  return simt::elect_one(kFullMask);
+}
+
 __forceinline__ unsigned ballot(bool vote) {
   return simt::ballot(kFullMask, vote);
 }

@@ -48,12 +48,24 @@ void tma_load(void* shared,
   ExecutorCall()->bulk_copies().load(
       shared, map, mbarrier, corner, num_coordinates, __builtin_return_address(0));
 }
+void tma_prefetch(const TensorMap& map) {
+  ExecutorCall()->bulk_copies().prefetch(map, __builtin_return_address(0));
+}
 void tma_store(const TensorMap& map,
                const void* shared,
                const Coordinates& corner,
-               int num_coordinates) {
+               int num_coordinates,
+               Combine combine) {
   ExecutorCall()->bulk_copies().store(
-      map, shared, corner, num_coordinates, __builtin_return_address(0));
+      map, shared, corner, num_coordinates, combine, __builtin_return_address(0));
+}
+void bulk_load(void* shared, const void* global, int bytes, const void* mbarrier) {
+  ExecutorCall()->bulk_copies().load(
+      shared, global, static_cast<std::uint32_t>(bytes), mbarrier, __builtin_return_address(0));
+}
+void bulk_store(void* global, const void* shared, int bytes, Combine combine) {
+  ExecutorCall()->bulk_copies().store(
+      global, shared, static_cast<std::uint32_t>(bytes), combine, __builtin_return_address(0));
 }
 void tma_commit() {
   ExecutorCall()->bulk_copies().commit();
@@ -70,6 +82,9 @@ void wgmma(const Wgmma& product, float* d, const std::uint32_t* a) {
 }
 void wgmma_commit() {
   ExecutorCall()->warpgroups().commit(__builtin_return_address(0));
+}
+void wgmma_keep(const std::uint32_t* a, std::size_t bytes) {
+  ExecutorCall()->warpgroups().keep(a, bytes, __builtin_return_address(0));
 }
 void wgmma_wait(int pending) {
   ExecutorCall()->warpgroups().wait(pending, __builtin_return_address(0));

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/device/simt/bulk_copies.h"
 #include "kernels/device/simt/tensor_map.h"
 #include "kernels/device/simt/warpgroups.h"
 
@@ -26,16 +27,22 @@ void tma_load(void* shared,
               const void* mbarrier,
               const Coordinates& corner,
               int num_coordinates);
+void tma_prefetch(const TensorMap& map);
 void tma_store(const TensorMap& map,
                const void* shared,
                const Coordinates& corner,
-               int num_coordinates);
+               int num_coordinates,
+               Combine combine);
+void bulk_load(void* shared, const void* global, int bytes, const void* mbarrier);
+void bulk_store(void* global, const void* shared, int bytes, Combine combine);
 void tma_commit();
 void tma_wait(int pending, bool only_read);
 
 void wgmma_fence();
 void wgmma(const Wgmma& product, float* d, const std::uint32_t* a);
 void wgmma_commit();
+// These fragments of `a` are as the products under way took them; called before the wait.
+void wgmma_keep(const std::uint32_t* a, std::size_t bytes);
 void wgmma_wait(int pending);
 void set_max_registers(int count);
 

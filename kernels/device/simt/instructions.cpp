@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/device/simt/block.h"
+#include "kernels/device/simt/grid_waits.h"
 
 namespace memphis::kernels::simt {
 namespace {
@@ -42,6 +43,18 @@ struct Vote {
   std::uint32_t value;
   unsigned result;
 };
+
+struct Election {
+  int chosen;
+  bool elected;
+};
+
+void compute_election(void* const (&operands)[kWarpSize], unsigned lanes) {
+  for_lanes(lanes, [&](int lane) {
+    auto& own = operand_of<Election>(operands, lane);
+    own.elected = lane == own.chosen;
+  });
+}
 
 void compute_ballot(void* const (&operands)[kWarpSize], unsigned lanes) {
   unsigned result = 0;
@@ -89,6 +102,29 @@ void compute_load_matrix(void* const (&operands)[kWarpSize], unsigned lanes) {
       const std::uint32_t low = kTransposed ? at(inner, outer) : at(outer, inner);
       const std::uint32_t high = kTransposed ? at(inner + 1, outer) : at(outer, inner + 1);
       operand_of<LoadMatrix>(operands, lane).fragment[matrix] = low | high << 16U;
+    }
+  });
+}
+
+struct StoreMatrix {
+  std::byte* row;
+  std::uint32_t fragment[4];
+};
+
+// The inverse of the load: element (row, column) of a matrix comes from the lane that a load would
+// give it to.
+template <bool kTransposed>
+void compute_store_matrix(void* const (&operands)[kWarpSize], unsigned lanes) {
+  for_lanes(lanes, [&](int given) {
+    std::byte* const to = operand_of<StoreMatrix>(operands, given).row;
+    const int matrix = given / 8;
+    const int row = given % 8;
+    for (int column = 0; column < 8; ++column) {
+      const int outer = kTransposed ? column : row;
+      const int inner = kTransposed ? row : column;
+      const auto& from = operand_of<StoreMatrix>(operands, outer * 4 + inner / 2);
+      const auto bits = static_cast<std::uint16_t>(from.fragment[matrix] >> (inner % 2 * 16));
+      std::memcpy(to + column * 2, &bits, sizeof(bits));
     }
   });
 }
@@ -151,7 +187,27 @@ void require_whole_warp(unsigned present, const void* pc) {
   }
 }
 
+// Of ldmatrix and stmatrix.
+void require_matrix_row(const void* row, const char* what, const void* pc) {
+  constexpr std::uintptr_t kRowBytes = 16;
+  const auto address = reinterpret_cast<std::uintptr_t>(row);
+  const ExecutorCall block;
+  if (address % kRowBytes != 0 || !block->shared().contains(address)) {
+    block->stop({.what = what, .advice = "align the row and its stride", .pc = pc});
+  }
+}
+
 }  // namespace
+
+bool elect_one(unsigned mask) {
+  constexpr std::uint64_t kStride = 13;  // neither the first nor the last for most seeds
+  Election operand = {.chosen = static_cast<int>(options().seed * kStride % kWarpSize),
+                      .elected = false};
+  const void* const pc = __builtin_return_address(0);
+  require_whole_warp(Block::running()->lanes_present(), pc);
+  gather("elect", mask, &operand, &compute_election, pc);
+  return operand.elected;
+}
 
 std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source) {
   const void* const pc = __builtin_return_address(0);
@@ -185,14 +241,10 @@ void load_matrix_x4(std::uint32_t (&fragment)[4], const void* row, bool transpos
   const ExecutorCall call;
   Block& block = *Block::running();
   require_whole_warp(block.lanes_present(), pc);
-  if (reinterpret_cast<std::uintptr_t>(row) % kRowBytes != 0 ||
-      !block.shared().contains(reinterpret_cast<std::uintptr_t>(row))) {
-    block.stop({.what =
-                    "gives ldmatrix a row that is not in shared memory, or not at a multiple of "
-                    "16 bytes",
-                .advice = "align the row and its stride",
-                .pc = pc});
-  }
+  require_matrix_row(row,
+                     "gives ldmatrix a row that is not in shared memory, or not at a multiple of "
+                     "16 bytes",
+                     pc);
   block.access(row, kRowBytes, Access::read, pc);
   LoadMatrix operand = {.row = static_cast<const std::byte*>(row), .fragment = {}};
   gather(transposed ? "ldmatrix.trans" : "ldmatrix",
@@ -201,6 +253,26 @@ void load_matrix_x4(std::uint32_t (&fragment)[4], const void* row, bool transpos
          transposed ? &compute_load_matrix<true> : &compute_load_matrix<false>,
          pc);
   std::memcpy(fragment, operand.fragment, sizeof(fragment));
+}
+
+void store_matrix_x4(void* row, const std::uint32_t (&fragment)[4], bool transposed) {
+  constexpr std::size_t kRowBytes = 16;
+  const void* const pc = __builtin_return_address(0);
+  const ExecutorCall call;
+  Block& block = *Block::running();
+  require_whole_warp(block.lanes_present(), pc);
+  require_matrix_row(row,
+                     "gives stmatrix a row that is not in shared memory, or not at a multiple of "
+                     "16 bytes",
+                     pc);
+  block.access(row, kRowBytes, Access::write, pc);
+  StoreMatrix operand = {.row = static_cast<std::byte*>(row), .fragment = {}};
+  std::memcpy(operand.fragment, fragment, sizeof(operand.fragment));
+  gather(transposed ? "stmatrix.trans" : "stmatrix",
+         kFullMask,
+         &operand,
+         transposed ? &compute_store_matrix<true> : &compute_store_matrix<false>,
+         pc);
 }
 
 void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
@@ -212,8 +284,48 @@ void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, 
 }
 
 void atomic_add(int* counter, int value) {
-  ExecutorCall()->access(counter, sizeof(int), Access::atomic, __builtin_return_address(0));
+  const ExecutorCall block;
+  block->access(counter, sizeof(int), Access::atomic, __builtin_return_address(0));
   __atomic_fetch_add(counter, value, __ATOMIC_RELAXED);
+  block->call().grid_waits->note_write();
+}
+
+int fetch_add(int* counter, int value) {
+  const ExecutorCall block;
+  block->access(counter, sizeof(int), Access::atomic, __builtin_return_address(0));
+  const int before = __atomic_fetch_add(counter, value, __ATOMIC_RELAXED);
+  block->call().grid_waits->note_write();
+  return before;
+}
+
+void store_release(int* flag, int value) {
+  const ExecutorCall block;
+  block->access(flag, sizeof(int), Access::write, __builtin_return_address(0));
+  __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+  block->call().grid_waits->note_write();
+}
+
+int load_acquire(const int* flag) {
+  ExecutorCall()->access(flag, sizeof(int), Access::read, __builtin_return_address(0));
+  return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+void wait_at_least(const int* flag, int value) {
+  struct Flag {
+    const int* flag;
+    int value;
+  };
+  const void* const pc = __builtin_return_address(0);
+  const ExecutorCall block;
+  block->access(flag, sizeof(int), Access::read, pc);
+  Flag wanted = {.flag = flag, .value = value};
+  const auto ready = [](void* argument) {
+    const auto& self = *static_cast<Flag*>(argument);
+    return __atomic_load_n(self.flag, __ATOMIC_ACQUIRE) >= self.value;
+  };
+  if (!ready(&wanted)) {
+    block->wait_for_grid("a flag that another block raises", ready, &wanted, pc);
+  }
 }
 
 }  // namespace memphis::kernels::simt

@@ -9,10 +9,6 @@ namespace {
 constexpr std::size_t kBytes = 8;
 constexpr std::int64_t kMaxCount = (std::int64_t{1} << 20) - 1;  // of arrivals, and of bytes
 
-std::uintptr_t address_of(const void* barrier) {
-  return reinterpret_cast<std::uintptr_t>(barrier);
-}
-
 }  // namespace
 
 void Mbarriers::init(const void* barrier, int arrivals, const void* pc) {

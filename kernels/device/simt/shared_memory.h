@@ -13,6 +13,10 @@
 
 namespace memphis::kernels::simt {
 
+inline std::uintptr_t address_of(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer);
+}
+
 // The shared memory of the block that a thread of the machine runs, static and dynamic, and what is
 // known of each of its bytes: whether it was written in this block, what asynchronous work on it is
 // under way, and who touched it last.

@@ -22,4 +22,18 @@ TensorMap encode(const TiledTensor& tensor) {
   return map;
 }
 
+TensorMap contiguous(const void* data, std::uint32_t bytes) {
+  TensorMap map{};
+  map.magic = TensorMap::kMagic;
+  map.num_dims = 1;
+  map.element_bytes = kChunkBytes;
+  map.box_bytes = bytes;
+  map.data = reinterpret_cast<std::uintptr_t>(data);
+  map.dims.fill(1);
+  map.box.fill(1);
+  map.dims[0] = bytes / kChunkBytes;
+  map.box[0] = static_cast<std::uint16_t>(bytes / kChunkBytes);
+  return map;
+}
+
 }  // namespace memphis::kernels::simt

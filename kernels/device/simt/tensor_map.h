@@ -33,7 +33,10 @@ static_assert(sizeof(TensorMap) == 128 && alignof(TensorMap) == 64, "as CUtensor
 
 TensorMap encode(const TiledTensor& tensor);
 
-// 16 bytes of a box. Of them [first, last) lie in the tensor, from `global` + first on.
+// What a bulk copy without a map moves: `bytes` from `data` on, as one box.
+TensorMap contiguous(const void* data, std::uint32_t bytes);
+
+// A chunk of a box. Of its bytes [first, last) lie in the tensor, from `global` + first on.
 struct BoxChunk {
   std::uint32_t offset;  // in the box, before the swizzle
   std::uintptr_t global;
@@ -41,10 +44,9 @@ struct BoxChunk {
   std::size_t last;
 };
 
-// Calls body(BoxChunk) for each 16 bytes of the box at `corner`, in their order in shared memory.
+// Calls body(BoxChunk) for each chunk of the box at `corner`, in their order in shared memory.
 template <class Body>
 void for_each_chunk(const TensorMap& map, const Coordinates& corner, const Body& body) {
-  constexpr std::int64_t kBytes = 16;
   const std::int64_t element = map.element_bytes;
   const std::int64_t row_bytes = map.box[0] * element;
   const std::int64_t num_rows = map.box_bytes / row_bytes;
@@ -58,11 +60,11 @@ void for_each_chunk(const TensorMap& map, const Coordinates& corner, const Body&
       inside = inside && at >= 0 && at < map.dims[dim];
       row_offset += at * map.stride_bytes[dim - 1];
     }
-    for (std::int64_t byte = 0; byte < row_bytes; byte += kBytes) {
+    for (std::int64_t byte = 0; byte < row_bytes; byte += kChunkBytes) {
       const std::int64_t at = corner[0] * element + byte;
       const auto clamp = [&](std::int64_t bound) {
-        return static_cast<std::size_t>(inside ? std::clamp<std::int64_t>(bound - at, 0, kBytes)
-                                               : 0);
+        return static_cast<std::size_t>(
+            inside ? std::clamp<std::int64_t>(bound - at, 0, kChunkBytes) : 0);
       };
       body(BoxChunk{.offset = static_cast<std::uint32_t>(row * row_bytes + byte),
                     .global = map.data + static_cast<std::uintptr_t>(row_offset + at),

@@ -13,7 +13,6 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr int kWarpsInGroup = 4;
 constexpr int kRows = 16;  // of d that a warp holds
 constexpr int kDepth = 16;
-constexpr int kChunkBytes = 16;
 constexpr int kChunk = 8;  // elements
 
 // A signalling NaN that no arithmetic produces.
@@ -270,7 +269,7 @@ void Warpgroups::issue(void* const (&operands)[32]) {
   SharedMemory& shared = block_.shared();
   const int reader = warp_index() * kWarpSize;
   for_each_operand_chunk(warp_index(), what, [&](std::uint32_t address) {
-    const auto at = reinterpret_cast<std::uintptr_t>(pointer(address));
+    const auto at = address_of(pointer(address));
     Fault fault;
     if (!shared.access(at, kChunkBytes, Access::async_read, reader, pc, fault)) {
       block_.stop(fault);
@@ -284,6 +283,7 @@ void Warpgroups::issue(void* const (&operands)[32]) {
   if (what.a_in_registers) {
     for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
       std::memcpy(product.a[lane].data(), lane_operand(lane).a, sizeof(product.a[lane]));
+      product.fragments[lane] = lane_operand(lane).a;
     }
   }
 }
@@ -340,6 +340,28 @@ void Warpgroups::commit(const void* pc) {
       pc);
 }
 
+void Warpgroups::keep(const std::uint32_t* a, std::size_t bytes, const void* pc) {
+  const auto lane = static_cast<std::size_t>(block_.thread_id() % kWarpSize);
+  const std::uint32_t* const end = a + bytes / sizeof(*a);
+  const auto check = [&](const std::vector<Product>& group) {
+    for (const Product& product : group) {
+      const std::uint32_t* const from = product.fragments[lane];
+      if (product.what.a_in_registers && from >= a && from < end &&
+          std::memcmp(from, product.a[lane].data(), sizeof(product.a[lane])) != 0) {
+        block_.stop({.what = "has written a fragment of a wgmma before its wait",
+                     .advice = "call wgmma_wait first",
+                     .pc = pc,
+                     .has_other = true,
+                     .other_thread = block_.thread_id(),
+                     .other_pc = product.pc});
+      }
+    }
+  };
+  const Warp& self = warp();
+  std::for_each(self.groups.begin(), self.groups.end(), check);
+  check(self.open_group);
+}
+
 void Warpgroups::wait(int pending, const void* pc) {
   require_warpgroup(pc);
   wait_for_warpgroup(pc);
@@ -366,7 +388,7 @@ void Warpgroups::finish(int warp, const Product& product) {
   SharedMemory& shared = block_.shared();
   const int reader = warp * kWarpSize;
   for_each_operand_chunk(warp, product.what, [&](std::uint32_t address) {
-    const auto at = reinterpret_cast<std::uintptr_t>(pointer(address));
+    const auto at = address_of(pointer(address));
     shared.end_reading(at, kChunkBytes);
     // Noted again, as a read between the issue and now: who overwrites must come after the wait.
     Fault fault;

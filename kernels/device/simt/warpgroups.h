@@ -43,6 +43,9 @@ class Warpgroups {
   // `d` are n / 2 accumulators, `a` is the fragment of 4 registers or null.
   void multiply(const Wgmma& product, float* d, const std::uint32_t* a, const void* pc);
   void commit(const void* pc);
+  // Fragments that the compiler must keep until the wait which follows: they are compared with what
+  // the products under way took of them.
+  void keep(const std::uint32_t* a, std::size_t bytes, const void* pc);
   void wait(int pending, const void* pc);
   void set_max_registers(int count, const void* pc);
 
@@ -57,7 +60,8 @@ class Warpgroups {
   struct Product {
     Wgmma what;
     std::array<std::array<std::uint32_t, 4>, 32> a;
-    float* accumulators = nullptr;  // of lane 0: names them
+    std::array<const std::uint32_t*, 32> fragments;  // where `a` was taken from
+    float* accumulators = nullptr;                   // of lane 0: names them
     const void* pc = nullptr;
   };
   struct Warp {

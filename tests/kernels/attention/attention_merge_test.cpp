@@ -13,6 +13,7 @@
 #include "csrc/core/error.h"
 #include "kernels/attention/attention.h"
 #include "tests/kernels/attention/attention_naive.h"
+#include "tests/kernels/attention/drawn_case.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/test_tensor.h"
 #include "tests/support/tolerance.h"
@@ -30,62 +31,56 @@ using test::Target;
 using test::TestTensor;
 
 // Two calls that share the keys of each sequence out, runs of `run` to either in turn, for the
-// queries of each sequence from `first_query` on.
+// queries of each sequence from `first_query` on. Where the first has all keys, they are at their
+// own index.
 struct PartsCase {
   AttentionCase shape;
   std::int64_t run;
   std::int64_t first_query = 0;
 };
 
-class AttentionParts : public testing::TestWithParam<std::tuple<Target, PartsCase>> {
- protected:
-  // Of [B, S, width], what lies at the positions that are picked.
-  template <class Pick>
-  static std::vector<double> picked(const std::vector<double>& values,
-                                    const AttentionCase& c,
-                                    std::int64_t width,
-                                    const Pick& pick) {
-    std::vector<double> result;
-    for (std::int64_t i = 0; i < c.T() * width; ++i) {
-      if (pick(i / width % c.S)) {
-        result.push_back(values[static_cast<std::size_t>(i)]);
-      }
+// Of [B, S, width], what lies at the positions that are picked.
+template <class Pick>
+std::vector<double> picked(const std::vector<double>& values,
+                           const AttentionCase& c,
+                           std::int64_t width,
+                           const Pick& pick) {
+  std::vector<double> result;
+  for (std::int64_t i = 0; i < c.T() * width; ++i) {
+    if (pick(i / width % c.S)) {
+      result.push_back(values[static_cast<std::size_t>(i)]);
     }
-    return result;
   }
-  // Heads [first, first + count) of [T, C, H].
-  static std::vector<double> heads(const std::vector<double>& qkv,
-                                   const AttentionCase& c,
-                                   std::int64_t first,
-                                   std::int64_t count) {
-    std::vector<double> result;
-    for (std::int64_t i = 0; i < c.T() * c.C() * c.H; ++i) {
-      const std::int64_t head = i / c.H % c.C();
-      if (head >= first && head < first + count) {
-        result.push_back(qkv[static_cast<std::size_t>(i)]);
-      }
+  return result;
+}
+// Heads [first, first + count) of [T, C, H].
+std::vector<double> heads(const std::vector<double>& qkv,
+                          const AttentionCase& c,
+                          std::int64_t first,
+                          std::int64_t count) {
+  std::vector<double> result;
+  for (std::int64_t i = 0; i < c.T() * c.C() * c.H; ++i) {
+    const std::int64_t head = i / c.H % c.C();
+    if (head >= first && head < first + count) {
+      result.push_back(qkv[static_cast<std::size_t>(i)]);
     }
-    return result;
   }
-  // Of [B, N, S].
-  static std::vector<double> of_queries(const std::vector<double>& statistic,
-                                        const AttentionCase& c,
-                                        std::int64_t first_query) {
-    std::vector<double> result;
-    for (std::size_t i = 0; i < statistic.size(); ++i) {
-      if (static_cast<std::int64_t>(i) % c.S >= first_query) {
-        result.push_back(statistic[i]);
-      }
+  return result;
+}
+// Of [B, N, S].
+std::vector<double> of_queries(const std::vector<double>& statistic,
+                               const AttentionCase& c,
+                               std::int64_t first_query) {
+  std::vector<double> result;
+  for (std::size_t i = 0; i < statistic.size(); ++i) {
+    if (static_cast<std::int64_t>(i) % c.S >= first_query) {
+      result.push_back(statistic[i]);
     }
-    return result;
   }
-};
+  return result;
+}
 
-TEST_P(AttentionParts, AddUpToTheWhole) {
-  const auto& [target, parts] = GetParam();
-  if (const std::string reason = test::skip_reason(target); !reason.empty()) {
-    GTEST_SKIP() << reason;
-  }
+void expect_whole(const Target& target, const PartsCase& parts) {
   const DType dtype = target.dtype;
   const Device device = target.device;
   const DType sums = accumulation_dtype(dtype);
@@ -103,11 +98,12 @@ TEST_P(AttentionParts, AddUpToTheWhole) {
     dout[i] = is_query(t) ? dout[i] : 0;
   }
 
-  // Places count from anywhere.
-  constexpr std::int64_t kOffset = 7;
+  // Places count from anywhere, but where keys have none.
+  const bool keys_have_places = parts.run < c.S;
+  const std::int64_t offset = keys_have_places ? 7 : 0;
   std::vector<double> places;
   for (std::int64_t t = 0; t < c.T(); ++t) {
-    places.push_back(static_cast<double>(t % c.S + kOffset));
+    places.push_back(static_cast<double>(t % c.S + offset));
   }
   const OwnedStream stream(device);
   const auto queries = heads(qkv, c, 0, c.N);
@@ -153,7 +149,7 @@ TEST_P(AttentionParts, AddUpToTheWhole) {
                        .v_UGH = mine.v.view(),
                        .position_T = position,
                        .place_T = place,
-                       .key_place_U = mine.place,
+                       .key_place_U = keys_have_places ? mine.place.view() : TensorView{},
                        .key_valid_U = c.pad != 0 ? mine.valid.view() : TensorView{},
                        .score = c.score()},
                       stream.view());
@@ -192,7 +188,7 @@ TEST_P(AttentionParts, AddUpToTheWhole) {
                         .v_UGH = mine.v.view(),
                         .position_T = position,
                         .place_T = place,
-                        .key_place_U = mine.place,
+                        .key_place_U = keys_have_places ? mine.place.view() : TensorView{},
                         .key_valid_U = c.pad != 0 ? mine.valid.view() : TensorView{},
                         .delta_BNS = delta,
                         .sequence_keys = c.S,
@@ -258,6 +254,16 @@ TEST_P(AttentionParts, AddUpToTheWhole) {
       actual.dqkv, test::reference_of(exact, rough, &AttentionResult::dqkv), dtype, c.C() * c.H));
 }
 
+class AttentionParts : public testing::TestWithParam<std::tuple<Target, PartsCase>> {};
+
+TEST_P(AttentionParts, AddUpToTheWhole) {
+  const auto& [target, parts] = GetParam();
+  if (const std::string reason = test::skip_reason(target); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  expect_whole(target, parts);
+}
+
 std::vector<PartsCase> parts_cases() {
   return {
       // The second part has no key at all.
@@ -279,6 +285,22 @@ std::vector<PartsCase> parts_cases() {
       {.shape = {.name = "stripes", .B = 1, .S = 140, .N = 4, .G = 1, .H = 24, .cap = 0},
        .run = 3,
        .first_query = 75},
+      // Hopper's tiles: queries that are the last of the keys, so that tiles of the two do not lie
+      // side by side.
+      {.shape = {.name = "hopper_suffix", .B = 1, .S = 300, .N = 4, .G = 1, .H = 128},
+       .run = 300,
+       .first_query = 200},
+      // A part of one tile of keys, behind the first queries and before the last document.
+      {.shape = {.name = "hopper_parts",
+                 .B = 2,
+                 .S = 280,
+                 .N = 2,
+                 .G = 1,
+                 .H = 128,
+                 .temperature_len = 16,
+                 .documents = {100, 156, 24},
+                 .pad = 7},
+       .run = 128},
   };
 }
 
@@ -290,6 +312,25 @@ INSTANTIATE_TEST_SUITE_P(All,
                            return name_of(std::get<0>(instance.param)) + "_" +
                                   std::get<1>(instance.param).shape.name;
                          });
+
+class DrawnAttentionParts : public testing::TestWithParam<int> {};
+
+TEST_P(DrawnAttentionParts, AddUpToTheWholeOnCuda) {
+  constexpr Target kTarget = {.device = Device::cuda, .dtype = DType::bf16};
+  if (const std::string reason = test::skip_reason(kTarget); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  test::CaseDraw draw("drawn parts " + std::to_string(GetParam()));
+  PartsCase parts = {.shape = draw.attention(), .run = 0};
+  const AttentionCase& c = parts.shape;
+  parts.run = draw.one_of<std::int64_t>({1, 5, 64, 100, 128, c.S});
+  parts.first_query = draw.once_in(2) ? 0 : c.S - draw.tokens(1, c.S);
+  SCOPED_TRACE(test::description_of(c) + ", run " + std::to_string(parts.run) + " first_query " +
+               std::to_string(parts.first_query));
+  expect_whole(kTarget, parts);
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, DrawnAttentionParts, testing::Range(0, 4));
 
 TEST(AttentionMerge, RefusesOperandsOutsideTheContract) {
   const TestTensor out({{4, 2, 8}, DType::f32}, Device::cpu);

@@ -11,6 +11,7 @@
 #include "bench/attention/attention_cases.h"
 #include "csrc/core/error.h"
 #include "tests/kernels/attention/attention_naive.h"
+#include "tests/kernels/attention/drawn_case.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/test_tensor.h"
 #include "tests/support/tolerance.h"
@@ -95,13 +96,7 @@ struct Call {
   TestTensor key_valid;
 };
 
-class AttentionTargets : public testing::TestWithParam<std::tuple<Target, AttentionCase>> {};
-
-TEST_P(AttentionTargets, MatchesTheFormulas) {
-  const auto& [target, c] = GetParam();
-  if (const std::string reason = test::skip_reason(target); !reason.empty()) {
-    GTEST_SKIP() << reason;
-  }
+void expect_formulas(const Target& target, const AttentionCase& c) {
   const std::vector<double> qkv = test::rounded_to(target.dtype, c.qkv());
   const std::vector<double> dout = test::rounded_to(target.dtype, c.dout());
   const AttentionResult exact = naive(Method::formulas, DType::f64, c, qkv, dout);
@@ -144,6 +139,16 @@ TEST_P(AttentionTargets, MatchesTheFormulas) {
                        c.C() * c.H));
 }
 
+class AttentionTargets : public testing::TestWithParam<std::tuple<Target, AttentionCase>> {};
+
+TEST_P(AttentionTargets, MatchesTheFormulas) {
+  const auto& [target, c] = GetParam();
+  if (const std::string reason = test::skip_reason(target); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  expect_formulas(target, c);
+}
+
 INSTANTIATE_TEST_SUITE_P(All,
                          AttentionTargets,
                          testing::Combine(testing::ValuesIn(test::all_targets()),
@@ -152,6 +157,20 @@ INSTANTIATE_TEST_SUITE_P(All,
                            return name_of(std::get<0>(instance.param)) + "_" +
                                   std::get<1>(instance.param).name;
                          });
+
+class DrawnAttention : public testing::TestWithParam<int> {};
+
+TEST_P(DrawnAttention, MatchesTheFormulasOnCuda) {
+  constexpr Target kTarget = {.device = Device::cuda, .dtype = DType::bf16};
+  if (const std::string reason = test::skip_reason(kTarget); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  const AttentionCase c = test::CaseDraw("drawn " + std::to_string(GetParam())).attention();
+  SCOPED_TRACE(test::description_of(c));
+  expect_formulas(kTarget, c);
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, DrawnAttention, testing::Range(0, 6));
 
 constexpr Target kDouble = {.device = Device::cpu, .dtype = DType::f64};
 constexpr Target kSingle = {.device = Device::cpu, .dtype = DType::f32};

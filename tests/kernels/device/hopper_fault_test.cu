@@ -12,6 +12,7 @@
 #include <gpu_hopper_tma.h>
 #include <gpu_hopper_wgmma.h>
 #include <gpu_launch.h>
+#include <gpu_mma.h>
 #include <gpu_warp.h>
 
 #include "tests/kernels/device/device_array.h"
@@ -292,6 +293,87 @@ TEST(StoreFaults, AreReported) {
                    {"issued a bulk store that it has not waited for when it left the kernel"}));
 }
 
+// ---- bulk copies without a map, elections, fragments
+
+enum class BulkFault {
+  none,
+  odd_size,
+  odd_address,
+  reads_early,
+  other_lane_commits,
+  adds_to_bf16,
+  misaligned_row,
+};
+
+__global__ void bulk_kernel(const __grid_constant__ TensorMap map,
+                            const float* in,
+                            float* out,
+                            BulkFault planted) {
+  auto* const box = gpu::dynamic_shared_for_tma<float>();
+  __shared__ gpu::Mbarrier full;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) {
+    gpu::mbarrier_init(&full, 1);
+    gpu::fence_mbarrier_init();
+    gpu::mbarrier_arrive_expect(&full, kRowBytes);
+    gpu::bulk_load(box + (planted == BulkFault::odd_address ? 1 : 0),
+                   in,
+                   planted == BulkFault::odd_size ? kRowBytes - 4 : kRowBytes,
+                   &full);
+    if (planted == BulkFault::reads_early) {
+      out[0] = box[0];
+    }
+  }
+  gpu::sync_threads();  // the mbarrier is there
+  gpu::mbarrier_wait(&full, 0);
+  std::uint32_t fragment[4] = {1, 2, 3, 4};
+  if (thread < 32) {
+    const int skipped = planted == BulkFault::misaligned_row ? 2 : 0;
+    gpu::store_matrix_x4(box + thread * 4 + skipped, fragment);
+  }
+  gpu::fence_proxy_async();
+  gpu::sync_threads();  // the box is overwritten
+  if (thread < 32) {
+    const bool elected = gpu::elect_one();
+    if (elected && planted == BulkFault::adds_to_bf16) {
+      gpu::tma_reduce_add(map, box, 0);
+    } else if (elected) {
+      gpu::bulk_store(out, box, kRowBytes);
+    }
+    if (planted == BulkFault::other_lane_commits ? thread == 0 : elected) {
+      gpu::tma_commit();
+      gpu::tma_wait<0>();
+    }
+  }
+}
+
+TEST(BulkFaults, AreReported) {
+  const DeviceArray<float> in(kRow, 3.0F);
+  const DeviceArray<float> out(kRow, -1.0F);
+  const DeviceArray<std::uint16_t> narrow(kRow, 0);
+  const TensorMap map = make_tensor_map({.data = narrow.data(),
+                                         .dtype = DType::bf16,
+                                         .dims = {kRow},
+                                         .stride_bytes = {},
+                                         .box = {kRow}});
+  const auto run = [&](BulkFault planted) {
+    return fault_of(bulk_kernel, one_block(kRow, 1024), map, in.data(), out.data(), planted);
+  };
+  EXPECT_EQ(run(BulkFault::none), "");
+  const std::string whole =
+      "a bulk copy that is not of whole 16 bytes, from 16-byte aligned global";
+  EXPECT_TRUE(says(run(BulkFault::odd_size), {whole}));
+  EXPECT_TRUE(says(run(BulkFault::odd_address), {whole}));
+  EXPECT_TRUE(says(run(BulkFault::reads_early),
+                   {"of shared memory into which an asynchronous copy is under way"}));
+  EXPECT_TRUE(says(run(BulkFault::adds_to_bf16), {"adds to a tensor that is not of f32"}));
+  EXPECT_TRUE(says(run(BulkFault::misaligned_row),
+                   {"gives stmatrix a row that is not in shared memory, or not at a multiple"}));
+  // Which lane is elected is the hardware's choice: lane 0 is not it in every order.
+  EXPECT_TRUE(says(run(BulkFault::other_lane_commits),
+                   {"issued a bulk store that it has not waited for when it left the kernel"}));
+}
+
 __global__ void stale_kernel(const __grid_constant__ TensorMap map, float* tensor, float* out) {
   auto* const box = gpu::dynamic_shared_for_tma<float>();
   box[threadIdx.x] = 7;
@@ -338,6 +420,7 @@ enum class WgmmaFault {
   one_warp_stays_away,
   outside,
   other_registers,
+  writes_fragments,
 };
 
 // d = a b twice over, with a and b [64, 16] of ones.
@@ -395,6 +478,14 @@ __global__ void wgmma_kernel(float* out, WgmmaFault planted) {
   }
   const float early = planted == WgmmaFault::reads_accumulators ? d[5] : 0;
   gpu::wgmma_wait<0>(d);
+  if (planted == WgmmaFault::writes_fragments) {
+    std::uint32_t fragment[1][4] = {{0x3F803F80U, 0x3F803F80U, 0x3F803F80U, 0x3F803F80U}};
+    gpu::wgmma_fence(d, fragment);
+    gpu::wgmma<Major::k>(d, fragment[0], b, true);
+    gpu::wgmma_commit();
+    fragment[0][2] = 0;
+    gpu::wgmma_wait<0>(d, fragment);
+  }
   if (planted == WgmmaFault::overwrites_after_own_wait && thread == 0) {
     tiles[kTile] = 0;
   }
@@ -447,6 +538,8 @@ TEST(WgmmaFaults, AreReported) {
   EXPECT_TRUE(says(run(WgmmaFault::outside), {"outside of the block's shared memory"}));
   EXPECT_TRUE(says(run(WgmmaFault::other_registers),
                    {"executes another instruction of the warpgroup, or other operands"}));
+  EXPECT_TRUE(says(run(WgmmaFault::writes_fragments),
+                   {"has written a fragment of a wgmma before its wait", "is at tests/"}));
 }
 
 }  // namespace

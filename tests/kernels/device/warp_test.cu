@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Instructions of a warp on sm_80 and newer against the PTX ISA's tables: shuffles and votes,
-// ldmatrix, mma.m16n8k16, cp.async. Small integers, so that results agree bit for bit.
+// Instructions of a warp against the PTX ISA's tables: shuffles and votes, ldmatrix, mma.m16n8k16,
+// cp.async on sm_80 and newer, stmatrix and elect.sync on sm_90. Small integers, so that results
+// agree bit for bit.
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -140,6 +142,90 @@ TEST_F(WarpInstructions, LoadMatrixGivesTheFiguresFragments) {
       }
     }
   }
+}
+
+// ---- stmatrix and elect.sync, of sm_90
+
+class HopperWarpInstructions : public testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = test::no_device_reason(90);
+    if (!reason.empty()) {
+      GTEST_SKIP() << reason;
+    }
+  }
+};
+
+// The figure's fragments to rows 48 bytes apart, the rest of which stays as it was.
+__global__ void store_matrix_kernel(const std::uint32_t* in, std::uint16_t* out, int transposed) {
+  constexpr int kStride = 24;  // elements
+  auto* const rows = gpu::dynamic_shared<std::uint16_t>();
+  const int lane = gpu::lane_id();
+  for (int column = 0; column < kStride; ++column) {
+    rows[lane * kStride + column] = 0xFFFF;
+  }
+  gpu::sync_warp();
+  std::uint32_t fragment[4];
+  for (int i = 0; i < 4; ++i) {
+    fragment[i] = in[lane * 4 + i];
+  }
+  // The rows of a matrix in descending order: it is the address that counts.
+  const int row = lane / 8 * 8 + 7 - lane % 8;
+  if (transposed != 0) {
+    gpu::store_matrix_x4_transposed(rows + row * kStride, fragment);
+  } else {
+    gpu::store_matrix_x4(rows + row * kStride, fragment);
+  }
+  gpu::sync_warp();
+  for (int column = 0; column < kStride; ++column) {
+    out[lane * kStride + column] = rows[row * kStride + column];
+  }
+}
+
+TEST_F(HopperWarpInstructions, StoreMatrixTakesTheFiguresFragments) {
+  for (const int transposed : {0, 1}) {
+    SCOPED_TRACE(transposed);
+    std::vector<std::uint32_t> fragments(128, 0);
+    const auto value = [](int matrix, int row, int column) {
+      return static_cast<std::uint32_t>(matrix * 1000 + row * 10 + column);
+    };
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      for (int row = 0; row < 8; ++row) {
+        for (int column = 0; column < 8; ++column) {
+          const int figure_row = transposed != 0 ? column : row;
+          const int figure_column = transposed != 0 ? row : column;
+          fragments[static_cast<std::size_t>(kLaneOf[figure_row][figure_column] * 4 + matrix)] |=
+              value(matrix, row, column) << (figure_column % 2 * 16);
+        }
+      }
+    }
+    const DeviceArray<std::uint32_t> in(fragments);
+    const DeviceArray<std::uint16_t> out(32 * 24, 0);
+    launch(store_matrix_kernel, one_warp(32 * 48), in.data(), out.data(), transposed);
+    const std::vector<std::uint16_t> rows = out.values();
+    for (int row = 0; row < 32; ++row) {
+      for (int column = 0; column < 24; ++column) {
+        ASSERT_EQ(rows[static_cast<std::size_t>(row * 24 + column)],
+                  column < 8 ? value(row / 8, row % 8, column) : 0xFFFFU)
+            << "row " << row << ", column " << column;
+      }
+    }
+  }
+}
+
+__global__ void elect_kernel(int* out) {
+  const bool first = gpu::elect_one();
+  out[gpu::lane_id()] = (first ? 1 : 0) + (gpu::elect_one() ? 10 : 0);
+}
+
+TEST_F(HopperWarpInstructions, OneLaneIsElectedAndAlwaysTheSame) {
+  const DeviceArray<int> out(32, -1);
+  launch(elect_kernel, one_warp(), out.data());
+  std::vector<int> values = out.values();
+  std::sort(values.begin(), values.end());
+  std::vector<int> expected(32, 0);
+  expected.back() = 11;
+  EXPECT_EQ(values, expected);
 }
 
 // ---- mma.m16n8k16

@@ -239,3 +239,176 @@ plant("attention_merge.part", MERGE, "stride",
       "(p * arguments.rows + row) * arguments.H + column",
       "(p * arguments.N + row) * arguments.H + column",
       "the second part is read within the first")
+
+# ---- hopper, forward
+
+HOPPER = "attention/attention_hopper_forward.cu"
+
+plant("attention.hopper_refill", HOPPER, "barrier",
+      "  gpu::mbarrier_wait(empty, parity ^ 1U);\n",
+      "",
+      "a tile is fetched over one that is still read")
+plant("attention.hopper_expected", HOPPER, "phase",
+      "static_cast<int>(sizeof(tile))",
+      "static_cast<int>(sizeof(tile) / 2)",
+      "half a tile is waited for")
+plant("attention.hopper_parity", HOPPER, "phase",
+      "parity ^= stage == 0 ? 1U : 0U;",
+      "parity ^= 1U;",
+      "the parity turns with each stage and not with each round")
+plant("attention.hopper_readers", HOPPER, "barrier",
+      "gpu::mbarrier_init(&shared.key_empty[stage], kReaders);",
+      "gpu::mbarrier_init(&shared.key_empty[stage], kReaders / 2);",
+      "one consumer's warps give a tile back for both")
+plant("attention.hopper_init_fence", HOPPER, "fence",
+      "    gpu::fence_mbarrier_init();\n",
+      "",
+      "TMA does not see the mbarriers")
+plant("attention.hopper_init_barrier", HOPPER, "barrier",
+      "  gpu::sync_threads();  // the mbarriers are there\n",
+      "",
+      "consumers wait for mbarriers that are not there yet")
+plant("attention.hopper_all_arrive", HOPPER, "barrier",
+      "    if (gpu::elect_one()) {\n      gpu::mbarrier_arrive(empty);\n    }",
+      "    gpu::mbarrier_arrive(empty);",
+      "each lane arrives for its warp")
+plant("attention.hopper_keep_query", HOPPER, "barrier",
+      "    release(&shared_.query_empty);\n",
+      "",
+      "the queries of the next item never come")
+plant("attention.hopper_first_turn", HOPPER, "barrier",
+      "      gpu::arrive_named(kTurn, kConsumers * kWarpgroup);  // the first turn is the other's\n",
+      "",
+      "nobody has the first turn")
+plant("attention.hopper_pass_turn", HOPPER, "barrier",
+      "gpu::arrive_named(kTurn + 1 - consumer_, kConsumers * kWarpgroup);",
+      "gpu::arrive_named(kTurn + consumer_, kConsumers * kWarpgroup);",
+      "a consumer passes the turn to itself")
+plant("attention.hopper_scores_early", HOPPER, "wait",
+      "    gpu::wgmma_wait<1>(rows_.score);\n",
+      "",
+      "scores are read while their product runs")
+plant("attention.hopper_values_early", HOPPER, "wait",
+      "    gpu::wgmma_wait<0>(rows_.result, rows_.probability);\n    release(&shared_.value_empty[values_.stage]);\n    values_.advance_uniformly();\n    rows_",
+      "    release(&shared_.value_empty[values_.stage]);\n    values_.advance_uniformly();\n    rows_",
+      "probabilities are overwritten while their product runs")
+plant("attention.hopper_diagonal", HOPPER, "mask",
+      "(s <= last_key[half])",
+      "(s < last_key[half])",
+      "a query does not see itself")
+plant("attention.hopper_future", HOPPER, "mask",
+      "(s <= last_key[half])",
+      "(s <= last_key[half] + 1)",
+      "a query sees the next token")
+plant("attention.hopper_document", HOPPER, "mask",
+      "(s >= first_key[half])",
+      "(s > first_key[half])",
+      "a document's first token is seen by nobody")
+plant("attention.hopper_interior", HOPPER, "bound",
+      "(head.first_key(last_query) + kKeys - 1) / kKeys",
+      "head.first_key(last_query) / kKeys",
+      "a tile with a document's edge is not masked")
+plant("attention.hopper_interior_query", HOPPER, "bound",
+      "(head.first_key(last_query) + kKeys - 1) / kKeys",
+      "(head.first_key(first_query) + kKeys - 1) / kKeys",
+      "later queries see another document")
+plant("attention.hopper_first_tile", HOPPER, "bound",
+      "first_tile = head.first_key(first_query) / kKeys;",
+      "first_tile = head.first_key(last_query) / kKeys;",
+      "earlier queries lose their first keys")
+plant("attention.hopper_padding", HOPPER, "mask",
+      "(is_key(s + 1) ? 0b1010U : 0U)",
+      "(is_key(s) ? 0b1010U : 0U)",
+      "a key is taken for padding by its neighbour")
+plant("attention.hopper_rescale", HOPPER, "accumulate",
+      "result[i] *= rescale[i / 2 % 2];",
+      "result[i] *= 1.0F;",
+      "what there is stays relative to the old maximum")
+plant("attention.hopper_rescale_sum", HOPPER, "accumulate",
+      "        sum[half] *= rescale[half];\n",
+      "",
+      "the sum stays relative to the old maximum")
+plant("attention.hopper_saturated", HOPPER, "bound",
+      "fminf(slope * score[i + j], kLargest)",
+      "slope * score[i + j]",
+      "the product of four exponentials overflows")
+plant("attention.hopper_invert", HOPPER, "operand",
+      "of_first * d[1], of_first * d[0],",
+      "of_first * d[0], of_first * d[1],",
+      "two reciprocals change places")
+plant("attention.hopper_lse", HOPPER, "operand",
+      "kLn2 * rows_.offset[half] + logf(total)",
+      "rows_.offset[half] + logf(total)",
+      "lse in mixed units")
+plant("attention.hopper_lse_tail", HOPPER, "tail guard",
+      "if (t < head.num_tokens() && gpu::lane_id() % 4 == 0) {",
+      "if (gpu::lane_id() % 4 == 0) {",
+      "rows beyond the last query write the statistics of others")
+plant("attention.hopper_row_tail", HOPPER, "tail guard",
+      "std::min(row(first_query, half), head.num_tokens() - 1)",
+      "row(first_query, half)",
+      "positions beyond the last are read")
+plant("attention.hopper_out_fence", HOPPER, "fence",
+      "    gpu::fence_proxy_async();\n",
+      "",
+      "TMA may store what was in the tile before")
+plant("attention.hopper_out_written", HOPPER, "barrier",
+      "    gpu::sync_named(kStore + consumer_, kWarpgroup);  // the tile is written\n",
+      "",
+      "the tile is stored before all warps have written it")
+plant("attention.hopper_out_read", HOPPER, "wait",
+      "      gpu::tma_wait_read<0>();\n",
+      "",
+      "the tile is overwritten while it is stored")
+plant("attention.hopper_out_row", HOPPER, "index",
+      "* 16 + lane % 16;",
+      "* 16 + lane % 8;",
+      "the lower rows of a warp are written over the upper ones")
+plant("attention.hopper_group", HOPPER, "index",
+      "static_cast<int>(item.n / arguments.shape.group())",
+      "static_cast<int>(item.n % arguments.shape.G)",
+      "a query head reads another group's keys")
+plant("attention.hopper_value_half", HOPPER, "stride",
+      "Tile<kKeys>::kHalfBytes, 1024)",
+      "Tile<kKeys>::kHalfBytes / 2, 1024)",
+      "the upper half of the values is read from elsewhere")
+plant("attention.hopper_group_stride", HOPPER, "index",
+      "tile_map(arguments.value, shape.B,",
+      "tile_map(arguments.key, shape.B,",
+      "keys stand for values")
+plant("attention_merge.hopper_end_interior", HOPPER, "bound",
+      "(head.last_key(first_query) + 1) / kKeys",
+      "(head.last_key(last_query) + 1) / kKeys",
+      "the second of two tiles on the diagonal is not masked, where keys are others than queries")
+plant("attention.hopper_padded_interior", HOPPER, "bound",
+      "arguments.key_valid == nullptr ? (head.last_key(first_query)",
+      "shape.S > 0 ? (head.last_key(first_query)",
+      "padding in the interior is seen")
+plant("attention_merge.hopper_last_tile", HOPPER, "bound",
+      "std::max(first_tile, head.last_key(last_query) / kKeys)",
+      "head.last_key(last_query) / kKeys",
+      "queries whose keys all lie in other parts have fewer tiles than the one that is waited for")
+plant("attention_merge.hopper_last_key", HOPPER, "bound",
+      "last_key[half] = head.last_key(t);",
+      "last_key[half] = t;",
+      "queries see the keys at their own index, and not those up to their own place")
+plant("attention_merge.hopper_keys_of_map", HOPPER, "bound",
+      "tile_map(arguments.key, shape.B, shape.num_keys,",
+      "tile_map(arguments.key, shape.B, shape.S,",
+      "sequences of keys are taken to be as long as those of queries")
+plant("attention_merge.hopper_padding_of", HOPPER, "index",
+      "head.arguments.key_valid + head.key_token(0)",
+      "head.arguments.key_valid + head.token(0)",
+      "padding is looked up as if there were as many keys as queries")
+plant("attention.hopper_padding_tail", HOPPER, "tail guard",
+      "valid[std::min(s, head.num_keys() - 1)]",
+      "valid[s]",
+      "padding is read beyond the last key")
+plant("attention.hopper_largest", HOPPER, "bound",
+      "arguments.position[head.token(first_query)] + head.place(last_query) -\n                        head.place(first_query);",
+      "arguments.position[head.token(first_query)];",
+      "rows whose temperature is too large for a fixed offset have one")
+plant("attention_merge.hopper_near", HOPPER, "initial value",
+      "const float near = largest[half] == -INFINITY ? 0.0F : largest[half];",
+      "const float near = largest[half];",
+      "a row that sees no key of its first tile is relative to an offset that costs its logits bits")

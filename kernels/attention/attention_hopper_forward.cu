@@ -1,0 +1,714 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention of bf16 heads 128 wide on sm_90a, forward.
+//
+// Items. A block stays on its SM for the whole launch and takes items of 128 queries of one head,
+// longest first. Keys go by in tiles of 128, newest first: those on the diagonal, which the mask
+// cuts, the interior, which needs none, and those in which documents begin.
+//
+// Warpgroups. One produces: a single thread of it fetches queries, keys and values by TMA. Two
+// consume, 64 queries each, with scores, probabilities and results in registers, and take those
+// that the producer leaves over. Keys and values have a ring of two stages each. Of a stage's two
+// mbarriers, `full` says that TMA has written it, `empty` that each warp of the consumers has read
+// it.
+//
+// Turns. A consumer issues two products at once, the scores of a tile and the probabilities of the
+// tile before times its values. It waits for the first, and makes the next probabilities while the
+// second runs. The consumers issue in turns, by a named barrier each: while one makes
+// probabilities, the tensor cores have the other's products.
+//
+// Softmax. A cap bounds logits from both sides, so that any fixed offset of a certain range keeps
+// all exponentials and their sum within f32 (see hopper_lowest_offset): the first tile chooses one,
+// and nothing is compared or rescaled after it. Without a cap, or with one too large for that, the
+// maximum runs and results are rescaled, as in FlashAttention-2.
+// The cap's tanh y = 1 - 2 / (1 + e^2y) costs an exponential and a quarter of a reciprocal, as four
+// are inverted at once. tanh.approx would be one operation, but off by 2^-11, times a cap of 30
+// 1.5 % of a probability.
+//
+// Bound by the special-function unit with a cap: two exponentials and a quarter of a reciprocal a
+// score, 18 of its cycles for a warp's 32 scores, against 16 of the tensor cores.
+//
+// Source: Shah et al. 2024, arXiv:2407.08608 (warp specialisation, turns, two products at once).
+#include <algorithm>
+#include <cmath>
+
+#include <gpu_hopper_barrier.h>
+#include <gpu_hopper_tma.h>
+#include <gpu_hopper_wgmma.h>
+#include <gpu_launch.h>
+#include <gpu_math.h>
+#include <gpu_mma.h>
+#include <gpu_warp.h>
+
+#include "kernels/attention/attention_gpu.h"
+#include "kernels/attention/attention_hopper.h"
+
+namespace memphis::kernels::cuda {
+namespace {
+
+constexpr int kWidth = 128;
+constexpr int kQueries = 128;  // of a block: a tile
+constexpr int kKeys = 128;     // of a tile
+constexpr int kStages = 2;
+constexpr int kConsumers = 2;
+constexpr int kConsumerQueries = kQueries / kConsumers;
+constexpr int kWarpgroup = 128;
+constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
+// What the warps of a warpgroup arrive with when they have read a tile.
+constexpr int kReaders = kConsumers * kWarpgroup / gpu::kWarpSize;
+
+// 65536 registers are 168 a thread at the launch; a consumer holds 64 scores, 64 results and 32
+// registers of probabilities.
+constexpr int kProducerRegisters = 24;
+constexpr int kConsumerRegisters = 240;
+static_assert((kProducerRegisters + kConsumers * kConsumerRegisters) * kWarpgroup <= 65536);
+
+// Named barriers; 0 is the block's.
+constexpr int kTurn = 1;                    // + consumer: it may issue its products
+constexpr int kStore = kTurn + kConsumers;  // + consumer: of its own threads
+
+// Half a tile as TMA lays it out: rows of 128 bytes under the swizzle, which take half of a head.
+constexpr int kHalfWidth = 64;
+constexpr int kRowBytes = kHalfWidth * 2;
+template <int kRows>
+struct Tile {
+  bf16 half[2][kRows][kHalfWidth];
+  static constexpr int kHalfBytes = kRows * kRowBytes;
+};
+
+struct alignas(1024) Shared {
+  Tile<kQueries> query;
+  Tile<kKeys> key[kStages];
+  Tile<kKeys> value[kStages];
+  Tile<kConsumerQueries> out[kConsumers];
+  gpu::Mbarrier query_full;
+  gpu::Mbarrier query_empty;
+  gpu::Mbarrier key_full[kStages];
+  gpu::Mbarrier key_empty[kStages];
+  gpu::Mbarrier value_full[kStages];
+  gpu::Mbarrier value_empty[kStages];
+};
+
+// A place in a ring of stages, and the parity of its phase.
+struct Place {
+  int stage = 0;
+  unsigned parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    stage ^= 1;
+    parity ^= stage == 0 ? 1U : 0U;
+  }
+  // The same for a whole warp, where a shuffle tells the compiler that descriptors formed of the
+  // stage are the same in all lanes: they cost a third of the instructions then.
+  __device__ __forceinline__ void advance_uniformly() {
+    advance();
+    stage = gpu::shuffle_from(stage, 0);
+  }
+  static_assert(kStages == 2);
+};
+
+struct ForwardMaps {
+  TensorMap query;
+  TensorMap key;
+  TensorMap value;
+  TensorMap out;
+};
+
+// A tile of queries of one head, and its tiles of keys, from `last_tile` down to `first_tile`. All
+// of its queries see all keys of the tiles from `interior` to before `end_interior`; the others
+// need the mask. There is always a tile: if no query sees a key, the mask hides all of it.
+struct Item {
+  int b;
+  int n;
+  int first_query;
+  int last_tile;
+  int end_interior;
+  int interior;
+  int first_tile;
+  bool has_offset;  // all rows have a fixed offset, see hopper_lowest_offset
+
+  __device__ __forceinline__ Item(const AttentionArguments<bf16>& arguments, int index) {
+    const AttentionShape& shape = arguments.shape;
+    const auto N = static_cast<int>(shape.N);
+    const int heads = static_cast<int>(shape.B) * N;
+    const auto num_tiles = static_cast<int>(ceil_div(shape.S, kQueries));
+    b = index % heads / N;
+    n = index % heads % N;
+    first_query = (num_tiles - 1 - index / heads) * kQueries;
+    const AttentionHead<bf16> head = {arguments, b, n};
+    const int last_query = std::min(first_query + kQueries, head.num_tokens()) - 1;
+    first_tile = head.first_key(first_query) / kKeys;
+    last_tile = std::max(first_tile, head.last_key(last_query) / kKeys);
+    interior = (head.first_key(last_query) + kKeys - 1) / kKeys;
+    end_interior =
+        arguments.key_valid == nullptr ? (head.last_key(first_query) + 1) / kKeys : first_tile;
+    // Documents begin one after the other, so no position is above the first one's, counted on.
+    const int largest = arguments.position[head.token(first_query)] + head.place(last_query) -
+                        head.place(first_query);
+    const float c = kLog2E * arguments.cap * temperature_at(arguments, largest);
+    has_offset = arguments.cap > 0.0F &&
+                 hopper_lowest_offset(c, log2f(static_cast<float>(shape.num_keys))) <=
+                     hopper_highest_offset(c);
+  }
+};
+
+// Calls body(item) for each of this block's.
+template <class Body>
+__device__ __forceinline__ void for_each_item(const AttentionArguments<bf16>& arguments,
+                                              const Body& body) {
+  const AttentionShape& shape = arguments.shape;
+  const auto count = static_cast<int>(shape.B * shape.N * ((shape.S + kQueries - 1) / kQueries));
+  for (int round = 0;; ++round) {
+    const int index = hopper_item(round, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+    if (index >= count) {
+      return;
+    }
+    body(Item(arguments, index));
+  }
+}
+
+// ---- the producer
+
+// The tile that `full` then says is there, when all readers have left what was there before.
+template <int kRows>
+__device__ __forceinline__ void fetch(Tile<kRows>& tile,
+                                      const TensorMap& map,
+                                      gpu::Mbarrier* full,
+                                      gpu::Mbarrier* empty,
+                                      unsigned parity,
+                                      int row,
+                                      int head,
+                                      int b) {
+  gpu::mbarrier_wait(empty, parity ^ 1U);
+  gpu::mbarrier_arrive_expect(full, static_cast<int>(sizeof(tile)));
+  gpu::tma_load(&tile, map, full, 0, row, 0, head, b);
+}
+
+// One thread.
+__device__ __forceinline__ void produce(const AttentionArguments<bf16>& arguments,
+                                        const ForwardMaps& maps,
+                                        Shared& shared) {
+  gpu::tma_prefetch_descriptor(maps.query);
+  gpu::tma_prefetch_descriptor(maps.key);
+  gpu::tma_prefetch_descriptor(maps.value);
+  unsigned query_parity = 0;
+  Place place;
+  for_each_item(arguments, [&](const Item& item) {
+    const auto g = static_cast<int>(item.n / arguments.shape.group());
+    fetch(shared.query,
+          maps.query,
+          &shared.query_full,
+          &shared.query_empty,
+          query_parity,
+          item.first_query,
+          item.n,
+          item.b);
+    query_parity ^= 1U;
+    for (int tile = item.last_tile; tile >= item.first_tile; --tile) {
+      const int stage = place.stage;
+      fetch(shared.key[stage],
+            maps.key,
+            &shared.key_full[stage],
+            &shared.key_empty[stage],
+            place.parity,
+            tile * kKeys,
+            g,
+            item.b);
+      fetch(shared.value[stage],
+            maps.value,
+            &shared.value_full[stage],
+            &shared.value_empty[stage],
+            place.parity,
+            tile * kKeys,
+            g,
+            item.b);
+      place.advance();
+    }
+  });
+}
+
+// ---- probabilities
+
+// 1 / d of four, all in 1 to 2^31.5: one reciprocal of their product and nine multiplications, as
+// the special-function unit takes eight times as long as a multiplication.
+__device__ __forceinline__ void invert(float (&d)[4]) {
+  const float first = d[0] * d[1];
+  const float second = d[2] * d[3];
+  const float both = gpu::reciprocal_approx(first * second);
+  const float of_first = both * second;
+  const float of_second = both * first;
+  const float values[4] = {of_first * d[1], of_first * d[0], of_second * d[3], of_second * d[2]};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    d[i] = values[i];
+  }
+}
+
+// What probabilities are relative to: the largest logit so far, or that of the first tile, kept
+// within what the cap's bounds allow, and from then on the same. With the first a row that sees one
+// key has a probability of exactly 1.
+enum class Offset { running, first, fixed };
+
+// A consumer thread's part of its item: of two rows (see gpu::wgmma), with i / 2 % 2 the row of
+// element i.
+template <bool kCapped>
+struct Rows {
+  float score[kKeys / 2];
+  float result[kWidth / 2];
+  std::uint32_t probability[kKeys / 16][4];
+  float sum[2];
+  float offset[2];  // in units of ln 2
+  float factor[2];  // of the score without a cap; else c = cap * tau * log2(e)
+  int first_key[2];
+  int last_key[2];
+
+  __device__ __forceinline__ void begin(const AttentionHead<bf16>& head, int first_query) {
+    const AttentionArguments<bf16>& arguments = head.arguments;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      // A row beyond the last query computes what that one does, and is not stored.
+      const int t = std::min(row(first_query, half), head.num_tokens() - 1);
+      sum[half] = 0.0F;
+      offset[half] = -INFINITY;
+      factor[half] = kLog2E * head.temperature(t) * (kCapped ? arguments.cap : arguments.scale);
+      first_key[half] = head.first_key(t);
+      last_key[half] = head.last_key(t);
+    }
+#pragma unroll
+    for (int i = 0; i < kWidth / 2; ++i) {
+      result[i] = 0.0F;
+    }
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) {
+      score[i] = 0.0F;
+    }
+  }
+
+  static __device__ __forceinline__ int row(int first_query, int half) {
+    const int warp = gpu::warp_id() % (kWarpgroup / gpu::kWarpSize);
+    return first_query + warp * 16 + gpu::lane_id() / 4 + half * 8;
+  }
+
+  // Scores become logits in units of ln 2, less `less`. tanh y = 1 - 2 r with r = 1 / (1 + e^2y),
+  // whose error is absolute, a few 2^-24, and that is what counts in a logit. `slope` is
+  // 2 log2(e) scale / cap. From e^2y = 2^31 on tanh is 1 in f32, so that four may be multiplied.
+  __device__ __forceinline__ void score_to_logit(float slope, const float (&less)[2]) {
+    constexpr float kLargest = 31.0F;
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; i += 4) {
+      if constexpr (kCapped) {
+        float r[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          r[j] = 1.0F + gpu::exp2_approx(fminf(slope * score[i + j], kLargest));
+        }
+        invert(r);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          score[i + j] = fmaf(r[j], -2.0F * factor[j / 2], factor[j / 2] - less[j / 2]);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          score[i + j] = fmaf(score[i + j], factor[j / 2], -less[j / 2]);
+        }
+      }
+    }
+  }
+
+  // Whether each of the 64 elements may be seen, as bits. Without branches: they would keep the
+  // compiler from running products meanwhile.
+  __device__ __forceinline__ std::uint64_t allowed(const AttentionHead<bf16>& head,
+                                                   int first) const {
+    const int lane_column = first + gpu::lane_id() % 4 * 2;
+    std::uint64_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) {
+      const int half = i / 2 % 2;
+      const int s = lane_column + i / 4 * 8 + i % 2;
+      const bool seen = (s >= first_key[half]) & (s <= last_key[half]);
+      bits |= std::uint64_t{seen} << static_cast<unsigned>(i);
+    }
+    if (head.arguments.key_valid != nullptr) {
+      const std::uint8_t* const valid = head.arguments.key_valid + head.key_token(0);
+      const auto is_key = [&](int s) { return valid[std::min(s, head.num_keys() - 1)] != 0; };
+      // A few at a time: registers are scarce here.
+#pragma unroll 2
+      for (int i = 0; i < kKeys / 2; i += 4) {
+        const int s = lane_column + i / 4 * 8;
+        const unsigned seen = (is_key(s) ? 0b0101U : 0U) | (is_key(s + 1) ? 0b1010U : 0U);
+        bits &= ~(std::uint64_t{~seen & 0b1111U} << static_cast<unsigned>(i));
+      }
+    }
+    return bits;
+  }
+
+  // Scores of the tile of keys from `first` on become probabilities; what `result` is to be
+  // multiplied with for a running offset is left in `rescale`.
+  template <bool kMasked, Offset kOffset>
+  __device__ __forceinline__ void softmax(const AttentionHead<bf16>& head,
+                                          int first,
+                                          float slope,
+                                          float (&rescale)[2]) {
+    const std::uint64_t bits = kMasked ? allowed(head, first) : 0;
+    const auto hide = [&](int i, float value) {
+      return kMasked && (bits >> static_cast<unsigned>(i) & 1U) == 0 ? -INFINITY : value;
+    };
+    if constexpr (kOffset == Offset::fixed) {
+      score_to_logit(slope, offset);
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) {
+        score[i] = gpu::exp2_approx(hide(i, score[i]));
+        sum[i / 2 % 2] += score[i];
+      }
+    } else {
+      const float nothing[2] = {0.0F, 0.0F};
+      score_to_logit(slope, nothing);
+      float largest[2] = {offset[0], offset[1]};
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) {
+        score[i] = hide(i, score[i]);
+        largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], score[i]);
+      }
+      float less[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        largest[half] = row_max(largest[half]);
+        if constexpr (kOffset == Offset::first) {
+          const float lowest =
+              hopper_lowest_offset(factor[half], log2f(static_cast<float>(head.num_keys())));
+          // Far from the logits it would cost them bits: without a key so far, near 0.
+          const float near = largest[half] == -INFINITY ? 0.0F : largest[half];
+          largest[half] = fmaxf(fminf(near, hopper_highest_offset(factor[half])), lowest);
+        }
+        less[half] = largest[half] == -INFINITY ? 0.0F : largest[half];  // no key so far
+        rescale[half] = gpu::exp2_approx(offset[half] - less[half]);
+        offset[half] = largest[half];
+        sum[half] *= rescale[half];
+      }
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) {
+        score[i] = gpu::exp2_approx(score[i] - less[i / 2 % 2]);
+        sum[i / 2 % 2] += score[i];
+      }
+    }
+  }
+
+  // When nothing reads the last tile's probabilities any more.
+  template <Offset kOffset>
+  __device__ __forceinline__ void take_probabilities(const float (&rescale)[2]) {
+    if constexpr (kOffset == Offset::running) {
+#pragma unroll
+      for (int i = 0; i < kWidth / 2; ++i) {
+        result[i] *= rescale[i / 2 % 2];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kKeys / 4; ++i) {
+      probability[i / 4][i % 4] = gpu::pack_bf16(score[2 * i], score[2 * i + 1]);
+    }
+  }
+};
+
+// ---- the consumers
+
+template <bool kCapped>
+class Consumer {
+ public:
+  __device__ __forceinline__ Consumer(const AttentionArguments<bf16>& arguments,
+                                      const ForwardMaps& maps,
+                                      Shared& shared)
+      : arguments_(arguments),
+        maps_(maps),
+        shared_(shared),
+        consumer_(gpu::shuffle_from(static_cast<int>(threadIdx.x) / kWarpgroup - 1, 0)),
+        slope_(2.0F * kLog2E * (arguments.scale / arguments.cap)),
+        query_(gpu::wgmma_descriptor(
+            &shared.query.half[0][consumer_ * kConsumerQueries], Swizzle::bytes_128, 16, 1024)),
+        key_(gpu::wgmma_descriptor(&shared.key, Swizzle::bytes_128, 16, 1024)),
+        value_(gpu::wgmma_descriptor(
+            &shared.value, Swizzle::bytes_128, Tile<kKeys>::kHalfBytes, 1024)) {}
+
+  __device__ __forceinline__ void run() {
+    if (consumer_ == 1) {
+      gpu::arrive_named(kTurn, kConsumers * kWarpgroup);  // the first turn is the other's
+    }
+    for_each_item(arguments_, [&](const Item& item) {
+      if constexpr (kCapped) {
+        if (gpu::shuffle_from(item.has_offset ? 1 : 0, 0) != 0) {
+          attend<Offset::first, Offset::fixed>(item);
+          return;
+        }
+      }
+      attend<Offset::running, Offset::running>(item);
+    });
+    if (consumer_ == 0) {
+      gpu::sync_named(kTurn, kConsumers * kWarpgroup);  // the last turn that was passed on
+    }
+    if (is_storing()) {
+      gpu::tma_wait<0>();
+    }
+  }
+
+ private:
+  template <Offset kFirst, Offset kOthers>
+  __device__ __forceinline__ void attend(const Item& item) {
+    const AttentionHead<bf16> head = {arguments_, item.b, item.n};
+    const int first_query = item.first_query + consumer_ * kConsumerQueries;
+    rows_.begin(head, first_query);
+    gpu::mbarrier_wait(&shared_.query_full, query_parity_);
+    query_parity_ ^= 1U;
+
+    // The last tile, with nothing to multiply yet.
+    float rescale[2];
+    take_turn();
+    gpu::mbarrier_wait(&shared_.key_full[keys_.stage], keys_.parity);
+    gpu::wgmma_fence(rows_.score);
+    issue_scores();
+    pass_turn();
+    gpu::wgmma_wait<0>(rows_.score);
+    release(&shared_.key_empty[keys_.stage]);
+    keys_.advance_uniformly();
+    rows_.template softmax<true, kFirst>(head, item.last_tile * kKeys, slope_, rescale);
+    rows_.template take_probabilities<kFirst>(rescale);
+
+    // What is left of the diagonal, where tiles of queries and keys do not lie side by side; the
+    // interior, which needs no mask; tiles in which documents begin. The compiler is told that the
+    // bounds are the same in all lanes: products may run from one turn to the next.
+    const int end_interior = gpu::shuffle_from(item.end_interior, 0);
+    const int interior = gpu::shuffle_from(item.interior, 0);
+    const int first_tile = gpu::shuffle_from(item.first_tile, 0);
+    int tile = item.last_tile - 1;
+    for (; tile >= end_interior; --tile) {
+      step<true, kOthers>(head, tile);
+    }
+    for (; tile >= interior; --tile) {
+      step<false, kOthers>(head, tile);
+    }
+    for (; tile >= first_tile; --tile) {
+      step<true, kOthers>(head, tile);
+    }
+    release(&shared_.query_empty);
+
+    gpu::mbarrier_wait(&shared_.value_full[values_.stage], values_.parity);
+    gpu::wgmma_fence(rows_.result, rows_.probability);
+    issue_results();
+    gpu::wgmma_wait<0>(rows_.result, rows_.probability);
+    release(&shared_.value_empty[values_.stage]);
+    values_.advance_uniformly();
+    store(head, first_query);
+  }
+
+  // Scores of this tile, while the values of the one before are added.
+  template <bool kMasked, Offset kOffset>
+  __device__ __forceinline__ void step(const AttentionHead<bf16>& head, int tile) {
+    take_turn();
+    gpu::mbarrier_wait(&shared_.key_full[keys_.stage], keys_.parity);
+    gpu::wgmma_fence(rows_.score);
+    issue_scores();
+    gpu::mbarrier_wait(&shared_.value_full[values_.stage], values_.parity);
+    gpu::wgmma_fence(rows_.result, rows_.probability);
+    issue_results();
+    pass_turn();
+    gpu::wgmma_wait<1>(rows_.score);
+    release(&shared_.key_empty[keys_.stage]);
+    keys_.advance_uniformly();
+    float rescale[2];
+    rows_.template softmax<kMasked, kOffset>(head, tile * kKeys, slope_, rescale);
+    gpu::wgmma_wait<0>(rows_.result, rows_.probability);
+    release(&shared_.value_empty[values_.stage]);
+    values_.advance_uniformly();
+    rows_.template take_probabilities<kOffset>(rescale);
+  }
+
+  __device__ __forceinline__ void issue_scores() {
+    const std::uint64_t key = advance(key_, keys_.stage * static_cast<int>(sizeof(Tile<kKeys>)));
+#pragma unroll
+    for (int k = 0; k < kWidth; k += 16) {
+      const int half = k / kHalfWidth;
+      const int bytes = k % kHalfWidth * 2;
+      gpu::wgmma<Major::k, Major::k>(rows_.score,
+                                     advance(query_, half * Tile<kQueries>::kHalfBytes + bytes),
+                                     advance(key, half * Tile<kKeys>::kHalfBytes + bytes),
+                                     k != 0);
+    }
+    gpu::wgmma_commit();
+  }
+  __device__ __forceinline__ void issue_results() {
+    const std::uint64_t value =
+        advance(value_, values_.stage * static_cast<int>(sizeof(Tile<kKeys>)));
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+      gpu::wgmma<Major::mn>(
+          rows_.result, rows_.probability[k], advance(value, k * 16 * kRowBytes), true);
+    }
+    gpu::wgmma_commit();
+  }
+
+  // The two consumers issue in turns.
+  __device__ __forceinline__ void take_turn() {
+    gpu::sync_named(kTurn + consumer_, kConsumers * kWarpgroup);
+  }
+  __device__ __forceinline__ void pass_turn() {
+    gpu::arrive_named(kTurn + 1 - consumer_, kConsumers * kWarpgroup);
+  }
+
+  // This warp has read the tile: its products are done.
+  __device__ __forceinline__ void release(gpu::Mbarrier* empty) {
+    if (gpu::elect_one()) {
+      gpu::mbarrier_arrive(empty);
+    }
+  }
+
+  // The thread that stores for the warpgroup, always the same.
+  __device__ __forceinline__ bool is_storing() const {
+    return gpu::warp_id() % (kWarpgroup / gpu::kWarpSize) == 0 && gpu::elect_one();
+  }
+
+  // Normalise and write. A row without a key has sum 0 and gets its mean from another kernel.
+  __device__ __forceinline__ void store(const AttentionHead<bf16>& head, int first_query) {
+    float inverse[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = row_sum(rows_.sum[half]);
+      inverse[half] = total > 0.0F ? 1.0F / total : 0.0F;
+      const int t = rows_.row(first_query, half);
+      if (t < head.num_tokens() && gpu::lane_id() % 4 == 0) {
+        arguments_.lse[head.statistic(t)] =
+            total > 0.0F ? kLn2 * rows_.offset[half] + logf(total) : -INFINITY;
+      }
+    }
+
+    // The last store has read the tile.
+    Tile<kConsumerQueries>& tile = shared_.out[consumer_];
+    if (is_storing()) {
+      gpu::tma_wait_read<0>();
+    }
+    gpu::sync_named(kStore + consumer_, kWarpgroup);
+
+    // Each lane gives the address of one row of one of the 8x8 matrices of 16 columns: rows 0-7 and
+    // 8-15 of columns 0-7, then both of columns 8-15.
+    auto* const bytes = reinterpret_cast<unsigned char*>(&tile);
+    const int lane = gpu::lane_id();
+    const int row = gpu::warp_id() % (kWarpgroup / gpu::kWarpSize) * 16 + lane % 16;
+#pragma unroll
+    for (int k = 0; k < kWidth / 16; ++k) {
+      std::uint32_t fragment[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float factor = inverse[i % 2];
+        fragment[i] = gpu::pack_bf16(factor * rows_.result[8 * k + 2 * i],
+                                     factor * rows_.result[8 * k + 2 * i + 1]);
+      }
+      const int column = k * 16 % kHalfWidth + lane / 16 * 8;
+      const int half_bytes = k * 16 / kHalfWidth * Tile<kConsumerQueries>::kHalfBytes;
+      const std::uint32_t place =
+          swizzled(static_cast<std::uint32_t>(row * kRowBytes + column * 2), Swizzle::bytes_128);
+      gpu::store_matrix_x4(bytes + half_bytes + place, fragment);
+    }
+    gpu::fence_proxy_async();
+    gpu::sync_named(kStore + consumer_, kWarpgroup);  // the tile is written
+    if (is_storing()) {
+      gpu::tma_store(maps_.out, &tile, 0, first_query, 0, head.n, head.b);
+      gpu::tma_commit();
+    }
+  }
+
+  const AttentionArguments<bf16>& arguments_;
+  const ForwardMaps& maps_;
+  Shared& shared_;
+  int consumer_;
+  float slope_;
+  std::uint64_t query_;
+  std::uint64_t key_;
+  std::uint64_t value_;
+  unsigned query_parity_ = 0;
+  Place keys_;
+  Place values_;
+  Rows<kCapped> rows_;
+};
+
+// grid: one block an SM, block: kThreads, shared: Shared; requires H == 128, queries and keys.
+template <bool kCapped>
+__global__ void __launch_bounds__(kThreads, 1)
+    attention_forward_hopper_kernel(const __grid_constant__ ForwardMaps maps,
+                                    const __grid_constant__ AttentionArguments<bf16> arguments) {
+  Shared& shared = *gpu::dynamic_shared_for_tma<Shared>();
+  if (threadIdx.x == 0) {
+    gpu::mbarrier_init(&shared.query_full, 1);
+    gpu::mbarrier_init(&shared.query_empty, kReaders);
+    for (int stage = 0; stage < kStages; ++stage) {
+      gpu::mbarrier_init(&shared.key_full[stage], 1);
+      gpu::mbarrier_init(&shared.key_empty[stage], kReaders);
+      gpu::mbarrier_init(&shared.value_full[stage], 1);
+      gpu::mbarrier_init(&shared.value_empty[stage], kReaders);
+    }
+    gpu::fence_mbarrier_init();
+  }
+  gpu::sync_threads();  // the mbarriers are there
+
+  if (threadIdx.x < kWarpgroup) {
+    gpu::decrease_max_registers<kProducerRegisters>();
+    if (gpu::warp_id() == 0 && gpu::elect_one()) {
+      produce(arguments, maps, shared);
+    }
+  } else {
+    gpu::increase_max_registers<kConsumerRegisters>();
+    Consumer<kCapped>(arguments, maps, shared).run();
+  }
+}
+
+// Heads of B sequences of `tokens` each, as boxes of `rows` tokens of one head, half a head behind
+// the other. Tokens past the sequence's end are read as zeros and not written.
+template <class T>
+TensorMap tile_map(const HeadRows<T>& rows_of_heads,
+                   std::int64_t B,
+                   std::int64_t tokens,
+                   std::int64_t heads,
+                   int rows) {
+  const auto token_bytes = rows_of_heads.stride * static_cast<std::int64_t>(sizeof(bf16));
+  return make_tensor_map(
+      {.data = rows_of_heads.data,
+       .dtype = DType::bf16,
+       .dims = {kHalfWidth, tokens, 2, heads, B},
+       .stride_bytes = {token_bytes, kRowBytes, 2 * kRowBytes, tokens * token_bytes},
+       .box = {kHalfWidth, rows, 2, 1, 1},
+       .swizzle = Swizzle::bytes_128});
+}
+
+const DeviceInfo& this_device() {
+  static const DeviceInfo info = device_info(Device::cuda);
+  return info;
+}
+
+}  // namespace
+
+bool hopper_takes_attention(const AttentionShape& shape) {
+  constexpr std::int64_t kMaxItems = std::int64_t{1} << 30;
+  return shape.H == kWidth && shape.num_keys > 0 &&
+         shape.B * shape.N * ceil_div(shape.S, kQueries) < kMaxItems &&
+         this_device().compute_capability == 90;
+}
+
+void launch_attention_forward_hopper(const AttentionArguments<bf16>& arguments, Stream stream) {
+  const AttentionShape& shape = arguments.shape;
+  const HeadRows<bf16> out = {arguments.out, shape.N * shape.H};
+  const ForwardMaps maps = {
+      .query = tile_map(arguments.query, shape.B, shape.S, shape.N, kQueries),
+      .key = tile_map(arguments.key, shape.B, shape.num_keys, shape.G, kKeys),
+      .value = tile_map(arguments.value, shape.B, shape.num_keys, shape.G, kKeys),
+      .out = tile_map(out, shape.B, shape.S, shape.N, kConsumerQueries)};
+  const std::int64_t items = shape.B * shape.N * ceil_div(shape.S, kQueries);
+  const Launch launched = {
+      .grid = {.x = std::min<std::int64_t>(items, this_device().num_multiprocessors)},
+      .block = {.x = kThreads},
+      .shared_bytes = sizeof(Shared),
+      .stream = stream};
+  if (arguments.cap > 0.0F) {
+    launch(attention_forward_hopper_kernel<true>, launched, maps, arguments);
+  } else {
+    launch(attention_forward_hopper_kernel<false>, launched, maps, arguments);
+  }
+}
+
+}  // namespace memphis::kernels::cuda

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults in the simulated device: an instruction of another meaning, or one that is not checked, by
+the test of kernels/device that must notice."""
+from table import planter
+
+plant = planter("kernels/device/simt")
+
+# ---- elect.sync and stmatrix
+
+plant("warp.elect_all", "instructions.cpp", "condition",
+      "own.elected = lane == own.chosen;", "own.elected = lane >= own.chosen;",
+      "more than one lane is elected")
+plant("warp.store_matrix_transposed", "instructions.cpp", "index",
+      "const int outer = kTransposed ? column : row;", "const int outer = kTransposed ? row : row;",
+      "a transposed matrix is stored from the wrong lanes")
+plant("warp.store_matrix_half", "instructions.cpp", "index",
+      "from.fragment[matrix] >> (inner % 2 * 16)", "from.fragment[matrix] >> (outer % 2 * 16)",
+      "the halves of a register go to the wrong columns")
+plant("hopper_fault.elect_first", "instructions.cpp", "order",
+      "static_cast<int>(options().seed * kStride % kWarpSize)", "0",
+      "lane 0 is always elected, and a kernel that counts on it passes")
+plant("hopper_fault.matrix_row", "instructions.cpp", "check",
+      "if (address % kRowBytes != 0 ||", "if (false ||",
+      "a row at any address is taken")
+
+# ---- bulk copies
+
+plant("bulk.adds_nothing", "bulk_copies.cpp", "operand",
+      "std::bit_cast<float>(before) + value", "value",
+      "a reduction replaces what is there")
+plant("bulk.add_first", "bulk_copies.cpp", "index",
+      "i += sizeof(float)) {", "i += 2 * sizeof(float)) {",
+      "every other float is not added")
+plant("bulk.size", "tensor_map.cpp", "size",
+      "map.box_bytes = bytes;", "map.box_bytes = bytes - 16;",
+      "a copy without a map leaves its last 16 bytes")
+plant("hopper_fault.bulk_alignment", "bulk_copies.cpp", "check",
+      "address_of(shared) % kChunkBytes != 0 || address_of(global)", "address_of(global)",
+      "a copy from any address of shared memory is made")
+plant("hopper_fault.bulk_size", "bulk_copies.cpp", "check",
+      "bytes % kChunkBytes != 0 ||", "",
+      "a copy of any number of bytes is made")
+plant("hopper_fault.adds_bf16", "bulk_copies.cpp", "check",
+      "combine == Combine::add_floats && map.element_bytes != sizeof(float)",
+      "combine == Combine::add_floats && map.element_bytes == 0",
+      "a tensor of another type is added to")
+plant("flag_fault.early_write", "bulk_copies.cpp", "order",
+      "while (!only_read && stores.groups.size() > pending) {",
+      "while (stores.groups.size() > pending) {",
+      "global memory is written as soon as shared memory is read")
+
+# ---- fragments of wgmma
+
+plant("hopper_fault.fragments", "warpgroups.cpp", "check",
+      "if (product.what.a_in_registers && from >= a && from < end &&",
+      "if (product.what.a_in_registers && from > a && from < end &&",
+      "a fragment that is written under a product goes unseen")
+
+# ---- flags between blocks
+
+plant("flag.fetch_after", "instructions.cpp", "operand",
+      "  return before;", "  return before + value;",
+      "a ticket is what the counter holds afterwards")
+plant("flag.at_least", "instructions.cpp", "condition",
+      "__ATOMIC_ACQUIRE) >= self.value", "__ATOMIC_ACQUIRE) > self.value",
+      "a wait goes on until the flag is above the value")
+plant("flag_fault.nobody_left", "grid_waits.cpp", "condition",
+      "if (++num_waiting_ == num_running_) {", "if (++num_waiting_ > num_running_) {",
+      "blocks that all wait do so for ever")
+plant("flag_fault.nobody_left_at_the_end", "grid_waits.cpp", "condition",
+      "  if (num_waiting_ > 0 && num_waiting_ == num_running_) {",
+      "  if (num_waiting_ > num_running_ && num_waiting_ == num_running_) {",
+      "the last block waits for ever for those that have ended")
+plant("flag_fault.fault_last", "executor.cpp", "order",
+      "if (found < reported) {", "if (found > reported || message.empty()) {",
+      "a block that waits is said, and not the fault of the one that it waits for")
+plant("flag_fault.opt_in", "executor.cpp", "size",
+      "shared_opt_in(static_bytes, call.dynamic_shared_bytes)",
+      "shared_opt_in(0, call.dynamic_shared_bytes)",
+      "static shared memory is forgotten where the launch asks for more")
