@@ -73,4 +73,8 @@ MEMPHIS_NO_CUDA(soft_cap_forward, SoftCapForward)
 MEMPHIS_NO_CUDA(soft_cap_backward, SoftCapBackward)
 MEMPHIS_NO_CUDA(convert, Convert)
 
+std::size_t attention_backward_workspace_bytes(const AttentionBackward& /*op*/) {
+  absent("attention_backward_workspace_bytes");
+}
+
 }  // namespace memphis::kernels::cuda

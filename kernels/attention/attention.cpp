@@ -720,6 +720,13 @@ void attention_backward(const AttentionBackward& op, Stream stream) {
   check_heads(check, "dv_UGH", op.dv_UGH, U, G, H, dtype);
   check.tensor("dout_TNH", op.dout_TNH, {T, N, H}, dtype);
   check.tensor("delta_BNS", op.delta_BNS, {lse.dim(0), lse.dim(1), lse.dim(2)}, lse.dtype);
+  check.condition(!op.workspace_W.present() ||
+                      (op.workspace_W.dtype == DType::u8 &&
+                       reinterpret_cast<std::uintptr_t>(op.workspace_W.data) % 16 == 0),
+                  [&] {
+                    return "workspace_W is not 16-byte aligned, or not of u8 (it is for one kernel "
+                           "to divide); allocate it so";
+                  });
   check.condition(op.sequence_keys == 0 || op.sequence_keys * lse.dim(0) >= U, [&] {
     return "sequence_keys is " + std::to_string(op.sequence_keys) +
            ", less than the keys of this call (it counts those of all parts); use 0 where there "
@@ -729,6 +736,10 @@ void attention_backward(const AttentionBackward& op, Stream stream) {
     return cuda::attention_backward(op, stream);
   }
   visit_float(dtype, [&]<class T>() { backward_cpu<T>(op); });
+}
+
+std::size_t attention_backward_workspace_bytes(const AttentionBackward& op, Device device) {
+  return device == Device::cuda ? cuda::attention_backward_workspace_bytes(op) : 0;
 }
 
 }  // namespace memphis::kernels

@@ -13,6 +13,7 @@
 
 #include "kernels/attention/attention_gpu.h"
 #include "kernels/attention/attention_hopper.h"
+#include "kernels/attention/attention_hopper_backward.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels::cuda {
@@ -186,6 +187,27 @@ void launch_tiles(const AttentionArguments<bf16>& arguments, Stream stream) {
   }
 }
 
+bool takes_hopper_backward(const AttentionBackward& op, const AttentionShape& shape) {
+  return op.q_TNH.dtype() == DType::bf16 && shape.S > 0 && hopper_takes_attention(shape);
+}
+
+void launch_backward_tiles(const AttentionArguments<float>& arguments,
+                           const AttentionBackward& /*op*/,
+                           Stream stream) {
+  launch_attention_backward(arguments, stream);
+}
+void launch_backward_tiles(const AttentionArguments<bf16>& arguments,
+                           const AttentionBackward& op,
+                           Stream stream) {
+  if (takes_hopper_backward(op, arguments.shape) && op.workspace_W.present() &&
+      static_cast<std::size_t>(op.workspace_W.num_elements()) >=
+          attention_backward_hopper_bytes(arguments.shape)) {
+    launch_attention_backward_hopper(arguments, op.workspace_W.data, stream);
+  } else {
+    launch_attention_backward(arguments, stream);
+  }
+}
+
 template <class T>
 void forward(const AttentionForward& op, Stream stream) {
   const auto arguments = common_arguments<T>(op);
@@ -212,7 +234,7 @@ void backward(const AttentionBackward& op, Stream stream) {
           .block = {.x = kThreads},
           .stream = stream},
          arguments);
-  launch_attention_backward(arguments, stream);
+  launch_backward_tiles(arguments, op, stream);
   if (keys_may_lack(arguments)) {
     launch(attention_no_key_backward_kernel<T>, block_per_kv_head(shape, stream), arguments);
   }
@@ -232,6 +254,11 @@ void attention_backward(const AttentionBackward& op, Stream stream) {
     return;
   }
   visit_gpu_float(op.q_TNH.dtype(), [&]<class T>() { backward<T>(op, stream); });
+}
+
+std::size_t attention_backward_workspace_bytes(const AttentionBackward& op) {
+  const AttentionShape shape = attention_shape(op);
+  return takes_hopper_backward(op, shape) ? attention_backward_hopper_bytes(shape) : 0;
 }
 
 }  // namespace memphis::kernels::cuda

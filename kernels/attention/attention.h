@@ -110,15 +110,21 @@ struct AttentionBackward {
   TensorView key_place_U = {};     // in   i32
   TensorView key_valid_U = {};     // in   u8
   TensorView delta_BNS;            // scratch  accumulation dtype: rows' sum of dout * out
+  TensorView workspace_W = {};     // scratch  u8; absent, or less than
+                                   //          attention_backward_workspace_bytes: kernels that
+                                   //          need none, and form two products twice
   std::int64_t sequence_keys = 0;  // of all parts, of a sequence; 0: this call has them all
   AttentionScore score;
 };
 void attention_backward(const AttentionBackward& op, Stream stream);
+// Of workspace_W, for the fastest kernel that there is for these operands; 0 where it needs none.
+std::size_t attention_backward_workspace_bytes(const AttentionBackward& op, Device device);
 
 // attention.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void attention_forward(const AttentionForward& op, Stream stream);
 void attention_backward(const AttentionBackward& op, Stream stream);
+std::size_t attention_backward_workspace_bytes(const AttentionBackward& op);
 }  // namespace cuda
 
 }  // namespace memphis::kernels

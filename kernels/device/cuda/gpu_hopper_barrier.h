@@ -70,6 +70,12 @@ __device__ __forceinline__ void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// What this thread has seen of global memory, after an acquire, comes before its bulk copies and
+// reductions there.
+__device__ __forceinline__ void fence_proxy_async_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 // Registers a thread of this warpgroup from now on, a multiple of 8 from 24 to 256. All its threads
 // call it. An increase waits until another warpgroup has given up as many.
 template <int kRegisters>

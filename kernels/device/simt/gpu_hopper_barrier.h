@@ -45,6 +45,9 @@ __forceinline__ void fence_proxy_async() {
   simt::fence_proxy_async();
 }
 
+// Bulk copies see global memory as threads do here.
+__forceinline__ void fence_proxy_async_global() {}
+
 template <int kRegisters>
 __forceinline__ void increase_max_registers() {
   static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256,

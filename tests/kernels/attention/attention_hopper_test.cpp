@@ -4,9 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
+
+#include "kernels/attention/attention_hopper_backward.h"
 
 namespace memphis::kernels {
 namespace {
@@ -83,6 +88,81 @@ TEST(HopperOffsets, ExistForTheCapsInUse) {
   EXPECT_TRUE(exists(50.0F, 1.0F, 131072.0F));
   EXPECT_TRUE(exists(30.0F, 2.0F, 1048576.0F));
   EXPECT_FALSE(exists(90.0F, 1.0F, 128.0F));
+}
+
+// Each tile of keys is there once, and knows how many of those that a tile of queries sees as well
+// come before it: what it waits for are lower tickets.
+TEST(HopperKeyTiles, KnowTheirPlaceInTheOrder) {
+  for (const int num_tiles : {1, 2, 5, 64}) {
+    for (const int band : {1, 2, 3, 16, 64}) {
+      SCOPED_TRACE(std::to_string(num_tiles) + " tiles in bands of " + std::to_string(band));
+      std::vector<int> order;
+      for (int position = 0; position < num_tiles; ++position) {
+        order.push_back(hopper_key_tile(position, band, num_tiles));
+      }
+      std::vector<int> sorted = order;
+      std::sort(sorted.begin(), sorted.end());
+      for (int tile = 0; tile < num_tiles; ++tile) {
+        ASSERT_EQ(sorted[static_cast<std::size_t>(tile)], tile);
+      }
+      for (int first = 0; first < num_tiles; ++first) {
+        for (int last = first; last < num_tiles; ++last) {
+          int before = 0;
+          for (const int tile : order) {
+            if (tile >= first && tile <= last) {
+              ASSERT_EQ(hopper_key_tiles_before(tile, first, last, band), before)
+                  << "tile " << tile << " of " << first << " to " << last;
+              ++before;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Tiles of queries that see a tile of keys, of a causal sequence.
+int steps_of(const AttentionShape& shape, const HopperBackwardPlan& plan, int key_tile) {
+  const auto keys = static_cast<int>(HopperBackwardPlan::kKeys);
+  const auto queries = static_cast<int>(HopperBackwardPlan::kQueries);
+  return static_cast<int>(shape.group()) * (plan.num_query_tiles - key_tile * keys / queries);
+}
+
+// With few key/value heads too, blocks that take the items in their order end together.
+TEST(HopperBackwardPlan, FillsTheGpu) {
+  constexpr int kBlocks = 132;
+  for (const auto& [N, G] : {std::pair{48, 8}, {12, 2}, {6, 1}, {8, 8}, {2, 1}}) {
+    for (const std::int64_t S : {4096, 8192, 32768}) {
+      const AttentionShape shape = {.B = 1, .S = S, .num_keys = S, .N = N, .G = G, .H = 128};
+      const HopperBackwardPlan plan = hopper_backward_plan(shape);
+      const int heads_and_slices = G * plan.num_slices;
+      std::vector<std::int64_t> ends(kBlocks, 0);
+      std::int64_t sum = 0;
+      for (int item = 0; item < plan.num_items; ++item) {
+        const int tile = hopper_key_tile(item / heads_and_slices, plan.band, plan.num_key_tiles);
+        const int slice = item / G % plan.num_slices;
+        const int steps = steps_of(shape, plan, tile);
+        const int own = steps * (slice + 1) / plan.num_slices - steps * slice / plan.num_slices;
+        *std::min_element(ends.begin(), ends.end()) += own;
+        sum += own;
+      }
+      EXPECT_LE(static_cast<double>(*std::max_element(ends.begin(), ends.end())),
+                1.1 * static_cast<double>(sum) / kBlocks)
+          << N << " heads over " << G << ", " << S << " tokens, " << plan.num_slices << " slices";
+    }
+  }
+}
+
+TEST(HopperBackwardPlan, CutsNothingThatIsShort) {
+  const auto slices = [](std::int64_t S, std::int64_t N, std::int64_t G) {
+    return hopper_backward_plan({.B = 1, .S = S, .num_keys = S, .N = N, .G = G, .H = 128})
+        .num_slices;
+  };
+  EXPECT_EQ(slices(1, 1, 1), 1);
+  EXPECT_EQ(slices(128, 6, 1), 1);
+  EXPECT_EQ(slices(300, 6, 1), 3);
+  EXPECT_EQ(slices(8192, 48, 8), 2);
+  EXPECT_EQ(slices(16384, 48, 8), 1);
 }
 
 }  // namespace

@@ -177,23 +177,25 @@ void expect_whole(const Target& target, const PartsCase& parts) {
     const TestTensor dq({{T, c.N, c.H}, dtype}, device);
     const TestTensor dk({{U, c.G, c.H}, dtype}, device);
     const TestTensor dv({{U, c.G, c.H}, dtype}, device);
-    attention_backward({.dq_TNH = dq.view(),
-                        .dk_UGH = dk.view(),
-                        .dv_UGH = dv.view(),
-                        .dout_TNH = d,
-                        .out_TNH = out,
-                        .lse_BNS = lse,
-                        .q_TNH = q.view(),
-                        .k_UGH = mine.k.view(),
-                        .v_UGH = mine.v.view(),
-                        .position_T = position,
-                        .place_T = place,
-                        .key_place_U = keys_have_places ? mine.place.view() : TensorView{},
-                        .key_valid_U = c.pad != 0 ? mine.valid.view() : TensorView{},
-                        .delta_BNS = delta,
-                        .sequence_keys = c.S,
-                        .score = c.score()},
-                       stream.view());
+    AttentionBackward op = {.dq_TNH = dq.view(),
+                            .dk_UGH = dk.view(),
+                            .dv_UGH = dv.view(),
+                            .dout_TNH = d,
+                            .out_TNH = out,
+                            .lse_BNS = lse,
+                            .q_TNH = q.view(),
+                            .k_UGH = mine.k.view(),
+                            .v_UGH = mine.v.view(),
+                            .position_T = position,
+                            .place_T = place,
+                            .key_place_U = keys_have_places ? mine.place.view() : TensorView{},
+                            .key_valid_U = c.pad != 0 ? mine.valid.view() : TensorView{},
+                            .delta_BNS = delta,
+                            .sequence_keys = c.S,
+                            .score = c.score()};
+    const TestTensor workspace = test::attention_workspace(op, device);
+    op.workspace_W = workspace;
+    attention_backward(op, stream.view());
     const auto collect = [&](const TestTensor& from,
                              std::int64_t first_head,
                              std::int64_t num_heads,
@@ -301,6 +303,11 @@ std::vector<PartsCase> parts_cases() {
                  .documents = {100, 156, 24},
                  .pad = 7},
        .run = 128},
+      // Tiles of Hopper's kernels, of which queries see all, some and none of the keys.
+      {.shape = {.name = "hopper_halves", .B = 2, .S = 280, .N = 2, .G = 1, .H = 128}, .run = 140},
+      {.shape = {.name = "hopper_stripes", .B = 1, .S = 300, .N = 6, .G = 1, .H = 128, .cap = 0},
+       .run = 3,
+       .first_query = 150},
   };
 }
 

@@ -188,6 +188,13 @@ inline AttentionResult naive(Method method,
   }
 }
 
+// Filled with what is no number, as kernels may not count on anything there.
+inline TestTensor attention_workspace(const kernels::AttentionBackward& op, Device device) {
+  const std::size_t bytes = kernels::attention_backward_workspace_bytes(op, device);
+  return {
+      {{static_cast<std::int64_t>(bytes)}, DType::u8}, device, std::vector<double>(bytes, 255.0)};
+}
+
 // -inf stands for a query without a key: it must be there exactly, and compares as 0 beside the
 // rest.
 inline std::vector<double> finite(std::vector<double> lse) {

@@ -43,7 +43,8 @@ struct Call {
         qkv({{c.T(), c.C(), c.H}, target.dtype}, target.device, qkv_values),
         dout({{c.T(), c.N, c.H}, target.dtype}, target.device, dout_values),
         position({{c.T()}, DType::i32}, target.device, c.positions()),
-        key_valid({{c.T()}, DType::u8}, target.device, c.key_valid()) {}
+        key_valid({{c.T()}, DType::u8}, target.device, c.key_valid()),
+        workspace(test::attention_workspace(backward_without_workspace(), target.device)) {}
 
   AttentionForward forward() const {
     return {.out_TNH = out.tensor,
@@ -56,6 +57,11 @@ struct Call {
             .score = c.score()};
   }
   AttentionBackward backward() const {
+    AttentionBackward op = backward_without_workspace();
+    op.workspace_W = workspace;
+    return op;
+  }
+  AttentionBackward backward_without_workspace() const {
     return {.dq_TNH = c.queries(dqkv.tensor),
             .dk_UGH = c.keys(dqkv.tensor),
             .dv_UGH = c.values(dqkv.tensor),
@@ -94,6 +100,7 @@ struct Call {
   TestTensor dout;
   TestTensor position;
   TestTensor key_valid;
+  TestTensor workspace;
 };
 
 void expect_formulas(const Target& target, const AttentionCase& c) {
@@ -171,6 +178,33 @@ TEST_P(DrawnAttention, MatchesTheFormulasOnCuda) {
 }
 
 INSTANTIATE_TEST_SUITE_P(cuda, DrawnAttention, testing::Range(0, 6));
+
+// Where kernels want a workspace, those that do without take over.
+TEST(Attention, GradientsNeedNoWorkspace) {
+  constexpr Target kGpu = {.device = Device::cuda, .dtype = DType::bf16};
+  if (const std::string reason = test::skip_reason(kGpu); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  const AttentionCase c = {
+      .name = "no_workspace", .B = 1, .S = 140, .N = 2, .G = 1, .H = 128, .document = 90};
+  const std::vector<double> qkv = test::rounded_to(kGpu.dtype, c.qkv());
+  const std::vector<double> dout = test::rounded_to(kGpu.dtype, c.dout());
+  const Call call(kGpu, c, qkv, dout);
+  attention_forward(call.forward(), call.stream.view());
+  attention_backward(call.backward_without_workspace(), call.stream.view());
+  const AttentionResult exact = naive(Method::formulas, DType::f64, c, qkv, dout);
+  const std::vector<AttentionResult> rough = test::draws_for(exact.lse.size(), 2, [&](int draw) {
+    return naive(draw % 2 == 0 ? Method::formulas : Method::tiled,
+                 kGpu.dtype,
+                 c,
+                 test::perturbed(kGpu.dtype, qkv, draw / 2),
+                 test::perturbed(kGpu.dtype, dout, draw / 2));
+  });
+  EXPECT_TRUE(close_to(call.dqkv.tensor.values(call.stream.view()),
+                       test::reference_of(exact, rough, &AttentionResult::dqkv),
+                       kGpu.dtype,
+                       c.C() * c.H));
+}
 
 constexpr Target kDouble = {.device = Device::cpu, .dtype = DType::f64};
 constexpr Target kSingle = {.device = Device::cpu, .dtype = DType::f32};
@@ -307,6 +341,7 @@ TEST(Attention, RefusesOperandsOutsideTheContract) {
   refuses_backward([](AttentionBackward& op) { op.dq_TNH.num_heads = 1; });
   refuses_backward([](AttentionBackward& op) { op.dk_UGH.first_head = 4; });
   refuses_backward([](AttentionBackward& op) { op.sequence_keys = 3; });
+  refuses_backward([](AttentionBackward& op) { op.workspace_W = op.position_T; });
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // cp.async.bulk and cp.reduce.async.bulk, plain and of tensors: which bytes come where, and what is
-// added to what. Small integers, so that sums agree bit for bit.
+// added to what. Small integers, so that sums agree bit for bit, but where their order matters.
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -135,6 +135,42 @@ TEST_F(Bulk, NoAdditionIsLost) {
       ASSERT_EQ(values[i], static_cast<float>(1 + kBlocks * static_cast<int>(i))) << i;
     }
   }
+}
+
+// Blocks add in the order of their tickets: the sums are rounded, and another order shows.
+__global__ void add_in_turns_kernel(float* out, int* ticket, int* turn) {
+  auto* const box = gpu::dynamic_shared_for_tma<float>();
+  __shared__ int own;
+  if (threadIdx.x == 0) {
+    own = gpu::fetch_add(ticket, 1);
+  }
+  gpu::sync_threads();  // the ticket is taken
+  box[threadIdx.x] = 1.0F / static_cast<float>(own + 1 + static_cast<int>(threadIdx.x));
+  gpu::fence_proxy_async();
+  gpu::sync_threads();  // the box is written
+  if (threadIdx.x == 0) {
+    gpu::wait_at_least(turn, own);
+    gpu::fence_proxy_async_global();
+    gpu::bulk_reduce_add(out, box, 256);
+    gpu::tma_commit();
+    gpu::tma_wait<0>();
+    gpu::store_release(turn, own + 1);
+  }
+}
+
+TEST_F(Bulk, BlocksAddInTurns) {
+  constexpr int kBlocks = 100;
+  const DeviceArray<float> out(64, 0.0F);
+  const DeviceArray<int> ticket(1, 0);
+  const DeviceArray<int> turn(1, 0);
+  launch(add_in_turns_kernel, blocks(kBlocks, 256), out.data(), ticket.data(), turn.data());
+  std::vector<float> expected(64, 0.0F);
+  for (int block = 0; block < kBlocks; ++block) {
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      expected[i] += 1.0F / static_cast<float>(block + 1 + static_cast<int>(i));
+    }
+  }
+  EXPECT_EQ(out.values(), expected);
 }
 
 struct Corner {

@@ -412,3 +412,203 @@ plant("attention_merge.hopper_near", HOPPER, "initial value",
       "const float near = largest[half] == -INFINITY ? 0.0F : largest[half];",
       "const float near = largest[half];",
       "a row that sees no key of its first tile is relative to an offset that costs its logits bits")
+
+# ---- hopper, backward
+
+HOPPER_BACKWARD = "attention/attention_hopper_backward.cu"
+HOPPER_ROWS = "attention/attention_hopper_backward_rows.cu"
+HOPPER_ORDER = "attention/attention_hopper_backward.h"
+HOPPER_TILE = "attention/attention_hopper_tile.h"
+
+plant("attention.hb_ticket_refill", HOPPER_BACKWARD, "barrier",
+      "    gpu::mbarrier_wait(&shared.ticket_empty[tickets.stage()], tickets.parity() ^ 1U);\n",
+      "",
+      "a ticket is overwritten before all have read it")
+plant("attention.hb_ticket_readers", HOPPER_BACKWARD, "barrier",
+      "gpu::mbarrier_init(&shared.ticket_empty[stage], kReaders + 1);",
+      "gpu::mbarrier_init(&shared.ticket_empty[stage], kReaders);",
+      "a ticket is given back before all have read it")
+plant("attention.hb_keys_refill", HOPPER_BACKWARD, "barrier",
+      "    gpu::mbarrier_wait(&shared.keys_empty, tickets.parity_of_one() ^ 1U);\n",
+      "",
+      "keys are fetched over those that are read")
+plant("attention.hb_keys_expected", HOPPER_BACKWARD, "phase",
+      "static_cast<int>(2 * sizeof(Tile<kKeys>) + sizeof(shared.first_query))",
+      "static_cast<int>(sizeof(Tile<kKeys>) + sizeof(shared.first_query))",
+      "values are not waited for")
+plant("attention.hb_query_refill", HOPPER_BACKWARD, "barrier",
+      "      gpu::mbarrier_wait(&shared.query_empty[stage], place.parity() ^ 1U);\n",
+      "",
+      "queries are fetched over those that are read")
+plant("attention.hb_dout_refill", HOPPER_BACKWARD, "barrier",
+      "      gpu::mbarrier_wait(&shared.dout_empty[stage], place.parity() ^ 1U);\n",
+      "",
+      "dout is fetched over what is read")
+plant("attention.hb_parity", HOPPER_TILE, "phase",
+      "static_cast<unsigned>(count_) / kStages % 2;",
+      "static_cast<unsigned>(count_) % 2;",
+      "the parity turns with each stage and not with each round")
+plant("attention.hb_parity_of_one", HOPPER_TILE, "phase",
+      "    return static_cast<unsigned>(count_) % 2;",
+      "    return static_cast<unsigned>(count_) / 2 % 2;",
+      "a single stage has the parity of a ring of two")
+plant("attention.hb_turn", HOPPER_BACKWARD, "order",
+      "        gpu::wait_at_least(workspace.query_turn + tile, before);\n",
+      "",
+      "dq is added to before its turn")
+plant("attention.hb_turn_early", HOPPER_BACKWARD, "order",
+      "gpu::wait_at_least(workspace.query_turn + tile, before);",
+      "gpu::wait_at_least(workspace.query_turn + tile, before - 1);",
+      "two tiles of keys may add to dq in either order")
+plant("attention.hb_turn_passed_on", HOPPER_BACKWARD, "order",
+      "gpu::store_release(workspace.query_turn + tile, before + 1);",
+      "gpu::store_release(workspace.query_turn + tile, before);",
+      "nobody else has a turn")
+plant("attention.hb_turn_unwritten", HOPPER_BACKWARD, "wait",
+      "      gpu::tma_wait<0>();  // the sums are there: whoever is next may add to them\n",
+      "",
+      "the next may add to sums that are not written")
+plant("attention.hb_first_stores", HOPPER_BACKWARD, "initial value",
+      "        if (before > 0) {\n          gpu::bulk_reduce_add",
+      "        if (before >= 0) {\n          gpu::bulk_reduce_add",
+      "dq is added to what was there")
+plant("attention.hb_dquery_read", HOPPER_BACKWARD, "wait",
+      "      gpu::tma_wait_read<0>();\n",
+      "",
+      "dq is overwritten while it is read")
+plant("attention.hb_dquery_refill", HOPPER_BACKWARD, "barrier",
+      "    gpu::mbarrier_wait(&shared_.dquery_empty[consumer_], parity ^ 1U);\n",
+      "    static_cast<void>(parity);\n",
+      "dq is overwritten before it is added up")
+plant("attention.hb_dquery_full", HOPPER_BACKWARD, "barrier",
+      "        gpu::mbarrier_wait(&shared.dquery_full[consumer], parity);\n",
+      "",
+      "dq is added up before it is there")
+plant("attention.hb_dquery_warps", HOPPER_BACKWARD, "barrier",
+      "gpu::mbarrier_init(&shared.dquery_full[consumer], kWarpsOfGroup);",
+      "gpu::mbarrier_init(&shared.dquery_full[consumer], kWarpsOfGroup - 1);",
+      "dq is added up before the last warp has written its part")
+plant("attention.hb_dquery_fence", HOPPER_BACKWARD, "fence",
+      "    gpu::fence_proxy_async();\n    gpu::sync_warp();  // the warp's part is written\n",
+      "    gpu::sync_warp();\n",
+      "the reduction may read what was there before")
+plant("attention.hb_scores_fence", HOPPER_BACKWARD, "fence",
+      "    gpu::fence_proxy_async();\n  }\n",
+      "  }\n",
+      "wgmma may read probabilities and gradients that were there before")
+plant("attention.hb_scores_barrier", HOPPER_BACKWARD, "barrier",
+      "    gpu::sync_named(kScores, kConsumers * kWarpgroup);\n",
+      "",
+      "dq is formed before the other's gradients are there")
+plant("attention.hb_probability_barrier", HOPPER_BACKWARD, "barrier",
+      "    gpu::sync_named(kOwn + consumer_, kWarpgroup);  // probabilities are written\n",
+      "",
+      "dv is formed before all warps' probabilities are there")
+plant("attention.hb_dscore_stage", HOPPER_BACKWARD, "stage",
+      "store_scores(shared_.dscore[stage],",
+      "store_scores(shared_.dscore[0],",
+      "gradients of scores overwrite those that are read")
+plant("attention.hb_dvalue_wait", HOPPER_BACKWARD, "wait",
+      "      gpu::wgmma_wait<1>(dvalue_);\n    } else {",
+      "      gpu::wgmma_wait<2>(dvalue_);\n    } else {",
+      "dout is given back while it is read")
+plant("attention.hb_step_wait", HOPPER_BACKWARD, "wait",
+      "    gpu::wgmma_wait<0>(dkey_, gradient_, score_);\n",
+      "    gpu::wgmma_wait<1>(dkey_, gradient_, score_);\n",
+      "dq is handed on while its product runs")
+plant("attention.hb_future", HOPPER_BACKWARD, "mask",
+      "(after_first[half] + column >= 0)",
+      "(after_first[half] + column >= -1)",
+      "a query sees the next token")
+plant("attention.hb_diagonal", HOPPER_BACKWARD, "mask",
+      "(after_first[half] + column >= 0)",
+      "(after_first[half] + column > 0)",
+      "a query does not see itself")
+plant("attention.hb_document", HOPPER_BACKWARD, "mask",
+      "(first_key + half * 8 >= rows.first_key[lane_column + column])",
+      "(first_key + half * 8 > rows.first_key[lane_column + column])",
+      "a document's first token is seen by nobody")
+plant("attention.hb_interior_document", HOPPER_BACKWARD, "bound",
+      " || seen.oldest_key > item.tile * kKeys;",
+      ";",
+      "a tile with a document's edge is not masked")
+plant("attention.hb_interior_query", HOPPER_BACKWARD, "bound",
+      "row < item.all_query || ",
+      "",
+      "the diagonal is not masked")
+plant("attention.hb_oldest", HOPPER_ROWS, "bound",
+      ".oldest_key = head.first_key(last)};",
+      ".oldest_key = oldest};",
+      "documents that begin in a tile of queries are not seen to")
+plant("attention.hb_padding", HOPPER_ROWS, "mask",
+      "s < head.num_keys() && head.key_valid(s) ? head.first_query(s) : INT_MAX;",
+      "s < head.num_keys() ? head.first_query(s) : INT_MAX;",
+      "hidden keys give and get gradients")
+plant("attention.hb_whole", HOPPER_ROWS, "bound",
+      "last == first + kKeys - 1 && attention.key_valid == nullptr;",
+      "last == first + kKeys - 1;",
+      "hidden keys are seen where nothing else calls for the mask")
+plant("attention.hb_end_tile", HOPPER_ROWS, "bound",
+      "ceil_div(head.end_query(last), kQueries)",
+      "ceil_div(head.end_query(first), kQueries)",
+      "later documents of a tile of keys get no gradients")
+plant("attention.hb_offset", HOPPER_ROWS, "initial value",
+      ".offset = lse == -INFINITY ? -INFINITY : factors.shift - kLog2E * lse};",
+      ".offset = factors.shift - kLog2E * lse};",
+      "a query that is not there has infinite probabilities")
+plant("attention.hb_delta", HOPPER_ROWS, "operand",
+      ".shift = -factors.slope * delta};",
+      ".shift = -delta};",
+      "delta is taken off without the logit's slope")
+plant("attention.hb_cap_slope", HOPPER_BACKWARD, "operand",
+      "p[j] * fmaf(-v, v, v)",
+      "p[j] * v",
+      "the cap's derivative is not that of tanh")
+plant("attention.hb_slice_turn", HOPPER_BACKWARD, "order",
+      "          gpu::wait_at_least(turn, item.slice);\n",
+      "",
+      "dk and dv are added to before their turn")
+plant("attention.hb_slice_seen", HOPPER_BACKWARD, "barrier",
+      "        gpu::sync_named(kOwn + consumer_, kWarpgroup);  // all see what was waited for\n",
+      "",
+      "threads read sums that the first of them waits for")
+plant("attention.hb_slice_last", HOPPER_BACKWARD, "bound",
+      "if (item.slice < num_slices - 1) {",
+      "if (item.slice < num_slices) {",
+      "nobody writes dk and dv")
+plant("attention.hb_slice_written", HOPPER_BACKWARD, "barrier",
+      "        gpu::sync_named(kOwn + consumer_, kWarpgroup);  // all sums are written\n",
+      "",
+      "the next slice has its turn before all sums are written")
+plant("attention.hb_slice_end", HOPPER_BACKWARD, "bound",
+      "end_step = num_steps * (slice + 1) / plan.num_slices;",
+      "end_step = num_steps / plan.num_slices * (slice + 1);",
+      "steps that do not divide are left out")
+plant("attention.hb_head", HOPPER_BACKWARD, "head index",
+      "      ++n;\n",
+      "      n += 2;\n",
+      "every other head of a group is left out")
+plant("attention.hb_key_tail", HOPPER_BACKWARD, "tail guard",
+      "      if (s < num_keys) {\n",
+      "      if (s <= num_keys) {\n",
+      "a row past the last key is written")
+plant("attention.hb_write_tail", HOPPER_ROWS, "tail guard",
+      "      if (t < head.num_tokens()) {\n",
+      "      if (t <= head.num_tokens()) {\n",
+      "a row past the last query is written")
+plant("attention.hb_write_nothing", HOPPER_ROWS, "initial value",
+      "const bool has_sums = seen.first_tile <= seen.last_tile;",
+      "const bool has_sums = true;",
+      "queries that no tile of keys gives anything get what was there")
+plant("attention.hb_columns", HOPPER_BACKWARD, "index",
+      "&shared.key.half[consumer_], Swizzle",
+      "&shared.key.half[0], Swizzle",
+      "both halves of dq are formed with the first half of the keys")
+plant("attention.hb_order", HOPPER_ORDER, "order",
+      "return last - (position - first);",
+      "return position;",
+      "tiles of keys are not taken in the order of their turns")
+plant("attention.hb_before", HOPPER_ORDER, "order",
+      "(band_first > first ? band_first - first : 0) + newest - tile;",
+      "newest - tile;",
+      "tiles of earlier bands are not waited for")
