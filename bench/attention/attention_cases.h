@@ -173,7 +173,7 @@ inline std::vector<AttentionCase> attention_cases() {
        .G = 1,
        .H = 128,
        .cap = 50,
-       .temperature_len = 2,
+       .temperature_len = 4,
        .document = 20},
       {.name = "hopper_padding",
        .B = 2,

@@ -295,7 +295,8 @@ TEST(HfConfig, ReadsWhatItWrites) {
     const std::string written = write_hf_config(model, DType::bf16);
     EXPECT_EQ(write_hf_config(read(written), DType::bf16), written);
     EXPECT_EQ(parse_json(written).value()["torch_dtype"], "bfloat16");
-    EXPECT_EQ(parse_json(written).value()["embedding_multiplier_scale"], model.embedding_multiplier);
+    EXPECT_EQ(parse_json(written).value()["embedding_multiplier_scale"],
+              model.embedding_multiplier);
     EXPECT_EQ(parse_json(written).value()["tie_word_embeddings"], model.tie_embeddings);
     EXPECT_EQ(read(written).pad_id, model.pad_id);
     EXPECT_EQ(read(written).dense_ffn_dim, model.dense_ffn_dim);
