@@ -313,8 +313,8 @@ std::vector<PartsCase> parts_cases() {
 
 INSTANTIATE_TEST_SUITE_P(All,
                          AttentionParts,
-                         testing::Combine(testing::ValuesIn(test::all_targets()),
-                                          testing::ValuesIn(parts_cases())),
+                         testing::ValuesIn(test::on_attention_targets(
+                             parts_cases(), [](const PartsCase& c) { return c.shape.name; })),
                          [](const auto& instance) {
                            return name_of(std::get<0>(instance.param)) + "_" +
                                   std::get<1>(instance.param).shape.name;

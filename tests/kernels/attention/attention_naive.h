@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "bench/attention/attention_cases.h"
@@ -193,6 +196,23 @@ inline TestTensor attention_workspace(const kernels::AttentionBackward& op, Devi
   const std::size_t bytes = kernels::attention_backward_workspace_bytes(op, device);
   return {
       {{static_cast<std::int64_t>(bytes)}, DType::u8}, device, std::vector<double>(bytes, 255.0)};
+}
+
+// The cases on all targets, but those of Hopper's tiles, `hopper...`, where such kernels are: on
+// others they are shapes like any, and take minutes to simulate.
+template <class Case, class Name>
+std::vector<std::tuple<Target, Case>> on_attention_targets(const std::vector<Case>& cases,
+                                                           const Name& name_of_case) {
+  std::vector<std::tuple<Target, Case>> result;
+  for (const Target& target : all_targets()) {
+    const bool has_tiles = target.device == Device::cuda && target.dtype == DType::bf16;
+    for (const Case& c : cases) {
+      if (has_tiles || !std::string(std::invoke(name_of_case, c)).starts_with("hopper")) {
+        result.emplace_back(target, c);
+      }
+    }
+  }
+  return result;
 }
 
 // -inf stands for a query without a key: it must be there exactly, and compares as 0 beside the

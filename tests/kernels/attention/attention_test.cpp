@@ -158,8 +158,8 @@ TEST_P(AttentionTargets, MatchesTheFormulas) {
 
 INSTANTIATE_TEST_SUITE_P(All,
                          AttentionTargets,
-                         testing::Combine(testing::ValuesIn(test::all_targets()),
-                                          testing::ValuesIn(test::attention_cases())),
+                         testing::ValuesIn(test::on_attention_targets(test::attention_cases(),
+                                                                      &AttentionCase::name)),
                          [](const auto& instance) {
                            return name_of(std::get<0>(instance.param)) + "_" +
                                   std::get<1>(instance.param).name;
