@@ -128,12 +128,19 @@ Acc maximum(const Acc* l, std::int64_t V) {
   return largest;
 }
 
+// In pieces: one sum over a large vocabulary would lose more in f32 than the exponentials do.
 template <class Acc>
 Acc sum_of_exp(const Acc* l, Acc largest, std::int64_t V) {
+  constexpr std::int64_t kPiece = 1024;
   Acc sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t v = 0; v < V; ++v) {
-    sum += cpu::exp(l[v] - largest);
+  for (std::int64_t first = 0; first < V; first += kPiece) {
+    const std::int64_t end = std::min(V, first + kPiece);
+    Acc piece = 0;
+#pragma omp simd reduction(+ : piece)
+    for (std::int64_t v = first; v < end; ++v) {
+      piece += cpu::exp(l[v] - largest);
+    }
+    sum += piece;
   }
   return sum;
 }
