@@ -687,11 +687,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-const DeviceInfo& this_device() {
-  static const DeviceInfo info = device_info(Device::cuda);
-  return info;
-}
-
 template <bool kCapped>
 void launch_main(const BackwardArguments& arguments, const BackwardMaps& maps, Stream stream) {
   launch(attention_backward_hopper_kernel<kCapped>,

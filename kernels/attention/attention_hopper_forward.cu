@@ -42,20 +42,19 @@
 
 #include "kernels/attention/attention_gpu.h"
 #include "kernels/attention/attention_hopper.h"
+#include "kernels/attention/attention_hopper_tile.h"
 
 namespace memphis::kernels::cuda {
 namespace {
 
-constexpr int kWidth = 128;
 constexpr int kQueries = 128;  // of a block: a tile
 constexpr int kKeys = 128;     // of a tile
-constexpr int kStages = 2;
+constexpr int kStages = Place::kStages;
 constexpr int kConsumers = 2;
 constexpr int kConsumerQueries = kQueries / kConsumers;
-constexpr int kWarpgroup = 128;
 constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-// What the warps of a warpgroup arrive with when they have read a tile.
-constexpr int kReaders = kConsumers * kWarpgroup / gpu::kWarpSize;
+// What the warps of the consumers arrive with when they have read a tile.
+constexpr int kReaders = kConsumers * kWarpsOfGroup;
 
 // 65536 registers are 168 a thread at the launch; a consumer holds 64 scores, 64 results and 32
 // registers of probabilities.
@@ -66,15 +65,6 @@ static_assert((kProducerRegisters + kConsumers * kConsumerRegisters) * kWarpgrou
 // Named barriers; 0 is the block's.
 constexpr int kTurn = 1;                    // + consumer: it may issue its products
 constexpr int kStore = kTurn + kConsumers;  // + consumer: of its own threads
-
-// Half a tile as TMA lays it out: rows of 128 bytes under the swizzle, which take half of a head.
-constexpr int kHalfWidth = 64;
-constexpr int kRowBytes = kHalfWidth * 2;
-template <int kRows>
-struct Tile {
-  bf16 half[2][kRows][kHalfWidth];
-  static constexpr int kHalfBytes = kRows * kRowBytes;
-};
 
 struct alignas(1024) Shared {
   Tile<kQueries> query;
@@ -87,24 +77,6 @@ struct alignas(1024) Shared {
   gpu::Mbarrier key_empty[kStages];
   gpu::Mbarrier value_full[kStages];
   gpu::Mbarrier value_empty[kStages];
-};
-
-// A place in a ring of stages, and the parity of its phase.
-struct Place {
-  int stage = 0;
-  unsigned parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    stage ^= 1;
-    parity ^= stage == 0 ? 1U : 0U;
-  }
-  // The same for a whole warp, where a shuffle tells the compiler that descriptors formed of the
-  // stage are the same in all lanes: they cost a third of the instructions then.
-  __device__ __forceinline__ void advance_uniformly() {
-    advance();
-    stage = gpu::shuffle_from(stage, 0);
-  }
-  static_assert(kStages == 2);
 };
 
 struct ForwardMaps {
@@ -205,12 +177,12 @@ __device__ __forceinline__ void produce(const AttentionArguments<bf16>& argument
           item.b);
     query_parity ^= 1U;
     for (int tile = item.last_tile; tile >= item.first_tile; --tile) {
-      const int stage = place.stage;
+      const int stage = place.stage();
       fetch(shared.key[stage],
             maps.key,
             &shared.key_full[stage],
             &shared.key_empty[stage],
-            place.parity,
+            place.parity(),
             tile * kKeys,
             g,
             item.b);
@@ -218,7 +190,7 @@ __device__ __forceinline__ void produce(const AttentionArguments<bf16>& argument
             maps.value,
             &shared.value_full[stage],
             &shared.value_empty[stage],
-            place.parity,
+            place.parity(),
             tile * kKeys,
             g,
             item.b);
@@ -254,7 +226,7 @@ enum class Offset { running, first, fixed };
 template <bool kCapped>
 struct Rows {
   float score[kKeys / 2];
-  float result[kWidth / 2];
+  float result[kHopperWidth / 2];
   std::uint32_t probability[kKeys / 16][4];
   float sum[2];
   float offset[2];  // in units of ln 2
@@ -275,7 +247,7 @@ struct Rows {
       last_key[half] = head.last_key(t);
     }
 #pragma unroll
-    for (int i = 0; i < kWidth / 2; ++i) {
+    for (int i = 0; i < kHopperWidth / 2; ++i) {
       result[i] = 0.0F;
     }
 #pragma unroll
@@ -285,7 +257,7 @@ struct Rows {
   }
 
   static __device__ __forceinline__ int row(int first_query, int half) {
-    const int warp = gpu::warp_id() % (kWarpgroup / gpu::kWarpSize);
+    const int warp = gpu::warp_id() % kWarpsOfGroup;
     return first_query + warp * 16 + gpu::lane_id() / 4 + half * 8;
   }
 
@@ -399,7 +371,7 @@ struct Rows {
   __device__ __forceinline__ void take_probabilities(const float (&rescale)[2]) {
     if constexpr (kOffset == Offset::running) {
 #pragma unroll
-      for (int i = 0; i < kWidth / 2; ++i) {
+      for (int i = 0; i < kHopperWidth / 2; ++i) {
         result[i] *= rescale[i / 2 % 2];
       }
     }
@@ -462,12 +434,12 @@ class Consumer {
     // The last tile, with nothing to multiply yet.
     float rescale[2];
     take_turn();
-    gpu::mbarrier_wait(&shared_.key_full[keys_.stage], keys_.parity);
+    gpu::mbarrier_wait(&shared_.key_full[keys_.stage()], keys_.parity());
     gpu::wgmma_fence(rows_.score);
     issue_scores();
     pass_turn();
     gpu::wgmma_wait<0>(rows_.score);
-    release(&shared_.key_empty[keys_.stage]);
+    release(&shared_.key_empty[keys_.stage()]);
     keys_.advance_uniformly();
     rows_.template softmax<true, kFirst>(head, item.last_tile * kKeys, slope_, rescale);
     rows_.template take_probabilities<kFirst>(rescale);
@@ -490,11 +462,11 @@ class Consumer {
     }
     release(&shared_.query_empty);
 
-    gpu::mbarrier_wait(&shared_.value_full[values_.stage], values_.parity);
+    gpu::mbarrier_wait(&shared_.value_full[values_.stage()], values_.parity());
     gpu::wgmma_fence(rows_.result, rows_.probability);
     issue_results();
     gpu::wgmma_wait<0>(rows_.result, rows_.probability);
-    release(&shared_.value_empty[values_.stage]);
+    release(&shared_.value_empty[values_.stage()]);
     values_.advance_uniformly();
     store(head, first_query);
   }
@@ -503,28 +475,28 @@ class Consumer {
   template <bool kMasked, Offset kOffset>
   __device__ __forceinline__ void step(const AttentionHead<bf16>& head, int tile) {
     take_turn();
-    gpu::mbarrier_wait(&shared_.key_full[keys_.stage], keys_.parity);
+    gpu::mbarrier_wait(&shared_.key_full[keys_.stage()], keys_.parity());
     gpu::wgmma_fence(rows_.score);
     issue_scores();
-    gpu::mbarrier_wait(&shared_.value_full[values_.stage], values_.parity);
+    gpu::mbarrier_wait(&shared_.value_full[values_.stage()], values_.parity());
     gpu::wgmma_fence(rows_.result, rows_.probability);
     issue_results();
     pass_turn();
     gpu::wgmma_wait<1>(rows_.score);
-    release(&shared_.key_empty[keys_.stage]);
+    release(&shared_.key_empty[keys_.stage()]);
     keys_.advance_uniformly();
     float rescale[2];
     rows_.template softmax<kMasked, kOffset>(head, tile * kKeys, slope_, rescale);
     gpu::wgmma_wait<0>(rows_.result, rows_.probability);
-    release(&shared_.value_empty[values_.stage]);
+    release(&shared_.value_empty[values_.stage()]);
     values_.advance_uniformly();
     rows_.template take_probabilities<kOffset>(rescale);
   }
 
   __device__ __forceinline__ void issue_scores() {
-    const std::uint64_t key = advance(key_, keys_.stage * static_cast<int>(sizeof(Tile<kKeys>)));
+    const std::uint64_t key = advance(key_, keys_.stage() * static_cast<int>(sizeof(Tile<kKeys>)));
 #pragma unroll
-    for (int k = 0; k < kWidth; k += 16) {
+    for (int k = 0; k < kHopperWidth; k += 16) {
       const int half = k / kHalfWidth;
       const int bytes = k % kHalfWidth * 2;
       gpu::wgmma<Major::k, Major::k>(rows_.score,
@@ -536,7 +508,7 @@ class Consumer {
   }
   __device__ __forceinline__ void issue_results() {
     const std::uint64_t value =
-        advance(value_, values_.stage * static_cast<int>(sizeof(Tile<kKeys>)));
+        advance(value_, values_.stage() * static_cast<int>(sizeof(Tile<kKeys>)));
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       gpu::wgmma<Major::mn>(
@@ -553,16 +525,9 @@ class Consumer {
     gpu::arrive_named(kTurn + 1 - consumer_, kConsumers * kWarpgroup);
   }
 
-  // This warp has read the tile: its products are done.
-  __device__ __forceinline__ void release(gpu::Mbarrier* empty) {
-    if (gpu::elect_one()) {
-      gpu::mbarrier_arrive(empty);
-    }
-  }
-
   // The thread that stores for the warpgroup, always the same.
   __device__ __forceinline__ bool is_storing() const {
-    return gpu::warp_id() % (kWarpgroup / gpu::kWarpSize) == 0 && gpu::elect_one();
+    return gpu::warp_id() % kWarpsOfGroup == 0 && gpu::elect_one();
   }
 
   // Normalise and write. A row without a key has sum 0 and gets its mean from another kernel.
@@ -590,9 +555,9 @@ class Consumer {
     // 8-15 of columns 0-7, then both of columns 8-15.
     auto* const bytes = reinterpret_cast<unsigned char*>(&tile);
     const int lane = gpu::lane_id();
-    const int row = gpu::warp_id() % (kWarpgroup / gpu::kWarpSize) * 16 + lane % 16;
+    const int row = gpu::warp_id() % kWarpsOfGroup * 16 + lane % 16;
 #pragma unroll
-    for (int k = 0; k < kWidth / 16; ++k) {
+    for (int k = 0; k < kHopperWidth / 16; ++k) {
       std::uint32_t fragment[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -658,46 +623,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// Heads of B sequences of `tokens` each, as boxes of `rows` tokens of one head, half a head behind
-// the other. Tokens past the sequence's end are read as zeros and not written.
-template <class T>
-TensorMap tile_map(const HeadRows<T>& rows_of_heads,
-                   std::int64_t B,
-                   std::int64_t tokens,
-                   std::int64_t heads,
-                   int rows) {
-  const auto token_bytes = rows_of_heads.stride * static_cast<std::int64_t>(sizeof(bf16));
-  return make_tensor_map(
-      {.data = rows_of_heads.data,
-       .dtype = DType::bf16,
-       .dims = {kHalfWidth, tokens, 2, heads, B},
-       .stride_bytes = {token_bytes, kRowBytes, 2 * kRowBytes, tokens * token_bytes},
-       .box = {kHalfWidth, rows, 2, 1, 1},
-       .swizzle = Swizzle::bytes_128});
-}
-
-const DeviceInfo& this_device() {
-  static const DeviceInfo info = device_info(Device::cuda);
-  return info;
-}
-
 }  // namespace
 
 bool hopper_takes_attention(const AttentionShape& shape) {
   constexpr std::int64_t kMaxItems = std::int64_t{1} << 30;
-  return shape.H == kWidth && shape.num_keys > 0 &&
+  return shape.H == kHopperWidth && shape.num_keys > 0 &&
          shape.B * shape.N * ceil_div(shape.S, kQueries) < kMaxItems &&
          this_device().compute_capability == 90;
 }
 
 void launch_attention_forward_hopper(const AttentionArguments<bf16>& arguments, Stream stream) {
   const AttentionShape& shape = arguments.shape;
-  const HeadRows<bf16> out = {arguments.out, shape.N * shape.H};
   const ForwardMaps maps = {
       .query = tile_map(arguments.query, shape.B, shape.S, shape.N, kQueries),
       .key = tile_map(arguments.key, shape.B, shape.num_keys, shape.G, kKeys),
       .value = tile_map(arguments.value, shape.B, shape.num_keys, shape.G, kKeys),
-      .out = tile_map(out, shape.B, shape.S, shape.N, kConsumerQueries)};
+      .out = tile_map(
+          {arguments.out, shape.N * kHopperWidth}, shape.B, shape.S, shape.N, kConsumerQueries)};
   const std::int64_t items = shape.B * shape.N * ceil_div(shape.S, kQueries);
   const Launch launched = {
       .grid = {.x = std::min<std::int64_t>(items, this_device().num_multiprocessors)},

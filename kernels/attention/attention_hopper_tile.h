@@ -7,6 +7,7 @@
 #include <gpu_hopper_tma.h>
 #include <gpu_warp.h>
 
+#include "csrc/core/device.h"
 #include "kernels/attention/attention_gpu.h"
 
 // Tiles of heads 128 wide as TMA lays them out, and the rings that hand them from a producer to
@@ -55,7 +56,13 @@ __device__ __forceinline__ void release(gpu::Mbarrier* empty) {
   }
 }
 
-// [B, S, heads, 128] as boxes of `rows` positions, half a head behind the other.
+inline const DeviceInfo& this_device() {
+  static const DeviceInfo info = device_info(Device::cuda);
+  return info;
+}
+
+// [B, S, heads, 128] as boxes of `rows` positions, half a head behind the other. Positions past S are
+// read as zeros and not written.
 inline TensorMap tile_map(const HeadRows<const bf16>& heads,
                           std::int64_t B,
                           std::int64_t S,

@@ -242,6 +242,7 @@ plant("attention_merge.part", MERGE, "stride",
 
 # ---- hopper, forward
 
+HOPPER_TILE = "attention/attention_hopper_tile.h"
 HOPPER = "attention/attention_hopper_forward.cu"
 
 plant("attention.hopper_refill", HOPPER, "barrier",
@@ -252,9 +253,9 @@ plant("attention.hopper_expected", HOPPER, "phase",
       "static_cast<int>(sizeof(tile))",
       "static_cast<int>(sizeof(tile) / 2)",
       "half a tile is waited for")
-plant("attention.hopper_parity", HOPPER, "phase",
-      "parity ^= stage == 0 ? 1U : 0U;",
-      "parity ^= 1U;",
+plant("attention.hopper_parity", HOPPER_TILE, "phase",
+      "static_cast<unsigned>(count_) / kStages % 2;",
+      "static_cast<unsigned>(count_) % 2;",
       "the parity turns with each stage and not with each round")
 plant("attention.hopper_readers", HOPPER, "barrier",
       "gpu::mbarrier_init(&shared.key_empty[stage], kReaders);",
@@ -268,9 +269,9 @@ plant("attention.hopper_init_barrier", HOPPER, "barrier",
       "  gpu::sync_threads();  // the mbarriers are there\n",
       "",
       "consumers wait for mbarriers that are not there yet")
-plant("attention.hopper_all_arrive", HOPPER, "barrier",
-      "    if (gpu::elect_one()) {\n      gpu::mbarrier_arrive(empty);\n    }",
-      "    gpu::mbarrier_arrive(empty);",
+plant("attention.hopper_all_arrive", HOPPER_TILE, "barrier",
+      "  if (gpu::elect_one()) {\n    gpu::mbarrier_arrive(empty);\n  }",
+      "  gpu::mbarrier_arrive(empty);",
       "each lane arrives for its warp")
 plant("attention.hopper_keep_query", HOPPER, "barrier",
       "    release(&shared_.query_empty);\n",
@@ -289,8 +290,8 @@ plant("attention.hopper_scores_early", HOPPER, "wait",
       "",
       "scores are read while their product runs")
 plant("attention.hopper_values_early", HOPPER, "wait",
-      "    gpu::wgmma_wait<0>(rows_.result, rows_.probability);\n    release(&shared_.value_empty[values_.stage]);\n    values_.advance_uniformly();\n    rows_",
-      "    release(&shared_.value_empty[values_.stage]);\n    values_.advance_uniformly();\n    rows_",
+      "    gpu::wgmma_wait<0>(rows_.result, rows_.probability);\n    release(&shared_.value_empty[values_.stage()]);\n    values_.advance_uniformly();\n    rows_",
+      "    release(&shared_.value_empty[values_.stage()]);\n    values_.advance_uniformly();\n    rows_",
       "probabilities are overwritten while their product runs")
 plant("attention.hopper_diagonal", HOPPER, "mask",
       "(s <= last_key[half])",
@@ -418,7 +419,6 @@ plant("attention_merge.hopper_near", HOPPER, "initial value",
 HOPPER_BACKWARD = "attention/attention_hopper_backward.cu"
 HOPPER_ROWS = "attention/attention_hopper_backward_rows.cu"
 HOPPER_ORDER = "attention/attention_hopper_backward.h"
-HOPPER_TILE = "attention/attention_hopper_tile.h"
 
 plant("attention.hb_ticket_refill", HOPPER_BACKWARD, "barrier",
       "    gpu::mbarrier_wait(&shared.ticket_empty[tickets.stage()], tickets.parity() ^ 1U);\n",
@@ -444,10 +444,6 @@ plant("attention.hb_dout_refill", HOPPER_BACKWARD, "barrier",
       "      gpu::mbarrier_wait(&shared.dout_empty[stage], place.parity() ^ 1U);\n",
       "",
       "dout is fetched over what is read")
-plant("attention.hb_parity", HOPPER_TILE, "phase",
-      "static_cast<unsigned>(count_) / kStages % 2;",
-      "static_cast<unsigned>(count_) % 2;",
-      "the parity turns with each stage and not with each round")
 plant("attention.hb_parity_of_one", HOPPER_TILE, "phase",
       "    return static_cast<unsigned>(count_) % 2;",
       "    return static_cast<unsigned>(count_) / 2 % 2;",
