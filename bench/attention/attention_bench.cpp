@@ -12,6 +12,7 @@ namespace {
 
 using kernels::attention_backward;
 using kernels::attention_forward;
+using kernels::AttentionBackward;
 
 // The operands of both directions; forward has run once, so that backward finds its lse.
 struct Operands {
@@ -23,7 +24,8 @@ struct Operands {
         qkv({{c.T(), c.C(), c.H}, dtype}, device, c.qkv()),
         dqkv({{c.T(), c.C(), c.H}, dtype}, device),
         dout({{c.T(), c.N, c.H}, dtype}, device, c.dout()),
-        position({{c.T()}, DType::i32}, device, c.positions()) {
+        position({{c.T()}, DType::i32}, device, c.positions()),
+        workspace({{workspace_bytes(device)}, DType::u8}, device) {
     const OwnedStream stream(device);
     forward(stream.view());
     synchronize(stream.view());
@@ -39,20 +41,26 @@ struct Operands {
                        .score = c.score()},
                       stream);
   }
-  void backward(Stream stream) const {
-    attention_backward({.dq_TNH = c.queries(dqkv),
-                        .dk_UGH = c.keys(dqkv),
-                        .dv_UGH = c.values(dqkv),
-                        .dout_TNH = dout,
-                        .out_TNH = out,
-                        .lse_BNS = lse,
-                        .q_TNH = c.queries(qkv),
-                        .k_UGH = c.keys(qkv),
-                        .v_UGH = c.values(qkv),
-                        .position_T = position,
-                        .delta_BNS = delta,
-                        .score = c.score()},
-                       stream);
+  void backward(Stream stream) const { attention_backward(backward_op(workspace), stream); }
+
+  AttentionBackward backward_op(const TensorView& workspace_W) const {
+    return {.dq_TNH = c.queries(dqkv),
+            .dk_UGH = c.keys(dqkv),
+            .dv_UGH = c.values(dqkv),
+            .dout_TNH = dout,
+            .out_TNH = out,
+            .lse_BNS = lse,
+            .q_TNH = c.queries(qkv),
+            .k_UGH = c.keys(qkv),
+            .v_UGH = c.values(qkv),
+            .position_T = position,
+            .delta_BNS = delta,
+            .workspace_W = workspace_W,
+            .score = c.score()};
+  }
+  std::int64_t workspace_bytes(Device device) const {
+    return static_cast<std::int64_t>(
+        kernels::attention_backward_workspace_bytes(backward_op({}), device));
   }
 
   AttentionCase c;
@@ -63,6 +71,7 @@ struct Operands {
   FilledTensor dqkv;
   FilledTensor dout;
   FilledTensor position;
+  FilledTensor workspace;
 };
 
 void register_case(const AttentionCase& c, Device device, DType dtype) {

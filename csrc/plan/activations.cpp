@@ -23,7 +23,38 @@ Group<TensorView> allocate(const Group<TensorSpec>& specs, Arena& arena) {
 
 }  // namespace
 
-ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep) {
+// The kernel takes bf16 heads of 128 in tiles of 64 queries and 128 keys. Where tiles of keys are
+// few, those of all heads together, they are cut into slices of at least eight tiles of queries,
+// which sum the keys' gradients in memory.
+std::size_t attention_workspace_bytes(const Dims& d, DType compute) {
+  constexpr std::int64_t kHeadWidth = 128;
+  constexpr std::int64_t kQueries = 64;
+  constexpr std::int64_t kKeys = 128;
+  constexpr std::int64_t kItemsWanted = 528;
+  constexpr std::int64_t kStepsOfSlice = 8;
+  if (compute != DType::bf16 || d.H != kHeadWidth) {
+    return 0;
+  }
+  const auto tiles = [](std::int64_t count, std::int64_t size) {
+    return (count + size - 1) / size;
+  };
+  const auto padded = [](std::int64_t bytes) { return (bytes + 15) / 16 * 16; };
+  const std::int64_t query_tiles = d.B * tiles(d.S, kQueries);
+  const std::int64_t key_tiles = d.B * tiles(d.S, kKeys);
+  const bool sliced =
+      d.G * key_tiles < kItemsWanted && d.N / d.G * tiles(d.S, kQueries) / kStepsOfSlice > 1;
+
+  // Gradients of queries in f32; of rows, four numbers, the first key, and a number for the tile.
+  const std::int64_t dquery = query_tiles * d.N * kQueries * kHeadWidth * 4;
+  const std::int64_t rows = query_tiles * d.N * padded(kQueries * 5 * 4 + 4);
+  const std::int64_t sums = sliced ? key_tiles * d.G * 2 * kKeys * kHeadWidth * 4 : 0;
+  // What tiles see, and whose turn it is.
+  const std::int64_t seen = (query_tiles + key_tiles) * 16 + padded(key_tiles * kKeys * 4);
+  const std::int64_t turns = padded(query_tiles * d.N * 4) + padded(key_tiles * d.G * 2 * 4) + 16;
+  return static_cast<std::size_t>(dquery + rows + sums + seen + turns);
+}
+
+ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
   const DType sums = accumulation_dtype(compute);
   ActivationPlan plan;
   plan.keep = keep;
@@ -122,6 +153,10 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep) {
   backward.dqkv_TCH = {{d.T, d.C, d.H}, compute};
   backward.dheads_TNH = {{d.T, d.N, d.H}, compute};
   backward.delta_BNS = {{d.B, d.N, d.S}, sums};
+  if (device == Device::cuda && attention_workspace_bytes(d, compute) > 0) {
+    const std::size_t bytes = attention_workspace_bytes(d, compute);
+    backward.attention_workspace_W = {{static_cast<std::int64_t>(bytes)}, DType::u8};
+  }
   backward.drows_RD = {{d.local_R, d.D}, compute};
   backward.dexpert_hidden_RF = {{d.local_R, d.F}, compute};
   backward.dgates_TK = {{d.routed_T, d.K}, sums};

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "csrc/core/arena.h"
+#include "csrc/core/device.h"
 #include "csrc/core/tensor.h"
 #include "csrc/plan/dims.h"
 
@@ -107,6 +108,7 @@ struct BackwardScratch {
   T dqkv_TCH;
   T dheads_TNH;
   T delta_BNS;
+  T attention_workspace_W;  // u8; absent where no kernel asks for it
   T drows_RD;
   T dexpert_hidden_RF;
   T ddense_hidden_TF;
@@ -139,6 +141,11 @@ struct ScratchRows {
   static constexpr std::int64_t global_norm_partials = 1056;
 };
 
+// What attention_backward_workspace_bytes of kernels/attention asks for on a GPU of Hopper's kind,
+// in bytes, whether or not there is one: a plan is made on other machines than it is carried out on.
+// csrc/model/attention.cpp refuses to run with less. 0 where no kernel asks.
+std::size_t attention_workspace_bytes(const Dims& dims, DType compute);
+
 // How much of the forward pass is kept.
 enum class Keep : std::uint8_t { all_layers, one_layer };  // for training; for inference
 
@@ -154,7 +161,7 @@ struct ActivationPlan {
   std::size_t workspace_bytes() const;   // of `shared` and `backward`
 };
 
-ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep);
+ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep, Device device);
 
 // The views of an ActivationPlan, taken from two arenas of its sizes.
 struct Activations {
@@ -248,6 +255,7 @@ void BackwardScratch<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.dqkv_TCH, b.dqkv_TCH);
   visit(a.dheads_TNH, b.dheads_TNH);
   visit(a.delta_BNS, b.delta_BNS);
+  visit(a.attention_workspace_W, b.attention_workspace_W);
   visit(a.drows_RD, b.drows_RD);
   visit(a.dexpert_hidden_RF, b.dexpert_hidden_RF);
   visit(a.ddense_hidden_TF, b.ddense_hidden_TF);

@@ -47,7 +47,7 @@ InferenceModel::InferenceModel(const ModelConfig& model,
     : config_(model),
       dims_(make_dims(model, num_sequences, sequence_length, share)),
       stream_(stream),
-      plan_(plan_activations(dims_, parameters.compute(), Keep::one_layer)),
+      plan_(plan_activations(dims_, parameters.compute(), Keep::one_layer, stream.device)),
       activations_arena_("inference activations", plan_.activation_bytes(), stream.device),
       workspace_arena_("inference workspace", plan_.workspace_bytes(), stream.device),
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
@@ -64,9 +64,10 @@ std::size_t InferenceModel::planned_bytes(const ModelConfig& model,
                                           std::int64_t num_sequences,
                                           std::int64_t sequence_length,
                                           DType compute,
+                                          Device device,
                                           const Share& share) {
   const ActivationPlan plan = plan_activations(
-      make_dims(model, num_sequences, sequence_length, share), compute, Keep::one_layer);
+      make_dims(model, num_sequences, sequence_length, share), compute, Keep::one_layer, device);
   return plan.activation_bytes() + plan.workspace_bytes();
 }
 

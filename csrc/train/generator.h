@@ -32,6 +32,7 @@ class InferenceModel {
                                    std::int64_t num_sequences,
                                    std::int64_t sequence_length,
                                    DType compute,
+                                   Device device,
                                    const Share& share = {});
 
   Grok& model() { return model_; }

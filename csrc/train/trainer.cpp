@@ -59,7 +59,7 @@ TrainingPlan plan_training(
   plan.dims =
       make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, plan.share);
   plan.parameters = plan_parameters(config.model, compute, plan.share);
-  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers);
+  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, device);
   plan.memory = plan_training_memory(plan.parameters,
                                      plan.activations,
                                      compute,
@@ -67,7 +67,7 @@ TrainingPlan plan_training(
                                      kernels::matmul_workspace_bytes(device));
   if (config.metrics.sample_every > 0) {
     plan.memory.sampling_bytes = InferenceModel::planned_bytes(
-        config.model, 1, config.batch.sequence_length, compute, plan.share);
+        config.model, 1, config.batch.sequence_length, compute, device, plan.share);
   }
   return plan;
 }

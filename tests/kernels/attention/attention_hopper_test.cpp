@@ -11,6 +11,9 @@
 
 #include <gtest/gtest.h>
 
+#include "csrc/core/device.h"
+#include "csrc/plan/activations.h"
+#include "kernels/attention/attention.h"
 #include "kernels/attention/attention_hopper_backward.h"
 
 namespace memphis::kernels {
@@ -163,6 +166,37 @@ TEST(HopperBackwardPlan, CutsNothingThatIsShort) {
   EXPECT_EQ(slices(300, 6, 1), 3);
   EXPECT_EQ(slices(8192, 48, 8), 2);
   EXPECT_EQ(slices(16384, 48, 8), 1);
+}
+
+// The plan is made where no such kernel need be, so it has the sum a second time.
+TEST(HopperBackward, TakesTheScratchThatThePlanHasForIt) {
+  if (!device_available(Device::cuda)) {
+    GTEST_SKIP() << device_unavailable_reason();
+  }
+  ModelConfig model;
+  model.head_dim = 128;
+  for (const std::int64_t S : {1, 63, 64, 65, 128, 129, 1000, 8192}) {
+    for (const std::int64_t B : {1, 3}) {
+      for (const auto& [N, G] : {std::pair{1, 1}, {6, 1}, {12, 2}, {8, 8}, {48, 8}}) {
+        model.num_heads = N;
+        model.num_kv_heads = G;
+        const Dims dims = make_dims(model, B, S);
+        const TensorView qkv(nullptr, {B * S, dims.C, 128}, DType::bf16, Device::cuda);
+        const TensorView lse(nullptr, {B, N, S}, DType::f32, Device::cuda);
+        AttentionBackward op;
+        op.q_TNH = {qkv, 0, N};
+        op.k_UGH = {qkv, N, G};
+        op.v_UGH = {qkv, N + G, G};
+        op.lse_BNS = lse;
+        const std::size_t bytes = attention_backward_workspace_bytes(op, Device::cuda);
+        EXPECT_TRUE(bytes == 0 || bytes == attention_workspace_bytes(dims, DType::bf16))
+            << bytes << " and " << attention_workspace_bytes(dims, DType::bf16) << " bytes for B "
+            << B << ", S " << S << ", N " << N << ", G " << G;
+        // Some GPUs lack the kernel.
+        EXPECT_TRUE(bytes > 0 || device_info(Device::cuda).compute_capability != 90);
+      }
+    }
+  }
 }
 
 }  // namespace
