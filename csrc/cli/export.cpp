@@ -21,7 +21,10 @@ void export_model(const std::string& run_dir, const std::string& out_dir) {
   require_fits(folder, stored.dtype(), Device::cpu);
   const OwnedStream stream(Device::cpu);
   // In the dtype of the stored weights: an export rounds nothing.
-  Parameters parameters(folder.config, stored.dtype(), Device::cpu, Parameters::Gradients::none);
+  Parameters parameters(plan_parameters(folder.config, stored.dtype()),
+                        stored.dtype(),
+                        Device::cpu,
+                        Parameters::Gradients::none);
   // Whoever looks for what went wrong wants weights that are not finite as they are.
   stored.load(parameters, stream.view(), StoredWeights::OnNonFinite::warn);
   export_model_folder(out_dir,

@@ -63,8 +63,7 @@ void generate(const GenerateArguments& arguments) {
   require_byte_tokenizer(folder);
   const LoadedModel loaded(folder, arguments.model);
   InferenceModel model(loaded.config,
-                       1,
-                       window_of(loaded.config, arguments),
+                       loaded.plan(1, window_of(loaded.config, arguments)),
                        loaded.parameters,
                        loaded.groups,
                        loaded.stream.view());

@@ -83,7 +83,8 @@ void write_logits(const ModelArgument& argument,
   const std::int64_t V = loaded.config.vocab_size;
   NpyWriter writer(out, std::vector<std::int64_t>{table.num_sequences, S, V});
   // One sequence at a time: a row's logits do not depend on its neighbours.
-  InferenceModel model(loaded.config, 1, S, loaded.parameters, loaded.groups, loaded.stream.view());
+  InferenceModel model(
+      loaded.config, loaded.plan(1, S), loaded.parameters, loaded.groups, loaded.stream.view());
   for (std::int64_t b = 0; b < table.num_sequences; ++b) {
     const auto begin = table.tokens.begin() + b * S;
     model.forward({begin, begin + S});

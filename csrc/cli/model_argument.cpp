@@ -71,8 +71,16 @@ LoadedModel::LoadedModel(const ModelFolder& folder,
     : config(folder.config),
       stream(device_of(argument)),
       groups(device_of(argument)),
-      parameters(config, compute_of(argument), device_of(argument), Parameters::Gradients::none) {
+      parameters(plan_parameters(config, compute_of(argument)),
+                 compute_of(argument),
+                 device_of(argument),
+                 Parameters::Gradients::none) {
   stored.load(parameters, stream.view());
+}
+
+InferencePlan LoadedModel::plan(std::int64_t num_sequences, std::int64_t sequence_length) const {
+  return plan_inference(
+      config, num_sequences, sequence_length, parameters.compute(), parameters.device());
 }
 
 }  // namespace memphis

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include "csrc/core/device.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
+#include "csrc/plan/training_plan.h"
 
 namespace memphis {
 
@@ -38,6 +40,9 @@ void require_fits(const ModelFolder& folder, DType compute, Device device);
 // config, and after that if they are not finite.
 struct LoadedModel {
   LoadedModel(const ModelFolder& folder, const ModelArgument& argument);
+
+  // For so many sequences at a time, in the dtype and on the device of the weights.
+  InferencePlan plan(std::int64_t num_sequences, std::int64_t sequence_length) const;
 
   ModelConfig config;
   OwnedStream stream;

@@ -19,9 +19,10 @@
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/mesh.h"
+#include "csrc/plan/training_plan.h"
 #include "csrc/train/resume.h"
 #include "csrc/train/run_lock.h"
-#include "csrc/train/trainer.h"
+#include "kernels/matmul/matmul.h"
 
 namespace memphis {
 namespace {
@@ -52,7 +53,8 @@ void print_plan(const Config& config, std::int64_t num_ranks) {
   const Device device = planned_device(config.run.device);
   const DType compute = resolve_compute(config.precision.compute, device);
   const Mesh mesh(config.parallel, num_ranks);
-  const TrainingPlan plan = plan_training(config, device, compute, mesh);
+  const TrainingPlan plan =
+      plan_training(config, device, compute, mesh, 0, kernels::matmul_workspace_bytes(device));
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const std::int64_t step_tokens = config.batch.global_batch * config.batch.sequence_length;
   fmt::print("{}", to_yaml(config));

@@ -71,9 +71,8 @@ TensorView flat_view(const TensorView& flat_n,
   return {static_cast<char*>(flat_n.data) + offset_bytes, typed, flat_n.device};
 }
 
-Parameters::Parameters(
-    const ModelConfig& model, DType compute, Device device, Gradients gradients, const Share& share)
-    : plan_(plan_parameters(model, compute, share)),
+Parameters::Parameters(ParameterPlan plan, DType compute, Device device, Gradients gradients)
+    : plan_(std::move(plan)),
       compute_(compute),
       weights_arena_("weights", weights_bytes(plan_), device) {
   for (const Segment& segment : plan_.segments) {

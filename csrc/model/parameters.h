@@ -17,12 +17,8 @@ class Parameters {
  public:
   enum class Gradients : bool { none = false, allocate = true };
 
-  // This rank's share of the model.
-  Parameters(const ModelConfig& model,
-             DType compute,
-             Device device,
-             Gradients gradients,
-             const Share& share = {});
+  // What `plan` says, which was made for `compute`.
+  Parameters(ParameterPlan plan, DType compute, Device device, Gradients gradients);
 
   const ParameterPlan& plan() const { return plan_; }
   DType compute() const { return compute_; }

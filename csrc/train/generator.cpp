@@ -38,19 +38,17 @@ std::int32_t draw_token(const std::vector<float>& logits, double temperature, do
 }  // namespace
 
 InferenceModel::InferenceModel(const ModelConfig& model,
-                               std::int64_t num_sequences,
-                               std::int64_t sequence_length,
+                               const InferencePlan& plan,
                                const Parameters& parameters,
                                const Groups& groups,
-                               Stream stream,
-                               const Share& share)
+                               Stream stream)
     : config_(model),
-      dims_(make_dims(model, num_sequences, sequence_length, share)),
+      dims_(plan.dims),
       stream_(stream),
-      plan_(plan_activations(dims_, parameters.compute(), Keep::one_layer, stream.device)),
-      activations_arena_("inference activations", plan_.activation_bytes(), stream.device),
-      workspace_arena_("inference workspace", plan_.workspace_bytes(), stream.device),
-      activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
+      activations_arena_(
+          "inference activations", plan.activations.activation_bytes(), stream.device),
+      workspace_arena_("inference workspace", plan.activations.workspace_bytes(), stream.device),
+      activations_(allocate_activations(plan.activations, activations_arena_, workspace_arena_)),
       model_(model, dims_, groups, parameters, activations_, stream),
       targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(dims_.T)),
@@ -58,17 +56,6 @@ InferenceModel::InferenceModel(const ModelConfig& model,
   for (std::int64_t t = 0; t < dims_.T; ++t) {
     positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % dims_.S);
   }
-}
-
-std::size_t InferenceModel::planned_bytes(const ModelConfig& model,
-                                          std::int64_t num_sequences,
-                                          std::int64_t sequence_length,
-                                          DType compute,
-                                          Device device,
-                                          const Share& share) {
-  const ActivationPlan plan = plan_activations(
-      make_dims(model, num_sequences, sequence_length, share), compute, Keep::one_layer, device);
-  return plan.activation_bytes() + plan.workspace_bytes();
 }
 
 void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {

@@ -10,6 +10,7 @@
 #include "csrc/config/config.h"
 #include "csrc/core/arena.h"
 #include "csrc/model/grok.h"
+#include "csrc/plan/training_plan.h"
 
 namespace memphis {
 
@@ -18,22 +19,12 @@ namespace memphis {
 class InferenceModel {
  public:
   InferenceModel(const ModelConfig& model,
-                 std::int64_t num_sequences,
-                 std::int64_t sequence_length,
+                 const InferencePlan& plan,
                  const Parameters& parameters,
                  const Groups& groups,
-                 Stream stream,
-                 const Share& share = {});
+                 Stream stream);
   InferenceModel(const InferenceModel&) = delete;
   InferenceModel& operator=(const InferenceModel&) = delete;
-
-  // What the constructor allocates.
-  static std::size_t planned_bytes(const ModelConfig& model,
-                                   std::int64_t num_sequences,
-                                   std::int64_t sequence_length,
-                                   DType compute,
-                                   Device device,
-                                   const Share& share = {});
 
   Grok& model() { return model_; }
   const Dims& dims() const { return dims_; }
@@ -49,7 +40,6 @@ class InferenceModel {
   const ModelConfig& config_;
   Dims dims_;
   Stream stream_;
-  ActivationPlan plan_;
   Arena activations_arena_;
   Arena workspace_arena_;
   Activations activations_;

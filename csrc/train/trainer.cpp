@@ -52,26 +52,6 @@ constexpr double kSmoothing = 0.9;
 
 }  // namespace
 
-TrainingPlan plan_training(
-    const Config& config, Device device, DType compute, const Mesh& mesh, std::int64_t rank) {
-  TrainingPlan plan;
-  plan.share = make_share(config.parallel, mesh, rank);
-  plan.dims =
-      make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, plan.share);
-  plan.parameters = plan_parameters(config.model, compute, plan.share);
-  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, device);
-  plan.memory = plan_training_memory(plan.parameters,
-                                     plan.activations,
-                                     compute,
-                                     plan.share,
-                                     kernels::matmul_workspace_bytes(device));
-  if (config.metrics.sample_every > 0) {
-    plan.memory.sampling_bytes = InferenceModel::planned_bytes(
-        config.model, 1, config.batch.sequence_length, compute, device, plan.share);
-  }
-  return plan;
-}
-
 Trainer::Trainer(const Config& config, const std::vector<std::string>& default_roots)
     : Trainer(config, default_roots, make_solo_world()) {}
 
@@ -94,7 +74,12 @@ Trainer::Trainer(const Config& config,
       device_(take_device(config_.run, world, *all)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
-      plan_(plan_training(config_, device_, compute_, mesh_, world.rank())),
+      plan_(plan_training(config_,
+                          device_,
+                          compute_,
+                          mesh_,
+                          world.rank(),
+                          kernels::matmul_workspace_bytes(device_))),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
       dataset_(open_text(config_, default_roots, groups_.all_host())),
@@ -127,8 +112,7 @@ Trainer::Trainer(const Config& config,
                            dataset_.train_range,
                            batch.sequence_length,
                            static_cast<std::uint64_t>(config_.run.seed));
-  parameters_.emplace(
-      config_.model, compute_, device_, Parameters::Gradients::allocate, plan_.share);
+  parameters_.emplace(plan_.parameters, compute_, device_, Parameters::Gradients::allocate);
   activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
   workspace_arena_.emplace("workspace", plan_.activations.workspace_bytes(), device_);
   activations_ = allocate_activations(plan_.activations, *activations_arena_, *workspace_arena_);
@@ -147,9 +131,8 @@ Trainer::Trainer(const Config& config,
         *dataset_.validation, dataset_.validation_range, batch.sequence_length);
     evaluator_.emplace(config_, plan_.share, groups_, *model_, *validation_loader_, stream());
   }
-  if (config_.metrics.sample_every > 0) {
-    sampler_.emplace(
-        config_.model, 1, batch.sequence_length, *parameters_, groups_, stream(), plan_.share);
+  if (plan_.sampling) {
+    sampler_.emplace(config_.model, *plan_.sampling, *parameters_, groups_, stream());
   }
 
   if (!found) {

@@ -14,8 +14,8 @@
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
 #include "csrc/optim/optimizer.h"
-#include "csrc/plan/memory.h"
 #include "csrc/plan/mesh.h"
+#include "csrc/plan/training_plan.h"
 #include "csrc/train/evaluate.h"
 #include "csrc/train/generator.h"
 #include "csrc/train/loss_watch.h"
@@ -26,21 +26,6 @@
 #include "csrc/train/step.h"
 
 namespace memphis {
-
-// All that a run's memory and work follow from, before a device is touched.
-struct TrainingPlan {
-  Share share;
-  Dims dims;
-  ParameterPlan parameters;
-  ActivationPlan activations;
-  MemoryPlan memory;
-};
-// Of one rank of `mesh`.
-TrainingPlan plan_training(const Config& config,
-                           Device device,
-                           DType compute,
-                           const Mesh& mesh = {},
-                           std::int64_t rank = 0);
 
 // Owner of everything that a run holds, in order of construction: data, arenas, model, optimizer.
 // The constructor chooses the checkpoint, allocates what the plan says and loads or draws the

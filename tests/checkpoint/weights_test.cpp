@@ -113,7 +113,8 @@ class Weights : public testing::Test {
                       const ModelConfig& model,
                       DType compute = DType::f32) {
     const OwnedStream stream(Device::cpu);
-    Parameters parameters(model, compute, Device::cpu, Parameters::Gradients::none);
+    Parameters parameters(
+        plan_parameters(model, compute), compute, Device::cpu, Parameters::Gradients::none);
     StoredWeights(folder, model).load(parameters, stream.view());
     Tensors tensors;
     for (const LogicalParameter& parameter : parameters.plan().logical) {
@@ -399,7 +400,10 @@ TEST_F(Weights, ValuesThatAreNotFiniteAreNamedWithTheirPlace) {
   expect_part(text, "experts.2.w3.weight (2 of 96, first [5, 2] = -inf)");
 
   const OwnedStream stream(Device::cpu);
-  Parameters parameters(tiny_model(), DType::f32, Device::cpu, Parameters::Gradients::none);
+  Parameters parameters(plan_parameters(tiny_model(), DType::f32),
+                        DType::f32,
+                        Device::cpu,
+                        Parameters::Gradients::none);
   StoredWeights(directory_.path(), tiny_model())
       .load(parameters, stream.view(), StoredWeights::OnNonFinite::warn);
 }

@@ -34,7 +34,8 @@ ModelConfig config_of(const GoldenModel& golden) {
 // Largest difference of a logit over the largest logit, for the folder's tokens.
 double relative_difference(const fs::path& folder, const ModelConfig& config) {
   const OwnedStream stream(Device::cpu);
-  Parameters parameters(config, DType::f32, Device::cpu, Parameters::Gradients::none);
+  Parameters parameters(
+      plan_parameters(config, DType::f32), DType::f32, Device::cpu, Parameters::Gradients::none);
   StoredWeights(folder, config).load(parameters, stream.view());
   const auto rows = parse_json(read_text(folder / "tokens.json"))
                         .value()["tokens"]
@@ -42,7 +43,11 @@ double relative_difference(const fs::path& folder, const ModelConfig& config) {
   const NpyArray expected = read_npy(folder / "logits.npy");
   const auto length = static_cast<std::int64_t>(rows.front().size());
   const Groups groups(Device::cpu);
-  InferenceModel model(config, 1, length, parameters, groups, stream.view());
+  InferenceModel model(config,
+                       plan_inference(config, 1, length, DType::f32, Device::cpu),
+                       parameters,
+                       groups,
+                       stream.view());
   double difference = 0;
   double largest = 0;
   std::size_t i = 0;

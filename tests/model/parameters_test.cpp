@@ -18,7 +18,8 @@ using Weights = std::map<std::string, std::vector<float>>;
 
 Weights initial_weights(const ModelConfig& config, std::uint64_t seed) {
   const OwnedStream stream(Device::cpu);
-  Parameters parameters(config, DType::f32, Device::cpu, Parameters::Gradients::none);
+  Parameters parameters(
+      plan_parameters(config, DType::f32), DType::f32, Device::cpu, Parameters::Gradients::none);
   parameters.initialise(seed, stream.view());
   Weights weights;
   for (const LogicalParameter& parameter : parameters.plan().logical) {

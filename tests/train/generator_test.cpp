@@ -36,7 +36,11 @@ class GeneratorTest : public testing::Test {
       : config_(config_of_bytes()),
         weights_(config_, 1, kLength, DType::f32, Device::cpu),
         groups_(Device::cpu),
-        model_(config_, 1, kLength, weights_.parameters(), groups_, weights_.stream()) {
+        model_(config_,
+               plan_inference(config_, 1, kLength, DType::f32, Device::cpu),
+               weights_.parameters(),
+               groups_,
+               weights_.stream()) {
     omp_set_num_threads(1);  // a pass is a few thousand products
   }
 
@@ -145,7 +149,11 @@ TEST(InferenceModel, TakesEachSequenceForOneDocument) {
   const ModelConfig config = config_of_bytes();
   const TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
   const Groups groups(Device::cpu);
-  InferenceModel model(config, 3, kLength, weights.parameters(), groups, weights.stream());
+  InferenceModel model(config,
+                       plan_inference(config, 3, kLength, DType::f32, Device::cpu),
+                       weights.parameters(),
+                       groups,
+                       weights.stream());
   std::vector<std::int32_t> tokens;
   for (int b = 0; b < 3; ++b) {
     for (std::int32_t t = 0; t < kLength; ++t) {
@@ -175,7 +183,11 @@ TEST(InferenceModel, DoesNotAttendToPads) {
     config.pad_id = pad_id;
     TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
     const Groups groups(Device::cpu);
-    InferenceModel model(config, 1, kLength, weights.parameters(), groups, weights.stream());
+    InferenceModel model(config,
+                         plan_inference(config, 1, kLength, DType::f32, Device::cpu),
+                         weights.parameters(),
+                         groups,
+                         weights.stream());
     const std::vector<std::int32_t> tokens = {1, 9, 30, 40, 9, 50, 60, 70};
     model.forward(tokens);
     const std::vector<float> before = model.logits_of(7);
