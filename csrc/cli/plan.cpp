@@ -49,12 +49,56 @@ void print_mesh(const Mesh& mesh) {
   }
 }
 
+// What a rank has room for, and whose that is.
+struct Room {
+  DeviceRoom planned;
+  std::string name;
+};
+Room room_of(const MemoryConfig& config, Device device) {
+  Room room{.planned = {.device = device,
+                        .library_bytes = kernels::matmul_workspace_bytes(device),
+                        .budget_bytes = kH100Bytes},
+            .name = "of an H100 of 80 GB"};
+  if (device_available(device)) {
+    room.planned.budget_bytes = device_info(device).free_bytes;
+    room.name = "free on this machine for one rank";
+  }
+  if (config.budget_gib > 0) {
+    room.planned.budget_bytes = budget_bytes(config);
+    room.name = "of memory.budget_gib";
+  }
+  return room;
+}
+
+void print_memory(const Config& config, DType compute, const Room& room, const TrainingPlan& plan) {
+  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+  const Recompute& recompute = plan.activations.recompute;
+  fmt::print("memory of a rank on its device\n{}", format_memory_table(plan.memory));
+  fmt::print("computed again in the backward pass: {}\n",
+             describe(recompute, config.model.num_layers));
+  if (recompute.any()) {
+    const std::int64_t S = config.batch.sequence_length;
+    const RecomputeCost cost = recompute_cost(config.model, S, compute, recompute);
+    fmt::print("  {:.2f} % of the model's FLOP again, and {:.2f} MiB read and written a token\n",
+               100 * cost.flops / model_flops_per_token(config.model, S).halved,
+               cost.bytes / (1024 * 1024));
+  }
+  const auto needed = static_cast<double>(plan.memory.total_bytes());
+  const auto budget = static_cast<double>(room.planned.budget_bytes);
+  fmt::print("{}: {:.2f} of {:.2f} GiB {}{}\n",
+             needed <= budget ? "fits" : "does not fit",
+             needed / kGib,
+             budget / kGib,
+             room.name,
+             needed <= budget ? "" : fmt::format(", {:.2f} too many", (needed - budget) / kGib));
+}
+
 void print_plan(const Config& config, std::int64_t num_ranks) {
   const Device device = planned_device(config.run.device);
   const DType compute = resolve_compute(config.precision.compute, device);
   const Mesh mesh(config.parallel, num_ranks);
-  const TrainingPlan plan =
-      plan_training(config, device, compute, mesh, 0, kernels::matmul_workspace_bytes(device));
+  const Room room = room_of(config.memory, device);
+  const TrainingPlan plan = plan_training(config, compute, room.planned, mesh, 0);
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const std::int64_t step_tokens = config.batch.global_batch * config.batch.sequence_length;
   fmt::print("{}", to_yaml(config));
@@ -69,7 +113,7 @@ void print_plan(const Config& config, std::int64_t num_ranks) {
   if (num_ranks > 1) {
     print_mesh(mesh);
   }
-  fmt::print("memory of a rank on its device\n{}", format_memory_table(plan.memory));
+  print_memory(config, compute, room, plan);
 }
 
 std::string lines(const std::vector<std::string>& each, const char* what) {

@@ -86,6 +86,28 @@ struct ParallelConfig {
   bool operator==(const ParallelConfig&) const = default;
 };
 
+// Groups of ops whose results the backward pass of a layer computes again, instead of finding them
+// kept. The same ops on the same operands: the same bits.
+struct RecomputeGroups {
+  bool norm = false;       // inputs of both branches, from the residual stream
+  bool attention = false;  // its output before the projection, from queries, keys and values
+  bool experts = false;    // up-projections of experts and dense FFN, from their rows
+  bool geglu = false;      // their activations, from the up-projections
+  bool block = false;      // everything but the layer's input
+
+  bool any() const { return norm || attention || experts || geglu || block; }
+  bool operator==(const RecomputeGroups&) const = default;
+};
+
+struct MemoryConfig {
+  bool recompute_auto = true;         // the least that fits
+  RecomputeGroups recompute = {};     // where that is false
+  std::int64_t recompute_layers = 0;  // of so many, the first ones; 0: of all
+  double budget_gib = 0;              // what a rank may take on its device; 0: what is free there
+
+  bool operator==(const MemoryConfig&) const = default;
+};
+
 struct DataConfig {
   std::vector<std::string> train;  // files, directories and globs; empty: memphis's own sources
   std::vector<std::string> validation;  // the same; empty: the held-out end of train
@@ -166,6 +188,7 @@ struct Config {
   ModelConfig model;
   RunConfig run;
   ParallelConfig parallel;
+  MemoryConfig memory;
   DataConfig data;
   BatchConfig batch;
   OptimizerConfig optimizer;

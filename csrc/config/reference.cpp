@@ -133,6 +133,23 @@ constexpr std::array kTexts = {
             "Rows that a rank's experts have room for in a micro-batch; 0: room for every case."},
 
     KeyText{
+        "memory.recompute",
+        "",
+        "",
+        "What the backward pass computes again instead of keeping it, with the same bits: inputs "
+        "of branches (norm), attention, up-projections (experts), their activations (geglu), or "
+        "all but a layer's input (block); auto: the least that fits."},
+    KeyText{"memory.recompute_layers",
+            "layers",
+            "",
+            "The first so many of which it does so; 0: all of them."},
+    KeyText{"memory.budget_gib",
+            "GiB",
+            "",
+            "What a rank may take on its device; 0: what is free there, in plans for a GPU that is "
+            "not here what an H100 has."},
+
+    KeyText{
         "data.train", "", "memphis's own sources", "Text to train on: files, directories, globs."},
     KeyText{"data.validation",
             "",
@@ -239,6 +256,9 @@ struct TypeOf {
   std::string operator()(const Switch& /*target*/) const { return "true or false"; }
   std::string operator()(const Text& /*target*/) const { return "text"; }
   std::string operator()(const TextList& /*target*/) const { return "list of texts"; }
+  std::string operator()(const WordSet& target) const {
+    return join_words(target.alone, "or") + ", or some of " + join_words(target.words, "and");
+  }
   std::string operator()(const Choice& target) const {
     std::vector<std::string_view> words;
     std::copy_if(target.words.begin(),

@@ -84,6 +84,10 @@ constexpr std::array kRules = {
     ResumeRule{"parallel.sequence_parallel", kSaid, kRounding},
     ResumeRule{"parallel.expert_buffer", kFree, "room, which no value depends on"},
 
+    ResumeRule{"memory.recompute", kFree, "the same bits, computed twice or kept"},
+    ResumeRule{"memory.recompute_layers", kFree, "the same bits, computed twice or kept"},
+    ResumeRule{"memory.budget_gib", kFree, "room, which no value depends on"},
+
     ResumeRule{
         "data.train",
         kSaid,

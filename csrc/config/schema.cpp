@@ -74,6 +74,40 @@ Choice one_of(Enum& value, std::vector<std::string_view> words) {
           }};
 }
 
+WordSet recompute_words(MemoryConfig& memory) {
+  using Member = bool RecomputeGroups::*;
+  static constexpr std::pair<std::string_view, Member> kGroups[] = {
+      {"norm", &RecomputeGroups::norm},
+      {"attention", &RecomputeGroups::attention},
+      {"experts", &RecomputeGroups::experts},
+      {"geglu", &RecomputeGroups::geglu},
+      {"block", &RecomputeGroups::block}};
+  WordSet result;
+  for (const auto& [word, member] : kGroups) {
+    result.words.push_back(word);
+  }
+  result.alone = {"none", "auto"};
+  result.get = [&memory] {
+    std::vector<std::string_view> words;
+    for (const auto& [word, member] : kGroups) {
+      if (!memory.recompute_auto && memory.recompute.*member) {
+        words.push_back(word);
+      }
+    }
+    if (words.empty()) {
+      words.emplace_back(memory.recompute_auto ? "auto" : "none");
+    }
+    return words;
+  };
+  result.set = [&memory](const std::vector<std::string_view>& words) {
+    memory.recompute_auto = words.front() == "auto";
+    for (const auto& [word, member] : kGroups) {
+      memory.recompute.*member = std::find(words.begin(), words.end(), word) != words.end();
+    }
+  };
+  return result;
+}
+
 class Assigner {
  public:
   Assigner(const YamlNode& node, std::string path) : node_(node), path_(std::move(path)) {}
@@ -126,29 +160,50 @@ class Assigner {
     }
   }
 
-  void operator()(const Choice& target) const {
-    const std::string word = parse_string(node_, path_);
-    std::vector<std::string_view> shown;
-    for (const std::string_view known : target.words) {
-      if (word == known) {
-        target.set(word);
-        return;
-      }
-      if (!known.empty()) {
-        shown.push_back(known);
+  void operator()(const Choice& target) const { target.set(word_of(node_, target.words)); }
+
+  void operator()(const WordSet& target) const {
+    std::vector<std::string_view> known = target.words;
+    known.insert(known.end(), target.alone.begin(), target.alone.end());
+    const bool is_list = node_.kind == YamlNode::Kind::sequence;
+    std::vector<std::string_view> words;
+    for (const YamlNode& item : is_list ? node_.items : std::vector<YamlNode>{node_}) {
+      words.push_back(word_of(item, known));
+    }
+    if (words.empty()) {
+      refuse(node_, path_, "it has no words", "write " + std::string(target.alone.front()));
+    }
+    for (const std::string_view word : target.alone) {
+      if (words.size() > 1 && std::find(words.begin(), words.end(), word) != words.end()) {
+        refuse(node_,
+               path_,
+               std::string(word) + " stands alone",
+               "write " + std::string(word) + ", or the others without it");
       }
     }
+    target.set(words);
+  }
+
+ private:
+  // The one of `known` that `node` is.
+  std::string_view word_of(const YamlNode& node, const std::vector<std::string_view>& known) const {
+    const std::string word = parse_string(node, path_);
+    const auto found = std::find(known.begin(), known.end(), word);
+    if (found != known.end()) {
+      return *found;
+    }
+    std::vector<std::string_view> shown = known;
+    std::erase(shown, std::string_view{});
     const std::string_view nearest = nearest_word(word, shown);
     const std::string why = shown.size() == 1 ? "there is only " + std::string(shown.front())
                                               : "it is one of " + join_words(shown, "and");
-    refuse(node_,
+    refuse(node,
            path_,
            why,
            nearest.empty() ? "write " + join_words(shown, "or")
                            : "did you mean " + std::string(nearest) + "?");
   }
 
- private:
   const YamlNode& node_;
   std::string path_;
 };
@@ -173,6 +228,14 @@ struct Printer {
   std::string operator()(const Choice& target) const {
     const std::string_view word = target.get();
     return word.empty() ? quote("") : std::string(word);
+  }
+  std::string operator()(const WordSet& target) const {
+    std::string text;
+    const std::vector<std::string_view> words = target.get();
+    for (const std::string_view word : words) {
+      text += (text.empty() ? "" : ", ") + std::string(word);
+    }
+    return words.size() == 1 ? text : "[" + text + "]";
   }
 };
 
@@ -228,6 +291,10 @@ std::vector<Field> fields_of(Config& c) {
       {"parallel", "bucket_mib", at_least(0, c.parallel.bucket_mib)},
       {"parallel", "sequence_parallel", Switch{&c.parallel.sequence_parallel}},
       {"parallel", "expert_buffer", at_least(0, c.parallel.expert_buffer)},
+
+      {"memory", "recompute", recompute_words(c.memory)},
+      {"memory", "recompute_layers", count(c.memory.recompute_layers, 0, kMaxCount)},
+      {"memory", "budget_gib", at_least(0, c.memory.budget_gib)},
 
       {"data", "train", TextList{&c.data.train, "memphis's own sources"}},
       {"data", "validation", TextList{&c.data.validation}},

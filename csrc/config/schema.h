@@ -58,10 +58,18 @@ struct Choice {
   std::function<void(std::string_view)> set;
 };
 
+// Some of a few words, or one that stands alone.
+struct WordSet {
+  std::vector<std::string_view> words;
+  std::vector<std::string_view> alone;
+  std::function<std::vector<std::string_view>()> get;
+  std::function<void(const std::vector<std::string_view>&)> set;
+};
+
 struct Field {
   std::string_view section;
   std::string_view key;
-  std::variant<Integer, Number, Switch, Text, TextList, Choice> target;
+  std::variant<Integer, Number, Switch, Text, TextList, Choice, WordSet> target;
 
   std::string path() const { return std::string(section) + "." + std::string(key); }
   bool names_paths() const;

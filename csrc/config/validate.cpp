@@ -426,6 +426,24 @@ void check_run(const Config& config, const Checker& checker) {
                  "runs/tiny");
 }
 
+void check_memory(const Config& config, const Checker& checker) {
+  const MemoryConfig& memory = config.memory;
+  const std::int64_t layers = memory.recompute_layers;
+  checker.expect(layers <= config.model.num_layers,
+                 {"memory.recompute_layers", "model.num_layers"},
+                 shown("memory.recompute_layers", layers) + " exceeds " +
+                     shown("model.num_layers", config.model.num_layers) +
+                     " (layers are counted from the first); use at most that, or 0 for all");
+  const bool listed = !memory.recompute_auto && memory.recompute.any();
+  checker.expect(
+      layers == 0 || listed,
+      {"memory.recompute_layers", "memory.recompute"},
+      shown("memory.recompute_layers", layers) + " has nothing to hold for " +
+          (memory.recompute_auto ? "(memory.recompute is auto, which chooses the layers too)"
+                                 : "(memory.recompute is none)") +
+          "; leave it out, or say in memory.recompute what is computed again");
+}
+
 void check_data(const Config& config, const Checker& checker) {
   const DataConfig& data = config.data;
   const auto check_entries = [&](std::string_view key, const std::vector<std::string>& entries) {
@@ -457,6 +475,7 @@ void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   resolve_schedule(config.schedule, checker);
   resolve_parallel(config, num_ranks, checker);
   check_run(config, checker);
+  check_memory(config, checker);
   check_data(config, checker);
 }
 

@@ -29,6 +29,20 @@ AttentionScore score_of(const ModelConfig& model) {
           .temperature_len = model.attention_temperature_len};
 }
 
+// (6) to (9), up to the output projection
+void attend(const BlockContext& context, const Layer& layer) {
+  const Dims& d = context.dims;
+  attention_forward({.out_TNH = layer.heads_TNH,
+                     .lse_BNS = layer.lse_BNS,
+                     .q_TNH = queries_of(layer.qkv_TCH, d),
+                     .k_UGH = keys_of(layer.qkv_TCH, d),
+                     .v_UGH = values_of(layer.qkv_TCH, d),
+                     .position_T = context.shared.position_T,
+                     .key_valid_U = context.key_valid_T,
+                     .score = score_of(context.model)},
+                    context.stream);
+}
+
 }  // namespace
 
 void attention_branch_forward(const BlockContext& context,
@@ -48,21 +62,23 @@ void attention_branch_forward(const BlockContext& context,
                 .position_T = context.shared.position_T,
                 .num_rotated_heads = d.N + d.G},
                stream);
-  // (6) to (9), up to the output projection
-  attention_forward({.out_TNH = layer.heads_TNH,
-                     .lse_BNS = layer.lse_BNS,
-                     .q_TNH = queries_of(layer.qkv_TCH, d),
-                     .k_UGH = keys_of(layer.qkv_TCH, d),
-                     .v_UGH = values_of(layer.qkv_TCH, d),
-                     .position_T = context.shared.position_T,
-                     .key_valid_U = context.key_valid_T,
-                     .score = score_of(context.model)},
-                    stream);
+  attend(context, layer);
   matmul_forward({.y_TN = term_of(context, layer.attention_out_TD),
                   .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
                   .weight_NK = weights.attention_out_DN},
                  stream);
   sum_terms(context, layer.attention_out_TD);
+}
+
+void attention_branch_recompute(const BlockContext& context,
+                                const LayerWeights& weights,
+                                const Layer& layer,
+                                const RecomputeGroups& groups) {
+  if (groups.block) {
+    attention_branch_forward(context, weights, layer);
+  } else if (groups.attention) {
+    attend(context, layer);
+  }
 }
 
 void attention_branch_backward(const BlockContext& context,

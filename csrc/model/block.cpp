@@ -7,46 +7,103 @@ namespace memphis {
 
 using namespace kernels;
 
+namespace {
+
+// (3) u = RMSNorm(h), or (11)
+void pre_norm(const BlockContext& context,
+              const TensorView& u_TD,
+              const TensorView& rrms_T,
+              const TensorView& h_TD,
+              const TensorView& weight_D) {
+  rmsnorm_forward({.y_TD = u_TD,
+                   .rrms_T = rrms_T,
+                   .x_TD = h_TD,
+                   .weight_D = weight_D,
+                   .eps = static_cast<float>(context.model.norm_eps)},
+                  context.stream);
+}
+
+// (10) h = h + RMSNorm(a), or (16): the post norm lies inside the residual branch
+void post_norm(const BlockContext& context,
+               const TensorView& out_TD,
+               const TensorView& rrms_T,
+               const TensorView& branch_TD,
+               const TensorView& weight_D,
+               const TensorView& h_TD) {
+  rmsnorm_forward({.y_TD = out_TD,
+                   .rrms_T = rrms_T,
+                   .x_TD = branch_TD,
+                   .weight_D = weight_D,
+                   .residual_TD = h_TD,
+                   .eps = static_cast<float>(context.model.norm_eps)},
+                  context.stream);
+}
+
+void attention_in(const BlockContext& context,
+                  const LayerWeights& weights,
+                  const Layer& layer,
+                  const TensorView& hidden_TD) {
+  pre_norm(context,
+           layer.attention_in_TD,
+           layer.attention_in_rrms_T,
+           hidden_TD,
+           weights.pre_attention_norm_D);
+}
+
+void residual(const BlockContext& context,
+              const LayerWeights& weights,
+              const Layer& layer,
+              const TensorView& hidden_TD) {
+  post_norm(context,
+            layer.residual_TD,
+            layer.attention_out_rrms_T,
+            layer.attention_out_TD,
+            weights.post_attention_norm_D,
+            hidden_TD);
+}
+
+void moe_in(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
+  pre_norm(
+      context, layer.moe_in_TD, layer.moe_in_rrms_T, layer.residual_TD, weights.pre_moe_norm_D);
+}
+
+}  // namespace
+
 void block_forward(const BlockContext& context,
                    const LayerWeights& weights,
                    const Layer& layer,
                    ExpertExchange& exchange,
                    const TensorView& hidden_TD) {
-  const auto eps = static_cast<float>(context.model.norm_eps);
-  const Stream stream = context.stream;
-
-  // (3) u = RMSNorm(h)
-  rmsnorm_forward({.y_TD = layer.attention_in_TD,
-                   .rrms_T = layer.attention_in_rrms_T,
-                   .x_TD = hidden_TD,
-                   .weight_D = weights.pre_attention_norm_D,
-                   .eps = eps},
-                  stream);
+  attention_in(context, weights, layer, hidden_TD);
   attention_branch_forward(context, weights, layer);
-  // (10) h = h + RMSNorm(a): the post norm lies inside the residual branch
-  rmsnorm_forward({.y_TD = layer.residual_TD,
-                   .rrms_T = layer.attention_out_rrms_T,
-                   .x_TD = layer.attention_out_TD,
-                   .weight_D = weights.post_attention_norm_D,
-                   .residual_TD = hidden_TD,
-                   .eps = eps},
-                  stream);
-  // (11) u = RMSNorm(h)
-  rmsnorm_forward({.y_TD = layer.moe_in_TD,
-                   .rrms_T = layer.moe_in_rrms_T,
-                   .x_TD = layer.residual_TD,
-                   .weight_D = weights.pre_moe_norm_D,
-                   .eps = eps},
-                  stream);
+  residual(context, weights, layer, hidden_TD);
+  moe_in(context, weights, layer);
   moe_branch_forward(context, weights, layer, exchange);
-  // (16) h = h + RMSNorm(m)
-  rmsnorm_forward({.y_TD = layer.out_TD,
-                   .rrms_T = layer.moe_out_rrms_T,
-                   .x_TD = layer.moe_out_TD,
-                   .weight_D = weights.post_moe_norm_D,
-                   .residual_TD = layer.residual_TD,
-                   .eps = eps},
-                  stream);
+  post_norm(context,
+            layer.out_TD,
+            layer.moe_out_rrms_T,
+            layer.moe_out_TD,
+            weights.post_moe_norm_D,
+            layer.residual_TD);
+}
+
+void block_recompute(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     const ExpertExchange& exchange,
+                     const TensorView& hidden_TD,
+                     const RecomputeGroups& groups) {
+  if (groups.norm || groups.block) {
+    attention_in(context, weights, layer, hidden_TD);
+  }
+  attention_branch_recompute(context, weights, layer, groups);
+  if (groups.block) {
+    residual(context, weights, layer, hidden_TD);
+  }
+  if (groups.norm || groups.block) {
+    moe_in(context, weights, layer);
+  }
+  moe_branch_recompute(context, weights, layer, exchange, groups);
 }
 
 void block_backward(const BlockContext& context,

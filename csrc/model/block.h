@@ -39,6 +39,11 @@ struct AuxiliaryScales {
 void attention_branch_forward(const BlockContext& context,
                               const LayerWeights& weights,
                               const Layer& layer);
+// What of it `groups` says that the layer has not kept.
+void attention_branch_recompute(const BlockContext& context,
+                                const LayerWeights& weights,
+                                const Layer& layer,
+                                const RecomputeGroups& groups);
 // From the gradient of attention_out (scratch.dbranch_TD) to that of attention_in
 // (scratch.dbranch_in_TD) and of the weights, which are added to.
 void attention_branch_backward(const BlockContext& context,
@@ -52,6 +57,12 @@ void moe_branch_forward(const BlockContext& context,
                         const LayerWeights& weights,
                         const Layer& layer,
                         ExpertExchange& exchange);
+// As above. Which experts take a token is kept in every case, and nothing is counted again.
+void moe_branch_recompute(const BlockContext& context,
+                          const LayerWeights& weights,
+                          const Layer& layer,
+                          const ExpertExchange& exchange,
+                          const RecomputeGroups& groups);
 // As above; scratch.dbranch_TD to scratch.dbranch_in_TD. The auxiliary losses' gradients join here.
 void moe_branch_backward(const BlockContext& context,
                          const LayerWeights& weights,
@@ -66,6 +77,14 @@ void block_forward(const BlockContext& context,
                    const Layer& layer,
                    ExpertExchange& exchange,
                    const TensorView& hidden_TD);
+// What `groups` names, from hidden_TD and what the layer has kept: the same ops on the same operands
+// as in block_forward, so the same bits. To be called right before block_backward.
+void block_recompute(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     const ExpertExchange& exchange,
+                     const TensorView& hidden_TD,
+                     const RecomputeGroups& groups);
 // scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that of hidden_TD on return.
 void block_backward(const BlockContext& context,
                     const LayerWeights& weights,

@@ -329,6 +329,16 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
   const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
                                   .z = scales.router_z * scales.token};
   for (std::size_t i = weights.layers.size(); i-- > 0;) {
+    const RecomputeGroups again = activations_.recompute.of_layer(static_cast<std::int64_t>(i));
+    if (again.any()) {
+      enter("recompute", static_cast<int>(i));
+      block_recompute(context,
+                      weights.layers[i],
+                      activations_.layers[i],
+                      exchanges_[i],
+                      hidden_before(i),
+                      again);
+    }
     begin_layer("backward", static_cast<int>(i));
     block_backward(context,
                    weights.layers[i],

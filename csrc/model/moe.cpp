@@ -7,6 +7,7 @@
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/experts/experts.h"
 #include "kernels/geglu/geglu.h"
+#include "kernels/grouped_matmul/grouped_matmul.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/permute/permute.h"
 #include "kernels/router/router.h"
@@ -219,6 +220,69 @@ void dense_backward(const BlockContext& context,
   add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = shared.dense_out_TD}, stream);
 }
 
+// (14); the expert gate of (15) multiplies before the down projection: see geglu.h
+void up_projections(const BlockContext& context,
+                    const LayerWeights& weights,
+                    const Layer& layer,
+                    const ExpertExchange& exchange) {
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  grouped_matmul_forward({.y_RN = rows.gate_up_R2F,
+                          .x_RK = rows.rows_RD,
+                          .weight_ENK = weights.gate_up_EFD,
+                          .offsets_E1 = rows.offsets_E1},
+                         context.stream);
+  if (context.dims.dense_F > 0) {
+    matmul_forward({.y_TN = layer.dense_gate_up_TF,
+                    .x_TK = whole_tokens(context, layer.moe_in_TD),
+                    .weight_NK = weights.dense_gate_up_FD},
+                   context.stream);
+  }
+}
+
+void activations(const BlockContext& context, const Layer& layer, const ExpertExchange& exchange) {
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  geglu_forward({.y_RF = rows.hidden_RF,
+                 .gate_up_R2F = rows.gate_up_R2F,
+                 .gates_TK = rows.gates,
+                 .source_R = rows.source_R},
+                context.stream);
+  if (context.dims.dense_F > 0) {
+    geglu_forward({.y_RF = layer.dense_hidden_TF, .gate_up_R2F = layer.dense_gate_up_TF},
+                  context.stream);
+  }
+}
+
+// From rows at their experts to layer.moe_out_TD: (14), (15), and the dense FFN.
+void experts_and_sum(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     const ExpertExchange& exchange) {
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  const TensorView expert_out_RD = context.shared.expert_out_RD.rows(0, exchange.num_arrived());
+  experts_forward({.y_RD = expert_out_RD,
+                   .gate_up_R2F = rows.gate_up_R2F,
+                   .hidden_RF = rows.hidden_RF,
+                   .x_RD = rows.rows_RD,
+                   .gate_up_weight_EFD = weights.gate_up_EFD,
+                   .down_weight_EDF = weights.down_EDF,
+                   .offsets_E1 = rows.offsets_E1,
+                   .gates_TK = rows.gates,
+                   .source_R = rows.source_R},
+                  context.stream);
+  // (15) the sum over a token's experts
+  return_rows(context,
+              layer,
+              exchange,
+              routed_part_of(context, layer.moe_out_TD),
+              expert_out_RD,
+              experts_scale(context),
+              "moe.combine");
+  join_routed_parts(context, layer.moe_out_TD);
+  if (context.dims.dense_F > 0) {
+    dense_forward(context, weights, layer);
+  }
+}
+
 }  // namespace
 
 void moe_branch_forward(const BlockContext& context,
@@ -253,30 +317,33 @@ void moe_branch_forward(const BlockContext& context,
   exchange.count(context, layer);
   send_rows(context, layer, exchange, layer.rows_RD, routed_TD, 1.0F, "moe.dispatch");
   send_gates(context, layer, exchange, gates_TK);
-  // (14); the expert gate of (15) multiplies before the down projection: see geglu.h
-  const ExpertRows rows = expert_rows(context, layer, exchange);
-  const TensorView expert_out_RD = shared.expert_out_RD.rows(0, exchange.num_arrived());
-  experts_forward({.y_RD = expert_out_RD,
-                   .gate_up_R2F = rows.gate_up_R2F,
-                   .hidden_RF = rows.hidden_RF,
-                   .x_RD = rows.rows_RD,
-                   .gate_up_weight_EFD = weights.gate_up_EFD,
-                   .down_weight_EDF = weights.down_EDF,
-                   .offsets_E1 = rows.offsets_E1,
-                   .gates_TK = rows.gates,
-                   .source_R = rows.source_R},
-                  stream);
-  // (15) the sum over a token's experts
-  return_rows(context,
+  experts_and_sum(context, weights, layer, exchange);
+}
+
+void moe_branch_recompute(const BlockContext& context,
+                          const LayerWeights& weights,
+                          const Layer& layer,
+                          const ExpertExchange& exchange,
+                          const RecomputeGroups& groups) {
+  // Rows that have come from other ranks are kept, but with a whole block.
+  if (groups.block || (groups.norm && !context.dims.exchange_rows)) {
+    send_rows(context,
               layer,
               exchange,
-              routed_part_of(context, layer.moe_out_TD),
-              expert_out_RD,
-              experts_scale(context),
-              "moe.combine");
-  join_routed_parts(context, layer.moe_out_TD);
-  if (d.dense_F > 0) {
-    dense_forward(context, weights, layer);
+              layer.rows_RD,
+              routed_tokens(context, layer.moe_in_TD),
+              1.0F,
+              "moe.dispatch");
+  }
+  if (groups.block) {
+    experts_and_sum(context, weights, layer, exchange);
+    return;
+  }
+  if (groups.experts) {
+    up_projections(context, weights, layer, exchange);
+  }
+  if (groups.geglu) {
+    activations(context, layer, exchange);
   }
 }
 

@@ -13,12 +13,37 @@ std::size_t group_bytes(const Group<TensorSpec>& specs) {
   return bytes;
 }
 
+// Of the tensors of a layer that `counts` is true for.
+template <class Counts>
+std::size_t layer_bytes(const LayerActivations<LayerTensor>& layer, const Counts& counts) {
+  std::size_t bytes = 0;
+  LayerActivations<LayerTensor>::for_each(
+      layer, layer, [&](const LayerTensor& tensor, const LayerTensor&) {
+        bytes += tensor.spec.present() && counts(tensor) ? arena_bytes(tensor.spec) : 0;
+      });
+  return bytes;
+}
+
 template <template <class> class Group>
 Group<TensorView> allocate(const Group<TensorSpec>& specs, Arena& arena) {
   Group<TensorView> views;
   Group<TensorSpec>::for_each(
       specs, views, [&](const TensorSpec& spec, TensorView& view) { view = arena.allocate(spec); });
   return views;
+}
+
+// Adds to `views` the tensors of a layer that `takes` is true for.
+template <class Takes>
+void allocate_layer(const LayerActivations<LayerTensor>& layer,
+                    const Takes& takes,
+                    Arena& arena,
+                    LayerActivations<TensorView>& views) {
+  LayerActivations<LayerTensor>::for_each(
+      layer, views, [&](const LayerTensor& tensor, TensorView& view) {
+        if (takes(tensor)) {
+          view = arena.allocate(tensor.spec);
+        }
+      });
 }
 
 }  // namespace
@@ -54,41 +79,45 @@ std::size_t attention_workspace_bytes(const Dims& d, DType compute) {
   return static_cast<std::size_t>(dquery + rows + sums + seen + turns);
 }
 
-ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
+ActivationPlan plan_activations(
+    const Dims& d, DType compute, Keep keep, Device device, const Recompute& recompute) {
   const DType sums = accumulation_dtype(compute);
   ActivationPlan plan;
   plan.keep = keep;
   plan.num_layers = d.L;
+  plan.recompute = recompute;
 
-  LayerActivations<TensorSpec>& layer = plan.layer;
-  layer.attention_in_TD = {{d.residual_T, d.D}, compute};
-  layer.attention_in_rrms_T = {{d.residual_T}, sums};
-  layer.qkv_TCH = {{d.T, d.C, d.H}, compute};
-  layer.heads_TNH = {{d.T, d.N, d.H}, compute};
-  layer.lse_BNS = {{d.B, d.N, d.S}, sums};
-  layer.attention_out_TD = {{d.residual_T, d.D}, compute};
-  layer.attention_out_rrms_T = {{d.residual_T}, sums};
-  layer.residual_TD = {{d.residual_T, d.D}, compute};
-  layer.moe_in_TD = {{d.residual_T, d.D}, compute};
-  layer.moe_in_rrms_T = {{d.residual_T}, sums};
-  layer.router_logits_TE = {{d.routed_T, d.E}, sums};
-  layer.router_probs_TE = {{d.routed_T, d.E}, sums};
-  layer.gates_TK = {{d.routed_T, d.K}, sums};
-  layer.experts_TK = {{d.routed_T, d.K}, DType::i32};
-  layer.counts_BE = {{d.B, d.E}, DType::i32};
-  layer.probs_sum_BE = {{d.B, d.E}, sums};
-  layer.valid_B = {{d.B}, DType::i32};
-  layer.balance_B = {{d.B}, sums};
-  layer.z_T = {{d.routed_T}, sums};
-  layer.slot_TK = {{d.routed_T, d.K * d.copies}, DType::i32};
-  layer.source_R = {{d.R}, DType::i32};
-  layer.offsets_E1 = {{d.E * d.copies + 1}, DType::i32};
-  layer.rows_RD = {{d.local_R, d.D}, compute};
-  layer.gate_up_R2F = {{d.local_R, 2 * d.F}, compute};
-  layer.expert_hidden_RF = {{d.local_R, d.F}, compute};
-  layer.moe_out_TD = {{d.residual_T, d.D}, compute};
-  layer.moe_out_rrms_T = {{d.residual_T}, sums};
-  layer.out_TD = {{d.residual_T, d.D}, compute};
+  using enum GivenBackBy;
+  LayerActivations<LayerTensor>& layer = plan.layer;
+  layer.attention_in_TD = {{{d.residual_T, d.D}, compute}, norm};
+  layer.attention_in_rrms_T = {{{d.residual_T}, sums}};
+  layer.qkv_TCH = {{{d.T, d.C, d.H}, compute}, block};
+  layer.heads_TNH = {{{d.T, d.N, d.H}, compute}, attention};
+  layer.lse_BNS = {{{d.B, d.N, d.S}, sums}};
+  layer.attention_out_TD = {{{d.residual_T, d.D}, compute}, block};
+  layer.attention_out_rrms_T = {{{d.residual_T}, sums}};
+  layer.residual_TD = {{{d.residual_T, d.D}, compute}, block};
+  layer.moe_in_TD = {{{d.residual_T, d.D}, compute}, norm};
+  layer.moe_in_rrms_T = {{{d.residual_T}, sums}};
+  layer.router_logits_TE = {{{d.routed_T, d.E}, sums}};
+  layer.router_probs_TE = {{{d.routed_T, d.E}, sums}};
+  layer.gates_TK = {{{d.routed_T, d.K}, sums}};
+  layer.experts_TK = {{{d.routed_T, d.K}, DType::i32}};
+  layer.counts_BE = {{{d.B, d.E}, DType::i32}};
+  layer.probs_sum_BE = {{{d.B, d.E}, sums}};
+  layer.valid_B = {{{d.B}, DType::i32}};
+  layer.balance_B = {{{d.B}, sums}};
+  layer.z_T = {{{d.routed_T}, sums}};
+  layer.slot_TK = {{{d.routed_T, d.K * d.copies}, DType::i32}};
+  layer.source_R = {{{d.R}, DType::i32}};
+  layer.offsets_E1 = {{{d.E * d.copies + 1}, DType::i32}};
+  layer.rows_RD = {{{d.local_R, d.D}, compute},
+                   d.exchange_rows ? block : norm};  // sent again, or copied
+  layer.gate_up_R2F = {{{d.local_R, 2 * d.F}, compute}, experts};
+  layer.expert_hidden_RF = {{{d.local_R, d.F}, compute}, geglu};
+  layer.moe_out_TD = {{{d.residual_T, d.D}, compute}, block};
+  layer.moe_out_rrms_T = {{{d.residual_T}, sums}};
+  layer.out_TD = {{{d.residual_T, d.D}, compute}};
 
   SharedActivations<TensorSpec>& shared = plan.shared;
   shared.tokens_T = {{d.T}, DType::i32};
@@ -125,17 +154,17 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device 
     shared.spread_gates_TK = {{d.routed_T, d.K * d.copies}, sums};
   }
   if (d.exchange_rows) {
-    layer.arrived_gates_R1 = {{d.local_R, 1}, sums};
-    layer.arrival_slot_R1 = {{d.local_R, 1}, DType::i32};
-    layer.arrival_source_R = {{d.local_R}, DType::i32};
-    layer.arrival_offsets_E1 = {{d.local_E + 1}, DType::i32};
+    layer.arrived_gates_R1 = {{{d.local_R, 1}, sums}};
+    layer.arrival_slot_R1 = {{{d.local_R, 1}, DType::i32}};
+    layer.arrival_source_R = {{{d.local_R}, DType::i32}};
+    layer.arrival_offsets_E1 = {{{d.local_E + 1}, DType::i32}};
     shared.sent_RD = {{d.R, d.D}, compute};
     shared.sent_gates_R1 = {{d.R, 1}, sums};
     shared.received_RD = {{d.local_R, d.D}, compute};
   }
   if (d.dense_F > 0) {
-    layer.dense_gate_up_TF = {{d.T, 2 * d.dense_F}, compute};
-    layer.dense_hidden_TF = {{d.T, d.dense_F}, compute};
+    layer.dense_gate_up_TF = {{{d.T, 2 * d.dense_F}, compute}, experts};
+    layer.dense_hidden_TF = {{{d.T, d.dense_F}, compute}, geglu};
     shared.dense_out_TD = {{d.residual_T, d.D}, compute};
   }
   if (inference) {
@@ -184,19 +213,40 @@ TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat) {
 }
 
 std::size_t ActivationPlan::activation_bytes() const {
-  const std::int64_t num_kept = keep == Keep::all_layers ? num_layers : 1;
-  return group_bytes(layer) * static_cast<std::size_t>(num_kept);
+  std::size_t bytes = 0;
+  for (std::int64_t i = 0; i < (keep == Keep::all_layers ? num_layers : 1); ++i) {
+    bytes += layer_bytes(layer, [&](const LayerTensor& tensor) {
+      return !gives_back(recompute.of_layer(i), tensor.by);
+    });
+  }
+  return bytes;
 }
 
 std::size_t ActivationPlan::workspace_bytes() const {
-  return group_bytes(shared) + group_bytes(backward);
+  return group_bytes(shared) + group_bytes(backward) +
+         layer_bytes(layer, [&](const LayerTensor& tensor) {
+           return gives_back(recompute.of_layer(0), tensor.by);
+         });
 }
 
 Activations allocate_activations(const ActivationPlan& plan, Arena& activations, Arena& workspace) {
   Activations result;
+  result.recompute = plan.recompute;
+  const auto computed_again = [&](const LayerTensor& tensor) {
+    return gives_back(plan.recompute.of_layer(0), tensor.by);
+  };
+  LayerActivations<TensorView> common;
+  allocate_layer(plan.layer, computed_again, workspace, common);
   for (std::int64_t i = 0; i < plan.num_layers; ++i) {
-    const bool again = i > 0 && plan.keep == Keep::one_layer;
-    result.layers.push_back(again ? result.layers.front() : allocate(plan.layer, activations));
+    if (i > 0 && plan.keep == Keep::one_layer) {
+      result.layers.push_back(result.layers.front());
+      continue;
+    }
+    const auto kept = [&](const LayerTensor& tensor) {
+      return !gives_back(plan.recompute.of_layer(i), tensor.by);
+    };
+    LayerActivations<TensorView>& views = result.layers.emplace_back(common);
+    allocate_layer(plan.layer, kept, activations, views);
   }
   result.shared = allocate(plan.shared, workspace);
   result.backward = allocate(plan.backward, workspace);

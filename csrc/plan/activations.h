@@ -8,11 +8,12 @@
 #include "csrc/core/device.h"
 #include "csrc/core/tensor.h"
 #include "csrc/plan/dims.h"
+#include "csrc/plan/recompute.h"
 
 namespace memphis {
 
 // Every tensor of one micro-batch, as a spec (for the plan) or as a view (for the model). A member
-// is listed once more in its for_each, and nowhere else.
+// is listed once more in its for_each and gets its spec in plan_activations, and nowhere else.
 
 // What a layer's backward pass needs of its forward pass.
 template <class T>
@@ -55,6 +56,12 @@ struct LayerActivations {
 
   template <class Self, class Other, class Visit>
   static void for_each(Self& a, Other& b, const Visit& visit);
+};
+
+// A tensor of LayerActivations as planned.
+struct LayerTensor {
+  TensorSpec spec;
+  GivenBackBy by = GivenBackBy::nothing;
 };
 
 // What is needed once, by all layers and the head in turn.
@@ -153,20 +160,25 @@ enum class Keep : std::uint8_t { all_layers, one_layer };  // for training; for 
 struct ActivationPlan {
   Keep keep = Keep::all_layers;
   std::int64_t num_layers = 0;
-  LayerActivations<TensorSpec> layer;
+  Recompute recompute;  // none for inference
+  LayerActivations<LayerTensor> layer;
   SharedActivations<TensorSpec> shared;
   BackwardScratch<TensorSpec> backward;  // all absent for inference
 
-  std::size_t activation_bytes() const;  // of `layer`, for every layer kept
-  std::size_t workspace_bytes() const;   // of `shared` and `backward`
+  std::size_t activation_bytes() const;  // of `layer`, of every layer what it keeps
+  // Of `shared`, `backward`, and of `layer` what is computed again: it has one place for all layers.
+  std::size_t workspace_bytes() const;
 };
 
-ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep, Device device);
+ActivationPlan plan_activations(
+    const Dims& dims, DType compute, Keep keep, Device device, const Recompute& recompute = {});
 
 // The views of an ActivationPlan, taken from two arenas of its sizes.
 struct Activations {
-  std::vector<LayerActivations<TensorView>>
-      layers;  // L of them; the same one L times for inference
+  // L of them; the same one L times for inference. What a layer computes again lies where the other
+  // layers have it too.
+  std::vector<LayerActivations<TensorView>> layers;
+  Recompute recompute;
   SharedActivations<TensorView> shared;
   BackwardScratch<TensorView> backward;
 };

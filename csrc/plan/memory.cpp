@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/memory.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
@@ -109,6 +111,14 @@ std::string format_memory_table(const MemoryPlan& plan) {
   return table;
 }
 
+std::size_t budget_bytes(const MemoryConfig& config) {
+  constexpr double kGibi = 1024.0 * 1024.0 * 1024.0;
+  constexpr double kMost = 1e18;
+  return config.budget_gib == 0
+             ? std::numeric_limits<std::size_t>::max()
+             : static_cast<std::size_t>(std::min(config.budget_gib * kGibi, kMost));
+}
+
 void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device device) {
   if (demand.needed_bytes <= demand.free_bytes) {
     return;
@@ -116,8 +126,9 @@ void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device dev
   const bool alone = demand.num_ranks == 1;
   throw PreflightError(fmt::format(
       "{} {} on device {} and {} has {} free{}\n{}(weights to moments follow from the model, "
-      "activations and workspace from the micro-batch); lower batch.micro_batch or "
-      "batch.sequence_length, {}use a smaller model",
+      "activations and workspace from the micro-batch and from what memory.recompute keeps); set "
+      "memory.recompute to auto, lower batch.micro_batch or batch.sequence_length, {}use a smaller "
+      "model",
       alone ? "the run needs" : fmt::format("the {} ranks here need", demand.num_ranks),
       human_bytes(demand.needed_bytes),
       name_of(device),

@@ -54,6 +54,13 @@ MemoryPlan plan_training_memory(const ParameterPlan& parameters,
 // The table that a run prints before its first step.
 std::string format_memory_table(const MemoryPlan& plan);
 
+// What MemoryConfig::budget_gib lets a rank take; the largest number where it says nothing.
+std::size_t budget_bytes(const MemoryConfig& config);
+
+// What a rank has of an H100 of 80 GB: of the 81,559 MiB that its driver shows, contexts, kernels and
+// NCCL's buffers are taken to need 3.6 GiB. For plans that are made where there is no such GPU.
+constexpr std::size_t kH100Bytes = std::size_t{76} << 30;
+
 // A memory, and what all ranks that share it will take of it.
 struct MemoryDemand {
   std::string pool;  // "this machine"

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/training_plan.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace memphis {
 
 InferencePlan plan_inference(const ModelConfig& model,
@@ -16,23 +19,34 @@ InferencePlan plan_inference(const ModelConfig& model,
 }
 
 TrainingPlan plan_training(const Config& config,
-                           Device device,
                            DType compute,
+                           const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::size_t library_bytes) {
+                           std::size_t least_option) {
   TrainingPlan plan;
   plan.share = make_share(config.parallel, mesh, rank);
-  plan.dims =
-      make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, plan.share);
+  const auto dims_of = [&](const Share& share) {
+    return make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, share);
+  };
+  plan.dims = dims_of(plan.share);
   plan.parameters = plan_parameters(config.model, compute, plan.share);
-  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, device);
-  plan.memory =
-      plan_training_memory(plan.parameters, plan.activations, compute, plan.share, library_bytes);
   if (config.metrics.sample_every > 0) {
-    plan.sampling =
-        plan_inference(config.model, 1, config.batch.sequence_length, compute, device, plan.share);
-    plan.memory.sampling_bytes = plan.sampling->bytes();
+    plan.sampling = plan_inference(
+        config.model, 1, config.batch.sequence_length, compute, room.device, plan.share);
+  }
+  const std::vector<Recompute> options = recompute_options(
+      config.model, config.memory, dims_of(make_share(config.parallel, mesh, 0)), compute);
+  for (std::size_t i = std::min(least_option, options.size() - 1); i < options.size(); ++i) {
+    plan.recompute_option = i;
+    plan.activations =
+        plan_activations(plan.dims, compute, Keep::all_layers, room.device, options[i]);
+    plan.memory = plan_training_memory(
+        plan.parameters, plan.activations, compute, plan.share, room.library_bytes);
+    plan.memory.sampling_bytes = plan.sampling ? plan.sampling->bytes() : 0;
+    if (plan.memory.total_bytes() <= room.budget_bytes) {
+      break;
+    }
   }
   return plan;
 }

@@ -32,6 +32,17 @@ InferencePlan plan_inference(const ModelConfig& model,
                              Device device,
                              const Share& share = {});
 
+// What of a device a plan is made for.
+struct DeviceRoom {
+  Device device = Device::cpu;
+  // What libraries take for themselves (kernels::matmul_workspace_bytes), which this folder does
+  // not see.
+  std::size_t library_bytes = 0;
+  // What a rank may take altogether. It decides between what is kept and what is computed again;
+  // a plan that exceeds it is made nevertheless (see require_fits).
+  std::size_t budget_bytes = 0;
+};
+
 // All that one rank's memory and work follow from, before a device is touched. It is derived here,
 // once, and handed down.
 struct TrainingPlan {
@@ -39,16 +50,17 @@ struct TrainingPlan {
   Dims dims;
   ParameterPlan parameters;
   ActivationPlan activations;
+  std::size_t recompute_option = 0;       // which of recompute_options it is
   std::optional<InferencePlan> sampling;  // of the model that writes samples of text
   MemoryPlan memory;
 };
-// Of rank `rank` of `mesh`. `library_bytes`: what the libraries of `device` take for themselves
-// (kernels::matmul_workspace_bytes), which this folder does not see.
+// Of rank `rank` of `mesh`. Ranks may have room for more or less than others and are to compute the
+// same again, because of the collectives in it: `least_option` is the largest option of any of them.
 TrainingPlan plan_training(const Config& config,
-                           Device device,
                            DType compute,
+                           const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::size_t library_bytes);
+                           std::size_t least_option = 0);
 
 }  // namespace memphis

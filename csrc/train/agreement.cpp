@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/agreement.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/core/memory_pools.h"
+#include "kernels/matmul/matmul.h"
 
 namespace memphis {
 namespace {
@@ -36,6 +38,30 @@ Dataset agreed(Dataset dataset, Communicator& all) {
                    describe("data.validation", dataset.validation.get(), dataset.validation_range),
                ExitCode::data);
   return dataset;
+}
+
+// Of each memory that this rank has a part of, what all that share it take if this one takes
+// `bytes`. Collective.
+std::vector<MemoryDemand> demands_of_all(std::size_t bytes, Device device, Communicator& all) {
+  const std::vector<MemoryPool> pools = memory_pools(device);
+  const std::int64_t most =
+      largest_of_all(all, static_cast<std::int64_t>(pools.size()), "memory.pools");
+  std::vector<MemoryDemand> demands;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(most); ++i) {
+    // A rank that has fewer of them takes nothing of one that no rank has.
+    const bool own = i < pools.size();
+    const std::array<std::int64_t, 2> key =
+        own ? pools[i].identity : std::array<std::int64_t, 2>{-1, -1};
+    const Sharing sharing =
+        sum_of_those_with(all, key, static_cast<std::int64_t>(bytes), "memory.shared");
+    if (own) {
+      demands.push_back({.pool = pools[i].name,
+                         .free_bytes = pools[i].free_bytes,
+                         .num_ranks = sharing.num_ranks,
+                         .needed_bytes = static_cast<std::size_t>(sharing.sum)});
+    }
+  }
+  return demands;
 }
 
 }  // namespace
@@ -69,24 +95,35 @@ Dataset open_text(const Config& config,
   return agreed(std::move(dataset), all);
 }
 
-void require_memory(const MemoryPlan& plan, Device device, Communicator& all) {
-  const std::vector<MemoryPool> pools = memory_pools(device);
-  const std::int64_t most =
-      largest_of_all(all, static_cast<std::int64_t>(pools.size()), "memory.pools");
-  std::vector<MemoryDemand> demands;
-  for (std::size_t i = 0; i < static_cast<std::size_t>(most); ++i) {
-    // A rank that has fewer of them takes nothing of one that no rank has.
-    const bool own = i < pools.size();
-    const std::array<std::int64_t, 2> key =
-        own ? pools[i].identity : std::array<std::int64_t, 2>{-1, -1};
-    const Sharing sharing =
-        sum_of_those_with(all, key, static_cast<std::int64_t>(plan.total_bytes()), "memory.shared");
-    if (own) {
-      demands.push_back({.pool = pools[i].name,
-                         .free_bytes = pools[i].free_bytes,
-                         .num_ranks = sharing.num_ranks,
-                         .needed_bytes = static_cast<std::size_t>(sharing.sum)});
-    }
+TrainingPlan agreed_plan(
+    const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all) {
+  DeviceRoom room{.device = device,
+                  .library_bytes = kernels::matmul_workspace_bytes(device),
+                  .budget_bytes = budget_bytes(config.memory)};
+  for (const MemoryDemand& demand : demands_of_all(0, device, all)) {
+    room.budget_bytes =
+        std::min(room.budget_bytes, demand.free_bytes / static_cast<std::size_t>(demand.num_ranks));
+  }
+  const std::int64_t rank = all.rank();
+  TrainingPlan plan = plan_training(config, compute, room, mesh, rank);
+  const auto agreed = static_cast<std::size_t>(
+      largest_of_all(all, static_cast<std::int64_t>(plan.recompute_option), "memory.recompute"));
+  if (agreed != plan.recompute_option) {
+    plan = plan_training(config, compute, room, mesh, rank, agreed);
+  }
+  return plan;
+}
+
+void require_memory(const MemoryPlan& plan,
+                    const MemoryConfig& config,
+                    Device device,
+                    Communicator& all) {
+  std::vector<MemoryDemand> demands = demands_of_all(plan.total_bytes(), device, all);
+  if (config.budget_gib > 0) {
+    demands.push_back({.pool = "the budget of memory.budget_gib",
+                       .free_bytes = budget_bytes(config),
+                       .num_ranks = 1,
+                       .needed_bytes = plan.total_bytes()});
   }
   together(all, "memory", [&] {
     for (const MemoryDemand& demand : demands) {

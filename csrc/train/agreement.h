@@ -10,6 +10,8 @@
 #include "csrc/core/device.h"
 #include "csrc/data/dataset.h"
 #include "csrc/plan/memory.h"
+#include "csrc/plan/mesh.h"
+#include "csrc/plan/training_plan.h"
 
 // What all ranks of a run have alike, and have at all, before one of them allocates or writes. Every
 // rank calls unless a function says otherwise, and where one rank refuses all throw.
@@ -28,9 +30,17 @@ Dataset open_text(const Config& config,
                   const std::vector<std::string>& default_roots,
                   Communicator& all);
 
-// What all ranks that share a memory will take of it is there: PreflightError, with the table of
-// `plan`, where it is not. None allocates before all have looked.
-void require_memory(const MemoryPlan& plan, Device device, Communicator& all);
+// This rank's plan for what there is room for on all of them: each has an equal part of the memory
+// that it shares, or config.memory.budget_gib if that is less.
+TrainingPlan agreed_plan(
+    const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all);
+
+// What all ranks that share a memory will take of it is there, and is within memory.budget_gib:
+// PreflightError, with the table of `plan`, where it is not. None allocates before all have looked.
+void require_memory(const MemoryPlan& plan,
+                    const MemoryConfig& config,
+                    Device device,
+                    Communicator& all);
 
 // run.dir is this rank's too, before there is work that it cannot save: PreflightError where it is
 // another one than the first rank's, or cannot be written to. Of one rank.

@@ -23,7 +23,6 @@
 #include "csrc/train/agreement.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trace_file.h"
-#include "kernels/matmul/matmul.h"
 
 namespace memphis {
 namespace {
@@ -74,13 +73,8 @@ Trainer::Trainer(const Config& config,
       device_(take_device(config_.run, world, *all)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
-      plan_(plan_training(config_,
-                          device_,
-                          compute_,
-                          mesh_,
-                          world.rank(),
-                          kernels::matmul_workspace_bytes(device_))),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
+      plan_(agreed_plan(config_, compute_, device_, mesh_, groups_.all_host())),
       leads_(world.rank() == 0),
       dataset_(open_text(config_, default_roots, groups_.all_host())),
       stream_(device_),
@@ -96,9 +90,11 @@ Trainer::Trainer(const Config& config,
              device_info(device_).name,
              name_of(compute_),
              mesh_.num_ranks());
-    log_info("memory plan of a rank:\n{}", format_memory_table(plan_.memory));
+    log_info("memory plan of a rank:\n{}  computed again in the backward pass: {}",
+             format_memory_table(plan_.memory),
+             describe(plan_.activations.recompute, config_.model.num_layers));
   }
-  require_memory(plan_.memory, device_, groups_.all_host());
+  require_memory(plan_.memory, config_.memory, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });

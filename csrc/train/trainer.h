@@ -110,8 +110,8 @@ class Trainer {
   Device device_;
   Mesh mesh_;
   DType compute_;
-  TrainingPlan plan_;
   Groups groups_;
+  TrainingPlan plan_;
   bool leads_;  // writes what the job writes once
   Dataset dataset_;
   OwnedStream stream_;
