@@ -235,6 +235,22 @@ TEST(Override, ReplacesTheFilesValue) {
   EXPECT_FALSE(config.model.tie_embeddings);
 }
 
+TEST(Overrides, TakeWordsOneByOneOrInAList) {
+  const auto memory = [](const std::string& words) {
+    return parse_config(kTiny, "tiny.yaml", {"memory.recompute=" + words}).memory;
+  };
+  EXPECT_TRUE(memory("auto").recompute_auto);
+  EXPECT_EQ(memory("none"), (MemoryConfig{.recompute_auto = false}));
+  EXPECT_EQ(memory("geglu").recompute, (RecomputeGroups{.geglu = true}));
+  EXPECT_EQ(memory("[norm, attention, experts]").recompute,
+            (RecomputeGroups{.norm = true, .attention = true, .experts = true}));
+  for (const std::string words : {"auto", "none", "block", "[norm, geglu]"}) {
+    const Config config = parse_config(kTiny, "tiny.yaml", {"memory.recompute=" + words});
+    EXPECT_NE(to_yaml(config).find("recompute: " + words + "\n"), std::string::npos) << words;
+    EXPECT_EQ(parse_config(to_yaml(config), "again.yaml", {}).memory, config.memory) << words;
+  }
+}
+
 // The values that reference implementations ship.
 TEST(Preset, Grok1IsTheReleasedModel) {
   const ModelConfig model = parse("model: {preset: grok-1}\nschedule: {steps: 1}\n").model;

@@ -269,6 +269,29 @@ std::vector<test::BadConfig> bad_configs() {
        "receive an equal share of the rows on average); use at least 1, or 0 for room in every "
        "case",
        1},
+      {"recomputed layers that are not there",
+       kTiny,
+       {"memory.recompute=geglu", "memory.recompute_layers=3"},
+       ExitCode::config,
+       "argument 'memory.recompute_layers=3': memory.recompute_layers 3 exceeds model.num_layers 2 "
+       "(layers are counted from the first); use at most that, or 0 for all",
+       1},
+      {"recomputed layers of nothing",
+       kTiny,
+       {"memory.recompute=none", "memory.recompute_layers=1"},
+       ExitCode::config,
+       "argument 'memory.recompute_layers=1': memory.recompute_layers 1 has nothing to hold for "
+       "(memory.recompute is none); leave it out, or say in memory.recompute what is computed "
+       "again",
+       1},
+      {"recomputed layers of what is chosen later",
+       kTiny,
+       {"memory.recompute_layers=1"},
+       ExitCode::config,
+       "argument 'memory.recompute_layers=1': memory.recompute_layers 1 has nothing to hold for "
+       "(memory.recompute is auto, which chooses the layers too); leave it out, or say in "
+       "memory.recompute what is computed again",
+       1},
       {"samples over ranks",
        kTiny,
        {"batch.global_batch=12", "batch.micro_batch=2"},

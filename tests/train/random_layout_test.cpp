@@ -112,6 +112,8 @@ Layout draw_layout(Draw& draw,
           "parallel.sequence_parallel=" + draw.of<std::string>({"true", "true", "false"}),
           "parallel.expert_buffer=" +
               draw.of<std::string>({"0", "0", std::to_string(expert * expert_tensor)}),
+          "memory.recompute=" +
+              draw.of<std::string>({"none", "norm", "[attention, geglu]", "experts", "block"}),
           set("batch.micro_batch", micro_batch)}) {
       layout.overrides.push_back(override);
       layout.name += " " + override;

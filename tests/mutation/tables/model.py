@@ -32,6 +32,30 @@ plant("model.join_backward", MOE, "missing collective",
       "  join_routed_parts(context, scratch.dbranch_in_TD);\n", "",
       "tensor ranks have the gradient of their own piece of the tokens")
 
+# ---- what the backward pass computes again
+
+BLOCK = "model/block.cpp"
+
+plant("model.again_norm", BLOCK, "missing step",
+      "  if (groups.norm || groups.block) {\n    attention_in(", "  if (groups.block) {\n    attention_in(",
+      "the input of attention is that of the last layer")
+plant("model.again_residual", BLOCK, "missing step",
+      "  if (groups.block) {\n    residual(context, weights, layer, hidden_TD);\n  }\n", "",
+      "the stream between the branches is that of the last layer")
+plant("model.again_attend", ATTENTION, "missing step",
+      "  } else if (groups.attention) {\n    attend(context, layer);\n  }", "  }",
+      "heads are those of the last layer")
+plant("model.again_rows", MOE, "missing step",
+      "  if (groups.block || (groups.norm && !context.dims.exchange_rows)) {", "  if (groups.block) {",
+      "rows are those of the last layer")
+plant("model.again_dense_up", MOE, "missing step",
+      "                         context.stream);\n  if (context.dims.dense_F > 0) {\n    matmul_forward(",
+      "                         context.stream);\n  if (false) {\n    matmul_forward(",
+      "up-projections of the dense FFN are the gradients of the layer behind")
+plant("model.again_geglu", MOE, "missing step",
+      "  if (groups.geglu) {\n    activations(context, layer, exchange);\n  }\n", "",
+      "activations of experts are those of the last layer")
+
 # ---- groups and regions
 
 GROUPS = "model/groups.cpp"

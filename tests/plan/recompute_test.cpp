@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/recompute.h"
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/config/load.h"
+#include "csrc/plan/training_plan.h"
+
+namespace memphis {
+namespace {
+
+Config config_of(const std::vector<std::string>& overrides, std::int64_t num_ranks = 1) {
+  return parse_config(
+      "model: {preset: grok-1}\nrun: {dir: runs/x, device: cuda}\n"
+      "batch: {sequence_length: 8192, micro_batch: 1, global_batch: 64}\n"
+      "schedule: {steps: 1}\nmetrics: {sample_every: 0}\n",
+      "grok1.yaml",
+      overrides,
+      Check::elsewhere,
+      num_ranks);
+}
+
+std::size_t activation_bytes(const Dims& dims, const Recompute& recompute) {
+  return plan_activations(dims, DType::bf16, Keep::all_layers, Device::cuda, recompute)
+      .activation_bytes();
+}
+
+// Grok-1 at 8192 tokens: numbers of bf16 that a layer keeps for each of them.
+TEST(Recompute, LeavesOutWhatItGivesBack) {
+  const Config config = config_of({});
+  const Dims dims = make_dims(config.model, 1, 8192);
+  constexpr std::int64_t kD = 6144;
+  constexpr std::int64_t kF = 32768;
+  constexpr std::int64_t kK = 2;
+  const auto saved = [&](const RecomputeGroups& groups) {
+    return static_cast<std::int64_t>(
+               (activation_bytes(dims, {}) - activation_bytes(dims, {groups, 64})) / (64 * 2)) /
+           8192;
+  };
+  EXPECT_EQ(saved({.norm = true}), 2 * kD + kK * kD) << "inputs of two branches, and their rows";
+  EXPECT_EQ(saved({.attention = true}), kD);
+  EXPECT_EQ(saved({.experts = true}), kK * 2 * kF);
+  EXPECT_EQ(saved({.geglu = true}), kK * kF);
+  const std::int64_t qkv = (48 + 2 * 8) * 128;
+  EXPECT_EQ(saved({.block = true}), 2 * kD + kK * kD + kD + 3 * kK * kF + qkv + 3 * kD)
+      << "and queries, keys, values, both branches and what lies between them";
+  EXPECT_EQ(saved({.norm = true, .geglu = true}), saved({.norm = true}) + saved({.geglu = true}));
+}
+
+TEST(Recompute, OfSomeLayersLeavesOutAsMuchOfEach) {
+  const Config config = config_of({});
+  const Dims dims = make_dims(config.model, 1, 128);
+  const std::size_t all = activation_bytes(dims, {});
+  const std::size_t one = all - activation_bytes(dims, {{.geglu = true}, 1});
+  EXPECT_EQ(all - activation_bytes(dims, {{.geglu = true}, 5}), 5 * one);
+}
+
+// Rows that come from other ranks would have to be sent again.
+TEST(Recompute, OfNormsKeepsRowsOfOtherRanks) {
+  const Config config = config_of({"parallel.expert=8"}, 8);
+  const Dims dims =
+      make_dims(config.model, 1, 8192, make_share(config.parallel, Mesh(config.parallel, 8), 0));
+  EXPECT_EQ(activation_bytes(dims, {}) - activation_bytes(dims, {{.norm = true}, 64}),
+            std::size_t{64} * 2 * 8192 * 2 * 6144);
+}
+
+// In FLOP of a token: two products of half a square of scores; the up-projections of two experts;
+// all products of a layer.
+TEST(Recompute, CostsWhatItsProductsDo) {
+  const ModelConfig model = config_of({}).model;
+  const auto flops = [&](const RecomputeGroups& groups) {
+    return recompute_cost(model, 8192, DType::bf16, {groups, 1}).flops;
+  };
+  EXPECT_EQ(flops({.norm = true}), 0);
+  EXPECT_EQ(flops({.geglu = true}), 0);
+  EXPECT_EQ(flops({.attention = true}), 2.0 * 8192 * 6144);
+  EXPECT_EQ(flops({.experts = true}), 2 * 2.0 * 6144 * 65536);
+  EXPECT_EQ(flops({.block = true}),
+            2.0 * 8192 * 6144 + 2 * 3 * 2.0 * 6144 * 32768 + 2.0 * 6144 * (64 + 48) * 128);
+  EXPECT_EQ(recompute_cost(model, 8192, DType::bf16, {{.experts = true}, 7}).flops,
+            7 * flops({.experts = true}));
+}
+
+TEST(RecomputeOptions, TakeEachLessMemoryAndMoreWork) {
+  const Config config = config_of({});
+  const Dims dims = make_dims(config.model, 1, 8192);
+  const std::vector<Recompute> options =
+      recompute_options(config.model, config.memory, dims, DType::bf16);
+  ASSERT_GT(options.size(), 64U);
+  EXPECT_FALSE(options.front().any());
+  EXPECT_EQ(options.back(), (Recompute{{.block = true}, 64}));
+  const auto bytes = [&](const Recompute& recompute) {
+    const ActivationPlan plan =
+        plan_activations(dims, DType::bf16, Keep::all_layers, Device::cuda, recompute);
+    return plan.activation_bytes() + plan.workspace_bytes();
+  };
+  const auto weight = [&](const Recompute& recompute) {
+    return recompute_cost(config.model, 8192, DType::bf16, recompute).weight();
+  };
+  for (std::size_t i = 1; i < options.size(); ++i) {
+    EXPECT_LT(bytes(options[i]), bytes(options[i - 1])) << i;
+    EXPECT_GE(weight(options[i]), weight(options[i - 1])) << i;
+  }
+}
+
+TEST(RecomputeOptions, AreTheOneThatWasAskedFor) {
+  for (const auto& [overrides, expected] :
+       {std::pair<std::vector<std::string>, Recompute>{{"memory.recompute=none"}, {}},
+        {{"memory.recompute=[norm, geglu]"}, {{.norm = true, .geglu = true}, 64}},
+        {{"memory.recompute=block", "memory.recompute_layers=3"}, {{.block = true}, 3}}}) {
+    const Config config = config_of(overrides);
+    EXPECT_EQ(recompute_options(
+                  config.model, config.memory, make_dims(config.model, 1, 8192), DType::bf16),
+              std::vector<Recompute>{expected})
+        << overrides.front();
+  }
+}
+
+// The cheapest that fits, to the byte.
+TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
+  const std::vector<std::string> layout = {
+      "parallel.tensor=8", "parallel.expert=8", "parallel.expert_buffer=1.5"};
+  const Config config = config_of(layout, 64);
+  const Mesh mesh(config.parallel, 64);
+  const auto plan_within = [&](std::size_t bytes, std::size_t least_option = 0) {
+    return plan_training(config,
+                         DType::bf16,
+                         {.device = Device::cuda, .library_bytes = 0, .budget_bytes = bytes},
+                         mesh,
+                         5,
+                         least_option);
+  };
+  const TrainingPlan roomy = plan_within(std::size_t{1} << 60);
+  EXPECT_EQ(roomy.recompute_option, 0U);
+  EXPECT_FALSE(roomy.activations.recompute.any());
+
+  std::size_t budget = roomy.memory.total_bytes();
+  EXPECT_EQ(plan_within(budget).recompute_option, 0U);
+  for (std::size_t option = 1; option < 20; ++option) {
+    const TrainingPlan plan = plan_within(budget - 1);
+    EXPECT_EQ(plan.recompute_option, option);
+    EXPECT_LT(plan.memory.total_bytes(), budget);
+    budget = plan.memory.total_bytes();
+  }
+  const TrainingPlan none_fits = plan_within(0);
+  EXPECT_EQ(none_fits.activations.recompute, (Recompute{{.block = true}, 64}));
+  EXPECT_EQ(plan_within(std::size_t{1} << 60, 7).recompute_option, 7U) << "as others need it";
+}
+
+TEST(Recompute, SaysItself) {
+  EXPECT_EQ(describe({}, 64), "nothing");
+  EXPECT_EQ(describe({{.norm = true, .geglu = true}, 64}, 64), "norm, geglu in all 64 layers");
+  EXPECT_EQ(describe({{.block = true}, 3}, 64), "whole blocks in the first 3 of 64 layers");
+}
+
+}  // namespace
+}  // namespace memphis
