@@ -83,6 +83,15 @@ void print_memory(const Config& config, DType compute, const Room& room, const T
                100 * cost.flops / model_flops_per_token(config.model, S).halved,
                cost.bytes / (1024 * 1024));
   }
+  if (plan.dims.exchange_rows) {
+    const double shares = static_cast<double>(plan.dims.local_R) / plan.dims.equal_share_of_rows();
+    fmt::print("experts have room for {} rows of a micro-batch, {:.2f} times an equal share{}\n",
+               plan.dims.local_R,
+               shares,
+               config.parallel.expert_buffer == 0
+                   ? ": no routing needs more"
+                   : "; a micro-batch that routes more to one rank ends the run");
+  }
   const auto needed = static_cast<double>(plan.memory.total_bytes());
   const auto budget = static_cast<double>(room.planned.budget_bytes);
   fmt::print("{}: {:.2f} of {:.2f} GiB {}{}\n",

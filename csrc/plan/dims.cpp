@@ -20,9 +20,8 @@ std::int64_t received_rows(const Dims& d, const Share& share) {
   if (share.expert_buffer == 0) {
     return most;
   }
-  const double equal =
-      static_cast<double>(senders * d.routed_T * d.K) / static_cast<double>(share.expert.count);
-  return std::min(most, static_cast<std::int64_t>(std::ceil(equal * share.expert_buffer)));
+  return std::min(
+      most, static_cast<std::int64_t>(std::ceil(d.equal_share_of_rows() * share.expert_buffer)));
 }
 
 }  // namespace

@@ -43,6 +43,12 @@ struct Dims {
   // A chunk's columns where they are operands of their own, which are aligned.
   std::int64_t pad_chunk(std::int64_t tokens) const;
 
+  // Rows that this rank's experts receive in a micro-batch if all experts of a layer get as many.
+  double equal_share_of_rows() const {
+    return static_cast<double>(expert_ranks * routed_T * K) /
+           static_cast<double>(expert_ranks / copies);
+  }
+
   bool split_sequences = false;  // the residual stream holds a piece of each sequence
   bool tensor_parallel = false;  // attention, dense FFN and head give partial sums
   bool exchange_rows = false;    // experts lie on several ranks

@@ -16,12 +16,12 @@ plant("plan.received_choices", DIMS, "bound",
       "senders * d.routed_T * std::min(d.K, d.local_E)", "senders * d.routed_T",
       "a rank has room for one choice of each token")
 plant("plan.received_floor", DIMS, "rounding",
-      "std::ceil(equal * share.expert_buffer)", "std::floor(equal * share.expert_buffer)",
+      "std::ceil(d.equal_share_of_rows() * share.expert_buffer)",
+      "std::floor(d.equal_share_of_rows() * share.expert_buffer)",
       "a buffer of so many times the even share has a row less")
-plant("plan.received_equal", DIMS, "scale by degree",
-      "/ static_cast<double>(share.expert.count);",
-      "/ static_cast<double>(share.expert.count * share.expert_tensor.count);",
-      "the even share of rows counts each copy of an expert as another expert")
+plant("plan.received_equal", "plan/dims.h", "scale by degree",
+      "static_cast<double>(expert_ranks / copies);", "static_cast<double>(expert_ranks);",
+      "an equal share is too small where an expert's width is cut")
 plant("plan.expert_of_copies", DIMS, "index",
       "index / local_E / copies * local_E", "index / local_E * local_E",
       "rows of an expert's copies are counted for other experts")
@@ -196,8 +196,21 @@ plant("plan.total_sampling", MEMORY, "dropped term",
       "workspace_bytes + library_bytes + sampling_bytes;", "workspace_bytes + library_bytes;",
       "memory for sampling is planned and not counted")
 plant("plan.kept_layers", ACTIVATIONS, "bound",
-      "keep == Keep::all_layers ? num_layers : 1;", "keep == Keep::all_layers ? 1 : num_layers;",
-      "memory for one layer where all are kept")
+      "i < (keep == Keep::all_layers ? num_layers : 1)", "i < num_layers",
+      "inference has room for every layer")
+plant("plan.again_room", ACTIVATIONS, "missing term",
+      "      return !gives_back(recompute.of_layer(i), tensor.by);\n    });\n  }\n  return bytes;",
+      "      return !gives_back(recompute.of_layer(0), tensor.by);\n    });\n  }\n  return bytes;",
+      "layers that keep all have no room for it")
+plant("plan.again_first", "plan/recompute.h", "comparison",
+      "layer < num_layers ? groups", "layer <= num_layers ? groups",
+      "one layer more is computed again than was asked for")
+plant("plan.again_cheapest", "plan/training_plan.cpp", "comparison",
+      "if (plan.memory.total_bytes() <= room.budget_bytes) {", "if (plan.memory.total_bytes() < room.budget_bytes) {",
+      "what fits to the byte does not fit")
+plant("plan.again_pareto", "plan/recompute.cpp", "comparison",
+      "if (options.empty() || each.bytes < least) {", "if (options.empty() || each.bytes <= least) {",
+      "an option costs more than the one before it and needs as much")
 plant("plan.flops_experts", FLOPS, "scale",
       "d.K * 3 * d.D * d.F + d.D * d.E", "d.E * 3 * d.D * d.F + d.D * d.E",
       "all experts are counted and not those that a token visits")
