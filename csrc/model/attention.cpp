@@ -37,7 +37,7 @@ void attend(const BlockContext& context, const Layer& layer) {
                      .q_TNH = queries_of(layer.qkv_TCH, d),
                      .k_UGH = keys_of(layer.qkv_TCH, d),
                      .v_UGH = values_of(layer.qkv_TCH, d),
-                     .position_T = context.shared.position_T,
+                     .position_T = context.batch.position_T,
                      .key_valid_U = context.key_valid_T,
                      .score = score_of(context.model)},
                     context.stream);
@@ -59,7 +59,7 @@ void attention_branch_forward(const BlockContext& context,
   // (5) q and k rotate, v does not
   rope_forward({.x_TCH = layer.qkv_TCH,
                 .table_SH = context.shared.rope_table_SH,
-                .position_T = context.shared.position_T,
+                .position_T = context.batch.position_T,
                 .num_rotated_heads = d.N + d.G},
                stream);
   attend(context, layer);
@@ -104,7 +104,7 @@ void attention_branch_backward(const BlockContext& context,
                                     .q_TNH = queries_of(layer.qkv_TCH, d),
                                     .k_UGH = keys_of(layer.qkv_TCH, d),
                                     .v_UGH = values_of(layer.qkv_TCH, d),
-                                    .position_T = context.shared.position_T,
+                                    .position_T = context.batch.position_T,
                                     .key_valid_U = context.key_valid_T,
                                     .delta_BNS = scratch.delta_BNS,
                                     .workspace_W = scratch.attention_workspace_W,
@@ -115,7 +115,7 @@ void attention_branch_backward(const BlockContext& context,
   attention_backward(scores, stream);
   rope_backward({.dx_TCH = scratch.dqkv_TCH,
                  .table_SH = context.shared.rope_table_SH,
-                 .position_T = context.shared.position_T,
+                 .position_T = context.batch.position_T,
                  .num_rotated_heads = d.N + d.G},
                 stream);
   matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD),

@@ -16,6 +16,7 @@ struct BlockContext {
   const ModelConfig& model;
   const Dims& dims;
   const Groups& groups;
+  const BatchActivations<TensorView>& batch;
   const SharedActivations<TensorView>& shared;
   const BackwardScratch<TensorView>& scratch;  // absent views for inference
   TensorView key_valid_T;                      // absent where no token is the pad id

@@ -65,38 +65,35 @@ Grok::Grok(const ModelConfig& model,
       parameters_(parameters),
       activations_(activations),
       stream_(stream) {
-  for (std::int64_t layer = 0; layer < dims_.L; ++layer) {
-    exchanges_.emplace_back(dims_, stream_.device);
-  }
   rope_table({.table_SH = activations_.shared.rope_table_SH, .theta = model_.rope_theta}, stream_);
 }
 
-void Grok::load(const HostBatch& batch) {
-  const SharedActivations<TensorView>& shared = activations_.shared;
+void Grok::load(MicroBatch& batch, const HostBatch& host) {
   const auto copy = [&](const TensorView& to, const auto& from) {
     require(static_cast<std::int64_t>(from.size()) == dims_.T, "a batch has B * S tokens");
     device_copy(to.data, from.data(), to.bytes(), stream_);
   };
-  copy(shared.tokens_T, batch.tokens_T);
-  copy(shared.targets_T, batch.targets_T);
-  copy(shared.position_T, batch.positions_T);
-  copy(shared.valid_T, batch.valid_T);
-  key_valid_T_ = batch.any_padding ? shared.valid_T : TensorView{};
-  routed_valid_T_ = key_valid_T_;
-  if (batch.any_padding && shared.routed_valid_T.present()) {
-    routed_valid_T_ = shared.routed_valid_T;
-    copy_piece(block_context(), routed_valid_T_, key_valid_T_);
+  copy(batch.tensors.tokens_T, host.tokens_T);
+  copy(batch.tensors.targets_T, host.targets_T);
+  copy(batch.tensors.position_T, host.positions_T);
+  copy(batch.tensors.valid_T, host.valid_T);
+  batch.key_valid_T = host.any_padding ? batch.tensors.valid_T : TensorView{};
+  batch.routed_valid_T = batch.key_valid_T;
+  if (host.any_padding && batch.tensors.routed_valid_T.present()) {
+    batch.routed_valid_T = batch.tensors.routed_valid_T;
+    copy_piece(block_context(batch), batch.routed_valid_T, batch.key_valid_T);
   }
 }
 
-BlockContext Grok::block_context() const {
+BlockContext Grok::block_context(const MicroBatch& batch) const {
   return {.model = model_,
           .dims = dims_,
           .groups = groups_,
+          .batch = batch.tensors,
           .shared = activations_.shared,
           .scratch = activations_.backward,
-          .key_valid_T = key_valid_T_,
-          .routed_valid_T = routed_valid_T_,
+          .key_valid_T = batch.key_valid_T,
+          .routed_valid_T = batch.routed_valid_T,
           .stream = stream_};
 }
 
@@ -105,55 +102,53 @@ void Grok::enter(const char* phase, int layer) const {
   groups_.activity().enter(phase, layer < dims_.L ? layer : -1);
 }
 
-void Grok::forward() {
+void Grok::forward(MicroBatch& batch) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
-  const SharedActivations<TensorView>& shared = activations_.shared;
-  const BlockContext context = block_context();
+  const BlockContext context = block_context(batch);
   // (2)
   const auto begin_layer = [&](const char* phase, int layer) {
     enter(phase, layer);
     parameters_.await_layer(layer, stream_);
   };
   begin_layer("forward of the embedding", kBeforeLayers);
-  embedding_forward({.y_TD = term_of(context, shared.hidden_TD),
+  embedding_forward({.y_TD = term_of(context, batch.tensors.hidden_TD),
                      .weight_VD = weights.embedding_VD,
-                     .tokens_T = shared.tokens_T,
+                     .tokens_T = batch.tensors.tokens_T,
                      .multiplier = static_cast<float>(model_.embedding_multiplier),
                      .vocab_begin = dims_.local_V.begin,
                      .vocab_size = dims_.V},
                     stream_);
-  sum_terms(context, shared.hidden_TD);
+  sum_terms(context, batch.tensors.hidden_TD);
   // (3) to (16)
-  TensorView hidden_TD = shared.hidden_TD;
+  TensorView hidden_TD = batch.tensors.hidden_TD;
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
     begin_layer("forward", static_cast<int>(i));
-    block_forward(context, weights.layers[i], activations_.layers[i], exchanges_[i], hidden_TD);
-    hidden_TD = activations_.layers[i].out_TD;
+    block_forward(context, weights.layers[i], batch.layers[i], batch.exchanges[i], hidden_TD);
+    hidden_TD = batch.layers[i].out_TD;
   }
   // (17)
   begin_layer("forward of the head", static_cast<int>(weights.layers.size()));
-  rmsnorm_forward({.y_TD = shared.final_in_TD,
-                   .rrms_T = shared.final_rrms_T,
+  rmsnorm_forward({.y_TD = batch.tensors.final_in_TD,
+                   .rrms_T = batch.tensors.final_rrms_T,
                    .x_TD = hidden_TD,
                    .weight_D = weights.final_norm_D,
                    .eps = static_cast<float>(model_.norm_eps)},
                   stream_);
-  whole_final_TD_ = whole_tokens(context, shared.final_in_TD);
 }
 
-void Grok::head_product(std::int64_t begin, std::int64_t count) {
+void Grok::head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count) {
   matmul_forward({.y_TN = activations_.shared.logits_CV.rows(0, count),
-                  .x_TK = whole_final_TD_.rows(begin, count),
+                  .x_TK = final_TD.rows(begin, count),
                   .weight_NK = parameters_.weights().head_VD},
                  stream_);
 }
 
-TensorView Grok::logits(std::int64_t token) {
+TensorView Grok::logits(const MicroBatch& batch, std::int64_t token) {
   constexpr std::int64_t kRows = 8;  // a product of eight rows starts aligned in every dtype
   const SharedActivations<TensorView>& shared = activations_.shared;
   const std::int64_t begin = token / kRows * kRows;
   const std::int64_t count = std::min({kRows, dims_.T - begin, dims_.head_chunk});
-  head_product(begin, count);
+  head_product(whole_tokens(block_context(batch), batch.tensors.final_in_TD), begin, count);
   soft_cap_forward({.y = shared.capped_logits_CV.rows(0, count),
                     .x = shared.logits_CV.rows(0, count),
                     .scale = static_cast<float>(model_.output_multiplier),
@@ -175,7 +170,8 @@ TensorView Grok::logits(std::int64_t token) {
   return row_logits_V;
 }
 
-void Grok::join_vocabulary(std::int64_t begin,
+void Grok::join_vocabulary(const MicroBatch& batch,
+                           std::int64_t begin,
                            std::int64_t count,
                            TensorView& lse_T,
                            TensorView& target_T) {
@@ -197,7 +193,7 @@ void Grok::join_vocabulary(std::int64_t begin,
   cross_entropy_shard({.lse_T = half(0).rows(0, count),
                        .target_T = half(1).rows(0, count),
                        .logits_TV = shared.logits_CV.rows(0, count),
-                       .targets_T = shared.targets_T.rows(begin, count),
+                       .targets_T = batch.tensors.targets_T.rows(begin, count),
                        .multiplier = static_cast<float>(model_.output_multiplier),
                        .cap = static_cast<float>(model_.final_cap),
                        .vocab_begin = dims_.local_V.begin},
@@ -210,21 +206,23 @@ void Grok::join_vocabulary(std::int64_t begin,
   target_T = target_T.rows(0, count);
 }
 
-void Grok::cross_entropy_of_chunk(std::int64_t begin,
+void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
+                                  const TensorView& final_TD,
+                                  std::int64_t begin,
                                   std::int64_t count,
                                   const LossScales& scales,
                                   bool with_gradient) {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const TensorView logits_CV = shared.logits_CV.rows(0, count);
-  head_product(begin, count);
+  head_product(final_TD, begin, count);
   if (dims_.tensor_parallel) {
     TensorView lse_T;
     TensorView target_T;
-    join_vocabulary(begin, count, lse_T, target_T);
-    cross_entropy_gradient({.loss_T = shared.loss_T.rows(begin, count),
+    join_vocabulary(batch, begin, count, lse_T, target_T);
+    cross_entropy_gradient({.loss_T = batch.tensors.loss_T.rows(begin, count),
                             .dlogits_TV = with_gradient ? logits_CV : TensorView{},
                             .logits_TV = logits_CV,
-                            .targets_T = shared.targets_T.rows(begin, count),
+                            .targets_T = batch.tensors.targets_T.rows(begin, count),
                             .lse_T = lse_T,
                             .target_T = target_T,
                             .multiplier = static_cast<float>(model_.output_multiplier),
@@ -234,28 +232,28 @@ void Grok::cross_entropy_of_chunk(std::int64_t begin,
                            stream_);
     return;
   }
-  cross_entropy({.loss_T = shared.loss_T.rows(begin, count),
+  cross_entropy({.loss_T = batch.tensors.loss_T.rows(begin, count),
                  .dlogits_TV = with_gradient ? logits_CV : TensorView{},
                  .logits_TV = logits_CV,
-                 .targets_T = shared.targets_T.rows(begin, count),
+                 .targets_T = batch.tensors.targets_T.rows(begin, count),
                  .multiplier = static_cast<float>(model_.output_multiplier),
                  .cap = static_cast<float>(model_.final_cap),
                  .grad_scale = scales.target},
                 stream_);
 }
 
-void Grok::add_cross_entropy(const LossScales& scales) {
+void Grok::add_cross_entropy(const MicroBatch& batch, const LossScales& scales) {
   sum_all({.total_1 = stat_view(activations_.shared, Stat::loss),
-           .x_n = activations_.shared.loss_T,
+           .x_n = batch.tensors.loss_T,
            .scale = scales.target,
            .accumulate = true},
           stream_);
 }
 
-void Grok::add_auxiliary_losses(const LossScales& scales) {
+void Grok::add_auxiliary_losses(const MicroBatch& batch, const LossScales& scales) {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const auto per_layer = 1.0F / static_cast<float>(dims_.L);
-  for (const Layer& layer : activations_.layers) {
+  for (const Layer& layer : batch.layers) {
     sum_all({.total_1 = stat_view(shared, Stat::balance),
              .x_n = layer.balance_B,
              .scale = scales.sequence * per_layer,
@@ -269,20 +267,21 @@ void Grok::add_auxiliary_losses(const LossScales& scales) {
   }
 }
 
-void Grok::loss(const LossScales& scales) {
+void Grok::loss(const MicroBatch& batch, const LossScales& scales) {
+  const TensorView final_TD = whole_tokens(block_context(batch), batch.tensors.final_in_TD);
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(begin, count, scales, false);
+    cross_entropy_of_chunk(batch, final_TD, begin, count, scales, false);
   }
-  add_cross_entropy(scales);
+  add_cross_entropy(batch, scales);
 }
 
-void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
+void Grok::loss_and_backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
   const SharedActivations<TensorView>& shared = activations_.shared;
   const BackwardScratch<TensorView>& scratch = activations_.backward;
-  const BlockContext context = block_context();
+  const BlockContext context = block_context(batch);
 
   const auto num_layers = static_cast<int>(weights.layers.size());
   const auto begin_layer = [&](const char* phase, int layer) {
@@ -298,31 +297,32 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
   };
 
   begin_layer("loss and backward of the head", num_layers);
+  const TensorView final_TD = whole_tokens(context, batch.tensors.final_in_TD);
   // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
   // is used up at once, so [T, V] never exists.
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(begin, count, scales, true);
+    cross_entropy_of_chunk(batch, final_TD, begin, count, scales, true);
     matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
                      .dweight_NK = gradients.head_VD,
                      .dy_TN = shared.logits_CV.rows(0, count),
-                     .x_TK = whole_final_TD_.rows(begin, count),
+                     .x_TK = final_TD.rows(begin, count),
                      .weight_NK = weights.head_VD},
                     stream_);
   }
   sum_terms(context, scratch.dbranch_in_TD);
-  add_cross_entropy(scales);
-  add_auxiliary_losses(scales);
+  add_cross_entropy(batch, scales);
+  add_auxiliary_losses(batch, scales);
 
   const auto hidden_before = [&](std::size_t layer) {
-    return layer == 0 ? shared.hidden_TD : activations_.layers[layer - 1].out_TD;
+    return layer == 0 ? batch.tensors.hidden_TD : batch.layers[layer - 1].out_TD;
   };
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.final_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,
                     .x_TD = hidden_before(weights.layers.size()),
                     .weight_D = weights.final_norm_D,
-                    .rrms_T = shared.final_rrms_T,
+                    .rrms_T = batch.tensors.final_rrms_T,
                     .partial_PD = scratch.norm_partial_PD},
                    stream_);
   end_layer(num_layers);
@@ -332,19 +332,15 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
     const RecomputeGroups again = activations_.recompute.of_layer(static_cast<std::int64_t>(i));
     if (again.any()) {
       enter("recompute", static_cast<int>(i));
-      block_recompute(context,
-                      weights.layers[i],
-                      activations_.layers[i],
-                      exchanges_[i],
-                      hidden_before(i),
-                      again);
+      block_recompute(
+          context, weights.layers[i], batch.layers[i], batch.exchanges[i], hidden_before(i), again);
     }
     begin_layer("backward", static_cast<int>(i));
     block_backward(context,
                    weights.layers[i],
                    gradients.layers[i],
-                   activations_.layers[i],
-                   exchanges_[i],
+                   batch.layers[i],
+                   batch.exchanges[i],
                    hidden_before(i),
                    auxiliary);
     end_layer(static_cast<int>(i));
@@ -352,7 +348,7 @@ void Grok::loss_and_backward(const LossScales& scales, GradientSink* sink) {
   enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
   embedding_backward({.dweight_VD = gradients.embedding_VD,
                       .dy_TD = whole_tokens(context, scratch.dhidden_TD),
-                      .tokens_T = shared.tokens_T,
+                      .tokens_T = batch.tensors.tokens_T,
                       .multiplier = static_cast<float>(model_.embedding_multiplier),
                       .vocab_begin = dims_.local_V.begin,
                       .vocab_size = dims_.V},

@@ -2,12 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
-#include <vector>
 
 #include "csrc/config/config.h"
-#include "csrc/model/exchange.h"
 #include "csrc/model/groups.h"
+#include "csrc/model/micro_batch.h"
 #include "csrc/model/parameters.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
@@ -26,16 +24,6 @@ class GradientSink {
   virtual void before_backward(int layer) = 0;
   // They are complete.
   virtual void after_backward(int layer) = 0;
-};
-
-// One micro-batch in host memory, B * S long each. `positions` count from the start of the document
-// or of the sequence, whichever is later. `targets` below 0 are not predicted.
-struct HostBatch {
-  std::span<const std::int32_t> tokens_T;
-  std::span<const std::int32_t> targets_T;
-  std::span<const std::int32_t> positions_T;
-  std::span<const std::uint8_t> valid_T;  // 0 where the token is the pad id
-  bool any_padding = false;               // some valid_T is 0
 };
 
 // What one term weighs in the means over the whole step, which may be many micro-batches, and the
@@ -62,42 +50,47 @@ class Grok {
        const Activations& activations,
        Stream stream);
 
-  // Copies a micro-batch to the device; `batch` must stay as it is until the stream has passed.
-  void load(const HostBatch& batch);
+  // Begins with a micro-batch: copies it to the device. `host` must stay as it is until the stream
+  // has passed.
+  void load(MicroBatch& batch, const HostBatch& host);
 
-  // Equations (1) to (17), from the loaded batch to shared.final_in_TD.
-  void forward();
+  // Equations (1) to (17), from the loaded batch to its final_in_TD.
+  void forward(MicroBatch& batch);
 
   // (18) and the cross entropy of the loaded targets; adds the step's mean to shared.stats.
-  void loss(const LossScales& scales);
+  void loss(const MicroBatch& batch, const LossScales& scales);
 
   // Adds the means of the auxiliary losses, over layers too and without coefficients, to
   // shared.stats.
-  void add_auxiliary_losses(const LossScales& scales);
+  void add_auxiliary_losses(const MicroBatch& batch, const LossScales& scales);
 
   // Both of these, and the gradient of
   //   cross entropy + balance * (all layers' balance losses) + router_z * (all layers' z losses),
   // which is added to the parameters' gradients. forward() has run. `sink`, if any, hears how far
   // the backward pass is.
-  void loss_and_backward(const LossScales& scales, GradientSink* sink = nullptr);
+  void loss_and_backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink = nullptr);
 
   // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next
   // call. The plan was made for inference (Keep::one_layer).
-  TensorView logits(std::int64_t token);
+  TensorView logits(const MicroBatch& batch, std::int64_t token);
 
   const Dims& dims() const { return dims_; }
   const Activations& activations() const { return activations_; }
 
  private:
-  BlockContext block_context() const;
+  BlockContext block_context(const MicroBatch& batch) const;
   void enter(const char* phase, int layer) const;
-  void add_cross_entropy(const LossScales& scales);
-  void head_product(std::int64_t begin, std::int64_t count);
-  void join_vocabulary(std::int64_t begin,
+  void add_cross_entropy(const MicroBatch& batch, const LossScales& scales);
+  // Of final_in_TD of all tokens, rows [begin, begin + count).
+  void head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count);
+  void join_vocabulary(const MicroBatch& batch,
+                       std::int64_t begin,
                        std::int64_t count,
                        TensorView& lse_T,
                        TensorView& target_T);
-  void cross_entropy_of_chunk(std::int64_t begin,
+  void cross_entropy_of_chunk(const MicroBatch& batch,
+                              const TensorView& final_TD,
+                              std::int64_t begin,
                               std::int64_t count,
                               const LossScales& scales,
                               bool with_gradient);
@@ -108,10 +101,6 @@ class Grok {
   const Parameters& parameters_;
   const Activations& activations_;
   Stream stream_;
-  std::vector<ExpertExchange> exchanges_;  // a layer each
-  TensorView whole_final_TD_;              // (17) of all tokens
-  TensorView key_valid_T_;
-  TensorView routed_valid_T_;
 };
 
 }  // namespace memphis

@@ -119,24 +119,25 @@ ActivationPlan plan_activations(
   layer.moe_out_rrms_T = {{{d.residual_T}, sums}};
   layer.out_TD = {{{d.residual_T, d.D}, compute}};
 
+  BatchActivations<TensorSpec>& batch = plan.batch;
   SharedActivations<TensorSpec>& shared = plan.shared;
-  shared.tokens_T = {{d.T}, DType::i32};
-  shared.targets_T = {{d.T}, DType::i32};
-  shared.position_T = {{d.T}, DType::i32};
-  shared.valid_T = {{d.T}, DType::u8};
+  batch.tokens_T = {{d.T}, DType::i32};
+  batch.targets_T = {{d.T}, DType::i32};
+  batch.position_T = {{d.T}, DType::i32};
+  batch.valid_T = {{d.T}, DType::u8};
   shared.rope_table_SH = {{d.S, d.H}, sums};
-  shared.hidden_TD = {{d.residual_T, d.D}, compute};
+  batch.hidden_TD = {{d.residual_T, d.D}, compute};
   shared.expert_out_RD = {{d.local_R, d.D}, compute};
   shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E * d.copies}, DType::i32};
-  shared.final_in_TD = {{d.residual_T, d.D}, compute};
-  shared.final_rrms_T = {{d.residual_T}, sums};
+  batch.final_in_TD = {{d.residual_T, d.D}, compute};
+  batch.final_rrms_T = {{d.residual_T}, sums};
   shared.logits_CV = {{d.head_chunk, d.local_V.count}, compute};
-  shared.loss_T = {{d.T}, sums};
+  batch.loss_T = {{d.T}, sums};
   shared.stats = {{static_cast<std::int64_t>(Stat::count), kStatWidth}, sums};
 
   const bool inference = keep == Keep::one_layer;
   if (d.tensor_parallel) {
-    shared.routed_valid_T = {{d.routed_T}, DType::u8};
+    batch.routed_valid_T = {{d.routed_T}, DType::u8};
     shared.partial_TD = {{d.T, d.D}, compute};
     if (d.split_sequences) {
       shared.whole_TD = {{d.T, d.D}, compute};
@@ -213,13 +214,13 @@ TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat) {
 }
 
 std::size_t ActivationPlan::activation_bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = group_bytes(batch);
   for (std::int64_t i = 0; i < (keep == Keep::all_layers ? num_layers : 1); ++i) {
     bytes += layer_bytes(layer, [&](const LayerTensor& tensor) {
       return !gives_back(recompute.of_layer(i), tensor.by);
     });
   }
-  return bytes;
+  return bytes * static_cast<std::size_t>(num_slots);
 }
 
 std::size_t ActivationPlan::workspace_bytes() const {
@@ -237,16 +238,19 @@ Activations allocate_activations(const ActivationPlan& plan, Arena& activations,
   };
   LayerActivations<TensorView> common;
   allocate_layer(plan.layer, computed_again, workspace, common);
-  for (std::int64_t i = 0; i < plan.num_layers; ++i) {
-    if (i > 0 && plan.keep == Keep::one_layer) {
-      result.layers.push_back(result.layers.front());
-      continue;
+  for (std::int64_t slot = 0; slot < plan.num_slots; ++slot) {
+    Slot& views = result.slots.emplace_back();
+    views.batch = allocate(plan.batch, activations);
+    for (std::int64_t i = 0; i < plan.num_layers; ++i) {
+      if (i > 0 && plan.keep == Keep::one_layer) {
+        views.layers.push_back(views.layers.front());
+        continue;
+      }
+      const auto kept = [&](const LayerTensor& tensor) {
+        return !gives_back(plan.recompute.of_layer(i), tensor.by);
+      };
+      allocate_layer(plan.layer, kept, activations, views.layers.emplace_back(common));
     }
-    const auto kept = [&](const LayerTensor& tensor) {
-      return !gives_back(plan.recompute.of_layer(i), tensor.by);
-    };
-    LayerActivations<TensorView>& views = result.layers.emplace_back(common);
-    allocate_layer(plan.layer, kept, activations, views);
   }
   result.shared = allocate(plan.shared, workspace);
   result.backward = allocate(plan.backward, workspace);

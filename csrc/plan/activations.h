@@ -58,26 +58,37 @@ struct LayerActivations {
   static void for_each(Self& a, Other& b, const Visit& visit);
 };
 
+// What else a micro-batch has, from when it is loaded to the end of its backward pass.
+template <class T>
+struct BatchActivations {
+  T tokens_T;
+  T targets_T;
+  T position_T;
+  T valid_T;         // u8
+  T routed_valid_T;  // of the routed tokens, where tensor ranks share the work of a token
+  T hidden_TD;       // the embedding: layer 0's h
+  T final_in_TD;     // final_norm(h)
+  T final_rrms_T;
+  T loss_T;
+
+  template <class Self, class Other, class Visit>
+  static void for_each(Self& a, Other& b, const Visit& visit);
+};
+
 // A tensor of LayerActivations as planned.
 struct LayerTensor {
   TensorSpec spec;
   GivenBackBy by = GivenBackBy::nothing;
 };
 
-// What is needed once, by all layers and the head in turn.
+// What is needed once, by all micro-batches, layers and the head in turn.
 template <class T>
 struct SharedActivations {
-  T tokens_T;
-  T targets_T;
-  T position_T;
-  T valid_T;  // u8
   T rope_table_SH;
-  T hidden_TD;      // the embedding: layer 0's h
   T expert_out_RD;  // forward: before the sum over a token's experts; backward: its gradient
   T dense_out_TD;
   T permute_counts_PE;
   // Where tensor ranks share the work of a token, else absent: see csrc/model/regions.h.
-  T routed_valid_T;
   T whole_TD;
   T partial_TD;
   T routed_in_TD;
@@ -89,8 +100,6 @@ struct SharedActivations {
   T sent_RD;
   T sent_gates_R1;
   T received_RD;
-  T final_in_TD;  // final_norm(h)
-  T final_rrms_T;
   T logits_CV;         // of head_chunk tokens, before the multiplier; their gradient after it
   T capped_logits_CV;  // of inference alone
   T row_logits_V;      // the same, of one token and the whole vocabulary where that is cut
@@ -99,7 +108,6 @@ struct SharedActivations {
   T vocab_stats_2C;
   T vocab_stats_2PC;
   T vocab_joined_2C;
-  T loss_T;
   T stats;  // see Stat
 
   template <class Self, class Other, class Visit>
@@ -159,13 +167,16 @@ enum class Keep : std::uint8_t { all_layers, one_layer };  // for training; for 
 // The specs of a model's activations for micro-batches of dims.B x dims.S tokens.
 struct ActivationPlan {
   Keep keep = Keep::all_layers;
+  std::int64_t num_slots = 1;  // micro-batches under way at a time
   std::int64_t num_layers = 0;
   Recompute recompute;  // none for inference
   LayerActivations<LayerTensor> layer;
+  BatchActivations<TensorSpec> batch;
   SharedActivations<TensorSpec> shared;
   BackwardScratch<TensorSpec> backward;  // all absent for inference
 
-  std::size_t activation_bytes() const;  // of `layer`, of every layer what it keeps
+  // Of all slots: `batch`, and of `layer` what every layer keeps.
+  std::size_t activation_bytes() const;
   // Of `shared`, `backward`, and of `layer` what is computed again: it has one place for all layers.
   std::size_t workspace_bytes() const;
 };
@@ -173,11 +184,17 @@ struct ActivationPlan {
 ActivationPlan plan_activations(
     const Dims& dims, DType compute, Keep keep, Device device, const Recompute& recompute = {});
 
+// The tensors of one micro-batch.
+struct Slot {
+  BatchActivations<TensorView> batch;
+  // L of them; the same one L times for inference. What a layer computes again lies where all layers
+  // of all slots have it.
+  std::vector<LayerActivations<TensorView>> layers;
+};
+
 // The views of an ActivationPlan, taken from two arenas of its sizes.
 struct Activations {
-  // L of them; the same one L times for inference. What a layer computes again lies where the other
-  // layers have it too.
-  std::vector<LayerActivations<TensorView>> layers;
+  std::vector<Slot> slots;
   Recompute recompute;
   SharedActivations<TensorView> shared;
   BackwardScratch<TensorView> backward;
@@ -226,17 +243,25 @@ void LayerActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
 
 template <class T>
 template <class Self, class Other, class Visit>
-void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
+void BatchActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.tokens_T, b.tokens_T);
   visit(a.targets_T, b.targets_T);
   visit(a.position_T, b.position_T);
   visit(a.valid_T, b.valid_T);
-  visit(a.rope_table_SH, b.rope_table_SH);
+  visit(a.routed_valid_T, b.routed_valid_T);
   visit(a.hidden_TD, b.hidden_TD);
+  visit(a.final_in_TD, b.final_in_TD);
+  visit(a.final_rrms_T, b.final_rrms_T);
+  visit(a.loss_T, b.loss_T);
+}
+
+template <class T>
+template <class Self, class Other, class Visit>
+void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
+  visit(a.rope_table_SH, b.rope_table_SH);
   visit(a.expert_out_RD, b.expert_out_RD);
   visit(a.dense_out_TD, b.dense_out_TD);
   visit(a.permute_counts_PE, b.permute_counts_PE);
-  visit(a.routed_valid_T, b.routed_valid_T);
   visit(a.whole_TD, b.whole_TD);
   visit(a.partial_TD, b.partial_TD);
   visit(a.routed_in_TD, b.routed_in_TD);
@@ -246,15 +271,12 @@ void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.sent_RD, b.sent_RD);
   visit(a.sent_gates_R1, b.sent_gates_R1);
   visit(a.received_RD, b.received_RD);
-  visit(a.final_in_TD, b.final_in_TD);
-  visit(a.final_rrms_T, b.final_rrms_T);
   visit(a.logits_CV, b.logits_CV);
   visit(a.capped_logits_CV, b.capped_logits_CV);
   visit(a.row_logits_V, b.row_logits_V);
   visit(a.vocab_stats_2C, b.vocab_stats_2C);
   visit(a.vocab_stats_2PC, b.vocab_stats_2PC);
   visit(a.vocab_joined_2C, b.vocab_joined_2C);
-  visit(a.loss_T, b.loss_T);
   visit(a.stats, b.stats);
 }
 

@@ -36,10 +36,12 @@ Evaluator::Evaluator(const Config& config,
                      const Share& share,
                      const Groups& groups,
                      Grok& model,
+                     MicroBatch& slot,
                      const ValidationLoader& loader,
                      Stream stream)
     : groups_(groups),
       model_(model),
+      slot_(slot),
       loader_(loader),
       stream_(stream),
       batch_(config.batch.micro_batch,
@@ -85,9 +87,9 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
     together(groups_.all_host(), "validation.windows", [&] {
       batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
     });
-    model_.load(batch_.micro_batch(0, micro_batch_));
-    model_.forward();
-    model_.loss(scales);
+    model_.load(slot_, batch_.micro_batch(0, micro_batch_));
+    model_.forward(slot_);
+    model_.loss(slot_, scales);
   }
   groups_.data().run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);
   host_stats_.copy(stream_);

@@ -22,6 +22,7 @@ class Evaluator {
             const Share& share,
             const Groups& groups,
             Grok& model,
+            MicroBatch& slot,
             const ValidationLoader& loader,
             Stream stream);
 
@@ -40,6 +41,7 @@ class Evaluator {
 
   const Groups& groups_;
   Grok& model_;
+  MicroBatch& slot_;
   const ValidationLoader& loader_;
   Stream stream_;
   StepBatch batch_;

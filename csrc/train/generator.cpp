@@ -49,6 +49,7 @@ InferenceModel::InferenceModel(const ModelConfig& model,
           "inference activations", plan.activations.activation_bytes(), stream.device),
       workspace_arena_("inference workspace", plan.activations.workspace_bytes(), stream.device),
       activations_(allocate_activations(plan.activations, activations_arena_, workspace_arena_)),
+      batch_(activations_.slots.front(), dims_, stream.device),
       model_(model, dims_, groups, parameters, activations_, stream),
       targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(dims_.T)),
@@ -67,17 +68,18 @@ void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
     valid_T_[t] = tokens_T[t] != config_.pad_id ? 1 : 0;
     any_padding = any_padding || valid_T_[t] == 0;
   }
-  model_.load({.tokens_T = tokens_T,
+  model_.load(batch_,
+              {.tokens_T = tokens_T,
                .targets_T = targets_T_,
                .positions_T = positions_T_,
                .valid_T = valid_T_,
                .any_padding = any_padding});
-  model_.forward();
+  model_.forward(batch_);
   synchronize(stream_);  // the batch's memory is the caller's
 }
 
 std::vector<float> InferenceModel::logits_of(std::int64_t index) {
-  const TensorView row = model_.logits(index);
+  const TensorView row = model_.logits(batch_, index);
   std::vector<float> logits(static_cast<std::size_t>(dims_.V));
   synchronize(stream_);  // the copies below are to memory that is not pinned (core/device.h)
   if (row.dtype == DType::f64) {

@@ -43,6 +43,7 @@ class InferenceModel {
   Arena activations_arena_;
   Arena workspace_arena_;
   Activations activations_;
+  MicroBatch batch_;
   Grok model_;
   std::vector<std::int32_t> targets_T_;
   std::vector<std::int32_t> positions_T_;

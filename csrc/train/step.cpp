@@ -29,6 +29,7 @@ TrainStep::TrainStep(const Config& config,
                      const Share& share,
                      const Groups& groups,
                      Grok& model,
+                     std::span<MicroBatch> slots,
                      Parameters& parameters,
                      Optimizer& optimizer,
                      const TrainingLoader& loader,
@@ -37,6 +38,7 @@ TrainStep::TrainStep(const Config& config,
       samples_(config.batch, share),
       groups_(groups),
       model_(model),
+      slots_(slots),
       parameters_(parameters),
       reduction_(parameters, groups, stream),
       optimizer_(optimizer),
@@ -83,10 +85,11 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   for (std::int64_t begin = 0; begin < samples_.num_sequences(); begin += micro_batch) {
-    model_.load(batch_.micro_batch(begin, micro_batch));
-    model_.forward();
+    MicroBatch& slot = slots_.front();
+    model_.load(slot, batch_.micro_batch(begin, micro_batch));
+    model_.forward(slot);
     const bool last = begin + micro_batch >= samples_.num_sequences();
-    model_.loss_and_backward(scales, reduction_.of_micro_batch(last));
+    model_.loss_and_backward(slot, scales, reduction_.of_micro_batch(last));
   }
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
@@ -156,8 +159,7 @@ void TrainStep::read_back(StepResult& result) {
   host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
-    const TensorView& view =
-        model_.activations().layers[static_cast<std::size_t>(layer)].offsets_E1;
+    const TensorView& view = slots_.front().layers[static_cast<std::size_t>(layer)].offsets_E1;
     device_copy(offsets + layer * num_offsets(dims), view.data, view.bytes(), stream_);
   }
   synchronize(stream_);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "csrc/comm/activity.h"
@@ -43,6 +44,7 @@ class TrainStep {
             const Share& share,
             const Groups& groups,
             Grok& model,
+            std::span<MicroBatch> slots,
             Parameters& parameters,
             Optimizer& optimizer,
             const TrainingLoader& loader,
@@ -63,6 +65,7 @@ class TrainStep {
   SampleShare samples_;
   const Groups& groups_;
   Grok& model_;
+  std::span<MicroBatch> slots_;
   Parameters& parameters_;
   GradientReduction reduction_;
   Optimizer& optimizer_;

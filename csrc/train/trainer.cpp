@@ -112,12 +112,16 @@ Trainer::Trainer(const Config& config,
   activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
   workspace_arena_.emplace("workspace", plan_.activations.workspace_bytes(), device_);
   activations_ = allocate_activations(plan_.activations, *activations_arena_, *workspace_arena_);
+  for (const Slot& slot : activations_.slots) {
+    slots_.emplace_back(slot, plan_.dims, device_);
+  }
   model_.emplace(config_.model, plan_.dims, groups_, *parameters_, activations_, stream());
   optimizer_.emplace(config_.optimizer, *parameters_, groups_, plan_.share);
   train_step_.emplace(config_,
                       plan_.share,
                       groups_,
                       *model_,
+                      slots_,
                       *parameters_,
                       *optimizer_,
                       *training_loader_,
@@ -125,7 +129,8 @@ Trainer::Trainer(const Config& config,
   if (dataset_.validation_range.size() > 1) {
     validation_loader_.emplace(
         *dataset_.validation, dataset_.validation_range, batch.sequence_length);
-    evaluator_.emplace(config_, plan_.share, groups_, *model_, *validation_loader_, stream());
+    evaluator_.emplace(
+        config_, plan_.share, groups_, *model_, slots_.front(), *validation_loader_, stream());
   }
   if (plan_.sampling) {
     sampler_.emplace(config_.model, *plan_.sampling, *parameters_, groups_, stream());

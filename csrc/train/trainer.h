@@ -125,6 +125,7 @@ class Trainer {
   std::optional<Arena> activations_arena_;
   std::optional<Arena> workspace_arena_;
   Activations activations_;
+  std::vector<MicroBatch> slots_;
   std::optional<Grok> model_;
   std::optional<Optimizer> optimizer_;
   std::optional<TrainStep> train_step_;

@@ -36,14 +36,14 @@ class Collector {
   }
 
   std::vector<OpResult> collect() {
-    const Activations& all = run_.trainer().activations();
-    residual("embedding", all.shared.hidden_TD);
+    const Slot& all = run_.trainer().activations().slots.front();
+    residual("embedding", all.batch.hidden_TD);
     for (std::size_t i = 0; i < all.layers.size(); ++i) {
       layer(fmt::format("layer {} ", i), all.layers[i]);
     }
-    residual("final_in", all.shared.final_in_TD);
-    residual("final_in_rrms", all.shared.final_rrms_T);
-    whole("loss", all.shared.loss_T, 1, {{0, 0, 1}});
+    residual("final_in", all.batch.final_in_TD);
+    residual("final_in_rrms", all.batch.final_rrms_T);
+    whole("loss", all.batch.loss_T, 1, {{0, 0, 1}});
     return std::move(results_);
   }
 

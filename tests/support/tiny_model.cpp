@@ -113,6 +113,7 @@ TinyModel::TinyModel(const ModelConfig& config,
       workspace_arena_("workspace", plan_.workspace_bytes(), device),
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
       groups_(std::move(groups)),
+      batch_(activations_.slots.front(), dims_, device),
       model_(config_, dims_, groups_, parameters_, activations_, stream_.view()) {
   parameters_.initialise(6 + test_seed(), stream());
 }
@@ -148,7 +149,7 @@ void TinyModel::load_random_batch(std::uint64_t seed) {
             .token = 1.0F / static_cast<float>(num_valid),
             .balance = 0.5F,
             .router_z = 0.25F};
-  model_.load(batch());
+  model_.load(batch_, batch());
   synchronize(stream());
 }
 
@@ -160,7 +161,7 @@ void TinyModel::load(std::vector<std::int32_t> tokens,
   targets_ = std::move(targets);
   positions_ = std::move(positions);
   valid_ = std::move(valid);
-  model_.load(batch());
+  model_.load(batch_, batch());
   synchronize(stream());
 }
 
@@ -194,9 +195,9 @@ double TinyModel::read_total() {
 double TinyModel::total_loss() {
   const TensorView& stats = activations_.shared.stats;
   device_zero(stats.data, stats.bytes(), stream());
-  model_.forward();
-  model_.loss(scales);
-  model_.add_auxiliary_losses(scales);
+  model_.forward(batch_);
+  model_.loss(batch_, scales);
+  model_.add_auxiliary_losses(batch_, scales);
   return read_total();
 }
 
@@ -204,8 +205,8 @@ double TinyModel::total_loss_and_gradient() {
   const TensorView& stats = activations_.shared.stats;
   device_zero(stats.data, stats.bytes(), stream());
   parameters_.clear_gradients(stream());
-  model_.forward();
-  model_.loss_and_backward(scales);
+  model_.forward(batch_);
+  model_.loss_and_backward(batch_, scales);
   return read_total();
 }
 

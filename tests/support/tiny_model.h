@@ -86,6 +86,7 @@ class TinyModel {
   Arena workspace_arena_;
   Activations activations_;
   Groups groups_;
+  MicroBatch batch_;
   Grok model_;
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;

@@ -199,8 +199,8 @@ plant("plan.kept_layers", ACTIVATIONS, "bound",
       "i < (keep == Keep::all_layers ? num_layers : 1)", "i < num_layers",
       "inference has room for every layer")
 plant("plan.again_room", ACTIVATIONS, "missing term",
-      "      return !gives_back(recompute.of_layer(i), tensor.by);\n    });\n  }\n  return bytes;",
-      "      return !gives_back(recompute.of_layer(0), tensor.by);\n    });\n  }\n  return bytes;",
+      "      return !gives_back(recompute.of_layer(i), tensor.by);\n    });\n  }\n  return bytes *",
+      "      return !gives_back(recompute.of_layer(0), tensor.by);\n    });\n  }\n  return bytes *",
       "layers that keep all have no room for it")
 plant("plan.again_first", "plan/recompute.h", "comparison",
       "layer < num_layers ? groups", "layer <= num_layers ? groups",
