@@ -147,14 +147,15 @@ inline std::vector<AttentionCase> attention_cases() {
       {.name = "hopper_tile_and_one", .B = 1, .S = 129, .N = 8, .G = 1, .H = 128, .cap = 50},
       {.name = "hopper_tiles", .B = 1, .S = 300, .N = 6, .G = 1, .H = 128},
       {.name = "hopper_no_cap", .B = 2, .S = 270, .N = 1, .G = 1, .H = 128, .cap = 0},
-      // Edges inside of tiles, beside them and on them; documents of one token.
+      // Edges inside of tiles, beside them and on them; documents of one token; one that ends among
+      // queries before which it fills a tile of keys.
       {.name = "hopper_documents",
        .B = 1,
-       .S = 1 + 126 + 1 + 1 + 127 + 1 + 200 + 60,
+       .S = 1 + 126 + 1 + 1 + 127 + 1 + 300 + 60,
        .N = 2,
        .G = 1,
        .H = 128,
-       .documents = {1, 126, 1, 1, 127, 1, 200, 60}},
+       .documents = {1, 126, 1, 1, 127, 1, 300, 60}},
       {.name = "hopper_temperature",
        .B = 2,
        .S = 140,
@@ -185,6 +186,13 @@ inline std::vector<AttentionCase> attention_cases() {
        .pad = 7},
       // Far beyond the cap: all that is left is the sign.
       {.name = "hopper_far_beyond", .B = 1, .S = 150, .N = 1, .G = 1, .H = 128, .apart = 7},
+      {.name = "hopper_beyond_on_both_sides",
+       .B = 1,
+       .S = 40,
+       .N = 1,
+       .G = 1,
+       .H = 128,
+       .cap = 0.1F},
       {.name = "hopper_far_below_0",
        .B = 1,
        .S = 150,
