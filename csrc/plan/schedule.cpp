@@ -84,33 +84,68 @@ struct Pass {
   std::int64_t micro_batch;
 };
 
-// The u-th of a rank's forward passes: group by group, each through one chunk after the other. The
-// u-th backward pass has the chunks the other way round.
-Pass interleaved_pass(const PipelineShape& shape, std::int64_t group, std::int64_t u) {
-  const std::int64_t first = u / (group * shape.num_chunks) * group;
-  const std::int64_t size = std::min(group, shape.num_micro_batches - first);
-  const std::int64_t in_group = u - first * shape.num_chunks;
-  return {.chunk = in_group / size, .micro_batch = first + in_group % size};
-}
+// A rank's passes in the order of their forward half: group by group, each through one chunk after
+// the other. The u-th backward pass has the chunks the other way round.
+//
+// A last group of what is left over would be simpler, and deadlocks: with 4 ranks, 3 chunks and 5
+// micro-batches the first rank waits for micro-batch 4 to come round before the backward pass that
+// the last rank needs to let it through.
+class Groups {
+ public:
+  explicit Groups(const PipelineShape& shape)
+      : num_chunks_(shape.num_chunks),
+        count_(num_groups(shape)),
+        size_(shape.num_micro_batches / count_),
+        num_larger_(shape.num_micro_batches % count_) {}
+
+  static std::int64_t num_groups(const PipelineShape& shape) {
+    const std::int64_t least = shape.group == 0 ? shape.num_ranks : shape.group;
+    return std::max<std::int64_t>(shape.num_micro_batches / least, 1);
+  }
+
+  // The first num_larger_ groups have one micro-batch more.
+  std::int64_t largest() const { return size_ + (num_larger_ > 0 ? 1 : 0); }
+
+  Pass pass(std::int64_t u) const {
+    const std::int64_t in_larger = num_larger_ * (size_ + 1) * num_chunks_;
+    if (u < in_larger) {
+      return pass_of(u, size_ + 1, 0);
+    }
+    return pass_of(u - in_larger, size_, num_larger_ * (size_ + 1));
+  }
+
+ private:
+  Pass pass_of(std::int64_t u, std::int64_t size, std::int64_t begin) const {
+    const std::int64_t group = u / (size * num_chunks_);
+    const std::int64_t in_group = u % (size * num_chunks_);
+    return {.chunk = in_group / size, .micro_batch = begin + group * size + in_group % size};
+  }
+
+  std::int64_t num_chunks_;
+  std::int64_t count_;
+  std::int64_t size_;
+  std::int64_t num_larger_;
+};
 
 // Warm-up, then a forward and a backward pass in turn, then what backward passes are left. With one
 // chunk a rank this is 1F1B.
 void add_interleaved(const PipelineShape& shape, std::int64_t rank, ActionList& list) {
   const std::int64_t p = shape.num_ranks;
   const std::int64_t v = shape.num_chunks;
-  const std::int64_t group = std::min(shape.group == 0 ? p : shape.group, shape.num_micro_batches);
+  const Groups groups(shape);
   const std::int64_t passes = shape.num_micro_batches * v;
   const std::int64_t after = p - 1 - rank;
   // The first backward pass comes when the last chunk's first forward pass has: on the last rank
   // after a group in each chunk before, on a rank before it two passes later, which is how long the
   // next rank takes for its forward and its backward pass. With one chunk no group is between.
-  const std::int64_t warm_up = std::min(v == 1 ? after : 2 * after + (v - 1) * group, passes);
+  const std::int64_t warm_up =
+      std::min(v == 1 ? after : 2 * after + (v - 1) * groups.largest(), passes);
   const auto forward = [&](std::int64_t u) {
-    const Pass pass = interleaved_pass(shape, group, u);
+    const Pass pass = groups.pass(u);
     list.forward(pass.chunk, pass.micro_batch);
   };
   const auto backward = [&](std::int64_t u) {
-    const Pass pass = interleaved_pass(shape, group, u);
+    const Pass pass = groups.pass(u);
     list.backward(v - 1 - pass.chunk, pass.micro_batch);
   };
   for (std::int64_t u = 0; u < warm_up; ++u) {
@@ -296,9 +331,8 @@ void require_runs(const PipelineShape& shape) {
   }
   if (shape.group < 0) {
     throw ConfigError(
-        fmt::format("groups cannot have {} micro-batches (so many pass through a "
-                    "chunk before the next has its turn); use 0, which means {}, or "
-                    "1 or more",
+        fmt::format("a group cannot have {} micro-batches (so many pass through a "
+                    "chunk before the next has its turn); use {} or more",
                     shape.group,
                     shape.num_ranks));
   }
@@ -308,6 +342,17 @@ void require_runs(const PipelineShape& shape) {
                     "schedule interleaved take turns by groups); use 0",
                     name,
                     shape.group));
+  }
+  if (shape.num_chunks > 1 && shape.group != 0 && shape.group < shape.num_ranks &&
+      Groups::num_groups(shape) > 1) {
+    throw ConfigError(
+        fmt::format("groups of {} are too small for {} pipeline ranks (the first "
+                    "micro-batch of a group has not gone round when the next chunk "
+                    "has its turn, and ranks could wait for each other forever); use "
+                    "{} or more",
+                    shape.group,
+                    shape.num_ranks,
+                    shape.num_ranks));
   }
 }
 

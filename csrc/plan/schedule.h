@@ -57,9 +57,10 @@ struct PipelineShape {
   std::int64_t num_ranks = 1;          // along Axis::pipeline
   std::int64_t num_chunks = 1;         // stages a rank
   std::int64_t num_micro_batches = 1;  // of a step
-  // Of interleaved: so many micro-batches pass through one chunk before the next chunk has its
-  // turn. 0: num_ranks, which holds least; more of them give a message at the turn of the loop more
-  // time. The last group is smaller where they do not divide num_micro_batches.
+  // Of interleaved: at least so many micro-batches, or all, pass through one chunk before the next
+  // chunk has its turn. They form as many groups as there can be, of nearly equal size, so that the
+  // bubble is the same for any number of micro-batches from num_ranks on. 0: num_ranks, which holds
+  // least; more give the message from the last rank to the first more time.
   std::int64_t group = 0;
   // Validation: forward passes alone, in an order in which no rank waits for longer than it must.
   bool forward_only = false;

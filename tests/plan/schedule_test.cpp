@@ -63,19 +63,21 @@ TEST(Schedule, IsThatOfThePaper) {
             "W0.2");
 }
 
-// Groups of three and of two in five micro-batches; the last is what is left.
-TEST(Schedule, EndsInASmallerGroupWhereGroupsDoNotDivideTheMicroBatches) {
+// As many groups as there can be of at least so many micro-batches, the larger ones first.
+TEST(Schedule, CutsMicroBatchesIntoGroupsOfNearlyEqualSize) {
   PipelineShape shape{.kind = ScheduleKind::interleaved,
                       .num_ranks = 1,
                       .num_chunks = 2,
                       .num_micro_batches = 5,
                       .group = 3,
                       .forward_only = true};
-  EXPECT_EQ(letters(shape, 0), "F0.0 F0.1 F0.2 F1.0 F1.1 F1.2 F0.3 F0.4 F1.3 F1.4");
+  EXPECT_EQ(letters(shape, 0), "F0.0 F0.1 F0.2 F0.3 F0.4 F1.0 F1.1 F1.2 F1.3 F1.4");
   shape.group = 2;
-  EXPECT_EQ(letters(shape, 0), "F0.0 F0.1 F1.0 F1.1 F0.2 F0.3 F1.2 F1.3 F0.4 F1.4");
+  EXPECT_EQ(letters(shape, 0), "F0.0 F0.1 F0.2 F1.0 F1.1 F1.2 F0.3 F0.4 F1.3 F1.4");
   shape.group = 9;
   EXPECT_EQ(letters(shape, 0), "F0.0 F0.1 F0.2 F0.3 F0.4 F1.0 F1.1 F1.2 F1.3 F1.4");
+  shape.group = 0;
+  EXPECT_EQ(letters(shape, 0), "F0.0 F1.0 F0.1 F1.1 F0.2 F1.2 F0.3 F1.3 F0.4 F1.4");
 }
 
 TEST(Schedule, OfValidationHasForwardPassesAlone) {
@@ -162,6 +164,15 @@ TEST(Schedule, RefusesWhatCannotWork) {
             "");
   EXPECT_NE(refusal({.kind = ScheduleKind::interleaved, .group = -1}), "");
   EXPECT_NE(refusal({.group = 4}), "");
+  const PipelineShape small{.kind = ScheduleKind::interleaved,
+                            .num_ranks = 4,
+                            .num_chunks = 2,
+                            .num_micro_batches = 9,
+                            .group = 3};
+  EXPECT_EQ(refusal(small),
+            "groups of 3 are too small for 4 pipeline ranks (the first micro-batch of a group has "
+            "not gone round when the next chunk has its turn, and ranks could wait for each other "
+            "forever); use 4 or more");
   EXPECT_THROW(make_actions({.num_ranks = 2}, 2), ContractError);
   EXPECT_THROW(make_actions({.num_ranks = 2}, -1), ContractError);
 }
