@@ -11,9 +11,10 @@
 // the action that it contradicts.
 namespace memphis {
 
-// The lists of all ranks, each by itself: stages lie on their ranks; each stage has each micro-batch
-// once in F and once in B, or in I and in W, F before I before W; each of the three comes in
-// ascending order of micro-batches; what a stage needs of a neighbour on its own rank is there.
+// The lists of all ranks, each by itself: stages lie on their ranks; each stage has each
+// micro-batch once in F and once in B, or in I and in W, F before I before W; each of the three
+// comes in ascending order of micro-batches; what a stage needs of a neighbour on its own rank is
+// there.
 void check_actions(const PipelineShape& shape, const std::vector<std::vector<Action>>& actions);
 
 // All of it, messages too: each is sent once, right after what makes it, and received once, right

@@ -53,9 +53,9 @@ struct PipelineSimulation {
   std::vector<std::int64_t> peak_messages;
 };
 
-// Of a schedule that check_schedule accepts, or would with more slots; a queue with 0 of them has room
-// for all its messages. ContractError if there is not one cost for each stage, or ranks wait for
-// each other.
+// Of a schedule that check_schedule accepts, or would with more slots; a queue with 0 of them has
+// room for all its messages. ContractError if there is not one cost for each stage, or ranks wait
+// for each other.
 PipelineSimulation simulate(const PipelineSchedule& schedule, const PipelineCosts& costs);
 
 }  // namespace memphis

@@ -174,8 +174,8 @@ std::string refusal(const PipelineShape& shape, const std::function<void(Lists&)
 constexpr PipelineShape kThree{.num_ranks = 3, .num_micro_batches = 4};
 
 TEST(ScheduleCheck, RefusesALoop) {
-  // Rank 0 wants the gradient of micro-batch 0 before it makes the activation of 1, for which rank 1
-  // waits before it is done with 0.
+  // Rank 0 wants the gradient of micro-batch 0 before it makes the activation of 1, for which rank
+  // 1 waits before it is done with 0.
   EXPECT_NAMES(
       refusal(kThree,
               [](Lists& lists) {
