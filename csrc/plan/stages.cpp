@@ -81,8 +81,8 @@ class StageCosts {
   std::vector<double> sums_;
 };
 
-// Cuts the layers into stages for the least sum, or the least maximum, of what `price` says of each.
-// Of equals the last stage has most layers, then the one before it.
+// Cuts the layers into stages for the least sum, or the least maximum, of what `price` says of
+// each. Of equals the last stage has most layers, then the one before it.
 template <class Price, class Join>
 std::pair<double, std::vector<std::int64_t>> best_cut(std::int64_t num_layers,
                                                       std::int64_t num_stages,

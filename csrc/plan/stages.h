@@ -11,8 +11,8 @@
 // Which part of the model each stage of a pipeline holds.
 namespace memphis {
 
-// A run of layers, which may be empty: such a stage hands on what it receives, and any schedule runs
-// it, because schedules do not depend on what a stage does.
+// A run of layers, which may be empty: such a stage hands on what it receives, and any schedule
+// runs it, because schedules do not depend on what a stage does.
 struct StageLayers {
   Range layers = {};
   bool embedding = false;  // in the first stage

@@ -318,8 +318,8 @@ TEST(ScheduleCheck, RefusesMessagesThatDoNotMatch) {
       "forward of micro-batch 0 in stage 0, chunk 0 (rank 0, step 0)");
 }
 
-// Activations of chunk a and gradients of chunk z in one queue: the receiver wants them in another
-// order than the sender makes them.
+// Two boundaries in one queue, and the receiver wants its messages in another order than the sender
+// makes them.
 TEST(ScheduleCheck, RefusesTwoStagesInOneQueueThatDoNotAgree) {
   const PipelineShape loop{
       .kind = ScheduleKind::interleaved, .num_ranks = 2, .num_chunks = 2, .num_micro_batches = 4};
@@ -334,6 +334,14 @@ TEST(ScheduleCheck, RefusesTwoStagesInOneQueueThatDoNotAgree) {
       "stage 0, chunk 0 (rank 0, step 3)",
       "receive of activation 1 from rank 0 to rank 1, for forward of micro-batch 0 in stage "
       "3, chunk 1 (rank 1, step 3)");
+  // The same micro-batch for another stage.
+  const PipelineShape single{.kind = ScheduleKind::interleaved, .num_ranks = 2, .num_chunks = 2};
+  EXPECT_NAMES(
+      refusal(single, [](Lists& lists) { std::swap(lists[1][0], lists[1][1]); }),
+      "send of activation 0 from rank 0 to rank 1, made by forward of micro-batch 0 in "
+      "stage 0, chunk 0 (rank 0, step 1)",
+      "receive of activation 0 from rank 0 to rank 1, for forward of micro-batch 0 in stage "
+      "3, chunk 1 (rank 1, step 0)");
 }
 
 TEST(ScheduleCheck, RefusesTooFewSlots) {
@@ -436,6 +444,20 @@ TEST(ScheduleCheck, CountsSlots) {
             (ChunkSlots{.held = 4, .pending_weights = 3, .activations = 1}));
   const PipelineSchedule one = make_schedule({.num_micro_batches = 5});
   EXPECT_EQ(one.slots, (std::vector<ChunkSlots>{{.held = 1}}));
+  // A list of our own, in which a whole backward pass comes before halved ones.
+  const auto action = [](ActionKind kind, std::int32_t micro_batch) {
+    return Action{.kind = kind, .micro_batch = micro_batch};
+  };
+  const PipelineSchedule mixed = add_messages({.num_micro_batches = 3},
+                                              {{action(ActionKind::forward, 0),
+                                                action(ActionKind::backward, 0),
+                                                action(ActionKind::forward, 1),
+                                                action(ActionKind::backward_inputs, 1),
+                                                action(ActionKind::forward, 2),
+                                                action(ActionKind::backward_inputs, 2),
+                                                action(ActionKind::backward_weights, 1),
+                                                action(ActionKind::backward_weights, 2)}});
+  EXPECT_EQ(mixed.slots, (std::vector<ChunkSlots>{{.held = 2, .pending_weights = 2}}));
   const PipelineSchedule forward =
       make_schedule({.num_ranks = 4, .num_micro_batches = 9, .forward_only = true});
   EXPECT_EQ(forward.slots_of({.rank = 0, .chunk = 0}), (ChunkSlots{.held = 1}));

@@ -185,6 +185,19 @@ TEST(ScheduleSimulation, HasTheBubblesAndPeaksOfTheFormulas) {
   }
 }
 
+// A V that has not as many micro-batches as it takes to fill it.
+TEST(ScheduleSimulation, HasTheBubblesOfAVThatIsNotFilled) {
+  const auto bubble_of = [](std::int64_t micro_batches) {
+    const PipelineShape shape = shape_of({ScheduleKind::zbv, 2}, 8, micro_batches);
+    return bubble(price(shape), shape, {});
+  };
+  EXPECT_NEAR(bubble_of(1), 14, kExact);
+  EXPECT_NEAR(bubble_of(8), 7, kExact);
+  EXPECT_NEAR(bubble_of(10), 5, kExact);
+  EXPECT_NEAR(bubble_of(12), 3.5, kExact);
+  EXPECT_NEAR(bubble_of(15), 3.5, kExact);
+}
+
 // What is idle where each message takes a share of a forward pass to arrive, in percent.
 TEST(ScheduleSimulation, LatencyKillsDeepInterleaving) {
   struct Row {
@@ -253,6 +266,12 @@ TEST(ScheduleSimulation, AMessageWaitsForItsSlot) {
   // The second leaves at 6, when the first is used up, and the third at 11.
   schedule.queues[0].slots = 1;
   EXPECT_DOUBLE_EQ(simulate(schedule, costs).makespan, 16);
+}
+
+// Messages made at 1, 2 and 3, each used up when the next is made: a slot is not free before.
+TEST(ScheduleSimulation, AMessageKeepsItsSlotUntilItIsUsedUp) {
+  const PipelineShape shape{.num_ranks = 2, .num_micro_batches = 3, .forward_only = true};
+  EXPECT_EQ(price(shape).peak_messages, (std::vector<std::int64_t>{2}));
 }
 
 TEST(ScheduleSimulation, ForwardPassesAloneFillThePipeline) {

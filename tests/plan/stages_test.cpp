@@ -269,8 +269,8 @@ TEST(Stages, BalanceRanksOfUnequalLayers) {
   }
 }
 
-// The head is 0.605 of a layer. With 64 layers on 8 ranks no cut is better than a head on top; with 63
-// its rank has a layer less.
+// The head is 0.605 of a layer. With 64 layers on 8 ranks no cut is better than a head on top; with
+// 63 its rank has a layer less.
 TEST(Stages, BalanceTheHeadOfGrok1) {
   LayerCosts costs{.layers = std::vector<double>(64, 1.0), .embedding = 0.01, .head = 0.605};
   EXPECT_EQ(counts_of(balance_stages(costs, 8)), Counts(8, 8));
