@@ -220,3 +220,124 @@ plant("plan.flops_scores", FLOPS, "scale",
 plant("plan.flops_heads", FLOPS, "head index",
       "2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H", "2 * d.D * d.N * d.H + 2 * d.D * d.N * d.H",
       "keys and values are counted for each query head")
+
+# ---- pipeline schedules
+
+SCHEDULE = "plan/schedule.cpp"
+REPLAY = "plan/schedule_replay.h"
+MESSAGES = "plan/schedule_messages.cpp"
+CHECK = "plan/schedule_check.cpp"
+SIMULATION = "plan/schedule_simulation.cpp"
+
+plant("plan.schedule_warm_up", SCHEDULE, "bound",
+      "v == 1 ? after :", "v == 1 ? after + 1 :",
+      "a rank holds one micro-batch more than 1F1B does")
+plant("plan.schedule_groups", SCHEDULE, "rounding",
+      "return size_ + (num_larger_ > 0 ? 1 : 0);", "return size_;",
+      "the warm-up is that of the smaller groups")
+plant("plan.schedule_backward_chunk", SCHEDULE, "index",
+      "list.backward(v - 1 - pass.chunk, pass.micro_batch);",
+      "list.backward(pass.chunk, pass.micro_batch);",
+      "backward passes go through the chunks in the order of the forward passes")
+plant("plan.schedule_whole_backward", SCHEDULE, "dropped condition",
+      "last->stage == 0 && last->kind", "last->kind",
+      "a gradient of inputs is sent after that of the weights")
+plant("plan.schedule_zb_delay", SCHEDULE, "bound",
+      "if (i >= rank) {", "if (i > rank) {",
+      "a rank puts a gradient of weights off for ever")
+plant("plan.schedule_zbv_least", SCHEDULE, "bound",
+      "std::max(2 * p - 1, shape.num_micro_batches)", "shape.num_micro_batches",
+      "fewer micro-batches than a V has stages end in the middle of it")
+plant("plan.schedule_v_rank", SCHEDULE, "index",
+      "upwards ? 2 * num_ranks - 1 - stage : stage % num_ranks", "stage % num_ranks",
+      "the stages of a V lie in a loop")
+plant("plan.schedule_group_of_two", SCHEDULE, "bound",
+      "shape.group < shape.num_ranks &&", "shape.group < 0 &&",
+      "groups that ranks wait in forever are taken")
+plant("plan.message_gradient_edge", MESSAGES, "swap",
+      "queue_between(queues, to, from, MessageKind::gradient, messages)",
+      "queue_between(queues, from, to, MessageKind::gradient, messages)",
+      "gradients are sent the way of the activations")
+plant("plan.message_slots", MESSAGES, "bound",
+      "std::max(even->peak_messages[queue], kLeastSlots)", "kLeastSlots",
+      "each ring has two slots, and ranks wait in a circle")
+plant("plan.message_least_slots", MESSAGES, "constant",
+      "kLeastSlots = 2", "kLeastSlots = 1",
+      "no message arrives while another is used")
+plant("plan.slots_forward_only", MESSAGES, "dropped term",
+      "now.held -= shape_.forward_only ? 1 : 0;", "",
+      "validation keeps the activations of all micro-batches")
+plant("plan.slots_pending", MESSAGES, "dropped condition",
+      "now.pending_weights -= action.kind == ActionKind::backward_weights ? 1 : 0;",
+      "now.pending_weights -= 1;",
+      "a whole backward pass makes room that is not there")
+plant("plan.check_order", CHECK, "bound",
+      "if (action.micro_batch > next) {", "if (action.micro_batch > next + 1) {",
+      "two micro-batches may change places")
+plant("plan.check_neighbour", CHECK, "dropped call",
+      "        check_neighbour(rank, place, pass);\n", "",
+      "a stage may come before its neighbour on the same rank")
+plant("plan.check_pass_before", CHECK, "bound",
+      "done[pass - 1] <= action.micro_batch", "done[pass - 1] < action.micro_batch",
+      "a backward pass may come before its forward pass")
+plant("plan.check_queue_stage", CHECK, "dropped condition",
+      "made.micro_batch != needed.micro_batch || made.stage + step != needed.stage",
+      "made.micro_batch != needed.micro_batch",
+      "a message may go to another stage than it is for")
+plant("plan.check_progress", CHECK, "dropped call",
+      "    check_progress();\n", "",
+      "ranks may wait in a circle")
+plant("plan.check_slots", CHECK, "bound",
+      "if (lies_there >= done_", "if (lies_there > done_",
+      "a slot may be written before it is free")
+plant("plan.replay_slots", REPLAY, "bound",
+      "used_up_[queue] + slots <= step.sequence", "used_up_[queue] + slots < step.sequence",
+      "a queue takes one message more than it has slots")
+plant("plan.simulation_latency", SIMULATION, "dropped term",
+      "times.arrived.push_back(times.free + message.latency);",
+      "times.arrived.push_back(times.free);",
+      "messages arrive at once")
+plant("plan.simulation_line", SIMULATION, "dropped term",
+      "std::max(now, times.free)", "now",
+      "a queue carries all of its messages at one time")
+plant("plan.simulation_tie", SIMULATION, "bound",
+      "times.used_up[used] < times.made[k]", "times.used_up[used] <= times.made[k]",
+      "a slot is free while it is still used")
+plant("plan.simulation_peak", SIMULATION, "swap",
+      "if (makes_weight_gradient(kind) || schedule.shape.forward_only) {",
+      "if (makes_input_gradient(kind) || schedule.shape.forward_only) {",
+      "activations are free before the gradients of weights are there")
+plant("plan.simulation_whole_backward", SIMULATION, "dropped term",
+      "return cost.backward_inputs + cost.backward_weights;", "return cost.backward_inputs;",
+      "a whole backward pass costs half")
+
+# ---- stages
+
+STAGES = "plan/stages.cpp"
+
+plant("plan.stages_remainder", STAGES, "index",
+      "    ++counts[at(s)];\n  }\n  return make_layout(counts);",
+      "    ++counts[at(num_stages - 1 - s)];\n  }\n  return make_layout(counts);",
+      "the stage of the head has a layer more than others")
+plant("plan.stages_doubled", STAGES, "bound",
+      "if (times[at(layer)] != 1) {", "if (times[at(layer)] < 1) {",
+      "a layer may be in two stages")
+plant("plan.stages_order", STAGES, "bound",
+      "if (layout[s].layers.begin != next) {", "if (layout[s].layers.begin > num_layers) {",
+      "stages may stand in another order than the model's")
+plant("plan.stages_head_place", STAGES, "index",
+      "layout[s].head != (s + 1 == layout.size())", "layout[s].head && s + 1 != layout.size()",
+      "a layout without a head is taken")
+plant("plan.stages_head_cost", STAGES, "dropped term",
+      "(stage == num_stages_ - 1 ? costs_.head : 0)", "0",
+      "the head costs nothing")
+plant("plan.stages_squares", STAGES, "scale",
+      "std::numeric_limits<double>::infinity() : cost * cost;",
+      "std::numeric_limits<double>::infinity() : cost;",
+      "stages below the largest are as they come")
+plant("plan.stages_rank_head", STAGES, "dropped term",
+      "  stages.back() += costs.head;\n", "",
+      "the rank of the head has as many layers as others")
+plant("plan.stages_moves", STAGES, "swap",
+      "          if (then.is_better_than(now)) {", "          if (now.is_better_than(then)) {",
+      "layers are moved to where they make the largest rank larger")
