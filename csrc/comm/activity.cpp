@@ -35,7 +35,11 @@ std::string list_ranks(std::span<const int> ranks) {
 }
 
 std::string Activity::Place::describe() const {
-  std::string text = step > 0 ? fmt::format("step {}, {}", step, phase.data()) : phase.data();
+  std::string text = step > 0 ? fmt::format("step {}, ", step) : "";
+  if (micro_batch >= 0) {
+    text += fmt::format("micro-batch {}, ", micro_batch);
+  }
+  text += phase.data();
   if (layer >= 0) {
     text += fmt::format(" of layer {}", layer);
   }
@@ -72,6 +76,11 @@ Activity::Place Activity::place() const {
 void Activity::begin_step(std::int64_t step) {
   const std::lock_guard lock(mutex_);
   place_.step = step;
+}
+
+void Activity::begin_micro_batch(std::int64_t index) {
+  const std::lock_guard lock(mutex_);
+  place_.micro_batch = static_cast<std::int32_t>(index);
 }
 
 void Activity::enter(const char* phase, int layer) {

@@ -59,7 +59,7 @@ class ActionList {
   std::vector<Action> take() { return std::move(actions_); }
 
  private:
-  bool is_v() const { return placement_of(shape_.kind) == Placement::v; }
+  bool is_v() const { return placement_of(shape_.kind) == StagePlacement::v; }
 
   void add(ActionKind kind, std::int64_t chunk, std::int64_t micro_batch) {
     if (micro_batch >= shape_.num_micro_batches ||
@@ -256,20 +256,20 @@ ScheduleKind schedule_kind_of(std::string_view name) {
       fmt::format("there is no pipeline schedule \"{}\"; use one of {}", name, names));
 }
 
-Placement placement_of(ScheduleKind kind) {
-  return kind == ScheduleKind::zbv ? Placement::v : Placement::loop;
+StagePlacement placement_of(ScheduleKind kind) {
+  return kind == ScheduleKind::zbv ? StagePlacement::v : StagePlacement::loop;
 }
 
-std::int64_t stage_of(Placement placement, std::int64_t num_ranks, const StagePlace& place) {
-  if (placement == Placement::v && place.chunk == 1) {
+std::int64_t stage_of(StagePlacement placement, std::int64_t num_ranks, const StagePlace& place) {
+  if (placement == StagePlacement::v && place.chunk == 1) {
     return 2 * num_ranks - 1 - place.rank;
   }
   return place.chunk * num_ranks + place.rank;
 }
 
-StagePlace place_of(Placement placement, std::int64_t num_ranks, std::int64_t stage) {
+StagePlace place_of(StagePlacement placement, std::int64_t num_ranks, std::int64_t stage) {
   const std::int64_t chunk = stage / num_ranks;
-  const bool upwards = placement == Placement::v && chunk == 1;
+  const bool upwards = placement == StagePlacement::v && chunk == 1;
   return {.rank = upwards ? 2 * num_ranks - 1 - stage : stage % num_ranks, .chunk = chunk};
 }
 

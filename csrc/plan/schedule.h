@@ -38,9 +38,9 @@ ScheduleKind schedule_kind_of(std::string_view name);
 //   loop  stage s on rank s % num_ranks: chunk c of rank r is stage c num_ranks + r
 //   v     two chunks: rank r has stages r and 2 num_ranks - 1 - r, so that the first and the last
 //         stage, with the embedding and the head, are neighbours on rank 0
-enum class Placement : std::uint8_t { loop, v };
+enum class StagePlacement : std::uint8_t { loop, v };
 
-Placement placement_of(ScheduleKind kind);
+StagePlacement placement_of(ScheduleKind kind);
 
 struct StagePlace {
   std::int64_t rank = 0;
@@ -49,8 +49,8 @@ struct StagePlace {
   bool operator==(const StagePlace&) const = default;
 };
 
-std::int64_t stage_of(Placement placement, std::int64_t num_ranks, const StagePlace& place);
-StagePlace place_of(Placement placement, std::int64_t num_ranks, std::int64_t stage);
+std::int64_t stage_of(StagePlacement placement, std::int64_t num_ranks, const StagePlace& place);
+StagePlace place_of(StagePlacement placement, std::int64_t num_ranks, std::int64_t stage);
 
 struct PipelineShape {
   ScheduleKind kind = ScheduleKind::one_f_one_b;

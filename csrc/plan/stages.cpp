@@ -119,7 +119,7 @@ std::pair<double, std::vector<std::int64_t>> best_cut(std::int64_t num_layers,
 // differ, then the largest stage.
 class RankBalance {
  public:
-  RankBalance(const LayerCosts& costs, Placement placement, std::int64_t p, std::int64_t v)
+  RankBalance(const LayerCosts& costs, StagePlacement placement, std::int64_t p, std::int64_t v)
       : stage_costs_(costs, p * v), placement_(placement), num_ranks_(p) {}
 
   struct Score {
@@ -183,14 +183,14 @@ class RankBalance {
 
  private:
   StageCosts stage_costs_;
-  Placement placement_;
+  StagePlacement placement_;
   std::int64_t num_ranks_;
 };
 
 // One layer after the other to the rank on which it makes the least load, there to the least stage;
 // of equals to the last. Where all cost the same, no layout has a smaller largest rank.
 std::vector<std::int64_t> deal_layers(const LayerCosts& costs,
-                                      Placement placement,
+                                      StagePlacement placement,
                                       std::int64_t num_ranks,
                                       std::int64_t num_stages) {
   double layer = 0;
@@ -355,7 +355,7 @@ double cost_of(const StageLayers& stage, const LayerCosts& costs) {
 
 std::vector<double> rank_costs(const StageLayout& layout,
                                const LayerCosts& costs,
-                               Placement placement,
+                               StagePlacement placement,
                                std::int64_t num_ranks) {
   std::vector<double> result(at(num_ranks), 0);
   for (std::size_t s = 0; s < layout.size(); ++s) {
@@ -389,11 +389,12 @@ StageLayout balance_stages(const LayerCosts& costs, std::int64_t num_stages) {
 }
 
 StageLayout balance_ranks(const LayerCosts& costs,
-                          Placement placement,
+                          StagePlacement placement,
                           std::int64_t num_ranks,
                           std::int64_t num_chunks) {
-  require(num_ranks >= 1 && num_chunks >= 1 && (placement == Placement::loop || num_chunks == 2),
-          fmt::format("{} ranks have no {} chunks each in this placement", num_ranks, num_chunks));
+  require(
+      num_ranks >= 1 && num_chunks >= 1 && (placement == StagePlacement::loop || num_chunks == 2),
+      fmt::format("{} ranks have no {} chunks each in this placement", num_ranks, num_chunks));
   const std::int64_t num_stages = num_ranks * num_chunks;
   require_costs(costs, num_stages);
   StageLayout by_stage = balance_stages(costs, num_stages);

@@ -52,7 +52,7 @@ double cost_of(const StageLayers& stage, const LayerCosts& costs);
 // Of all stages of each rank.
 std::vector<double> rank_costs(const StageLayout& layout,
                                const LayerCosts& costs,
-                               Placement placement,
+                               StagePlacement placement,
                                std::int64_t num_ranks);
 
 // The layout whose largest stage is least; of those, the one with the least sum of squares, and of
@@ -65,7 +65,7 @@ StageLayout balance_stages(const LayerCosts& costs, std::int64_t num_stages);
 // betters, and that is at least as good as balance_stages. ContractError where the placement has no
 // such chunks.
 StageLayout balance_ranks(const LayerCosts& costs,
-                          Placement placement,
+                          StagePlacement placement,
                           std::int64_t num_ranks,
                           std::int64_t num_chunks);
 

@@ -30,6 +30,9 @@ TrainingPlan plan_training(const Config& config,
     return make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, share);
   };
   plan.dims = dims_of(plan.share);
+  const std::int64_t num_sequences = SampleShare(config.batch, plan.share).num_sequences();
+  plan.actions = make_actions({.num_micro_batches = num_sequences / config.batch.micro_batch},
+                              mesh.index(Axis::pipeline, rank));
   plan.parameters = plan_parameters(config.model, compute, plan.share);
   if (config.metrics.sample_every > 0) {
     plan.sampling = plan_inference(

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
@@ -12,6 +13,7 @@
 #include "csrc/plan/memory.h"
 #include "csrc/plan/mesh.h"
 #include "csrc/plan/parameters.h"
+#include "csrc/plan/schedule.h"
 #include "csrc/plan/share.h"
 
 namespace memphis {
@@ -48,6 +50,7 @@ struct DeviceRoom {
 struct TrainingPlan {
   Share share;
   Dims dims;
+  std::vector<Action> actions;  // of a step
   ParameterPlan parameters;
   ActivationPlan activations;
   std::size_t recompute_option = 0;       // which of recompute_options it is

@@ -26,7 +26,7 @@ std::size_t offsets_bytes(const Dims& dims) {
 }  // namespace
 
 TrainStep::TrainStep(const Config& config,
-                     const Share& share,
+                     const TrainingPlan& plan,
                      const Groups& groups,
                      Grok& model,
                      std::span<MicroBatch> slots,
@@ -35,7 +35,9 @@ TrainStep::TrainStep(const Config& config,
                      const TrainingLoader& loader,
                      Stream stream)
     : config_(config),
-      samples_(config.batch, share),
+      samples_(config.batch, plan.share),
+      actions_(plan.actions),
+      num_micro_batches_(samples_.num_sequences() / config.batch.micro_batch),
       groups_(groups),
       model_(model),
       slots_(slots),
@@ -59,7 +61,6 @@ TrainStep::TrainStep(const Config& config,
 StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   const SharedActivations<TensorView>& shared = model_.activations().shared;
   const std::int64_t global_batch = config_.batch.global_batch;
-  const std::int64_t micro_batch = config_.batch.micro_batch;
   StepResult result;
   result.tokens = global_batch * config_.batch.sequence_length;
 
@@ -84,13 +85,10 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
       .router_z = static_cast<float>(config_.loss.router_z)};
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (std::int64_t begin = 0; begin < samples_.num_sequences(); begin += micro_batch) {
-    MicroBatch& slot = slots_.front();
-    model_.load(slot, batch_.micro_batch(begin, micro_batch));
-    model_.forward(slot);
-    const bool last = begin + micro_batch >= samples_.num_sequences();
-    model_.loss_and_backward(slot, scales, reduction_.of_micro_batch(last));
+  for (const Action& action : actions_) {
+    run(action, scales);
   }
+  activity.begin_micro_batch(-1);
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
   reduction_.finish();
@@ -118,6 +116,31 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   result.optimizer_seconds = end_.seconds_since(differentiated_);
   result.communication = activity.take_communication();
   return result;
+}
+
+void TrainStep::run(const Action& action, const LossScales& scales) {
+  const std::int64_t index = action.micro_batch;
+  MicroBatch& slot = slots_[static_cast<std::size_t>(index) % slots_.size()];
+  if (num_micro_batches_ > 1) {
+    groups_.activity().begin_micro_batch(index);
+  }
+  switch (action.kind) {
+    case ActionKind::forward: {
+      const std::int64_t size = config_.batch.micro_batch;
+      model_.load(slot, batch_.micro_batch(index * size, size));
+      model_.forward(slot);
+      return;
+    }
+    case ActionKind::backward:
+      model_.loss_and_backward(
+          slot, scales, reduction_.of_micro_batch(index + 1 == num_micro_batches_));
+      return;
+    case ActionKind::backward_inputs:
+    case ActionKind::backward_weights:
+      break;
+  }
+  throw ContractError("the model forms gradients of inputs and weights together, and is to do " +
+                      describe(action));
 }
 
 StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {

@@ -14,6 +14,7 @@
 #include "csrc/model/host_stats.h"
 #include "csrc/optim/gradient_reduction.h"
 #include "csrc/optim/optimizer.h"
+#include "csrc/plan/training_plan.h"
 #include "csrc/train/batch.h"
 
 namespace memphis {
@@ -35,13 +36,12 @@ struct StepResult {
   std::optional<Activity::Communication> communication;
 };
 
-// One optimizer step: gradient accumulation over micro-batches, clipping, AdamW. After construction
-// nothing is allocated. Every rank of `groups` makes the same calls, on samples of its own, and has
+// One optimizer step: the plan's actions, clipping, AdamW. After construction nothing is allocated. Every rank of `groups` makes the same calls, on samples of its own, and has
 // the same result.
 class TrainStep {
  public:
   TrainStep(const Config& config,
-            const Share& share,
+            const TrainingPlan& plan,
             const Groups& groups,
             Grok& model,
             std::span<MicroBatch> slots,
@@ -56,6 +56,7 @@ class TrainStep {
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
  private:
+  void run(const Action& action, const LossScales& scales);
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
   void read_back(StepResult& result);
@@ -63,6 +64,8 @@ class TrainStep {
 
   const Config& config_;
   SampleShare samples_;
+  std::span<const Action> actions_;
+  std::int64_t num_micro_batches_;
   const Groups& groups_;
   Grok& model_;
   std::span<MicroBatch> slots_;

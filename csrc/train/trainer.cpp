@@ -118,7 +118,7 @@ Trainer::Trainer(const Config& config,
   model_.emplace(config_.model, plan_.dims, groups_, *parameters_, activations_, stream());
   optimizer_.emplace(config_.optimizer, *parameters_, groups_, plan_.share);
   train_step_.emplace(config_,
-                      plan_.share,
+                      plan_,
                       groups_,
                       *model_,
                       slots_,

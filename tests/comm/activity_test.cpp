@@ -201,6 +201,17 @@ TEST(Activity, CommunicationThatNobodyTimesIsNotTakenForNone) {
   EXPECT_TRUE(activity.take_communication().has_value());
 }
 
+TEST(Activity, TellsWhichMicroBatchItIs) {
+  Activity activity;
+  activity.begin_step(21);
+  activity.begin_micro_batch(2);
+  activity.enter("backward", 3);
+  EXPECT_EQ(activity.place().describe(), "step 21, micro-batch 2, backward of layer 3");
+  activity.begin_micro_batch(-1);
+  activity.enter("optimizer");
+  EXPECT_EQ(activity.place().describe(), "step 21, optimizer");
+}
+
 TEST(Activity, TellsWhereTheGpuStandsAndForHowLong) {
   Activity activity(2, 4);
   activity.begin_step(21);

@@ -92,7 +92,7 @@ TEST(Schedule, OfValidationHasForwardPassesAlone) {
 }
 
 TEST(Schedule, PlacesStagesInALoopOrInAV) {
-  const auto ranks = [](Placement placement, std::int64_t num_ranks, std::int64_t num_stages) {
+  const auto ranks = [](StagePlacement placement, std::int64_t num_ranks, std::int64_t num_stages) {
     std::string result;
     for (std::int64_t stage = 0; stage < num_stages; ++stage) {
       const StagePlace place = place_of(placement, num_ranks, stage);
@@ -102,10 +102,10 @@ TEST(Schedule, PlacesStagesInALoopOrInAV) {
     }
     return result;
   };
-  EXPECT_EQ(ranks(Placement::loop, 4, 12), "012301230123");
-  EXPECT_EQ(ranks(Placement::v, 4, 8), "01233210");
-  EXPECT_EQ(ranks(Placement::loop, 1, 3), "000");
-  EXPECT_EQ(ranks(Placement::v, 1, 2), "00");
+  EXPECT_EQ(ranks(StagePlacement::loop, 4, 12), "012301230123");
+  EXPECT_EQ(ranks(StagePlacement::v, 4, 8), "01233210");
+  EXPECT_EQ(ranks(StagePlacement::loop, 1, 3), "000");
+  EXPECT_EQ(ranks(StagePlacement::v, 1, 2), "00");
   EXPECT_EQ(PipelineShape{.kind = ScheduleKind::zbv}.place_of(1).chunk, 1);
 }
 

@@ -207,17 +207,17 @@ TEST(Stages, BalanceAsBruteForceDoes) {
 }
 
 struct Pipeline {
-  Placement placement;
+  StagePlacement placement;
   std::int64_t num_ranks;
   std::int64_t num_chunks;
 };
 
-constexpr Pipeline kPipelines[] = {{Placement::loop, 1, 3},
-                                   {Placement::loop, 2, 1},
-                                   {Placement::loop, 2, 2},
-                                   {Placement::loop, 3, 2},
-                                   {Placement::v, 2, 2},
-                                   {Placement::v, 3, 2}};
+constexpr Pipeline kPipelines[] = {{StagePlacement::loop, 1, 3},
+                                   {StagePlacement::loop, 2, 1},
+                                   {StagePlacement::loop, 2, 2},
+                                   {StagePlacement::loop, 3, 2},
+                                   {StagePlacement::v, 2, 2},
+                                   {StagePlacement::v, 3, 2}};
 
 TEST(Stages, BalanceRanksAsBruteForceDoesWhereLayersCostTheSame) {
   std::mt19937 random(11);
@@ -280,8 +280,8 @@ TEST(Stages, BalanceTheHeadOfGrok1) {
   EXPECT_EQ(counts_of(balance_stages(costs, 8)), (Counts{8, 8, 8, 8, 8, 8, 9, 6}));
   // The two chunks of rank 0 have embedding and head.
   costs.layers.assign(30, 1.0);
-  const StageLayout v = balance_ranks(costs, Placement::v, 4, 2);
-  EXPECT_DOUBLE_EQ(largest(rank_costs(v, costs, Placement::v, 4)), 6 + 0.01 + 2.5);
+  const StageLayout v = balance_ranks(costs, StagePlacement::v, 4, 2);
+  EXPECT_DOUBLE_EQ(largest(rank_costs(v, costs, StagePlacement::v, 4)), 6 + 0.01 + 2.5);
   EXPECT_EQ(counts_of(v), (Counts{4, 4, 4, 4, 4, 4, 4, 2}));
 }
 
@@ -290,7 +290,7 @@ TEST(Stages, CannotBalanceWhatIsNoCost) {
   EXPECT_THROW(balance_stages({.layers = {1}, .head = std::numeric_limits<double>::infinity()}, 2),
                ContractError);
   EXPECT_THROW(balance_stages({.layers = {1}}, 0), ContractError);
-  EXPECT_THROW(balance_ranks({.layers = {1}}, Placement::v, 2, 3), ContractError);
+  EXPECT_THROW(balance_ranks({.layers = {1}}, StagePlacement::v, 2, 3), ContractError);
 }
 
 }  // namespace
