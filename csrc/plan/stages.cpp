@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <random>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
@@ -158,9 +159,11 @@ class RankBalance {
     return result;
   }
 
-  // Moves layers from one stage to another, each time where it betters most, until none does.
-  void improve(std::vector<std::int64_t>& counts) const {
+  // Moves layers from one stage to another, each time where it betters most, until none does. The
+  // number of layouts that were looked at.
+  std::int64_t improve(std::vector<std::int64_t>& counts) const {
     Score now = score(counts);
+    std::int64_t num_tried = 0;
     for (bool moved = true; moved;) {
       moved = false;
       std::vector<std::int64_t> best = counts;
@@ -170,6 +173,7 @@ class RankBalance {
           --tried[from];
           ++tried[to];
           const Score then = score(tried);
+          ++num_tried;
           if (then.is_better_than(now)) {
             now = then;
             best = tried;
@@ -178,6 +182,33 @@ class RankBalance {
         }
       }
       counts = best;
+    }
+    return num_tried;
+  }
+
+  // Leaves what no single move betters by a few moves at random, and improves from there, for a
+  // time that is bounded by kBudget. The same result on each rank: the numbers are those of the
+  // standard.
+  void search(std::vector<std::int64_t>& counts) const {
+    constexpr std::int64_t kBudget = 2'000'000;  // prices of stages: hundredths of a second
+    constexpr std::uint32_t kMostMoves = 4;
+    const auto num_stages = static_cast<std::uint32_t>(counts.size());
+    std::int64_t left = kBudget / num_stages - improve(counts);
+    std::mt19937 random;
+    while (left > 0) {
+      std::vector<std::int64_t> tried = counts;
+      const auto num_moves = static_cast<std::int64_t>(2 + random() % (kMostMoves - 1));
+      for (std::int64_t i = 0; i < num_moves; ++i) {
+        const std::size_t from = random() % num_stages;
+        const std::size_t to = random() % num_stages;
+        const std::int64_t layers = tried[from] > 0 ? 1 : 0;
+        tried[from] -= layers;
+        tried[to] += layers;
+      }
+      left -= std::max<std::int64_t>(improve(tried), 1);
+      if (score(tried).is_better_than(score(counts))) {
+        counts = tried;
+      }
     }
   }
 
@@ -413,7 +444,7 @@ StageLayout balance_ranks(const LayerCosts& costs,
     counts.push_back(stage.layers.count);
   }
   const RankBalance balance(costs, placement, num_ranks, num_chunks);
-  balance.improve(dealt);
+  balance.search(dealt);
   balance.improve(counts);
   return make_layout(balance.score(dealt).is_better_than(balance.score(counts)) ? dealt : counts);
 }

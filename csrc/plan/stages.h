@@ -61,9 +61,9 @@ std::vector<double> rank_costs(const StageLayout& layout,
 StageLayout balance_stages(const LayerCosts& costs, std::int64_t num_stages);
 
 // The layout whose largest rank is least, for num_chunks stages a rank: exactly so if all layers
-// cost the same or a rank has one chunk; else one that no move of a layer from a stage to another
-// betters, and that is at least as good as balance_stages. ContractError where the placement has no
-// such chunks.
+// cost the same or a rank has one chunk; else the best of a search that takes little time,
+// which no move of a layer from a stage to another betters and which is at least as good as
+// balance_stages. The same on every rank. ContractError where the placement has no such chunks.
 StageLayout balance_ranks(const LayerCosts& costs,
                           StagePlacement placement,
                           std::int64_t num_ranks,

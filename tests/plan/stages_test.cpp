@@ -240,12 +240,12 @@ TEST(Stages, BalanceRanksAsBruteForceDoesWhereLayersCostTheSame) {
   }
 }
 
-// No layer that moves betters it, and it is as good as the best stages.
+// No layer that moves betters it, it is as good as the best stages, and few layouts are better.
 TEST(Stages, BalanceRanksOfUnequalLayers) {
   std::mt19937 random(13);
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 24; ++round) {
     const Pipeline& pipeline = kPipelines[round % std::size(kPipelines)];
-    const auto num_layers = static_cast<std::size_t>(2 + random() % 12);
+    const auto num_layers = static_cast<std::size_t>(2 + random() % 7);
     const std::int64_t num_stages = pipeline.num_ranks * pipeline.num_chunks;
     const LayerCosts costs = random_costs(random, num_layers, false);
     const auto largest_rank = [&](const StageLayout& layout) {
@@ -254,6 +254,11 @@ TEST(Stages, BalanceRanksOfUnequalLayers) {
     const StageLayout balanced =
         balance_ranks(costs, pipeline.placement, pipeline.num_ranks, pipeline.num_chunks);
     EXPECT_LE(largest_rank(balanced), largest_rank(balance_stages(costs, num_stages)) + 1e-9);
+    double least = std::numeric_limits<double>::infinity();
+    for_each_cut(static_cast<std::int64_t>(num_layers),
+                 static_cast<std::size_t>(num_stages),
+                 [&](const StageLayout& layout) { least = std::min(least, largest_rank(layout)); });
+    EXPECT_LE(largest_rank(balanced), 1.02 * least) << round;
     const Counts counts = counts_of(balanced);
     for (std::size_t from = 0; from < counts.size(); ++from) {
       for (std::size_t to = 0; counts[from] > 0 && to < counts.size(); ++to) {
