@@ -6,18 +6,25 @@ function(memphis_test_code)
 endfunction()
 
 # memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]
-#                  [RANKS 2 4] [ARGUMENTS --simt_seed=1]):
+#                  [RANKS 2 4] [ARGUMENTS --simt_seed=1] [HOST]):
 # one test binary, one CTest entry, both named like the file or, where two files of the tree share a
 # name, NAME. The path under tests/ mirrors the path of what is tested. The entry runs in
 # the repository's root, under the label `unit` unless another is given.
+#
+# HOST adds the label `host`: what is tested is text, files and whole numbers on the processor, where the
+# optimizer cannot change what comes out, and the sanitizers see all that another build would show.
+# tests/run.sh builds and runs such a test once, with them.
 #
 # With RANKS the cases whose names contain `processes` run once more under mpirun, in an entry
 # <name>_ranks_<N> for each number of ranks, under the label `ranks`. Such a test gets its job from
 # tests/support/ranks.h.
 function(memphis_add_test path)
-  cmake_parse_arguments(ARG "" "TIMEOUT;NAME" "LIBS;LABELS;RANKS;ARGUMENTS" ${ARGN})
+  cmake_parse_arguments(ARG "HOST" "TIMEOUT;NAME" "LIBS;LABELS;RANKS;ARGUMENTS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
+  endif()
+  if(ARG_HOST)
+    list(APPEND ARG_LABELS host)
   endif()
   if(NOT ARG_TIMEOUT)
     # A limit for what hangs. No test is near it on a machine ten times slower than any it ran on.
@@ -59,4 +66,30 @@ function(memphis_add_test path)
       SKIP_REGULAR_EXPRESSION "SKIP: "
       ENVIRONMENT "OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
+endfunction()
+
+# memphis_tests_target(target [WITH label] [WITHOUT label ...]): builds what these tests of the folder run,
+# as `ctest -L WITH -LE WITHOUT` does.
+function(memphis_tests_target target)
+  cmake_parse_arguments(ARG "" "WITH" "WITHOUT" ${ARGN})
+  set(programs memphis)
+  get_property(tests DIRECTORY PROPERTY TESTS)
+  foreach(test IN LISTS tests)
+    get_test_property(${test} LABELS labels)
+    get_test_property(${test} RESOURCE_LOCK program)  # the test's, whatever its entry is called
+    if(NOT TARGET "${program}" OR (ARG_WITH AND NOT ARG_WITH IN_LIST labels))
+      continue()
+    endif()
+    set(wanted ON)
+    foreach(label IN LISTS ARG_WITHOUT)
+      if(label IN_LIST labels)
+        set(wanted OFF)
+      endif()
+    endforeach()
+    if(wanted)
+      list(APPEND programs ${program})
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES programs)
+  add_custom_target(${target} DEPENDS ${programs})
 endfunction()

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# launch/build.sh [PRESET] [--tests] [--march ARCH] [-DNAME=VALUE ...]: builds build/PRESET/memphis, and
-# with --tests everything. A folder that was once built with tests keeps them configured. Without a
-# preset: cuda where nvcc is, else cpu. The cuda preset compiles for the GPU of this machine, or for
-# sm_90a where there is none, unless -DCMAKE_CUDA_ARCHITECTURES names another. All of them compile for
-# this machine's processor, unless --march names another: x86-64-v3 is for any since 2013, x86-64-v4 for
-# those with AVX-512. It is remembered until --march native.
+# launch/build.sh [PRESET] [--tests[=TARGET]] [--march ARCH] [-DNAME=VALUE ...]: builds
+# build/PRESET/memphis, and with --tests everything, or those tests that TARGET stands for. A folder that
+# was once built with tests keeps them configured. Without a preset: cuda where nvcc is, else cpu. The
+# cuda preset compiles for the GPU of this machine, or for sm_90a where there is none, unless
+# -DCMAKE_CUDA_ARCHITECTURES names another. All of them compile for this machine's processor, unless
+# --march names another: x86-64-v3 is for any since 2013, x86-64-v4 for those with AVX-512. It is
+# remembered until --march native.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -19,6 +20,7 @@ while (($# > 0)); do
   shift
   case $argument in
     --tests) target=all ;;
+    --tests=?*) target=${argument#--tests=} ;;
     --march)
       (($# > 0)) ||
         fail "--march names no architecture (it takes one of g++'s -march);" \
@@ -37,7 +39,7 @@ while (($# > 0)); do
 done
 preset=${preset:-$(default_preset)}
 
-if [[ $target == all || $preset == simt ]]; then
+if [[ $target != memphis || $preset == simt ]]; then
   bash "$root/launch/packages.sh" --tests
 else
   bash "$root/launch/packages.sh"
@@ -66,7 +68,7 @@ fi
 # What trains needs neither the tests nor what they need, but building it must not take them away from
 # one who has built them here.
 testing=OFF
-if [[ $target == all ]] ||
+if [[ $target != memphis ]] ||
   { [[ ${#fresh[@]} == 0 ]] && grep -qx 'BUILD_TESTING:BOOL=ON' "$cache" 2>/dev/null; }; then
   testing=ON
 fi

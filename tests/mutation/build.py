@@ -203,6 +203,12 @@ class Changed:
         source = words.index("-c") + 1
         if os.path.relpath(words[source], build.root) == self.file:
             words[source] = str(self.overlay / self.file)
+        elif words[source].startswith(f"{build.folder}/"):
+            # CMake's, which includes several sources by their whole paths.
+            text = pathlib.Path(words[source]).read_text()
+            words[source] = f"{target}.cxx"
+            pathlib.Path(words[source]).write_text(
+                text.replace(f'"{build.root}/{self.file}"', f'"{self.overlay}/{self.file}"'))
         for i, word in enumerate(words):
             for program in told:
                 word = word.replace(f'"{build.folder}/{program}"', f'"{self.scratch / program}"')

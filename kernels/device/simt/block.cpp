@@ -16,9 +16,6 @@
 namespace memphis::kernels::simt {
 namespace {
 
-thread_local Block* t_running = nullptr;
-thread_local bool t_in_kernel = false;
-
 // The line of a kernel that stands for a place: the innermost that is not of the dialect.
 Place kernel_place(const void* pc) {
   const std::vector<Place> places = places_of(pc);
@@ -74,18 +71,6 @@ std::string verb(Access access) {
 Block& Block::of_this_thread() {
   static thread_local Block block;
   return block;
-}
-
-Block* Block::running() {
-  return t_running;
-}
-
-bool Block::in_kernel() {
-  return t_in_kernel;
-}
-
-bool Block::set_in_kernel(bool in_kernel) {
-  return std::exchange(t_in_kernel, in_kernel);
 }
 
 std::uint64_t Block::random() {  // splitmix64
@@ -160,7 +145,7 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
   bulk_copies_.begin_block(num_threads_);
   warpgroups_.begin_block(num_warps());
 
-  t_running = this;
+  running_ = this;
   std::vector<int> order(warps_.size());
   std::iota(order.begin(), order.end(), 0);
   while (num_exited_ < num_threads_ && fault_.what == nullptr && deadlock_.empty()) {
@@ -185,7 +170,7 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
       find_deadlock();
     }
   }
-  t_running = nullptr;
+  running_ = nullptr;
   current_ = nullptr;
   now = {};
   return fault_.what == nullptr && deadlock_.empty();

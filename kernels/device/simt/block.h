@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/device/simt/bulk_copies.h"
@@ -75,10 +76,12 @@ class Block final : public UnitHost {
   // Of the calling thread of the machine.
   static Block& of_this_thread();
   // The block that this thread of the machine runs; null on the host's side.
-  static Block* running();
+  static Block* running() { return running_; }
   // Whether what runs on this thread of the machine now is a kernel, and not the executor.
-  static bool in_kernel();
-  static bool set_in_kernel(bool in_kernel);  // returns what was
+  static bool in_kernel() { return in_kernel_; }
+  static bool set_in_kernel(bool in_kernel) {  // returns what was
+    return std::exchange(in_kernel_, in_kernel);
+  }
 
   // Runs a block to its end. False: fault() says why it did not get there.
   bool run(const KernelCall& call, Index3 index, std::int64_t linear_index);
@@ -135,6 +138,10 @@ class Block final : public UnitHost {
   void finish_copies(const std::vector<Thread::Copy>& copies);
   void access_global(std::uintptr_t address, std::size_t bytes, Access access, const void* pc);
   std::uint64_t random();
+
+  // Asked at each access of a kernel: constinit spares a look whether they are initialised.
+  static inline constinit thread_local Block* running_ = nullptr;
+  static inline constinit thread_local bool in_kernel_ = false;
 
   int num_warps() const { return (num_threads_ + kWarpSize - 1) / kWarpSize; }
 

@@ -11,11 +11,6 @@ namespace {
 constexpr std::size_t kAlignment = 1024;  // TMA's widest swizzle wants this much
 constexpr int kWarpSize = 32;
 
-std::uint32_t image_offset(const void* pc) {
-  return static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(pc) -
-                                    Symbols::instance().image_begin());
-}
-
 }  // namespace
 
 SharedMemory::SharedMemory()
@@ -23,21 +18,22 @@ SharedMemory::SharedMemory()
       static_begin_(Symbols::local_storage()),
       static_bytes_(Symbols::instance().local_storage_bytes()),
       is_variable_(static_bytes_),
-      histories_(kMaxBytes + static_bytes_ + kWordBytes),
-      word_histories_((kMaxBytes + static_bytes_) / kWordBytes + 1) {
+      image_begin_(Symbols::instance().image_begin()),
+      word_histories_((kMaxBytes + static_bytes_) / kWordBytes + 1),
+      byte_histories_(kMaxBytes + static_bytes_ + kWordBytes) {
   const auto begin = reinterpret_cast<std::uintptr_t>(storage_.get()) + kGap;
   const std::uintptr_t aligned = (begin + kAlignment - 1) / kAlignment * kAlignment;
   dynamic_ = reinterpret_cast<std::byte*>(aligned);
   dynamic_begin_ = aligned - kGap;
   for (const SharedVariable& variable : Symbols::instance().shared_variables()) {
     std::fill_n(
-        is_variable_.begin() + static_cast<std::ptrdiff_t>(variable.offset), variable.bytes, true);
+        is_variable_.begin() + static_cast<std::ptrdiff_t>(variable.offset), variable.bytes, 1);
   }
-  const std::size_t num_bytes = kMaxBytes + static_bytes_;
-  written_in_.resize(num_bytes);
-  writers_.resize(num_bytes);
-  guards_.resize(num_bytes);
-  split_in_.resize(num_bytes / kWordBytes + 1);
+  const std::size_t num_words = (kMaxBytes + static_bytes_) / kWordBytes + 1;
+  word_written_.resize(num_words);
+  byte_written_.resize(num_words * kWordBytes);
+  guards_.resize(num_words);
+  split_in_.resize(num_words);
 }
 
 void SharedMemory::begin_block(std::size_t dynamic_bytes, int num_threads, bool check_races) {
@@ -47,8 +43,8 @@ void SharedMemory::begin_block(std::size_t dynamic_bytes, int num_threads, bool 
   clocks_.begin_block(num_threads);
   fences_.assign(static_cast<std::size_t>(num_threads), 0U);
   // A block leaves its mbarriers, and one that ended in a fault what was under way.
-  std::fill_n(guards_.begin(), dynamic_bytes, Guard{});
-  std::fill(guards_.begin() + kMaxBytes, guards_.end(), Guard{});
+  std::fill_n(guards_.begin(), (dynamic_bytes + kWordBytes - 1) / kWordBytes, Guard{});
+  std::fill(guards_.begin() + kMaxBytes / kWordBytes, guards_.end(), Guard{});
 }
 
 std::size_t SharedMemory::index_of(std::uintptr_t address) const {
@@ -57,7 +53,18 @@ std::size_t SharedMemory::index_of(std::uintptr_t address) const {
     return dynamic;
   }
   const std::uintptr_t local = address - static_begin_;
-  return local < static_bytes_ && is_variable_[local] ? kMaxBytes + local : kNowhere;
+  return local < static_bytes_ && is_variable_[local] != 0 ? kMaxBytes + local : kNowhere;
+}
+
+bool SharedMemory::is_inside(std::size_t first, std::size_t bytes) const {
+  if (first < dynamic_bytes_) {
+    return bytes <= dynamic_bytes_ - first;
+  }
+  if (first == kNowhere || bytes > kMaxBytes + static_bytes_ - first) {
+    return false;
+  }
+  const std::uint8_t* const of = &is_variable_[first - kMaxBytes];
+  return std::find(of, of + bytes, std::uint8_t{0}) == of + bytes;
 }
 
 const char* SharedMemory::forbids(const Guard& guard, Access access) {
@@ -73,94 +80,133 @@ const char* SharedMemory::forbids(const Guard& guard, Access access) {
   return nullptr;
 }
 
+// What follows is asked of each word that a kernel touches: inline.
+inline void SharedMemory::keep(Touch (&reads)[kMaxReads], const Touch& touch) const {
+  Touch* of_own_warp = nullptr;
+  for (Touch& read : reads) {
+    // A write that races with it races with this.
+    if (clocks_.before(read.moment(), touch.thread)) {
+      read = touch;
+      return;
+    }
+    if (read.thread / kWarpSize == touch.thread / kWarpSize) {
+      of_own_warp = &read;
+    }
+  }
+  // All places are taken by others. One reader a warp tells as much as several, but that the warp
+  // itself needs two: one of them is not the writer.
+  *(of_own_warp != nullptr ? of_own_warp : &reads[kMaxReads - 1]) = touch;
+}
+
+inline void SharedMemory::note(History& history, const Touch& touch) const {
+  if (is_read(touch.access)) {
+    keep(history.reads, touch);
+    return;
+  }
+  // Whoever races with an earlier read races with this write too.
+  std::fill(std::begin(history.reads), std::end(history.reads), Touch{});
+  history.write = touch;
+}
+
+inline bool SharedMemory::refuses(const Known& known, const Touch& touch, Fault& fault) const {
+  const bool reads = is_read(touch.access);
+  if ((reads || touch.access == Access::atomic) && known.written.in != block_) {
+    fault.what = "of shared memory that nobody has written";
+    fault.advice = "write it first";
+    return true;
+  }
+  if ((touch.access == Access::async_read || touch.access == Access::async_write) &&
+      !is_fenced(known, fault)) {
+    return true;
+  }
+  if (!check_races_) {
+    return false;
+  }
+  if (races(known.history.write, touch)) {
+    return report_race(known.history.write, fault);
+  }
+  if (!reads) {
+    for (const Touch& read : known.history.reads) {
+      if (races(read, touch)) {
+        return report_race(read, fault);
+      }
+    }
+  }
+  return false;
+}
+
 bool SharedMemory::access(std::uintptr_t address,
                           std::size_t bytes,
                           Access access,
                           int thread,
                           const void* pc,
                           Fault& fault) {
-  fault = {.what = nullptr,
-           .advice = nullptr,
-           .thread = thread,
-           .pc = pc,
-           .address = address,
-           .bytes = bytes,
-           .access = access};
-  const auto stop_at = [&](std::size_t i, const char* what, const char* advice) {
-    fault.address = address + i;
-    fault.what = what;
-    fault.advice = advice;
+  const auto stop_at = [&](std::uintptr_t at) {
+    fault.thread = thread;
+    fault.pc = pc;
+    fault.address = at;
+    fault.bytes = bytes;
+    fault.access = access;
     return false;
   };
   const std::size_t first = index_of(address);
-  for (std::size_t i = 0; i < bytes; ++i) {
-    const std::size_t index = first + i;
-    if (index_of(address + i) != index || first == kNowhere) {
-      return stop_at(i,
-                     "outside of the block's shared memory",
-                     "check the index, and the size given to launch");
+  if (!is_inside(first, bytes)) {
+    std::size_t i = 0;
+    while (first != kNowhere && index_of(address + i) == first + i) {
+      ++i;
     }
-    if (const char* const what = forbids(guards_[index], access); what != nullptr) {
-      return stop_at(i,
-                     what,
-                     guards_[index].is_mbarrier
-                         ? "touch it by mbarrier instructions alone, or invalidate it first"
-                         : "wait for it first, and let others pass a barrier");
-    }
-    if ((is_read(access) || access == Access::atomic) && written_in_[index] != block_) {
-      return stop_at(i, "of shared memory that nobody has written", "write it first");
-    }
-    if ((access == Access::async_read || access == Access::async_write) &&
-        !is_fenced(index, fault)) {
-      fault.address = address + i;
-      return false;
-    }
+    fault.what = "outside of the block's shared memory";
+    fault.advice = "check the index, and the size given to launch";
+    return stop_at(address + i);
   }
-  if (check_races_) {
-    const Touch touch = {.moment = clocks_.now(thread), .access = access, .pc = image_offset(pc)};
-    if (!note(first, bytes, touch, fault)) {
-      return false;
-    }
-  }
-  if (!is_read(access)) {
-    const std::uint32_t last = access == Access::async_write ? kAsyncProxy : writer(thread);
-    for (std::size_t index = first; index < first + bytes; ++index) {
-      written_in_[index] = block_;
-      writers_[index] = last;
-    }
-  }
-  return true;
-}
-
-bool SharedMemory::note(std::size_t first, std::size_t bytes, const Touch& touch, Fault& fault) {
-  const std::uintptr_t address = fault.address;
+  const Moment now = clocks_.now(thread);
+  const Touch touch = {.interval = now.interval,
+                       .clock = now.clock,
+                       .pc = static_cast<std::uint32_t>(address_of(pc) - image_begin_),
+                       .thread = now.thread,
+                       .access = access};
+  const std::uint32_t by = access == Access::async_write ? kAsyncProxy : writer(thread);
   const std::size_t end = first + bytes;
   for (std::size_t index = first; index < end;) {
     const std::size_t word = index / kWordBytes;
+    if (const char* const what = forbids(guards_[word], access); what != nullptr) {
+      fault.what = what;
+      fault.advice = guards_[word].is_mbarrier
+                         ? "touch it by mbarrier instructions alone, or invalidate it first"
+                         : "wait for it first, and let others pass a barrier";
+      return stop_at(address + (index - first));
+    }
     const bool whole = index % kWordBytes == 0 && index + kWordBytes <= end;
     if (!whole && split_in_[word] != block_) {
-      std::fill_n(&histories_[word * kWordBytes], kWordBytes, word_histories_[word]);
-      split_in_[word] = block_;
+      split(word);
     }
-    const bool split = split_in_[word] == block_;
-    if (!note(split ? histories_[index] : word_histories_[word], touch, fault)) {
-      fault.address = address + (index - first);
-      return false;
+    const bool is_split = split_in_[word] == block_;
+    const Known known = is_split ? Known{byte_written_[index], byte_histories_[index]}
+                                 : Known{word_written_[word], word_histories_[word]};
+    if (refuses(known, touch, fault)) {
+      return stop_at(address + (index - first));
     }
-    index += split ? 1 : kWordBytes;
+    if (check_races_) {
+      note(known.history, touch);
+    }
+    if (!is_read(access)) {
+      known.written = {.in = block_, .by = by};
+    }
+    index += is_split ? 1 : kWordBytes;
   }
   return true;
 }
 
-const SharedMemory::History& SharedMemory::history_of(std::size_t index) const {
-  const std::size_t word = index / kWordBytes;
-  return split_in_[word] == block_ ? histories_[index] : word_histories_[word];
+void SharedMemory::split(std::size_t word) {
+  std::fill_n(&byte_written_[word * kWordBytes], kWordBytes, word_written_[word]);
+  std::fill_n(&byte_histories_[word * kWordBytes], kWordBytes, word_histories_[word]);
+  split_in_[word] = block_;
 }
 
-// Whether the last write to a byte, if it was a thread's, lies before a fence of that thread.
-bool SharedMemory::is_fenced(std::size_t index, Fault& fault) const {
-  const std::uint32_t last = writers_[index];
-  if (written_in_[index] != block_ || last == kAsyncProxy) {
+// Whether the last write to a place, if it was a thread's, lies before a fence of that thread.
+bool SharedMemory::is_fenced(const Known& known, Fault& fault) const {
+  const std::uint32_t last = known.written.by;
+  if (known.written.in != block_ || last == kAsyncProxy) {
     return true;
   }
   const auto thread = static_cast<int>(last >> kFenceBits);
@@ -171,92 +217,51 @@ bool SharedMemory::is_fenced(std::size_t index, Fault& fault) const {
       "of shared memory by the async proxy, with no fence.proxy.async since a thread wrote";
   fault.advice = "let the writer call fence_proxy_async before the barrier";
   if (check_races_) {
-    const Touch& write = history_of(index).write;
+    const Touch& write = known.history.write;
     fault.has_other = true;
     fault.other_thread = thread;
     fault.other_access = write.access;
-    fault.other_pc = reinterpret_cast<const void*>(Symbols::instance().image_begin() + write.pc);
+    fault.other_pc = reinterpret_cast<const void*>(image_begin_ + write.pc);
   }
   return false;
 }
 
-bool SharedMemory::note(History& history, const Touch& touch, Fault& fault) const {
-  const int thread = touch.moment.thread;
-  const auto races = [&](const Touch& earlier) {
-    const bool both_atomic = earlier.access == Access::atomic && touch.access == Access::atomic;
-    if (both_atomic || clocks_.before(earlier.moment, thread)) {
-      return false;
-    }
-    fault.what = "of shared memory, in a race";
-    fault.advice = "put a barrier between the two";
-    fault.has_other = true;
-    fault.other_thread = earlier.moment.thread;
-    fault.other_access = earlier.access;
-    fault.other_pc = reinterpret_cast<const void*>(Symbols::instance().image_begin() + earlier.pc);
-    return true;
-  };
-  if (races(history.write)) {
-    return false;
-  }
-  if (is_read(touch.access)) {
-    keep(history.reads, touch, clocks_);
-    return true;
-  }
-  for (Touch& read : history.reads) {
-    if (races(read)) {
-      return false;
-    }
-    read = {};  // whoever races with it races with this write too
-  }
-  history.write = touch;
+bool SharedMemory::report_race(const Touch& earlier, Fault& fault) const {
+  fault.what = "of shared memory, in a race";
+  fault.advice = "put a barrier between the two";
+  fault.has_other = true;
+  fault.other_thread = earlier.thread;
+  fault.other_access = earlier.access;
+  fault.other_pc = reinterpret_cast<const void*>(image_begin_ + earlier.pc);
   return true;
 }
 
-void SharedMemory::keep(Touch (&reads)[kMaxReads], const Touch& touch, const Clocks& clocks) {
-  const int thread = touch.moment.thread;
-  Touch* of_own_warp = nullptr;
-  for (Touch& read : reads) {
-    if (clocks.before(read.moment, thread)) {  // a write that races with it races with this
-      read = touch;
-      return;
-    }
-    if (read.moment.thread / kWarpSize == thread / kWarpSize) {
-      of_own_warp = &read;
-    }
+template <class Change>
+void SharedMemory::change_guards(std::uintptr_t address, std::size_t bytes, const Change& change) {
+  const std::size_t first = index_of(address);
+  for (std::size_t word = first / kWordBytes; word * kWordBytes < first + bytes; ++word) {
+    change(guards_[word]);
   }
-  // All places are taken by others. One reader a warp tells as much as several, but that the warp
-  // itself needs two: one of them is not the writer.
-  *(of_own_warp != nullptr ? of_own_warp : &reads[kMaxReads - 1]) = touch;
 }
 
 void SharedMemory::begin_copy(std::uintptr_t address, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) {
-    ++guards_[index_of(address + i)].copies;
-  }
+  change_guards(address, bytes, [](Guard& guard) { ++guard.copies; });
 }
 
 void SharedMemory::end_copy(std::uintptr_t address, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) {
-    --guards_[index_of(address + i)].copies;
-  }
+  change_guards(address, bytes, [](Guard& guard) { --guard.copies; });
 }
 
 void SharedMemory::begin_reading(std::uintptr_t address, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) {
-    ++guards_[index_of(address + i)].readers;
-  }
+  change_guards(address, bytes, [](Guard& guard) { ++guard.readers; });
 }
 
 void SharedMemory::end_reading(std::uintptr_t address, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) {
-    --guards_[index_of(address + i)].readers;
-  }
+  change_guards(address, bytes, [](Guard& guard) { --guard.readers; });
 }
 
 void SharedMemory::set_mbarrier(std::uintptr_t address, std::size_t bytes, bool is_mbarrier) {
-  for (std::size_t i = 0; i < bytes; ++i) {
-    guards_[index_of(address + i)].is_mbarrier = is_mbarrier;
-  }
+  change_guards(address, bytes, [&](Guard& guard) { guard.is_mbarrier = is_mbarrier; });
 }
 
 std::string SharedMemory::describe(std::uintptr_t address) const {

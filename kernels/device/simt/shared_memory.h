@@ -46,15 +46,15 @@ class SharedMemory {
               const void* pc,
               Fault& fault);
 
-  // Bytes between the issue and the end of an asynchronous copy: nobody may touch them. Requires
+  // Words between the issue and the end of an asynchronous copy: nobody may touch them. Requires
   // that access(…, Access::copy, …) held.
   void begin_copy(std::uintptr_t address, std::size_t bytes);
   void end_copy(std::uintptr_t address, std::size_t bytes);
-  // The same for bytes that asynchronous work reads: nobody may write them. Requires that
+  // The same for words that asynchronous work reads: nobody may write them. Requires that
   // access(…, Access::async_read, …) held.
   void begin_reading(std::uintptr_t address, std::size_t bytes);
   void end_reading(std::uintptr_t address, std::size_t bytes);
-  // Bytes that only the instructions of an mbarrier may touch, from its init to its inval.
+  // Words that only the instructions of an mbarrier may touch, from its init to its inval.
   void set_mbarrier(std::uintptr_t address, std::size_t bytes, bool is_mbarrier);
   // fence.proxy.async: what `thread` has written may be read by the async proxy. It is the writer
   // that must fence, before the barrier that others wait at; the PTX memory model would also take a
@@ -71,19 +71,26 @@ class SharedMemory {
   static constexpr std::size_t kDynamicExtent = kMaxBytes + 2 * kGap;
   static constexpr std::size_t kMaxReads = 3;
 
+  // A moment and what was done then, in 16 bytes.
   struct Touch {
-    Moment moment;
-    Access access = Access::read;
+    std::uint32_t interval = 0;
+    std::uint32_t clock = 0;
     std::uint32_t pc = 0;  // from the beginning of the program's image
+    std::uint16_t thread = 0;
+    Access access = Access::read;
+
+    Moment moment() const { return {.interval = interval, .clock = clock, .thread = thread}; }
   };
   // The last write, and reads since the last barrier by threads that do not know of each other. Of
-  // more readers than fit, those of different warps are kept.
+  // more readers than fit, those of different warps are kept. A line of the processor's cache: most
+  // of what a kernel's access costs here is to fetch it.
   struct History {
     Touch write;
     Touch reads[kMaxReads];
   };
+  static_assert(sizeof(History) == 64);
 
-  // What is under way on a byte. All zero: nothing.
+  // What is under way on a word. All zero: nothing.
   struct Guard {
     std::uint8_t copies = 0;
     bool is_mbarrier = false;
@@ -91,7 +98,18 @@ class SharedMemory {
   };
   static const char* forbids(const Guard& guard, Access access);
 
-  // Who wrote a byte last: the thread and the number of its proxy fences by then.
+  // The last write: in which block, and by whom (see writer()).
+  struct Written {
+    std::uint32_t in = 0;
+    std::uint32_t by = 0;
+  };
+  // What is known of some bytes that were touched in the same way.
+  struct Known {
+    Written& written;
+    History& history;
+  };
+
+  // Who writes: the thread and the number of its proxy fences so far.
   std::uint32_t writer(int thread) const {
     return static_cast<std::uint32_t>(thread) << kFenceBits |
            (fences_[static_cast<std::size_t>(thread)] & kFenceMask);
@@ -100,17 +118,27 @@ class SharedMemory {
   static constexpr std::uint32_t kFenceMask = (1U << kFenceBits) - 1;
   static constexpr std::uint32_t kAsyncProxy = 0xFFFFFFFFU;  // the last writer was no thread
 
-  // The index of a byte's state; kNowhere for one that belongs to no variable.
+  // The index of a byte; kNowhere for one that belongs to no variable.
   static constexpr std::size_t kNowhere = SIZE_MAX;
   std::size_t index_of(std::uintptr_t address) const;
-  bool is_fenced(std::size_t index, Fault& fault) const;
-  // Four bytes that are always touched together share a history. The first access to some of them
-  // alone gives each of them its own, for the rest of the block.
+  // Whether these bytes are all of the dynamic part, or all of variables.
+  bool is_inside(std::size_t first, std::size_t bytes) const;
+  // Four bytes that are always touched together share what is known of them. The first access to
+  // some of them alone gives each of them its own, for the rest of the block.
   static constexpr std::size_t kWordBytes = 4;
-  const History& history_of(std::size_t index) const;
-  bool note(std::size_t first, std::size_t bytes, const Touch& touch, Fault& fault);
-  bool note(History& history, const Touch& touch, Fault& fault) const;
-  static void keep(Touch (&reads)[kMaxReads], const Touch& touch, const Clocks& clocks);
+  void split(std::size_t word);
+  template <class Change>
+  void change_guards(std::uintptr_t address, std::size_t bytes, const Change& change);
+  // What forbids an access to one place, if something does: with a `fault` that lacks the address.
+  bool refuses(const Known& known, const Touch& touch, Fault& fault) const;
+  bool is_fenced(const Known& known, Fault& fault) const;
+  bool races(const Touch& earlier, const Touch& touch) const {
+    return !clocks_.before(earlier.moment(), touch.thread) &&
+           (earlier.access != Access::atomic || touch.access != Access::atomic);
+  }
+  bool report_race(const Touch& earlier, Fault& fault) const;
+  void note(History& history, const Touch& touch) const;
+  void keep(Touch (&reads)[kMaxReads], const Touch& touch) const;
 
   std::unique_ptr<std::byte[]> storage_;
   std::byte* dynamic_;
@@ -118,16 +146,18 @@ class SharedMemory {
   std::size_t dynamic_bytes_ = 0;
   std::uintptr_t static_begin_;
   std::size_t static_bytes_;
-  std::vector<bool> is_variable_;  // by byte of the thread's local storage
+  std::vector<std::uint8_t> is_variable_;  // by byte of the thread's local storage
+  std::uintptr_t image_begin_;             // of the program
 
   std::uint32_t block_ = 0;
   bool check_races_ = false;
-  std::vector<std::uint32_t> written_in_;  // the block that last wrote a byte
-  std::vector<std::uint32_t> writers_;     // see writer()
-  std::vector<std::uint32_t> fences_;      // proxy fences, by thread
-  std::vector<Guard> guards_;
-  SparseArray<History> histories_;       // by byte
-  SparseArray<History> word_histories_;  // by four bytes
+  std::vector<std::uint32_t> fences_;  // proxy fences, by thread
+  std::vector<Guard> guards_;          // by word, as are all sizes of asynchronous work
+  // By word, and by byte of those that were split.
+  std::vector<Written> word_written_;
+  SparseArray<History> word_histories_;
+  std::vector<Written> byte_written_;
+  SparseArray<History> byte_histories_;
   std::vector<std::uint32_t> split_in_;  // the block in which a word was last split
   Clocks clocks_;
 };
