@@ -53,8 +53,9 @@ mkdir -p -- "$root/build"
 [[ -e $root/build/$preset/memphis ]] || require_disk "$root/build" 3000 "the tests"
 bash "$root/launch/packages.sh" --tests
 
+# One more than there are cores: many wait for ranks and processes that they have started.
 cores=$(nproc)
-jobs=$((cores < 4 ? cores : 4))
+jobs=$(((cores < 4 ? cores : 4) + 1))
 results=()
 
 # run_preset PRESET TARGET [ctest option ...]: TARGET is what builds the tests that are to run.
@@ -69,8 +70,7 @@ run_preset() {
     echo "the $preset preset does not build" >"$result/not_built"
     return
   fi
-  # A few at a time: many wait for ranks and processes that they have started. The status is read from
-  # the results, which name each case.
+  # The status is read from the results, which name each case.
   GTEST_OUTPUT="xml:$result/gtest/" UBSAN_OPTIONS=print_stacktrace=1 \
     ctest --test-dir "$build" --parallel "$jobs" --output-on-failure \
     --output-junit "$result/ctest.xml" "$@" || true

@@ -37,7 +37,7 @@ std::vector<test::BadConfig> bad_configs() {
        {},
        ExitCode::config,
        "tiny.yaml:10:1: unknown section wandb (a config has no such section); the sections "
-       "are model, run, parallel, data, batch, optimizer, schedule, loss, precision, "
+       "are model, run, parallel, memory, data, batch, optimizer, schedule, loss, precision, "
        "checkpoint and metrics"},
       {"misspelt key",
        with_model("  num_kv_head: 2\n"),
