@@ -176,13 +176,14 @@ inline std::vector<AttentionCase> attention_cases() {
        .cap = 50,
        .temperature_len = 4,
        .document = 20},
+      // In documents without and with tiles of keys that all of a tile of queries may see.
       {.name = "hopper_padding",
        .B = 2,
-       .S = 260,
+       .S = 49 + 211,
        .N = 2,
        .G = 2,
        .H = 128,
-       .document = 50,
+       .documents = {49, 211},
        .pad = 7},
       // Far beyond the cap: all that is left is the sign.
       {.name = "hopper_far_beyond", .B = 1, .S = 150, .N = 1, .G = 1, .H = 128, .apart = 7},
