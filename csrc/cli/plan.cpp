@@ -63,7 +63,7 @@ Room room_of(const MemoryConfig& config, Device device) {
     room.planned.budget_bytes = device_info(device).free_bytes;
     room.name = "free on this machine for one rank";
   }
-  if (config.budget_gib > 0) {
+  if (budget_bytes(config) < room.planned.budget_bytes) {
     room.planned.budget_bytes = budget_bytes(config);
     room.name = "of memory.budget_gib";
   }
@@ -71,7 +71,6 @@ Room room_of(const MemoryConfig& config, Device device) {
 }
 
 void print_memory(const Config& config, DType compute, const Room& room, const TrainingPlan& plan) {
-  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
   const Recompute& recompute = plan.activations.recompute;
   fmt::print("memory of a rank on its device\n{}", format_memory_table(plan.memory));
   fmt::print("computed again in the backward pass: {}\n",
@@ -92,14 +91,14 @@ void print_memory(const Config& config, DType compute, const Room& room, const T
                    ? ": no routing needs more"
                    : "; a micro-batch that routes more to one rank ends the run");
   }
-  const auto needed = static_cast<double>(plan.memory.total_bytes());
-  const auto budget = static_cast<double>(room.planned.budget_bytes);
-  fmt::print("{}: {:.2f} of {:.2f} GiB {}{}\n",
+  const std::size_t needed = plan.memory.total_bytes();
+  const std::size_t budget = room.planned.budget_bytes;
+  fmt::print("{}: {} of {} {}{}\n",
              needed <= budget ? "fits" : "does not fit",
-             needed / kGib,
-             budget / kGib,
+             human_bytes(needed),
+             human_bytes(budget),
              room.name,
-             needed <= budget ? "" : fmt::format(", {:.2f} too many", (needed - budget) / kGib));
+             needed <= budget ? "" : fmt::format(", {} too many", human_bytes(needed - budget)));
 }
 
 void print_plan(const Config& config, std::int64_t num_ranks) {
@@ -210,7 +209,7 @@ void add_plan_command(CLI::App& program) {
       "--resume",
       arguments->resume,
       "Also what going on from the checkpoint in run.dir would change, and whether it "
-      "may; fails where train would");
+      "may; fails where it may not");
   command->callback([arguments] {
     const ConfigArguments& given = arguments->config;
     const Config config = parse_config(read_config(given.file),

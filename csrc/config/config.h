@@ -93,7 +93,7 @@ struct RecomputeGroups {
   bool attention = false;  // its output before the projection, from queries, keys and values
   bool experts = false;    // up-projections of experts and dense FFN, from their rows
   bool geglu = false;      // their activations, from the up-projections
-  bool block = false;      // everything but the layer's input
+  bool block = false;      // everything but the layer's input and what its experts made of it
 
   bool any() const { return norm || attention || experts || geglu || block; }
   bool operator==(const RecomputeGroups&) const = default;

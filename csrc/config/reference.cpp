@@ -138,7 +138,7 @@ constexpr std::array kTexts = {
         "",
         "What the backward pass computes again instead of keeping it, with the same bits: inputs "
         "of branches (norm), attention, up-projections (experts), their activations (geglu), or "
-        "all but a layer's input (block); auto: the least that fits."},
+        "all but a layer's input and output of its experts (block); auto: the least that fits."},
     KeyText{"memory.recompute_layers",
             "layers",
             "",

@@ -81,12 +81,10 @@ WordSet recompute_words(MemoryConfig& memory) {
       {"attention", &RecomputeGroups::attention},
       {"experts", &RecomputeGroups::experts},
       {"geglu", &RecomputeGroups::geglu},
-      {"block", &RecomputeGroups::block}};
+      {"block", &RecomputeGroups::block}};  // has the others in it
   WordSet result;
-  for (const auto& [word, member] : kGroups) {
-    result.words.push_back(word);
-  }
-  result.alone = {"none", "auto"};
+  result.words = {"norm", "attention", "experts", "geglu"};
+  result.alone = {"block", "none", "auto"};
   result.get = [&memory] {
     std::vector<std::string_view> words;
     for (const auto& [word, member] : kGroups) {
@@ -171,13 +169,13 @@ class Assigner {
       words.push_back(word_of(item, known));
     }
     if (words.empty()) {
-      refuse(node_, path_, "it has no words", "write " + std::string(target.alone.front()));
+      refuse(node_, path_, "the list is empty", "write " + join_words(known, "or"));
     }
     for (const std::string_view word : target.alone) {
       if (words.size() > 1 && std::find(words.begin(), words.end(), word) != words.end()) {
         refuse(node_,
                path_,
-               std::string(word) + " stands alone",
+               "with other words, and " + std::string(word) + " stands alone",
                "write " + std::string(word) + ", or the others without it");
       }
     }

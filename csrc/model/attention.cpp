@@ -110,8 +110,10 @@ void attention_branch_backward(const BlockContext& context,
                                     .workspace_W = scratch.attention_workspace_W,
                                     .score = score_of(context.model)};
   // With less it would take slower kernels, and say nothing.
-  require(attention_backward_workspace_bytes(scores, stream.device) <= scores.workspace_W.bytes(),
-          "the backward pass of attention asks for more scratch than the plan has for it");
+  require(
+      attention_backward_workspace_bytes(scores, stream.device) <= scores.workspace_W.bytes(),
+      "the backward pass of attention asks for more scratch than the plan has for it (they have "
+      "a sum each); make attention_workspace_bytes of csrc/plan the kernel's");
   attention_backward(scores, stream);
   rope_backward({.dx_TCH = scratch.dqkv_TCH,
                  .table_SH = context.shared.rope_table_SH,

@@ -58,7 +58,7 @@ void moe_branch_forward(const BlockContext& context,
                         const LayerWeights& weights,
                         const Layer& layer,
                         ExpertExchange& exchange);
-// As above. Which experts take a token is kept in every case, and nothing is counted again.
+// As above. Which experts take a token and what they made of it together are kept in every case.
 void moe_branch_recompute(const BlockContext& context,
                           const LayerWeights& weights,
                           const Layer& layer,

@@ -175,17 +175,27 @@ void route(const BlockContext& context,
                  context.stream);
 }
 
-void dense_forward(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
-  const SharedActivations<TensorView>& shared = context.shared;
-  const Stream stream = context.stream;
-  const TensorView term_TD = term_of(context, shared.dense_out_TD);
+void dense_up(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
   matmul_forward({.y_TN = layer.dense_gate_up_TF,
                   .x_TK = whole_tokens(context, layer.moe_in_TD),
                   .weight_NK = weights.dense_gate_up_FD},
+                 context.stream);
+}
+
+void dense_activation(const BlockContext& context, const Layer& layer) {
+  geglu_forward({.y_RF = layer.dense_hidden_TF, .gate_up_R2F = layer.dense_gate_up_TF},
+                context.stream);
+}
+
+void dense_forward(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
+  const SharedActivations<TensorView>& shared = context.shared;
+  const Stream stream = context.stream;
+  dense_up(context, weights, layer);
+  dense_activation(context, layer);
+  matmul_forward({.y_TN = term_of(context, shared.dense_out_TD),
+                  .x_TK = layer.dense_hidden_TF,
+                  .weight_NK = weights.dense_down_DF},
                  stream);
-  geglu_forward({.y_RF = layer.dense_hidden_TF, .gate_up_R2F = layer.dense_gate_up_TF}, stream);
-  matmul_forward(
-      {.y_TN = term_TD, .x_TK = layer.dense_hidden_TF, .weight_NK = weights.dense_down_DF}, stream);
   sum_terms(context, shared.dense_out_TD);
   scale({.y = shared.dense_out_TD, .x = shared.dense_out_TD, .scale = kDenseScale}, stream);
   add({.y = layer.moe_out_TD, .a = layer.moe_out_TD, .b = shared.dense_out_TD}, stream);
@@ -220,7 +230,7 @@ void dense_backward(const BlockContext& context,
   add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = shared.dense_out_TD}, stream);
 }
 
-// (14); the expert gate of (15) multiplies before the down projection: see geglu.h
+// The first product of (14).
 void up_projections(const BlockContext& context,
                     const LayerWeights& weights,
                     const Layer& layer,
@@ -232,14 +242,13 @@ void up_projections(const BlockContext& context,
                           .offsets_E1 = rows.offsets_E1},
                          context.stream);
   if (context.dims.dense_F > 0) {
-    matmul_forward({.y_TN = layer.dense_gate_up_TF,
-                    .x_TK = whole_tokens(context, layer.moe_in_TD),
-                    .weight_NK = weights.dense_gate_up_FD},
-                   context.stream);
+    dense_up(context, weights, layer);
   }
 }
 
-void activations(const BlockContext& context, const Layer& layer, const ExpertExchange& exchange) {
+void gated_activations(const BlockContext& context,
+                       const Layer& layer,
+                       const ExpertExchange& exchange) {
   const ExpertRows rows = expert_rows(context, layer, exchange);
   geglu_forward({.y_RF = rows.hidden_RF,
                  .gate_up_R2F = rows.gate_up_R2F,
@@ -247,39 +256,7 @@ void activations(const BlockContext& context, const Layer& layer, const ExpertEx
                  .source_R = rows.source_R},
                 context.stream);
   if (context.dims.dense_F > 0) {
-    geglu_forward({.y_RF = layer.dense_hidden_TF, .gate_up_R2F = layer.dense_gate_up_TF},
-                  context.stream);
-  }
-}
-
-// From rows at their experts to layer.moe_out_TD: (14), (15), and the dense FFN.
-void experts_and_sum(const BlockContext& context,
-                     const LayerWeights& weights,
-                     const Layer& layer,
-                     const ExpertExchange& exchange) {
-  const ExpertRows rows = expert_rows(context, layer, exchange);
-  const TensorView expert_out_RD = context.shared.expert_out_RD.rows(0, exchange.num_arrived());
-  experts_forward({.y_RD = expert_out_RD,
-                   .gate_up_R2F = rows.gate_up_R2F,
-                   .hidden_RF = rows.hidden_RF,
-                   .x_RD = rows.rows_RD,
-                   .gate_up_weight_EFD = weights.gate_up_EFD,
-                   .down_weight_EDF = weights.down_EDF,
-                   .offsets_E1 = rows.offsets_E1,
-                   .gates_TK = rows.gates,
-                   .source_R = rows.source_R},
-                  context.stream);
-  // (15) the sum over a token's experts
-  return_rows(context,
-              layer,
-              exchange,
-              routed_part_of(context, layer.moe_out_TD),
-              expert_out_RD,
-              experts_scale(context),
-              "moe.combine");
-  join_routed_parts(context, layer.moe_out_TD);
-  if (context.dims.dense_F > 0) {
-    dense_forward(context, weights, layer);
+    dense_activation(context, layer);
   }
 }
 
@@ -317,7 +294,31 @@ void moe_branch_forward(const BlockContext& context,
   exchange.count(context, layer);
   send_rows(context, layer, exchange, layer.rows_RD, routed_TD, 1.0F, "moe.dispatch");
   send_gates(context, layer, exchange, gates_TK);
-  experts_and_sum(context, weights, layer, exchange);
+  // (14); the expert gate of (15) multiplies before the down projection: see geglu.h
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  const TensorView expert_out_RD = shared.expert_out_RD.rows(0, exchange.num_arrived());
+  experts_forward({.y_RD = expert_out_RD,
+                   .gate_up_R2F = rows.gate_up_R2F,
+                   .hidden_RF = rows.hidden_RF,
+                   .x_RD = rows.rows_RD,
+                   .gate_up_weight_EFD = weights.gate_up_EFD,
+                   .down_weight_EDF = weights.down_EDF,
+                   .offsets_E1 = rows.offsets_E1,
+                   .gates_TK = rows.gates,
+                   .source_R = rows.source_R},
+                  context.stream);
+  // (15) the sum over a token's experts
+  return_rows(context,
+              layer,
+              exchange,
+              routed_part_of(context, layer.moe_out_TD),
+              expert_out_RD,
+              experts_scale(context),
+              "moe.combine");
+  join_routed_parts(context, layer.moe_out_TD);
+  if (context.dims.dense_F > 0) {
+    dense_forward(context, weights, layer);
+  }
 }
 
 void moe_branch_recompute(const BlockContext& context,
@@ -335,15 +336,11 @@ void moe_branch_recompute(const BlockContext& context,
               1.0F,
               "moe.dispatch");
   }
-  if (groups.block) {
-    experts_and_sum(context, weights, layer, exchange);
-    return;
-  }
-  if (groups.experts) {
+  if (groups.experts || groups.block) {
     up_projections(context, weights, layer, exchange);
   }
-  if (groups.geglu) {
-    activations(context, layer, exchange);
+  if (groups.geglu || groups.block) {
+    gated_activations(context, layer, exchange);
   }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/activations.h"
 
+#include <algorithm>
+
 namespace memphis {
 namespace {
 
@@ -115,7 +117,8 @@ ActivationPlan plan_activations(
                    d.exchange_rows ? block : norm};  // sent again, or copied
   layer.gate_up_R2F = {{{d.local_R, 2 * d.F}, compute}, experts};
   layer.expert_hidden_RF = {{{d.local_R, d.F}, compute}, geglu};
-  layer.moe_out_TD = {{{d.residual_T, d.D}, compute}, block};
+  // A third of the experts' products, and rows on their way back, for the smallest of tensors.
+  layer.moe_out_TD = {{{d.residual_T, d.D}, compute}};
   layer.moe_out_rrms_T = {{{d.residual_T}, sums}};
   layer.out_TD = {{{d.residual_T, d.D}, compute}};
 
@@ -214,13 +217,15 @@ TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat) {
 }
 
 std::size_t ActivationPlan::activation_bytes() const {
-  std::size_t bytes = group_bytes(batch);
-  for (std::int64_t i = 0; i < (keep == Keep::all_layers ? num_layers : 1); ++i) {
-    bytes += layer_bytes(layer, [&](const LayerTensor& tensor) {
-      return !gives_back(recompute.of_layer(i), tensor.by);
-    });
-  }
-  return bytes * static_cast<std::size_t>(num_slots);
+  const auto kept_by = [&](const RecomputeGroups& groups) {
+    return layer_bytes(layer,
+                       [&](const LayerTensor& tensor) { return !gives_back(groups, tensor.by); });
+  };
+  const std::int64_t layers = keep == Keep::all_layers ? num_layers : 1;
+  const std::int64_t first = std::min(recompute.num_layers, layers);
+  return static_cast<std::size_t>(num_slots) *
+         (group_bytes(batch) + static_cast<std::size_t>(first) * kept_by(recompute.groups) +
+          static_cast<std::size_t>(layers - first) * kept_by(recompute.rest));
 }
 
 std::size_t ActivationPlan::workspace_bytes() const {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/memory.h"
 
-#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -11,6 +10,12 @@
 
 namespace memphis {
 namespace {
+
+TensorSpec flat(std::int64_t num_elements, DType dtype) {
+  return {{num_elements}, dtype};
+}
+
+}  // namespace
 
 std::string human_bytes(std::size_t bytes) {
   constexpr double kKibi = 1024.0;
@@ -25,12 +30,6 @@ std::string human_bytes(std::size_t bytes) {
   }
   return fmt::format("{:.2f} {}", value, unit);
 }
-
-TensorSpec flat(std::int64_t num_elements, DType dtype) {
-  return {{num_elements}, dtype};
-}
-
-}  // namespace
 
 std::size_t MemoryPlan::total_bytes() const {
   return weights_bytes + gradients_bytes + master_bytes + moments_bytes + activations_bytes +
@@ -113,22 +112,22 @@ std::string format_memory_table(const MemoryPlan& plan) {
 
 std::size_t budget_bytes(const MemoryConfig& config) {
   constexpr double kGibi = 1024.0 * 1024.0 * 1024.0;
-  constexpr double kMost = 1e18;
-  return config.budget_gib == 0
-             ? std::numeric_limits<std::size_t>::max()
-             : static_cast<std::size_t>(std::min(config.budget_gib * kGibi, kMost));
+  return config.budget_gib == 0 ? std::numeric_limits<std::size_t>::max()
+                                : static_cast<std::size_t>(config.budget_gib * kGibi);
 }
 
-void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device device) {
+void require_fits(const MemoryPlan& plan,
+                  const MemoryDemand& demand,
+                  const MemoryConfig& config,
+                  Device device) {
   if (demand.needed_bytes <= demand.free_bytes) {
     return;
   }
   const bool alone = demand.num_ranks == 1;
   throw PreflightError(fmt::format(
       "{} {} on device {} and {} has {} free{}\n{}(weights to moments follow from the model, "
-      "activations and workspace from the micro-batch and from what memory.recompute keeps); set "
-      "memory.recompute to auto, lower batch.micro_batch or batch.sequence_length, {}use a smaller "
-      "model",
+      "activations and workspace from the micro-batch and from what memory.recompute keeps); "
+      "{}{}lower batch.micro_batch or batch.sequence_length, {}use a smaller model",
       alone ? "the run needs" : fmt::format("the {} ranks here need", demand.num_ranks),
       human_bytes(demand.needed_bytes),
       name_of(device),
@@ -136,6 +135,8 @@ void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device dev
       human_bytes(demand.free_bytes),
       alone ? "" : fmt::format(", which they share; this one's part:"),
       format_memory_table(plan),
+      demand.is_budget ? "raise memory.budget_gib, " : "",
+      config.recompute_auto ? "" : "set memory.recompute to auto, ",
       alone ? "or " : "start fewer ranks on a machine, or "));
 }
 

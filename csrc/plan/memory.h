@@ -51,6 +51,9 @@ MemoryPlan plan_training_memory(const ParameterPlan& parameters,
                                 const Share& share,
                                 std::size_t library_bytes);
 
+// "1.50 GiB"
+std::string human_bytes(std::size_t bytes);
+
 // The table that a run prints before its first step.
 std::string format_memory_table(const MemoryPlan& plan);
 
@@ -67,10 +70,14 @@ struct MemoryDemand {
   std::size_t free_bytes = 0;
   std::int64_t num_ranks = 1;
   std::size_t needed_bytes = 0;  // of all of them
+  bool is_budget = false;        // memory.budget_gib, which can be raised
 };
 
 // Throws PreflightError, with the table of a rank, `plan`, and the nearest knobs, if `demand`
 // exceeds what there is.
-void require_fits(const MemoryPlan& plan, const MemoryDemand& demand, Device device);
+void require_fits(const MemoryPlan& plan,
+                  const MemoryDemand& demand,
+                  const MemoryConfig& config,
+                  Device device);
 
 }  // namespace memphis

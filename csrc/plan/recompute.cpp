@@ -11,17 +11,64 @@
 namespace memphis {
 namespace {
 
-// Every set that makes sense; `block` has the others in it.
-std::vector<RecomputeGroups> all_sets() {
+// Every set without `block`, none among them.
+std::vector<RecomputeGroups> sets_of_groups() {
   std::vector<RecomputeGroups> sets;
-  for (unsigned bits = 1; bits < 16; ++bits) {
+  for (unsigned bits = 0; bits < 16; ++bits) {
     sets.push_back({.norm = (bits & 1U) != 0,
                     .attention = (bits & 2U) != 0,
                     .experts = (bits & 4U) != 0,
                     .geglu = (bits & 8U) != 0});
   }
-  sets.push_back({.block = true});
   return sets;
+}
+
+bool has_all_of(const RecomputeGroups& groups, const RecomputeGroups& others) {
+  return groups.block ||
+         ((groups.norm || !others.norm) && (groups.attention || !others.attention) &&
+          (groups.experts || !others.experts) && (groups.geglu || !others.geglu));
+}
+
+// Without those of `others`.
+std::string words_of(const RecomputeGroups& groups, const RecomputeGroups& others) {
+  std::vector<std::string> words;
+  for (const auto& [is_in, word] : {std::pair{groups.block && !others.block, "whole blocks"},
+                                    {groups.norm && !others.norm, "norm"},
+                                    {groups.attention && !others.attention, "attention"},
+                                    {groups.experts && !others.experts, "experts"},
+                                    {groups.geglu && !others.geglu, "geglu"}}) {
+    if (is_in) {
+      words.emplace_back(word);
+    }
+  }
+  return fmt::format("{}", fmt::join(words, ", "));
+}
+
+// Of a token, in a layer.
+RecomputeCost cost_of_layer(const Dims& d, DType compute, const RecomputeGroups& groups) {
+  const std::int64_t width = d.K * d.F + d.dense_F;  // of all experts that a token meets
+  const auto again = [&](GivenBackBy by) { return gives_back(groups, by); };
+  std::int64_t flops = 0;
+  std::int64_t elements = 0;  // read or written
+  if (again(GivenBackBy::norm)) {
+    elements += 2 * 2 * d.D + 2 * d.K * d.D;
+  }
+  if (again(GivenBackBy::attention)) {
+    flops += 2 * d.S * d.N * d.H;  // two products of half the square
+    elements += (d.C + d.N) * d.H;
+  }
+  if (again(GivenBackBy::experts)) {
+    flops += 4 * d.D * width;
+  }
+  if (again(GivenBackBy::geglu)) {
+    elements += 3 * width;
+  }
+  if (again(GivenBackBy::block)) {
+    flops += 2 * d.D * (d.C + d.N) * d.H;
+    elements += 3 * d.D + 2 * (d.N + d.G) * d.H;  // a post norm and the rotation
+  }
+  return {.flops = static_cast<double>(flops),
+          .bytes = static_cast<double>(elements) * static_cast<double>(size_of(compute))};
 }
 
 }  // namespace
@@ -45,58 +92,35 @@ bool gives_back(const RecomputeGroups& groups, GivenBackBy by) {
 }
 
 std::string describe(const Recompute& recompute, std::int64_t num_layers) {
+  const std::string first =
+      recompute.num_layers == num_layers
+          ? fmt::format("all {} layers", num_layers)
+          : fmt::format("the first {} of {} layers", recompute.num_layers, num_layers);
   if (!recompute.any()) {
     return "nothing";
   }
-  std::vector<std::string> words;
-  const RecomputeGroups& groups = recompute.groups;
-  for (const auto& [is_in, word] : {std::pair{groups.block, "whole blocks"},
-                                    {groups.norm, "norm"},
-                                    {groups.attention, "attention"},
-                                    {groups.experts, "experts"},
-                                    {groups.geglu, "geglu"}}) {
-    if (is_in) {
-      words.emplace_back(word);
-    }
+  if (!recompute.rest.any()) {
+    return words_of(recompute.groups, {}) + " in " + first;
   }
-  return fmt::format(
-      "{} in {}",
-      fmt::join(words, ", "),
-      recompute.num_layers == num_layers
-          ? fmt::format("all {} layers", num_layers)
-          : fmt::format("the first {} of {} layers", recompute.num_layers, num_layers));
+  std::string text = fmt::format("{} in all {} layers", words_of(recompute.rest, {}), num_layers);
+  if (recompute.num_layers > 0 && recompute.groups != recompute.rest) {
+    text += fmt::format(", {} too in the first {}",
+                        words_of(recompute.groups, recompute.rest),
+                        recompute.num_layers);
+  }
+  return text;
 }
 
 RecomputeCost recompute_cost(const ModelConfig& model,
                              std::int64_t sequence_length,
                              DType compute,
                              const Recompute& recompute) {
-  const Dims d = make_dims(model, 1, sequence_length);
-  const RecomputeGroups& groups = recompute.groups;
-  const std::int64_t width = d.K * d.F + d.dense_F;  // of all that a token meets
-  const auto again = [&](GivenBackBy by) { return gives_back(groups, by); };
-  std::int64_t flops = 0;
-  std::int64_t elements = 0;  // read or written
-  if (again(GivenBackBy::norm)) {
-    elements += 2 * 2 * d.D + 2 * d.K * d.D;
-  }
-  if (again(GivenBackBy::attention)) {
-    flops += 2 * d.S * d.N * d.H;  // two products of half the square
-    elements += (d.C + d.N) * d.H;
-  }
-  if (again(GivenBackBy::experts)) {
-    flops += 4 * d.D * width;
-  }
-  if (again(GivenBackBy::geglu)) {
-    elements += 3 * width;
-  }
-  if (again(GivenBackBy::block)) {
-    flops += 2 * d.D * (d.C + d.N) * d.H + 2 * d.D * width;
-    elements += 3 * d.D + 2 * (d.N + d.G) * d.H + (d.K + 1) * d.D;  // post norm, rope, sum of rows
-  }
-  const auto layers = static_cast<double>(recompute.num_layers);
-  return {.flops = layers * static_cast<double>(flops),
-          .bytes = layers * static_cast<double>(elements) * static_cast<double>(size_of(compute))};
+  const Dims dims = make_dims(model, 1, sequence_length);
+  const RecomputeCost first = cost_of_layer(dims, compute, recompute.groups);
+  const RecomputeCost other = cost_of_layer(dims, compute, recompute.rest);
+  const auto n = static_cast<double>(recompute.num_layers);
+  const double m = static_cast<double>(model.num_layers) - n;
+  return {.flops = n * first.flops + m * other.flops, .bytes = n * first.bytes + m * other.bytes};
 }
 
 std::vector<Recompute> recompute_options(const ModelConfig& model,
@@ -120,10 +144,19 @@ std::vector<Recompute> recompute_options(const ModelConfig& model,
             .weight = recompute_cost(model, dims.S, compute, recompute).weight(),
             .bytes = plan.activation_bytes() + plan.workspace_bytes()};
   };
-  std::vector<Candidate> candidates = {candidate({})};
-  for (const RecomputeGroups& groups : all_sets()) {
-    for (std::int64_t layers = 1; layers <= L; ++layers) {
-      candidates.push_back(candidate({.groups = groups, .num_layers = layers}));
+  std::vector<RecomputeGroups> sets = sets_of_groups();
+  std::vector<Candidate> candidates;
+  for (const RecomputeGroups& rest : sets) {
+    candidates.push_back(candidate({.groups = rest, .num_layers = L, .rest = {}}));
+  }
+  sets.push_back({.block = true});
+  for (const RecomputeGroups& groups : sets) {
+    for (const RecomputeGroups& rest : sets_of_groups()) {
+      for (std::int64_t layers = 1;
+           groups != rest && has_all_of(groups, rest) && layers <= (rest.any() ? L - 1 : L);
+           ++layers) {
+        candidates.push_back(candidate({.groups = groups, .num_layers = layers, .rest = rest}));
+      }
     }
   }
   std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {

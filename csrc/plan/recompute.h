@@ -16,23 +16,27 @@ namespace memphis {
 enum class GivenBackBy : std::uint8_t { nothing, norm, attention, experts, geglu, block };
 bool gives_back(const RecomputeGroups& groups, GivenBackBy by);
 
-// What is computed again, and in which layers: the first num_layers.
+// What is computed again: `groups` in the first num_layers layers and `rest`, which is part of them,
+// in the others.
 struct Recompute {
   RecomputeGroups groups;
   std::int64_t num_layers = 0;
+  RecomputeGroups rest = {};
 
-  RecomputeGroups of_layer(std::int64_t layer) const {
-    return layer < num_layers ? groups : RecomputeGroups{};
+  const RecomputeGroups& of_layer(std::int64_t layer) const {
+    return layer < num_layers ? groups : rest;
   }
-  bool any() const { return num_layers > 0 && groups.any(); }
+  bool any() const { return (num_layers > 0 && groups.any()) || rest.any(); }
   bool operator==(const Recompute&) const = default;
 };
 
-// "norm and geglu in the first 3 of 64 layers"
+// "norm, geglu in all 64 layers, experts too in the first 32"
 std::string describe(const Recompute& recompute, std::int64_t num_layers);
 
-// What it costs of a token, in the layers that do so: multiplications and additions, and bytes that
-// ops without products read and write.
+// What it costs of a token, over all layers: multiplications and additions, and bytes that ops
+// without products read and write. What ranks send each other again is not counted: `block` gathers
+// and sums over tensor ranks, and sends rows to their experts, as the forward pass does, and
+// `experts` gathers for a dense FFN.
 struct RecomputeCost {
   double flops = 0;
   double bytes = 0;
@@ -46,7 +50,7 @@ RecomputeCost recompute_cost(const ModelConfig& model,
                              const Recompute& recompute);
 
 // What `memory` leaves to choose among, the cheapest first; each later one needs less memory and
-// costs more. `dims` are those of the job's first rank, so that every rank has the same list.
+// costs more. Where it is auto, any groups of all layers and more of them in the first so many. `dims` are those of the job's first rank, so that every rank has the same list.
 std::vector<Recompute> recompute_options(const ModelConfig& model,
                                          const MemoryConfig& memory,
                                          const Dims& dims,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/training_plan.h"
 
-#include <algorithm>
 #include <vector>
 
 namespace memphis {
@@ -23,16 +22,17 @@ TrainingPlan plan_training(const Config& config,
                            const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::size_t least_option) {
+                           std::optional<std::size_t> option) {
   TrainingPlan plan;
   plan.share = make_share(config.parallel, mesh, rank);
   const auto dims_of = [&](const Share& share) {
     return make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, share);
   };
   plan.dims = dims_of(plan.share);
-  const std::int64_t num_sequences = SampleShare(config.batch, plan.share).num_sequences();
-  plan.actions = make_actions({.num_micro_batches = num_sequences / config.batch.micro_batch},
-                              mesh.index(Axis::pipeline, rank));
+  plan.num_micro_batches =
+      SampleShare(config.batch, plan.share).num_sequences() / config.batch.micro_batch;
+  plan.actions =
+      make_actions({.num_micro_batches = plan.num_micro_batches}, mesh.index(Axis::pipeline, rank));
   plan.parameters = plan_parameters(config.model, compute, plan.share);
   if (config.metrics.sample_every > 0) {
     plan.sampling = plan_inference(
@@ -40,14 +40,14 @@ TrainingPlan plan_training(const Config& config,
   }
   const std::vector<Recompute> options = recompute_options(
       config.model, config.memory, dims_of(make_share(config.parallel, mesh, 0)), compute);
-  for (std::size_t i = std::min(least_option, options.size() - 1); i < options.size(); ++i) {
+  for (std::size_t i = option.value_or(0); i < options.size(); ++i) {
     plan.recompute_option = i;
     plan.activations =
         plan_activations(plan.dims, compute, Keep::all_layers, room.device, options[i]);
     plan.memory = plan_training_memory(
         plan.parameters, plan.activations, compute, plan.share, room.library_bytes);
     plan.memory.sampling_bytes = plan.sampling ? plan.sampling->bytes() : 0;
-    if (plan.memory.total_bytes() <= room.budget_bytes) {
+    if (option || plan.memory.total_bytes() <= room.budget_bytes) {
       break;
     }
   }

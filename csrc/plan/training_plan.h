@@ -50,7 +50,8 @@ struct DeviceRoom {
 struct TrainingPlan {
   Share share;
   Dims dims;
-  std::vector<Action> actions;  // of a step
+  std::int64_t num_micro_batches = 0;  // of a step, on this rank
+  std::vector<Action> actions;         // of a step
   ParameterPlan parameters;
   ActivationPlan activations;
   std::size_t recompute_option = 0;       // which of recompute_options it is
@@ -58,12 +59,13 @@ struct TrainingPlan {
   MemoryPlan memory;
 };
 // Of rank `rank` of `mesh`. Ranks may have room for more or less than others and are to compute the
-// same again, because of the collectives in it: `least_option` is the largest option of any of them.
+// same again, because of the collectives in it: `option` is what they have agreed on, of
+// recompute_options; without one, the first that fits, or the last.
 TrainingPlan plan_training(const Config& config,
                            DType compute,
                            const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::size_t least_option = 0);
+                           std::optional<std::size_t> option = {});
 
 }  // namespace memphis

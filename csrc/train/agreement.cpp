@@ -97,21 +97,22 @@ Dataset open_text(const Config& config,
 
 TrainingPlan agreed_plan(
     const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all) {
+  // What is free is not all for tensors, nor free for ever: contexts, kernels that are loaded later,
+  // buffers of the libraries. What decides between plans leaves a twentieth of it.
+  constexpr std::size_t kSpared = 20;
   DeviceRoom room{.device = device,
                   .library_bytes = kernels::matmul_workspace_bytes(device),
                   .budget_bytes = budget_bytes(config.memory)};
   for (const MemoryDemand& demand : demands_of_all(0, device, all)) {
-    room.budget_bytes =
-        std::min(room.budget_bytes, demand.free_bytes / static_cast<std::size_t>(demand.num_ranks));
+    const std::size_t part = demand.free_bytes / static_cast<std::size_t>(demand.num_ranks);
+    room.budget_bytes = std::min(room.budget_bytes, part - part / kSpared);
   }
   const std::int64_t rank = all.rank();
   TrainingPlan plan = plan_training(config, compute, room, mesh, rank);
   const auto agreed = static_cast<std::size_t>(
       largest_of_all(all, static_cast<std::int64_t>(plan.recompute_option), "memory.recompute"));
-  if (agreed != plan.recompute_option) {
-    plan = plan_training(config, compute, room, mesh, rank, agreed);
-  }
-  return plan;
+  return agreed == plan.recompute_option ? plan
+                                         : plan_training(config, compute, room, mesh, rank, agreed);
 }
 
 void require_memory(const MemoryPlan& plan,
@@ -123,11 +124,12 @@ void require_memory(const MemoryPlan& plan,
     demands.push_back({.pool = "the budget of memory.budget_gib",
                        .free_bytes = budget_bytes(config),
                        .num_ranks = 1,
-                       .needed_bytes = plan.total_bytes()});
+                       .needed_bytes = plan.total_bytes(),
+                       .is_budget = true});
   }
   together(all, "memory", [&] {
     for (const MemoryDemand& demand : demands) {
-      require_fits(plan, demand, device);
+      require_fits(plan, demand, config, device);
     }
   });
 }

@@ -37,7 +37,7 @@ TrainStep::TrainStep(const Config& config,
     : config_(config),
       samples_(config.batch, plan.share),
       actions_(plan.actions),
-      num_micro_batches_(samples_.num_sequences() / config.batch.micro_batch),
+      num_micro_batches_(plan.num_micro_batches),
       groups_(groups),
       model_(model),
       slots_(slots),
@@ -181,8 +181,9 @@ void TrainStep::read_back(StepResult& result) {
   const Dims& dims = model_.dims();
   host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
+  const MicroBatch& last = slots_[static_cast<std::size_t>(num_micro_batches_ - 1) % slots_.size()];
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
-    const TensorView& view = slots_.front().layers[static_cast<std::size_t>(layer)].offsets_E1;
+    const TensorView& view = last.layers[static_cast<std::size_t>(layer)].offsets_E1;
     device_copy(offsets + layer * num_offsets(dims), view.data, view.bytes(), stream_);
   }
   synchronize(stream_);

@@ -36,8 +36,8 @@ struct StepResult {
   std::optional<Activity::Communication> communication;
 };
 
-// One optimizer step: the plan's actions, clipping, AdamW. After construction nothing is allocated. Every rank of `groups` makes the same calls, on samples of its own, and has
-// the same result.
+// One optimizer step: the plan's actions, clipping, AdamW. After construction nothing is allocated.
+// Every rank of `groups` makes the same calls, on samples of its own, and has the same result.
 class TrainStep {
  public:
   TrainStep(const Config& config,

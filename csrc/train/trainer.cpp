@@ -74,10 +74,10 @@ Trainer::Trainer(const Config& config,
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
-      plan_(agreed_plan(config_, compute_, device_, mesh_, groups_.all_host())),
       leads_(world.rank() == 0),
       dataset_(open_text(config_, default_roots, groups_.all_host())),
       stream_(device_),
+      plan_(agreed_plan(config_, compute_, device_, mesh_, groups_.all_host())),
       loss_watch_(config_.model.vocab_size, {}),
       rotation_(config_.run.dir, [this](const Manifest& manifest) {
         return is_of_run(

@@ -111,10 +111,10 @@ class Trainer {
   Mesh mesh_;
   DType compute_;
   Groups groups_;
-  TrainingPlan plan_;
   bool leads_;  // writes what the job writes once
   Dataset dataset_;
   OwnedStream stream_;
+  TrainingPlan plan_;  // for the memory that is left when all of the above is there
   // Of the first rank, which decides for all.
   LossWatch loss_watch_;
   Rotation rotation_;

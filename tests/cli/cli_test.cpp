@@ -257,6 +257,27 @@ TEST_F(Cli, BenchStepPrintsOneObject) {
   EXPECT_FALSE(fs::exists(path("run")));
 }
 
+// It chooses within what memory.budget_gib says, never exchanges what was asked for, and says both.
+TEST_F(Cli, PlanPrintsWhetherItFitsAndWhatItComputesAgain) {
+  const auto plan = [&](const std::string& recompute, const std::string& budget) {
+    return run({"plan", config_, "memory.recompute=" + recompute, "memory.budget_gib=" + budget})
+        .out;
+  };
+  const std::string roomy = plan("auto", "1");
+  EXPECT_NE(roomy.find("computed again in the backward pass: nothing\n"), std::string::npos);
+  EXPECT_NE(roomy.find("\nfits: "), std::string::npos) << roomy;
+  EXPECT_NE(roomy.find(" of 1.00 GiB of memory.budget_gib\n"), std::string::npos) << roomy;
+  const std::string tight = plan("auto", "0.0001");
+  EXPECT_NE(tight.find("computed again in the backward pass: whole blocks in all "),
+            std::string::npos)
+      << tight;
+  EXPECT_NE(tight.find("\ndoes not fit: "), std::string::npos) << tight;
+  EXPECT_NE(plan("geglu", "0.0001").find("backward pass: geglu in all "), std::string::npos);
+  // What is free here is less than a budget that is too large.
+  EXPECT_NE(plan("auto", "1000000").find(" free on this machine for one rank\n"),
+            std::string::npos);
+}
+
 TEST_F(Cli, PlanPrintsTheMemoryTable) {
   const Ended plan = run({"plan", config_});
   EXPECT_EQ(plan.code, 0);

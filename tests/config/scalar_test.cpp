@@ -230,6 +230,24 @@ std::vector<test::BadConfig> bad_configs() {
        ExitCode::config,
        "tiny.yaml:11:11: run.resume is requierd (it is one of auto, required and never); "
        "did you mean required?"},
+      {"word of a list",
+       with("memory:\n  recompute: [norm, gegul]\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:21: memory.recompute is gegul (it is one of norm, attention, experts, geglu, "
+       "block, none and auto); did you mean geglu?"},
+      {"no words",
+       with("memory:\n  recompute: []\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:14: memory.recompute is a list (the list is empty); write norm, "
+       "attention, experts, geglu, block, none or auto"},
+      {"a word that stands alone",
+       with("memory:\n  recompute: [norm, none]\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:14: memory.recompute is a list (with other words, and none stands alone); "
+       "write none, or the others without it"},
       {"misspelt preset",
        with_model("  preset: grok1\n"),
        {},

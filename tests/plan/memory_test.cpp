@@ -79,9 +79,9 @@ TEST(Memory, ThatIsThereToTheByteIsEnough) {
                       .free_bytes = 2 << 20,
                       .num_ranks = 1,
                       .needed_bytes = plan.total_bytes()};
-  EXPECT_NO_THROW(require_fits(plan, demand, Device::cpu));
+  EXPECT_NO_THROW(require_fits(plan, demand, {}, Device::cpu));
   --demand.free_bytes;
-  EXPECT_THROW(require_fits(plan, demand, Device::cpu), PreflightError);
+  EXPECT_THROW(require_fits(plan, demand, {}, Device::cpu), PreflightError);
   const std::string table = format_memory_table(plan);
   EXPECT_NE(table.find("1.00 MiB"), std::string::npos) << table;
   EXPECT_NE(table.find("2.00 MiB"), std::string::npos) << table;
@@ -91,7 +91,7 @@ constexpr std::size_t kGiB = std::size_t{1} << 30U;
 
 std::string refusal(const MemoryPlan& plan, const MemoryDemand& demand) {
   try {
-    require_fits(plan, demand, Device::cpu);
+    require_fits(plan, demand, {}, Device::cpu);
   } catch (const PreflightError& error) {
     return error.what();
   }

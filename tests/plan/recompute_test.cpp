@@ -2,6 +2,7 @@
 #include "csrc/plan/recompute.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,8 +48,8 @@ TEST(Recompute, LeavesOutWhatItGivesBack) {
   EXPECT_EQ(saved({.experts = true}), kK * 2 * kF);
   EXPECT_EQ(saved({.geglu = true}), kK * kF);
   const std::int64_t qkv = (48 + 2 * 8) * 128;
-  EXPECT_EQ(saved({.block = true}), 2 * kD + kK * kD + kD + 3 * kK * kF + qkv + 3 * kD)
-      << "and queries, keys, values, both branches and what lies between them";
+  EXPECT_EQ(saved({.block = true}), 2 * kD + kK * kD + kD + 3 * kK * kF + qkv + 2 * kD)
+      << "and queries, keys, values, what attention gives and what lies between the branches";
   EXPECT_EQ(saved({.norm = true, .geglu = true}), saved({.norm = true}) + saved({.geglu = true}));
 }
 
@@ -57,7 +58,10 @@ TEST(Recompute, OfSomeLayersLeavesOutAsMuchOfEach) {
   const Dims dims = make_dims(config.model, 1, 128);
   const std::size_t all = activation_bytes(dims, {});
   const std::size_t one = all - activation_bytes(dims, {{.geglu = true}, 1});
+  const Recompute five = {{.geglu = true}, 5, {.norm = true}};
   EXPECT_EQ(all - activation_bytes(dims, {{.geglu = true}, 5}), 5 * one);
+  EXPECT_EQ(five.of_layer(4), five.groups);
+  EXPECT_EQ(five.of_layer(5), five.rest);
 }
 
 // Rows that come from other ranks would have to be sent again.
@@ -70,7 +74,7 @@ TEST(Recompute, OfNormsKeepsRowsOfOtherRanks) {
 }
 
 // In FLOP of a token: two products of half a square of scores; the up-projections of two experts;
-// all products of a layer.
+// all products of a layer but for those of the down-projections.
 TEST(Recompute, CostsWhatItsProductsDo) {
   const ModelConfig model = config_of({}).model;
   const auto flops = [&](const RecomputeGroups& groups) {
@@ -81,9 +85,12 @@ TEST(Recompute, CostsWhatItsProductsDo) {
   EXPECT_EQ(flops({.attention = true}), 2.0 * 8192 * 6144);
   EXPECT_EQ(flops({.experts = true}), 2 * 2.0 * 6144 * 65536);
   EXPECT_EQ(flops({.block = true}),
-            2.0 * 8192 * 6144 + 2 * 3 * 2.0 * 6144 * 32768 + 2.0 * 6144 * (64 + 48) * 128);
+            flops({.attention = true}) + flops({.experts = true}) + 2.0 * 6144 * (64 + 48) * 128);
   EXPECT_EQ(recompute_cost(model, 8192, DType::bf16, {{.experts = true}, 7}).flops,
             7 * flops({.experts = true}));
+  EXPECT_EQ(
+      recompute_cost(model, 8192, DType::bf16, {{.experts = true}, 7, {.attention = true}}).flops,
+      7 * flops({.experts = true}) + 57 * flops({.attention = true}));
 }
 
 TEST(RecomputeOptions, TakeEachLessMemoryAndMoreWork) {
@@ -121,19 +128,34 @@ TEST(RecomputeOptions, AreTheOneThatWasAskedFor) {
   }
 }
 
+// Grok-1 where all activations but a quarter fit: what costs no products is given back in every
+// layer before products are in some.
+TEST(RecomputeOptions, DoInSomeLayersWhatIsDearAndInAllWhatIsCheap) {
+  const Config config = config_of({});
+  const Dims dims = make_dims(config.model, 1, 8192);
+  const std::size_t all = activation_bytes(dims, {});
+  for (const Recompute& each : recompute_options(config.model, config.memory, dims, DType::bf16)) {
+    if (activation_bytes(dims, each) < all / 2) {
+      EXPECT_TRUE(each.rest.norm && each.rest.geglu && !each.rest.experts) << describe(each, 64);
+      EXPECT_TRUE(each.groups.experts && each.num_layers < 64) << describe(each, 64);
+      break;
+    }
+  }
+}
+
 // The cheapest that fits, to the byte.
 TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
   const std::vector<std::string> layout = {
       "parallel.tensor=8", "parallel.expert=8", "parallel.expert_buffer=1.5"};
   const Config config = config_of(layout, 64);
   const Mesh mesh(config.parallel, 64);
-  const auto plan_within = [&](std::size_t bytes, std::size_t least_option = 0) {
+  const auto plan_within = [&](std::size_t bytes, std::optional<std::size_t> option = {}) {
     return plan_training(config,
                          DType::bf16,
                          {.device = Device::cuda, .library_bytes = 0, .budget_bytes = bytes},
                          mesh,
                          5,
-                         least_option);
+                         option);
   };
   const TrainingPlan roomy = plan_within(std::size_t{1} << 60);
   EXPECT_EQ(roomy.recompute_option, 0U);
@@ -147,6 +169,7 @@ TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
     EXPECT_LT(plan.memory.total_bytes(), budget);
     budget = plan.memory.total_bytes();
   }
+  EXPECT_EQ(plan_within(0, 3).recompute_option, 3U) << "whether or not it fits, if that is agreed";
   const TrainingPlan none_fits = plan_within(0);
   EXPECT_EQ(none_fits.activations.recompute, (Recompute{{.block = true}, 64}));
   EXPECT_EQ(plan_within(std::size_t{1} << 60, 7).recompute_option, 7U) << "as others need it";
@@ -156,6 +179,8 @@ TEST(Recompute, SaysItself) {
   EXPECT_EQ(describe({}, 64), "nothing");
   EXPECT_EQ(describe({{.norm = true, .geglu = true}, 64}, 64), "norm, geglu in all 64 layers");
   EXPECT_EQ(describe({{.block = true}, 3}, 64), "whole blocks in the first 3 of 64 layers");
+  EXPECT_EQ(describe({{.norm = true, .experts = true}, 32, {.norm = true}}, 64),
+            "norm in all 64 layers, experts too in the first 32");
 }
 
 }  // namespace

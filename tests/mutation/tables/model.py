@@ -49,11 +49,11 @@ plant("model.again_rows", MOE, "missing step",
       "  if (groups.block || (groups.norm && !context.dims.exchange_rows)) {", "  if (groups.block) {",
       "rows are those of the last layer")
 plant("model.again_dense_up", MOE, "missing step",
-      "                         context.stream);\n  if (context.dims.dense_F > 0) {\n    matmul_forward(",
-      "                         context.stream);\n  if (false) {\n    matmul_forward(",
+      "                         context.stream);\n  if (context.dims.dense_F > 0) {\n    dense_up(",
+      "                         context.stream);\n  if (false) {\n    dense_up(",
       "up-projections of the dense FFN are the gradients of the layer behind")
 plant("model.again_geglu", MOE, "missing step",
-      "  if (groups.geglu) {\n    activations(context, layer, exchange);\n  }\n", "",
+      "  if (groups.geglu || groups.block) {", "  if (groups.block) {",
       "activations of experts are those of the last layer")
 
 # ---- groups and regions

@@ -196,18 +196,26 @@ plant("plan.total_sampling", MEMORY, "dropped term",
       "workspace_bytes + library_bytes + sampling_bytes;", "workspace_bytes + library_bytes;",
       "memory for sampling is planned and not counted")
 plant("plan.kept_layers", ACTIVATIONS, "bound",
-      "i < (keep == Keep::all_layers ? num_layers : 1)", "i < num_layers",
+      "const std::int64_t layers = keep == Keep::all_layers ? num_layers : 1;",
+      "const std::int64_t layers = num_layers;",
       "inference has room for every layer")
 plant("plan.again_room", ACTIVATIONS, "missing term",
-      "      return !gives_back(recompute.of_layer(i), tensor.by);\n    });\n  }\n  return bytes *",
-      "      return !gives_back(recompute.of_layer(0), tensor.by);\n    });\n  }\n  return bytes *",
+      "static_cast<std::size_t>(layers - first) * kept_by(recompute.rest));",
+      "static_cast<std::size_t>(layers - first) * kept_by(recompute.groups));",
       "layers that keep all have no room for it")
 plant("plan.again_first", "plan/recompute.h", "comparison",
-      "layer < num_layers ? groups", "layer <= num_layers ? groups",
+      "layer < num_layers ? groups : rest", "layer <= num_layers ? groups : rest",
       "one layer more is computed again than was asked for")
 plant("plan.again_cheapest", "plan/training_plan.cpp", "comparison",
-      "if (plan.memory.total_bytes() <= room.budget_bytes) {", "if (plan.memory.total_bytes() < room.budget_bytes) {",
+      "if (option || plan.memory.total_bytes() <= room.budget_bytes) {",
+      "if (option || plan.memory.total_bytes() < room.budget_bytes) {",
       "what fits to the byte does not fit")
+plant("plan.again_agreed", "plan/training_plan.cpp", "condition",
+      "if (option || plan.memory", "if (plan.memory",
+      "a rank without room goes beyond what all have agreed on")
+plant("plan.again_nested", "plan/recompute.cpp", "condition",
+      "groups != rest && has_all_of(groups, rest) && layers", "groups != rest && !rest.any() && layers",
+      "what is cheap is computed again only where what is dear is")
 plant("plan.again_pareto", "plan/recompute.cpp", "comparison",
       "if (options.empty() || each.bytes < least) {", "if (options.empty() || each.bytes <= least) {",
       "an option costs more than the one before it and needs as much")
