@@ -90,9 +90,8 @@ struct alignas(1024) Shared {
   gpu::Mbarrier keys_full;
   gpu::Mbarrier keys_empty;
   gpu::Mbarrier query_full[kStages];  // with its rows and what there is to know of the step
-  gpu::Mbarrier query_empty[kStages];
+  gpu::Mbarrier query_empty[kStages];  // and dout
   gpu::Mbarrier dout_full[kStages];
-  gpu::Mbarrier dout_empty[kStages];
   gpu::Mbarrier dquery_full[kConsumers];
   gpu::Mbarrier dquery_empty[kConsumers];
 };
@@ -216,7 +215,6 @@ __device__ __forceinline__ void load(const BackwardArguments& arguments,
                      static_cast<int>(sizeof(QueryRows)),
                      query_full);
       gpu::Mbarrier* const dout_full = &shared.dout_full[stage];
-      gpu::mbarrier_wait(&shared.dout_empty[stage], place.parity() ^ 1U);
       gpu::mbarrier_arrive_expect(dout_full, static_cast<int>(sizeof(Tile<kQueries>)));
       gpu::tma_load(&shared.dout[stage], maps.dout, dout_full, 0, row, 0, step.n, item.b);
       place.advance();
@@ -367,19 +365,15 @@ class Consumer {
       gpu::mbarrier_wait(&shared_.query_full[place_.stage()], place_.parity());
       gpu::wgmma_fence(score_);
       issue_scores(place_.stage());
-      gpu::wgmma_wait<1>(dvalue_);
-    } else {
-      gpu::wgmma_wait<0>(dvalue_);
     }
-    release(&shared_.dout_empty[place.stage()]);
     // Both consumers' gradients of scores are there. They lie in two stages: when one consumer
-    // writes a stage again, the other has come here since, and has read it. Probabilities have
-    // been read by now.
+    // writes a stage again, the other has come here since, and has read it.
     gpu::sync_named(kScores, kConsumers * kWarpgroup);
     gpu::wgmma_fence(dkey_, gradient_);
     issue_dkeys(place.stage());
     issue_dqueries(place.stage());
-    gpu::wgmma_wait<0>(dkey_, gradient_, score_);
+    // With these products those of probabilities and dout are done, which the next step overwrites.
+    gpu::wgmma_wait<0>(dvalue_, dkey_, gradient_, score_);
     release(&shared_.query_empty[place.stage()]);
     hand_on_dqueries(place.stage());
   }
@@ -664,7 +658,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       gpu::mbarrier_init(&shared.query_full[stage], 1);
       gpu::mbarrier_init(&shared.query_empty[stage], kReaders);
       gpu::mbarrier_init(&shared.dout_full[stage], 1);
-      gpu::mbarrier_init(&shared.dout_empty[stage], kReaders);
     }
     for (int consumer = 0; consumer < kConsumers; ++consumer) {
       gpu::mbarrier_init(&shared.dquery_full[consumer], kWarpsOfGroup);

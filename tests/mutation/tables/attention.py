@@ -440,10 +440,6 @@ plant("attention.hb_query_refill", HOPPER_BACKWARD, "barrier",
       "      gpu::mbarrier_wait(&shared.query_empty[stage], place.parity() ^ 1U);\n",
       "",
       "queries are fetched over those that are read")
-plant("attention.hb_dout_refill", HOPPER_BACKWARD, "barrier",
-      "      gpu::mbarrier_wait(&shared.dout_empty[stage], place.parity() ^ 1U);\n",
-      "",
-      "dout is fetched over what is read")
 plant("attention.hb_parity_of_one", HOPPER_TILE, "phase",
       "    return static_cast<unsigned>(count_) % 2;",
       "    return static_cast<unsigned>(count_) / 2 % 2;",
@@ -504,13 +500,9 @@ plant("attention.hb_dscore_stage", HOPPER_BACKWARD, "stage",
       "store_scores(shared_.dscore[stage],",
       "store_scores(shared_.dscore[0],",
       "gradients of scores overwrite those that are read")
-plant("attention.hb_dvalue_wait", HOPPER_BACKWARD, "wait",
-      "      gpu::wgmma_wait<1>(dvalue_);\n    } else {",
-      "      gpu::wgmma_wait<2>(dvalue_);\n    } else {",
-      "dout is given back while it is read")
 plant("attention.hb_step_wait", HOPPER_BACKWARD, "wait",
-      "    gpu::wgmma_wait<0>(dkey_, gradient_, score_);\n",
-      "    gpu::wgmma_wait<1>(dkey_, gradient_, score_);\n",
+      "    gpu::wgmma_wait<0>(dvalue_, dkey_, gradient_, score_);\n",
+      "    gpu::wgmma_wait<1>(dvalue_, dkey_, gradient_, score_);\n",
       "dq is handed on while its product runs")
 plant("attention.hb_future", HOPPER_BACKWARD, "mask",
       "(after_first[half] + column >= 0)",
