@@ -48,7 +48,8 @@ class Build:
             check=True, capture_output=True, text=True)
         result = {}
         for entry in json.loads(listed.stdout)["tests"]:
-            command = entry.get("command", [])
+            # CTest has no command where the program is not built yet; it is named like the test.
+            command = entry.get("command") or [f"{self.folder}/tests/{entry['name']}"]
             own = [word for word in command if word.startswith(f"{self.folder}/tests/")]
             if not own or not (command[0] == own[0] or "mpiexec" in command[0] or
                                "mpirun" in command[0]):

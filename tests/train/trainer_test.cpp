@@ -35,6 +35,10 @@ void* counted(void* data) {
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   return counted(std::malloc(std::max<std::size_t>(bytes, 1)));
 }
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
+  ++g_num_heap_allocations;
+  return std::malloc(std::max<std::size_t>(bytes, 1));
+}
 [[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
   const auto multiple = static_cast<std::size_t>(alignment);
   return counted(std::aligned_alloc(multiple, (bytes + multiple - 1) / multiple * multiple));
