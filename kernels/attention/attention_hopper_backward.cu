@@ -89,7 +89,7 @@ struct alignas(1024) Shared {
   gpu::Mbarrier ticket_empty[kStages];
   gpu::Mbarrier keys_full;
   gpu::Mbarrier keys_empty;
-  gpu::Mbarrier query_full[kStages];  // with its rows and what there is to know of the step
+  gpu::Mbarrier query_full[kStages];   // with its rows and what there is to know of the step
   gpu::Mbarrier query_empty[kStages];  // and dout
   gpu::Mbarrier dout_full[kStages];
   gpu::Mbarrier dquery_full[kConsumers];
