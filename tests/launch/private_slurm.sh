@@ -80,8 +80,9 @@ TmpFS=$directory/tmp
 # Jobs start within a second, and what ignores SIGTERM is killed after one.
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 KillWait=1
-# How jobs ended is asked for when the others are done: after five minutes Slurm would have forgotten it.
-MinJobAge=0
+# How jobs ended is asked for when the others are done: after five minutes Slurm would have forgotten it,
+# and with 0, whatever its manual says, at once.
+MinJobAge=43200
 # Neither cgroups nor a binding to cores: the processors are there in name only.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
