@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "csrc/core/device.h"
@@ -98,6 +99,17 @@ struct RecomputeGroups {
   bool any() const { return norm || attention || experts || geglu || block; }
   bool operator==(const RecomputeGroups&) const = default;
 };
+
+// Each by its name; the last has the others in it.
+struct RecomputeGroup {
+  std::string_view name;
+  bool RecomputeGroups::*member;
+};
+inline constexpr RecomputeGroup kRecomputeGroups[] = {{"norm", &RecomputeGroups::norm},
+                                                      {"attention", &RecomputeGroups::attention},
+                                                      {"experts", &RecomputeGroups::experts},
+                                                      {"geglu", &RecomputeGroups::geglu},
+                                                      {"block", &RecomputeGroups::block}};
 
 struct MemoryConfig {
   bool recompute_auto = true;         // the least that fits

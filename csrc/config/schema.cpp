@@ -75,19 +75,15 @@ Choice one_of(Enum& value, std::vector<std::string_view> words) {
 }
 
 WordSet recompute_words(MemoryConfig& memory) {
-  using Member = bool RecomputeGroups::*;
-  static constexpr std::pair<std::string_view, Member> kGroups[] = {
-      {"norm", &RecomputeGroups::norm},
-      {"attention", &RecomputeGroups::attention},
-      {"experts", &RecomputeGroups::experts},
-      {"geglu", &RecomputeGroups::geglu},
-      {"block", &RecomputeGroups::block}};  // has the others in it
   WordSet result;
-  result.words = {"norm", "attention", "experts", "geglu"};
-  result.alone = {"block", "none", "auto"};
+  for (const RecomputeGroup& group : kRecomputeGroups) {
+    const bool alone = group.member == &RecomputeGroups::block;
+    (alone ? result.alone : result.words).push_back(group.name);
+  }
+  result.alone.insert(result.alone.end(), {"none", "auto"});
   result.get = [&memory] {
     std::vector<std::string_view> words;
-    for (const auto& [word, member] : kGroups) {
+    for (const auto& [word, member] : kRecomputeGroups) {
       if (!memory.recompute_auto && memory.recompute.*member) {
         words.push_back(word);
       }
@@ -99,7 +95,7 @@ WordSet recompute_words(MemoryConfig& memory) {
   };
   result.set = [&memory](const std::vector<std::string_view>& words) {
     memory.recompute_auto = words.front() == "auto";
-    for (const auto& [word, member] : kGroups) {
+    for (const auto& [word, member] : kRecomputeGroups) {
       memory.recompute.*member = std::find(words.begin(), words.end(), word) != words.end();
     }
   };

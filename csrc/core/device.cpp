@@ -16,6 +16,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/memory_pools.h"
 #include "csrc/core/pause.h"
+#include "csrc/core/round.h"
 
 namespace memphis {
 namespace {
@@ -28,10 +29,6 @@ constexpr std::size_t kAlignment = 256;  // of cudaMalloc; the CPU keeps the sam
 double host_seconds() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration<double>(now).count();
-}
-
-std::size_t round_up(std::size_t bytes, std::size_t multiple) {
-  return (bytes + multiple - 1) / multiple * multiple;
 }
 
 // A large allocation asks for huge pages: training walks through hundreds of megabytes in strides,

@@ -15,6 +15,7 @@
 
 #include "csrc/core/device.h"
 #include "csrc/core/error.h"
+#include "csrc/core/round.h"
 #include "csrc/core/simt_memory.h"
 
 namespace memphis {
@@ -37,10 +38,6 @@ void* reserve(std::size_t bytes) {
                          "`ulimit -v` or set vm.overcommit_memory to 0");
   }
   return address;
-}
-
-std::size_t round_up(std::size_t bytes, std::size_t multiple) {
-  return (bytes + multiple - 1) / multiple * multiple;
 }
 
 class DeviceMemory {

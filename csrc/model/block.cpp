@@ -9,32 +9,19 @@ using namespace kernels;
 
 namespace {
 
-// (3) u = RMSNorm(h), or (11)
-void pre_norm(const BlockContext& context,
-              const TensorView& u_TD,
-              const TensorView& rrms_T,
-              const TensorView& h_TD,
-              const TensorView& weight_D) {
-  rmsnorm_forward({.y_TD = u_TD,
+// (3) or (11), u = RMSNorm(h); with a residual (10) or (16), h + RMSNorm(a): the post norm lies
+// inside the residual branch.
+void norm(const BlockContext& context,
+          const TensorView& y_TD,
+          const TensorView& rrms_T,
+          const TensorView& x_TD,
+          const TensorView& weight_D,
+          const TensorView& residual_TD = {}) {
+  rmsnorm_forward({.y_TD = y_TD,
                    .rrms_T = rrms_T,
-                   .x_TD = h_TD,
+                   .x_TD = x_TD,
                    .weight_D = weight_D,
-                   .eps = static_cast<float>(context.model.norm_eps)},
-                  context.stream);
-}
-
-// (10) h = h + RMSNorm(a), or (16): the post norm lies inside the residual branch
-void post_norm(const BlockContext& context,
-               const TensorView& out_TD,
-               const TensorView& rrms_T,
-               const TensorView& branch_TD,
-               const TensorView& weight_D,
-               const TensorView& h_TD) {
-  rmsnorm_forward({.y_TD = out_TD,
-                   .rrms_T = rrms_T,
-                   .x_TD = branch_TD,
-                   .weight_D = weight_D,
-                   .residual_TD = h_TD,
+                   .residual_TD = residual_TD,
                    .eps = static_cast<float>(context.model.norm_eps)},
                   context.stream);
 }
@@ -43,28 +30,27 @@ void attention_in(const BlockContext& context,
                   const LayerWeights& weights,
                   const Layer& layer,
                   const TensorView& hidden_TD) {
-  pre_norm(context,
-           layer.attention_in_TD,
-           layer.attention_in_rrms_T,
-           hidden_TD,
-           weights.pre_attention_norm_D);
+  norm(context,
+       layer.attention_in_TD,
+       layer.attention_in_rrms_T,
+       hidden_TD,
+       weights.pre_attention_norm_D);
 }
 
 void residual(const BlockContext& context,
               const LayerWeights& weights,
               const Layer& layer,
               const TensorView& hidden_TD) {
-  post_norm(context,
-            layer.residual_TD,
-            layer.attention_out_rrms_T,
-            layer.attention_out_TD,
-            weights.post_attention_norm_D,
-            hidden_TD);
+  norm(context,
+       layer.residual_TD,
+       layer.attention_out_rrms_T,
+       layer.attention_out_TD,
+       weights.post_attention_norm_D,
+       hidden_TD);
 }
 
 void moe_in(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
-  pre_norm(
-      context, layer.moe_in_TD, layer.moe_in_rrms_T, layer.residual_TD, weights.pre_moe_norm_D);
+  norm(context, layer.moe_in_TD, layer.moe_in_rrms_T, layer.residual_TD, weights.pre_moe_norm_D);
 }
 
 }  // namespace
@@ -79,12 +65,12 @@ void block_forward(const BlockContext& context,
   residual(context, weights, layer, hidden_TD);
   moe_in(context, weights, layer);
   moe_branch_forward(context, weights, layer, exchange);
-  post_norm(context,
-            layer.out_TD,
-            layer.moe_out_rrms_T,
-            layer.moe_out_TD,
-            weights.post_moe_norm_D,
-            layer.residual_TD);
+  norm(context,
+       layer.out_TD,
+       layer.moe_out_rrms_T,
+       layer.moe_out_TD,
+       weights.post_moe_norm_D,
+       layer.residual_TD);
 }
 
 void block_recompute(const BlockContext& context,

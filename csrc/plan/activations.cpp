@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "csrc/core/round.h"
+
 namespace memphis {
 namespace {
 
@@ -62,32 +64,30 @@ std::size_t attention_workspace_bytes(const Dims& d, DType compute) {
   if (compute != DType::bf16 || d.H != kHeadWidth) {
     return 0;
   }
-  const auto tiles = [](std::int64_t count, std::int64_t size) {
-    return (count + size - 1) / size;
-  };
-  const auto padded = [](std::int64_t bytes) { return (bytes + 15) / 16 * 16; };
-  const std::int64_t query_tiles = d.B * tiles(d.S, kQueries);
-  const std::int64_t key_tiles = d.B * tiles(d.S, kKeys);
+  constexpr std::int64_t kAligned = 16;
+  const std::int64_t tiles_of_queries = round_up(d.S, kQueries) / kQueries;
+  const std::int64_t query_tiles = d.B * tiles_of_queries;
+  const std::int64_t key_tiles = d.B * (round_up(d.S, kKeys) / kKeys);
   const bool sliced =
-      d.G * key_tiles < kItemsWanted && d.N / d.G * tiles(d.S, kQueries) / kStepsOfSlice > 1;
+      d.G * key_tiles < kItemsWanted && d.N / d.G * tiles_of_queries / kStepsOfSlice > 1;
 
   // Gradients of queries in f32; of rows, four numbers, the first key, and a number for the tile.
   const std::int64_t dquery = query_tiles * d.N * kQueries * kHeadWidth * 4;
-  const std::int64_t rows = query_tiles * d.N * padded(kQueries * 5 * 4 + 4);
+  const std::int64_t rows = query_tiles * d.N * round_up(kQueries * 5 * 4 + 4, kAligned);
   const std::int64_t sums = sliced ? key_tiles * d.G * 2 * kKeys * kHeadWidth * 4 : 0;
   // What tiles see, and whose turn it is.
-  const std::int64_t seen = (query_tiles + key_tiles) * 16 + padded(key_tiles * kKeys * 4);
-  const std::int64_t turns = padded(query_tiles * d.N * 4) + padded(key_tiles * d.G * 2 * 4) + 16;
+  const std::int64_t seen =
+      (query_tiles + key_tiles) * 16 + round_up(key_tiles * kKeys * 4, kAligned);
+  const std::int64_t turns =
+      round_up(query_tiles * d.N * 4, kAligned) + round_up(key_tiles * d.G * 2 * 4, kAligned) + 16;
   return static_cast<std::size_t>(dquery + rows + sums + seen + turns);
 }
 
-ActivationPlan plan_activations(
-    const Dims& d, DType compute, Keep keep, Device device, const Recompute& recompute) {
+ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
   const DType sums = accumulation_dtype(compute);
   ActivationPlan plan;
   plan.keep = keep;
   plan.num_layers = d.L;
-  plan.recompute = recompute;
 
   using enum GivenBackBy;
   LayerActivations<LayerTensor>& layer = plan.layer;

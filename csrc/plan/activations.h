@@ -157,7 +157,7 @@ struct ScratchRows {
 };
 
 // What attention_backward_workspace_bytes of kernels/attention asks for on a GPU of Hopper's kind,
-// in bytes, whether or not there is one: a plan is made on other machines than it is carried out on.
+// in bytes, whether or not there is one: a plan may be made on another machine than it is for.
 // csrc/model/attention.cpp refuses to run with less. 0 where no kernel asks.
 std::size_t attention_workspace_bytes(const Dims& dims, DType compute);
 
@@ -169,7 +169,7 @@ struct ActivationPlan {
   Keep keep = Keep::all_layers;
   std::int64_t num_slots = 1;  // micro-batches under way at a time
   std::int64_t num_layers = 0;
-  Recompute recompute;  // none for inference
+  Recompute recompute;  // the caller's choice, of training; all else is the same whatever it is
   LayerActivations<LayerTensor> layer;
   BatchActivations<TensorSpec> batch;
   SharedActivations<TensorSpec> shared;
@@ -177,18 +177,17 @@ struct ActivationPlan {
 
   // Of all slots: `batch`, and of `layer` what every layer keeps.
   std::size_t activation_bytes() const;
-  // Of `shared`, `backward`, and of `layer` what is computed again: it has one place for all layers.
+  // Of `shared`, `backward`, and of `layer` what is computed again, in one place for all layers.
   std::size_t workspace_bytes() const;
 };
 
-ActivationPlan plan_activations(
-    const Dims& dims, DType compute, Keep keep, Device device, const Recompute& recompute = {});
+ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep, Device device);
 
 // The tensors of one micro-batch.
 struct Slot {
   BatchActivations<TensorView> batch;
-  // L of them; the same one L times for inference. What a layer computes again lies where all layers
-  // of all slots have it.
+  // L of them; the same one L times for inference. What a layer computes again lies where all
+  // layers of all slots have it.
   std::vector<LayerActivations<TensorView>> layers;
 };
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "csrc/core/round.h"
+
 namespace memphis {
 namespace {
 
@@ -31,7 +33,7 @@ std::int64_t Dims::expert_of(std::int64_t index) const {
 }
 
 std::int64_t Dims::pad_chunk(std::int64_t tokens) const {
-  return (tokens + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;
+  return round_up(tokens, kChunkMultiple);
 }
 
 KvShare kv_share(const ModelConfig& model, const Share& share) {

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "csrc/core/round.h"
 #include "csrc/plan/dims.h"
 
 namespace memphis {
@@ -34,10 +35,6 @@ struct Part {
     return result;
   }
 };
-
-std::int64_t round_up(std::int64_t number, std::int64_t multiple) {
-  return (number + multiple - 1) / multiple * multiple;
-}
 
 // Hands out places, in the order of the forward pass, within the open segment of each kind.
 // Segments follow one another once all sizes are known, so places are relative to their segment

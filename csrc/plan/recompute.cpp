@@ -2,6 +2,8 @@
 #include "csrc/plan/recompute.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
@@ -13,32 +15,31 @@ namespace {
 
 // Every set without `block`, none among them.
 std::vector<RecomputeGroups> sets_of_groups() {
-  std::vector<RecomputeGroups> sets;
-  for (unsigned bits = 0; bits < 16; ++bits) {
-    sets.push_back({.norm = (bits & 1U) != 0,
-                    .attention = (bits & 2U) != 0,
-                    .experts = (bits & 4U) != 0,
-                    .geglu = (bits & 8U) != 0});
+  std::vector<RecomputeGroups> sets = {{}};
+  for (const RecomputeGroup& group : kRecomputeGroups) {
+    for (std::size_t i = sets.size(); group.member != &RecomputeGroups::block && i-- > 0;) {
+      RecomputeGroups with = sets[i];
+      with.*group.member = true;
+      sets.push_back(with);
+    }
   }
   return sets;
 }
 
 bool has_all_of(const RecomputeGroups& groups, const RecomputeGroups& others) {
-  return groups.block ||
-         ((groups.norm || !others.norm) && (groups.attention || !others.attention) &&
-          (groups.experts || !others.experts) && (groups.geglu || !others.geglu));
+  return groups.block || std::all_of(std::begin(kRecomputeGroups),
+                                     std::end(kRecomputeGroups),
+                                     [&](const RecomputeGroup& group) {
+                                       return groups.*group.member || !(others.*group.member);
+                                     });
 }
 
 // Without those of `others`.
 std::string words_of(const RecomputeGroups& groups, const RecomputeGroups& others) {
-  std::vector<std::string> words;
-  for (const auto& [is_in, word] : {std::pair{groups.block && !others.block, "whole blocks"},
-                                    {groups.norm && !others.norm, "norm"},
-                                    {groups.attention && !others.attention, "attention"},
-                                    {groups.experts && !others.experts, "experts"},
-                                    {groups.geglu && !others.geglu, "geglu"}}) {
-    if (is_in) {
-      words.emplace_back(word);
+  std::vector<std::string_view> words;
+  for (const RecomputeGroup& group : kRecomputeGroups) {
+    if (groups.*group.member && !(others.*group.member)) {
+      words.push_back(group.member == &RecomputeGroups::block ? "whole blocks" : group.name);
     }
   }
   return fmt::format("{}", fmt::join(words, ", "));
@@ -69,6 +70,15 @@ RecomputeCost cost_of_layer(const Dims& d, DType compute, const RecomputeGroups&
   }
   return {.flops = static_cast<double>(flops),
           .bytes = static_cast<double>(elements) * static_cast<double>(size_of(compute))};
+}
+
+// Of a token, over all layers. `d` is the whole model.
+RecomputeCost cost_of(const Dims& d, DType compute, const Recompute& recompute) {
+  const RecomputeCost first = cost_of_layer(d, compute, recompute.groups);
+  const RecomputeCost other = cost_of_layer(d, compute, recompute.rest);
+  const auto n = static_cast<double>(recompute.num_layers);
+  const double m = static_cast<double>(d.L) - n;
+  return {.flops = n * first.flops + m * other.flops, .bytes = n * first.bytes + m * other.bytes};
 }
 
 }  // namespace
@@ -115,12 +125,7 @@ RecomputeCost recompute_cost(const ModelConfig& model,
                              std::int64_t sequence_length,
                              DType compute,
                              const Recompute& recompute) {
-  const Dims dims = make_dims(model, 1, sequence_length);
-  const RecomputeCost first = cost_of_layer(dims, compute, recompute.groups);
-  const RecomputeCost other = cost_of_layer(dims, compute, recompute.rest);
-  const auto n = static_cast<double>(recompute.num_layers);
-  const double m = static_cast<double>(model.num_layers) - n;
-  return {.flops = n * first.flops + m * other.flops, .bytes = n * first.bytes + m * other.bytes};
+  return cost_of(make_dims(model, 1, sequence_length), compute, recompute);
 }
 
 std::vector<Recompute> recompute_options(const ModelConfig& model,
@@ -137,11 +142,12 @@ std::vector<Recompute> recompute_options(const ModelConfig& model,
     double weight;
     std::size_t bytes;
   };
+  const Dims whole = make_dims(model, 1, dims.S);
+  ActivationPlan plan = plan_activations(dims, compute, Keep::all_layers, Device::cpu);
   const auto candidate = [&](const Recompute& recompute) -> Candidate {
-    const ActivationPlan plan =
-        plan_activations(dims, compute, Keep::all_layers, Device::cpu, recompute);
+    plan.recompute = recompute;
     return {.recompute = recompute,
-            .weight = recompute_cost(model, dims.S, compute, recompute).weight(),
+            .weight = cost_of(whole, compute, recompute).weight(),
             .bytes = plan.activation_bytes() + plan.workspace_bytes()};
   };
   std::vector<RecomputeGroups> sets = sets_of_groups();

@@ -40,10 +40,10 @@ TrainingPlan plan_training(const Config& config,
   }
   const std::vector<Recompute> options = recompute_options(
       config.model, config.memory, dims_of(make_share(config.parallel, mesh, 0)), compute);
+  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, room.device);
   for (std::size_t i = option.value_or(0); i < options.size(); ++i) {
     plan.recompute_option = i;
-    plan.activations =
-        plan_activations(plan.dims, compute, Keep::all_layers, room.device, options[i]);
+    plan.activations.recompute = options[i];
     plan.memory = plan_training_memory(
         plan.parameters, plan.activations, compute, plan.share, room.library_bytes);
     plan.memory.sampling_bytes = plan.sampling ? plan.sampling->bytes() : 0;

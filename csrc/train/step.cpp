@@ -36,8 +36,7 @@ TrainStep::TrainStep(const Config& config,
                      Stream stream)
     : config_(config),
       samples_(config.batch, plan.share),
-      actions_(plan.actions),
-      num_micro_batches_(plan.num_micro_batches),
+      plan_(plan),
       groups_(groups),
       model_(model),
       slots_(slots),
@@ -85,7 +84,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
       .router_z = static_cast<float>(config_.loss.router_z)};
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (const Action& action : actions_) {
+  for (const Action& action : plan_.actions) {
     run(action, scales);
   }
   activity.begin_micro_batch(-1);
@@ -118,10 +117,14 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   return result;
 }
 
+MicroBatch& TrainStep::slot_of(std::int64_t micro_batch) {
+  return slots_[static_cast<std::size_t>(micro_batch) % slots_.size()];
+}
+
 void TrainStep::run(const Action& action, const LossScales& scales) {
   const std::int64_t index = action.micro_batch;
-  MicroBatch& slot = slots_[static_cast<std::size_t>(index) % slots_.size()];
-  if (num_micro_batches_ > 1) {
+  MicroBatch& slot = slot_of(index);
+  if (plan_.num_micro_batches > 1) {
     groups_.activity().begin_micro_batch(index);
   }
   switch (action.kind) {
@@ -133,7 +136,7 @@ void TrainStep::run(const Action& action, const LossScales& scales) {
     }
     case ActionKind::backward:
       model_.loss_and_backward(
-          slot, scales, reduction_.of_micro_batch(index + 1 == num_micro_batches_));
+          slot, scales, reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches));
       return;
     case ActionKind::backward_inputs:
     case ActionKind::backward_weights:
@@ -181,7 +184,7 @@ void TrainStep::read_back(StepResult& result) {
   const Dims& dims = model_.dims();
   host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
-  const MicroBatch& last = slots_[static_cast<std::size_t>(num_micro_batches_ - 1) % slots_.size()];
+  const MicroBatch& last = slot_of(plan_.num_micro_batches - 1);
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
     const TensorView& view = last.layers[static_cast<std::size_t>(layer)].offsets_E1;
     device_copy(offsets + layer * num_offsets(dims), view.data, view.bytes(), stream_);

@@ -57,6 +57,7 @@ class TrainStep {
 
  private:
   void run(const Action& action, const LossScales& scales);
+  MicroBatch& slot_of(std::int64_t micro_batch);
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
   void read_back(StepResult& result);
@@ -64,8 +65,7 @@ class TrainStep {
 
   const Config& config_;
   SampleShare samples_;
-  std::span<const Action> actions_;
-  std::int64_t num_micro_batches_;
+  const TrainingPlan& plan_;
   const Groups& groups_;
   Grok& model_;
   std::span<MicroBatch> slots_;

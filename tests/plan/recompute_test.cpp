@@ -26,9 +26,13 @@ Config config_of(const std::vector<std::string>& overrides, std::int64_t num_ran
       num_ranks);
 }
 
+ActivationPlan plan_of(const Dims& dims, const Recompute& recompute) {
+  ActivationPlan plan = plan_activations(dims, DType::bf16, Keep::all_layers, Device::cuda);
+  plan.recompute = recompute;
+  return plan;
+}
 std::size_t activation_bytes(const Dims& dims, const Recompute& recompute) {
-  return plan_activations(dims, DType::bf16, Keep::all_layers, Device::cuda, recompute)
-      .activation_bytes();
+  return plan_of(dims, recompute).activation_bytes();
 }
 
 // Grok-1 at 8192 tokens: numbers of bf16 that a layer keeps for each of them.
@@ -102,8 +106,7 @@ TEST(RecomputeOptions, TakeEachLessMemoryAndMoreWork) {
   EXPECT_FALSE(options.front().any());
   EXPECT_EQ(options.back(), (Recompute{{.block = true}, 64}));
   const auto bytes = [&](const Recompute& recompute) {
-    const ActivationPlan plan =
-        plan_activations(dims, DType::bf16, Keep::all_layers, Device::cuda, recompute);
+    const ActivationPlan plan = plan_of(dims, recompute);
     return plan.activation_bytes() + plan.workspace_bytes();
   };
   const auto weight = [&](const Recompute& recompute) {

@@ -26,7 +26,7 @@ plant("plan.expert_of_copies", DIMS, "index",
       "index / local_E / copies * local_E", "index / local_E * local_E",
       "rows of an expert's copies are counted for other experts")
 plant("plan.pad_chunk", DIMS, "rounding",
-      "return (tokens + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;",
+      "return round_up(tokens, kChunkMultiple);",
       "return tokens / kChunkMultiple * kChunkMultiple;",
       "a part of a chunk has no column")
 plant("plan.kv_head_of_rank", DIMS, "head index",
