@@ -36,6 +36,9 @@ std::string list_ranks(std::span<const int> ranks) {
 
 std::string Activity::Place::describe() const {
   std::string text = step > 0 ? fmt::format("step {}, ", step) : "";
+  if (stage >= 0) {
+    text += fmt::format("stage {}, ", stage);
+  }
   if (micro_batch >= 0) {
     text += fmt::format("micro-batch {}, ", micro_batch);
   }
@@ -78,9 +81,10 @@ void Activity::begin_step(std::int64_t step) {
   place_.step = step;
 }
 
-void Activity::begin_micro_batch(std::int64_t index) {
+void Activity::begin_micro_batch(std::int64_t index, std::int64_t stage) {
   const std::lock_guard lock(mutex_);
   place_.micro_batch = static_cast<std::int32_t>(index);
+  place_.stage = static_cast<std::int32_t>(stage);
 }
 
 void Activity::enter(const char* phase, int layer) {

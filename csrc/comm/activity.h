@@ -42,7 +42,8 @@ class Activity {
 
   // Where a rank is. Of fixed size: it travels between ranks as bytes.
   struct Place {
-    std::int64_t step = 0;  // 0: before the first
+    std::int64_t step = 0;    // 0: before the first
+    std::int32_t stage = -1;  // of a pipeline
     std::int32_t micro_batch = -1;
     std::int32_t layer = -1;
     std::int32_t waits_for = -1;  // the first of `missing`
@@ -52,7 +53,7 @@ class Activity {
     std::array<char, 24> axis = {};
     std::array<char, 64> missing = {};  // ranks of the job whose part has not arrived, if known
 
-    // "step 21, micro-batch 2, backward of layer 3, in moe.dispatch of expert_ranks"
+    // "step 21, stage 1, micro-batch 2, backward of layer 3, in moe.dispatch of expert_ranks"
     std::string describe() const;
   };
 
@@ -68,8 +69,9 @@ class Activity {
   // By the rank's own thread: step `step`, counted from 1, begins; it goes on with `phase`, a
   // literal, of `layer` where that says more.
   void begin_step(std::int64_t step);
-  // What follows is for this micro-batch of the step, counted from 0; -1: for all of them.
-  void begin_micro_batch(std::int64_t index);
+  // What follows is for this micro-batch of the step, and in this stage of a pipeline, both counted
+  // from 0; -1: for all of them.
+  void begin_micro_batch(std::int64_t index, std::int64_t stage = -1);
   void enter(const char* phase, int layer = -1);
 
   // While one lives the rank's own thread stands in a collective and does nothing else.

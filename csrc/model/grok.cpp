@@ -71,7 +71,9 @@ Grok::Grok(const ModelConfig& model,
 void Grok::load(MicroBatch& batch, const HostBatch& host) {
   const auto copy = [&](const TensorView& to, const auto& from) {
     require(static_cast<std::int64_t>(from.size()) == dims_.T, "a batch has B * S tokens");
-    device_copy(to.data, from.data(), to.bytes(), stream_);
+    if (to.present()) {
+      device_copy(to.data, from.data(), to.bytes(), stream_);
+    }
   };
   copy(batch.tensors.tokens_T, host.tokens_T);
   copy(batch.tensors.targets_T, host.targets_T);
@@ -102,38 +104,49 @@ void Grok::enter(const char* phase, int layer) const {
   groups_.activity().enter(phase, layer < dims_.L ? layer : -1);
 }
 
-void Grok::forward(MicroBatch& batch) {
-  const ModelParameters<TensorView>& weights = parameters_.weights();
+// (2)
+void Grok::embed(const MicroBatch& batch) {
   const BlockContext context = block_context(batch);
-  // (2)
-  const auto begin_layer = [&](const char* phase, int layer) {
-    enter(phase, layer);
-    parameters_.await_layer(layer, stream_);
-  };
-  begin_layer("forward of the embedding", kBeforeLayers);
   embedding_forward({.y_TD = term_of(context, batch.tensors.hidden_TD),
-                     .weight_VD = weights.embedding_VD,
+                     .weight_VD = parameters_.weights().embedding_VD,
                      .tokens_T = batch.tensors.tokens_T,
                      .multiplier = static_cast<float>(model_.embedding_multiplier),
                      .vocab_begin = dims_.local_V.begin,
                      .vocab_size = dims_.V},
                     stream_);
   sum_terms(context, batch.tensors.hidden_TD);
+}
+
+void Grok::forward(MicroBatch& batch) {
+  const ModelParameters<TensorView>& weights = parameters_.weights();
+  const BlockContext context = block_context(batch);
+  const auto begin_layer = [&](const char* phase, int layer) {
+    enter(phase, layer);
+    parameters_.await_layer(layer, stream_);
+  };
+  if (batch.stage.embedding) {
+    begin_layer("forward of the embedding", kBeforeLayers);
+    embed(batch);
+  }
   // (3) to (16)
-  TensorView hidden_TD = batch.tensors.hidden_TD;
-  for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-    begin_layer("forward", static_cast<int>(i));
-    block_forward(context, weights.layers[i], batch.layers[i], batch.exchanges[i], hidden_TD);
-    hidden_TD = batch.layers[i].out_TD;
+  for (std::size_t i = 0; i < batch.layers.size(); ++i) {
+    begin_layer("forward", batch.layer_at(i));
+    block_forward(context,
+                  weights.layers[batch.first_layer + i],
+                  batch.layers[i],
+                  batch.exchanges[i],
+                  batch.hidden_before(i));
   }
   // (17)
-  begin_layer("forward of the head", static_cast<int>(weights.layers.size()));
-  rmsnorm_forward({.y_TD = batch.tensors.final_in_TD,
-                   .rrms_T = batch.tensors.final_rrms_T,
-                   .x_TD = hidden_TD,
-                   .weight_D = weights.final_norm_D,
-                   .eps = static_cast<float>(model_.norm_eps)},
-                  stream_);
+  if (batch.stage.head) {
+    begin_layer("forward of the head", static_cast<int>(dims_.L));
+    rmsnorm_forward({.y_TD = batch.tensors.final_in_TD,
+                     .rrms_T = batch.tensors.final_rrms_T,
+                     .x_TD = batch.output_TD(),
+                     .weight_D = weights.final_norm_D,
+                     .eps = static_cast<float>(model_.norm_eps)},
+                    stream_);
+  }
 }
 
 void Grok::head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count) {
@@ -253,13 +266,14 @@ void Grok::add_cross_entropy(const MicroBatch& batch, const LossScales& scales) 
 void Grok::add_auxiliary_losses(const MicroBatch& batch, const LossScales& scales) {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const auto per_layer = 1.0F / static_cast<float>(dims_.L);
-  for (const Layer& layer : batch.layers) {
-    sum_all({.total_1 = stat_view(shared, Stat::balance),
+  for (std::size_t i = 0; i < batch.layers.size(); ++i) {
+    const Layer& layer = batch.layers[i];
+    sum_all({.total_1 = stat_view(shared, Stat::balance, batch.layer_at(i)),
              .x_n = layer.balance_B,
              .scale = scales.sequence * per_layer,
              .accumulate = true},
             stream_);
-    sum_all({.total_1 = stat_view(shared, Stat::z),
+    sum_all({.total_1 = stat_view(shared, Stat::z, batch.layer_at(i)),
              .x_n = layer.z_T,
              .scale = scales.token * per_layer,
              .accumulate = true},
@@ -276,14 +290,49 @@ void Grok::loss(const MicroBatch& batch, const LossScales& scales) {
   add_cross_entropy(batch, scales);
 }
 
-void Grok::loss_and_backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink) {
+// (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and is
+// used up at once, so [T, V] never exists.
+void Grok::backward_of_head(const MicroBatch& batch, const LossScales& scales) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
-  const SharedActivations<TensorView>& shared = activations_.shared;
   const BackwardScratch<TensorView>& scratch = activations_.backward;
   const BlockContext context = block_context(batch);
+  const TensorView final_TD = whole_tokens(context, batch.tensors.final_in_TD);
+  for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
+    const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
+    cross_entropy_of_chunk(batch, final_TD, begin, count, scales, true);
+    matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
+                     .dweight_NK = gradients.head_VD,
+                     .dy_TN = activations_.shared.logits_CV.rows(0, count),
+                     .x_TK = final_TD.rows(begin, count),
+                     .weight_NK = weights.head_VD},
+                    stream_);
+  }
+  sum_terms(context, scratch.dbranch_in_TD);
+  add_cross_entropy(batch, scales);
+  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
+                    .dweight_D = gradients.final_norm_D,
+                    .dy_TD = scratch.dbranch_in_TD,
+                    .x_TD = batch.output_TD(),
+                    .weight_D = weights.final_norm_D,
+                    .rrms_T = batch.tensors.final_rrms_T,
+                    .partial_PD = scratch.norm_partial_PD},
+                   stream_);
+}
 
-  const auto num_layers = static_cast<int>(weights.layers.size());
+void Grok::backward_of_embedding(const MicroBatch& batch) {
+  embedding_backward({.dweight_VD = parameters_.gradients().embedding_VD,
+                      .dy_TD = whole_tokens(block_context(batch), dhidden_TD()),
+                      .tokens_T = batch.tensors.tokens_T,
+                      .multiplier = static_cast<float>(model_.embedding_multiplier),
+                      .vocab_begin = dims_.local_V.begin,
+                      .vocab_size = dims_.V},
+                     stream_);
+}
+
+void Grok::backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink) {
+  const BlockContext context = block_context(batch);
+  const auto num_layers = static_cast<int>(dims_.L);
   const auto begin_layer = [&](const char* phase, int layer) {
     enter(phase, layer);
     if (sink != nullptr) {
@@ -295,65 +344,38 @@ void Grok::loss_and_backward(MicroBatch& batch, const LossScales& scales, Gradie
       sink->after_backward(layer);
     }
   };
-
-  begin_layer("loss and backward of the head", num_layers);
-  const TensorView final_TD = whole_tokens(context, batch.tensors.final_in_TD);
-  // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and
-  // is used up at once, so [T, V] never exists.
-  for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
-    const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(batch, final_TD, begin, count, scales, true);
-    matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
-                     .dweight_NK = gradients.head_VD,
-                     .dy_TN = shared.logits_CV.rows(0, count),
-                     .x_TK = final_TD.rows(begin, count),
-                     .weight_NK = weights.head_VD},
-                    stream_);
+  if (batch.stage.head) {
+    begin_layer("loss and backward of the head", num_layers);
+    backward_of_head(batch, scales);
+    end_layer(num_layers);
   }
-  sum_terms(context, scratch.dbranch_in_TD);
-  add_cross_entropy(batch, scales);
   add_auxiliary_losses(batch, scales);
-
-  const auto hidden_before = [&](std::size_t layer) {
-    return layer == 0 ? batch.tensors.hidden_TD : batch.layers[layer - 1].out_TD;
-  };
-  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
-                    .dweight_D = gradients.final_norm_D,
-                    .dy_TD = scratch.dbranch_in_TD,
-                    .x_TD = hidden_before(weights.layers.size()),
-                    .weight_D = weights.final_norm_D,
-                    .rrms_T = batch.tensors.final_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD},
-                   stream_);
-  end_layer(num_layers);
   const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
                                   .z = scales.router_z * scales.token};
-  for (std::size_t i = weights.layers.size(); i-- > 0;) {
-    const RecomputeGroups again = activations_.recompute.of_layer(static_cast<std::int64_t>(i));
+  for (std::size_t i = batch.layers.size(); i-- > 0;) {
+    const int layer = batch.layer_at(i);
+    const LayerWeights& weights = parameters_.weights().layers[batch.first_layer + i];
+    const RecomputeGroups again = activations_.recompute.of_layer(layer);
     if (again.any()) {
-      enter("recompute", static_cast<int>(i));
+      enter("recompute", layer);
       block_recompute(
-          context, weights.layers[i], batch.layers[i], batch.exchanges[i], hidden_before(i), again);
+          context, weights, batch.layers[i], batch.exchanges[i], batch.hidden_before(i), again);
     }
-    begin_layer("backward", static_cast<int>(i));
+    begin_layer("backward", layer);
     block_backward(context,
-                   weights.layers[i],
-                   gradients.layers[i],
+                   weights,
+                   parameters_.gradients().layers[batch.first_layer + i],
                    batch.layers[i],
                    batch.exchanges[i],
-                   hidden_before(i),
+                   batch.hidden_before(i),
                    auxiliary);
-    end_layer(static_cast<int>(i));
+    end_layer(layer);
   }
-  enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
-  embedding_backward({.dweight_VD = gradients.embedding_VD,
-                      .dy_TD = whole_tokens(context, scratch.dhidden_TD),
-                      .tokens_T = batch.tensors.tokens_T,
-                      .multiplier = static_cast<float>(model_.embedding_multiplier),
-                      .vocab_begin = dims_.local_V.begin,
-                      .vocab_size = dims_.V},
-                     stream_);
-  end_layer(kBeforeLayers);
+  if (batch.stage.embedding) {
+    enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
+    backward_of_embedding(batch);
+    end_layer(kBeforeLayers);
+  }
 }
 
 }  // namespace memphis

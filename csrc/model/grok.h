@@ -14,8 +14,9 @@ namespace memphis {
 
 struct BlockContext;
 
-// Who reduces gradients while the backward pass goes on. `layer` is the number of layers for what
-// comes after them, the head and the final norm, and kBeforeLayers for the embedding.
+// Who reduces gradients while the backward pass goes on. `layer` is counted in the model: it is the
+// number of its layers for what comes after them, the head and the final norm, and kBeforeLayers for
+// the embedding.
 class GradientSink {
  public:
   virtual ~GradientSink() = default;
@@ -36,8 +37,9 @@ struct LossScales {
   float router_z = 0;  // coefficient
 };
 
-// The model: a sequence of ops over views that somebody else owns, and of collectives among ranks
-// that hold the rest of it. Everything is enqueued on the stream; nothing is allocated, and nothing
+// The model, or what this rank has of it: a sequence of ops over views that somebody else owns, and of
+// collectives among ranks that hold the rest of a layer. A call is for the stage of its micro-batch;
+// what stages hand each other, csrc/model/pipeline.h moves. Everything is enqueued on the stream; nothing is allocated, and nothing
 // waits but for the counts of rows where experts lie on several ranks. Every rank of `groups` makes
 // the same calls.
 class Grok {
@@ -54,21 +56,25 @@ class Grok {
   // has passed.
   void load(MicroBatch& batch, const HostBatch& host);
 
-  // Equations (1) to (17), from the loaded batch to its final_in_TD.
+  // Equations (1) to (17), or those of the batch's stage: from the loaded tokens, or from hidden_TD,
+  // to output_TD, or to final_in_TD.
   void forward(MicroBatch& batch);
 
-  // (18) and the cross entropy of the loaded targets; adds the step's mean to shared.stats.
+  // (18) and the cross entropy of the loaded targets; adds the step's mean to shared.stats. Of the
+  // stage with the head.
   void loss(const MicroBatch& batch, const LossScales& scales);
 
-  // Adds the means of the auxiliary losses, over layers too and without coefficients, to
-  // shared.stats.
+  // Adds the means of the auxiliary losses of the stage's layers, a layer's share of the mean over
+  // all layers each and without coefficients, to shared.stats.
   void add_auxiliary_losses(const MicroBatch& batch, const LossScales& scales);
 
   // Both of these, and the gradient of
   //   cross entropy + balance * (all layers' balance losses) + router_z * (all layers' z losses),
-  // which is added to the parameters' gradients. forward() has run. `sink`, if any, hears how far
-  // the backward pass is.
-  void loss_and_backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink = nullptr);
+  // which is added to the parameters' gradients. forward() has run. In a stage without the head the
+  // gradient of output_TD is in dhidden_TD(); in one without the embedding that of hidden_TD is left
+  // there. `sink`, if any, hears how far the backward pass is.
+  void backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink = nullptr);
+  const TensorView& dhidden_TD() const { return activations_.backward.dhidden_TD; }
 
   // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next
   // call. The plan was made for inference (Keep::one_layer).
@@ -80,7 +86,10 @@ class Grok {
  private:
   BlockContext block_context(const MicroBatch& batch) const;
   void enter(const char* phase, int layer) const;
+  void embed(const MicroBatch& batch);
   void add_cross_entropy(const MicroBatch& batch, const LossScales& scales);
+  void backward_of_head(const MicroBatch& batch, const LossScales& scales);
+  void backward_of_embedding(const MicroBatch& batch);
   // Of final_in_TD of all tokens, rows [begin, begin + count).
   void head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count);
   void join_vocabulary(const MicroBatch& batch,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/model/groups.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "csrc/comm/solo.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/dims.h"
+#include "csrc/plan/schedule_messages.h"
 
 namespace memphis {
 
@@ -29,6 +31,35 @@ Groups::Groups(World& world,
   expert_ranks_ = create(Axis::expert_ranks, device);
   expert_data_ = create(Axis::expert_data, device);
   stage_ = create(Axis::stage, device);
+  pipeline_ = create(Axis::pipeline, device);
+  const PipelineShape shape = pipeline_shape(mesh.parallel(), 1);
+  // Of two ranks along the pipeline; all ranks come to these in one order, so that none waits for
+  // another that waits for it.
+  const auto create_pair = [&](std::int64_t a, std::int64_t b, const char* name) {
+    const std::int64_t own = mesh.index(Axis::pipeline, world.rank());
+    if (own != a && own != b) {
+      return std::unique_ptr<Communicator>();
+    }
+    std::vector<int> ranks;
+    for (const std::int64_t place : {std::min(a, b), std::max(a, b)}) {
+      ranks.push_back(static_cast<int>(mesh.at(Axis::pipeline, place, world.rank())));
+    }
+    return world.create_group(name, ranks, device);
+  };
+  for (const MessageQueue& queue : message_queues(shape)) {
+    queues_.push_back(create_pair(
+        queue.from_rank,
+        queue.to_rank,
+        queue.kind == MessageKind::activation ? "pipeline_activations" : "pipeline_gradients"));
+  }
+  const std::int64_t first = shape.place_of(0).rank;
+  const std::int64_t last = shape.place_of(shape.num_stages() - 1).rank;
+  if (model.tie_embeddings && first != last) {
+    tied_ = create_pair(first, last, "tied_embedding");
+  }
+  if (!tied_) {
+    tied_ = make_solo(device);
+  }
   // Names of their own: what two groups move at one time lies on two tracks of the trace.
   expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu, "_host");
   data_host_ = create(Axis::data_context, Device::cpu, "_host");
@@ -43,6 +74,8 @@ Groups::Groups(Device device)
       expert_ranks_(make_solo(device)),
       expert_data_(make_solo(device)),
       stage_(make_solo(device)),
+      pipeline_(make_solo(device)),
+      tied_(make_solo(device)),
       expert_ranks_host_(make_solo(Device::cpu)),
       data_host_(make_solo(Device::cpu)),
       all_host_(make_solo(Device::cpu)) {}

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "csrc/comm/communicator.h"
 #include "csrc/config/config.h"
@@ -29,6 +31,12 @@ class Groups {
   Communicator& expert_ranks() const { return *expert_ranks_; }
   Communicator& expert_data() const { return *expert_data_; }
   Communicator& stage() const { return *stage_; }
+  Communicator& pipeline() const { return *pipeline_; }
+  // The two ranks that have the tied embedding, the one with the embedding first; one rank alone
+  // elsewhere.
+  Communicator& tied() const { return *tied_; }
+  // Of a queue of message_queues(): its two ranks. Null on the others.
+  Communicator* queue(std::size_t index) const { return queues_[index].get(); }
   // The ranks of these, for counts in host memory.
   Communicator& expert_ranks_host() const { return *expert_ranks_host_; }
   Communicator& data_host() const { return *data_host_; }
@@ -50,6 +58,9 @@ class Groups {
   std::unique_ptr<Communicator> expert_ranks_;
   std::unique_ptr<Communicator> expert_data_;
   std::unique_ptr<Communicator> stage_;
+  std::unique_ptr<Communicator> pipeline_;
+  std::unique_ptr<Communicator> tied_;
+  std::vector<std::unique_ptr<Communicator>> queues_;
   std::unique_ptr<Communicator> expert_ranks_host_;
   std::unique_ptr<Communicator> data_host_;
   std::unique_ptr<Communicator> all_host_;

@@ -15,11 +15,17 @@ class HostStats {
   // Enqueues the copy; synchronise the stream before reading.
   void copy(Stream stream) { device_copy(buffer_.data(), stats_.data, stats_.bytes(), stream); }
 
+  // Over all layers where each has one.
   double operator[](Stat stat) const {
-    const auto index = static_cast<std::size_t>(stat) * static_cast<std::size_t>(kStatWidth);
-    return stats_.dtype == DType::f64
-               ? static_cast<const double*>(buffer_.data())[index]
-               : static_cast<double>(static_cast<const float*>(buffer_.data())[index]);
+    const Range rows = stat_rows(stat, (stats_.dim(0) - 2) / 2);
+    double sum = 0;
+    for (std::int64_t row = rows.begin; row < rows.end(); ++row) {
+      const auto index = static_cast<std::size_t>(row * kStatWidth);
+      sum += stats_.dtype == DType::f64
+                 ? static_cast<const double*>(buffer_.data())[index]
+                 : static_cast<double>(static_cast<const float*>(buffer_.data())[index]);
+    }
+    return sum;
   }
 
  private:

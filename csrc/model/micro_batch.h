@@ -21,23 +21,49 @@ struct HostBatch {
   bool any_padding = false;               // some valid_T is 0
 };
 
-// All that there is of one micro-batch between the calls of Grok: its tensors, in a slot that the
-// plan has made room for, and where its rows went. The model itself keeps nothing of it, so as many
-// are under way as there are slots. Grok::load begins with the next one in the same place.
+// All that there is of one micro-batch in one stage between the calls of Grok: its tensors, in a slot
+// that the plan has made room for, and where its rows went. The model itself keeps nothing of it, so
+// as many are under way as there are slots. Grok::load begins with the next one in the same place.
 struct MicroBatch {
   // `slot` must outlive it.
   MicroBatch(const Slot& slot, const Dims& dims, Device device)
-      : tensors(slot.batch), layers(slot.layers) {
-    for (std::int64_t layer = 0; layer < dims.L; ++layer) {
+      : stage(slot.stage),
+        first_layer(static_cast<std::size_t>(slot.first_layer)),
+        tensors(slot.batch),
+        layers(slot.layers) {
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
       exchanges.emplace_back(dims, device);
     }
   }
 
+  // What the layer at `place` in this stage reads, and, at the end of them, what the stage makes.
+  const TensorView& hidden_before(std::size_t place) const {
+    return place == 0 ? tensors.hidden_TD : layers[place - 1].out_TD;
+  }
+  const TensorView& output_TD() const { return hidden_before(layers.size()); }
+  // In the model.
+  int layer_at(std::size_t place) const {
+    return static_cast<int>(stage.layers.begin) + static_cast<int>(place);
+  }
+
+  const StageLayers& stage;
+  std::size_t first_layer;  // the place of the stage's first layer among those of this rank
   const BatchActivations<TensorView>& tensors;
-  const std::vector<LayerActivations<TensorView>>& layers;
-  std::vector<ExpertExchange> exchanges;  // a layer each
-  TensorView key_valid_T;                 // absent where no token is the pad id
-  TensorView routed_valid_T;              // of the routed tokens
+  const std::vector<LayerActivations<TensorView>>& layers;  // of the stage
+  std::vector<ExpertExchange> exchanges;                    // a layer each
+  TensorView key_valid_T;                                   // absent where no token is the pad id
+  TensorView routed_valid_T;                                // of the routed tokens
 };
+
+// One for each slot, in their order.
+inline std::vector<MicroBatch> make_slots(const Activations& activations,
+                                          const Dims& dims,
+                                          Device device) {
+  std::vector<MicroBatch> slots;
+  for (const Slot& slot : activations.slots) {
+    slots.emplace_back(slot, dims, device);
+  }
+  return slots;
+}
 
 }  // namespace memphis

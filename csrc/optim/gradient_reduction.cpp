@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/optim/gradient_reduction.h"
 
+#include <algorithm>
+
 #include "kernels/elementwise/elementwise.h"
 
 namespace memphis {
@@ -9,7 +11,7 @@ GradientReduction::GradientReduction(Parameters& parameters, const Groups& group
     : parameters_(parameters),
       groups_(groups),
       each_(parameters.plan().num_sum_elements > 0),
-      num_layers_(static_cast<int>(parameters.plan().placements.layers.size())),
+      num_layers_(parameters.plan().num_layers),
       stream_(stream) {
   pending_.reserve(parameters.plan().segments.size());
 }
@@ -53,11 +55,14 @@ void GradientReduction::after_backward(int layer) {
 
 // Tensor ranks that share a key/value head have a term each of its gradient.
 void GradientReduction::sum_shared_heads(int layer) {
-  const std::vector<Range>& shared_kv = parameters_.plan().shared_kv;
-  if (layer < 0 || static_cast<std::size_t>(layer) >= shared_kv.size()) {
+  const std::vector<LayerRun>& shared_kv = parameters_.plan().shared_kv;
+  const auto found = std::find_if(shared_kv.begin(), shared_kv.end(), [&](const LayerRun& shared) {
+    return shared.layer == layer;
+  });
+  if (found == shared_kv.end()) {
     return;
   }
-  const Range& run = shared_kv[static_cast<std::size_t>(layer)];
+  const Range& run = found->elements;
   const std::size_t index = parameters_.plan().segment_of(run.begin);
   const TensorView all_n = parameters_.segment_gradients(index);
   const TensorView run_n = flat_view(
@@ -110,6 +115,19 @@ void GradientReduction::finish() {
     complete(pending);
   }
   pending_.clear();
+  sum_tied_embedding();
+}
+
+// Both ranks have reduced theirs over their replicas, which are cut at the same elements: so each
+// pair sums the same piece.
+void GradientReduction::sum_tied_embedding() {
+  const std::vector<Segment>& segments = parameters_.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].tied != Tied::no) {
+      const TensorView sum_n = parameters_.segment_sums(i);
+      groups_.tied().run(AllReduce{.y = sum_n, .x = sum_n}, "optimizer.tied_gradient", stream_);
+    }
+  }
 }
 
 }  // namespace memphis

@@ -12,7 +12,8 @@
 namespace memphis {
 
 // Sums gradients over micro-batches and over the ranks that hold the same parameters, segment by
-// segment, while the backward pass goes on.
+// segment, while the backward pass goes on; at last, over the two ranks of a pipeline that have the
+// tied embedding.
 //
 //   ZeRO-0, 1   a rank adds its micro-batches up, and the ranks' sums are reduced once, under the
 //               last backward pass
@@ -30,7 +31,7 @@ class GradientReduction final : public GradientSink {
 
   void begin_step();
 
-  // For Grok::loss_and_backward of a micro-batch; null where nothing is reduced yet.
+  // For Grok::backward of a micro-batch; null where nothing is reduced yet.
   GradientSink* of_micro_batch(bool last) { return each_ || last ? this : nullptr; }
 
   // Parameters::segment_sums are there for what follows on the stream.
@@ -46,6 +47,7 @@ class GradientReduction final : public GradientSink {
   };
 
   void sum_shared_heads(int layer);
+  void sum_tied_embedding();
   void start(std::size_t segment);
   void complete(const Pending& pending);
   bool overlap(std::size_t a, std::size_t b) const;

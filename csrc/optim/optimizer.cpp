@@ -28,17 +28,20 @@ Optimizer::Optimizer(const OptimizerConfig& config,
       moments_arena_("moments", moments_bytes(parameters.plan()), parameters.device()) {
   const NormScratch scratch = plan_norm_scratch(parameters.plan(), parameters.compute(), share);
   runs_PW_ = norms_arena_.allocate(scratch.runs_PW);
-  ranks_PW_ = norms_arena_.allocate(scratch.ranks_PW);
+  layers_LW_ = norms_arena_.allocate(scratch.layers_LW);
+  ranks_PLW_ = norms_arena_.allocate(scratch.ranks_PLW);
   const std::vector<Segment>& segments = parameters_.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
     const Segment& segment = segments[i];
     const TensorSpec wide({segment.owned.count}, accumulation_dtype(segment.dtype));
-    SegmentState state;
+    SegmentState& state = segments_.emplace_back();
+    if (!segment.has_state()) {
+      continue;
+    }
     state.owns_master = keeps_master(segment.dtype);
     state.master_n = state.owns_master ? master_arena_.allocate(wide) : owned_weights(i);
     state.m_n = moments_arena_.allocate(wide);
     state.v_n = moments_arena_.allocate(wide);
-    segments_.push_back(state);
   }
 }
 
@@ -56,34 +59,53 @@ void Optimizer::copy_weights_to_master(Stream stream) {
   }
 }
 
+void Optimizer::copy_tied_embedding(Stream stream) {
+  const std::vector<Segment>& segments = parameters_.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].tied != Tied::no) {
+      groups_.tied().run(
+          Broadcast{.x = parameters_.segment_weights(i)}, "optimizer.tied_embedding", stream);
+    }
+  }
+}
+
 void Optimizer::measure_gradient(const TensorView& norm_1,
                                  const TensorView& partial_P,
                                  Stream stream) {
-  // The norm of norms is the norm of all.
-  const std::vector<Range>& counted = parameters_.plan().counted;
+  const ParameterPlan& plan = parameters_.plan();
   const auto cell = [](const TensorView& table_PW, std::int64_t row) {
     TensorView view = table_PW.rows(row, 1);
     view.num_dims = 1;
     view.dims[0] = 1;
     return view;
   };
-  const auto flat = [](const TensorView& table_PW) {
-    return table_PW.reshape({table_PW.num_elements()});
-  };
-  const auto num_runs = static_cast<std::int64_t>(counted.size());
-  for (std::int64_t i = 0; i < num_runs; ++i) {
-    kernels::global_norm({.norm_1 = cell(runs_PW_, i),
-                          .x_n = parameters_.sums(counted[static_cast<std::size_t>(i)]),
+  const auto flat = [](const TensorView& table) { return table.reshape({table.num_elements()}); };
+  // The norm of norms is the norm of all. A layer has one on one rank of the pipeline, and zero on the
+  // others. Its runs are neighbours.
+  device_zero(layers_LW_.data, layers_LW_.bytes(), stream);
+  const auto num_runs = static_cast<std::int64_t>(plan.counted.size());
+  for (std::int64_t begin = 0; begin < num_runs;) {
+    const auto layer_of = [&](std::int64_t run) {
+      const std::int64_t element = plan.counted[static_cast<std::size_t>(run)].begin;
+      return plan.segments[plan.segment_of(element)].first_layer;
+    };
+    const int layer = layer_of(begin);
+    std::int64_t end = begin;
+    for (; end < num_runs && layer_of(end) == layer; ++end) {
+      kernels::global_norm({.norm_1 = cell(runs_PW_, end),
+                            .x_n = parameters_.sums(plan.counted[static_cast<std::size_t>(end)]),
+                            .partial_P = partial_P},
+                           stream);
+    }
+    kernels::global_norm({.norm_1 = cell(layers_LW_, layer - kBeforeLayers),
+                          .x_n = flat(runs_PW_.rows(begin, end - begin)),
                           .partial_P = partial_P},
                          stream);
+    begin = end;
   }
-  const TensorView own_W = runs_PW_.rows(num_runs, 1);
-  kernels::global_norm({.norm_1 = cell(runs_PW_, num_runs),
-                        .x_n = flat(runs_PW_.rows(0, num_runs)),
-                        .partial_P = partial_P},
-                       stream);
-  groups_.stage().run(AllGather{.y = ranks_PW_, .x = own_W}, "optimizer.norm", stream);
-  kernels::global_norm({.norm_1 = norm_1, .x_n = flat(ranks_PW_), .partial_P = partial_P}, stream);
+  groups_.pipeline().run(AllReduce{.y = layers_LW_, .x = layers_LW_}, "optimizer.norm", stream);
+  groups_.stage().run(AllGather{.y = ranks_PLW_, .x = layers_LW_}, "optimizer.norm", stream);
+  kernels::global_norm({.norm_1 = norm_1, .x_n = flat(ranks_PLW_), .partial_P = partial_P}, stream);
 }
 
 void Optimizer::step(double learning_rate,
@@ -92,20 +114,25 @@ void Optimizer::step(double learning_rate,
                      Stream stream) {
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     const Segment& segment = parameters_.plan().segments[i];
-    kernels::adamw({.param_n = owned_weights(i),
-                    .master_n = segments_[i].master_n,
-                    .m_n = segments_[i].m_n,
-                    .v_n = segments_[i].v_n,
-                    .grad_n = parameters_.segment_sums(i),
-                    .norm_1 = norm_1,
-                    .learning_rate = learning_rate,
-                    .beta1 = config_.beta1,
-                    .beta2 = config_.beta2,
-                    .eps = config_.eps,
-                    .weight_decay = segment.decay ? config_.weight_decay : 0.0,
-                    .clip_norm = config_.clip_norm,
-                    .step = step},
-                   stream);
+    if (segment.has_state()) {
+      kernels::adamw({.param_n = owned_weights(i),
+                      .master_n = segments_[i].master_n,
+                      .m_n = segments_[i].m_n,
+                      .v_n = segments_[i].v_n,
+                      .grad_n = parameters_.segment_sums(i),
+                      .norm_1 = norm_1,
+                      .learning_rate = learning_rate,
+                      .beta1 = config_.beta1,
+                      .beta2 = config_.beta2,
+                      .eps = config_.eps,
+                      .weight_decay = segment.decay ? config_.weight_decay : 0.0,
+                      .clip_norm = config_.clip_norm,
+                      .step = step},
+                     stream);
+    }
+    if (segment.tied != Tied::no) {
+      groups_.tied().run(Broadcast{.x = owned_weights(i)}, "optimizer.tied_embedding", stream);
+    }
     if (segment.sharded()) {
       parameters_.expect(
           i,

@@ -36,6 +36,10 @@ class Optimizer {
   // After the weights have been initialised, and before the first step of a run that starts at 0.
   void copy_weights_to_master(Stream stream);
 
+  // The rank that has a copy of the tied embedding gets its weights: after they have been initialised
+  // or loaded on the other one.
+  void copy_tied_embedding(Stream stream);
+
   // Writes the norm of the whole gradient, before clipping, to norm_1. Gradients are reduced.
   void measure_gradient(const TensorView& norm_1, const TensorView& partial_P, Stream stream);
 
@@ -53,7 +57,7 @@ class Optimizer {
   std::vector<StateTensor> state() const;
 
  private:
-  // Of the segment's owned elements.
+  // Of the segment's owned elements; nothing of a copy's.
   struct SegmentState {
     TensorView master_n;  // the weights themselves where they are wide enough
     bool owns_master = false;
@@ -68,7 +72,8 @@ class Optimizer {
   const Groups& groups_;
   Arena norms_arena_;
   TensorView runs_PW_;
-  TensorView ranks_PW_;
+  TensorView layers_LW_;
+  TensorView ranks_PLW_;
   Arena master_arena_;
   Arena moments_arena_;
   std::vector<SegmentState> segments_;

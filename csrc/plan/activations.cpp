@@ -2,7 +2,9 @@
 #include "csrc/plan/activations.h"
 
 #include <algorithm>
+#include <limits>
 
+#include "csrc/core/error.h"
 #include "csrc/core/round.h"
 
 namespace memphis {
@@ -83,11 +85,17 @@ std::size_t attention_workspace_bytes(const Dims& d, DType compute) {
   return static_cast<std::size_t>(dquery + rows + sums + seen + turns);
 }
 
-ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
+ActivationPlan plan_activations(const Dims& d,
+                                DType compute,
+                                Keep keep,
+                                Device device,
+                                const std::vector<StageLayers>& stages) {
   const DType sums = accumulation_dtype(compute);
   ActivationPlan plan;
   plan.keep = keep;
-  plan.num_layers = d.L;
+  for (const StageLayers& stage : stages) {
+    plan.chunks.push_back({.stage = stage});
+  }
 
   using enum GivenBackBy;
   LayerActivations<LayerTensor>& layer = plan.layer;
@@ -136,7 +144,7 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device 
   batch.final_rrms_T = {{d.residual_T}, sums};
   shared.logits_CV = {{d.head_chunk, d.local_V.count}, compute};
   batch.loss_T = {{d.T}, sums};
-  shared.stats = {{static_cast<std::int64_t>(Stat::count), kStatWidth}, sums};
+  shared.stats = {{stat_rows(Stat::z, d.L).end(), kStatWidth}, sums};
 
   const bool inference = keep == Keep::one_layer;
   if (d.tensor_parallel) {
@@ -173,7 +181,7 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device 
   }
   if (inference) {
     shared.capped_logits_CV = {{d.head_chunk, d.local_V.count}, sums};
-    if (d.tensor_parallel) {
+    if (d.tensor_parallel || !stages.front().head || !stages.front().embedding) {
       shared.row_logits_V = {{d.V}, sums};
     }
     return plan;
@@ -210,52 +218,132 @@ ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device 
   return plan;
 }
 
-TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat) {
-  TensorView view = shared.stats.rows(static_cast<std::int64_t>(stat), 1);
+ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
+  return plan_activations(d, compute, keep, device, stages_of_counts(d.L, {d.L}));
+}
+
+Range stat_rows(Stat stat, std::int64_t num_layers) {
+  switch (stat) {
+    case Stat::loss:
+      return {.begin = 0, .count = 1};
+    case Stat::grad_norm:
+      return {.begin = 1, .count = 1};
+    case Stat::balance:
+      return {.begin = 2, .count = num_layers};
+    case Stat::z:
+      return {.begin = 2 + num_layers, .count = num_layers};
+  }
+  throw ContractError("there is no such statistic");
+}
+
+TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat, std::int64_t layer) {
+  const std::int64_t num_layers = (shared.stats.dim(0) - 2) / 2;
+  TensorView view = shared.stats.rows(stat_rows(stat, num_layers).begin + layer, 1);
   view.num_dims = 1;  // [1], the first of the row
   return view;
 }
 
+BatchActivations<TensorSpec> ActivationPlan::batch_of(const StageLayers& stage) const {
+  BatchActivations<TensorSpec> result = batch;
+  if (!stage.embedding) {
+    result.tokens_T = {};
+  }
+  if (!stage.head) {
+    result.targets_T = {};
+    result.final_in_TD = {};
+    result.final_rrms_T = {};
+    result.loss_T = {};
+  }
+  return result;
+}
+
+std::size_t ActivationPlan::slot_of(std::int64_t chunk, std::int64_t micro_batch) const {
+  std::int64_t slot = 0;
+  for (std::int64_t before = 0; before < chunk; ++before) {
+    slot += chunks[static_cast<std::size_t>(before)].num_slots;
+  }
+  return static_cast<std::size_t>(slot +
+                                  micro_batch % chunks[static_cast<std::size_t>(chunk)].num_slots);
+}
+
+// The first layers of the model compute most again.
+RecomputeGroups ActivationPlan::computed_again() const {
+  std::int64_t first = std::numeric_limits<std::int64_t>::max();
+  for (const ChunkActivations& chunk : chunks) {
+    if (chunk.stage.layers.count > 0) {
+      first = std::min(first, chunk.stage.layers.begin);
+    }
+  }
+  return first < std::numeric_limits<std::int64_t>::max() ? recompute.of_layer(first)
+                                                          : RecomputeGroups{};
+}
+
 std::size_t ActivationPlan::activation_bytes() const {
-  const auto kept_by = [&](const RecomputeGroups& groups) {
-    return layer_bytes(layer,
-                       [&](const LayerTensor& tensor) { return !gives_back(groups, tensor.by); });
+  std::size_t bytes = 0;
+  const auto kept_of = [&](std::int64_t index) {
+    return layer_bytes(layer, [&](const LayerTensor& tensor) {
+      return !gives_back(recompute.of_layer(index), tensor.by);
+    });
   };
-  const std::int64_t layers = keep == Keep::all_layers ? num_layers : 1;
-  const std::int64_t first = std::min(recompute.num_layers, layers);
-  return static_cast<std::size_t>(num_slots) *
-         (group_bytes(batch) + static_cast<std::size_t>(first) * kept_by(recompute.groups) +
-          static_cast<std::size_t>(layers - first) * kept_by(recompute.rest));
+  for (const ChunkActivations& chunk : chunks) {
+    const Range& layers = chunk.stage.layers;
+    std::size_t of_slot = group_bytes(batch_of(chunk.stage));
+    if (keep == Keep::all_layers && layers.count > 0) {
+      // Alike up to some layer, and from there on.
+      const Range more = intersection(layers, {.begin = 0, .count = recompute.num_layers});
+      of_slot +=
+          static_cast<std::size_t>(more.count) * kept_of(0) +
+          static_cast<std::size_t>(layers.count - more.count) * kept_of(recompute.num_layers);
+    }
+    bytes += static_cast<std::size_t>(chunk.num_slots) * of_slot;
+  }
+  return bytes + (keep == Keep::one_layer ? kept_of(0) : 0);
 }
 
 std::size_t ActivationPlan::workspace_bytes() const {
+  const RecomputeGroups again = computed_again();
   return group_bytes(shared) + group_bytes(backward) +
-         layer_bytes(layer, [&](const LayerTensor& tensor) {
-           return gives_back(recompute.of_layer(0), tensor.by);
-         });
+         layer_bytes(layer,
+                     [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); });
 }
 
 Activations allocate_activations(const ActivationPlan& plan, Arena& activations, Arena& workspace) {
   Activations result;
   result.recompute = plan.recompute;
-  const auto computed_again = [&](const LayerTensor& tensor) {
-    return gives_back(plan.recompute.of_layer(0), tensor.by);
-  };
+  const RecomputeGroups again = plan.computed_again();
   LayerActivations<TensorView> common;
-  allocate_layer(plan.layer, computed_again, workspace, common);
-  for (std::int64_t slot = 0; slot < plan.num_slots; ++slot) {
-    Slot& views = result.slots.emplace_back();
-    views.batch = allocate(plan.batch, activations);
-    for (std::int64_t i = 0; i < plan.num_layers; ++i) {
-      if (i > 0 && plan.keep == Keep::one_layer) {
-        views.layers.push_back(views.layers.front());
-        continue;
+  allocate_layer(
+      plan.layer,
+      [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); },
+      workspace,
+      common);
+  const auto allocate_kept = [&](std::int64_t layer, LayerActivations<TensorView>& views) {
+    const RecomputeGroups& groups = plan.recompute.of_layer(layer);
+    allocate_layer(
+        plan.layer,
+        [&](const LayerTensor& tensor) { return !gives_back(groups, tensor.by); },
+        activations,
+        views);
+  };
+  if (plan.keep == Keep::one_layer) {
+    allocate_kept(0, common);
+  }
+  std::int64_t first_layer = 0;
+  for (const ChunkActivations& chunk : plan.chunks) {
+    const Range& layers = chunk.stage.layers;
+    for (std::int64_t slot = 0; slot < chunk.num_slots; ++slot) {
+      Slot& views = result.slots.emplace_back();
+      views.stage = chunk.stage;
+      views.first_layer = first_layer;
+      views.batch = allocate(plan.batch_of(chunk.stage), activations);
+      for (std::int64_t layer = layers.begin; layer < layers.end(); ++layer) {
+        views.layers.push_back(common);
+        if (plan.keep == Keep::all_layers) {
+          allocate_kept(layer, views.layers.back());
+        }
       }
-      const auto kept = [&](const LayerTensor& tensor) {
-        return !gives_back(plan.recompute.of_layer(i), tensor.by);
-      };
-      allocate_layer(plan.layer, kept, activations, views.layers.emplace_back(common));
     }
+    first_layer += layers.count;
   }
   result.shared = allocate(plan.shared, workspace);
   result.backward = allocate(plan.backward, workspace);

@@ -9,6 +9,7 @@
 #include "csrc/core/tensor.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/recompute.h"
+#include "csrc/plan/stages.h"
 
 namespace memphis {
 
@@ -58,15 +59,15 @@ struct LayerActivations {
   static void for_each(Self& a, Other& b, const Visit& visit);
 };
 
-// What else a micro-batch has, from when it is loaded to the end of its backward pass.
+// What else a micro-batch has in a stage, from when it is loaded to the end of its backward pass.
 template <class T>
 struct BatchActivations {
-  T tokens_T;
-  T targets_T;
+  T tokens_T;   // absent but in the stage of the embedding
+  T targets_T;  // this, final_in, final_rrms and loss but in that of the head
   T position_T;
   T valid_T;         // u8
   T routed_valid_T;  // of the routed tokens, where tensor ranks share the work of a token
-  T hidden_TD;       // the embedding: layer 0's h
+  T hidden_TD;       // what the stage begins with: the embedding, or the stage before has made it
   T final_in_TD;     // final_norm(h)
   T final_rrms_T;
   T loss_T;
@@ -108,7 +109,7 @@ struct SharedActivations {
   T vocab_stats_2C;
   T vocab_stats_2PC;
   T vocab_joined_2C;
-  T stats;  // see Stat
+  T stats;  // [2 + 2L, kStatWidth]: see Stat
 
   template <class Self, class Other, class Visit>
   static void for_each(Self& a, Other& b, const Visit& visit);
@@ -140,12 +141,18 @@ struct BackwardScratch {
   static void for_each(Self& a, Other& b, const Visit& visit);
 };
 
-// Elements of SharedActivations::stats: sums over the micro-batches of a step, on the device, read
-// by the host once a step.
-enum class Stat : int { loss, balance, z, grad_norm, count };
-// Each has a row of its own, because operands of ops are 16-byte aligned.
+// What SharedActivations::stats holds: sums over the micro-batches of a step, on the device, read by
+// the host once a step. The auxiliary losses have a value for each layer of the model, so that their
+// sums over layers do not depend on which rank has which.
+enum class Stat : std::uint8_t { loss, grad_norm, balance, z };
+// Each value has a row of its own, because operands of ops are 16-byte aligned.
 constexpr std::int64_t kStatWidth = 4;
-TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat);
+// The rows of one of them in a model of so many layers.
+Range stat_rows(Stat stat, std::int64_t num_layers);
+// [1], of `layer` where there is one for each.
+TensorView stat_view(const SharedActivations<TensorView>& shared,
+                     Stat stat,
+                     std::int64_t layer = 0);
 
 // Scratch rows that ops ask for in their headers. The plan does not see kernels;
 // csrc/model/grok.cpp asserts that the two agree.
@@ -164,16 +171,27 @@ std::size_t attention_workspace_bytes(const Dims& dims, DType compute);
 // How much of the forward pass is kept.
 enum class Keep : std::uint8_t { all_layers, one_layer };  // for training; for inference
 
+// A chunk of a rank, which is a stage of the model, and the micro-batches that it keeps.
+struct ChunkActivations {
+  StageLayers stage;
+  std::int64_t num_slots = 1;  // micro-batches under way at a time; number b lies in b % num_slots
+};
+
 // The specs of a model's activations for micro-batches of dims.B x dims.S tokens.
 struct ActivationPlan {
   Keep keep = Keep::all_layers;
-  std::int64_t num_slots = 1;  // micro-batches under way at a time
-  std::int64_t num_layers = 0;
+  std::vector<ChunkActivations> chunks;
   Recompute recompute;  // the caller's choice, of training; all else is the same whatever it is
   LayerActivations<LayerTensor> layer;
-  BatchActivations<TensorSpec> batch;
+  BatchActivations<TensorSpec> batch;  // of a stage with embedding and head
   SharedActivations<TensorSpec> shared;
   BackwardScratch<TensorSpec> backward;  // all absent for inference
+
+  BatchActivations<TensorSpec> batch_of(const StageLayers& stage) const;
+  // Which of all slots, which lie chunk by chunk.
+  std::size_t slot_of(std::int64_t chunk, std::int64_t micro_batch) const;
+  // What layers share a place for, computed again by one after the other.
+  RecomputeGroups computed_again() const;
 
   // Of all slots: `batch`, and of `layer` what every layer keeps.
   std::size_t activation_bytes() const;
@@ -181,19 +199,28 @@ struct ActivationPlan {
   std::size_t workspace_bytes() const;
 };
 
+// `stages` are the chunks of a rank; each keeps one micro-batch until the caller says otherwise.
+ActivationPlan plan_activations(const Dims& dims,
+                                DType compute,
+                                Keep keep,
+                                Device device,
+                                const std::vector<StageLayers>& stages);
+// Of a whole model.
 ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep, Device device);
 
-// The tensors of one micro-batch.
+// The tensors of one micro-batch in one chunk.
 struct Slot {
+  StageLayers stage;
+  std::int64_t first_layer = 0;  // the place of the stage's first layer among those of this rank
   BatchActivations<TensorView> batch;
-  // L of them; the same one L times for inference. What a layer computes again lies where all
-  // layers of all slots have it.
+  // A layer each; the same one for inference. What a layer computes again lies where all layers of
+  // all slots have it.
   std::vector<LayerActivations<TensorView>> layers;
 };
 
 // The views of an ActivationPlan, taken from two arenas of its sizes.
 struct Activations {
-  std::vector<Slot> slots;
+  std::vector<Slot> slots;  // by ActivationPlan::slot_of
   Recompute recompute;
   SharedActivations<TensorView> shared;
   BackwardScratch<TensorView> backward;

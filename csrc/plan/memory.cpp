@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/memory.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -54,7 +55,7 @@ std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute) {
 std::size_t master_bytes(const ParameterPlan& parameters) {
   std::size_t bytes = 0;
   for (const Segment& segment : parameters.segments) {
-    if (segment.dtype != accumulation_dtype(segment.dtype)) {
+    if (segment.has_state() && segment.dtype != accumulation_dtype(segment.dtype)) {
       bytes += arena_bytes(flat(segment.owned.count, accumulation_dtype(segment.dtype)));
     }
   }
@@ -64,7 +65,9 @@ std::size_t master_bytes(const ParameterPlan& parameters) {
 std::size_t moments_bytes(const ParameterPlan& parameters) {
   std::size_t bytes = 0;
   for (const Segment& segment : parameters.segments) {
-    bytes += 2 * arena_bytes(flat(segment.owned.count, accumulation_dtype(segment.dtype)));
+    bytes += segment.has_state()
+                 ? 2 * arena_bytes(flat(segment.owned.count, accumulation_dtype(segment.dtype)))
+                 : 0;
   }
   return bytes;
 }
@@ -72,8 +75,10 @@ std::size_t moments_bytes(const ParameterPlan& parameters) {
 NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, const Share& share) {
   const DType sums = accumulation_dtype(compute);
   const auto num_runs = static_cast<std::int64_t>(parameters.counted.size());
-  return {.runs_PW = {{num_runs + 1, kStatWidth}, sums},
-          .ranks_PW = {{share.stage.count, kStatWidth}, sums}};
+  const std::int64_t num_layers = parameters.num_layers + 2;
+  return {.runs_PW = {{std::max<std::int64_t>(num_runs, 1), kStatWidth}, sums},
+          .layers_LW = {{num_layers, kStatWidth}, sums},
+          .ranks_PLW = {{share.stage.count, num_layers, kStatWidth}, sums}};
 }
 
 MemoryPlan plan_training_memory(const ParameterPlan& parameters,

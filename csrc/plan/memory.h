@@ -36,12 +36,17 @@ std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute);
 std::size_t master_bytes(const ParameterPlan& parameters);
 std::size_t moments_bytes(const ParameterPlan& parameters);
 
-// Norms of runs of the gradient, and of ranks, on the way to the norm of all of it. One a row,
-// because operands of ops are 16-byte aligned; the rest of a row is zero.
+// Norms of runs of the gradient, of layers, and of the layers of all ranks of a stage, on the way to
+// the norm of all of it. One a row, because operands of ops are 16-byte aligned; the rest of a row is
+// zero. Layers are those of the whole model, with what comes before and after them: by this way the
+// norm has the same bits whatever stages the model is cut into.
 struct NormScratch {
-  TensorSpec runs_PW;  // the last row: of all runs
-  TensorSpec ranks_PW;
-  std::size_t bytes() const { return arena_bytes(runs_PW) + arena_bytes(ranks_PW); }
+  TensorSpec runs_PW;
+  TensorSpec layers_LW;
+  TensorSpec ranks_PLW;
+  std::size_t bytes() const {
+    return arena_bytes(runs_PW) + arena_bytes(layers_LW) + arena_bytes(ranks_PLW);
+  }
 };
 NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, const Share& share);
 

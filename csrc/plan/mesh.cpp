@@ -106,6 +106,12 @@ RankGroup Mesh::group(Axis axis, std::int64_t rank) const {
   return {.first = rank - index(axis, rank) * p.stride, .stride = p.stride, .count = p.degree};
 }
 
+std::int64_t Mesh::at(Axis axis, std::int64_t index, std::int64_t rank) const {
+  const RankGroup along = group(axis, rank);
+  require(index >= 0 && index < along.count, "an axis of a mesh has places from 0 to its degree");
+  return along.first + index * along.stride;
+}
+
 Coordinates Mesh::coordinates(std::int64_t rank) const {
   return {.pipeline = index(Axis::pipeline, rank),
           .data = index(Axis::data, rank),

@@ -61,11 +61,14 @@ class Mesh {
   // ContractError unless `parallel` folds `num_ranks` (config validation has said so to the user).
   Mesh(const ParallelConfig& parallel, std::int64_t num_ranks);
 
+  const ParallelConfig& parallel() const { return parallel_; }
   std::int64_t num_ranks() const { return num_ranks_; }
   std::int64_t degree(Axis axis) const;
   Coordinates coordinates(std::int64_t rank) const;
   // The ranks that differ from `rank` along `axis` alone, ascending.
   RankGroup group(Axis axis, std::int64_t rank) const;
+  // The rank that is at `index` along `axis`, and where `rank` is along all others.
+  std::int64_t at(Axis axis, std::int64_t index, std::int64_t rank) const;
   // The place of `rank` in group(axis, rank).
   std::int64_t index(Axis axis, std::int64_t rank) const;
 

@@ -58,15 +58,22 @@ class Placer {
   // What is placed from here on is of this layer.
   void begin_layer(int layer) { layer_ = layer; }
 
-  // A tensor of `dims` that consists of `parts`, in order, without gaps.
+  // A tensor of `dims` that consists of `parts`, in order, without gaps; of a copy (Tied), whose
+  // parts are another rank's, none.
   Placement place(Kind kind,
                   std::initializer_list<std::int64_t> dims,
-                  const std::vector<Part>& parts) {
+                  const std::vector<Part>& parts,
+                  Tied tied = Tied::no) {
     const std::size_t index = open_segment(kind);
     Segment& segment = plan_.segments[index];
     const TensorSpec spec(dims, segment.dtype);
     const Placement placement{
         .spec = spec, .begin = segment.num_elements, .segment = static_cast<int>(index)};
+    segment.tied = tied;
+    if (tied == Tied::copy) {
+      segment.num_elements = round_up(spec.num_elements(), kAlignmentElements);
+      return placement;
+    }
     std::int64_t begin = placement.begin;
     for (const Part& part : parts) {
       LogicalParameter parameter{.name = part.name,
@@ -117,11 +124,13 @@ class Placer {
   }
 
  private:
-  // Under ZeRO-2 a layer's gradients lie where another's have been, so no segment has two layers'.
+  // Under ZeRO-2 a layer's gradients lie where another's have been, and in a pipeline each layer's
+  // are summed by themselves, so no segment has two layers'.
   std::size_t open_segment(Kind kind) {
     std::optional<std::size_t>& open = open_[kind];
     const bool fits = open && plan_.segments[*open].num_elements < bucket_elements_ &&
-                      !(share_.shard_gradients && plan_.segments[*open].first_layer != layer_);
+                      !((share_.shard_gradients || !share_.stages.empty()) &&
+                        plan_.segments[*open].first_layer != layer_);
     if (!fits) {
       open = plan_.segments.size();
       plan_.segments.push_back(kinds_[kind]);
@@ -292,10 +301,24 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
         {{.name = name, .whole = {{d.D}, compute}, .cut = whole_range(d.D), .init_std = 0.0}});
   };
 
+  const std::vector<StageLayers> stages = stages_of(model, share);
+  const auto has = [&](bool StageLayers::*what) {
+    return std::any_of(
+        stages.begin(), stages.end(), [&](const StageLayers& stage) { return stage.*what; });
+  };
+  const bool has_embedding = has(&StageLayers::embedding);
+  const bool has_head = has(&StageLayers::head);
+  const bool apart = model.tie_embeddings && has_embedding != has_head;
+
+  plan.num_layers = static_cast<int>(d.L);
   ModelParameters<Placement>& all = plan.placements;
-  all.embedding_VD = placer.place(
-      kMatrices, {d.local_V.count, d.D}, {rows("model.embed_tokens.weight", d.V, d.D, d.local_V)});
-  for (std::int64_t layer = 0; layer < d.L; ++layer) {
+  if (has_embedding) {
+    all.embedding_VD = placer.place(kMatrices,
+                                    {d.local_V.count, d.D},
+                                    {rows("model.embed_tokens.weight", d.V, d.D, d.local_V)},
+                                    apart ? Tied::original : Tied::no);
+  }
+  const auto place_layer = [&](std::int64_t layer) {
     placer.begin_layer(static_cast<int>(layer));
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
     const std::string attention = prefix + "self_attn.";
@@ -344,21 +367,33 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
     }
     p.post_moe_norm_D = norm(prefix + "post_moe_norm.weight");
     all.layers.push_back(p);
+  };
+  std::vector<int> layers;  // by their place in all.layers
+  for (const StageLayers& stage : stages) {
+    for (std::int64_t layer = stage.layers.begin; layer < stage.layers.end(); ++layer) {
+      place_layer(layer);
+      layers.push_back(static_cast<int>(layer));
+    }
   }
-  placer.begin_layer(static_cast<int>(d.L));
-  all.final_norm_D = norm("model.norm.weight");
-  all.head_VD = model.tie_embeddings ? all.embedding_VD
-                                     : placer.place(kMatrices,
-                                                    {d.local_V.count, d.D},
-                                                    {rows("lm_head.weight", d.V, d.D, d.local_V)});
-  placer.finish(static_cast<int>(d.L));
+  if (has_head) {
+    placer.begin_layer(plan.num_layers);
+    all.final_norm_D = norm("model.norm.weight");
+    all.head_VD = model.tie_embeddings && has_embedding
+                      ? all.embedding_VD
+                      : placer.place(kMatrices,
+                                     {d.local_V.count, d.D},
+                                     {rows("lm_head.weight", d.V, d.D, d.local_V)},
+                                     apart ? Tied::copy : Tied::no);
+  }
+  placer.finish(plan.num_layers);
   plan.num_parameters = count_parameters(model);
 
   if (kv.sharers.count > 1) {
-    for (const LayerParameters<Placement>& layer : all.layers) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
       const std::int64_t q_elements = d.N * d.H * d.D;
-      const Range shared{.begin = layer.qkv_CD.begin + q_elements, .count = 2 * d.G * d.H * d.D};
-      plan.shared_kv.push_back(shared);
+      const Range shared{.begin = all.layers[i].qkv_CD.begin + q_elements,
+                         .count = 2 * d.G * d.H * d.D};
+      plan.shared_kv.push_back({.layer = layers[i], .elements = shared});
       if (kv.sharers.index > 0) {
         // With the padding behind it, so that what is counted begins aligned.
         const std::int64_t end = round_up(shared.end(), kAlignmentElements);
@@ -377,7 +412,9 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
     return a.begin < b.begin;
   });
   for (const Segment& segment : plan.segments) {
-    add_without(plan.counted, segment.piece, plan.elsewhere);
+    if (segment.has_state()) {
+      add_without(plan.counted, segment.piece, plan.elsewhere);
+    }
   }
   return plan;
 }

@@ -32,9 +32,20 @@ namespace memphis {
 // tensors of the Hugging Face form B (`LogicalParameter`), one behind the other: q, k and v are one
 // product, gate and up of an expert are one product.
 
-// The layers of a model in the order of the forward pass; the embedding comes before them, the
-// final norm and a head of its own after.
+// Where the model is cut into stages, a rank has the tensors of its own. A segment then holds tensors
+// of one layer alone, so that a layer's gradient is summed alike whatever stage it lies in.
+//
+// An embedding that is the head too, and whose two uses lie on two ranks, lies on both. The second
+// rank's copy is a segment that has a gradient and no optimizer's state: it takes part in no norm and
+// in no checkpoint. The two gradients are summed once a step, piece by piece, after each has been
+// reduced over its replicas, and the weights come from the first rank (Tied).
+
+// Layers are counted in the whole model, in the order of the forward pass, on every rank; the
+// embedding comes before them, the final norm and a head of its own after.
 constexpr int kBeforeLayers = -1;
+
+// Of the matrix that two ranks of a pipeline have.
+enum class Tied : std::uint8_t { no, original, copy };
 
 struct Segment {
   DType dtype = DType::f32;  // of the weights
@@ -47,10 +58,12 @@ struct Segment {
   int first_layer = kBeforeLayers;     // that it holds a tensor of
   std::int64_t gradient_begin = 0;     // element of the array that gradients are formed in
   std::int64_t sum_begin = 0;          // ZeRO-2: element of the array of sums; of `owned`
+  Tied tied = Tied::no;
 
   bool replicated() const { return piece.count < num_elements; }
   // Its replicas keep a piece of the optimizer's state each.
   bool sharded() const { return owned.count < num_elements; }
+  bool has_state() const { return tied != Tied::copy; }
 };
 
 struct Placement {
@@ -96,12 +109,19 @@ struct LayerParameters {
 template <class T>
 struct ModelParameters {
   T embedding_VD;
-  std::vector<LayerParameters<T>> layers;
+  std::vector<LayerParameters<T>> layers;  // of this rank
   T final_norm_D;
-  T head_VD;  // the embedding itself where the two are tied
+  T head_VD;  // the embedding itself where the two are tied and on one rank
+};
+
+// A run of elements of a layer.
+struct LayerRun {
+  int layer = 0;
+  Range elements;
 };
 
 struct ParameterPlan {
+  int num_layers = 0;  // of the model
   std::vector<Segment> segments;
   std::vector<LogicalParameter> logical;  // in the order of files
   ModelParameters<Placement> placements;
@@ -116,7 +136,7 @@ struct ParameterPlan {
   // hold it too: `counted` is the piece of each segment without it.
   std::vector<Range> elsewhere;
   // Where tensor ranks share a key/value head: its gradients, which they sum among themselves.
-  std::vector<Range> shared_kv;  // by layer, or empty
+  std::vector<LayerRun> shared_kv;
 
   // The segment that an element lies in.
   std::size_t segment_of(std::int64_t element) const;

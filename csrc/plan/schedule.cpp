@@ -281,6 +281,10 @@ StagePlace PipelineShape::place_of(std::int64_t stage) const {
   return memphis::place_of(placement_of(kind), num_ranks, stage);
 }
 
+PipelineShape pipeline_shape(const ParallelConfig& parallel, std::int64_t num_micro_batches) {
+  return {.num_ranks = parallel.pipeline, .num_micro_batches = num_micro_batches};
+}
+
 void require_runs(const PipelineShape& shape) {
   const std::string_view name = name_of(shape.kind);
   const auto at_least_one = [&](std::int64_t value, std::string_view what, std::string_view why) {

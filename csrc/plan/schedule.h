@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "csrc/config/config.h"
+
 // Which work a pipeline rank does, in which order. The model is cut into num_ranks x num_chunks
 // stages (csrc/plan/stages.h); a step's micro-batches pass through all of them forward and then
 // backward. A schedule is a list of actions a rank, a pure function of the shape: no device, no
@@ -71,6 +73,9 @@ struct PipelineShape {
 
   bool operator==(const PipelineShape&) const = default;
 };
+
+// What a config asks for.
+PipelineShape pipeline_shape(const ParallelConfig& parallel, std::int64_t num_micro_batches);
 
 // ConfigError if there is no such schedule, with the nearest value that there is one for.
 void require_runs(const PipelineShape& shape);

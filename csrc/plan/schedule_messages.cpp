@@ -27,12 +27,13 @@ std::int32_t queue_between(std::vector<MessageQueue>& queues,
                            std::int64_t to_rank,
                            MessageKind kind,
                            std::int64_t num_messages) {
+  const MessageQueue wanted{.from_rank = from_rank, .to_rank = to_rank, .kind = kind};
   const auto found = std::find_if(queues.begin(), queues.end(), [&](const MessageQueue& queue) {
-    return queue.from_rank == from_rank && queue.to_rank == to_rank && queue.kind == kind;
+    return queue.connects_as(wanted);
   });
   const auto index = static_cast<std::int32_t>(found - queues.begin());
   if (found == queues.end()) {
-    queues.push_back({.from_rank = from_rank, .to_rank = to_rank, .kind = kind});
+    queues.push_back(wanted);
   }
   queues[static_cast<std::size_t>(index)].num_messages += num_messages;
   return index;
@@ -118,6 +119,12 @@ class SlotCount {
 
 std::string_view name_of(MessageKind kind) {
   return kind == MessageKind::activation ? "activation" : "gradient";
+}
+
+std::vector<MessageQueue> message_queues(const PipelineShape& shape) {
+  std::vector<MessageQueue> queues;
+  (void)make_queues(shape, queues);
+  return queues;
 }
 
 std::string PipelineSchedule::describe(const ScheduleStep& step) const {

@@ -33,7 +33,15 @@ struct MessageQueue {
   // stages, and two at least, so that one can arrive while another is used. With these no rank ever
   // waits in a circle with others, whatever takes how long; with fewer it could.
   std::int64_t slots = 0;
+
+  // Whether both carry the same kind between the same ranks.
+  bool connects_as(const MessageQueue& other) const {
+    return from_rank == other.from_rank && to_rank == other.to_rank && kind == other.kind;
+  }
 };
+
+// Those of a shape, in an order that every rank has; without slots.
+std::vector<MessageQueue> message_queues(const PipelineShape& shape);
 
 enum class StepKind : std::uint8_t { receive, compute, send };
 

@@ -40,7 +40,8 @@ ShardMap::ShardMap(const ModelConfig& model,
                ? found->second
                : plans_
                      .emplace(rank,
-                              plan_parameters(model, DType::f32, make_share(parallel, mesh, rank)))
+                              plan_parameters(
+                                  model, DType::f32, make_share(model, parallel, mesh, rank)))
                      .first->second;
   };
   for (const Axis replicas : {Axis::data_context, Axis::expert_data, Axis::stage}) {

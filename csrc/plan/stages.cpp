@@ -308,6 +308,10 @@ StageLayout stages_of_counts(std::int64_t num_layers, const std::vector<std::int
   return result;
 }
 
+StageLayout stage_layout(const ModelConfig& model, const ParallelConfig& parallel) {
+  return even_stages(model.num_layers, pipeline_shape(parallel, 1).num_stages());
+}
+
 void require_complete(const StageLayout& layout, std::int64_t num_layers, std::int64_t num_stages) {
   if (static_cast<std::int64_t>(layout.size()) != num_stages || layout.empty()) {
     throw ConfigError(

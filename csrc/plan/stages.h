@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "csrc/plan/range.h"
 #include "csrc/plan/schedule.h"
-#include "csrc/plan/share.h"
 
 // Which part of the model each stage of a pipeline holds.
 namespace memphis {
@@ -40,6 +40,9 @@ StageLayout stages_of_counts(std::int64_t num_layers, const std::vector<std::int
 // not of the model, unless `layout` has num_stages stages in the order of the model, each of the
 // layers once, the embedding in the first stage and the head in the last.
 void require_complete(const StageLayout& layout, std::int64_t num_layers, std::int64_t num_stages);
+
+// What a config asks for.
+StageLayout stage_layout(const ModelConfig& model, const ParallelConfig& parallel);
 
 // Of one micro-batch, in any unit.
 struct LayerCosts {

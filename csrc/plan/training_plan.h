@@ -12,8 +12,9 @@
 #include "csrc/plan/dims.h"
 #include "csrc/plan/memory.h"
 #include "csrc/plan/mesh.h"
+#include "csrc/plan/message_buffers.h"
 #include "csrc/plan/parameters.h"
-#include "csrc/plan/schedule.h"
+#include "csrc/plan/schedule_messages.h"
 #include "csrc/plan/share.h"
 
 namespace memphis {
@@ -22,17 +23,19 @@ namespace memphis {
 struct InferencePlan {
   Dims dims;
   ActivationPlan activations;
+  PipelineSchedule schedule;  // of one micro-batch
+  MessageBuffers messages;
 
-  std::size_t bytes() const {
-    return activations.activation_bytes() + activations.workspace_bytes();
-  }
+  std::size_t activation_bytes() const { return activations.activation_bytes(); }
+  std::size_t workspace_bytes() const { return activations.workspace_bytes() + messages.bytes(); }
+  std::size_t bytes() const { return activation_bytes() + workspace_bytes(); }
 };
+// On one rank.
 InferencePlan plan_inference(const ModelConfig& model,
                              std::int64_t num_sequences,
                              std::int64_t sequence_length,
                              DType compute,
-                             Device device,
-                             const Share& share = {});
+                             Device device);
 
 // What of a device a plan is made for.
 struct DeviceRoom {
@@ -51,7 +54,10 @@ struct TrainingPlan {
   Share share;
   Dims dims;
   std::int64_t num_micro_batches = 0;  // of a step, on this rank
-  std::vector<Action> actions;         // of a step
+  PipelineSchedule schedule;           // of a step
+  // Forward passes of as many micro-batches, or of one where there is one stage.
+  PipelineSchedule validation;
+  MessageBuffers messages;  // of both
   ParameterPlan parameters;
   ActivationPlan activations;
   std::size_t recompute_option = 0;       // which of recompute_options it is

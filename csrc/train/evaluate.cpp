@@ -33,30 +33,32 @@ std::uint64_t count_windows(const Config& config, const ValidationLoader& loader
 }  // namespace
 
 Evaluator::Evaluator(const Config& config,
-                     const Share& share,
+                     const TrainingPlan& plan,
                      const Groups& groups,
                      Grok& model,
-                     MicroBatch& slot,
+                     Pipeline& pipeline,
                      const ValidationLoader& loader,
                      Stream stream)
-    : groups_(groups),
+    : plan_(plan),
+      groups_(groups),
       model_(model),
-      slot_(slot),
+      pipeline_(pipeline),
       loader_(loader),
       stream_(stream),
-      batch_(config.batch.micro_batch,
+      batch_(plan.validation.shape.num_micro_batches * config.batch.micro_batch,
              config.batch.sequence_length,
              config.model.pad_id,
              stream.device),
-      samples_(config.batch, share),
+      samples_(config.batch, plan.share),
       micro_batch_(config.batch.micro_batch),
-      windows_a_batch_(static_cast<std::uint64_t>(micro_batch_ * share.data.count)),
+      windows_a_pass_(static_cast<std::uint64_t>(plan.validation.shape.num_micro_batches *
+                                                 micro_batch_ * plan.share.data.count)),
       num_windows_(count_windows(config, loader)),
       host_stats_(model.activations().shared.stats) {}
 
 std::optional<std::int64_t> Evaluator::count_targets(const std::function<bool()>& gives_up) {
   std::int64_t count = 0;
-  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
+  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_pass_) {
     if (gives_up()) {
       return std::nullopt;
     }
@@ -79,7 +81,7 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
   const LossScales scales{.target =
                               1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))};
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_batch_) {
+  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_pass_) {
     synchronize(stream_);  // the batch's memory is filled again
     if (gives_up()) {
       return std::nullopt;
@@ -87,11 +89,17 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
     together(groups_.all_host(), "validation.windows", [&] {
       batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
     });
-    model_.load(slot_, batch_.micro_batch(0, micro_batch_));
-    model_.forward(slot_);
-    model_.loss(slot_, scales);
+    pipeline_.run(plan_.validation, [&](const Action& action, MicroBatch& slot) {
+      model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
+      model_.forward(slot);
+      if (slot.stage.head) {
+        model_.loss(slot, scales);
+      }
+    });
   }
-  groups_.data().run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);
+  for (Communicator* const ranks : {&groups_.data(), &groups_.pipeline()}) {
+    ranks->run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);
+  }
   host_stats_.copy(stream_);
   synchronize(stream_);
   return Result{.loss = host_stats_[Stat::loss], .targets = *num_targets_};

@@ -10,19 +10,22 @@
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
 #include "csrc/model/host_stats.h"
+#include "csrc/model/pipeline.h"
+#include "csrc/plan/training_plan.h"
 #include "csrc/train/batch.h"
 
 namespace memphis {
 
 // The mean cross entropy of the validation set. Uses the training model and its activations,
-// between steps. Ranks along `data` share the windows out; every rank calls, and has the result.
+// between steps. Ranks along `data` share the windows out; every rank calls, and has the result. A pass
+// is the plan's schedule of validation.
 class Evaluator {
  public:
   Evaluator(const Config& config,
-            const Share& share,
+            const TrainingPlan& plan,
             const Groups& groups,
             Grok& model,
-            MicroBatch& slot,
+            Pipeline& pipeline,
             const ValidationLoader& loader,
             Stream stream);
 
@@ -31,7 +34,7 @@ class Evaluator {
     std::int64_t targets = 0;
   };
   // The first call reads the windows once more, to count their targets. `gives_up` is asked before
-  // each batch, on every rank, and gives the same answer on all of them: with true the pass ends
+  // each pass through the model, on every rank, and gives the same answer on all of them: with true the pass ends
   // there, without a result.
   std::optional<Result> run(const std::function<bool()>& gives_up = [] { return false; });
 
@@ -39,15 +42,16 @@ class Evaluator {
   // Empty where it was given up.
   std::optional<std::int64_t> count_targets(const std::function<bool()>& gives_up);
 
+  const TrainingPlan& plan_;
   const Groups& groups_;
   Grok& model_;
-  MicroBatch& slot_;
+  Pipeline& pipeline_;
   const ValidationLoader& loader_;
   Stream stream_;
   StepBatch batch_;
   SampleShare samples_;
   std::int64_t micro_batch_;
-  std::uint64_t windows_a_batch_;  // of all ranks
+  std::uint64_t windows_a_pass_;  // of all ranks
   std::uint64_t num_windows_;
   std::optional<std::int64_t> num_targets_;
   HostStats host_stats_;

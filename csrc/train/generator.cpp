@@ -43,14 +43,16 @@ InferenceModel::InferenceModel(const ModelConfig& model,
                                const Groups& groups,
                                Stream stream)
     : config_(model),
+      plan_(plan),
       dims_(plan.dims),
+      groups_(groups),
       stream_(stream),
-      activations_arena_(
-          "inference activations", plan.activations.activation_bytes(), stream.device),
-      workspace_arena_("inference workspace", plan.activations.workspace_bytes(), stream.device),
+      activations_arena_("inference activations", plan.activation_bytes(), stream.device),
+      workspace_arena_("inference workspace", plan.workspace_bytes(), stream.device),
       activations_(allocate_activations(plan.activations, activations_arena_, workspace_arena_)),
-      batch_(activations_.slots.front(), dims_, stream.device),
+      slots_(make_slots(activations_, dims_, stream.device)),
       model_(model, dims_, groups, parameters, activations_, stream),
+      pipeline_(plan_.messages, plan_.activations, groups, slots_, {}, workspace_arena_, stream),
       targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(dims_.T)),
       valid_T_(static_cast<std::size_t>(dims_.T)) {
@@ -68,18 +70,28 @@ void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
     valid_T_[t] = tokens_T[t] != config_.pad_id ? 1 : 0;
     any_padding = any_padding || valid_T_[t] == 0;
   }
-  model_.load(batch_,
-              {.tokens_T = tokens_T,
-               .targets_T = targets_T_,
-               .positions_T = positions_T_,
-               .valid_T = valid_T_,
-               .any_padding = any_padding});
-  model_.forward(batch_);
+  const HostBatch host = {.tokens_T = tokens_T,
+                          .targets_T = targets_T_,
+                          .positions_T = positions_T_,
+                          .valid_T = valid_T_,
+                          .any_padding = any_padding};
+  pipeline_.run(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
+    model_.load(slot, host);
+    model_.forward(slot);
+  });
   synchronize(stream_);  // the batch's memory is the caller's
 }
 
 std::vector<float> InferenceModel::logits_of(std::int64_t index) {
-  const TensorView row = model_.logits(batch_, index);
+  // The rank with the head has them, and tells the others.
+  const PipelineShape& shape = plan_.schedule.shape;
+  const StagePlace head = shape.place_of(shape.num_stages() - 1);
+  TensorView row = activations_.shared.row_logits_V;
+  if (MicroBatch& slot = pipeline_.slot_of(head.chunk, 0); slot.stage.head) {
+    row = model_.logits(slot, index);
+  }
+  groups_.pipeline().run(
+      Broadcast{.x = row, .root = static_cast<int>(head.rank)}, "head.logits", stream_);
   std::vector<float> logits(static_cast<std::size_t>(dims_.V));
   synchronize(stream_);  // the copies below are to memory that is not pinned (core/device.h)
   if (row.dtype == DType::f64) {

@@ -10,6 +10,7 @@
 #include "csrc/config/config.h"
 #include "csrc/core/arena.h"
 #include "csrc/model/grok.h"
+#include "csrc/model/pipeline.h"
 #include "csrc/plan/training_plan.h"
 
 namespace memphis {
@@ -38,13 +39,16 @@ class InferenceModel {
 
  private:
   const ModelConfig& config_;
+  InferencePlan plan_;
   Dims dims_;
+  const Groups& groups_;
   Stream stream_;
   Arena activations_arena_;
   Arena workspace_arena_;
   Activations activations_;
-  MicroBatch batch_;
+  std::vector<MicroBatch> slots_;
   Grok model_;
+  Pipeline pipeline_;
   std::vector<std::int32_t> targets_T_;
   std::vector<std::int32_t> positions_T_;
   std::vector<std::uint8_t> valid_T_;

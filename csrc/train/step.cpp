@@ -29,7 +29,7 @@ TrainStep::TrainStep(const Config& config,
                      const TrainingPlan& plan,
                      const Groups& groups,
                      Grok& model,
-                     std::span<MicroBatch> slots,
+                     Pipeline& pipeline,
                      Parameters& parameters,
                      Optimizer& optimizer,
                      const TrainingLoader& loader,
@@ -39,7 +39,7 @@ TrainStep::TrainStep(const Config& config,
       plan_(plan),
       groups_(groups),
       model_(model),
-      slots_(slots),
+      pipeline_(pipeline),
       parameters_(parameters),
       reduction_(parameters, groups, stream),
       optimizer_(optimizer),
@@ -84,10 +84,8 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
       .router_z = static_cast<float>(config_.loss.router_z)};
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (const Action& action : plan_.actions) {
-    run(action, scales);
-  }
-  activity.begin_micro_batch(-1);
+  const auto act = [&](const Action& action, MicroBatch& slot) { run(action, slot, scales); };
+  pipeline_.run(plan_.schedule, std::cref(act));
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
   reduction_.finish();
@@ -117,16 +115,8 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   return result;
 }
 
-MicroBatch& TrainStep::slot_of(std::int64_t micro_batch) {
-  return slots_[static_cast<std::size_t>(micro_batch) % slots_.size()];
-}
-
-void TrainStep::run(const Action& action, const LossScales& scales) {
+void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& scales) {
   const std::int64_t index = action.micro_batch;
-  MicroBatch& slot = slot_of(index);
-  if (plan_.num_micro_batches > 1) {
-    groups_.activity().begin_micro_batch(index);
-  }
   switch (action.kind) {
     case ActionKind::forward: {
       const std::int64_t size = config_.batch.micro_batch;
@@ -135,7 +125,7 @@ void TrainStep::run(const Action& action, const LossScales& scales) {
       return;
     }
     case ActionKind::backward:
-      model_.loss_and_backward(
+      model_.backward(
           slot, scales, reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches));
       return;
     case ActionKind::backward_inputs:
@@ -156,9 +146,13 @@ StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {
 void TrainStep::sum_losses_over_ranks() {
   // A tensor rank has the z loss of its tokens, and the other losses of all.
   const SharedActivations<TensorView>& shared = model_.activations().shared;
-  const TensorView z_1 = stat_view(shared, Stat::z);
-  groups_.tensor().run(AllReduce{.y = z_1, .x = z_1}, "step.z_loss", stream_);
-  groups_.data().run(AllReduce{.y = shared.stats, .x = shared.stats}, "step.losses", stream_);
+  const Range rows = stat_rows(Stat::z, model_.dims().L);
+  const TensorView z_LW = shared.stats.rows(rows.begin, rows.count);
+  groups_.tensor().run(AllReduce{.y = z_LW, .x = z_LW}, "step.z_loss", stream_);
+  // A stage has the losses of its layers, the last one the cross entropy.
+  for (Communicator* const ranks : {&groups_.data(), &groups_.pipeline()}) {
+    ranks->run(AllReduce{.y = shared.stats, .x = shared.stats}, "step.losses", stream_);
+  }
 }
 
 double TrainStep::busiest_expert() {
@@ -184,10 +178,14 @@ void TrainStep::read_back(StepResult& result) {
   const Dims& dims = model_.dims();
   host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
-  const MicroBatch& last = slot_of(plan_.num_micro_batches - 1);
-  for (std::int64_t layer = 0; layer < dims.L; ++layer) {
-    const TensorView& view = last.layers[static_cast<std::size_t>(layer)].offsets_E1;
-    device_copy(offsets + layer * num_offsets(dims), view.data, view.bytes(), stream_);
+  std::fill_n(offsets, dims.L * num_offsets(dims), 0);  // of the layers of other ranks too
+  for (std::size_t chunk = 0; chunk < plan_.activations.chunks.size(); ++chunk) {
+    const MicroBatch& last =
+        pipeline_.slot_of(static_cast<std::int64_t>(chunk), plan_.num_micro_batches - 1);
+    for (std::size_t i = 0; i < last.layers.size(); ++i) {
+      const TensorView& view = last.layers[i].offsets_E1;
+      device_copy(offsets + last.layer_at(i) * num_offsets(dims), view.data, view.bytes(), stream_);
+    }
   }
   synchronize(stream_);
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "csrc/comm/activity.h"
@@ -12,6 +11,7 @@
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
 #include "csrc/model/host_stats.h"
+#include "csrc/model/pipeline.h"
 #include "csrc/optim/gradient_reduction.h"
 #include "csrc/optim/optimizer.h"
 #include "csrc/plan/training_plan.h"
@@ -36,7 +36,7 @@ struct StepResult {
   std::optional<Activity::Communication> communication;
 };
 
-// One optimizer step: the plan's actions, clipping, AdamW. After construction nothing is allocated.
+// One optimizer step: the plan's schedule, clipping, AdamW. After construction nothing is allocated.
 // Every rank of `groups` makes the same calls, on samples of its own, and has the same result.
 class TrainStep {
  public:
@@ -44,7 +44,7 @@ class TrainStep {
             const TrainingPlan& plan,
             const Groups& groups,
             Grok& model,
-            std::span<MicroBatch> slots,
+            Pipeline& pipeline,
             Parameters& parameters,
             Optimizer& optimizer,
             const TrainingLoader& loader,
@@ -56,8 +56,7 @@ class TrainStep {
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
  private:
-  void run(const Action& action, const LossScales& scales);
-  MicroBatch& slot_of(std::int64_t micro_batch);
+  void run(const Action& action, MicroBatch& slot, const LossScales& scales);
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
   void read_back(StepResult& result);
@@ -68,7 +67,7 @@ class TrainStep {
   const TrainingPlan& plan_;
   const Groups& groups_;
   Grok& model_;
-  std::span<MicroBatch> slots_;
+  Pipeline& pipeline_;
   Parameters& parameters_;
   GradientReduction reduction_;
   Optimizer& optimizer_;
@@ -76,7 +75,7 @@ class TrainStep {
   Stream stream_;
   StepBatch batch_;
   HostStats host_stats_;
-  PinnedBuffer host_offsets_;  // i32, of each layer
+  PinnedBuffer host_offsets_;  // i32, of each layer of the model; of this rank's, filled
   std::vector<std::int64_t> rows_LE_;
   Event begin_;
   Event filled_;

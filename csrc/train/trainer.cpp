@@ -110,18 +110,24 @@ Trainer::Trainer(const Config& config,
                            static_cast<std::uint64_t>(config_.run.seed));
   parameters_.emplace(plan_.parameters, compute_, device_, Parameters::Gradients::allocate);
   activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
-  workspace_arena_.emplace("workspace", plan_.activations.workspace_bytes(), device_);
+  workspace_arena_.emplace(
+      "workspace", plan_.activations.workspace_bytes() + plan_.messages.bytes(), device_);
   activations_ = allocate_activations(plan_.activations, *activations_arena_, *workspace_arena_);
-  for (const Slot& slot : activations_.slots) {
-    slots_.emplace_back(slot, plan_.dims, device_);
-  }
+  slots_ = make_slots(activations_, plan_.dims, device_);
   model_.emplace(config_.model, plan_.dims, groups_, *parameters_, activations_, stream());
+  pipeline_.emplace(plan_.messages,
+                    plan_.activations,
+                    groups_,
+                    slots_,
+                    model_->dhidden_TD(),
+                    *workspace_arena_,
+                    stream());
   optimizer_.emplace(config_.optimizer, *parameters_, groups_, plan_.share);
   train_step_.emplace(config_,
                       plan_,
                       groups_,
                       *model_,
-                      slots_,
+                      *pipeline_,
                       *parameters_,
                       *optimizer_,
                       *training_loader_,
@@ -129,20 +135,20 @@ Trainer::Trainer(const Config& config,
   if (dataset_.validation_range.size() > 1) {
     validation_loader_.emplace(
         *dataset_.validation, dataset_.validation_range, batch.sequence_length);
-    evaluator_.emplace(
-        config_, plan_.share, groups_, *model_, slots_.front(), *validation_loader_, stream());
+    evaluator_.emplace(config_, plan_, groups_, *model_, *pipeline_, *validation_loader_, stream());
   }
   if (plan_.sampling) {
     sampler_.emplace(config_.model, *plan_.sampling, *parameters_, groups_, stream());
   }
 
-  if (!found) {
+  if (found) {
+    load_checkpoint(
+        found->path, found->writer(), config_.model, *parameters_, *optimizer_, groups_, stream());
+  } else {
     parameters_->initialise(static_cast<std::uint64_t>(config_.run.seed), stream());
     optimizer_->copy_weights_to_master(stream());
-    return;
   }
-  load_checkpoint(
-      found->path, found->writer(), config_.model, *parameters_, *optimizer_, groups_, stream());
+  optimizer_->copy_tied_embedding(stream());
 }
 
 void Trainer::go_on_from(const Chosen& chosen) {

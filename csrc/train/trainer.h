@@ -127,6 +127,7 @@ class Trainer {
   Activations activations_;
   std::vector<MicroBatch> slots_;
   std::optional<Grok> model_;
+  std::optional<Pipeline> pipeline_;
   std::optional<Optimizer> optimizer_;
   std::optional<TrainStep> train_step_;
   std::optional<Evaluator> evaluator_;

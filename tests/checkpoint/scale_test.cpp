@@ -82,7 +82,7 @@ void run_control_plane(std::int64_t num_ranks) {
   const Mesh mesh(config.parallel, num_ranks);
   std::int64_t num_sequences = 0;
   for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
-    const Share share = make_share(config.parallel, mesh, rank);
+    const Share share = make_share(config.model, config.parallel, mesh, rank);
     ASSERT_EQ(share.tensor.index, rank % 8);
     num_sequences += SampleShare(config.batch, share).num_sequences();
   }
@@ -106,7 +106,7 @@ void run_control_plane(std::int64_t num_ranks) {
   }
   // A piece of each bucket, which may lie in two parameters.
   const auto num_buckets = static_cast<std::int64_t>(
-      plan_parameters(config.model, DType::bf16, make_share(config.parallel, mesh, 0))
+      plan_parameters(config.model, DType::bf16, make_share(config.model, config.parallel, mesh, 0))
           .segments.size());
   EXPECT_LT(num_shards, 2 * num_buckets * num_ranks);
   const std::int64_t equal = plan_parameters(config.model, DType::bf16).num_parameters / num_ranks;
@@ -142,7 +142,7 @@ void run_control_plane(std::int64_t num_ranks) {
     std::size_t num_opened = 0;
     for (const std::int64_t rank : {std::int64_t{0}, std::int64_t{12'345}, num_readers - 1}) {
       const ParameterPlan plan = plan_parameters(
-          reader.model, DType::bf16, make_share(reader.parallel, reader_mesh, rank));
+          reader.model, DType::bf16, make_share(reader.model, reader.parallel, reader_mesh, rank));
       std::set<std::int64_t> writers;
       for (const LogicalParameter& part : plan.logical) {
         const Range& piece = plan.segments[static_cast<std::size_t>(part.segment)].piece;

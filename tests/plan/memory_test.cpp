@@ -32,8 +32,9 @@ ParameterPlan plan_of(std::int64_t num_layers,
                       std::int64_t zero,
                       double bucket_mib = 0) {
   const ParallelConfig parallel{.data = data, .zero = zero, .bucket_mib = bucket_mib};
-  return plan_parameters(
-      model_of(num_layers), DType::bf16, make_share(parallel, Mesh(parallel, data), 0));
+  return plan_parameters(model_of(num_layers),
+                         DType::bf16,
+                         make_share(model_of(num_layers), parallel, Mesh(parallel, data), 0));
 }
 
 // Bytes a parameter: 2 for the weight, 4 each for gradient, master and two moments; ZeRO-1 shares

@@ -72,7 +72,10 @@ TEST(Recompute, OfSomeLayersLeavesOutAsMuchOfEach) {
 TEST(Recompute, OfNormsKeepsRowsOfOtherRanks) {
   const Config config = config_of({"parallel.expert=8"}, 8);
   const Dims dims =
-      make_dims(config.model, 1, 8192, make_share(config.parallel, Mesh(config.parallel, 8), 0));
+      make_dims(config.model,
+                1,
+                8192,
+                make_share(config.model, config.parallel, Mesh(config.parallel, 8), 0));
   EXPECT_EQ(activation_bytes(dims, {}) - activation_bytes(dims, {{.norm = true}, 64}),
             std::size_t{64} * 2 * 8192 * 2 * 6144);
 }

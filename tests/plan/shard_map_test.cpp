@@ -68,8 +68,8 @@ TEST(ShardMap, SaysWhatTheRanksPlansSay) {
     std::set<Shard> expected;
     const Mesh mesh(one.parallel, one.num_ranks());
     for (std::int64_t rank = 0; rank < one.num_ranks(); ++rank) {
-      const ParameterPlan plan =
-          plan_parameters(small_model(), DType::bf16, make_share(one.parallel, mesh, rank));
+      const ParameterPlan plan = plan_parameters(
+          small_model(), DType::bf16, make_share(small_model(), one.parallel, mesh, rank));
       for (const LogicalParameter& parameter : plan.logical) {
         for (const Range& run : plan.counted) {
           const Range local = overlap(parameter, run);
@@ -126,8 +126,8 @@ TEST(ShardMap, FindsTheWritersOfWhatAnotherLayoutWants) {
     for (const Case& reader : cases()) {
       const Mesh mesh(reader.parallel, reader.num_ranks());
       for (const std::int64_t rank : {std::int64_t{0}, reader.num_ranks() / 2}) {
-        const ParameterPlan plan =
-            plan_parameters(small_model(), DType::bf16, make_share(reader.parallel, mesh, rank));
+        const ParameterPlan plan = plan_parameters(
+            small_model(), DType::bf16, make_share(small_model(), reader.parallel, mesh, rank));
         for (const LogicalParameter& part : plan.logical) {
           const std::int64_t all = part.spec.num_elements();
           const Range wanted{.begin = all / 3, .count = all / 4 + 1};

@@ -36,18 +36,64 @@ class Collector {
   }
 
   std::vector<OpResult> collect() {
-    const Slot& all = run_.trainer().activations().slots.front();
-    residual("embedding", all.batch.hidden_TD);
-    for (std::size_t i = 0; i < all.layers.size(); ++i) {
-      layer(fmt::format("layer {} ", i), all.layers[i]);
+    const ActivationPlan& plan = run_.trainer().plan().activations;
+    batch_of(
+        [](const StageLayers& stage) { return stage.embedding; },
+        [&](const BatchActivations<TensorView>& batch) { residual("embedding", batch.hidden_TD); });
+    LayerActivations<TensorView> elsewhere;
+    LayerActivations<LayerTensor>::for_each(
+        plan.layer, elsewhere, [&](const LayerTensor& tensor, TensorView& view) {
+          view = shape_of(tensor.spec);
+        });
+    for (std::int64_t i = 0; i < model_.num_layers; ++i) {
+      const Slot* const slot = slot_with([&](const StageLayers& stage) {
+        return i >= stage.layers.begin && i < stage.layers.end();
+      });
+      is_here_ = slot != nullptr;
+      layer(fmt::format("layer {} ", i),
+            is_here_ ? slot->layers[static_cast<std::size_t>(i - slot->stage.layers.begin)]
+                     : elsewhere);
     }
-    residual("final_in", all.batch.final_in_TD);
-    residual("final_in_rrms", all.batch.final_rrms_T);
-    whole("loss", all.batch.loss_T, 1, {{0, 0, 1}});
+    batch_of([](const StageLayers& stage) { return stage.head; },
+             [&](const BatchActivations<TensorView>& batch) {
+               residual("final_in", batch.final_in_TD);
+               residual("final_in_rrms", batch.final_rrms_T);
+               whole("loss", batch.loss_T, 1, {{0, 0, 1}});
+             });
     return std::move(results_);
   }
 
  private:
+  static TensorView shape_of(const TensorSpec& spec) {
+    return spec.present() ? TensorView(nullptr, spec, Device::cpu) : TensorView{};
+  }
+
+  // The last micro-batch in the stage that `is_it` is true for; null where another rank has it.
+  template <class IsIt>
+  const Slot* slot_with(const IsIt& is_it) const {
+    const TrainingPlan& plan = run_.trainer().plan();
+    const std::vector<ChunkActivations>& chunks = plan.activations.chunks;
+    for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+      if (is_it(chunks[chunk].stage)) {
+        return &run_.trainer().activations().slots[plan.activations.slot_of(
+            static_cast<std::int64_t>(chunk), plan.num_micro_batches - 1)];
+      }
+    }
+    return nullptr;
+  }
+
+  template <class IsIt, class Visit>
+  void batch_of(const IsIt& is_it, const Visit& visit) {
+    const Slot* const slot = slot_with(is_it);
+    is_here_ = slot != nullptr;
+    BatchActivations<TensorView> elsewhere;
+    BatchActivations<TensorSpec>::for_each(
+        run_.trainer().plan().activations.batch,
+        elsewhere,
+        [&](const TensorSpec& spec, TensorView& view) { view = shape_of(spec); });
+    visit(is_here_ ? slot->batch : elsewhere);
+  }
+
   // Columns [begin, begin + count) of a rank's row, and where they lie in the whole row.
   struct Columns {
     std::int64_t begin;
@@ -133,7 +179,7 @@ class Collector {
     std::vector<double> own = nothing(num_tokens_, num_columns);
     const std::int64_t rows = dims_.B * positions.count;
     const std::int64_t width = view.num_elements() / rows;
-    for (std::int64_t t = 0; t < rows; ++t) {
+    for (std::int64_t t = 0; is_here_ && t < rows; ++t) {
       for (const Columns& run : columns) {
         for (std::int64_t i = 0; i < run.count; ++i) {
           own[static_cast<std::size_t>(token_of(t, positions) * num_columns + run.whole_begin +
@@ -167,7 +213,7 @@ class Collector {
   void per_sequence(const std::string& name, const TensorView& view) {
     const std::int64_t width = view.num_elements() / dims_.B;
     std::vector<double> own = nothing(num_tokens_, width);
-    for (std::int64_t i = 0; i < view.num_elements(); ++i) {
+    for (std::int64_t i = 0; is_here_ && i < view.num_elements(); ++i) {
       own[static_cast<std::size_t>(global_token(i / width, 0) * width + i % width)] =
           element(view, i);
     }
@@ -181,9 +227,12 @@ class Collector {
     const std::int64_t length = num_offsets + dims_.R;
     std::vector<std::int64_t> own;
     for (std::int64_t i = 0; i < num_offsets; ++i) {
-      own.push_back(layer.offsets_E1.as<std::int32_t>()[i]);
+      own.push_back(is_here_ ? layer.offsets_E1.as<std::int32_t>()[i] : 0);
     }
-    for (std::int64_t i = 0; i < dims_.R; ++i) {
+    for (std::int64_t i = 0; !is_here_ && i < dims_.R; ++i) {
+      own.push_back(0);
+    }
+    for (std::int64_t i = 0; is_here_ && i < dims_.R; ++i) {
       const std::int64_t choice = layer.source_R.as<std::int32_t>()[i] / dims_.copies;
       own.push_back(token_of(choice / dims_.K, dims_.piece_S) * dims_.K + choice % dims_.K);
     }
@@ -200,7 +249,7 @@ class Collector {
     const RankGroup senders = run_.mesh().group(Axis::expert_ranks, run_.world().rank());
     const std::int64_t place = run_.mesh().index(Axis::expert_ranks, run_.world().rank());
     std::int64_t row = 0;
-    for (std::int64_t e = 0; e < dims_.local_E; ++e) {
+    for (std::int64_t e = 0; is_here_ && e < dims_.local_E; ++e) {
       for (const int sender : senders.ranks()) {
         const std::int64_t* of_sender = sent.data() + sender * length;
         const std::int64_t index = place * dims_.local_E + e;
@@ -222,6 +271,7 @@ class Collector {
   }
 
   RankRun& run_;
+  bool is_here_ = true;  // this rank has what is told of; else only its shape is known
   const Dims& dims_;
   const Share& share_;
   const ModelConfig& model_;

@@ -87,9 +87,9 @@ TinyModel::TinyModel(World& world,
           dims_of(config,
                   num_sequences,
                   sequence_length,
-                  make_share(parallel, Mesh(parallel, world.size()), world.rank()),
+                  make_share(config, parallel, Mesh(parallel, world.size()), world.rank()),
                   head_chunk),
-          make_share(parallel, Mesh(parallel, world.size()), world.rank()),
+          make_share(config, parallel, Mesh(parallel, world.size()), world.rank()),
           Groups(
               world, Mesh(parallel, world.size()), config, Device::cpu, create_group_of_all(world)),
           compute,
@@ -206,7 +206,7 @@ double TinyModel::total_loss_and_gradient() {
   device_zero(stats.data, stats.bytes(), stream());
   parameters_.clear_gradients(stream());
   model_.forward(batch_);
-  model_.loss_and_backward(batch_, scales);
+  model_.backward(batch_, scales);
   return read_total();
 }
 

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/model/pipeline.h"
+
+#include <algorithm>
+
+#include "csrc/core/error.h"
+
+namespace memphis {
+namespace {
+
+std::vector<TensorView> allocate(std::int64_t count, const TensorSpec& spec, Arena& arena) {
+  std::vector<TensorView> places;
+  for (std::int64_t i = 0; i < count; ++i) {
+    places.push_back(arena.allocate(spec));
+  }
+  return places;
+}
+
+template <class Places>
+auto& place_of(Places& places, std::int64_t number) {
+  return places[static_cast<std::size_t>(number) % places.size()];
+}
+
+const char* name_of_message(MessageKind kind) {
+  return kind == MessageKind::activation ? "pipeline.activation" : "pipeline.gradient";
+}
+
+}  // namespace
+
+Pipeline::Pipeline(const MessageBuffers& plan,
+                   const ActivationPlan& activations,
+                   const Groups& groups,
+                   std::span<MicroBatch> slots,
+                   const TensorView& dhidden_TD,
+                   Arena& workspace,
+                   Stream stream)
+    : rank_(plan.rank),
+      activations_(activations),
+      groups_(groups),
+      slots_(slots),
+      dhidden_TD_(dhidden_TD),
+      stream_(stream) {
+  for (std::size_t i = 0; i < plan.queues.size(); ++i) {
+    const MessageQueue& queue = plan.queues[i].queue;
+    queues_.push_back(queue);
+    End& end = ends_.emplace_back();
+    if (plan.queues[i].num_places == 0) {
+      continue;
+    }
+    end.group = groups_.queue(i);
+    end.sends = queue.from_rank == rank_;
+    end.root = queue.from_rank < queue.to_rank ? 0 : 1;
+    end.kind = queue.kind;
+    end.places = allocate(plan.queues[i].num_places, plan.message_TD, workspace);
+    end.under_way.resize(end.places.size());
+  }
+  for (const ChunkSlots& slots_of_chunk : plan.handed) {
+    handed_.push_back(
+        {.activations = allocate(slots_of_chunk.activations, plan.message_TD, workspace),
+         .gradients = allocate(slots_of_chunk.gradients, plan.message_TD, workspace)});
+  }
+}
+
+MicroBatch& Pipeline::slot_of(std::int64_t chunk, std::int64_t micro_batch) {
+  return slots_[activations_.slot_of(chunk, micro_batch)];
+}
+
+void Pipeline::match_queues(const PipelineSchedule& schedule) {
+  end_of_.clear();
+  for (const MessageQueue& queue : schedule.queues) {
+    const auto found = std::find_if(queues_.begin(), queues_.end(), [&](const MessageQueue& each) {
+      return each.connects_as(queue);
+    });
+    require(found != queues_.end(), "a pipeline runs schedules that its plan was made for");
+    end_of_.push_back(static_cast<std::size_t>(found - queues_.begin()));
+  }
+}
+
+void Pipeline::run(const PipelineSchedule& schedule, const Act& act) {
+  match_queues(schedule);
+  for (std::size_t i = 0; i < schedule.queues.size(); ++i) {
+    End& end = ends_[end_of_[i]];
+    if (end.group == nullptr || end.sends) {
+      continue;
+    }
+    const auto places = static_cast<std::int64_t>(end.places.size());
+    for (std::int64_t k = 0; k < std::min(places, schedule.queues[i].num_messages); ++k) {
+      start_receive(end, k);
+    }
+  }
+  const PipelineShape& shape = schedule.shape;
+  const bool says_which = shape.num_micro_batches * shape.num_stages() > 1;
+  for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(rank_)]) {
+    const Action& action = step.action;
+    if (says_which) {
+      groups_.activity().begin_micro_batch(action.micro_batch,
+                                           shape.num_stages() > 1 ? action.stage : -1);
+    }
+    switch (step.kind) {
+      case StepKind::receive:
+        receive(schedule, step);
+        break;
+      case StepKind::compute:
+        take_over(shape, action);
+        act(action, slot_of(action.chunk, action.micro_batch));
+        hand_over(shape, action);
+        break;
+      case StepKind::send:
+        send(step);
+        break;
+    }
+  }
+  groups_.activity().begin_micro_batch(-1);
+}
+
+void Pipeline::start_receive(End& end, std::int64_t sequence) {
+  place_of(end.under_way, sequence) =
+      end.group->start(Broadcast{.x = place_of(end.places, sequence), .root = end.root},
+                       name_of_message(end.kind),
+                       stream_);
+}
+
+void Pipeline::receive(const PipelineSchedule& schedule, const ScheduleStep& step) {
+  const auto queue = static_cast<std::size_t>(step.queue);
+  End& end = ends_[end_of_[queue]];
+  groups_.activity().enter(end.kind == MessageKind::activation ? "receive of an activation"
+                                                               : "receive of a gradient");
+  place_of(end.under_way, step.sequence)->wait(stream_);
+  place_of(end.under_way, step.sequence).reset();
+  copy(input_of(step.action), place_of(end.places, step.sequence));
+  const std::int64_t next = step.sequence + static_cast<std::int64_t>(end.places.size());
+  if (next < schedule.queues[queue].num_messages) {
+    start_receive(end, next);
+  }
+}
+
+void Pipeline::send(const ScheduleStep& step) {
+  End& end = ends_[end_of_[static_cast<std::size_t>(step.queue)]];
+  groups_.activity().enter(end.kind == MessageKind::activation ? "send of an activation"
+                                                               : "send of a gradient");
+  std::unique_ptr<Communicator::Work>& before = place_of(end.under_way, step.sequence);
+  if (before) {
+    before->wait(stream_);
+    before.reset();
+  }
+  const TensorView& place = place_of(end.places, step.sequence);
+  copy(place, output_of(step.action));
+  before =
+      end.group->start(Broadcast{.x = place, .root = end.root}, name_of_message(end.kind), stream_);
+}
+
+void Pipeline::take_over(const PipelineShape& shape, const Action& action) {
+  Handed& handed = handed_[static_cast<std::size_t>(action.chunk)];
+  const auto is_here = [&](std::int64_t stage) {
+    return stage >= 0 && stage < shape.num_stages() && shape.place_of(stage).rank == rank_;
+  };
+  if (action.kind == ActionKind::forward && is_here(action.stage - 1)) {
+    copy(input_of(action), place_of(handed.activations, action.micro_batch));
+  } else if (makes_input_gradient(action.kind) && is_here(action.stage + 1)) {
+    copy(input_of(action), place_of(handed.gradients, action.micro_batch));
+  }
+}
+
+void Pipeline::hand_over(const PipelineShape& shape, const Action& action) {
+  const auto taker = [&](std::int64_t stage) -> Handed* {
+    if (stage < 0 || stage >= shape.num_stages() || shape.place_of(stage).rank != rank_) {
+      return nullptr;
+    }
+    return &handed_[static_cast<std::size_t>(shape.place_of(stage).chunk)];
+  };
+  if (action.kind == ActionKind::forward) {
+    if (Handed* const next = taker(action.stage + 1)) {
+      copy(place_of(next->activations, action.micro_batch), output_of(action));
+    }
+  } else if (makes_input_gradient(action.kind)) {
+    if (Handed* const previous = taker(action.stage - 1)) {
+      copy(place_of(previous->gradients, action.micro_batch), output_of(action));
+    }
+  }
+}
+
+const TensorView& Pipeline::input_of(const Action& action) {
+  return action.kind == ActionKind::forward
+             ? slot_of(action.chunk, action.micro_batch).tensors.hidden_TD
+             : dhidden_TD_;
+}
+
+const TensorView& Pipeline::output_of(const Action& action) {
+  return action.kind == ActionKind::forward ? slot_of(action.chunk, action.micro_batch).output_TD()
+                                            : dhidden_TD_;
+}
+
+void Pipeline::copy(const TensorView& to, const TensorView& from) {
+  device_copy(to.data, from.data, from.bytes(), stream_);
+}
+
+}  // namespace memphis
