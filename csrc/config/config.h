@@ -66,8 +66,17 @@ struct RunConfig {
   bool operator==(const RunConfig&) const = default;
 };
 
+// The order of a pipeline's passes: csrc/plan/schedule.h says what each is. 1f1b | interleaved | zb-h1
+// | zbv
+enum class ScheduleKind : std::uint8_t { one_f_one_b, interleaved, zb_h1, zbv };
+inline constexpr std::string_view kScheduleKinds[] = {"1f1b", "interleaved", "zb-h1", "zbv"};
+
 struct ParallelConfig {
   std::int64_t pipeline = 1;
+  ScheduleKind schedule = ScheduleKind::one_f_one_b;
+  std::int64_t chunks = 0;  // stages of a rank; derived: 2 of interleaved and zbv, else 1
+  std::vector<std::int64_t> stages =
+      {};                 // layers of each, in the order of the model; empty: evenly
   std::int64_t data = 0;  // derived: what the other degrees leave of the ranks
   std::int64_t context = 1;
   std::int64_t expert = 1;

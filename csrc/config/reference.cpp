@@ -96,7 +96,24 @@ constexpr std::array kTexts = {
             "After how long in a collective to which a living rank does not come the job ends; 0: "
             "never."},
 
-    KeyText{"parallel.pipeline", "ranks", "", "Stages of layers. Only 1 yet."},
+    KeyText{"parallel.pipeline",
+            "ranks",
+            "",
+            "Ranks that share out the layers: micro-batches pass through them."},
+    KeyText{"parallel.schedule",
+            "",
+            "",
+            "The order of a pipeline's passes: 1f1b; interleaved, with several chunks a rank and a "
+            "shorter bubble; zb-h1 and zbv, which form gradients of weights apart, to fill it."},
+    KeyText{"parallel.chunks",
+            "stages a rank",
+            "2 of interleaved and zbv, else 1",
+            "Runs of layers that a rank of the pipeline has."},
+    KeyText{"parallel.stages",
+            "layers",
+            "",
+            "Of each stage, in the order of the model, pipeline times chunks of them; 0 is a stage "
+            "without layers; []: evenly."},
     KeyText{"parallel.data",
             "ranks",
             "what the other degrees leave",
@@ -256,6 +273,9 @@ struct TypeOf {
   std::string operator()(const Switch& /*target*/) const { return "true or false"; }
   std::string operator()(const Text& /*target*/) const { return "text"; }
   std::string operator()(const TextList& /*target*/) const { return "list of texts"; }
+  std::string operator()(const IntegerList& target) const {
+    return "list of integers, " + std::to_string(target.low) + " to " + std::to_string(target.high);
+  }
   std::string operator()(const WordSet& target) const {
     return join_words(target.alone, "or") + ", or some of " + join_words(target.words, "and");
   }

@@ -74,6 +74,9 @@ constexpr std::array kRules = {
     ResumeRule{"run.hang_seconds", kFree, "the patience of ranks with each other"},
 
     ResumeRule{"parallel.pipeline", kSaid, kRounding},
+    ResumeRule{"parallel.schedule", kSaid, kRounding},
+    ResumeRule{"parallel.chunks", kSaid, kRounding},
+    ResumeRule{"parallel.stages", kSaid, kRounding},
     ResumeRule{"parallel.data", kSaid, kRounding},
     ResumeRule{"parallel.context", kSaid, kRounding},
     ResumeRule{"parallel.expert", kSaid, kRounding},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/schema.h"
 
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -107,16 +108,7 @@ class Assigner {
   Assigner(const YamlNode& node, std::string path) : node_(node), path_(std::move(path)) {}
 
   void operator()(const Integer& target) const {
-    const std::int64_t value = parse_integer(node_, path_);
-    if (value < target.low || value > target.high) {
-      const bool is_low = value < target.low;
-      refuse(node_,
-             path_,
-             "it is between " + std::to_string(target.low) + " and " + std::to_string(target.high),
-             is_low ? "use at least " + std::to_string(target.low)
-                    : "use at most " + std::to_string(target.high));
-    }
-    *target.value = value;
+    *target.value = integer_of(node_, path_, target.low, target.high);
   }
 
   void operator()(const Number& target) const {
@@ -139,10 +131,17 @@ class Assigner {
 
   void operator()(const Text& target) const { *target.value = parse_string(node_, path_); }
 
-  void operator()(const TextList& target) const {
-    if (node_.kind != YamlNode::Kind::sequence) {
-      refuse(node_, path_, "its value is a list", "write [a, b]");
+  void operator()(const IntegerList& target) const {
+    require_list("write [3, 4]");
+    target.value->clear();
+    for (std::size_t i = 0; i < node_.items.size(); ++i) {
+      target.value->push_back(integer_of(
+          node_.items[i], path_ + "[" + std::to_string(i) + "]", target.low, target.high));
     }
+  }
+
+  void operator()(const TextList& target) const {
+    require_list("write [a, b]");
     if (node_.items.empty() && !target.empty_means.empty()) {
       throw ConfigError(node_.place + ": " + path_ + " is [] (of an empty variable, perhaps; " +
                         "it would mean " + std::string(target.empty_means) +
@@ -179,6 +178,27 @@ class Assigner {
   }
 
  private:
+  void require_list(const char* fix) const {
+    if (node_.kind != YamlNode::Kind::sequence) {
+      refuse(node_, path_, "its value is a list", fix);
+    }
+  }
+
+  static std::int64_t integer_of(const YamlNode& node,
+                                 const std::string& path,
+                                 std::int64_t low,
+                                 std::int64_t high) {
+    const std::int64_t value = parse_integer(node, path);
+    if (value < low || value > high) {
+      refuse(node,
+             path,
+             "it is between " + std::to_string(low) + " and " + std::to_string(high),
+             value < low ? "use at least " + std::to_string(low)
+                         : "use at most " + std::to_string(high));
+    }
+    return value;
+  }
+
   // The one of `known` that `node` is.
   std::string_view word_of(const YamlNode& node, const std::vector<std::string_view>& known) const {
     const std::string word = parse_string(node, path_);
@@ -216,6 +236,13 @@ struct Printer {
     std::string text;
     for (const std::string& item : *target.value) {
       text += (text.empty() ? "" : ", ") + quote(escape_path(item));
+    }
+    return "[" + text + "]";
+  }
+  std::string operator()(const IntegerList& target) const {
+    std::string text;
+    for (const std::int64_t item : *target.value) {
+      text += (text.empty() ? "" : ", ") + std::to_string(item);
     }
     return "[" + text + "]";
   }
@@ -276,6 +303,11 @@ std::vector<Field> fields_of(Config& c) {
       {"run", "hang_seconds", at_least(0, c.run.hang_seconds)},
 
       {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
+      {"parallel",
+       "schedule",
+       one_of(c.parallel.schedule, {std::begin(kScheduleKinds), std::end(kScheduleKinds)})},
+      {"parallel", "chunks", count(c.parallel.chunks, 1, kMaxCount)},
+      {"parallel", "stages", IntegerList{&c.parallel.stages, 0, kMaxCount}},
       {"parallel", "data", count(c.parallel.data, 0, kMaxRanks)},
       {"parallel", "context", count(c.parallel.context, 1, kMaxCount)},
       {"parallel", "expert", count(c.parallel.expert, 1, kMaxCount)},

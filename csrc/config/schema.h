@@ -51,6 +51,13 @@ struct TextList {
   std::string_view empty_means = {};
 };
 
+// Each within [low, high].
+struct IntegerList {
+  std::vector<std::int64_t>* value;
+  std::int64_t low;
+  std::int64_t high;
+};
+
 // One of a few words, which stand for an enum or for themselves.
 struct Choice {
   std::vector<std::string_view> words;
@@ -69,7 +76,7 @@ struct WordSet {
 struct Field {
   std::string_view section;
   std::string_view key;
-  std::variant<Integer, Number, Switch, Text, TextList, Choice, WordSet> target;
+  std::variant<Integer, Number, Switch, Text, TextList, IntegerList, Choice, WordSet> target;
 
   std::string path() const { return std::string(section) + "." + std::string(key); }
   bool names_paths() const;

@@ -5,10 +5,11 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <initializer_list>
+#include <numeric>
 #include <string>
 #include <string_view>
-#include <tuple>
 
 #include "csrc/config/schema.h"
 #include "csrc/core/error.h"
@@ -228,6 +229,7 @@ std::string more_ranks(std::int64_t wanted) {
 // What a degree of the mesh has to divide: advice that heeds one number alone is refused next.
 class Degrees {
  public:
+  // `num_ranks` have a stage of a pipeline.
   Degrees(const Config& config, std::int64_t num_ranks) : config_(config), num_ranks_(num_ranks) {}
 
   bool tensor_fits(std::int64_t degree) const {
@@ -264,7 +266,7 @@ class Degrees {
                      std::int64_t largest,
                      bool (Degrees::*fits)(std::int64_t) const) const {
     if (num_ranks_ == 1) {
-      return more_ranks(wanted);
+      return more_ranks(wanted * config_.parallel.pipeline);
     }
     const std::int64_t last = std::min(largest, num_ranks_);
     std::int64_t below = std::min(wanted - 1, last);
@@ -282,9 +284,11 @@ class Degrees {
   std::int64_t num_ranks_;
 };
 
-std::string ranks_of_job(std::int64_t num_ranks) {
-  return num_ranks == 1 ? "the 1 rank of this job"
-                        : "the " + text_of(num_ranks) + " ranks of this job";
+// Those that a layer is folded over.
+std::string ranks_of_stage(std::int64_t num_ranks, std::int64_t pipeline) {
+  const std::int64_t count = num_ranks / pipeline;
+  return "the " + text_of(count) + (count == 1 ? " rank of " : " ranks of ") +
+         (pipeline == 1 ? "this job" : "a pipeline stage");
 }
 
 // The degrees fold the ranks: pipeline x data x context x tensor, and the same without pipeline as
@@ -293,39 +297,106 @@ void resolve_mesh(ParallelConfig& parallel,
                   std::int64_t num_ranks,
                   const Degrees& degrees,
                   const Checker& checker) {
-  for (const auto& [path, value, reason] :
-       {std::tuple{"parallel.pipeline", parallel.pipeline, "every rank runs all layers"},
-        std::tuple{"parallel.context", parallel.context, "every rank has whole sequences"}}) {
-    checker.expect(
-        value == 1, {path}, shown(path, value) + " is not supported (" + reason + "); use 1");
-  }
-  checker.expect(num_ranks % parallel.tensor == 0,
+  checker.expect(parallel.context == 1,
+                 {"parallel.context"},
+                 shown("parallel.context", parallel.context) +
+                     " is not supported (every rank has whole sequences); use 1");
+  const std::string ranks = ranks_of_stage(num_ranks, parallel.pipeline);
+  const std::int64_t of_stage = num_ranks / parallel.pipeline;
+  checker.expect(of_stage % parallel.tensor == 0,
                  {"parallel.tensor"},
-                 shown("parallel.tensor", parallel.tensor) + " does not divide " +
-                     ranks_of_job(num_ranks) + " (a layer is cut over so many neighbouring ranks)" +
-                     degrees.tensor_advice());
-  const std::int64_t data = num_ranks / parallel.tensor;
+                 shown("parallel.tensor", parallel.tensor) + " does not divide " + ranks +
+                     " (a layer is cut over so many neighbouring ranks)" + degrees.tensor_advice());
+  const std::int64_t data = of_stage / parallel.tensor;
   checker.expect(parallel.data == 0 || parallel.data == data,
                  {"parallel.data", "parallel.tensor"},
                  shown("parallel.data", parallel.data) + " times " +
-                     shown("parallel.tensor", parallel.tensor) + " is not " +
-                     ranks_of_job(num_ranks) + " (every rank has a place); start the job with " +
-                     text_of(parallel.data * parallel.tensor) + " ranks, or use " + text_of(data));
+                     shown("parallel.tensor", parallel.tensor) + " is not " + ranks +
+                     " (every rank has a place); start the job with " +
+                     text_of(parallel.pipeline * parallel.data * parallel.tensor) +
+                     " ranks, or use " + text_of(data));
   parallel.data = data;
-  checker.expect(num_ranks % parallel.expert == 0,
+  checker.expect(of_stage % parallel.expert == 0,
                  {"parallel.expert"},
-                 shown("parallel.expert", parallel.expert) + " does not divide " +
-                     ranks_of_job(num_ranks) + " (the experts of a layer lie on so many ranks)" +
-                     degrees.expert_advice());
-  const std::int64_t left = num_ranks / parallel.expert;
-  checker.expect(left % parallel.expert_tensor == 0,
-                 {"parallel.expert_tensor", "parallel.expert"},
-                 shown("parallel.expert_tensor", parallel.expert_tensor) + " times " +
-                     shown("parallel.expert", parallel.expert) + " does not divide " +
-                     ranks_of_job(num_ranks) +
-                     " (an expert's width is cut over so many neighbouring ranks)" +
-                     (num_ranks == 1 ? more_ranks(parallel.expert_tensor * parallel.expert)
-                                     : degrees.expert_tensor_advice()));
+                 shown("parallel.expert", parallel.expert) + " does not divide " + ranks +
+                     " (the experts of a layer lie on so many ranks)" + degrees.expert_advice());
+  const std::int64_t left = of_stage / parallel.expert;
+  checker.expect(
+      left % parallel.expert_tensor == 0,
+      {"parallel.expert_tensor", "parallel.expert"},
+      shown("parallel.expert_tensor", parallel.expert_tensor) + " times " +
+          shown("parallel.expert", parallel.expert) + " does not divide " + ranks +
+          " (an expert's width is cut over so many neighbouring ranks)" +
+          (of_stage == 1 ? more_ranks(parallel.pipeline * parallel.expert_tensor * parallel.expert)
+                         : degrees.expert_tensor_advice()));
+}
+
+// Stages of layers. What a schedule asks of its shape, csrc/plan/schedule.h says.
+void resolve_pipeline(ParallelConfig& parallel,
+                      const ModelConfig& model,
+                      std::int64_t num_ranks,
+                      const Checker& checker) {
+  checker.expect(
+      num_ranks % parallel.pipeline == 0,
+      {"parallel.pipeline"},
+      shown("parallel.pipeline", parallel.pipeline) + " does not divide the " + text_of(num_ranks) +
+          (num_ranks == 1 ? " rank" : " ranks") + " of this job (each stage has equally many)" +
+          (num_ranks == 1 ? more_ranks(parallel.pipeline)
+                          : "; start the job with " +
+                                text_of((num_ranks / parallel.pipeline + 1) * parallel.pipeline) +
+                                " ranks, or use 1"));
+  const bool has_one =
+      parallel.schedule == ScheduleKind::one_f_one_b || parallel.schedule == ScheduleKind::zb_h1;
+  const std::string_view schedule = kScheduleKinds[static_cast<std::size_t>(parallel.schedule)];
+  if (parallel.chunks == 0) {
+    parallel.chunks = has_one ? 1 : 2;
+  }
+  checker.expect(!has_one || parallel.chunks == 1,
+                 {"parallel.chunks", "parallel.schedule"},
+                 shown("parallel.chunks", parallel.chunks) + " does not go with schedule " +
+                     std::string(schedule) +
+                     " (a rank of it has one run of layers); use 1, or parallel.schedule "
+                     "interleaved");
+  checker.expect(parallel.schedule != ScheduleKind::zbv || parallel.chunks == 2,
+                 {"parallel.chunks", "parallel.schedule"},
+                 shown("parallel.chunks", parallel.chunks) +
+                     " does not go with schedule zbv (stages go down the ranks once and up again "
+                     "once); use 2, or parallel.schedule interleaved");
+  const std::int64_t num_stages = parallel.pipeline * parallel.chunks;
+  const std::string stages = shown("parallel.pipeline", parallel.pipeline) + " times " +
+                             shown("parallel.chunks", parallel.chunks) + " ";
+  if (parallel.stages.empty()) {
+    checker.expect(num_stages <= model.num_layers,
+                   {"parallel.pipeline", "parallel.chunks", "model.num_layers"},
+                   stages + "are more stages than " + shown("model.num_layers", model.num_layers) +
+                       " (one without layers has to be asked for); use fewer, or say in "
+                       "parallel.stages how many layers each has");
+  } else {
+    const auto given = static_cast<std::int64_t>(parallel.stages.size());
+    checker.expect(given == num_stages,
+                   {"parallel.stages", "parallel.pipeline", "parallel.chunks"},
+                   "parallel.stages has " + text_of(given) + " numbers (" + stages + "are " +
+                       text_of(num_stages) + " stages); give one for each");
+    const std::int64_t sum =
+        std::accumulate(parallel.stages.begin(), parallel.stages.end(), std::int64_t{0});
+    const std::int64_t apart = std::abs(sum - model.num_layers);
+    checker.expect(apart == 0,
+                   {"parallel.stages", "model.num_layers"},
+                   "parallel.stages has " + text_of(sum) + " layers (" +
+                       shown("model.num_layers", model.num_layers) +
+                       ", and each is in one stage); " +
+                       (sum < model.num_layers
+                            ? "add " + text_of(apart) + ": " +
+                                  (apart == 1 ? "layer " + text_of(sum) + " is missing"
+                                              : "layers " + text_of(sum) + " to " +
+                                                    text_of(model.num_layers - 1) + " are missing")
+                            : "take " + text_of(apart) + " away"));
+  }
+  checker.expect(parallel.zero < 2 || num_stages == 1,
+                 {"parallel.zero", "parallel.pipeline", "parallel.chunks"},
+                 "parallel.zero 2 does not go with " + text_of(num_stages) +
+                     " stages (gradients would be reduced once a micro-batch, so many times the "
+                     "traffic); use 1");
 }
 
 // `degree` cuts `number` into equal pieces.
@@ -345,7 +416,8 @@ void check_cut(std::string_view degree_path,
 void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& checker) {
   ParallelConfig& parallel = config.parallel;
   const ModelConfig& model = config.model;
-  const Degrees degrees(config, num_ranks);
+  resolve_pipeline(parallel, model, num_ranks, checker);
+  const Degrees degrees(config, num_ranks / parallel.pipeline);
   resolve_mesh(parallel, num_ranks, degrees, checker);
   const std::int64_t tensor = parallel.tensor;
   check_cut("parallel.expert",

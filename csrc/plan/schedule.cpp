@@ -2,7 +2,6 @@
 #include "csrc/plan/schedule.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <utility>
 
@@ -12,16 +11,6 @@
 
 namespace memphis {
 namespace {
-
-struct KindName {
-  ScheduleKind kind;
-  std::string_view name;
-};
-
-constexpr std::array<KindName, 4> kKindNames = {{{ScheduleKind::one_f_one_b, "1f1b"},
-                                                 {ScheduleKind::interleaved, "interleaved"},
-                                                 {ScheduleKind::zb_h1, "zb-h1"},
-                                                 {ScheduleKind::zbv, "zbv"}}};
 
 // Numbers of stages and micro-batches are 32 bits wide in an action.
 constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
@@ -236,24 +225,7 @@ void add_zbv(const PipelineShape& shape, std::int64_t rank, ActionList& list) {
 }  // namespace
 
 std::string_view name_of(ScheduleKind kind) {
-  for (const KindName& known : kKindNames) {
-    if (known.kind == kind) {
-      return known.name;
-    }
-  }
-  return "?";
-}
-
-ScheduleKind schedule_kind_of(std::string_view name) {
-  std::string names;
-  for (const KindName& known : kKindNames) {
-    if (known.name == name) {
-      return known.kind;
-    }
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", known.name);
-  }
-  throw ConfigError(
-      fmt::format("there is no pipeline schedule \"{}\"; use one of {}", name, names));
+  return kScheduleKinds[static_cast<std::size_t>(kind)];
 }
 
 StagePlacement placement_of(ScheduleKind kind) {
@@ -282,7 +254,10 @@ StagePlace PipelineShape::place_of(std::int64_t stage) const {
 }
 
 PipelineShape pipeline_shape(const ParallelConfig& parallel, std::int64_t num_micro_batches) {
-  return {.num_ranks = parallel.pipeline, .num_micro_batches = num_micro_batches};
+  return {.kind = parallel.schedule,
+          .num_ranks = parallel.pipeline,
+          .num_chunks = std::max<std::int64_t>(parallel.chunks, 1),
+          .num_micro_batches = num_micro_batches};
 }
 
 void require_runs(const PipelineShape& shape) {

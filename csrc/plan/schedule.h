@@ -15,7 +15,7 @@
 // schedule_check.h proves that the lists can be run, schedule_simulation.h prices them.
 namespace memphis {
 
-// Each is named by the user as name_of() says. F is a forward pass, B a backward pass; where B is
+// The kinds of schedule (ScheduleKind of csrc/config/config.h). F is a forward pass, B a backward pass; where B is
 // cut in two, I is the gradient of the inputs, which the stage before waits for, and W the gradient
 // of the weights, which nobody waits for.
 //
@@ -30,11 +30,7 @@ namespace memphis {
 //   zbv          two chunks a rank in a V, I and W apart: no bubble where F, I and W take the same
 //                time and there are micro-batches enough, in the memory of zb-h1. Qi et al.,
 //                arXiv:2405.15362.
-enum class ScheduleKind : std::uint8_t { one_f_one_b, interleaved, zb_h1, zbv };
-
-std::string_view name_of(ScheduleKind kind);
-// ConfigError, which lists the names, if `name` is none of them.
-ScheduleKind schedule_kind_of(std::string_view name);
+std::string_view name_of(ScheduleKind kind);  // as the user writes it
 
 // On which rank a stage lies. Stages are numbered in the order of the model.
 //   loop  stage s on rank s % num_ranks: chunk c of rank r is stage c num_ranks + r

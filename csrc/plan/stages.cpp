@@ -309,7 +309,9 @@ StageLayout stages_of_counts(std::int64_t num_layers, const std::vector<std::int
 }
 
 StageLayout stage_layout(const ModelConfig& model, const ParallelConfig& parallel) {
-  return even_stages(model.num_layers, pipeline_shape(parallel, 1).num_stages());
+  return parallel.stages.empty()
+             ? even_stages(model.num_layers, pipeline_shape(parallel, 1).num_stages())
+             : stages_of_counts(model.num_layers, parallel.stages);
 }
 
 void require_complete(const StageLayout& layout, std::int64_t num_layers, std::int64_t num_stages) {

@@ -30,7 +30,7 @@ Config parse(const std::string& text, const std::vector<std::string>& overrides 
 TEST(Config, DefaultsAreTheStructsOwn) {
   const Config config = parse(kTiny);
   EXPECT_EQ(config.run, RunConfig{});
-  EXPECT_EQ(config.parallel, ParallelConfig{.data = 1});
+  EXPECT_EQ(config.parallel, (ParallelConfig{.chunks = 1, .data = 1}));
   EXPECT_EQ(config.data, DataConfig{});
   EXPECT_EQ(config.batch, BatchConfig{});
   EXPECT_EQ(config.optimizer, OptimizerConfig{});
@@ -48,6 +48,16 @@ TEST(Config, DerivesWhatIsLeftOut) {
   EXPECT_EQ(config.model.attention_multiplier, 0.25);
   EXPECT_EQ(config.model.max_sequence_length, 256);
   EXPECT_EQ(config.schedule.decay_steps, 20);
+}
+
+TEST(Config, DerivesTheChunksOfASchedule) {
+  const auto chunks_of = [](const std::string& schedule) {
+    return parse(kTiny, {"parallel.zero=0", "parallel.schedule=" + schedule}).parallel.chunks;
+  };
+  EXPECT_EQ(chunks_of("1f1b"), 1);
+  EXPECT_EQ(chunks_of("zb-h1"), 1);
+  EXPECT_EQ(chunks_of("interleaved"), 2);
+  EXPECT_EQ(chunks_of("zbv"), 2);
 }
 
 TEST(Config, DerivedDecayEndsWithTheWarmUp) {
@@ -104,7 +114,8 @@ Config every_key_set() {
       "  init_std: 0.01\n"
       "  router_init_std: 0.03\n"
       "run: {dir: \"runs/a \\\"b\\\" \\\\ \\u00e9\", device: cpu, seed: 77, resume: never}\n"
-      "parallel: {pipeline: 1, data: 1, context: 1, expert: 1, tensor: 1, expert_tensor: 1,\n"
+      "parallel: {pipeline: 1, schedule: zbv, chunks: 2, stages: [3, 0], data: 1, context: 1, "
+      "expert: 1, tensor: 1, expert_tensor: 1,\n"
       "           zero: 0, sequence_parallel: false}\n"
       "data: {train: [a.txt, \"b, c: #d.txt\"], validation: ['*.md'], held_out: 0.05,\n"
       "       tokenizer: byte}\n"
@@ -155,6 +166,9 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
                        .device = DeviceChoice::cpu,
                        .seed = 77,
                        .resume = Resume::never}));
+  EXPECT_EQ(config.parallel.schedule, ScheduleKind::zbv);
+  EXPECT_EQ(config.parallel.chunks, 2);
+  EXPECT_EQ(config.parallel.stages, (std::vector<std::int64_t>{3, 0}));
   EXPECT_EQ(config.parallel.zero, 0);
   EXPECT_FALSE(config.parallel.sequence_parallel);
   EXPECT_EQ(config.data,

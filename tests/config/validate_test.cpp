@@ -146,8 +146,106 @@ std::vector<test::BadConfig> bad_configs() {
        kTiny,
        {"parallel.pipeline=2"},
        ExitCode::config,
-       "argument 'parallel.pipeline=2': parallel.pipeline 2 is not supported (every rank runs all "
-       "layers); use 1",
+       "argument 'parallel.pipeline=2': parallel.pipeline 2 does not divide the 3 ranks of this "
+       "job "
+       "(each stage has equally many); start the job with 4 ranks, or use 1",
+       3},
+      {"parallel degree pipeline of one rank",
+       kTiny,
+       {"parallel.pipeline=2"},
+       ExitCode::config,
+       "argument 'parallel.pipeline=2': parallel.pipeline 2 does not divide the 1 rank of this job "
+       "(each stage has equally many); start the job with 2 ranks, as in mpirun -n 2, or use 1",
+       1},
+      {"tensor ranks of a stage",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.tensor=4"},
+       ExitCode::config,
+       "argument 'parallel.tensor=4': parallel.tensor 4 does not divide the 2 ranks of a pipeline "
+       "stage (a layer is cut over so many neighbouring ranks); use 2",
+       4},
+      {"tensor ranks of a stage of one",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.tensor=2"},
+       ExitCode::config,
+       "argument 'parallel.tensor=2': parallel.tensor 2 does not divide the 1 rank of a pipeline "
+       "stage (a layer is cut over so many neighbouring ranks); start the job with 4 ranks, as in "
+       "mpirun -n 4, or use 1",
+       2},
+      {"data ranks of a stage",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.data=4"},
+       ExitCode::config,
+       "argument 'parallel.data=4': parallel.data 4 times parallel.tensor 1 is not the 2 ranks of "
+       "a "
+       "pipeline stage (every rank has a place); start the job with 8 ranks, or use 2",
+       4},
+      {"more stages than layers",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.schedule=interleaved"},
+       ExitCode::config,
+       "argument 'parallel.pipeline=2': parallel.pipeline 2 times parallel.chunks 2 are more "
+       "stages "
+       "than model.num_layers 2 (one without layers has to be asked for); use fewer, or say in "
+       "parallel.stages how many layers each has",
+       2},
+      {"chunks of a schedule with one",
+       kTiny,
+       {"parallel.chunks=2"},
+       ExitCode::config,
+       "argument 'parallel.chunks=2': parallel.chunks 2 does not go with schedule 1f1b (a rank of "
+       "it has one run of layers); use 1, or parallel.schedule interleaved",
+       1},
+      {"chunks of a V",
+       kTiny,
+       {"parallel.chunks=1", "parallel.schedule=zbv"},
+       ExitCode::config,
+       "argument 'parallel.chunks=1': parallel.chunks 1 does not go with schedule zbv (stages go "
+       "down the ranks once and up again once); use 2, or parallel.schedule interleaved",
+       1},
+      {"numbers of layers for other stages",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.stages=[1,1,0]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[1,1,0]': parallel.stages has 3 numbers (parallel.pipeline 2 "
+       "times parallel.chunks 1 are 2 stages); give one for each",
+       2},
+      {"stages without a layer of the model",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.stages=[1,0]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[1,0]': parallel.stages has 1 layers (model.num_layers 2, and "
+       "each "
+       "is in one stage); add 1: layer 1 is missing",
+       2},
+      {"stages with layers that are not there",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.stages=[2,3]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[2,3]': parallel.stages has 5 layers (model.num_layers 2, and "
+       "each "
+       "is in one stage); take 3 away",
+       2},
+      {"stages that are no list",
+       kTiny,
+       {"parallel.stages=2"},
+       ExitCode::config,
+       "argument 'parallel.stages=2': parallel.stages is 2 (its value is a list); write [3, 4]",
+       1},
+      {"a stage of less than nothing",
+       kTiny,
+       {"parallel.stages=[3,-1]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[3,-1]': parallel.stages[1] is -1 (it is between 0 and 4096); "
+       "use "
+       "at least 0",
+       1},
+      {"ZeRO-2 of a pipeline",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.zero=2"},
+       ExitCode::config,
+       "argument 'parallel.zero=2': parallel.zero 2 does not go with 2 stages (gradients would be "
+       "reduced once a micro-batch, so many times the traffic); use 1",
        2},
       {"parallel degree context",
        kTiny,

@@ -110,18 +110,10 @@ TEST(Schedule, PlacesStagesInALoopOrInAV) {
 }
 
 TEST(Schedule, IsNamedAsTheUserWritesIt) {
-  for (const ScheduleKind kind : kKinds) {
-    EXPECT_EQ(schedule_kind_of(name_of(kind)), kind);
-  }
-  EXPECT_EQ(schedule_kind_of("zb-h1"), ScheduleKind::zb_h1);
-  try {
-    schedule_kind_of("1F1B");
-    FAIL();
-  } catch (const ConfigError& error) {
-    EXPECT_STREQ(
-        error.what(),
-        "there is no pipeline schedule \"1F1B\"; use one of 1f1b, interleaved, zb-h1, zbv");
-  }
+  EXPECT_EQ(name_of(ScheduleKind::one_f_one_b), "1f1b");
+  EXPECT_EQ(name_of(ScheduleKind::interleaved), "interleaved");
+  EXPECT_EQ(name_of(ScheduleKind::zb_h1), "zb-h1");
+  EXPECT_EQ(name_of(ScheduleKind::zbv), "zbv");
 }
 
 TEST(Schedule, ActionsSayWhatTheyAre) {
