@@ -84,20 +84,23 @@ void attention_branch_recompute(const BlockContext& context,
 void attention_branch_backward(const BlockContext& context,
                                const LayerWeights& weights,
                                const LayerWeights& gradients,
-                               const Layer& layer) {
+                               const Layer& layer,
+                               const LayerGradients<TensorView>& kept,
+                               Backward which) {
   const Dims& d = context.dims;
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
+  const bool with_weights = which == Backward::all;
 
   matmul_backward({.dx_TK = scratch.dheads_TNH.reshape({d.T, d.N * d.H}),
-                   .dweight_NK = gradients.attention_out_DN,
-                   .dy_TN = whole_tokens(context, scratch.dbranch_TD),
+                   .dweight_NK = with_weights ? gradients.attention_out_DN : TensorView{},
+                   .dy_TN = whole_tokens(context, kept.dattention_out_TD),
                    .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
                    .weight_NK = weights.attention_out_DN},
                   stream);
-  const AttentionBackward scores = {.dq_TNH = queries_of(scratch.dqkv_TCH, d),
-                                    .dk_UGH = keys_of(scratch.dqkv_TCH, d),
-                                    .dv_UGH = values_of(scratch.dqkv_TCH, d),
+  const AttentionBackward scores = {.dq_TNH = queries_of(kept.dqkv_TCH, d),
+                                    .dk_UGH = keys_of(kept.dqkv_TCH, d),
+                                    .dv_UGH = values_of(kept.dqkv_TCH, d),
                                     .dout_TNH = scratch.dheads_TNH,
                                     .out_TNH = layer.heads_TNH,
                                     .lse_BNS = layer.lse_BNS,
@@ -115,18 +118,34 @@ void attention_branch_backward(const BlockContext& context,
       "the backward pass of attention asks for more scratch than the plan has for it (they have "
       "a sum each); make attention_workspace_bytes of csrc/plan the kernel's");
   attention_backward(scores, stream);
-  rope_backward({.dx_TCH = scratch.dqkv_TCH,
+  rope_backward({.dx_TCH = kept.dqkv_TCH,
                  .table_SH = context.shared.rope_table_SH,
                  .position_T = context.batch.position_T,
                  .num_rotated_heads = d.N + d.G},
                 stream);
-  matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD),
-                   .dweight_NK = gradients.qkv_CD,
-                   .dy_TN = scratch.dqkv_TCH.reshape({d.T, d.C * d.H}),
-                   .x_TK = whole_tokens(context, layer.attention_in_TD),
-                   .weight_NK = weights.qkv_CD},
-                  stream);
+  matmul_backward(
+      {.dx_TK = term_of(context, scratch.dbranch_in_TD),
+       .dweight_NK = with_weights ? gradients.qkv_CD : TensorView{},
+       .dy_TN = kept.dqkv_TCH.reshape({d.T, d.C * d.H}),
+       .x_TK = with_weights ? whole_tokens(context, layer.attention_in_TD) : TensorView{},
+       .weight_NK = weights.qkv_CD},
+      stream);
   sum_terms(context, scratch.dbranch_in_TD);
+}
+
+void attention_branch_backward_weights(const BlockContext& context,
+                                       const LayerWeights& gradients,
+                                       const Layer& layer,
+                                       const LayerGradients<TensorView>& kept) {
+  const Dims& d = context.dims;
+  matmul_backward({.dweight_NK = gradients.attention_out_DN,
+                   .dy_TN = whole_tokens(context, kept.dattention_out_TD),
+                   .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H})},
+                  context.stream);
+  matmul_backward({.dweight_NK = gradients.qkv_CD,
+                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.C * d.H}),
+                   .x_TK = whole_tokens(context, layer.attention_in_TD)},
+                  context.stream);
 }
 
 }  // namespace memphis

@@ -98,7 +98,9 @@ void block_backward(const BlockContext& context,
                     const Layer& layer,
                     const ExpertExchange& exchange,
                     const TensorView& hidden_TD,
-                    const AuxiliaryScales& scales) {
+                    const AuxiliaryScales& scales,
+                    const LayerGradients<TensorView>& kept,
+                    Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
 
@@ -111,7 +113,7 @@ void block_backward(const BlockContext& context,
                     .rrms_T = layer.moe_out_rrms_T,
                     .partial_PD = scratch.norm_partial_PD},
                    stream);
-  moe_branch_backward(context, weights, gradients, layer, exchange, scales);
+  moe_branch_backward(context, weights, gradients, layer, exchange, scales, kept, which);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.pre_moe_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,
@@ -121,7 +123,7 @@ void block_backward(const BlockContext& context,
                     .partial_PD = scratch.norm_partial_PD,
                     .accumulate = true},
                    stream);
-  rmsnorm_backward({.dx_TD = scratch.dbranch_TD,
+  rmsnorm_backward({.dx_TD = kept.dattention_out_TD,
                     .dweight_D = gradients.post_attention_norm_D,
                     .dy_TD = scratch.dhidden_TD,
                     .x_TD = layer.attention_out_TD,
@@ -129,7 +131,7 @@ void block_backward(const BlockContext& context,
                     .rrms_T = layer.attention_out_rrms_T,
                     .partial_PD = scratch.norm_partial_PD},
                    stream);
-  attention_branch_backward(context, weights, gradients, layer);
+  attention_branch_backward(context, weights, gradients, layer, kept, which);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.pre_attention_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,
@@ -139,6 +141,15 @@ void block_backward(const BlockContext& context,
                     .partial_PD = scratch.norm_partial_PD,
                     .accumulate = true},
                    stream);
+}
+
+void block_backward_weights(const BlockContext& context,
+                            const LayerWeights& gradients,
+                            const Layer& layer,
+                            const ExpertExchange& exchange,
+                            const LayerGradients<TensorView>& kept) {
+  moe_branch_backward_weights(context, gradients, layer, exchange, kept);
+  attention_branch_backward_weights(context, gradients, layer, kept);
 }
 
 }  // namespace memphis

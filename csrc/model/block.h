@@ -28,6 +28,12 @@ using LayerWeights = LayerParameters<TensorView>;
 using Layer = LayerActivations<TensorView>;
 class ExpertExchange;
 
+// Which gradients a backward pass forms, beside those of norm gains and the router's weight. Those of
+// the other weights nobody waits for: they can be formed later, from what the layer has kept and
+// from `kept`, gradients of its activations that have a place of their own until then. Whether apart
+// or together, the same bits.
+enum class Backward : std::uint8_t { all, inputs };
+
 // How much the auxiliary losses of one layer weigh: dLoss/d(balance of one sequence) and dLoss/d(z
 // of one token).
 struct AuxiliaryScales {
@@ -45,12 +51,19 @@ void attention_branch_recompute(const BlockContext& context,
                                 const LayerWeights& weights,
                                 const Layer& layer,
                                 const RecomputeGroups& groups);
-// From the gradient of attention_out (scratch.dbranch_TD) to that of attention_in
+// From the gradient of attention_out (kept.dattention_out_TD) to that of attention_in
 // (scratch.dbranch_in_TD) and of the weights, which are added to.
 void attention_branch_backward(const BlockContext& context,
                                const LayerWeights& weights,
                                const LayerWeights& gradients,
-                               const Layer& layer);
+                               const Layer& layer,
+                               const LayerGradients<TensorView>& kept,
+                               Backward which);
+// Where tensor ranks share the tokens out, they gather what the weights' gradients need again.
+void attention_branch_backward_weights(const BlockContext& context,
+                                       const LayerWeights& gradients,
+                                       const Layer& layer,
+                                       const LayerGradients<TensorView>& kept);
 
 // Router, experts and the dense FFN beside them: equations (12) to (15), from layer.moe_in_TD to
 // layer.moe_out_TD. `exchange` is the layer's, and remembers where its rows went.
@@ -70,7 +83,14 @@ void moe_branch_backward(const BlockContext& context,
                          const LayerWeights& gradients,
                          const Layer& layer,
                          const ExpertExchange& exchange,
-                         const AuxiliaryScales& scales);
+                         const AuxiliaryScales& scales,
+                         const LayerGradients<TensorView>& kept,
+                         Backward which);
+void moe_branch_backward_weights(const BlockContext& context,
+                                 const LayerWeights& gradients,
+                                 const Layer& layer,
+                                 const ExpertExchange& exchange,
+                                 const LayerGradients<TensorView>& kept);
 
 // One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms.
 void block_forward(const BlockContext& context,
@@ -93,6 +113,14 @@ void block_backward(const BlockContext& context,
                     const Layer& layer,
                     const ExpertExchange& exchange,
                     const TensorView& hidden_TD,
-                    const AuxiliaryScales& scales);
+                    const AuxiliaryScales& scales,
+                    const LayerGradients<TensorView>& kept,
+                    Backward which);
+// What block_backward has left out, with its `layer` and `kept` as it has left them.
+void block_backward_weights(const BlockContext& context,
+                            const LayerWeights& gradients,
+                            const Layer& layer,
+                            const ExpertExchange& exchange,
+                            const LayerGradients<TensorView>& kept);
 
 }  // namespace memphis

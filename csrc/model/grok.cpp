@@ -53,6 +53,21 @@ static_assert(ScratchRows::router_partials == kRouterPartials);
 static_assert(ScratchRows::permute_chunks == kPermuteChunks);
 static_assert(ScratchRows::global_norm_partials == kGlobalNormPartials);
 
+namespace {
+
+// `layer` with those of `places` that there are.
+Layer with_places_of(const Layer& places, const Layer& layer) {
+  Layer result = layer;
+  Layer::for_each(places, result, [](const TensorView& place, TensorView& view) {
+    if (place.present()) {
+      view = place;
+    }
+  });
+  return result;
+}
+
+}  // namespace
+
 Grok::Grok(const ModelConfig& model,
            const Dims& dims,
            const Groups& groups,
@@ -331,6 +346,20 @@ void Grok::backward_of_embedding(const MicroBatch& batch) {
 }
 
 void Grok::backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink) {
+  backward(batch, nullptr, scales, sink);
+}
+
+void Grok::backward_inputs(MicroBatch& batch,
+                           const PendingWeights& pending,
+                           const LossScales& scales,
+                           GradientSink* sink) {
+  backward(batch, &pending, scales, sink);
+}
+
+void Grok::backward(MicroBatch& batch,
+                    const PendingWeights* pending,
+                    const LossScales& scales,
+                    GradientSink* sink) {
   const BlockContext context = block_context(batch);
   const auto num_layers = static_cast<int>(dims_.L);
   const auto begin_layer = [&](const char* phase, int layer) {
@@ -352,29 +381,53 @@ void Grok::backward(MicroBatch& batch, const LossScales& scales, GradientSink* s
   add_auxiliary_losses(batch, scales);
   const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
                                   .z = scales.router_z * scales.token};
+  const LayerGradients<TensorView> in_scratch =
+      gradients_in_scratch(activations_.shared, activations_.backward);
   for (std::size_t i = batch.layers.size(); i-- > 0;) {
-    const int layer = batch.layer_at(i);
+    const int index = batch.layer_at(i);
     const LayerWeights& weights = parameters_.weights().layers[batch.first_layer + i];
-    const RecomputeGroups again = activations_.recompute.of_layer(layer);
+    const PendingWeights::Layer* const later = pending != nullptr ? &pending->layers[i] : nullptr;
+    const Layer layer =
+        later != nullptr ? with_places_of(later->again, batch.layers[i]) : batch.layers[i];
+    const RecomputeGroups again = activations_.recompute.of_layer(index);
     if (again.any()) {
-      enter("recompute", layer);
-      block_recompute(
-          context, weights, batch.layers[i], batch.exchanges[i], batch.hidden_before(i), again);
+      enter("recompute", index);
+      block_recompute(context, weights, layer, batch.exchanges[i], batch.hidden_before(i), again);
     }
-    begin_layer("backward", layer);
+    begin_layer("backward", index);
     block_backward(context,
                    weights,
                    parameters_.gradients().layers[batch.first_layer + i],
-                   batch.layers[i],
+                   layer,
                    batch.exchanges[i],
                    batch.hidden_before(i),
-                   auxiliary);
-    end_layer(layer);
+                   auxiliary,
+                   later != nullptr ? later->gradients : in_scratch,
+                   later != nullptr ? Backward::inputs : Backward::all);
+    if (later == nullptr) {
+      end_layer(index);
+    }
   }
   if (batch.stage.embedding) {
     enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
     backward_of_embedding(batch);
     end_layer(kBeforeLayers);
+  }
+}
+
+void Grok::backward_weights(MicroBatch& batch, const PendingWeights& pending, GradientSink* sink) {
+  const BlockContext context = block_context(batch);
+  for (std::size_t i = batch.layers.size(); i-- > 0;) {
+    const int index = batch.layer_at(i);
+    enter("backward of weights", index);
+    block_backward_weights(context,
+                           parameters_.gradients().layers[batch.first_layer + i],
+                           with_places_of(pending.layers[i].again, batch.layers[i]),
+                           batch.exchanges[i],
+                           pending.layers[i].gradients);
+    if (sink != nullptr) {
+      sink->after_backward(index);
+    }
   }
 }
 

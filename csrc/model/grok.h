@@ -74,6 +74,17 @@ class Grok {
   // gradient of output_TD is in dhidden_TD(); in one without the embedding that of hidden_TD is left
   // there. `sink`, if any, hears how far the backward pass is.
   void backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink = nullptr);
+
+  // The same in two parts, with others between them, and to the same bits: what the stage before waits
+  // for, and the gradients of the layers' matrices. `pending` is the batch's from one to the other.
+  // Head and embedding are formed with the first.
+  void backward_inputs(MicroBatch& batch,
+                       const PendingWeights& pending,
+                       const LossScales& scales,
+                       GradientSink* sink = nullptr);
+  void backward_weights(MicroBatch& batch,
+                        const PendingWeights& pending,
+                        GradientSink* sink = nullptr);
   const TensorView& dhidden_TD() const { return activations_.backward.dhidden_TD; }
 
   // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next
@@ -90,6 +101,11 @@ class Grok {
   void add_cross_entropy(const MicroBatch& batch, const LossScales& scales);
   void backward_of_head(const MicroBatch& batch, const LossScales& scales);
   void backward_of_embedding(const MicroBatch& batch);
+  // `pending` is null where the gradients of weights are formed too.
+  void backward(MicroBatch& batch,
+                const PendingWeights* pending,
+                const LossScales& scales,
+                GradientSink* sink);
   // Of final_in_TD of all tokens, rows [begin, begin + count).
   void head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count);
   void join_vocabulary(const MicroBatch& batch,

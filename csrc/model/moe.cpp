@@ -204,15 +204,16 @@ void dense_forward(const BlockContext& context, const LayerWeights& weights, con
 void dense_backward(const BlockContext& context,
                     const LayerWeights& weights,
                     const LayerWeights& gradients,
-                    const Layer& layer) {
-  const SharedActivations<TensorView>& shared = context.shared;
+                    const Layer& layer,
+                    const LayerGradients<TensorView>& kept,
+                    Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
-  // dense_out holds first the gradient of the branch, then that of its input.
-  scale({.y = shared.dense_out_TD, .x = scratch.dbranch_TD, .scale = kDenseScale}, stream);
+  const bool with_weights = which == Backward::all;
+  scale({.y = kept.ddense_out_TD, .x = scratch.dbranch_TD, .scale = kDenseScale}, stream);
   matmul_backward({.dx_TK = scratch.ddense_hidden_TF,
-                   .dweight_NK = gradients.dense_down_DF,
-                   .dy_TN = whole_tokens(context, shared.dense_out_TD),
+                   .dweight_NK = with_weights ? gradients.dense_down_DF : TensorView{},
+                   .dy_TN = whole_tokens(context, kept.ddense_out_TD),
                    .x_TK = layer.dense_hidden_TF,
                    .weight_NK = weights.dense_down_DF},
                   stream);
@@ -220,14 +221,16 @@ void dense_backward(const BlockContext& context,
                   .dy_RF = scratch.ddense_hidden_TF,
                   .gate_up_R2F = layer.dense_gate_up_TF},
                  stream);
-  matmul_backward({.dx_TK = term_of(context, shared.dense_out_TD),
-                   .dweight_NK = gradients.dense_gate_up_FD,
+  // The branch's own gradient has been used up.
+  const TensorView& dinput_TD = scratch.dbranch_TD;
+  matmul_backward({.dx_TK = term_of(context, dinput_TD),
+                   .dweight_NK = with_weights ? gradients.dense_gate_up_FD : TensorView{},
                    .dy_TN = layer.dense_gate_up_TF,
-                   .x_TK = whole_tokens(context, layer.moe_in_TD),
+                   .x_TK = with_weights ? whole_tokens(context, layer.moe_in_TD) : TensorView{},
                    .weight_NK = weights.dense_gate_up_FD},
                   stream);
-  sum_terms(context, shared.dense_out_TD);
-  add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = shared.dense_out_TD}, stream);
+  sum_terms(context, dinput_TD);
+  add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = dinput_TD}, stream);
 }
 
 // The first product of (14).
@@ -349,12 +352,14 @@ void moe_branch_backward(const BlockContext& context,
                          const LayerWeights& gradients,
                          const Layer& layer,
                          const ExpertExchange& exchange,
-                         const AuxiliaryScales& scales) {
-  const SharedActivations<TensorView>& shared = context.shared;
+                         const AuxiliaryScales& scales,
+                         const LayerGradients<TensorView>& kept,
+                         Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
   const std::int64_t R = exchange.num_arrived();
-  const TensorView dy_RD = shared.expert_out_RD.rows(0, R);
+  const TensorView dy_RD = kept.dexpert_out_RD.rows(0, R);
+  const bool with_weights = which == Backward::all;
 
   // The sum's derivative hands every row its token's gradient.
   send_rows(context,
@@ -366,8 +371,8 @@ void moe_branch_backward(const BlockContext& context,
             "moe.dcombine");
   const ExpertRows rows = expert_rows(context, layer, exchange);
   experts_backward({.dx_RD = scratch.drows_RD.rows(0, R),
-                    .dgate_up_weight_EFD = gradients.gate_up_EFD,
-                    .ddown_weight_EDF = gradients.down_EDF,
+                    .dgate_up_weight_EFD = with_weights ? gradients.gate_up_EFD : TensorView{},
+                    .ddown_weight_EDF = with_weights ? gradients.down_EDF : TensorView{},
                     .dgates_TK = context.dims.exchange_rows ? scratch.darrived_gates_R1.rows(0, R)
                                                             : scratch.dgates_TK,
                     .gate_up_R2F = rows.gate_up_R2F,
@@ -404,7 +409,33 @@ void moe_branch_backward(const BlockContext& context,
                   stream);
   join_routed_parts(context, scratch.dbranch_in_TD);
   if (context.dims.dense_F > 0) {
-    dense_backward(context, weights, gradients, layer);
+    dense_backward(context, weights, gradients, layer, kept, which);
+  }
+}
+
+void moe_branch_backward_weights(const BlockContext& context,
+                                 const LayerWeights& gradients,
+                                 const Layer& layer,
+                                 const ExpertExchange& exchange,
+                                 const LayerGradients<TensorView>& kept) {
+  const ExpertRows rows = expert_rows(context, layer, exchange);
+  experts_backward_weights({.dgate_up_weight_EFD = gradients.gate_up_EFD,
+                            .ddown_weight_EDF = gradients.down_EDF,
+                            .dgate_up_R2F = rows.gate_up_R2F,
+                            .dy_RD = kept.dexpert_out_RD.rows(0, exchange.num_arrived()),
+                            .x_RD = rows.rows_RD,
+                            .hidden_RF = rows.hidden_RF,
+                            .offsets_E1 = rows.offsets_E1},
+                           context.stream);
+  if (context.dims.dense_F > 0) {
+    matmul_backward({.dweight_NK = gradients.dense_down_DF,
+                     .dy_TN = whole_tokens(context, kept.ddense_out_TD),
+                     .x_TK = layer.dense_hidden_TF},
+                    context.stream);
+    matmul_backward({.dweight_NK = gradients.dense_gate_up_FD,
+                     .dy_TN = layer.dense_gate_up_TF,
+                     .x_TK = whole_tokens(context, layer.moe_in_TD)},
+                    context.stream);
   }
 }
 

@@ -99,10 +99,11 @@ ActivationPlan plan_activations(const Dims& d,
 
   using enum GivenBackBy;
   LayerActivations<LayerTensor>& layer = plan.layer;
-  layer.attention_in_TD = {{{d.residual_T, d.D}, compute}, norm};
+  // The last word: whether gradients of weights are made of it.
+  layer.attention_in_TD = {{{d.residual_T, d.D}, compute}, norm, true};
   layer.attention_in_rrms_T = {{{d.residual_T}, sums}};
   layer.qkv_TCH = {{{d.T, d.C, d.H}, compute}, block};
-  layer.heads_TNH = {{{d.T, d.N, d.H}, compute}, attention};
+  layer.heads_TNH = {{{d.T, d.N, d.H}, compute}, attention, true};
   layer.lse_BNS = {{{d.B, d.N, d.S}, sums}};
   layer.attention_out_TD = {{{d.residual_T, d.D}, compute}, block};
   layer.attention_out_rrms_T = {{{d.residual_T}, sums}};
@@ -122,9 +123,10 @@ ActivationPlan plan_activations(const Dims& d,
   layer.source_R = {{{d.R}, DType::i32}};
   layer.offsets_E1 = {{{d.E * d.copies + 1}, DType::i32}};
   layer.rows_RD = {{{d.local_R, d.D}, compute},
-                   d.exchange_rows ? block : norm};  // sent again, or copied
-  layer.gate_up_R2F = {{{d.local_R, 2 * d.F}, compute}, experts};
-  layer.expert_hidden_RF = {{{d.local_R, d.F}, compute}, geglu};
+                   d.exchange_rows ? block : norm,  // sent again, or copied
+                   true};
+  layer.gate_up_R2F = {{{d.local_R, 2 * d.F}, compute}, experts, true};
+  layer.expert_hidden_RF = {{{d.local_R, d.F}, compute}, geglu, true};
   // A third of the experts' products, and rows on their way back, for the smallest of tensors.
   layer.moe_out_TD = {{{d.residual_T, d.D}, compute}};
   layer.moe_out_rrms_T = {{{d.residual_T}, sums}};
@@ -175,8 +177,9 @@ ActivationPlan plan_activations(const Dims& d,
     shared.received_RD = {{d.local_R, d.D}, compute};
   }
   if (d.dense_F > 0) {
-    layer.dense_gate_up_TF = {{{d.T, 2 * d.dense_F}, compute}, experts};
-    layer.dense_hidden_TF = {{{d.T, d.dense_F}, compute}, geglu};
+    layer.dense_gate_up_TF = {{{d.T, 2 * d.dense_F}, compute}, experts, true};
+    layer.dense_hidden_TF = {{{d.T, d.dense_F}, compute}, geglu, true};
+    layer.moe_in_TD.for_weights = true;
     shared.dense_out_TD = {{d.residual_T, d.D}, compute};
   }
   if (inference) {
@@ -212,7 +215,12 @@ ActivationPlan plan_activations(const Dims& d,
   if (d.copies > 1) {
     backward.dspread_gates_TK = {{d.routed_T, d.K * d.copies}, sums};
   }
+  LayerGradients<TensorSpec>& gradients = plan.gradients;
+  gradients.dattention_out_TD = {{d.residual_T, d.D}, compute};
+  gradients.dqkv_TCH = {{d.T, d.C, d.H}, compute};
+  gradients.dexpert_out_RD = {{d.local_R, d.D}, compute};
   if (d.dense_F > 0) {
+    gradients.ddense_out_TD = {{d.residual_T, d.D}, compute};
     backward.ddense_hidden_TF = {{d.T, d.dense_F}, compute};
   }
   return plan;
@@ -220,6 +228,14 @@ ActivationPlan plan_activations(const Dims& d,
 
 ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
   return plan_activations(d, compute, keep, device, stages_of_counts(d.L, {d.L}));
+}
+
+LayerGradients<TensorView> gradients_in_scratch(const SharedActivations<TensorView>& shared,
+                                                const BackwardScratch<TensorView>& scratch) {
+  return {.dattention_out_TD = scratch.dbranch_TD,
+          .dqkv_TCH = scratch.dqkv_TCH,
+          .dexpert_out_RD = shared.expert_out_RD,
+          .ddense_out_TD = shared.dense_out_TD};
 }
 
 Range stat_rows(Stat stat, std::int64_t num_layers) {
@@ -266,6 +282,15 @@ std::size_t ActivationPlan::slot_of(std::int64_t chunk, std::int64_t micro_batch
                                   micro_batch % chunks[static_cast<std::size_t>(chunk)].num_slots);
 }
 
+std::size_t ActivationPlan::pending_of(std::int64_t chunk, std::int64_t micro_batch) const {
+  std::int64_t pending = 0;
+  for (std::int64_t before = 0; before < chunk; ++before) {
+    pending += chunks[static_cast<std::size_t>(before)].num_pending;
+  }
+  return static_cast<std::size_t>(
+      pending + micro_batch % chunks[static_cast<std::size_t>(chunk)].num_pending);
+}
+
 // The first layers of the model compute most again.
 RecomputeGroups ActivationPlan::computed_again() const {
   std::int64_t first = std::numeric_limits<std::int64_t>::max();
@@ -285,17 +310,25 @@ std::size_t ActivationPlan::activation_bytes() const {
       return !gives_back(recompute.of_layer(index), tensor.by);
     });
   };
+  const auto pending_of_layer = [&](std::int64_t index) {
+    return group_bytes(gradients) + layer_bytes(layer, [&](const LayerTensor& tensor) {
+             return tensor.for_weights && gives_back(recompute.of_layer(index), tensor.by);
+           });
+  };
   for (const ChunkActivations& chunk : chunks) {
     const Range& layers = chunk.stage.layers;
+    // Layers are alike up to some layer, and from there on.
+    const Range more = intersection(layers, {.begin = 0, .count = recompute.num_layers});
+    const auto over_layers = [&](const auto& bytes_of) {
+      return static_cast<std::size_t>(more.count) * bytes_of(0) +
+             static_cast<std::size_t>(layers.count - more.count) * bytes_of(recompute.num_layers);
+    };
     std::size_t of_slot = group_bytes(batch_of(chunk.stage));
-    if (keep == Keep::all_layers && layers.count > 0) {
-      // Alike up to some layer, and from there on.
-      const Range more = intersection(layers, {.begin = 0, .count = recompute.num_layers});
-      of_slot +=
-          static_cast<std::size_t>(more.count) * kept_of(0) +
-          static_cast<std::size_t>(layers.count - more.count) * kept_of(recompute.num_layers);
+    if (keep == Keep::all_layers) {
+      of_slot += over_layers(kept_of);
     }
-    bytes += static_cast<std::size_t>(chunk.num_slots) * of_slot;
+    bytes += static_cast<std::size_t>(chunk.num_slots) * of_slot +
+             static_cast<std::size_t>(chunk.num_pending) * over_layers(pending_of_layer);
   }
   return bytes + (keep == Keep::one_layer ? kept_of(0) : 0);
 }
@@ -344,6 +377,21 @@ Activations allocate_activations(const ActivationPlan& plan, Arena& activations,
       }
     }
     first_layer += layers.count;
+    for (std::int64_t i = 0; i < chunk.num_pending; ++i) {
+      PendingWeights& pending = result.pending.emplace_back();
+      for (std::int64_t layer = layers.begin; layer < layers.end(); ++layer) {
+        PendingWeights::Layer& views = pending.layers.emplace_back();
+        const RecomputeGroups& groups = plan.recompute.of_layer(layer);
+        allocate_layer(
+            plan.layer,
+            [&](const LayerTensor& tensor) {
+              return tensor.for_weights && gives_back(groups, tensor.by);
+            },
+            activations,
+            views.again);
+        views.gradients = allocate(plan.gradients, activations);
+      }
+    }
   }
   result.shared = allocate(plan.shared, workspace);
   result.backward = allocate(plan.backward, workspace);

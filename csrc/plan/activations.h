@@ -80,6 +80,20 @@ struct BatchActivations {
 struct LayerTensor {
   TensorSpec spec;
   GivenBackBy by = GivenBackBy::nothing;
+  bool for_weights = false;  // the gradients of weights are made of it
+};
+
+// What else the gradients of a layer's weights are made of: gradients of its activations. Those of
+// gate_up and dense_gate_up take the place of these in LayerActivations.
+template <class T>
+struct LayerGradients {
+  T dattention_out_TD;  // before the post norm
+  T dqkv_TCH;           // before the rotary embedding
+  T dexpert_out_RD;
+  T ddense_out_TD;
+
+  template <class Self, class Other, class Visit>
+  static void for_each(Self& a, Other& b, const Visit& visit);
 };
 
 // What is needed once, by all micro-batches, layers and the head in turn.
@@ -87,7 +101,7 @@ template <class T>
 struct SharedActivations {
   T rope_table_SH;
   T expert_out_RD;  // forward: before the sum over a token's experts; backward: its gradient
-  T dense_out_TD;
+  T dense_out_TD;   // as above, of the dense FFN
   T permute_counts_PE;
   // Where tensor ranks share the work of a token, else absent: see csrc/model/regions.h.
   T whole_TD;
@@ -175,6 +189,9 @@ enum class Keep : std::uint8_t { all_layers, one_layer };  // for training; for 
 struct ChunkActivations {
   StageLayers stage;
   std::int64_t num_slots = 1;  // micro-batches under way at a time; number b lies in b % num_slots
+  // Of those, at most so many whose gradients of weights are still to be formed when those of the
+  // inputs are there.
+  std::int64_t num_pending = 0;
 };
 
 // The specs of a model's activations for micro-batches of dims.B x dims.S tokens.
@@ -186,14 +203,16 @@ struct ActivationPlan {
   BatchActivations<TensorSpec> batch;  // of a stage with embedding and head
   SharedActivations<TensorSpec> shared;
   BackwardScratch<TensorSpec> backward;  // all absent for inference
+  LayerGradients<TensorSpec> gradients;  // of a layer, where they are kept for its weights
 
   BatchActivations<TensorSpec> batch_of(const StageLayers& stage) const;
   // Which of all slots, which lie chunk by chunk.
   std::size_t slot_of(std::int64_t chunk, std::int64_t micro_batch) const;
+  std::size_t pending_of(std::int64_t chunk, std::int64_t micro_batch) const;
   // What layers share a place for, computed again by one after the other.
   RecomputeGroups computed_again() const;
 
-  // Of all slots: `batch`, and of `layer` what every layer keeps.
+  // Of all slots: `batch`, and of `layer` what every layer keeps; and of what is pending.
   std::size_t activation_bytes() const;
   // Of `shared`, `backward`, and of `layer` what is computed again, in one place for all layers.
   std::size_t workspace_bytes() const;
@@ -218,9 +237,26 @@ struct Slot {
   std::vector<LayerActivations<TensorView>> layers;
 };
 
+// What a stage keeps of a micro-batch from the gradients of its inputs to those of its weights, beside
+// what lies in its slot: of each layer.
+struct PendingWeights {
+  struct Layer {
+    // Those alone that are computed again, which all layers share a place for otherwise.
+    LayerActivations<TensorView> again;
+    LayerGradients<TensorView> gradients;
+  };
+  std::vector<Layer> layers;
+};
+
+// Places for a layer's gradients in the scratch of the backward pass, where the weights' are formed
+// with the inputs'.
+LayerGradients<TensorView> gradients_in_scratch(const SharedActivations<TensorView>& shared,
+                                                const BackwardScratch<TensorView>& scratch);
+
 // The views of an ActivationPlan, taken from two arenas of its sizes.
 struct Activations {
-  std::vector<Slot> slots;  // by ActivationPlan::slot_of
+  std::vector<Slot> slots;              // by ActivationPlan::slot_of
+  std::vector<PendingWeights> pending;  // by ActivationPlan::pending_of
   Recompute recompute;
   SharedActivations<TensorView> shared;
   BackwardScratch<TensorView> backward;
@@ -265,6 +301,15 @@ void LayerActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.moe_out_TD, b.moe_out_TD);
   visit(a.moe_out_rrms_T, b.moe_out_rrms_T);
   visit(a.out_TD, b.out_TD);
+}
+
+template <class T>
+template <class Self, class Other, class Visit>
+void LayerGradients<T>::for_each(Self& a, Other& b, const Visit& visit) {
+  visit(a.dattention_out_TD, b.dattention_out_TD);
+  visit(a.dqkv_TCH, b.dqkv_TCH);
+  visit(a.dexpert_out_RD, b.dexpert_out_RD);
+  visit(a.ddense_out_TD, b.ddense_out_TD);
 }
 
 template <class T>

@@ -75,9 +75,10 @@ TrainingPlan plan_training(const Config& config,
       config.model, config.memory, dims_of(config.batch.micro_batch, first_share), compute);
   plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, room.device, stages);
   for (std::size_t chunk = 0; chunk < stages.size(); ++chunk) {
-    plan.activations.chunks[chunk].num_slots =
-        plan.schedule.slots_of({.rank = pipeline_rank, .chunk = static_cast<std::int64_t>(chunk)})
-            .held;
+    const ChunkSlots& slots =
+        plan.schedule.slots_of({.rank = pipeline_rank, .chunk = static_cast<std::int64_t>(chunk)});
+    plan.activations.chunks[chunk].num_slots = slots.held;
+    plan.activations.chunks[chunk].num_pending = slots.pending_weights;
   }
   for (std::size_t i = option.value_or(0); i < options.size(); ++i) {
     plan.recompute_option = i;

@@ -115,8 +115,14 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   return result;
 }
 
+const PendingWeights& TrainStep::pending_of(const Action& action) const {
+  return model_.activations()
+      .pending[plan_.activations.pending_of(action.chunk, action.micro_batch)];
+}
+
 void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& scales) {
   const std::int64_t index = action.micro_batch;
+  GradientSink* const sink = reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches);
   switch (action.kind) {
     case ActionKind::forward: {
       const std::int64_t size = config_.batch.micro_batch;
@@ -125,15 +131,15 @@ void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& sc
       return;
     }
     case ActionKind::backward:
-      model_.backward(
-          slot, scales, reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches));
+      model_.backward(slot, scales, sink);
       return;
     case ActionKind::backward_inputs:
+      model_.backward_inputs(slot, pending_of(action), scales, sink);
+      return;
     case ActionKind::backward_weights:
-      break;
+      model_.backward_weights(slot, pending_of(action), sink);
+      return;
   }
-  throw ContractError("the model forms gradients of inputs and weights together, and is to do " +
-                      describe(action));
 }
 
 StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {

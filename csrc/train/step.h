@@ -57,6 +57,7 @@ class TrainStep {
 
  private:
   void run(const Action& action, MicroBatch& slot, const LossScales& scales);
+  const PendingWeights& pending_of(const Action& action) const;
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
   void read_back(StepResult& result);

@@ -59,6 +59,12 @@ Sizes check_sizes(const OpCheck& check, const Op& op, Stream stream) {
   return s;
 }
 
+template <class Op>
+void check_weight_gradients(const OpCheck& check, const Op& op, const Sizes& s, DType sums) {
+  check.tensor("dgate_up_weight_EFD", op.dgate_up_weight_EFD, {s.E, 2 * s.F, s.D}, sums);
+  check.tensor("ddown_weight_EDF", op.ddown_weight_EDF, {s.E, s.D, s.F}, sums);
+}
+
 // Calls body(begin, end) for blocks of `block` rows of [first, last).
 template <class Body>
 void for_each_block(std::int64_t first, std::int64_t last, std::int64_t block, const Body& body) {
@@ -193,8 +199,10 @@ Gemm<T, T> dx_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e)
           .ldc = s.D};
 }
 
-template <class T>
-Gemm<T, Accumulator<T>> ddown_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+// The products that add a block of rows to the gradients of expert e's weights; `op` is of either
+// backward pass.
+template <class T, class Op>
+Gemm<T, Accumulator<T>> ddown_product(const Op& op, const Sizes& s, std::int64_t e) {
   return {.transpose_a = Transpose::yes,
           .m = s.D,
           .n = s.F,
@@ -203,13 +211,13 @@ Gemm<T, Accumulator<T>> ddown_product(const ExpertsBackward& op, const Sizes& s,
           .lda = s.D,
           .b = nullptr,
           .ldb = s.F,
-          .c = op.ddown_weight_EDF.as<Accumulator<T>>() + e * s.D * s.F,
+          .c = op.ddown_weight_EDF.template as<Accumulator<T>>() + e * s.D * s.F,
           .ldc = s.F,
           .accumulate = true};
 }
 
-template <class T>
-Gemm<T, Accumulator<T>> dup_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e) {
+template <class T, class Op>
+Gemm<T, Accumulator<T>> dup_product(const Op& op, const Sizes& s, std::int64_t e) {
   return {.transpose_a = Transpose::yes,
           .m = 2 * s.F,
           .n = s.D,
@@ -218,9 +226,30 @@ Gemm<T, Accumulator<T>> dup_product(const ExpertsBackward& op, const Sizes& s, s
           .lda = 2 * s.F,
           .b = nullptr,
           .ldb = s.D,
-          .c = op.dgate_up_weight_EFD.as<Accumulator<T>>() + e * 2 * s.F * s.D,
+          .c = op.dgate_up_weight_EFD.template as<Accumulator<T>>() + e * 2 * s.F * s.D,
           .ldc = s.D,
           .accumulate = true};
+}
+
+// Rows [begin, end) of dgate_up, which lies where gate_up was.
+template <class T, class Op>
+void add_to_weights(const Op& op,
+                    const Sizes& s,
+                    const TensorView& dgate_up_R2F,
+                    const Scratch& scratch,
+                    std::int64_t e,
+                    std::int64_t begin,
+                    std::int64_t end) {
+  auto to_down = ddown_product<T>(op, s, e);
+  to_down.k = end - begin;
+  to_down.a = op.dy_RD.template as<T>() + begin * s.D;
+  to_down.b = op.hidden_RF.template as<T>() + begin * s.F;
+  cpu::gemm(to_down, scratch);
+  auto to_up = dup_product<T>(op, s, e);
+  to_up.k = end - begin;
+  to_up.a = dgate_up_R2F.as<T>() + begin * 2 * s.F;
+  to_up.b = op.x_RD.template as<T>() + begin * s.D;
+  cpu::gemm(to_up, scratch);
 }
 
 // All of one expert: the gradients of its weights, which every block adds to, stay in the cache
@@ -235,8 +264,6 @@ void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch,
 
   Gemm<T, T> to_hidden = dhidden_product<T>(op, s, e);
   Gemm<T, T> to_x = dx_product<T>(op, s, e);
-  Gemm<T, Sum> to_down = ddown_product<T>(op, s, e);
-  Gemm<T, Sum> to_up = dup_product<T>(op, s, e);
   Sum* packed_down = scratch.take<Sum>(cpu::packed_count<T>(s.D, s.F));
   Sum* packed_up = scratch.take<Sum>(cpu::packed_count<T>(2 * s.F, s.D));
   cpu::pack(to_hidden, packed_down);
@@ -262,23 +289,17 @@ void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch,
         to_x.a = gate_up;
         to_x.c = op.dx_RD.as<T>() + begin * s.D;
         cpu::gemm_packed(to_x, packed_up, scratch);
-        to_down.k = rows;
-        to_down.a = dy;
-        to_down.b = op.hidden_RF.as<T>() + begin * s.F;
-        cpu::gemm(to_down, scratch);
-        to_up.k = rows;
-        to_up.a = gate_up;
-        to_up.b = op.x_RD.as<T>() + begin * s.D;
-        cpu::gemm(to_up, scratch);
+        if (op.ddown_weight_EDF.present()) {
+          add_to_weights<T>(op, s, op.gate_up_R2F, scratch, e, begin, end);
+        }
       });
 }
 
 // One task an expert, the largest first, so that threads end together.
-template <class T>
-void backward_cpu(const ExpertsBackward& op, const Sizes& s) {
-  const auto* offsets = op.offsets_E1.as<std::int32_t>();
+template <class Body>
+void for_each_expert(const std::int32_t* offsets, std::int64_t num_experts, const Body& body) {
   thread_local std::vector<std::int64_t> order;
-  order.resize(static_cast<std::size_t>(s.E));
+  order.resize(static_cast<std::size_t>(num_experts));
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
     const std::int32_t rows_a = offsets[a + 1] - offsets[a];
@@ -286,13 +307,38 @@ void backward_cpu(const ExpertsBackward& op, const Sizes& s) {
     return rows_a != rows_b ? rows_a > rows_b : a < b;
   });
   const std::int64_t* experts = order.data();
+  parallel_chunks(num_experts, [&](std::int64_t task) { body(experts[task]); });
+}
+
+template <class T, class Op>
+std::int64_t weights_scratch_bytes(const Op& op, const Sizes& s) {
+  return op.ddown_weight_EDF.present()
+             ? std::max(cpu::gemm_scratch_bytes(ddown_product<T>(op, s, 0)),
+                        cpu::gemm_scratch_bytes(dup_product<T>(op, s, 0)))
+             : 0;
+}
+
+template <class T>
+void backward_cpu(const ExpertsBackward& op, const Sizes& s) {
   const ThreadScratch scratch(packed_weights_bytes<T>(s) + scratch_bytes<T>(kBackwardRows * s.F) +
                               std::max({cpu::gemm_scratch_bytes(dhidden_product<T>(op, s, 0)),
                                         cpu::gemm_scratch_bytes(dx_product<T>(op, s, 0)),
-                                        cpu::gemm_scratch_bytes(ddown_product<T>(op, s, 0)),
-                                        cpu::gemm_scratch_bytes(dup_product<T>(op, s, 0))}));
-  parallel_chunks(
-      s.E, [&](std::int64_t task) { backward_expert<T>(op, s, scratch.mine(), experts[task]); });
+                                        weights_scratch_bytes<T>(op, s)}));
+  for_each_expert(op.offsets_E1.as<std::int32_t>(), s.E, [&](std::int64_t e) {
+    backward_expert<T>(op, s, scratch.mine(), e);
+  });
+}
+
+template <class T>
+void backward_weights_cpu(const ExpertsBackwardWeights& op, const Sizes& s) {
+  const auto* offsets = op.offsets_E1.as<std::int32_t>();
+  const ThreadScratch scratch(weights_scratch_bytes<T>(op, s));
+  for_each_expert(offsets, s.E, [&](std::int64_t e) {
+    for_each_block(
+        offsets[e], offsets[e + 1], kBackwardRows, [&](std::int64_t begin, std::int64_t end) {
+          add_to_weights<T>(op, s, op.dgate_up_R2F, scratch.mine(), e, begin, end);
+        });
+  });
 }
 
 }  // namespace
@@ -329,8 +375,9 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
   check.tensor("dx_RD", op.dx_RD, {s.R, s.D}, dtype);
   check.tensor("dy_RD", op.dy_RD, {s.R, s.D}, dtype);
   check.tensor("dhidden_RF", op.dhidden_RF, {s.R, s.F}, dtype);
-  check.tensor("dgate_up_weight_EFD", op.dgate_up_weight_EFD, {s.E, 2 * s.F, s.D}, sums);
-  check.tensor("ddown_weight_EDF", op.ddown_weight_EDF, {s.E, s.D, s.F}, sums);
+  if (op.dgate_up_weight_EFD.present() || op.ddown_weight_EDF.present()) {
+    check_weight_gradients(check, op, s, sums);
+  }
   check.tensor("dgates_TK", op.dgates_TK, {op.gates_TK.dim(0), op.gates_TK.dim(1)}, sums);
   if (stream.device == Device::cpu) {
     return visit_float(dtype, [&]<class T>() { backward_cpu<T>(op, s); });
@@ -354,6 +401,37 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
                            .dy_RN = op.gate_up_R2F,
                            .x_RK = op.x_RD,
                            .weight_ENK = op.gate_up_weight_EFD,
+                           .offsets_E1 = op.offsets_E1},
+                          stream);
+}
+
+void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream) {
+  const OpCheck check("experts_backward_weights", stream);
+  check.num_dims("x_RD", op.x_RD, 2);
+  check.num_dims("ddown_weight_EDF", op.ddown_weight_EDF, 3);
+  const DType dtype = op.x_RD.dtype;
+  check.float_dtype("x_RD", dtype);
+  const Sizes s{.R = op.x_RD.dim(0),
+                .D = op.x_RD.dim(1),
+                .E = op.ddown_weight_EDF.dim(0),
+                .F = op.ddown_weight_EDF.dim(2)};
+  check.tensor("x_RD", op.x_RD, {s.R, s.D}, dtype);
+  check.tensor("dy_RD", op.dy_RD, {s.R, s.D}, dtype);
+  check.tensor("dgate_up_R2F", op.dgate_up_R2F, {s.R, 2 * s.F}, dtype);
+  check.tensor("hidden_RF", op.hidden_RF, {s.R, s.F}, dtype);
+  check_weight_gradients(check, op, s, accumulation_dtype(dtype));
+  check_offsets(check, stream, op.offsets_E1, s.E, s.R);
+  if (stream.device == Device::cpu) {
+    return visit_float(dtype, [&]<class T>() { backward_weights_cpu<T>(op, s); });
+  }
+  grouped_matmul_backward({.dweight_ENK = op.ddown_weight_EDF,
+                           .dy_RN = op.dy_RD,
+                           .x_RK = op.hidden_RF,
+                           .offsets_E1 = op.offsets_E1},
+                          stream);
+  grouped_matmul_backward({.dweight_ENK = op.dgate_up_weight_EFD,
+                           .dy_RN = op.dgate_up_R2F,
+                           .x_RK = op.x_RD,
                            .offsets_E1 = op.offsets_E1},
                           stream);
 }

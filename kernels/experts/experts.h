@@ -35,25 +35,40 @@ void experts_forward(const ExpertsForward& op, Stream stream);
 // Their derivative: dx and dgates are written, dweights are added to.
 //
 // Operands    gate_up is used up: its gradient takes its place. dhidden is scratch of the GPU; the
-// CPU
-//             keeps a block of it to itself.
-// Cost        12*R*D*F FLOP.
+//             CPU keeps a block of it to itself. The gradients of both weights may be absent:
+//             experts_backward_weights forms them later, to the same bits.
+// Cost        12*R*D*F FLOP, half of it for the weights.
 struct ExpertsBackward {
-  TensorView dx_RD;                // out  bf16 | f32 | f64
-  TensorView dgate_up_weight_EFD;  // in/out  accumulation dtype
-  TensorView ddown_weight_EDF;     // in/out  accumulation dtype
-  TensorView dgates_TK;            // out  accumulation dtype
-  TensorView gate_up_R2F;          // in/out  forward's; its gradient on return
-  TensorView dhidden_RF;           // scratch  dtype of dx
-  TensorView dy_RD;                // in   dtype of dx
-  TensorView x_RD;                 // in
-  TensorView hidden_RF;            // in   forward's
-  TensorView gate_up_weight_EFD;   // in
-  TensorView down_weight_EDF;      // in
-  TensorView offsets_E1;           // in
-  TensorView gates_TK;             // in
-  TensorView source_R;             // in
+  TensorView dx_RD;                     // out  bf16 | f32 | f64
+  TensorView dgate_up_weight_EFD = {};  // in/out  accumulation dtype
+  TensorView ddown_weight_EDF = {};     // in/out  accumulation dtype
+  TensorView dgates_TK;                 // out  accumulation dtype
+  TensorView gate_up_R2F;               // in/out  forward's; its gradient on return
+  TensorView dhidden_RF;                // scratch  dtype of dx
+  TensorView dy_RD;                     // in   dtype of dx
+  TensorView x_RD;                      // in
+  TensorView hidden_RF;                 // in   forward's
+  TensorView gate_up_weight_EFD;        // in
+  TensorView down_weight_EDF;           // in
+  TensorView offsets_E1;                // in
+  TensorView gates_TK;                  // in
+  TensorView source_R;                  // in
 };
 void experts_backward(const ExpertsBackward& op, Stream stream);
+
+// The gradients of the weights alone, which are added to.
+//
+// Operands    dgate_up is what experts_backward has left in the place of gate_up.
+// Cost        6*R*D*F FLOP.
+struct ExpertsBackwardWeights {
+  TensorView dgate_up_weight_EFD;  // in/out  accumulation dtype
+  TensorView ddown_weight_EDF;     // in/out  accumulation dtype
+  TensorView dgate_up_R2F;         // in   bf16 | f32 | f64
+  TensorView dy_RD;                // in   dtype of dgate_up, as are the next two
+  TensorView x_RD;                 // in
+  TensorView hidden_RF;            // in   forward's
+  TensorView offsets_E1;           // in   i32
+};
+void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream);
 
 }  // namespace memphis::kernels
