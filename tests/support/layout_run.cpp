@@ -75,6 +75,96 @@ Layout layout(const std::string& name,
   return result;
 }
 
+Layout piped(const std::string& name,
+             const Layout& layout,
+             int pipeline,
+             const std::vector<std::string>& more) {
+  Layout result = layout;
+  result.name = name;
+  result.num_ranks *= pipeline;
+  result.overrides.push_back("parallel.pipeline=" + std::to_string(pipeline));
+  result.overrides.insert(result.overrides.end(), more.begin(), more.end());
+  return result;
+}
+
+const std::vector<Layout>& layouts() {
+  static const std::vector<Layout> table = {
+      layout("one", 1, 1, 1, 1),
+      layout("one_small_batches", 1, 1, 1, 1, {"batch.micro_batch=2"}),
+      layout("data2", 2, 1, 1, 1),
+      layout("data2_whole_optimizer", 2, 1, 1, 1, {"parallel.zero=0"}),
+      layout("data2_shared_gradients", 2, 1, 1, 1, {"parallel.zero=2", "batch.micro_batch=2"}),
+      layout("data2_small_buckets", 2, 1, 2, 1, {"parallel.bucket_mib=0"}),
+      layout("data2_expert2", 2, 1, 2, 1),
+      layout("data2_split_expert", 2, 1, 1, 2),
+      layout("tensor2", 1, 2, 1, 1),
+      layout("tensor2_whole_sequences", 1, 2, 1, 1, {"parallel.sequence_parallel=false"}),
+      layout("tensor2_expert2", 1, 2, 2, 1),
+      layout("tensor2_split_expert", 1, 2, 1, 2),
+      layout("data4", 4, 1, 1, 1),
+      layout("data4_expert4", 4, 1, 4, 1),
+      layout("data4_expert2_split2", 4, 1, 2, 2),
+      layout("data4_expert4_batch1", 4, 1, 4, 1, {"batch.micro_batch=1"}),
+      layout("data2_tensor2", 2, 2, 1, 1),
+      layout("data2_tensor2_expert4", 2, 2, 4, 1),
+      layout("data2_tensor2_expert2_split2", 2, 2, 2, 2),
+      layout("data2_tensor2_split4", 2, 2, 1, 4),
+      layout("data2_tensor2_whole_sequences_expert4",
+             2,
+             2,
+             4,
+             1,
+             {"parallel.sequence_parallel=false"}),
+      layout("data2_tensor2_whole_optimizer", 2, 2, 2, 1, {"parallel.zero=0"}),
+      layout("data2_tensor2_shared_gradients", 2, 2, 2, 1, {"parallel.zero=2"}),
+      layout("data4_expert2_small_buckets_shared_gradients",
+             4,
+             1,
+             2,
+             1,
+             {"parallel.zero=2", "parallel.bucket_mib=0", "batch.micro_batch=1"}),
+      layout("tensor4_shared_heads", 1, 4, 1, 1),
+      layout("tensor4_shared_heads_small_buckets", 1, 4, 1, 1, {"parallel.bucket_mib=0"}),
+      layout("data2_tensor4_shared_heads_shared_gradients",
+             2,
+             4,
+             2,
+             1,
+             {"parallel.zero=2", "batch.micro_batch=2"}),
+      layout("tensor4_shared_heads_expert4", 1, 4, 4, 1),
+      layout("tensor4_shared_heads_whole_sequences",
+             1,
+             4,
+             2,
+             2,
+             {"parallel.sequence_parallel=false", "parallel.zero=0"}),
+      layout("data8", 8, 1, 4, 1, {"batch.micro_batch=1"}),
+      layout("data4_tensor2_expert4", 4, 2, 4, 1, {"batch.micro_batch=2"}),
+      layout("data4_tensor2_expert4_split2", 4, 2, 4, 2, {"batch.micro_batch=2"}),
+      layout("data2_tensor4_expert2_split2", 2, 4, 2, 2),
+      layout("data2_tensor4_whole_sequences", 2, 4, 4, 2, {"parallel.sequence_parallel=false"}),
+      layout("data8_tensor2_expert4_split4", 8, 2, 4, 4, {"batch.micro_batch=1"}),
+      layout("data4_tensor4_expert4_split2", 4, 4, 4, 2, {"batch.micro_batch=2"}),
+      layout("data16", 16, 1, 2, 2, {"batch.micro_batch=1"}),
+      layout("data4_tensor4_room_for_twice_the_share",
+             4,
+             4,
+             4,
+             1,
+             {"batch.micro_batch=2", "parallel.expert_buffer=2.5"}),
+  };
+  return table;
+}
+
+Layout layout_named(const std::string& name) {
+  for (const Layout& one : layouts()) {
+    if (one.name == name) {
+      return one;
+    }
+  }
+  throw ContractError("there is no layout " + name);
+}
+
 void on_ranks(Ranks ranks, int num_ranks, const std::function<void(World&)>& body) {
   if (ranks == Ranks::threads) {
     run_threads(num_ranks, body);

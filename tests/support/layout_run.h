@@ -30,6 +30,17 @@ Layout layout(const std::string& name,
               int expert_tensor,
               const std::vector<std::string>& more = {});
 
+// The same with `pipeline` times the ranks, of which each stage has as many as there were.
+Layout piped(const std::string& name,
+             const Layout& layout,
+             int pipeline,
+             const std::vector<std::string>& more);
+
+// Layouts without a pipeline, the first of one rank. The model has 4 query heads, 2 key/value heads,
+// 4 experts of width 48; a step is 16 sequences.
+const std::vector<Layout>& layouts();
+Layout layout_named(const std::string& name);
+
 // What the ranks of a run are: threads of this process, or the processes that mpirun started.
 enum class Ranks { threads, processes };
 

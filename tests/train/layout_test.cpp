@@ -44,76 +44,6 @@ namespace {
 
 constexpr int kNumSteps = 18;
 
-// The model has 4 query heads, 2 key/value heads, 4 experts of width 48; a step is 16 sequences.
-const std::vector<Layout>& layouts() {
-  static const std::vector<Layout> table = {
-      layout("one", 1, 1, 1, 1),
-      layout("one_small_batches", 1, 1, 1, 1, {"batch.micro_batch=2"}),
-      layout("data2", 2, 1, 1, 1),
-      layout("data2_whole_optimizer", 2, 1, 1, 1, {"parallel.zero=0"}),
-      layout("data2_shared_gradients", 2, 1, 1, 1, {"parallel.zero=2", "batch.micro_batch=2"}),
-      layout("data2_small_buckets", 2, 1, 2, 1, {"parallel.bucket_mib=0"}),
-      layout("data2_expert2", 2, 1, 2, 1),
-      layout("data2_split_expert", 2, 1, 1, 2),
-      layout("tensor2", 1, 2, 1, 1),
-      layout("tensor2_whole_sequences", 1, 2, 1, 1, {"parallel.sequence_parallel=false"}),
-      layout("tensor2_expert2", 1, 2, 2, 1),
-      layout("tensor2_split_expert", 1, 2, 1, 2),
-      layout("data4", 4, 1, 1, 1),
-      layout("data4_expert4", 4, 1, 4, 1),
-      layout("data4_expert2_split2", 4, 1, 2, 2),
-      layout("data4_expert4_batch1", 4, 1, 4, 1, {"batch.micro_batch=1"}),
-      layout("data2_tensor2", 2, 2, 1, 1),
-      layout("data2_tensor2_expert4", 2, 2, 4, 1),
-      layout("data2_tensor2_expert2_split2", 2, 2, 2, 2),
-      layout("data2_tensor2_split4", 2, 2, 1, 4),
-      layout("data2_tensor2_whole_sequences_expert4",
-             2,
-             2,
-             4,
-             1,
-             {"parallel.sequence_parallel=false"}),
-      layout("data2_tensor2_whole_optimizer", 2, 2, 2, 1, {"parallel.zero=0"}),
-      layout("data2_tensor2_shared_gradients", 2, 2, 2, 1, {"parallel.zero=2"}),
-      layout("data4_expert2_small_buckets_shared_gradients",
-             4,
-             1,
-             2,
-             1,
-             {"parallel.zero=2", "parallel.bucket_mib=0", "batch.micro_batch=1"}),
-      layout("tensor4_shared_heads", 1, 4, 1, 1),
-      layout("tensor4_shared_heads_small_buckets", 1, 4, 1, 1, {"parallel.bucket_mib=0"}),
-      layout("data2_tensor4_shared_heads_shared_gradients",
-             2,
-             4,
-             2,
-             1,
-             {"parallel.zero=2", "batch.micro_batch=2"}),
-      layout("tensor4_shared_heads_expert4", 1, 4, 4, 1),
-      layout("tensor4_shared_heads_whole_sequences",
-             1,
-             4,
-             2,
-             2,
-             {"parallel.sequence_parallel=false", "parallel.zero=0"}),
-      layout("data8", 8, 1, 4, 1, {"batch.micro_batch=1"}),
-      layout("data4_tensor2_expert4", 4, 2, 4, 1, {"batch.micro_batch=2"}),
-      layout("data4_tensor2_expert4_split2", 4, 2, 4, 2, {"batch.micro_batch=2"}),
-      layout("data2_tensor4_expert2_split2", 2, 4, 2, 2),
-      layout("data2_tensor4_whole_sequences", 2, 4, 4, 2, {"parallel.sequence_parallel=false"}),
-      layout("data8_tensor2_expert4_split4", 8, 2, 4, 4, {"batch.micro_batch=1"}),
-      layout("data4_tensor4_expert4_split2", 4, 4, 4, 2, {"batch.micro_batch=2"}),
-      layout("data16", 16, 1, 2, 2, {"batch.micro_batch=1"}),
-      layout("data4_tensor4_room_for_twice_the_share",
-             4,
-             4,
-             4,
-             1,
-             {"batch.micro_batch=2", "parallel.expert_buffer=2.5"}),
-  };
-  return table;
-}
-
 struct Case {
   Layout layout;
   Ranks ranks;
@@ -272,15 +202,6 @@ class Warnings {
   std::shared_ptr<spdlog::sinks::ostream_sink_mt> sink_;
 };
 
-Layout layout_named(const std::string& name) {
-  for (const Layout& one : layouts()) {
-    if (one.name == name) {
-      return one;
-    }
-  }
-  throw ContractError("there is no layout " + name);
-}
-
 std::vector<Layout> checkpoint_layouts() {
   std::vector<Layout> result;
   for (const char* name : {"one",
@@ -298,6 +219,16 @@ std::vector<Layout> checkpoint_layouts() {
                            "data2_tensor4_expert2_split2"}) {
     result.push_back(layout_named(name));
   }
+  // Stages of both layers or none, too.
+  result.push_back(piped("pipeline2", layout_named("data2_expert2"), 2, {}));
+  result.push_back(piped("pipeline4",
+                         layout_named("tensor2"),
+                         4,
+                         {"parallel.schedule=zb-h1", "parallel.stages=[1,0,0,1]"}));
+  result.push_back(piped("pipeline2_v",
+                         layout_named("one_small_batches"),
+                         2,
+                         {"parallel.schedule=zbv", "parallel.stages=[0,2,0,0]"}));
   return result;
 }
 
