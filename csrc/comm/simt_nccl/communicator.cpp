@@ -10,6 +10,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/comm/activity.h"
+#include "csrc/comm/simt_nccl/stall.h"
 #include "csrc/core/simt_memory.h"
 
 namespace memphis::simt_nccl {
@@ -495,107 +496,9 @@ void Communicator::pause() {
   pause_();
   ++num_pauses_;
   if (meeting_.has_value() && num_pauses_ % kPausesPerLook == 0) {
-    look_for_a_circle();
-    look_for_the_lost();
-  }
-}
-
-// A rank that does not have, up to the group that it is in, all that another one's group needs of
-// it is waited for. Where each of a circle of ranks waits for the next, none of them ever goes on.
-// That needs no guess about time: what a group holds is known as soon as it begins.
-bool Communicator::waits_for(int a, int b) const {
-  const RankBoard& one = meeting_->of(a);
-  const PairBoard& of_a = meeting_->of(a, b);
-  const PairBoard& of_b = meeting_->of(b, a);
-  return one.state == State::busy &&
-         (one.num_collectives > meeting_->of(b).num_collectives ||
-          of_a.num_sends > of_b.num_receives || of_a.num_receives > of_b.num_sends);
-}
-
-// The ranks of a circle to which `path` leads, if it does.
-std::vector<int> Communicator::circle_from(std::vector<int>& path, std::vector<bool>& seen) const {
-  for (int r = 0; r < num_ranks_; ++r) {
-    if (!waits_for(path.back(), r)) {
-      continue;
-    }
-    if (const auto begin = std::find(path.begin(), path.end(), r); begin != path.end()) {
-      return {begin, path.end()};
-    }
-    if (seen[static_cast<std::size_t>(r)]) {
-      continue;
-    }
-    seen[static_cast<std::size_t>(r)] = true;
-    path.push_back(r);
-    if (std::vector<int> circle = circle_from(path, seen); !circle.empty()) {
-      return circle;
-    }
-    path.pop_back();
-  }
-  return {};
-}
-
-void Communicator::look_for_a_circle() {
-  std::string problem;
-  meeting_->locked(
-      [this] { yield(); },
-      [&] {
-        std::vector<int> path = {rank_};
-        std::vector<bool> seen(static_cast<std::size_t>(num_ranks_));
-        std::vector<int> circle = circle_from(path, seen);
-        if (!circle.empty()) {
-          // Every rank tells it from the same one on.
-          std::rotate(circle.begin(), std::min_element(circle.begin(), circle.end()), circle.end());
-          for (std::size_t i = 0; i < circle.size(); ++i) {
-            problem += fmt::format("{}rank {} waits for rank {} in {}",
-                                   i == 0 ? "" : ", ",
-                                   circle[i],
-                                   circle[(i + 1) % circle.size()],
-                                   meeting_->of(circle[i]).calls.data());
-          }
-          problem += " (none makes the call that another waits for; on GPUs they would for ever)";
-          return;
-        }
-        for (int r = 0; r < num_ranks_; ++r) {
-          if (waits_for(rank_, r) && meeting_->of(r).state == State::parting) {
-            problem = fmt::format(
-                "rank {} waits for rank {} in {}, and rank {} is in "
-                "ncclCommFinalize (it will not make that call any more)",
-                rank_,
-                r,
-                own().calls.data(),
-                r);
-          }
-        }
-      });
-  if (!problem.empty()) {
-    throw Failure{ncclInvalidUsage,
-                  fmt::format("{}: {}; let all ranks make the same calls", name_, problem)};
-  }
-}
-
-void Communicator::look_for_the_lost() {
-  for (int r = 0; r < num_ranks_; ++r) {
-    if (!meeting_->is_gone(r)) {
-      continue;
-    }
-    State state = State::absent;
-    std::string calls;
-    // Read afterwards: one that has parted in the meantime has done so in order.
-    meeting_->locked([this] { yield(); },
-                     [&] {
-                       state = meeting_->of(r).state;
-                       calls = own().calls.data();
-                     });
-    if (state == State::idle || state == State::busy) {
-      throw Failure{
-          ncclRemoteError,
-          fmt::format("{}: rank {} is gone while rank {} waits in {} (it has aborted, or its "
-                      "process has ended); see what that rank says",
-                      name_,
-                      r,
-                      rank_,
-                      calls.empty() ? "ncclCommInitRankScalable" : calls)};
-    }
+    const auto yield_for_lock = [this] { yield(); };
+    look_for_a_circle(name_, *meeting_, yield_for_lock);
+    look_for_the_lost(name_, *meeting_, yield_for_lock);
   }
 }
 

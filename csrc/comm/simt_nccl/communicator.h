@@ -90,10 +90,6 @@ class Communicator {
   void yield();
   void pause();
   void begin_to_wait();
-  bool waits_for(int a, int b) const;
-  std::vector<int> circle_from(std::vector<int>& path, std::vector<bool>& seen) const;
-  void look_for_a_circle();
-  void look_for_the_lost();
 
   const std::string name_;
   const std::vector<ncclUniqueId> ids_;
