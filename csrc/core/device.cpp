@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "csrc/core/device_wait.h"
 #include "csrc/core/error.h"
 #include "csrc/core/memory_pools.h"
 #include "csrc/core/pause.h"
@@ -51,26 +52,13 @@ void* allocate_host(std::size_t bytes) {
 
 std::atomic<GpuWatch*> g_watch{nullptr};
 
-// Returns when done(), which asks the GPU.
-template <class Done>
-void poll(const Done& done, GpuWatch& watch) {
-  struct Wait {
-    GpuWatch& watch;
-    ~Wait() { watch.leave(); }
-  } const wait{watch};
-  // A step waits for the GPU in every layer that exchanges rows: mostly for less than so many.
-  constexpr int kNumYields = 5000;
-  constexpr std::chrono::microseconds kLongestSleep{50};
-  Pause pause(kNumYields, kLongestSleep);
-  while (!done()) {
-    watch.check();
-    pause();
-  }
-}
+// A step waits for the GPU in every layer that exchanges rows: mostly for less than so many yields.
+constexpr int kNumYields = 5000;
+constexpr std::chrono::microseconds kLongestSleep{50};
 
 // Freeing waits for all work of the GPU, some of which may wait for ranks that will not come.
 void give_up_if_unwinding() noexcept {
-  GpuWatch* const watch = g_watch.load(std::memory_order_acquire);
+  GpuWatch* const watch = gpu_watch();
   if (watch != nullptr && std::uncaught_exceptions() > 0) {
     watch->give_up();
   }
@@ -120,6 +108,10 @@ std::array<std::int64_t, 2> gpu_identity() {
 
 void set_gpu_watch(GpuWatch* watch) noexcept {
   g_watch.store(watch, std::memory_order_release);
+}
+
+GpuWatch* gpu_watch() noexcept {
+  return g_watch.load(std::memory_order_acquire);
 }
 
 void* device_allocate(std::size_t bytes, Device device) {
@@ -174,8 +166,10 @@ void synchronize(Stream stream) {
   if (stream.device == Device::cpu) {
     return;
   }
-  if (GpuWatch* const watch = g_watch.load(std::memory_order_acquire)) {
-    poll([&] { return cuda_device::is_done(stream.handle); }, *watch);
+  if (GpuWatch* const watch = gpu_watch()) {
+    poll([&] { return cuda_device::is_done(stream.handle); },
+         *watch,
+         Pause(kNumYields, kLongestSleep));
   } else {
     cuda_device::synchronize(stream.handle);
   }
@@ -213,8 +207,10 @@ void Event::wait() const {
   if (device_ == Device::cpu) {
     return;
   }
-  if (GpuWatch* const watch = g_watch.load(std::memory_order_acquire)) {
-    poll([&] { return cuda_device::event_is_done(handle_); }, *watch);
+  if (GpuWatch* const watch = gpu_watch()) {
+    poll([&] { return cuda_device::event_is_done(handle_); },
+         *watch,
+         Pause(kNumYields, kLongestSleep));
   } else {
     cuda_device::synchronize_event(handle_);
   }

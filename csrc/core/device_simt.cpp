@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Device::cuda as host memory: allocations of their own address range, streams and events that are
-// always up to date, as every piece of work is done when its call returns.
+// Device::cuda as host memory: allocations of their own address range; streams and events that know
+// what other threads have not done yet, which is all that can be pending.
+#include "csrc/core/device_simt.h"
+
+#include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "csrc/core/device.h"
+#include "csrc/core/device_wait.h"
 #include "csrc/core/error.h"
+#include "csrc/core/pause.h"
 #include "csrc/core/round.h"
 #include "csrc/core/simt_memory.h"
 
@@ -128,6 +135,60 @@ class DeviceMemory {
   std::map<std::uintptr_t, Allocation> allocations_;  // by address; freed ones for the reports
 };
 
+// Where the host has access. Threads have it at once, to memory that overlaps or shares a granule
+// of AddressSanitizer's: who ends its own takes away only what is nobody else's.
+class OpenRanges {
+ public:
+  static OpenRanges& instance() {
+    static OpenRanges& ranges = *new OpenRanges;
+    return ranges;
+  }
+
+  void open(std::uintptr_t begin, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    ranges_.push_back({begin, begin + bytes});
+    ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<void*>(begin), bytes);
+  }
+
+  void close(std::uintptr_t begin, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const std::uintptr_t end = begin + bytes;
+    ranges_.erase(std::find_if(ranges_.begin(), ranges_.end(), [&](const Open& open) {
+      return open.begin == begin && open.end == end;
+    }));
+    std::vector<Open> others;  // in whole granules
+    for (const Open& open : ranges_) {
+      if (open.begin < end + kGranule && begin < open.end + kGranule) {
+        others.push_back({open.begin / kGranule * kGranule, round_up(open.end, kGranule)});
+      }
+    }
+    std::sort(others.begin(), others.end(), [](const Open& a, const Open& b) {
+      return a.begin < b.begin;
+    });
+    std::uintptr_t next = begin;
+    for (const Open& open : others) {
+      poison(next, std::min(open.begin, end));
+      next = std::max(next, open.end);
+    }
+    poison(next, end);
+  }
+
+ private:
+  struct Open {
+    std::uintptr_t begin;
+    std::uintptr_t end;
+  };
+
+  static void poison(std::uintptr_t begin, std::uintptr_t end) {
+    if (begin < end) {
+      ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(begin), end - begin);
+    }
+  }
+
+  std::mutex mutex_;
+  std::vector<Open> ranges_;
+};
+
 }  // namespace
 
 const Range& range = DeviceMemory::instance().range();
@@ -141,14 +202,118 @@ HostAccess::HostAccess(const void* address, std::size_t bytes) : address_(addres
   require(bytes == 0 || (contains(begin) && is_live(begin, bytes)),
           "a copy or product of device memory leaves its allocation: " + std::to_string(bytes) +
               " bytes from " + (contains(begin) ? describe(begin) : "a host address"));
-  ASAN_UNPOISON_MEMORY_REGION(address_, bytes_);
+  OpenRanges::instance().open(begin, bytes);
 }
 
 HostAccess::~HostAccess() {
-  ASAN_POISON_MEMORY_REGION(address_, bytes_);
+  OpenRanges::instance().close(reinterpret_cast<std::uintptr_t>(address_), bytes_);
 }
 
 }  // namespace simt_memory
+
+namespace simt_stream {
+
+// Where a piece of work lies on its stream.
+struct Point {
+  enum class State { pending, failed, done };
+  State state = State::pending;
+  double seconds = 0;               // when it was done
+  std::shared_ptr<Point> previous;  // what lies before it; null if that is done
+};
+
+namespace {
+
+// Ranks are many more than cores.
+constexpr int kNumYields = 50;
+constexpr std::chrono::microseconds kLongestSleep{500};
+
+double now_seconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
+}
+
+// Of all points. Never destroyed: work may end while static objects go.
+struct Shared {
+  std::mutex mutex;
+  std::condition_variable changed;  // a point is no longer pending
+};
+
+Shared& shared() {
+  static Shared& instance = *new Shared;
+  return instance;
+}
+
+// From here on, all under the mutex.
+
+// Passes over what is done, up to the latest that is not. Returns when the last of that was done.
+double pass_done(std::shared_ptr<Point>& point) {
+  double seconds = 0;
+  while (point != nullptr && point->state == Point::State::done) {
+    seconds = std::max(seconds, point->seconds);
+    point = std::shared_ptr<Point>(point->previous);  // first, as this may be its last owner
+  }
+  return seconds;
+}
+
+// Whether some of it may still be done.
+bool any_pending(const Point* point) {
+  while (point != nullptr && point->state != Point::State::pending) {
+    point = point->previous.get();
+  }
+  return point != nullptr;
+}
+
+}  // namespace
+
+// The last of its work; `null` is a stream as well.
+struct SimulatedStream {
+  std::shared_ptr<Point> last;
+};
+
+namespace {
+
+SimulatedStream& stream_of(void* handle) {
+  static SimulatedStream& default_stream = *new SimulatedStream;
+  return handle == nullptr ? default_stream : *static_cast<SimulatedStream*>(handle);
+}
+
+}  // namespace
+
+PendingWork::PendingWork(void* stream) : point_(std::make_shared<Point>()) {
+  const std::lock_guard lock(shared().mutex);
+  std::shared_ptr<Point>& last = stream_of(stream).last;
+  pass_done(last);
+  point_->previous = std::exchange(last, point_);
+}
+
+PendingWork::~PendingWork() {
+  if (point_ == nullptr) {
+    return;  // moved from
+  }
+  {
+    const std::lock_guard lock(shared().mutex);
+    point_->state = Point::State::done;
+    point_->seconds = now_seconds();
+    pass_done(point_->previous);
+  }
+  shared().changed.notify_all();
+}
+
+bool PendingWork::may_begin() const {
+  const std::lock_guard lock(shared().mutex);
+  pass_done(point_->previous);
+  return !any_pending(point_->previous.get());
+}
+
+void PendingWork::fail() noexcept {
+  {
+    const std::lock_guard lock(shared().mutex);
+    point_->state = Point::State::failed;
+  }
+  shared().changed.notify_all();
+}
+
+}  // namespace simt_stream
 
 namespace cuda_device {
 namespace {
@@ -161,9 +326,37 @@ std::unique_ptr<simt_memory::HostAccess> access(const void* address, std::size_t
   return std::make_unique<simt_memory::HostAccess>(address, bytes);
 }
 
-struct EventTime {
-  double seconds = 0;
+using simt_stream::Point;
+using simt_stream::shared;
+
+struct SimulatedEvent {
+  std::shared_ptr<Point> point;  // the last of the work that was not done; null if all is
+  double seconds = 0;            // when the rest was done
 };
+
+SimulatedEvent& event_of(void* handle) {
+  return *static_cast<SimulatedEvent*>(handle);
+}
+
+// Without a watch, until nothing is pending any more.
+void wait_for_end_of(const Point* point) {
+  std::unique_lock lock(shared().mutex);
+  shared().changed.wait(lock, [&] { return !simt_stream::any_pending(point); });
+}
+
+// Before the host does what a GPU would do behind that: `synchronize` of the stream or the event.
+template <class Done, class Wait>
+void wait_on_host(const Done& done, const Wait& wait_unwatched) {
+  if (GpuWatch* const watch = gpu_watch()) {
+    poll(done, *watch, Pause(simt_stream::kNumYields, simt_stream::kLongestSleep));
+  } else {
+    wait_unwatched();
+  }
+}
+
+void wait_for_stream(void* stream) {
+  wait_on_host([&] { return is_done(stream); }, [&] { synchronize(stream); });
+}
 
 }  // namespace
 
@@ -200,47 +393,76 @@ void free(void* data) noexcept {
   simt_memory::DeviceMemory::instance().free(data);
 }
 
-void copy(void* destination, const void* source, std::size_t bytes, void* /*stream*/) {
+void copy(void* destination, const void* source, std::size_t bytes, void* stream) {
+  wait_for_stream(stream);
   const auto from = access(source, bytes);
   const auto to = access(destination, bytes);
   std::memmove(destination, source, bytes);
 }
 
-void zero(void* destination, std::size_t bytes, void* /*stream*/) {
+void zero(void* destination, std::size_t bytes, void* stream) {
+  wait_for_stream(stream);
   const simt_memory::HostAccess to(destination, bytes);
   std::memset(destination, 0, bytes);
 }
 
-void synchronize(void* /*stream*/) {}
-bool is_done(void* /*stream*/) {
-  return true;
+void synchronize(void* stream) {
+  std::unique_lock lock(shared().mutex);
+  const std::shared_ptr<Point> last = simt_stream::stream_of(stream).last;
+  lock.unlock();
+  wait_for_end_of(last.get());
+}
+bool is_done(void* stream) {
+  const std::lock_guard lock(shared().mutex);
+  std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
+  simt_stream::pass_done(last);
+  return last == nullptr;
 }
 
-// A stream is its address alone: distinct, so that mixing two up could be seen.
 void* create_stream() {
-  return new char;
+  return new simt_stream::SimulatedStream;
 }
 void destroy_stream(void* stream) noexcept {
-  delete static_cast<char*>(stream);
+  const std::lock_guard lock(shared().mutex);
+  delete static_cast<simt_stream::SimulatedStream*>(stream);
 }
 
 void* create_event(bool /*timing*/) {
-  return new EventTime;
+  return new SimulatedEvent;
 }
 void destroy_event(void* event) noexcept {
-  delete static_cast<EventTime*>(event);
+  const std::lock_guard lock(shared().mutex);
+  delete static_cast<SimulatedEvent*>(event);
 }
-void record_event(void* event, void* /*stream*/) {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  static_cast<EventTime*>(event)->seconds = std::chrono::duration<double>(now).count();
+void record_event(void* event, void* stream) {
+  const std::lock_guard lock(shared().mutex);
+  std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
+  simt_stream::pass_done(last);
+  event_of(event) = {.point = last, .seconds = simt_stream::now_seconds()};
 }
-void make_wait(void* /*stream*/, void* /*event*/) {}
-void synchronize_event(void* /*event*/) {}
-bool event_is_done(void* /*event*/) {
-  return true;
+// The stream has nothing to wait for once the host has.
+void make_wait(void* /*stream*/, void* event) {
+  wait_on_host([&] { return event_is_done(event); }, [&] { synchronize_event(event); });
 }
+void synchronize_event(void* event) {
+  std::unique_lock lock(shared().mutex);
+  const std::shared_ptr<Point> point = event_of(event).point;
+  lock.unlock();
+  wait_for_end_of(point.get());
+}
+bool event_is_done(void* event) {
+  const std::lock_guard lock(shared().mutex);
+  SimulatedEvent& own = event_of(event);
+  own.seconds = std::max(own.seconds, simt_stream::pass_done(own.point));
+  return own.point == nullptr;
+}
+// Asked whether they are done, events take over the time at which the last of their work was.
 double seconds_between(void* earlier, void* later) {
-  return static_cast<EventTime*>(later)->seconds - static_cast<EventTime*>(earlier)->seconds;
+  for (void* event : {earlier, later}) {
+    (void)event_is_done(event);
+  }
+  const std::lock_guard lock(shared().mutex);
+  return event_of(later).seconds - event_of(earlier).seconds;
 }
 
 void* allocate_pinned(std::size_t bytes) {

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+// What lies on streams of the simulated device (device_simt.cpp) and is not done yet: what another
+// thread does, such as NCCL's. All else is done when its call returns. A copy, a memset or a stream
+// that is to wait for an event therefore waits on the host for what is pending before it; a kernel
+// does not look what is pending on its own stream.
+namespace memphis::simt_stream {
+
+struct Point;
+
+// One piece of such work, of the thread that does it.
+class PendingWork {
+ public:
+  // Enqueues it behind what lies on `stream`, a cudaStream_t.
+  explicit PendingWork(void* stream);
+  // It is done, or given up: what follows on the stream runs.
+  ~PendingWork();
+  PendingWork(PendingWork&&) noexcept = default;
+  PendingWork& operator=(PendingWork&&) = delete;
+  PendingWork(const PendingWork&) = delete;
+  PendingWork& operator=(const PendingWork&) = delete;
+
+  // Whether nothing before it on the stream is pending any more.
+  bool may_begin() const;
+
+  // It will never be done. Like a kernel that waits for ranks that will not come it is not done as
+  // long as this exists, which a GpuWatch ends; who waits without one waits no longer.
+  void fail() noexcept;
+
+ private:
+  std::shared_ptr<Point> point_;
+};
+
+}  // namespace memphis::simt_stream
