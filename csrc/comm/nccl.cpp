@@ -324,14 +324,16 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
   std::uint64_t enqueue(const Collective& collective, std::string_view name, Stream stream) {
     require(stream.device == Device::cuda, "a group serves the device that it was made for");
     check_collective(collective, name, axis_, rank_, size_, stream);
+    // Not under the lock, which a watched wait takes: the simulated device has the host wait here
+    // for what is pending on `stream`.
+    ready_.record(stream);
+    ready_.make_wait(stream_.view());
     const std::lock_guard lock(NcclWatch::instance().mutex());
     require_living(name);
     NcclWatch::instance().check_locked();
     name_.assign(name);
     activity_.note_enqueued(axis_, name);
     StreamSpans* const spans = activity_.gpu_spans();
-    ready_.record(stream);
-    ready_.make_wait(stream_.view());
     std::size_t span = 0;
     if (spans != nullptr) {
       span =

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -19,152 +20,13 @@
 
 #include "csrc/core/device.h"
 #include "csrc/core/dtype.h"
+#include "tests/comm/simt_nccl_ranks.h"
 #include "tests/support/error_text.h"
 
 namespace memphis {
 namespace {
 
-constexpr Stream kStream{Device::cuda, nullptr};
-
-// Long enough for any machine; what never ends fails here.
-constexpr std::chrono::seconds kLimit{60};
-
-template <class T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& values)
-      : count_(values.size()), data_(device_allocate(count_ * sizeof(T), Device::cuda)) {
-    device_copy(data_.get(), values.data(), count_ * sizeof(T), kStream);
-  }
-  explicit OnDevice(std::size_t count) : OnDevice(std::vector<T>(count)) {}
-
-  T* data() const { return static_cast<T*>(data_.get()); }
-  std::vector<T> values() const {
-    std::vector<T> result(count_);
-    device_copy(result.data(), data_.get(), count_ * sizeof(T), kStream);
-    return result;
-  }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { device_free(memory, Device::cuda); }
-  };
-  std::size_t count_;
-  std::unique_ptr<void, Free> data_;
-};
-
-// What a call of a communicator came to.
-struct Result {
-  ncclResult_t status = ncclSuccess;
-  std::string text;
-};
-
-Result result_of(ncclResult_t status) {
-  return {status, status == ncclSuccess ? "" : ncclGetLastError(nullptr)};
-}
-
-// One rank.
-class Rank {
- public:
-  Rank(std::vector<ncclUniqueId> ids, int rank, int num_ranks) : rank_(rank) {
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    config.commName = "test";
-    const ncclResult_t status = ncclCommInitRankScalable(
-        &comm_, num_ranks, rank, static_cast<int>(ids.size()), ids.data(), &config);
-    connected_ = settle(status);
-  }
-  ~Rank() {
-    if (comm_ != nullptr) {
-      ncclCommAbort(comm_);
-    }
-  }
-  Rank(const Rank&) = delete;
-  Rank& operator=(const Rank&) = delete;
-
-  int rank() const { return rank_; }
-  ncclComm_t comm() const { return comm_; }
-  const Result& connected() const { return connected_; }
-
-  Result settle(ncclResult_t status) const {
-    if (status != ncclSuccess && status != ncclInProgress) {
-      return result_of(status);
-    }
-    const auto end = std::chrono::steady_clock::now() + kLimit;
-    while (std::chrono::steady_clock::now() < end) {
-      EXPECT_EQ(ncclCommGetAsyncError(comm_, &status), ncclSuccess);
-      if (status != ncclInProgress) {
-        return result_of(status);
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-    }
-    return {ncclInProgress, "it does not end"};
-  }
-
-  Result group(const std::function<void()>& calls) const {
-    ncclGroupStart();
-    calls();
-    return settle(ncclGroupEnd());
-  }
-
-  Result sum(const float* send, float* receive, std::size_t count) const {
-    return settle(ncclAllReduce(send, receive, count, ncclFloat32, ncclSum, comm_, nullptr));
-  }
-
-  Result part() {
-    const Result result = settle(ncclCommFinalize(comm_));
-    if (result.status == ncclSuccess) {
-      EXPECT_EQ(ncclCommDestroy(comm_), ncclSuccess);
-      comm_ = nullptr;
-    }
-    return result;
-  }
-
- private:
-  int rank_;
-  ncclComm_t comm_ = nullptr;
-  Result connected_;
-};
-
-std::vector<ncclUniqueId> make_ids(int num_ids) {
-  std::vector<ncclUniqueId> ids(static_cast<std::size_t>(num_ids));
-  for (ncclUniqueId& id : ids) {
-    EXPECT_EQ(ncclGetUniqueId(&id), ncclSuccess);
-  }
-  return ids;
-}
-
-// What `body` returns, of each rank. No rank goes before the others have it.
-std::vector<Result> on_ranks(int num_ranks, const std::function<Result(Rank&)>& body) {
-  const std::vector<ncclUniqueId> ids = make_ids(1);
-  std::vector<Result> results(static_cast<std::size_t>(num_ranks));
-  std::vector<std::unique_ptr<Rank>> ranks(results.size());
-  std::vector<std::thread> threads;
-  for (int r = 0; r < num_ranks; ++r) {
-    threads.emplace_back([&, r] {
-      const auto i = static_cast<std::size_t>(r);
-      ranks[i] = std::make_unique<Rank>(ids, r, num_ranks);
-      results[i] = ranks[i]->connected();
-      if (results[i].status == ncclSuccess) {
-        results[i] = body(*ranks[i]);
-      }
-    });
-  }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  return results;
-}
-
-void expect_on_all(const std::vector<Result>& results,
-                   ncclResult_t status,
-                   const std::string& text) {
-  for (const Result& result : results) {
-    EXPECT_EQ(result.status, status) << result.text;
-    EXPECT_EQ(result.text, text);
-    EXPECT_TRUE(status == ncclSuccess || test::follows_grammar(result.text)) << result.text;
-  }
-}
+using namespace test;
 
 TEST(SimtNccl, SumsOfBf16RoundAtEachAdditionInTheOrderOfRanks) {
   // In bf16, of 8 digits, 256 + 1 is 256: so often as it is added alone.
@@ -173,7 +35,7 @@ TEST(SimtNccl, SumsOfBf16RoundAtEachAdditionInTheOrderOfRanks) {
       const OnDevice<bf16> x(std::vector<bf16>{bf16(rank.rank() == 0 ? f : 1.0F)});
       const OnDevice<bf16> y(1);
       const Result result = rank.settle(
-          ncclAllReduce(x.data(), y.data(), 1, ncclBfloat16, ncclSum, rank.comm(), nullptr));
+          ncclAllReduce(x.data(), y.data(), 1, ncclBfloat16, ncclSum, rank.comm(), rank.stream()));
       EXPECT_EQ(static_cast<float>(y.values()[0]), s);
       return result;
     });
@@ -200,10 +62,11 @@ TEST(SimtNccl, AGroupMovesAllItsCallsWhateverTheirOrder) {
                  ncclFloat32,
                  p,
                  rank.comm(),
-                 nullptr);
-        ncclSend(x.data(), kCount, ncclFloat32, p, rank.comm(), nullptr);
+                 rank.stream());
+        ncclSend(x.data(), kCount, ncclFloat32, p, rank.comm(), rank.stream());
       }
-      ncclAllReduce(x.data(), sums.data(), kCount, ncclFloat32, ncclSum, rank.comm(), nullptr);
+      ncclAllReduce(
+          x.data(), sums.data(), kCount, ncclFloat32, ncclSum, rank.comm(), rank.stream());
     });
     EXPECT_EQ(sums.values(), std::vector<float>(kCount, 6.0F));
     for (int p = 0; p < 3; ++p) {
@@ -223,9 +86,9 @@ TEST(SimtNccl, SendsAndReceivesConcernTheirTwoRanksAlone) {
     const OnDevice<float> y(8);
     Result result;
     if (rank.rank() == 0) {
-      result = rank.settle(ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), nullptr));
+      result = rank.settle(ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), rank.stream()));
     } else if (rank.rank() == 1) {
-      result = rank.settle(ncclRecv(y.data(), 8, ncclFloat32, 0, rank.comm(), nullptr));
+      result = rank.settle(ncclRecv(y.data(), 8, ncclFloat32, 0, rank.comm(), rank.stream()));
       EXPECT_EQ(y.values(), x.values());
     }
     return result.status == ncclSuccess ? rank.sum(x.data(), y.data(), 8) : result;
@@ -241,13 +104,14 @@ TEST(SimtNccl, CollectivesThatDifferAreNamed) {
   const OnDevice<float> y(64);
   const auto all_reduce = [&](std::size_t count, ncclDataType_t type, ncclRedOp_t op) {
     return [&, count, type, op](Rank& rank) {
-      return rank.settle(ncclAllReduce(x.data(), y.data(), count, type, op, rank.comm(), nullptr));
+      return rank.settle(
+          ncclAllReduce(x.data(), y.data(), count, type, op, rank.comm(), rank.stream()));
     };
   };
   const auto broadcast = [&](int root) {
     return [&, root](Rank& rank) {
       return rank.settle(
-          ncclBroadcast(x.data(), y.data(), 8, ncclFloat32, root, rank.comm(), nullptr));
+          ncclBroadcast(x.data(), y.data(), 8, ncclFloat32, root, rank.comm(), rank.stream()));
     };
   };
   const auto usual = all_reduce(8, ncclFloat32, ncclSum);
@@ -296,8 +160,8 @@ TEST(SimtNccl, ASendAndAReceiveOfAnotherSizeAreNamed) {
   const auto results = on_ranks(2, [](Rank& rank) {
     const OnDevice<float> x(std::vector<float>(8));
     return rank.settle(rank.rank() == 0
-                           ? ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), nullptr)
-                           : ncclRecv(x.data(), 6, ncclFloat32, 0, rank.comm(), nullptr));
+                           ? ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), rank.stream())
+                           : ncclRecv(x.data(), 6, ncclFloat32, 0, rank.comm(), rank.stream()));
   });
   expect_on_all(results,
                 ncclInvalidUsage,
@@ -312,7 +176,7 @@ TEST(SimtNccl, ASendWithoutAReceiveIsNamed) {
     const OnDevice<float> x(std::vector<float>(8));
     const OnDevice<float> y(8);
     return rank.rank() == 0
-               ? rank.settle(ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), nullptr))
+               ? rank.settle(ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), rank.stream()))
                : rank.sum(x.data(), y.data(), 8);
   });
   expect_on_all(results,
@@ -328,7 +192,7 @@ TEST(SimtNccl, ASendToItselfWithoutAReceiveIsNamed) {
     const OnDevice<float> x(std::vector<float>(8));
     const OnDevice<float> y(8);
     return rank.rank() == 1
-               ? rank.settle(ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), nullptr))
+               ? rank.settle(ncclSend(x.data(), 8, ncclFloat32, 1, rank.comm(), rank.stream()))
                : rank.sum(x.data(), y.data(), 8);
   });
   expect_on_all(results,
@@ -355,11 +219,11 @@ TEST(SimtNccl, ARankThatPartsWhileAnotherCallsIsNamed) {
 TEST(SimtNccl, MemoryThatIsNotTheDevicesIsNamed) {
   const OnDevice<float> x(std::vector<float>(8));
   std::vector<float> host(8);
-  const auto problem_with = [&](const std::function<ncclResult_t(ncclComm_t)>& call) {
+  const auto problem_with = [&](const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {
     const auto results = on_ranks(2, [&](Rank& rank) {
       const OnDevice<float> send(std::vector<float>(8));
       const OnDevice<float> receive(8);
-      return rank.rank() == 1 ? rank.settle(call(rank.comm()))
+      return rank.rank() == 1 ? rank.settle(call(rank.comm(), rank.stream()))
                               : rank.sum(send.data(), receive.data(), 8);
     });
     EXPECT_EQ(results[0].status, ncclInvalidUsage);
@@ -369,26 +233,26 @@ TEST(SimtNccl, MemoryThatIsNotTheDevicesIsNamed) {
     return results[0].text;
   };
   const std::string call = "test: rank 1 makes ncclAllReduce(count 8, ncclFloat32, ncclSum): ";
-  EXPECT_EQ(problem_with([&](ncclComm_t comm) {
-              return ncclAllReduce(host.data(), x.data(), 8, ncclFloat32, ncclSum, comm, nullptr);
+  EXPECT_EQ(problem_with([&](ncclComm_t comm, cudaStream_t stream) {
+              return ncclAllReduce(host.data(), x.data(), 8, ncclFloat32, ncclSum, comm, stream);
             }),
             call + "send is no memory of the device (the GPU would fault there); mend the caller");
   EXPECT_EQ(
-      problem_with([&](ncclComm_t comm) {
-        return ncclAllReduce(x.data(), host.data(), 8, ncclFloat32, ncclSum, comm, nullptr);
+      problem_with([&](ncclComm_t comm, cudaStream_t stream) {
+        return ncclAllReduce(x.data(), host.data(), 8, ncclFloat32, ncclSum, comm, stream);
       }),
       call + "receive is no memory of the device (the GPU would fault there); mend the caller");
   EXPECT_EQ(
-      problem_with([&](ncclComm_t comm) {
-        return ncclAllReduce(x.data() + 1, x.data() + 1, 8, ncclFloat32, ncclSum, comm, nullptr);
+      problem_with([&](ncclComm_t comm, cudaStream_t stream) {
+        return ncclAllReduce(x.data() + 1, x.data() + 1, 8, ncclFloat32, ncclSum, comm, stream);
       }),
       call +
           "send has 32 bytes, beginning at byte 4 of an allocation of 32 bytes (the GPU would "
           "fault there, or use what is others'); mend the caller");
   const OnDevice<float> longer(std::vector<float>(12));
-  EXPECT_EQ(problem_with([&](ncclComm_t comm) {
+  EXPECT_EQ(problem_with([&](ncclComm_t comm, cudaStream_t stream) {
               return ncclAllReduce(
-                  longer.data(), longer.data() + 4, 8, ncclFloat32, ncclSum, comm, nullptr);
+                  longer.data(), longer.data() + 4, 8, ncclFloat32, ncclSum, comm, stream);
             }),
             call +
                 "send and receive overlap (what is read would already be written); mend the "
@@ -400,8 +264,9 @@ TEST(SimtNccl, AnAbortEndsWhatIsWaitedForInVain) {
     const OnDevice<float> x(std::vector<float>(8));
     const OnDevice<float> y(8);
     if (rank.rank() == 0) {
-      EXPECT_EQ(ncclAllReduce(x.data(), y.data(), 8, ncclFloat32, ncclSum, rank.comm(), nullptr),
-                ncclInProgress);
+      EXPECT_EQ(
+          ncclAllReduce(x.data(), y.data(), 8, ncclFloat32, ncclSum, rank.comm(), rank.stream()),
+          ncclInProgress);
     }
     return Result();  // the ranks abort, 0 first
   });

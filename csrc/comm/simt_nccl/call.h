@@ -11,6 +11,7 @@
 namespace memphis::simt_nccl {
 
 enum class Kind : std::int32_t { all_reduce, all_gather, reduce_scatter, broadcast, send, receive };
+constexpr std::size_t kNumKinds = 6;
 
 // Of a call what ranks must agree in; lies in shared memory.
 struct Terms {
@@ -27,6 +28,7 @@ struct Call {
   Terms terms;
   const std::byte* send = nullptr;
   std::byte* receive = nullptr;
+  cudaStream_t stream = nullptr;
 };
 
 bool is_collective(Kind kind);

@@ -48,21 +48,13 @@ Span chunk_of(const Terms& terms, int num_ranks, std::size_t chunk) {
   return {begin * bytes_of(terms.type), count * bytes_of(terms.type)};
 }
 
-// Threads of this process read and write the device one after the other: one that is done takes
-// away the access to what it was given, which another may be reading, too.
-std::mutex& device_mutex() {
-  static std::mutex& mutex = *new std::mutex;
-  return mutex;
-}
-
+// While the host and other communicators use memory beside it.
 void read_device(std::byte* target, const std::byte* source, std::size_t bytes) {
-  const std::lock_guard lock(device_mutex());
   const simt_memory::HostAccess access(source, bytes);
   std::memcpy(target, source, bytes);
 }
 
 void write_device(std::byte* target, const std::byte* source, std::size_t bytes) {
-  const std::lock_guard lock(device_mutex());
   const simt_memory::HostAccess access(target, bytes);
   std::memcpy(target, source, bytes);
 }
@@ -75,8 +67,10 @@ Communicator::Communicator(std::string name, std::vector<ncclUniqueId> ids, int 
       rank_(rank),
       num_ranks_(num_ranks),
       peers_(static_cast<std::size_t>(num_ranks)),
-      pause_(kNumYields, kLongestSleep),
-      thread_([this] { run(); }) {}
+      pause_(kNumYields, kLongestSleep) {
+  start({.kind = Job::Kind::connect, .calls = {}, .work = {}});
+  thread_ = std::thread([this] { run(); });
+}
 
 Communicator::~Communicator() {
   {
@@ -93,63 +87,126 @@ Failure Communicator::status() const {
   if (failure_.status != ncclSuccess) {
     return failure_;
   }
-  if (connected_ && meeting_->has_failed()) {
+  if (!connected_) {
+    return {ncclInProgress, ""};
+  }
+  if (meeting_->has_failed()) {
     return meeting_->failure();
   }
-  return {job_ == Job::none ? ncclSuccess : ncclInProgress, ""};
+  const bool parts = !jobs_.empty() && jobs_.back().kind == Job::Kind::part;
+  return {parts || !all_have_come() ? ncclInProgress : ncclSuccess, ""};
+}
+
+// NCCL connects ranks for a kind of call when it is made for the first time, and before it puts it
+// on the stream: what those ranks do before that call, and whether they have done it, is all the
+// same.
+bool Communicator::all_have_come() const {
+  for (int r = 0; r < num_ranks_; ++r) {
+    const auto have_met = [](const std::atomic<std::uint64_t>& of_one,
+                             const std::atomic<std::uint64_t>& of_other) {
+      return of_one.load(std::memory_order_relaxed) == 0 ||
+             of_other.load(std::memory_order_acquire) > 0;
+    };
+    const PairBoard& here = meeting_->of(rank_, r);
+    const PairBoard& there = meeting_->of(r, rank_);
+    if (meeting_->of(r).num_enqueued.load(std::memory_order_acquire) < num_awaited_ ||
+        !have_met(here.num_enqueued_sends, there.num_enqueued_receives) ||
+        !have_met(here.num_enqueued_receives, there.num_enqueued_sends)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void Communicator::make(std::vector<Call> calls) {
+  Job job{.kind = Job::Kind::calls, .calls = std::move(calls), .work = {}};
+  std::vector<cudaStream_t> streams;
+  for (const Call& call : job.calls) {
+    if (std::find(streams.begin(), streams.end(), call.stream) == streams.end()) {
+      streams.push_back(call.stream);
+      job.work.emplace_back(call.stream);
+    }
+  }
   const std::lock_guard lock(mutex_);
-  calls_ = std::move(calls);
-  start(Job::calls);
+  note_enqueued(job.calls);
+  start(std::move(job));
+}
+
+void Communicator::note_enqueued(const std::vector<Call>& calls) {
+  for (const Call& call : calls) {
+    const Kind kind = call.terms.kind;
+    if (!is_collective(kind)) {
+      PairBoard& pair = meeting_->of(rank_, call.terms.peer);
+      (kind == Kind::send ? pair.num_enqueued_sends : pair.num_enqueued_receives)
+          .fetch_add(1, std::memory_order_release);
+      continue;
+    }
+    const std::uint64_t number = own().num_enqueued.fetch_add(1, std::memory_order_release) + 1;
+    if (!std::exchange(made_[static_cast<std::size_t>(kind)], true)) {
+      num_awaited_ = number;
+    }
+  }
 }
 
 void Communicator::finalize() {
   const std::lock_guard lock(mutex_);
-  start(Job::part);
+  start({.kind = Job::Kind::part, .calls = {}, .work = {}});
 }
 
 void Communicator::start(Job job) {
-  job_ = job;
+  if (failure_.status != ncclSuccess) {
+    give_up(job);  // it has failed since the caller asked
+  }
+  jobs_.push_back(std::move(job));
   changed_.notify_all();
+}
+
+void Communicator::give_up(Job& job) {
+  for (simt_stream::PendingWork& work : job.work) {
+    work.fail();
+  }
 }
 
 void Communicator::fail(const Failure& failure) {
   meeting_->fail(failure, [] { std::this_thread::yield(); });
 }
 
-// The thread. It ends with the communicator.
+// The thread. It ends with the communicator, and so does what has failed.
 void Communicator::run() noexcept {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    if (job_ == Job::none) {
+    if (jobs_.empty() || failure_.status != ncclSuccess) {
       changed_.wait(lock);
       continue;
     }
+    const Job& job = jobs_.front();
     lock.unlock();
-    const Failure failure = failure_of(job_);
+    Failure failure = failure_of(job);
     lock.lock();
-    failure_ = failure;
-    job_ = Job::none;
+    if (failure.status == ncclSuccess) {
+      jobs_.pop_front();
+      continue;
+    }
+    failure_ = std::move(failure);
+    for (Job& failed : jobs_) {
+      give_up(failed);
+    }
   }
 }
 
-Failure Communicator::failure_of(Job job) noexcept {
+Failure Communicator::failure_of(const Job& job) noexcept {
   Failure failure;
   try {
     try {
-      switch (job) {
-        case Job::connect:
+      switch (job.kind) {
+        case Job::Kind::connect:
           connect();
           break;
-        case Job::calls:
-          make_calls(std::move(calls_));
+        case Job::Kind::calls:
+          make_calls(job);
           break;
-        case Job::part:
+        case Job::Kind::part:
           part();
-          break;
-        case Job::none:
           break;
       }
     } catch (const Failure& thrown) {
@@ -162,7 +219,7 @@ Failure Communicator::failure_of(Job job) noexcept {
       meeting_->fail(failure, [this] { yield(); });
     }
   } catch (const Aborted&) {
-    // The thread ends, and nobody asks any more.
+    failure = {ncclInternalError, "aborted"};  // the thread ends, and nobody asks any more
   }
   return failure;
 }
@@ -177,8 +234,13 @@ void Communicator::connect() {
   connected_ = true;
 }
 
-void Communicator::make_calls(std::vector<Call> calls) {
-  for (const Call& call : calls) {
+void Communicator::make_calls(const Job& job) {
+  begin_to_wait();
+  const auto may_begin = [](const simt_stream::PendingWork& work) { return work.may_begin(); };
+  while (!std::all_of(job.work.begin(), job.work.end(), may_begin)) {
+    pause_unless_failed();
+  }
+  for (const Call& call : job.calls) {
     if (is_collective(call.terms.kind)) {
       collectives_.push_back(call);
     } else {
@@ -188,7 +250,7 @@ void Communicator::make_calls(std::vector<Call> calls) {
   }
   locked([&] {
     own().state = State::busy;
-    copy_text(own().calls, describe(calls));
+    copy_text(own().calls, describe(job.calls));
     own().num_collectives += collectives_.size();
     for (int p = 0; p < num_ranks_; ++p) {
       const Peer& peer = peers_[static_cast<std::size_t>(p)];
@@ -486,7 +548,7 @@ void Communicator::begin_to_wait() {
   pause_.reset();
 }
 
-void Communicator::pause() {
+void Communicator::pause_unless_failed() {
   if (stop_) {
     throw Aborted{};
   }
@@ -494,6 +556,10 @@ void Communicator::pause() {
     throw meeting_->failure();
   }
   pause_();
+}
+
+void Communicator::pause() {
+  pause_unless_failed();
   ++num_pauses_;
   if (meeting_.has_value() && num_pauses_ % kPausesPerLook == 0) {
     const auto yield_for_lock = [this] { yield(); };

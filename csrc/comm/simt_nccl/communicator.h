@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -18,12 +19,13 @@
 #include "csrc/comm/simt_nccl/call.h"
 #include "csrc/comm/simt_nccl/failure.h"
 #include "csrc/comm/simt_nccl/meeting.h"
+#include "csrc/core/device_simt.h"
 #include "csrc/core/pause.h"
 
 namespace memphis::simt_nccl {
 
 // One rank's end of a communicator, and the thread that does its work: connects, makes the groups
-// of calls that it is given, one at a time, and parts.
+// of calls that it is given, in their order and each behind what lies on its streams, and parts.
 class Communicator {
  public:
   Communicator(std::string name, std::vector<ncclUniqueId> ids, int rank, int num_ranks);
@@ -36,10 +38,12 @@ class Communicator {
   int rank() const { return rank_; }
   int size() const { return num_ranks_; }
 
-  // ncclSuccess where it has nothing to do, ncclInProgress, or what went wrong.
+  // What went wrong; ncclInProgress while it connects, parts, or has been given a call of a kind
+  // that it has not made before, to which the other ranks have not come; else ncclSuccess.
   Failure status() const;
 
-  // Those require ncclSuccess.
+  // Those require ncclSuccess. The calls are pending work on the stream of each until their group
+  // is done.
   void make(std::vector<Call> calls);
   void finalize();
 
@@ -47,7 +51,12 @@ class Communicator {
   void fail(const Failure& failure);
 
  private:
-  enum class Job { connect, calls, part, none };
+  struct Job {
+    enum class Kind { connect, calls, part };
+    Kind kind;
+    std::vector<Call> calls;
+    std::vector<simt_stream::PendingWork> work;  // one on each stream of the calls
+  };
 
   // A send or a receive under way.
   struct Transfer {
@@ -62,11 +71,15 @@ class Communicator {
   };
 
   void run() noexcept;
-  Failure failure_of(Job job) noexcept;
+  Failure failure_of(const Job& job) noexcept;
+  // Under the mutex.
   void start(Job job);
+  static void give_up(Job& job);
+  void note_enqueued(const std::vector<Call>& calls);
+  bool all_have_come() const;
 
   void connect();
-  void make_calls(std::vector<Call> calls);
+  void make_calls(const Job& job);
   void part();
 
   // Each does what can be done without waiting, and returns whether that was anything.
@@ -88,6 +101,7 @@ class Communicator {
   // While the thread waits: leaves the core to others, and throws where it shall not wait any
   // longer. Yield asks for an abort alone.
   void yield();
+  void pause_unless_failed();
   void pause();
   void begin_to_wait();
 
@@ -112,11 +126,13 @@ class Communicator {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Job job_ = Job::connect;
-  std::vector<Call> calls_;  // of the job, until it begins
-  Failure failure_;
+  std::deque<Job> jobs_;  // the first is under way
+  Failure failure_;       // of it: what is in jobs_ will not be done
   std::atomic<bool> connected_ = false;
   std::atomic<bool> stop_ = false;
+  // Of collectives that were enqueued: which kinds, and the number of the first of the latest kind.
+  std::array<bool, kNumKinds> made_ = {};
+  std::uint64_t num_awaited_ = 0;
 
   std::thread thread_;  // last: it uses the others
 };

@@ -32,6 +32,8 @@ struct Posted {
 struct PairBoard {
   Posted send;
   Posted receive;
+  std::atomic<std::uint64_t> num_enqueued_sends;
+  std::atomic<std::uint64_t> num_enqueued_receives;
   // Under the lock: how many, those of the group under way among them.
   std::uint64_t num_sends;
   std::uint64_t num_receives;
@@ -42,8 +44,9 @@ enum class State : std::int32_t { absent, idle, busy, parting };
 // What one rank writes, but for taking from its box, and all read.
 struct alignas(64) RankBoard {
   Posted collective;
-  std::atomic<std::uint64_t> num_filled;   // chunks of collectives that lie in its stages
-  std::atomic<std::uint64_t> num_drained;  // those of all ranks that it is done with
+  std::atomic<std::uint64_t> num_enqueued;  // collectives, those that have not begun among them
+  std::atomic<std::uint64_t> num_filled;    // chunks of collectives that lie in its stages
+  std::atomic<std::uint64_t> num_drained;   // those of all ranks that it is done with
   // For whom a chunk lies in the box, counted from 1; 0 once that rank has taken it.
   std::atomic<std::int32_t> box;
 

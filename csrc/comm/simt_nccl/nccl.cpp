@@ -65,7 +65,7 @@ void require_ready(ncclComm_t comm) {
   const Failure failure = comm->status();
   if (failure.status == ncclInProgress) {
     throw Failure{ncclInvalidArgument,
-                  "the communicator is still in progress (it does one thing at a time); wait until "
+                  "the communicator is still in progress (it connects or parts); wait until "
                   "ncclCommGetAsyncError says ncclSuccess"};
   }
   if (failure.status != ncclSuccess) {
@@ -73,8 +73,9 @@ void require_ready(ncclComm_t comm) {
   }
 }
 
-// Gives each communicator its calls of the group.
-void launch(std::vector<std::pair<ncclComm_t, Call>> calls) {
+// Gives each communicator its calls of the group. Returns whether one of them is in progress.
+ncclResult_t launch(std::vector<std::pair<ncclComm_t, Call>> calls) {
+  ncclResult_t result = ncclSuccess;
   while (!calls.empty()) {
     const ncclComm_t comm = calls.front().first;
     const auto others = std::stable_partition(
@@ -86,7 +87,11 @@ void launch(std::vector<std::pair<ncclComm_t, Call>> calls) {
     calls.erase(calls.begin(), others);
     require_ready(comm);
     comm->make(std::move(own));
+    if (comm->status().status == ncclInProgress) {
+      result = ncclInProgress;
+    }
   }
+  return result;
 }
 
 ncclResult_t end_group() {
@@ -103,9 +108,7 @@ ncclResult_t end_group() {
     if (failure.status != ncclSuccess) {
       return told(failure);
     }
-    const bool any = !calls.empty();
-    launch(std::move(calls));
-    return any ? ncclInProgress : ncclSuccess;
+    return launch(std::move(calls));
   });
 }
 
@@ -284,11 +287,12 @@ ncclResult_t ncclAllReduce(const void* send,
                            ncclDataType_t type,
                            ncclRedOp_t op,
                            ncclComm_t comm,
-                           cudaStream_t /*stream*/) {
+                           cudaStream_t stream) {
   return add(comm,
              {.terms = {.kind = Kind::all_reduce, .type = type, .count = count, .op = op},
               .send = bytes(send),
-              .receive = bytes(receive)});
+              .receive = bytes(receive),
+              .stream = stream});
 }
 
 ncclResult_t ncclAllGather(const void* send,
@@ -296,11 +300,12 @@ ncclResult_t ncclAllGather(const void* send,
                            std::size_t send_count,
                            ncclDataType_t type,
                            ncclComm_t comm,
-                           cudaStream_t /*stream*/) {
+                           cudaStream_t stream) {
   return add(comm,
              {.terms = {.kind = Kind::all_gather, .type = type, .count = send_count},
               .send = bytes(send),
-              .receive = bytes(receive)});
+              .receive = bytes(receive),
+              .stream = stream});
 }
 
 ncclResult_t ncclReduceScatter(const void* send,
@@ -309,12 +314,13 @@ ncclResult_t ncclReduceScatter(const void* send,
                                ncclDataType_t type,
                                ncclRedOp_t op,
                                ncclComm_t comm,
-                               cudaStream_t /*stream*/) {
+                               cudaStream_t stream) {
   return add(
       comm,
       {.terms = {.kind = Kind::reduce_scatter, .type = type, .count = receive_count, .op = op},
        .send = bytes(send),
-       .receive = bytes(receive)});
+       .receive = bytes(receive),
+       .stream = stream});
 }
 
 ncclResult_t ncclBroadcast(const void* send,
@@ -323,11 +329,12 @@ ncclResult_t ncclBroadcast(const void* send,
                            ncclDataType_t type,
                            int root,
                            ncclComm_t comm,
-                           cudaStream_t /*stream*/) {
+                           cudaStream_t stream) {
   return add(comm,
              {.terms = {.kind = Kind::broadcast, .type = type, .count = count, .peer = root},
               .send = bytes(send),
-              .receive = bytes(receive)});
+              .receive = bytes(receive),
+              .stream = stream});
 }
 
 ncclResult_t ncclSend(const void* send,
@@ -335,10 +342,11 @@ ncclResult_t ncclSend(const void* send,
                       ncclDataType_t type,
                       int peer,
                       ncclComm_t comm,
-                      cudaStream_t /*stream*/) {
+                      cudaStream_t stream) {
   return add(comm,
              {.terms = {.kind = Kind::send, .type = type, .count = count, .peer = peer},
-              .send = bytes(send)});
+              .send = bytes(send),
+              .stream = stream});
 }
 
 ncclResult_t ncclRecv(void* receive,
@@ -346,8 +354,9 @@ ncclResult_t ncclRecv(void* receive,
                       ncclDataType_t type,
                       int peer,
                       ncclComm_t comm,
-                      cudaStream_t /*stream*/) {
+                      cudaStream_t stream) {
   return add(comm,
              {.terms = {.kind = Kind::receive, .type = type, .count = count, .peer = peer},
-              .receive = bytes(receive)});
+              .receive = bytes(receive),
+              .stream = stream});
 }

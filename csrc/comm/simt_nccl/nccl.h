@@ -8,11 +8,16 @@
 // one machine.
 //
 // Blocking    communicators are nonblocking (config.blocking = 0) and no others: a thread of each
-//             does the work, and ncclCommGetAsyncError says ncclInProgress until it is done.
-// Async       work of the simulated device is done when its call returns, so streams mean nothing
-//             here: who has seen ncclSuccess has the result. Unlike on a GPU a collective is then
-//             never under way on a stream; a caller that does not wait for ncclSuccess before it
-//             goes on to other work on that stream has it ahead of the collective.
+//             does the work. ncclCommGetAsyncError says ncclInProgress while it connects or parts,
+//             and from the first call of a kind, or the first to or from a rank, until all whom it
+//             concerns have come to theirs.
+// Async       a call is on its stream once ncclGroupEnd has returned ncclSuccess, or that is over.
+//             It moves data later: behind what lay on the stream, in the order of the
+//             communicator's calls, before what follows on the stream (core/device_simt.h). It is
+//             done when the stream is. Of what has failed the stream is never done, as on a GPU,
+//             until the communicator is aborted; who waits without a GpuWatch is let on.
+// Memory      is to be there until the work is done: where freeing it on a GPU waits for the work,
+//             here the work fails.
 // Reductions  run in the order of ranks; sums of bf16 round at each addition.
 // Checks      an error on every rank, whose text (ncclGetLastError) names the ranks and their
 //             calls, where NCCL would wait for ever or exchange other memory: ranks that differ in
@@ -73,7 +78,7 @@ ncclResult_t ncclCommInitRankScalable(ncclComm_t* comm,
                                       ncclUniqueId* ids,
                                       ncclConfig_t* config);
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* status);
-// In progress until all ranks have called it.
+// In progress until this rank's calls are done and all ranks have called it.
 ncclResult_t ncclCommFinalize(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 // Ends whatever the communicator waits for; other ranks that wait for this one get ncclRemoteError.
