@@ -4,7 +4,8 @@
 
 Plants the faults of tables/ one at a time and runs the tests that cover the file until one of them
 fails. A fault in a kernel must be noticed by its op's cases of Device::cuda under the simt preset,
-which needs no GPU; one in csrc by any test of the cpu preset whose program has that source in it.
+which needs no GPU; one in csrc by any test of the cpu preset whose program has that source in it,
+or of the simt preset where only that one has.
 Only what sees the changed file is compiled, and the test linked with it (build.py): sources and
 build folder stay as they are, and nothing may change them meanwhile.
 
@@ -64,8 +65,8 @@ CAUGHT_BY = HERE / "caught_by.json"
 GOAL = 0.95
 WAYS = ("fault", "values", "exception", "hang", "crash")
 
-# Under which preset a fault of this folder is noticed.
-PRESETS = {"kernels": "simt", "csrc": "cpu"}
+# What of csrc stands for the device, or runs on it alone: a preset without one does not compile it.
+SIMT_ONLY = ("csrc/comm/nccl", "csrc/comm/simt_nccl/", "csrc/core/device_simt")
 
 # A test of unknown cost is taken for one of so many seconds.
 UNKNOWN_SECONDS = 20.0
@@ -80,6 +81,12 @@ class TableError(Exception):
 
 def root_of(mutation):
     return mutation.file.split("/")[0]
+
+
+def preset_of(mutation):
+    """Under which a fault of this file is noticed."""
+    simt = root_of(mutation) == "kernels" or mutation.file.startswith(SIMT_ONLY)
+    return "simt" if simt else "cpu"
 
 
 def areas_of(mutations):
@@ -323,7 +330,8 @@ def run_all(chosen, benches, known, arguments):
                     mutation = pending.get_nowait()
                 except queue.Empty:
                     break
-                result = decide(mutation, benches[root_of(mutation)], known.get(mutation.name), own)
+                result = decide(mutation, benches[preset_of(mutation)], known.get(mutation.name),
+                                own)
                 done[mutation.name] = result
                 print(line_of(mutation, result, width), flush=True)
                 if result.status == "caught" and arguments.record:
@@ -401,9 +409,8 @@ def choose(mutations, arguments, known):
               mutation.name in arguments.only]
     if arguments.build:
         cache = (pathlib.Path(arguments.build) / "CMakeCache.txt").read_text()
-        simt = "MEMPHIS_DEVICE:STRING=simt" in cache
-        chosen = [mutation for mutation in chosen
-                  if root_of(mutation) == ("kernels" if simt else "csrc")]
+        preset = "simt" if "MEMPHIS_DEVICE:STRING=simt" in cache else "cpu"
+        chosen = [mutation for mutation in chosen if preset_of(mutation) == preset]
     if arguments.handful is not None:
         chosen = draw_handful(chosen, arguments.handful, arguments.seed or seed_of_commit(), known)
     if not chosen:
@@ -426,7 +433,7 @@ def main():
     parser.add_argument("--test", action="append", default=[], metavar="NAME",
                         help="of CTest: these tests alone, may be given several times")
     parser.add_argument("--build", metavar="FOLDER",
-                        help="of a preset; default build/cpu for csrc, build/simt for kernels")
+                        help="of a preset; default build/cpu or build/simt, as the file needs")
     parser.add_argument("--handful", type=int, metavar="N", help="draw N of the mutations")
     parser.add_argument("--seed", metavar="TEXT", help="of the draw; default the commit's hash")
     parser.add_argument("--scratch", default=str(ROOT / "build" / "mutation"), metavar="FOLDER")
@@ -447,10 +454,10 @@ def main():
             return 0
         pathlib.Path(arguments.scratch).mkdir(parents=True, exist_ok=True)
         benches = {}
-        for root in dict.fromkeys(root_of(mutation) for mutation in chosen):
-            folder = pathlib.Path(arguments.build or ROOT / "build" / PRESETS[root]).resolve()
-            bench = benches[root] = Bench(folder, arguments)
-            programs = sorted({program for mutation in chosen if root_of(mutation) == root
+        for preset in dict.fromkeys(preset_of(mutation) for mutation in chosen):
+            folder = pathlib.Path(arguments.build or ROOT / "build" / preset).resolve()
+            bench = benches[preset] = Bench(folder, arguments)
+            programs = sorted({program for mutation in chosen if preset_of(mutation) == preset
                                for test, _ in bench.covering(mutation)
                                for program in test.programs})
             bench.build.make(programs)

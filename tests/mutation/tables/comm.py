@@ -8,6 +8,8 @@ HOST = "comm/host_communicator.cpp"
 SOLO = "comm/solo.cpp"
 GPU = "comm/gpu_of_rank.cpp"
 ACTIVITY = "comm/activity.cpp"
+SIMT_NCCL = "comm/simt_nccl/communicator.cpp"
+SIMT_STREAM = "core/device_simt.cpp"
 
 plant("comm.gather_blocks", HOST, "index",
       "      std::memcpy(bytes_of(op.y) + (b * n + r) * block_bytes,", "      std::memcpy(bytes_of(op.y) + (r * num_blocks + b) * block_bytes,",
@@ -21,3 +23,15 @@ plant("comm.gpu_share", GPU, "bound",
 plant("comm.describe_inside", ACTIVITY, "condition",
       "inside != 0 ? \"in\" : \"after\"", "inside == 0 ? \"in\" : \"after\"",
       "a rank that waits is said to be behind its collective")
+plant("comm.simt_turn", SIMT_NCCL, "condition",
+      "return work.may_begin();", "return work.may_begin() || true;",
+      "a call begins before what lies before it on the stream is done")
+plant("comm.simt_connects", SIMT_NCCL, "condition",
+      "if (!std::exchange(made_[static_cast<std::size_t>(kind)], true)) {", "if (std::exchange(made_[static_cast<std::size_t>(kind)], false)) {",
+      "the first call of a kind does not wait for the other ranks")
+plant("comm.simt_event", SIMT_STREAM, "value",
+      "event_of(event) = {.point = last,", "event_of(event) = {.point = nullptr,",
+      "an event is done before the work that it was recorded behind")
+plant("comm.simt_copy", SIMT_STREAM, "order",
+      "  wait_for_stream(stream);\n  const auto from", "  const auto from",
+      "a copy reads what the stream has not received yet")
