@@ -868,6 +868,38 @@ TEST_P(NcclConformance, TwoGroupsMayBeUsedInOppositeOrders) {
   });
 }
 
+// Rank 1 goes while the others wait for what it has not sent. The wait throws: it does not let them
+// on to memory that nothing has come to. Of a process that fails a GPU's NCCL may hear nothing.
+TEST_P(NcclConformance, AWaitForWhatNeverComesThrows) {
+  on_ranks([](World& world) {
+    if (world.size() == 1 || !device_info(Device::cuda).simulated) {
+      return;
+    }
+    const auto host = create_group_of_all(world, "host", Device::cpu);
+    Buffer<float> x(1000, world.rank());
+    const auto fail = [&] {
+      const auto group = group_of_all(world);
+      connect(*group);
+      if (world.rank() == 1) {
+        meet(*host);
+        throw std::runtime_error("this rank fails");
+      }
+      const auto work = group->start(Broadcast{x.view(), 1}, "test.lonely", g_stream);
+      meet(*host);
+      work->wait(g_stream);
+    };
+    if (world.rank() == 1) {
+      EXPECT_EQ(test::error_text<std::runtime_error>(fail), "this rank fails");
+    } else {
+      const std::string text = test::error_text<CommunicationError>(fail);
+      EXPECT_EQ(text.rfind("test.lonely (test rank ", 0), 0U) << text;
+      EXPECT_NE(text.find(" is gone while rank "), std::string::npos) << text;
+      EXPECT_TRUE(test::follows_grammar(text)) << text;
+    }
+    meet(*host);
+  });
+}
+
 // Rank 0 has work under way to which the others never come. All fail, and none waits for ever.
 TEST_P(NcclConformance, AnExceptionGivesUpWhatIsUnderWay) {
   on_ranks([](World& world) {
