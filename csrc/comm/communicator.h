@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 
 #include "csrc/comm/activity.h"
@@ -120,6 +121,10 @@ class Communicator {
   virtual void run(const Collective& collective, std::string_view name, Stream stream) = 0;
 };
 
+// What a group is for. Messages between two ranks are started long before they are waited for, and on
+// the GPU hold multiprocessors until then: so few that the work goes on beside several of them.
+enum class Traffic : std::uint8_t { collectives, messages };
+
 // All ranks of the job, and where groups of them come from.
 class World {
  public:
@@ -136,7 +141,13 @@ class World {
   // messages.
   virtual std::unique_ptr<Communicator> create_group(std::string axis,
                                                      std::span<const int> ranks,
-                                                     Device device) = 0;
+                                                     Device device,
+                                                     Traffic traffic) = 0;
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> ranks,
+                                             Device device) {
+    return create_group(std::move(axis), ranks, device, Traffic::collectives);
+  }
 
   // Ends the job on every rank: this one cannot go on, for `reason`, which is printed once for the
   // job, with where this rank is. May return; what others wait for then fails.

@@ -31,6 +31,10 @@ std::chrono::milliseconds connect_limit(int size) {
   return std::chrono::seconds(120) + std::chrono::milliseconds(10) * size;
 }
 
+// Multiprocessors that a message takes while it waits for its peer. A rank of a pipeline may have eight
+// under way, and an H100 has 132.
+constexpr int kMessageCtas = 4;
+
 // How long the ranks may take to part, once all have done what they were asked.
 constexpr std::chrono::seconds kPartLimit{30};
 
@@ -64,8 +68,12 @@ std::byte* bytes_of(const TensorView& view) {
 class NcclCommunicator final : public Communicator, public NcclWatch::Member {
  public:
   // Ids are those of ncclGetUniqueId, the same on all ranks.
-  NcclCommunicator(
-      std::string axis, int rank, int size, std::vector<ncclUniqueId> ids, Activity& activity)
+  NcclCommunicator(std::string axis,
+                   int rank,
+                   int size,
+                   std::vector<ncclUniqueId> ids,
+                   Activity& activity,
+                   Traffic traffic)
       : axis_(std::move(axis)),
         track_(axis_ + " on the gpu"),
         rank_(rank),
@@ -77,7 +85,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     name_.reserve(kNameBytes);
     const std::lock_guard lock(NcclWatch::instance().mutex());
     try {
-      connect(ids);
+      connect(ids, traffic);
     } catch (...) {
       if (comm_ != nullptr) {
         (void)ncclCommAbort(comm_);
@@ -232,10 +240,13 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     return status;
   }
 
-  void connect(std::vector<ncclUniqueId>& ids) {
+  void connect(std::vector<ncclUniqueId>& ids, Traffic traffic) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // only so can a communicator be aborted whatever it does
     config.commName = axis_.c_str();
+    if (traffic == Traffic::messages) {
+      config.maxCTAs = kMessageCtas;
+    }
     const char* const call = "ncclCommInitRankScalable";
     const std::chrono::milliseconds limit = connect_limit(size_);
     ncclResult_t status = ncclInProgress;
@@ -552,18 +563,20 @@ void set_nccl_defaults() {
   const auto set = [](const char* name, const char* value) { setenv(name, value, 0); };
   // Collectives of several communicators lie on the GPU at once, each on its stream. Ranks whose
   // GPUs start them in different orders wait for each other for ever; with this they start in the
-  // order of the calls, which is the same on all ranks.
+  // order of the calls, which is the same on all ranks. Messages of a pipeline are called in another
+  // order on each: they take few multiprocessors, so that all that is started runs.
   set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
+  // Each has a stream of its own. Streams that share a queue of the GPU wait for each other, and of
+  // these there are 8 unless more are asked for, 32 at most.
+  set("CUDA_DEVICE_MAX_CONNECTIONS", "32");
   // A rank with fewer network cards than the others slows all of them down, and nobody would know.
   set("NCCL_IGNORE_NET_MISMATCH", "0");
   // The first cause of an error, of which the last is kept for the exception.
   set("NCCL_DEBUG", "WARN");
 }
 
-std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
-                                                     Communicator& host,
-                                                     Activity& activity,
-                                                     int ranks_per_id) {
+std::unique_ptr<Communicator> make_nccl_communicator(
+    std::string axis, Communicator& host, Activity& activity, Traffic traffic, int ranks_per_id) {
   if (!device_available(Device::cuda)) {
     throw PreflightError(fmt::format("the {} group has {} ranks on GPUs ({}); use run.device cpu",
                                      axis,
@@ -572,7 +585,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
   }
   std::vector<ncclUniqueId> ids = exchange_ids(host, ranks_per_id);
   return std::make_unique<NcclCommunicator>(
-      std::move(axis), host.rank(), host.size(), std::move(ids), activity);
+      std::move(axis), host.rank(), host.size(), std::move(ids), activity, traffic);
 }
 
 }  // namespace memphis

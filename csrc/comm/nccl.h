@@ -31,6 +31,7 @@ constexpr int kNcclRanksPerId = 256;
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,
                                                      Activity& activity,
+                                                     Traffic traffic = Traffic::collectives,
                                                      int ranks_per_id = kNcclRanksPerId);
 
 }  // namespace memphis

@@ -14,6 +14,7 @@ void set_nccl_defaults() {}
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,
                                                      Activity& /*activity*/,
+                                                     Traffic /*traffic*/,
                                                      int /*ranks_per_id*/) {
   throw PreflightError(
       fmt::format("the {} group has {} ranks on GPUs (several ranks on GPUs need NCCL, which this "

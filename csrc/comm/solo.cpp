@@ -58,7 +58,8 @@ class SoloWorld final : public World {
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
-                                             Device device) override {
+                                             Device device,
+                                             Traffic /*traffic*/) override {
     require(ranks.size() == 1 && ranks.front() == 0, "the group " + axis + " has the only rank");
     return make_solo(device);
   }

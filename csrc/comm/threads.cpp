@@ -228,7 +228,8 @@ class ThreadWorld final : public World {
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
-                                             Device device) override {
+                                             Device device,
+                                             Traffic /*traffic*/) override {
     const auto place = std::find(ranks.begin(), ranks.end(), rank_);
     require(place != ranks.end(), "a rank creates groups that it is in");
     if (ranks.size() == 1) {

@@ -7,11 +7,25 @@
 #include <vector>
 
 #include "csrc/comm/solo.h"
+#include "csrc/core/arena.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/schedule_messages.h"
 
 namespace memphis {
+
+namespace {
+
+// The first collective of a kind returns only when both ranks have come: here, where they come to all
+// queues in one order, and not in a step, where a receive is started before there is a sender.
+void connect(Communicator& pair) {
+  const OwnedStream stream(Device::cuda);
+  Arena arena("connecting", kArenaAlignment, Device::cuda);
+  pair.run(Broadcast{.x = arena.allocate({{1}, DType::f32})}, "pipeline.connecting", stream.view());
+  synchronize(stream.view());
+}
+
+}  // namespace
 
 Groups::Groups(World& world,
                const Mesh& mesh,
@@ -44,13 +58,16 @@ Groups::Groups(World& world,
     for (const std::int64_t place : {std::min(a, b), std::max(a, b)}) {
       ranks.push_back(static_cast<int>(mesh.at(Axis::pipeline, place, world.rank())));
     }
-    return world.create_group(name, ranks, device);
+    return world.create_group(name, ranks, device, Traffic::messages);
   };
   for (const MessageQueue& queue : message_queues(shape)) {
     queues_.push_back(create_pair(
         queue.from_rank,
         queue.to_rank,
         queue.kind == MessageKind::activation ? "pipeline_activations" : "pipeline_gradients"));
+    if (queues_.back() && device == Device::cuda) {
+      connect(*queues_.back());
+    }
   }
   const std::int64_t first = shape.place_of(0).rank;
   const std::int64_t last = shape.place_of(shape.num_stages() - 1).rank;

@@ -70,9 +70,10 @@ class FaultyWorld final : public WorldDecorator {
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
-                                             Device device) override {
+                                             Device device,
+                                             Traffic traffic) override {
     return std::make_unique<FaultyCommunicator>(
-        real().create_group(std::move(axis), ranks, device), real(), fault_);
+        real().create_group(std::move(axis), ranks, device, traffic), real(), fault_);
   }
 
  private:

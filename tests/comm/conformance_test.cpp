@@ -59,10 +59,12 @@ class NcclOfOne final : public test::WorldDecorator {
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> /*ranks*/,
-                                             Device device) override {
+                                             Device device,
+                                             Traffic traffic) override {
     auto host = make_solo(Device::cpu);
-    return device == Device::cpu ? std::move(host)
-                                 : make_nccl_communicator(std::move(axis), *host, activity());
+    return device == Device::cpu
+               ? std::move(host)
+               : make_nccl_communicator(std::move(axis), *host, activity(), traffic);
   }
 };
 
@@ -709,7 +711,8 @@ TEST_P(NcclConformance, RanksMayMeetAtSeveralIds) {
   on_ranks([](World& world) {
     const auto host = create_group_of_all(world, "host", Device::cpu);
     for (const int ranks_per_id : {1, 2, 3}) {
-      const auto group = make_nccl_communicator("test", *host, world.activity(), ranks_per_id);
+      const auto group =
+          make_nccl_communicator("test", *host, world.activity(), Traffic::messages, ranks_per_id);
       check_all_gather<float>(*group, 1000, 1, false);
     }
   });

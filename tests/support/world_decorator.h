@@ -22,8 +22,9 @@ class WorldDecorator : public World {
   Activity& activity() override { return real_.activity(); }
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
-                                             Device device) override {
-    return real_.create_group(std::move(axis), ranks, device);
+                                             Device device,
+                                             Traffic traffic) override {
+    return real_.create_group(std::move(axis), ranks, device, traffic);
   }
   void abort(ExitCode code, std::string_view reason) noexcept override {
     real_.abort(code, reason);

@@ -94,6 +94,19 @@ const std::vector<Case>& cases() {
               {"parallel.zero=2", "parallel.bucket_mib=0"}),
        2,
        "f32"},
+      {piped("pipeline2_zb_h1", layout("", 1, 1, 1, 1), 2, {"parallel.schedule=zb-h1"}), 1, "f32"},
+      {piped("pipeline2_v",
+             layout("", 1, 1, 1, 1),
+             2,
+             {"parallel.schedule=zbv", "parallel.stages=[1,0,1,0]"}),
+       2,
+       "bf16"},
+      {piped("pipeline2_interleaved_tensor2",
+             layout("", 1, 2, 2, 1),
+             2,
+             {"parallel.schedule=interleaved", "parallel.stages=[0,1,1,0]"}),
+       1,
+       "f32"},
   };
   return table;
 }

@@ -37,6 +37,9 @@
 namespace memphis::test {
 namespace {
 
+// The second step has what the first one made of the weights, and of a copy of them.
+constexpr int kNumSteps = 2;
+
 struct Schedule {
   std::string name;
   int pipeline;
@@ -101,7 +104,7 @@ const Outcome& one_rank(const std::string& model) {
              ? found->second
              : outcomes
                    .emplace(model,
-                            train(deep(layouts().front(), {model}), Ranks::threads, "f64", 3))
+                            train(deep(layouts().front(), {model}), Ranks::threads, "f64", kNumSteps))
                    .first->second;
 }
 
@@ -143,7 +146,7 @@ class PipelineLayoutTest : public testing::TestWithParam<Case> {};
 
 TEST_P(PipelineLayoutTest, TrainsAsOneRankDoes) {
   const Case& tested = GetParam();
-  const Outcome actual = train(tested.layout, tested.ranks, "f64", 3);
+  const Outcome actual = train(tested.layout, tested.ranks, "f64", kNumSteps);
   bool failed = false;
   if (tested.ranks == Ranks::threads || process_world().rank() == 0) {
     const Outcome& exact = one_rank(tested.model);
@@ -241,9 +244,11 @@ class LateWorld final : public WorldDecorator {
 
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
-                                             Device device) override {
+                                             Device device,
+                                             Traffic traffic) override {
     const bool is_late = axis.starts_with("pipeline");
-    std::unique_ptr<Communicator> group = real().create_group(std::move(axis), ranks, device);
+    std::unique_ptr<Communicator> group =
+        real().create_group(std::move(axis), ranks, device, traffic);
     if (!is_late) {
       return group;
     }

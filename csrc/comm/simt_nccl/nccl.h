@@ -51,10 +51,11 @@ enum ncclRedOp_t { ncclSum = 0, ncclMax = 2 };
 struct ncclConfig_t {
   int blocking;
   const char* commName;
+  int maxCTAs;
 };
 // NOLINTNEXTLINE: NCCL's own is a macro, too.
 #define NCCL_CONFIG_INITIALIZER \
-  { .blocking = 1, .commName = nullptr }
+  { .blocking = 1, .commName = nullptr, .maxCTAs = 0 }
 
 constexpr std::size_t kNcclUniqueIdBytes = 128;
 struct alignas(8) ncclUniqueId {
