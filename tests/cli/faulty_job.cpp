@@ -7,6 +7,10 @@
 //   skips    a collective that the others are in
 //   stands   still for ever, alive
 //
+// or in a pipeline, alive,
+//
+//   withholds   an activation that it is to send in step 3
+//
 // or, as `stops`, is stopped when all is done, within MPI_Finalize.
 #include <chrono>
 #include <csignal>
@@ -41,6 +45,11 @@ class FaultyCommunicator final : public Communicator {
   std::unique_ptr<Work> start(const Collective& collective,
                               std::string_view name,
                               Stream stream) override {
+    const Activity::Place place = world_.activity().place();
+    while (world_.rank() == 1 && place.step == 3 && fault_ == "withholds" &&
+           std::string_view(place.phase.data()) == "send of an activation") {
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
     return real_->start(collective, name, stream);
   }
   void run(const Collective& collective, std::string_view name, Stream stream) override {

@@ -363,6 +363,23 @@ TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
   EXPECT_TRUE(says(cause, "tensor.sum_terms has waited for # s; not arrived: rank 1 (alive"));
 }
 
+TEST_F(Job, ARankOfAPipelineThatSendsNothingEndsTheJob) {
+  const Ended ended = run(join(mpirun(4),
+                               {MEMPHIS_FAULTY_JOB,
+                                config_,
+                                "withholds",
+                                "model.num_layers=4",
+                                "parallel.pipeline=4",
+                                "batch.micro_batch=1",
+                                "run.hang_seconds=5"}));
+  EXPECT_EQ(ended.code, 12);
+  const std::string cause = cause_of(ended);
+  // The one of those that wait in vain whose patience ends first.
+  EXPECT_TRUE(says(cause, "memphis: rank # of 4 on "));
+  EXPECT_TRUE(says(cause, "step 3, stage #, micro-batch #, receive of a"));
+  EXPECT_TRUE(says(cause, " has waited for # s; not arrived: rank # (alive"));
+}
+
 TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
   const Ended ended = faulty("stops", {"run.lost_seconds=5"});
   EXPECT_EQ(ended.code, 12);

@@ -103,8 +103,9 @@ const Outcome& one_rank(const std::string& model) {
   return found != outcomes.end()
              ? found->second
              : outcomes
-                   .emplace(model,
-                            train(deep(layouts().front(), {model}), Ranks::threads, "f64", kNumSteps))
+                   .emplace(
+                       model,
+                       train(deep(layouts().front(), {model}), Ranks::threads, "f64", kNumSteps))
                    .first->second;
 }
 
@@ -163,11 +164,11 @@ TEST_P(PipelineLayoutTest, TrainsAsOneRankDoes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Threads,
+INSTANTIATE_TEST_SUITE_P(threads,
                          PipelineLayoutTest,
                          testing::ValuesIn(all_cases(Ranks::threads)),
                          [](const auto& tested) { return tested.param.layout.name; });
-INSTANTIATE_TEST_SUITE_P(Processes,
+INSTANTIATE_TEST_SUITE_P(processes,
                          PipelineLayoutTest,
                          testing::ValuesIn(all_cases(Ranks::processes)),
                          [](const auto& tested) { return tested.param.layout.name; });
@@ -300,20 +301,22 @@ void expect_no_delay_matters(int pipeline, Ranks ranks, int num_seeds) {
   }
 }
 
-TEST(Pipeline, DelaysChangeNothingAmongThreads) {
-  if (process_world().size() > 1) {
-    GTEST_SKIP() << "this job's ranks are processes";
-  }
-  expect_no_delay_matters(4, Ranks::threads, 50);  // of each of four schedules
+class PipelineDelayTest : public testing::TestWithParam<Ranks> {};
+
+// Of each schedule over as many ranks.
+TEST_P(PipelineDelayTest, ChangesNothing) {
+  constexpr int kNumSeeds = 50;
+  const bool threads = GetParam() == Ranks::threads;
+  expect_no_delay_matters(threads ? 4 : process_world().size(), GetParam(), kNumSeeds);
 }
 
-TEST(Pipeline, DelaysChangeNothingAmongProcesses) {
-  const int size = process_world().size();
-  if (size != 2 && size != 4) {
-    GTEST_SKIP() << "this job has " << size << " ranks, and pipelines here have 2 and 4";
-  }
-  expect_no_delay_matters(size, Ranks::processes, 50);
-}
+INSTANTIATE_TEST_SUITE_P(threads, PipelineDelayTest, testing::Values(Ranks::threads));
+INSTANTIATE_TEST_SUITE_P(processes,
+                         PipelineDelayTest,
+                         testing::ValuesIn(process_world().size() > 1
+                                               ? std::vector<Ranks>{Ranks::processes}
+                                               : std::vector<Ranks>{}));
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PipelineDelayTest);
 
 TEST(Pipeline, TakesTheMemoryThatThePlansSay) {
   for (const Schedule& schedule : schedules()) {
