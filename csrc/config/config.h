@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -66,17 +67,45 @@ struct RunConfig {
   bool operator==(const RunConfig&) const = default;
 };
 
-// The order of a pipeline's passes: csrc/plan/schedule.h says what each is. 1f1b | interleaved | zb-h1
-// | zbv
+// In which order pipeline ranks work; see csrc/plan/schedule.h for what each does and costs.
 enum class ScheduleKind : std::uint8_t { one_f_one_b, interleaved, zb_h1, zbv };
-inline constexpr std::string_view kScheduleKinds[] = {"1f1b", "interleaved", "zb-h1", "zbv"};
+
+// What a schedule is called, and how many stages of the model a rank holds under it.
+struct ScheduleRule {
+  ScheduleKind kind;
+  std::string_view name;
+  std::int64_t num_chunks;  // that ParallelConfig::chunks 0 stands for
+  bool takes_more;          // than num_chunks
+  std::string_view why;     // there is no other number
+};
+// In the order of the enumerators.
+inline constexpr ScheduleRule kScheduleRules[] = {
+    {ScheduleKind::one_f_one_b,
+     "1f1b",
+     1,
+     false,
+     "a rank holds one run of layers, and its warm-up is counted for one"},
+    {ScheduleKind::interleaved,
+     "interleaved",
+     2,
+     true,
+     "the chunks of a rank take turns, and with one of them this is 1f1b"},
+    {ScheduleKind::zb_h1,
+     "zb-h1",
+     1,
+     false,
+     "a rank holds one run of layers, and its warm-up is counted for one"},
+    {ScheduleKind::zbv, "zbv", 2, false, "the stages go down the ranks once and up again once"}};
+constexpr const ScheduleRule& rule_of(ScheduleKind kind) {
+  return kScheduleRules[static_cast<std::size_t>(kind)];
+}
 
 struct ParallelConfig {
   std::int64_t pipeline = 1;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
-  std::int64_t chunks = 0;  // stages of a rank; derived: 2 of interleaved and zbv, else 1
-  std::vector<std::int64_t> stages =
-      {};                 // layers of each, in the order of the model; empty: evenly
+  std::int64_t chunks = 0;  // stages a rank; derived: what the schedule is made for
+  // Layers of each of the pipeline x chunks stages, in the order of the model; empty: evenly.
+  std::vector<std::int64_t> stages = {};
   std::int64_t data = 0;  // derived: what the other degrees leave of the ranks
   std::int64_t context = 1;
   std::int64_t expert = 1;
@@ -95,6 +124,11 @@ struct ParallelConfig {
 
   bool operator==(const ParallelConfig&) const = default;
 };
+
+// Stages a rank, also where `parallel` is not resolved.
+constexpr std::int64_t num_chunks(const ParallelConfig& parallel) {
+  return parallel.chunks != 0 ? parallel.chunks : rule_of(parallel.schedule).num_chunks;
+}
 
 // Groups of ops whose results the backward pass of a layer computes again, instead of finding them
 // kept. The same ops on the same operands: the same bits.

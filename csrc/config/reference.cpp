@@ -96,24 +96,23 @@ constexpr std::array kTexts = {
             "After how long in a collective to which a living rank does not come the job ends; 0: "
             "never."},
 
-    KeyText{"parallel.pipeline",
-            "ranks",
-            "",
-            "Ranks that share out the layers: micro-batches pass through them."},
+    KeyText{"parallel.pipeline", "ranks", "", "Ranks that share out the layers."},
     KeyText{"parallel.schedule",
             "",
             "",
-            "The order of a pipeline's passes: 1f1b; interleaved, with several chunks a rank and a "
-            "shorter bubble; zb-h1 and zbv, which form gradients of weights apart, to fill it."},
+            "In which order pipeline ranks work. 1f1b: least messages; interleaved: a bubble as "
+            "many times shorter as there are chunks; zb-h1 and zbv: gradients of weights fill the "
+            "bubble."},
     KeyText{"parallel.chunks",
             "stages a rank",
-            "2 of interleaved and zbv, else 1",
-            "Runs of layers that a rank of the pipeline has."},
+            "1, or 2 for interleaved and zbv",
+            "Runs of layers that a pipeline rank holds: 1 for 1f1b and zb-h1, 2 for zbv, 2 or more "
+            "for interleaved; 0: the default."},
     KeyText{"parallel.stages",
             "layers",
-            "",
-            "Of each stage, in the order of the model, pipeline times chunks of them; 0 is a stage "
-            "without layers; []: evenly."},
+            "evenly",
+            "Layers of each of the pipeline x chunks stages, in the order of the model, as in "
+            "[9, 8, 8, 7]; `memphis plan` shows what balances best."},
     KeyText{"parallel.data",
             "ranks",
             "what the other degrees leave",
@@ -135,7 +134,7 @@ constexpr std::array kTexts = {
             "",
             "",
             "What ranks with the same parameters keep a piece of each: 0 nothing, 1 the "
-            "optimizer's state, 2 gradients too."},
+            "optimizer's state, 2 gradients too, where there is one stage."},
     KeyText{"parallel.bucket_mib",
             "MiB",
             "",
@@ -274,7 +273,8 @@ struct TypeOf {
   std::string operator()(const Text& /*target*/) const { return "text"; }
   std::string operator()(const TextList& /*target*/) const { return "list of texts"; }
   std::string operator()(const IntegerList& target) const {
-    return "list of integers, " + std::to_string(target.low) + " to " + std::to_string(target.high);
+    return "list of integers, " + std::to_string(target.low) + " to " +
+           std::to_string(target.high) + " each";
   }
   std::string operator()(const WordSet& target) const {
     return join_words(target.alone, "or") + ", or some of " + join_words(target.words, "and");

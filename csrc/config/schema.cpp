@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/schema.h"
 
-#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -75,6 +74,14 @@ Choice one_of(Enum& value, std::vector<std::string_view> words) {
           }};
 }
 
+std::vector<std::string_view> schedule_words() {
+  std::vector<std::string_view> words;
+  for (const ScheduleRule& rule : kScheduleRules) {
+    words.push_back(rule.name);
+  }
+  return words;
+}
+
 WordSet recompute_words(MemoryConfig& memory) {
   WordSet result;
   for (const RecomputeGroup& group : kRecomputeGroups) {
@@ -131,17 +138,10 @@ class Assigner {
 
   void operator()(const Text& target) const { *target.value = parse_string(node_, path_); }
 
-  void operator()(const IntegerList& target) const {
-    require_list("write [3, 4]");
-    target.value->clear();
-    for (std::size_t i = 0; i < node_.items.size(); ++i) {
-      target.value->push_back(integer_of(
-          node_.items[i], path_ + "[" + std::to_string(i) + "]", target.low, target.high));
-    }
-  }
-
   void operator()(const TextList& target) const {
-    require_list("write [a, b]");
+    if (node_.kind != YamlNode::Kind::sequence) {
+      refuse(node_, path_, "its value is a list", "write [a, b]");
+    }
     if (node_.items.empty() && !target.empty_means.empty()) {
       throw ConfigError(node_.place + ": " + path_ + " is [] (of an empty variable, perhaps; " +
                         "it would mean " + std::string(target.empty_means) +
@@ -151,6 +151,18 @@ class Assigner {
     for (std::size_t i = 0; i < node_.items.size(); ++i) {
       target.value->push_back(parse_string(node_.items[i], path_ + "[" + std::to_string(i) + "]"));
     }
+  }
+
+  void operator()(const IntegerList& target) const {
+    if (node_.kind != YamlNode::Kind::sequence) {
+      refuse(node_, path_, "its value is a list of integers", "write [1, 2], or [] for none");
+    }
+    std::vector<std::int64_t> values;
+    for (std::size_t i = 0; i < node_.items.size(); ++i) {
+      values.push_back(integer_of(
+          node_.items[i], path_ + "[" + std::to_string(i) + "]", target.low, target.high));
+    }
+    *target.value = std::move(values);
   }
 
   void operator()(const Choice& target) const { target.set(word_of(node_, target.words)); }
@@ -178,12 +190,6 @@ class Assigner {
   }
 
  private:
-  void require_list(const char* fix) const {
-    if (node_.kind != YamlNode::Kind::sequence) {
-      refuse(node_, path_, "its value is a list", fix);
-    }
-  }
-
   static std::int64_t integer_of(const YamlNode& node,
                                  const std::string& path,
                                  std::int64_t low,
@@ -241,8 +247,8 @@ struct Printer {
   }
   std::string operator()(const IntegerList& target) const {
     std::string text;
-    for (const std::int64_t item : *target.value) {
-      text += (text.empty() ? "" : ", ") + std::to_string(item);
+    for (const std::int64_t value : *target.value) {
+      text += (text.empty() ? "" : ", ") + std::to_string(value);
     }
     return "[" + text + "]";
   }
@@ -303,10 +309,8 @@ std::vector<Field> fields_of(Config& c) {
       {"run", "hang_seconds", at_least(0, c.run.hang_seconds)},
 
       {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
-      {"parallel",
-       "schedule",
-       one_of(c.parallel.schedule, {std::begin(kScheduleKinds), std::end(kScheduleKinds)})},
-      {"parallel", "chunks", count(c.parallel.chunks, 1, kMaxCount)},
+      {"parallel", "schedule", one_of(c.parallel.schedule, schedule_words())},
+      {"parallel", "chunks", count(c.parallel.chunks, 0, kMaxCount)},
       {"parallel", "stages", IntegerList{&c.parallel.stages, 0, kMaxCount}},
       {"parallel", "data", count(c.parallel.data, 0, kMaxRanks)},
       {"parallel", "context", count(c.parallel.context, 1, kMaxCount)},

@@ -51,7 +51,7 @@ struct TextList {
   std::string_view empty_means = {};
 };
 
-// Each within [low, high].
+// Of integers, each within the range.
 struct IntegerList {
   std::vector<std::int64_t>* value;
   std::int64_t low;

@@ -5,13 +5,14 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <cstdlib>
 #include <initializer_list>
 #include <numeric>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "csrc/config/schema.h"
+#include "csrc/config/words.h"
 #include "csrc/core/error.h"
 
 namespace memphis {
@@ -221,16 +222,37 @@ void resolve_schedule(ScheduleConfig& schedule, const Checker& checker) {
                      text_of(after_warmup));
 }
 
-std::string more_ranks(std::int64_t wanted) {
-  return "; start the job with " + text_of(wanted) + " ranks, as in mpirun -n " + text_of(wanted) +
-         ", or use 1";
-}
-
-// What a degree of the mesh has to divide: advice that heeds one number alone is refused next.
+// What a degree of the mesh has to divide: advice that heeds one number alone is refused next. All
+// but the pipeline's cut the ranks that it leaves to a stage.
 class Degrees {
  public:
-  // `num_ranks` have a stage of a pipeline.
-  Degrees(const Config& config, std::int64_t num_ranks) : config_(config), num_ranks_(num_ranks) {}
+  Degrees(const Config& config, std::int64_t job_ranks)
+      : config_(config),
+        job_ranks_(job_ranks),
+        num_ranks_(std::max<std::int64_t>(job_ranks / config.parallel.pipeline, 1)) {}
+
+  std::int64_t job_ranks() const { return job_ranks_; }
+  std::int64_t num_ranks() const { return num_ranks_; }  // of a stage
+
+  // "the 8 ranks of this job"
+  std::string ranks_of_job() const {
+    return job_ranks_ == 1 ? "the 1 rank of this job"
+                           : "the " + text_of(job_ranks_) + " ranks of this job";
+  }
+  // "the 2 ranks that parallel.pipeline 4 leaves of the 8 of this job"
+  std::string ranks_of_stage() const {
+    const std::int64_t pipeline = config_.parallel.pipeline;
+    return pipeline == 1 ? ranks_of_job()
+                         : "the " + text_of(num_ranks_) + (num_ranks_ == 1 ? " rank" : " ranks") +
+                               " that " + shown("parallel.pipeline", pipeline) + " leaves of the " +
+                               text_of(job_ranks_) + " of this job";
+  }
+
+  bool pipeline_fits(std::int64_t degree) const {
+    const ParallelConfig& parallel = config_.parallel;
+    return job_ranks_ % degree == 0 && degree * num_chunks(parallel) <= config_.model.num_layers &&
+           job_ranks_ / degree % stage_ranks() == 0;
+  }
 
   bool tensor_fits(std::int64_t degree) const {
     const ModelConfig& model = config_.model;
@@ -250,6 +272,12 @@ class Degrees {
   }
 
   // "; use A or B" for the nearest degrees on both sides that fit. 1 always does.
+  std::string pipeline_advice() const {
+    if (job_ranks_ == 1) {
+      return more_ranks();
+    }
+    return "; use " + nearest(config_.parallel.pipeline, job_ranks_, &Degrees::pipeline_fits);
+  }
   std::string tensor_advice() const {
     return advice(config_.parallel.tensor, config_.model.num_heads, &Degrees::tensor_fits);
   }
@@ -265,10 +293,12 @@ class Degrees {
   std::string advice(std::int64_t wanted,
                      std::int64_t largest,
                      bool (Degrees::*fits)(std::int64_t) const) const {
-    if (num_ranks_ == 1) {
-      return more_ranks(wanted * config_.parallel.pipeline);
-    }
-    const std::int64_t last = std::min(largest, num_ranks_);
+    return num_ranks_ == 1 ? more_ranks()
+                           : "; use " + nearest(wanted, std::min(largest, num_ranks_), fits);
+  }
+  std::string nearest(std::int64_t wanted,
+                      std::int64_t last,
+                      bool (Degrees::*fits)(std::int64_t) const) const {
     std::int64_t below = std::min(wanted - 1, last);
     while (below > 1 && !(this->*fits)(below)) {
       --below;
@@ -277,126 +307,68 @@ class Degrees {
     while (above <= last && !(this->*fits)(above)) {
       ++above;
     }
-    return "; use " + text_of(below) + (above <= last ? " or " + text_of(above) : std::string());
+    return text_of(below) + (above <= last ? " or " + text_of(above) : std::string());
+  }
+  // The least ranks of a stage that both folds of it cut.
+  std::int64_t stage_ranks() const {
+    const ParallelConfig& parallel = config_.parallel;
+    return std::lcm(parallel.tensor, parallel.expert * parallel.expert_tensor);
+  }
+  std::string more_ranks() const {
+    const std::string wanted = text_of(config_.parallel.pipeline * stage_ranks());
+    return "; start the job with " + wanted + " ranks, as in mpirun -n " + wanted + ", or use 1";
   }
 
   const Config& config_;
-  std::int64_t num_ranks_;
+  std::int64_t job_ranks_;
+  std::int64_t num_ranks_;  // of a stage
 };
 
-// Those that a layer is folded over.
-std::string ranks_of_stage(std::int64_t num_ranks, std::int64_t pipeline) {
-  const std::int64_t count = num_ranks / pipeline;
-  return "the " + text_of(count) + (count == 1 ? " rank of " : " ranks of ") +
-         (pipeline == 1 ? "this job" : "a pipeline stage");
-}
-
-// The degrees fold the ranks: pipeline x data x context x tensor, and the same without pipeline as
-// expert_data x expert x expert_tensor.
-void resolve_mesh(ParallelConfig& parallel,
-                  std::int64_t num_ranks,
-                  const Degrees& degrees,
-                  const Checker& checker) {
+// The degrees fold the ranks: pipeline x data x context x tensor, and the same with expert_data x
+// expert x expert_tensor for the ranks of a stage.
+void resolve_mesh(ParallelConfig& parallel, const Degrees& degrees, const Checker& checker) {
   checker.expect(parallel.context == 1,
                  {"parallel.context"},
                  shown("parallel.context", parallel.context) +
                      " is not supported (every rank has whole sequences); use 1");
-  const std::string ranks = ranks_of_stage(num_ranks, parallel.pipeline);
-  const std::int64_t of_stage = num_ranks / parallel.pipeline;
-  checker.expect(of_stage % parallel.tensor == 0,
-                 {"parallel.tensor"},
-                 shown("parallel.tensor", parallel.tensor) + " does not divide " + ranks +
+  checker.expect(degrees.job_ranks() % parallel.pipeline == 0,
+                 {"parallel.pipeline"},
+                 shown("parallel.pipeline", parallel.pipeline) + " does not divide " +
+                     degrees.ranks_of_job() +
+                     " (the layers lie on so many parts of the ranks, of one size)" +
+                     degrees.pipeline_advice());
+  const std::int64_t num_ranks = degrees.num_ranks();
+  checker.expect(num_ranks % parallel.tensor == 0,
+                 {"parallel.tensor", "parallel.pipeline"},
+                 shown("parallel.tensor", parallel.tensor) + " does not divide " +
+                     degrees.ranks_of_stage() +
                      " (a layer is cut over so many neighbouring ranks)" + degrees.tensor_advice());
-  const std::int64_t data = of_stage / parallel.tensor;
+  const std::int64_t data = num_ranks / parallel.tensor;
+  const bool is_pipeline = parallel.pipeline > 1;
   checker.expect(parallel.data == 0 || parallel.data == data,
-                 {"parallel.data", "parallel.tensor"},
+                 {"parallel.data", "parallel.tensor", "parallel.pipeline"},
                  shown("parallel.data", parallel.data) + " times " +
-                     shown("parallel.tensor", parallel.tensor) + " is not " + ranks +
+                     shown("parallel.tensor", parallel.tensor) +
+                     (is_pipeline ? " times " + shown("parallel.pipeline", parallel.pipeline)
+                                  : std::string()) +
+                     " is not " + degrees.ranks_of_job() +
                      " (every rank has a place); start the job with " +
-                     text_of(parallel.pipeline * parallel.data * parallel.tensor) +
+                     text_of(parallel.data * parallel.tensor * parallel.pipeline) +
                      " ranks, or use " + text_of(data));
   parallel.data = data;
-  checker.expect(of_stage % parallel.expert == 0,
-                 {"parallel.expert"},
-                 shown("parallel.expert", parallel.expert) + " does not divide " + ranks +
-                     " (the experts of a layer lie on so many ranks)" + degrees.expert_advice());
-  const std::int64_t left = of_stage / parallel.expert;
-  checker.expect(
-      left % parallel.expert_tensor == 0,
-      {"parallel.expert_tensor", "parallel.expert"},
-      shown("parallel.expert_tensor", parallel.expert_tensor) + " times " +
-          shown("parallel.expert", parallel.expert) + " does not divide " + ranks +
-          " (an expert's width is cut over so many neighbouring ranks)" +
-          (of_stage == 1 ? more_ranks(parallel.pipeline * parallel.expert_tensor * parallel.expert)
-                         : degrees.expert_tensor_advice()));
-}
-
-// Stages of layers. What a schedule asks of its shape, csrc/plan/schedule.h says.
-void resolve_pipeline(ParallelConfig& parallel,
-                      const ModelConfig& model,
-                      std::int64_t num_ranks,
-                      const Checker& checker) {
-  checker.expect(
-      num_ranks % parallel.pipeline == 0,
-      {"parallel.pipeline"},
-      shown("parallel.pipeline", parallel.pipeline) + " does not divide the " + text_of(num_ranks) +
-          (num_ranks == 1 ? " rank" : " ranks") + " of this job (each stage has equally many)" +
-          (num_ranks == 1 ? more_ranks(parallel.pipeline)
-                          : "; start the job with " +
-                                text_of((num_ranks / parallel.pipeline + 1) * parallel.pipeline) +
-                                " ranks, or use 1"));
-  const bool has_one =
-      parallel.schedule == ScheduleKind::one_f_one_b || parallel.schedule == ScheduleKind::zb_h1;
-  const std::string_view schedule = kScheduleKinds[static_cast<std::size_t>(parallel.schedule)];
-  if (parallel.chunks == 0) {
-    parallel.chunks = has_one ? 1 : 2;
-  }
-  checker.expect(!has_one || parallel.chunks == 1,
-                 {"parallel.chunks", "parallel.schedule"},
-                 shown("parallel.chunks", parallel.chunks) + " does not go with schedule " +
-                     std::string(schedule) +
-                     " (a rank of it has one run of layers); use 1, or parallel.schedule "
-                     "interleaved");
-  checker.expect(parallel.schedule != ScheduleKind::zbv || parallel.chunks == 2,
-                 {"parallel.chunks", "parallel.schedule"},
-                 shown("parallel.chunks", parallel.chunks) +
-                     " does not go with schedule zbv (stages go down the ranks once and up again "
-                     "once); use 2, or parallel.schedule interleaved");
-  const std::int64_t num_stages = parallel.pipeline * parallel.chunks;
-  const std::string stages = shown("parallel.pipeline", parallel.pipeline) + " times " +
-                             shown("parallel.chunks", parallel.chunks) + " ";
-  if (parallel.stages.empty()) {
-    checker.expect(num_stages <= model.num_layers,
-                   {"parallel.pipeline", "parallel.chunks", "model.num_layers"},
-                   stages + "are more stages than " + shown("model.num_layers", model.num_layers) +
-                       " (one without layers has to be asked for); use fewer, or say in "
-                       "parallel.stages how many layers each has");
-  } else {
-    const auto given = static_cast<std::int64_t>(parallel.stages.size());
-    checker.expect(given == num_stages,
-                   {"parallel.stages", "parallel.pipeline", "parallel.chunks"},
-                   "parallel.stages has " + text_of(given) + " numbers (" + stages + "are " +
-                       text_of(num_stages) + " stages); give one for each");
-    const std::int64_t sum =
-        std::accumulate(parallel.stages.begin(), parallel.stages.end(), std::int64_t{0});
-    const std::int64_t apart = std::abs(sum - model.num_layers);
-    checker.expect(apart == 0,
-                   {"parallel.stages", "model.num_layers"},
-                   "parallel.stages has " + text_of(sum) + " layers (" +
-                       shown("model.num_layers", model.num_layers) +
-                       ", and each is in one stage); " +
-                       (sum < model.num_layers
-                            ? "add " + text_of(apart) + ": " +
-                                  (apart == 1 ? "layer " + text_of(sum) + " is missing"
-                                              : "layers " + text_of(sum) + " to " +
-                                                    text_of(model.num_layers - 1) + " are missing")
-                            : "take " + text_of(apart) + " away"));
-  }
-  checker.expect(parallel.zero < 2 || num_stages == 1,
-                 {"parallel.zero", "parallel.pipeline", "parallel.chunks"},
-                 "parallel.zero 2 does not go with " + text_of(num_stages) +
-                     " stages (gradients would be reduced once a micro-batch, so many times the "
-                     "traffic); use 1");
+  checker.expect(num_ranks % parallel.expert == 0,
+                 {"parallel.expert", "parallel.pipeline"},
+                 shown("parallel.expert", parallel.expert) + " does not divide " +
+                     degrees.ranks_of_stage() + " (the experts of a layer lie on so many ranks)" +
+                     degrees.expert_advice());
+  const std::int64_t left = num_ranks / parallel.expert;
+  checker.expect(left % parallel.expert_tensor == 0,
+                 {"parallel.expert_tensor", "parallel.expert", "parallel.pipeline"},
+                 shown("parallel.expert_tensor", parallel.expert_tensor) + " times " +
+                     shown("parallel.expert", parallel.expert) + " does not divide " +
+                     degrees.ranks_of_stage() +
+                     " (an expert's width is cut over so many neighbouring ranks)" +
+                     degrees.expert_tensor_advice());
 }
 
 // `degree` cuts `number` into equal pieces.
@@ -413,12 +385,77 @@ void check_cut(std::string_view degree_path,
                      " (" + why + ")" + advice);
 }
 
+// A model of `num_layers` layers is cut into so many stages a rank.
+void resolve_stages(ParallelConfig& parallel, std::int64_t num_layers, const Checker& checker) {
+  const ScheduleRule& rule = rule_of(parallel.schedule);
+  const auto takes = [](const ScheduleRule& each, std::int64_t chunks) {
+    return chunks == each.num_chunks || (chunks > each.num_chunks && each.takes_more);
+  };
+  parallel.chunks = num_chunks(parallel);
+  std::vector<std::string_view> others;
+  for (const ScheduleRule& other : kScheduleRules) {
+    if (takes(other, parallel.chunks)) {
+      others.push_back(other.name);
+    }
+  }
+  checker.expect(takes(rule, parallel.chunks),
+                 {"parallel.chunks", "parallel.schedule"},
+                 shown("parallel.chunks", parallel.chunks) +
+                     " does not go with parallel.schedule " + std::string(rule.name) + " (" +
+                     std::string(rule.why) + "); use " + text_of(rule.num_chunks) +
+                     (rule.takes_more ? " or more" : "") + ", or parallel.schedule " +
+                     join_words(others, "or"));
+
+  const std::int64_t num_stages = parallel.pipeline * parallel.chunks;
+  const std::string stages = "the " + text_of(num_stages) +
+                             (num_stages == 1 ? " stage of " : " stages of ") +
+                             shown("parallel.pipeline", parallel.pipeline) + " times " +
+                             shown("parallel.chunks", parallel.chunks);
+  checker.expect(num_stages == 1 || parallel.zero < 2,
+                 {"parallel.zero", "parallel.pipeline", "parallel.chunks"},
+                 shown("parallel.zero", parallel.zero) + " does not go with " + stages +
+                     " (gradients would be reduced once a micro-batch, with as many times the "
+                     "messages); use at most 1");
+  if (parallel.stages.empty()) {
+    checker.expect(
+        num_stages <= num_layers,
+        {"parallel.pipeline", "parallel.chunks", "parallel.schedule", "model.num_layers"},
+        shown("model.num_layers", num_layers) + " is less than " + stages +
+            " (each has a layer at least, unless parallel.stages gives it 0); use at most " +
+            text_of(num_layers) + " stages, or write parallel.stages");
+    return;
+  }
+  const auto given = static_cast<std::int64_t>(parallel.stages.size());
+  checker.expect(given == num_stages,
+                 {"parallel.stages", "parallel.pipeline", "parallel.chunks"},
+                 "parallel.stages has " + text_of(given) + (given == 1 ? " number" : " numbers") +
+                     " for " + stages +
+                     " (each says how many layers a stage has, in the order of the model); " +
+                     (given < num_stages ? "add " + text_of(num_stages - given)
+                                         : "take " + text_of(given - num_stages) + " away"));
+  const std::int64_t sum =
+      std::accumulate(parallel.stages.begin(), parallel.stages.end(), std::int64_t{0});
+  const std::int64_t missing = num_layers - sum;
+  const std::string first = text_of(std::min(sum, num_layers));
+  const std::string last = text_of(std::max(sum, num_layers) - 1);
+  const std::string layers =
+      first == last ? "layer " + first + " is" : "layers " + first + " to " + last + " are";
+  checker.expect(missing == 0,
+                 {"parallel.stages", "model.num_layers"},
+                 "parallel.stages has " + text_of(sum) + (sum == 1 ? " layer" : " layers") +
+                     " in all and " + shown("model.num_layers", num_layers) + " (" + layers +
+                     (missing > 0 ? " in no stage" : " not of the model") +
+                     ", and each of the model's is in one stage); " +
+                     (missing > 0 ? "add " + text_of(missing) + " to the numbers"
+                                  : "take " + text_of(-missing) + " from the numbers"));
+}
+
 void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& checker) {
   ParallelConfig& parallel = config.parallel;
   const ModelConfig& model = config.model;
-  resolve_pipeline(parallel, model, num_ranks, checker);
-  const Degrees degrees(config, num_ranks / parallel.pipeline);
-  resolve_mesh(parallel, num_ranks, degrees, checker);
+  const Degrees degrees(config, num_ranks);
+  resolve_mesh(parallel, degrees, checker);
+  resolve_stages(parallel, model.num_layers, checker);
   const std::int64_t tensor = parallel.tensor;
   check_cut("parallel.expert",
             parallel.expert,

@@ -225,7 +225,7 @@ void add_zbv(const PipelineShape& shape, std::int64_t rank, ActionList& list) {
 }  // namespace
 
 std::string_view name_of(ScheduleKind kind) {
-  return kScheduleKinds[static_cast<std::size_t>(kind)];
+  return rule_of(kind).name;
 }
 
 StagePlacement placement_of(ScheduleKind kind) {
@@ -256,7 +256,7 @@ StagePlace PipelineShape::place_of(std::int64_t stage) const {
 PipelineShape pipeline_shape(const ParallelConfig& parallel, std::int64_t num_micro_batches) {
   return {.kind = parallel.schedule,
           .num_ranks = parallel.pipeline,
-          .num_chunks = std::max<std::int64_t>(parallel.chunks, 1),
+          .num_chunks = num_chunks(parallel),
           .num_micro_batches = num_micro_batches};
 }
 
@@ -284,29 +284,19 @@ void require_runs(const PipelineShape& shape) {
                     shape.num_ranks,
                     kMost / shape.num_ranks));
   }
-  switch (shape.kind) {
-    case ScheduleKind::one_f_one_b:
-    case ScheduleKind::zb_h1:
-      if (shape.num_chunks != 1) {
-        throw ConfigError(
-            fmt::format("schedule {} cannot have {} chunks a rank (a rank holds one run of layers, "
-                        "and its warm-up is counted for one); use 1 chunk, or schedule interleaved",
-                        name,
-                        shape.num_chunks));
-      }
-      break;
-    case ScheduleKind::zbv:
-      if (shape.num_chunks != 2) {
-        throw ConfigError(
-            fmt::format("schedule zbv cannot have {} chunk{} a rank (the stages go down the ranks "
-                        "once and up again once); use 2 chunks, or schedule {}",
-                        shape.num_chunks,
-                        shape.num_chunks == 1 ? "" : "s",
-                        shape.num_chunks == 1 ? "zb-h1" : "interleaved"));
-      }
-      break;
-    case ScheduleKind::interleaved:
-      break;
+  const ScheduleRule& rule = rule_of(shape.kind);
+  // More than the user may ask for: interleaved of one chunk is 1f1b.
+  if (!rule.takes_more && shape.num_chunks != rule.num_chunks) {
+    throw ConfigError(
+        fmt::format("schedule {} cannot have {} chunk{} a rank ({}); use {} chunk{}, "
+                    "or schedule {}",
+                    name,
+                    shape.num_chunks,
+                    shape.num_chunks == 1 ? "" : "s",
+                    rule.why,
+                    rule.num_chunks,
+                    rule.num_chunks == 1 ? "" : "s",
+                    shape.num_chunks == 1 ? "zb-h1" : "interleaved"));
   }
   if (shape.group < 0) {
     throw ConfigError(

@@ -15,9 +15,10 @@
 // schedule_check.h proves that the lists can be run, schedule_simulation.h prices them.
 namespace memphis {
 
-// The kinds of schedule (ScheduleKind of csrc/config/config.h). F is a forward pass, B a backward pass; where B is
-// cut in two, I is the gradient of the inputs, which the stage before waits for, and W the gradient
-// of the weights, which nobody waits for.
+// What each ScheduleKind is; the user gives it the name that name_of() says, which csrc/config
+// lists. F is a forward pass, B a backward pass; where B is cut in two, I is the gradient of the
+// inputs, which the stage before waits for, and W the gradient of the weights, which nobody waits
+// for.
 //
 //   1f1b         one chunk a rank; forward and backward passes take turns after a warm-up, so that
 //                rank r holds num_ranks - r micro-batches. Narayanan et al., arXiv:1806.03377;
@@ -30,7 +31,7 @@ namespace memphis {
 //   zbv          two chunks a rank in a V, I and W apart: no bubble where F, I and W take the same
 //                time and there are micro-batches enough, in the memory of zb-h1. Qi et al.,
 //                arXiv:2405.15362.
-std::string_view name_of(ScheduleKind kind);  // as the user writes it
+std::string_view name_of(ScheduleKind kind);
 
 // On which rank a stage lies. Stages are numbered in the order of the model.
 //   loop  stage s on rank s % num_ranks: chunk c of rank r is stage c num_ranks + r
@@ -70,7 +71,7 @@ struct PipelineShape {
   bool operator==(const PipelineShape&) const = default;
 };
 
-// What a config asks for.
+// As the config says, for a step of so many micro-batches on each rank.
 PipelineShape pipeline_shape(const ParallelConfig& parallel, std::int64_t num_micro_batches);
 
 // ConfigError if there is no such schedule, with the nearest value that there is one for.

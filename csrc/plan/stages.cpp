@@ -309,9 +309,13 @@ StageLayout stages_of_counts(std::int64_t num_layers, const std::vector<std::int
 }
 
 StageLayout stage_layout(const ModelConfig& model, const ParallelConfig& parallel) {
-  return parallel.stages.empty()
-             ? even_stages(model.num_layers, pipeline_shape(parallel, 1).num_stages())
-             : stages_of_counts(model.num_layers, parallel.stages);
+  const std::int64_t num_stages = pipeline_shape(parallel, 1).num_stages();
+  if (parallel.stages.empty()) {
+    return even_stages(model.num_layers, num_stages);
+  }
+  StageLayout layout = stages_of_counts(model.num_layers, parallel.stages);
+  require_complete(layout, model.num_layers, num_stages);
+  return layout;
 }
 
 void require_complete(const StageLayout& layout, std::int64_t num_layers, std::int64_t num_stages) {

@@ -41,7 +41,7 @@ StageLayout stages_of_counts(std::int64_t num_layers, const std::vector<std::int
 // layers once, the embedding in the first stage and the head in the last.
 void require_complete(const StageLayout& layout, std::int64_t num_layers, std::int64_t num_stages);
 
-// What a config asks for.
+// What a config asks for. ConfigError as even_stages and require_complete.
 StageLayout stage_layout(const ModelConfig& model, const ParallelConfig& parallel);
 
 // Of one micro-batch, in any unit.

@@ -50,16 +50,6 @@ TEST(Config, DerivesWhatIsLeftOut) {
   EXPECT_EQ(config.schedule.decay_steps, 20);
 }
 
-TEST(Config, DerivesTheChunksOfASchedule) {
-  const auto chunks_of = [](const std::string& schedule) {
-    return parse(kTiny, {"parallel.zero=0", "parallel.schedule=" + schedule}).parallel.chunks;
-  };
-  EXPECT_EQ(chunks_of("1f1b"), 1);
-  EXPECT_EQ(chunks_of("zb-h1"), 1);
-  EXPECT_EQ(chunks_of("interleaved"), 2);
-  EXPECT_EQ(chunks_of("zbv"), 2);
-}
-
 TEST(Config, DerivedDecayEndsWithTheWarmUp) {
   const Config late = parse(kTiny, {"schedule.decay=wsd", "schedule.warmup_steps=95"});
   EXPECT_EQ(late.schedule.decay_steps, 5);
@@ -114,9 +104,9 @@ Config every_key_set() {
       "  init_std: 0.01\n"
       "  router_init_std: 0.03\n"
       "run: {dir: \"runs/a \\\"b\\\" \\\\ \\u00e9\", device: cpu, seed: 77, resume: never}\n"
-      "parallel: {pipeline: 1, schedule: zbv, chunks: 2, stages: [3, 0], data: 1, context: 1, "
-      "expert: 1, tensor: 1, expert_tensor: 1,\n"
-      "           zero: 0, sequence_parallel: false}\n"
+      "parallel: {pipeline: 1, data: 1, context: 1, expert: 1, tensor: 1, expert_tensor: 1,\n"
+      "           zero: 0, sequence_parallel: false, schedule: interleaved, chunks: 3,\n"
+      "           stages: [0, 2, 1]}\n"
       "data: {train: [a.txt, \"b, c: #d.txt\"], validation: ['*.md'], held_out: 0.05,\n"
       "       tokenizer: byte}\n"
       "batch: {sequence_length: 33, micro_batch: 3, global_batch: 9}\n"
@@ -166,10 +156,10 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
                        .device = DeviceChoice::cpu,
                        .seed = 77,
                        .resume = Resume::never}));
-  EXPECT_EQ(config.parallel.schedule, ScheduleKind::zbv);
-  EXPECT_EQ(config.parallel.chunks, 2);
-  EXPECT_EQ(config.parallel.stages, (std::vector<std::int64_t>{3, 0}));
   EXPECT_EQ(config.parallel.zero, 0);
+  EXPECT_EQ(config.parallel.schedule, ScheduleKind::interleaved);
+  EXPECT_EQ(config.parallel.chunks, 3);
+  EXPECT_EQ(config.parallel.stages, (std::vector<std::int64_t>{0, 2, 1}));
   EXPECT_FALSE(config.parallel.sequence_parallel);
   EXPECT_EQ(config.data,
             (DataConfig{.train = {"a.txt", "b, c: #d.txt"},
@@ -262,6 +252,42 @@ TEST(Overrides, TakeWordsOneByOneOrInAList) {
     const Config config = parse_config(kTiny, "tiny.yaml", {"memory.recompute=" + words});
     EXPECT_NE(to_yaml(config).find("recompute: " + words + "\n"), std::string::npos) << words;
     EXPECT_EQ(parse_config(to_yaml(config), "again.yaml", {}).memory, config.memory) << words;
+  }
+}
+
+TEST(Overrides, TakeListsOfIntegers) {
+  const auto parallel = [](const std::vector<std::string>& overrides) {
+    return parse_config(kTiny, "tiny.yaml", overrides).parallel;
+  };
+  const std::vector<std::string> two = {"parallel.schedule=zbv", "parallel.stages=[2,0]"};
+  EXPECT_EQ(parallel(two).stages, (std::vector<std::int64_t>{2, 0}));
+  EXPECT_TRUE(parallel({"parallel.stages=[]"}).stages.empty());
+  EXPECT_TRUE(parallel({}).stages.empty());
+  const Config config = parse_config(kTiny, "tiny.yaml", two);
+  EXPECT_NE(to_yaml(config).find("  stages: [2, 0]\n"), std::string::npos);
+  EXPECT_NE(to_yaml(parse_config(kTiny, "tiny.yaml", {})).find("  stages: []\n"),
+            std::string::npos);
+  EXPECT_EQ(parse_config(to_yaml(config), "again.yaml", {}).parallel, config.parallel);
+  EXPECT_TRUE(
+      parse_config(to_yaml(config), "again.yaml", {"parallel.stages=[]"}).parallel.stages.empty());
+}
+
+// What a schedule is made for, unless the config says otherwise.
+TEST(Schedules, HaveAsManyChunksAsTheyAreMadeFor) {
+  const auto chunks = [](const std::string& schedule, const std::string& given) {
+    return parse_config(
+               kTiny, "tiny.yaml", {"parallel.schedule=" + schedule, "parallel.chunks=" + given})
+        .parallel.chunks;
+  };
+  EXPECT_EQ(parse_config(kTiny, "tiny.yaml", {}).parallel.chunks, 1);
+  EXPECT_EQ(chunks("1f1b", "0"), 1);
+  EXPECT_EQ(chunks("1f1b", "1"), 1);
+  EXPECT_EQ(chunks("interleaved", "0"), 2);
+  EXPECT_EQ(chunks("zb-h1", "0"), 1);
+  EXPECT_EQ(chunks("zbv", "0"), 2);
+  EXPECT_EQ(chunks("zbv", "2"), 2);
+  for (const ScheduleRule& rule : kScheduleRules) {
+    EXPECT_EQ(&rule_of(rule.kind), &rule) << rule.name;
   }
 }
 

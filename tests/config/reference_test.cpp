@@ -43,6 +43,10 @@ TEST(Reference, DescribesAKeyASectionOrAll) {
   const std::string key = describe_keys("batch.micro_batch");
   EXPECT_EQ(key.rfind("batch.micro_batch\n", 0), 0U) << key;
   EXPECT_NE(key.find("integer, 1 to 1048576, in sequences; default: 4"), std::string::npos) << key;
+  const std::string stages = describe_keys("parallel.stages");
+  EXPECT_NE(stages.find("list of integers, 0 to 4096 each, in layers; default: evenly"),
+            std::string::npos)
+      << stages;
   const std::string section = describe_keys("batch");
   EXPECT_NE(section.find("batch.global_batch"), std::string::npos);
   EXPECT_EQ(section.find("model.vocab_size"), std::string::npos);

@@ -146,107 +146,171 @@ std::vector<test::BadConfig> bad_configs() {
        kTiny,
        {"parallel.pipeline=2"},
        ExitCode::config,
-       "argument 'parallel.pipeline=2': parallel.pipeline 2 does not divide the 3 ranks of this "
+       "argument 'parallel.pipeline=2': parallel.pipeline 2 does not divide the 9 ranks of this "
        "job "
-       "(each stage has equally many); start the job with 4 ranks, or use 1",
-       3},
+       "(the layers lie on so many parts of the ranks, of one size); use 1",  // as 3 needs 3 layers
+       9},
+      {"parallel degree pipeline that others go with",
+       kTiny,
+       {"parallel.pipeline=5", "parallel.tensor=2", "parallel.expert=4", "model.num_layers=12"},
+       ExitCode::config,
+       "argument 'parallel.pipeline=5': parallel.pipeline 5 does not divide the 48 ranks of this "
+       "job (the layers lie on so many parts of the ranks, of one size); use 4 or 6",
+       48},
       {"parallel degree pipeline of one rank",
        kTiny,
-       {"parallel.pipeline=2"},
+       {"parallel.pipeline=2", "parallel.tensor=2", "parallel.expert=4"},
        ExitCode::config,
        "argument 'parallel.pipeline=2': parallel.pipeline 2 does not divide the 1 rank of this job "
-       "(each stage has equally many); start the job with 2 ranks, as in mpirun -n 2, or use 1",
-       1},
-      {"tensor ranks of a stage",
+       "(the layers lie on so many parts of the ranks, of one size); start the job with 8 ranks, "
+       "as "
+       "in mpirun -n 8, or use 1"},
+      {"more pipeline ranks than layers",
+       kTiny,
+       {"parallel.pipeline=4"},
+       ExitCode::config,
+       "argument 'parallel.pipeline=4': model.num_layers 2 is less than the 4 stages of "
+       "parallel.pipeline 4 times parallel.chunks 1 (each has a layer at least, unless "
+       "parallel.stages gives it 0); use at most 2 stages, or write parallel.stages",
+       4},
+      {"stages of several ranks that are not listed",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.schedule=zbv", "parallel.stages=[1, 1, 0]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[1, 1, 0]': parallel.stages has 3 numbers for the 4 stages of "
+       "parallel.pipeline 2 times parallel.chunks 2 (each says how many layers a stage has, in the "
+       "order of the model); add 1",
+       2},
+      {"tensor in a stage",
        kTiny,
        {"parallel.pipeline=2", "parallel.tensor=4"},
        ExitCode::config,
-       "argument 'parallel.tensor=4': parallel.tensor 4 does not divide the 2 ranks of a pipeline "
-       "stage (a layer is cut over so many neighbouring ranks); use 2",
+       "argument 'parallel.tensor=4': parallel.tensor 4 does not divide the 2 ranks that "
+       "parallel.pipeline 2 leaves of the 4 of this job (a layer is cut over so many neighbouring "
+       "ranks); use 2",
        4},
-      {"tensor ranks of a stage of one",
+      {"tensor in a stage of one rank",
        kTiny,
        {"parallel.pipeline=2", "parallel.tensor=2"},
        ExitCode::config,
-       "argument 'parallel.tensor=2': parallel.tensor 2 does not divide the 1 rank of a pipeline "
-       "stage (a layer is cut over so many neighbouring ranks); start the job with 4 ranks, as in "
-       "mpirun -n 4, or use 1",
+       "argument 'parallel.tensor=2': parallel.tensor 2 does not divide the 1 rank that "
+       "parallel.pipeline 2 leaves of the 2 of this job (a layer is cut over so many neighbouring "
+       "ranks); start the job with 4 ranks, as in mpirun -n 4, or use 1",
        2},
-      {"data ranks of a stage",
+      {"data in a stage",
        kTiny,
-       {"parallel.pipeline=2", "parallel.data=4"},
+       {"parallel.pipeline=2", "parallel.tensor=2", "parallel.data=4"},
        ExitCode::config,
-       "argument 'parallel.data=4': parallel.data 4 times parallel.tensor 1 is not the 2 ranks of "
-       "a "
-       "pipeline stage (every rank has a place); start the job with 8 ranks, or use 2",
+       "argument 'parallel.data=4': parallel.data 4 times parallel.tensor 2 times "
+       "parallel.pipeline 2 is not the 8 ranks of this job (every rank has a place); start the job "
+       "with 16 ranks, or use 2",
+       8},
+      {"experts in a stage",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.expert=4"},
+       ExitCode::config,
+       "argument 'parallel.expert=4': parallel.expert 4 does not divide the 2 ranks that "
+       "parallel.pipeline 2 leaves of the 4 of this job (the experts of a layer lie on so many "
+       "ranks); use 2",
        4},
-      {"more stages than layers",
+      {"width of experts in a stage",
        kTiny,
-       {"parallel.pipeline=2", "parallel.schedule=interleaved"},
+       {"parallel.pipeline=2", "parallel.expert=2", "parallel.expert_tensor=2"},
        ExitCode::config,
-       "argument 'parallel.pipeline=2': parallel.pipeline 2 times parallel.chunks 2 are more "
-       "stages "
-       "than model.num_layers 2 (one without layers has to be asked for); use fewer, or say in "
-       "parallel.stages how many layers each has",
-       2},
-      {"chunks of a schedule with one",
-       kTiny,
-       {"parallel.chunks=2"},
-       ExitCode::config,
-       "argument 'parallel.chunks=2': parallel.chunks 2 does not go with schedule 1f1b (a rank of "
-       "it has one run of layers); use 1, or parallel.schedule interleaved",
-       1},
-      {"chunks of a V",
-       kTiny,
-       {"parallel.chunks=1", "parallel.schedule=zbv"},
-       ExitCode::config,
-       "argument 'parallel.chunks=1': parallel.chunks 1 does not go with schedule zbv (stages go "
-       "down the ranks once and up again once); use 2, or parallel.schedule interleaved",
-       1},
-      {"numbers of layers for other stages",
-       kTiny,
-       {"parallel.pipeline=2", "parallel.stages=[1,1,0]"},
-       ExitCode::config,
-       "argument 'parallel.stages=[1,1,0]': parallel.stages has 3 numbers (parallel.pipeline 2 "
-       "times parallel.chunks 1 are 2 stages); give one for each",
-       2},
-      {"stages without a layer of the model",
-       kTiny,
-       {"parallel.pipeline=2", "parallel.stages=[1,0]"},
-       ExitCode::config,
-       "argument 'parallel.stages=[1,0]': parallel.stages has 1 layers (model.num_layers 2, and "
-       "each "
-       "is in one stage); add 1: layer 1 is missing",
-       2},
-      {"stages with layers that are not there",
-       kTiny,
-       {"parallel.pipeline=2", "parallel.stages=[2,3]"},
-       ExitCode::config,
-       "argument 'parallel.stages=[2,3]': parallel.stages has 5 layers (model.num_layers 2, and "
-       "each "
-       "is in one stage); take 3 away",
-       2},
-      {"stages that are no list",
-       kTiny,
-       {"parallel.stages=2"},
-       ExitCode::config,
-       "argument 'parallel.stages=2': parallel.stages is 2 (its value is a list); write [3, 4]",
-       1},
-      {"a stage of less than nothing",
-       kTiny,
-       {"parallel.stages=[3,-1]"},
-       ExitCode::config,
-       "argument 'parallel.stages=[3,-1]': parallel.stages[1] is -1 (it is between 0 and 4096); "
-       "use "
-       "at least 0",
-       1},
-      {"ZeRO-2 of a pipeline",
+       "argument 'parallel.expert_tensor=2': parallel.expert_tensor 2 times parallel.expert 2 does "
+       "not divide the 2 ranks that parallel.pipeline 2 leaves of the 4 of this job (an expert's "
+       "width is cut over so many neighbouring ranks); use 1",
+       4},
+      {"ZeRO-2 in a pipeline",
        kTiny,
        {"parallel.pipeline=2", "parallel.zero=2"},
        ExitCode::config,
-       "argument 'parallel.zero=2': parallel.zero 2 does not go with 2 stages (gradients would be "
-       "reduced once a micro-batch, so many times the traffic); use 1",
+       "argument 'parallel.zero=2': parallel.zero 2 does not go with the 2 stages of "
+       "parallel.pipeline 2 times parallel.chunks 1 (gradients would be reduced once a "
+       "micro-batch, with as many times the messages); use at most 1",
        2},
+      {"ZeRO-2 of chunks",
+       kTiny,
+       {"parallel.schedule=zbv", "parallel.zero=2"},
+       ExitCode::config,
+       "argument 'parallel.zero=2': parallel.zero 2 does not go with the 2 stages of "
+       "parallel.pipeline 1 times parallel.chunks 2 (gradients would be reduced once a "
+       "micro-batch, with as many times the messages); use at most 1"},
+      {"chunks of 1f1b",
+       kTiny,
+       {"parallel.chunks=2"},
+       ExitCode::config,
+       "argument 'parallel.chunks=2': parallel.chunks 2 does not go with parallel.schedule 1f1b (a "
+       "rank holds one run of layers, and its warm-up is counted for one); use 1, or "
+       "parallel.schedule interleaved or zbv"},
+      {"chunks of zb-h1",
+       kTiny,
+       {"parallel.schedule=zb-h1", "parallel.chunks=3"},
+       ExitCode::config,
+       "argument 'parallel.chunks=3': parallel.chunks 3 does not go with parallel.schedule zb-h1 "
+       "(a "
+       "rank holds one run of layers, and its warm-up is counted for one); use 1, or "
+       "parallel.schedule interleaved"},
+      {"chunks of zbv",
+       with("parallel:\n  schedule: zbv\n  chunks: 1\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:12:11: parallel.chunks 1 does not go with parallel.schedule zbv (the stages go "
+       "down the ranks once and up again once); use 2, or parallel.schedule 1f1b or zb-h1"},
+      {"more chunks of zbv",
+       kTiny,
+       {"parallel.schedule=zbv", "parallel.chunks=3"},
+       ExitCode::config,
+       "argument 'parallel.chunks=3': parallel.chunks 3 does not go with parallel.schedule zbv "
+       "(the "
+       "stages go down the ranks once and up again once); use 2, or parallel.schedule interleaved"},
+      {"one chunk that takes turns",
+       kTiny,
+       {"parallel.schedule=interleaved", "parallel.chunks=1"},
+       ExitCode::config,
+       "argument 'parallel.chunks=1': parallel.chunks 1 does not go with parallel.schedule "
+       "interleaved (the chunks of a rank take turns, and with one of them this is 1f1b); use 2 or "
+       "more, or parallel.schedule 1f1b or zb-h1"},
+      {"more stages than layers",
+       kTiny,
+       {"parallel.schedule=interleaved", "parallel.chunks=3"},
+       ExitCode::config,
+       "argument 'parallel.chunks=3': model.num_layers 2 is less than the 3 stages of "
+       "parallel.pipeline 1 times parallel.chunks 3 (each has a layer at least, unless "
+       "parallel.stages gives it 0); use at most 2 stages, or write parallel.stages"},
+      {"a stage that is not listed",
+       kTiny,
+       {"parallel.schedule=zbv", "parallel.stages=[2]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[2]': parallel.stages has 1 number for the 2 stages of "
+       "parallel.pipeline 1 times parallel.chunks 2 (each says how many layers a stage has, in the "
+       "order of the model); add 1"},
+      {"stages too many",
+       kTiny,
+       {"parallel.stages=[1, 1, 0]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[1, 1, 0]': parallel.stages has 3 numbers for the 1 stage of "
+       "parallel.pipeline 1 times parallel.chunks 1 (each says how many layers a stage has, in the "
+       "order of the model); take 2 away"},
+      {"a layer in no stage",
+       kTiny,
+       {"parallel.schedule=zbv", "parallel.stages=[0, 1]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[0, 1]': parallel.stages has 1 layer in all and model.num_layers "
+       "2 (layer 1 is in no stage, and each of the model's is in one stage); add 1 to the numbers"},
+      {"layers in no stage",
+       with("parallel:\n  stages: [3]\n"),
+       {"model.num_layers=7"},
+       ExitCode::config,
+       "tiny.yaml:11:11: parallel.stages has 3 layers in all and model.num_layers 7 (layers 3 to 6 "
+       "are in no stage, and each of the model's is in one stage); add 4 to the numbers"},
+      {"layers that the model does not have",
+       kTiny,
+       {"parallel.schedule=zbv", "parallel.stages=[2, 2]"},
+       ExitCode::config,
+       "argument 'parallel.stages=[2, 2]': parallel.stages has 4 layers in all and "
+       "model.num_layers 2 (layers 2 to 3 are not of the model, and each of the model's is in one "
+       "stage); take 2 from the numbers"},
       {"parallel degree context",
        kTiny,
        {"parallel.context=2"},
@@ -504,6 +568,14 @@ TEST(Ranks, AreFolded) {
       {1, {}, 1},
       {8, {"parallel.tensor=4", "parallel.expert=4", "parallel.expert_tensor=2"}, 2},
       {8, {"parallel.expert=2"}, 8},
+      {8, {"parallel.pipeline=2", "parallel.tensor=2"}, 2},
+      {2, {"parallel.pipeline=2", "parallel.schedule=zb-h1", "memory.recompute=block"}, 1},
+      {16,
+       {"parallel.pipeline=4",
+        "parallel.schedule=zbv",
+        "parallel.expert=2",
+        "parallel.stages=[0, 1, 0, 0, 1, 0, 0, 0]"},
+       4},
       {16, {"parallel.tensor=2", "parallel.data=8", "parallel.expert_tensor=16"}, 8},
       {100'000, {"parallel.tensor=4", "parallel.expert=4", "batch.global_batch=100000"}, 25'000},
   };

@@ -110,10 +110,21 @@ TEST(Schedule, PlacesStagesInALoopOrInAV) {
 }
 
 TEST(Schedule, IsNamedAsTheUserWritesIt) {
-  EXPECT_EQ(name_of(ScheduleKind::one_f_one_b), "1f1b");
-  EXPECT_EQ(name_of(ScheduleKind::interleaved), "interleaved");
+  for (const ScheduleKind kind : kKinds) {
+    EXPECT_EQ(rule_of(kind).kind, kind);
+    EXPECT_EQ(name_of(kind), rule_of(kind).name);
+  }
   EXPECT_EQ(name_of(ScheduleKind::zb_h1), "zb-h1");
-  EXPECT_EQ(name_of(ScheduleKind::zbv), "zbv");
+}
+
+TEST(Schedule, HasTheShapeThatTheConfigSays) {
+  EXPECT_EQ(pipeline_shape({}, 3), (PipelineShape{.num_micro_batches = 3}));
+  EXPECT_EQ(pipeline_shape({.pipeline = 4, .schedule = ScheduleKind::interleaved, .chunks = 3}, 8),
+            (PipelineShape{.kind = ScheduleKind::interleaved,
+                           .num_ranks = 4,
+                           .num_chunks = 3,
+                           .num_micro_batches = 8}));
+  EXPECT_EQ(pipeline_shape({.pipeline = 2, .schedule = ScheduleKind::zbv}, 1).num_chunks, 2);
 }
 
 TEST(Schedule, ActionsSayWhatTheyAre) {

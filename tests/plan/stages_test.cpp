@@ -274,6 +274,19 @@ TEST(Stages, BalanceRanksOfUnequalLayers) {
   }
 }
 
+TEST(Stages, AreThoseOfTheConfig) {
+  ModelConfig model;
+  model.num_layers = 6;
+  EXPECT_EQ(stage_layout(model, {}), even_stages(6, 1));
+  EXPECT_EQ(stage_layout(model, {.pipeline = 4}), even_stages(6, 4));
+  EXPECT_EQ(stage_layout(model, {.pipeline = 2, .schedule = ScheduleKind::zbv}), even_stages(6, 4));
+  const ParallelConfig uneven{
+      .pipeline = 2, .schedule = ScheduleKind::interleaved, .chunks = 2, .stages = {3, 0, 2, 1}};
+  EXPECT_EQ(stage_layout(model, uneven), stages_of_counts(6, {3, 0, 2, 1}));
+  EXPECT_THROW(stage_layout(model, {.pipeline = 2, .stages = {3, 2, 1}}), ConfigError);
+  EXPECT_THROW(stage_layout(model, {.pipeline = 7}), ConfigError);
+}
+
 // The head is 0.605 of a layer. With 64 layers on 8 ranks no cut is better than a head on top; with
 // 63 its rank has a layer less.
 TEST(Stages, BalanceTheHeadOfGrok1) {
