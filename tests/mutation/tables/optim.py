@@ -18,11 +18,11 @@ plant("optim.decay_none", OPTIMIZER, "weight decay",
       ".weight_decay = segment.decay ? config_.weight_decay : 0.0,", ".weight_decay = segment.decay ? 0.0 : 0.0,",
       "nothing decays")
 plant("optim.betas", OPTIMIZER, "operand",
-      ".beta1 = config_.beta1,\n                    .beta2 = config_.beta2,",
-      ".beta1 = config_.beta2,\n                    .beta2 = config_.beta1,",
+      ".beta1 = config_.beta1,\n                      .beta2 = config_.beta2,",
+      ".beta1 = config_.beta2,\n                      .beta2 = config_.beta1,",
       "the two betas are exchanged")
 plant("optim.bias_late", OPTIMIZER, "bias correction",
-      ".step = step},\n                   stream);", ".step = step + 1},\n                   stream);",
+      ".step = step},\n                     stream);", ".step = step + 1},\n                     stream);",
       "the moments are corrected as if they were a step older")
 plant("optim.warmup_longer", SCHEDULE, "off by one",
       "/ static_cast<double>(schedule.warmup_steps);", "/ static_cast<double>(schedule.warmup_steps + 1);",

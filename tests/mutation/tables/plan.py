@@ -78,7 +78,7 @@ plant("plan.group_first", MESH, "group",
       "return {.first = rank - index(axis, rank) * p.stride, .stride",
       "return {.first = index(axis, rank), .stride",
       "a group begins at the wrong rank")
-plant("plan.piece_floor", SHARE, "Range",
+plant("plan.piece_floor", "plan/range.h", "Range",
       ".count = n * (index + 1) / count - begin}", ".count = n / count}",
       "pieces of what the degree does not divide leave elements out")
 plant("plan.sample_place", SHARE, "scale by degree",
@@ -196,12 +196,12 @@ plant("plan.total_sampling", MEMORY, "dropped term",
       "workspace_bytes + library_bytes + sampling_bytes;", "workspace_bytes + library_bytes;",
       "memory for sampling is planned and not counted")
 plant("plan.kept_layers", ACTIVATIONS, "bound",
-      "const std::int64_t layers = keep == Keep::all_layers ? num_layers : 1;",
-      "const std::int64_t layers = num_layers;",
+      "    if (keep == Keep::all_layers) {\n      of_slot +=",
+      "    {\n      of_slot +=",
       "inference has room for every layer")
 plant("plan.again_room", ACTIVATIONS, "missing term",
-      "static_cast<std::size_t>(layers - first) * kept_by(recompute.rest));",
-      "static_cast<std::size_t>(layers - first) * kept_by(recompute.groups));",
+      "(layers.count - more.count) * bytes_of(recompute.num_layers);",
+      "(layers.count - more.count) * bytes_of(0);",
       "layers that keep all have no room for it")
 plant("plan.again_first", "plan/recompute.h", "comparison",
       "layer < num_layers ? groups : rest", "layer <= num_layers ? groups : rest",
