@@ -56,6 +56,22 @@ struct ExpertsOperands {
             .gates_TK = gates,
             .source_R = source};
   }
+  // In two parts.
+  kernels::ExpertsBackward backward_inputs() const {
+    kernels::ExpertsBackward op = backward();
+    op.dgate_up_weight_EFD = {};
+    op.ddown_weight_EDF = {};
+    return op;
+  }
+  kernels::ExpertsBackwardWeights backward_weights() const {
+    return {.dgate_up_weight_EFD = dup_weight,
+            .ddown_weight_EDF = ddown_weight,
+            .dgate_up_R2F = gate_up,
+            .dy_RD = dy,
+            .x_RD = x,
+            .hidden_RF = hidden,
+            .offsets_E1 = offsets};
+  }
 
   FilledTensor y, gate_up, hidden, dhidden, x, dy, dx;
   FilledTensor up_weight, down_weight, dup_weight, ddown_weight, gates, dgates, source, offsets;

@@ -82,6 +82,34 @@ TEST_P(ExpertsTest, HasTheBitsOfTheThreeOps) {
   EXPECT_TRUE(same(fused.ddown_weight, apart.ddown_weight));
 }
 
+TEST_P(ExpertsTest, BackwardInTwoPartsHasTheBitsOfOne) {
+  const OwnedStream stream(target().device);
+  const ExpertsOperands together(op_case(), target());
+  const ExpertsOperands apart(op_case(), target());
+  const auto same = [&](const TestTensor& a, const TestTensor& b) {
+    return a.bytes(stream.view()) == b.bytes(stream.view());
+  };
+  kernels::experts_forward(together.forward(), stream.view());
+  kernels::experts_backward(together.backward(), stream.view());
+
+  kernels::experts_forward(apart.forward(), stream.view());
+  const auto up_before = apart.dup_weight.bytes(stream.view());
+  const auto down_before = apart.ddown_weight.bytes(stream.view());
+  kernels::experts_backward(apart.backward_inputs(), stream.view());
+  EXPECT_TRUE(same(together.dx, apart.dx));
+  EXPECT_TRUE(same(together.dgates, apart.dgates));
+  EXPECT_TRUE(same(together.gate_up, apart.gate_up));
+  EXPECT_EQ(apart.dup_weight.bytes(stream.view()), up_before);
+  EXPECT_EQ(apart.ddown_weight.bytes(stream.view()), down_before);
+
+  const auto dx_before = apart.dx.bytes(stream.view());
+  kernels::experts_backward_weights(apart.backward_weights(), stream.view());
+  EXPECT_TRUE(same(together.dup_weight, apart.dup_weight));
+  EXPECT_TRUE(same(together.ddown_weight, apart.ddown_weight));
+  EXPECT_EQ(apart.dx.bytes(stream.view()), dx_before);
+  EXPECT_TRUE(same(together.gate_up, apart.gate_up)) << "is read by a later call, too";
+}
+
 TEST_P(ExpertsTest, BitsDoNotDependOnTheNumberOfThreads) {
   const OwnedStream stream(target().device);
   const ExpertsOperands one(op_case(), target());
@@ -96,6 +124,14 @@ TEST_P(ExpertsTest, BitsDoNotDependOnTheNumberOfThreads) {
   omp_set_num_threads(threads);
   EXPECT_EQ(one.y.bytes(stream.view()), many.y.bytes(stream.view()));
   EXPECT_EQ(one.dx.bytes(stream.view()), many.dx.bytes(stream.view()));
+  EXPECT_EQ(one.dup_weight.bytes(stream.view()), many.dup_weight.bytes(stream.view()));
+  EXPECT_EQ(one.ddown_weight.bytes(stream.view()), many.ddown_weight.bytes(stream.view()));
+  // A second time, alone.
+  omp_set_num_threads(1);
+  kernels::experts_backward_weights(one.backward_weights(), stream.view());
+  omp_set_num_threads(3);
+  kernels::experts_backward_weights(many.backward_weights(), stream.view());
+  omp_set_num_threads(threads);
   EXPECT_EQ(one.dup_weight.bytes(stream.view()), many.dup_weight.bytes(stream.view()));
   EXPECT_EQ(one.ddown_weight.bytes(stream.view()), many.ddown_weight.bytes(stream.view()));
 }
@@ -132,6 +168,24 @@ TEST(ExpertsContract, NamesTheOperandThatIsWrong) {
               kernels::experts_forward(unsorted, {});
             }).find("does not ascend"),
             std::string::npos);
+}
+
+TEST(ExpertsContract, GradientsOfBothWeightsOrOfNeither) {
+  const ExpertsOperands o(experts_cases()[3], {Device::cpu, DType::f32});
+  kernels::ExpertsBackward only_up = o.backward();
+  only_up.ddown_weight_EDF = {};
+  EXPECT_TRUE(rejects([&] { kernels::experts_backward(only_up, {}); }, "ddown_weight_EDF"));
+  kernels::ExpertsBackward only_down = o.backward();
+  only_down.dgate_up_weight_EFD = {};
+  EXPECT_TRUE(rejects([&] { kernels::experts_backward(only_down, {}); }, "dgate_up_weight_EFD"));
+
+  kernels::ExpertsBackwardWeights weights = o.backward_weights();
+  weights.dgate_up_weight_EFD = {};
+  EXPECT_TRUE(
+      rejects([&] { kernels::experts_backward_weights(weights, {}); }, "dgate_up_weight_EFD"));
+  weights = o.backward_weights();
+  weights.dgate_up_R2F = o.hidden;
+  EXPECT_TRUE(rejects([&] { kernels::experts_backward_weights(weights, {}); }, "dgate_up_R2F"));
 }
 
 }  // namespace
