@@ -56,6 +56,27 @@ plant("model.again_geglu", MOE, "missing step",
       "  if (groups.geglu || groups.block) {", "  if (groups.block) {",
       "activations of experts are those of the last layer")
 
+# ---- gradients of inputs and of weights apart
+
+plant("model.parts_attention", BLOCK, "missing step",
+      "  attention_branch_backward_weights(context, gradients, layer, kept);\n", "",
+      "the projections of attention are not trained")
+plant("model.parts_experts", MOE, "operand",
+      ".dy_RD = kept.dexpert_out_RD.rows(0, exchange.num_arrived()),",
+      ".dy_RD = context.shared.expert_out_RD.rows(0, exchange.num_arrived()),",
+      "the down-projection gets what another layer or pass has left")
+plant("model.parts_dense_input", MOE, "overwritten",
+      "  const TensorView& dinput_TD = scratch.dbranch_TD;",
+      "  const TensorView& dinput_TD = kept.ddense_out_TD;",
+      "the gradient of the dense FFN's output is that of its input when its weights' is formed")
+plant("model.parts_twice", ATTENTION, "operand",
+      "with_weights ? gradients.attention_out_DN : TensorView{}", "gradients.attention_out_DN",
+      "the output projection's gradient is added by both parts")
+plant("model.parts_queries", ATTENTION, "operand",
+      "                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.C * d.H}),\n                   .x_TK = whole",
+      "                   .dy_TN = context.scratch.dqkv_TCH.reshape({d.T, d.C * d.H}),\n                   .x_TK = whole",
+      "the projection to queries, keys and values gets what the last layer has left")
+
 # ---- groups and regions
 
 GROUPS = "model/groups.cpp"

@@ -190,6 +190,20 @@ plant("plan.segment_of_begin", PARAMETERS, "bound",
 
 MEMORY = "plan/memory.cpp"
 ACTIVATIONS = "plan/activations.cpp"
+
+plant("plan.for_weights_heads", ACTIVATIONS, "operand",
+      "attention, true};", "attention};",
+      "heads are gone when the output projection's gradient is formed")
+plant("plan.for_weights_dense", ACTIVATIONS, "dropped term",
+      "    layer.moe_in_TD.for_weights = true;\n", "",
+      "the dense FFN's input is gone when its weights' gradient is formed")
+plant("plan.for_weights_too_many", ACTIVATIONS, "dropped term",
+      "layer.moe_in_TD = {{{d.residual_T, d.D}, compute}, norm};",
+      "layer.moe_in_TD = {{{d.residual_T, d.D}, compute}, norm, true};",
+      "every layer keeps a tensor that nothing reads")
+plant("plan.gradients_in_scratch", ACTIVATIONS, "swap",
+      ".dattention_out_TD = scratch.dbranch_TD,", ".dattention_out_TD = scratch.dbranch_in_TD,",
+      "the gradient of attention's output is that of its input when its weights' is formed")
 FLOPS = "plan/flops.cpp"
 
 plant("plan.total_sampling", MEMORY, "dropped term",
