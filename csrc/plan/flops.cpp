@@ -5,14 +5,21 @@
 
 namespace memphis {
 
-ModelFlops model_flops_per_token(const ModelConfig& model, std::int64_t sequence_length) {
+ForwardFlops forward_flops_per_token(const ModelConfig& model, std::int64_t sequence_length) {
   const Dims d = make_dims(model, 1, sequence_length);
   const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
   const std::int64_t experts = d.K * 3 * d.D * d.F + d.D * d.E;
   const std::int64_t dense = 3 * d.D * d.dense_F;
-  const double matrices =
-      6.0 * static_cast<double>(d.L * (attention + experts + dense) + d.V * d.D);
-  const double scores = 6.0 * static_cast<double>(d.L * d.N * d.H * d.S);
+  return {.matrices = 2.0 * static_cast<double>(attention + experts + dense),
+          .scores = 2.0 * static_cast<double>(d.N * d.H * d.S),
+          .head = 2.0 * static_cast<double>(d.V * d.D)};
+}
+
+ModelFlops model_flops_per_token(const ModelConfig& model, std::int64_t sequence_length) {
+  const ForwardFlops forward = forward_flops_per_token(model, sequence_length);
+  const auto layers = static_cast<double>(model.num_layers);
+  const double matrices = 3 * (layers * forward.matrices + forward.head);
+  const double scores = 3 * layers * forward.scores;
   return {.halved = matrices + scores, .unhalved = matrices + 2 * scores};
 }
 

@@ -128,6 +128,13 @@ RecomputeCost recompute_cost(const ModelConfig& model,
   return cost_of(make_dims(model, 1, sequence_length), compute, recompute);
 }
 
+RecomputeCost recompute_cost_of_layer(const ModelConfig& model,
+                                      std::int64_t sequence_length,
+                                      DType compute,
+                                      const RecomputeGroups& groups) {
+  return cost_of_layer(make_dims(model, 1, sequence_length), compute, groups);
+}
+
 std::vector<Recompute> recompute_options(const ModelConfig& model,
                                          const MemoryConfig& memory,
                                          const Dims& dims,
