@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/training_plan.h"
 
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace memphis {
@@ -47,7 +49,7 @@ TrainingPlan plan_training(const Config& config,
                            const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::optional<std::size_t> option) {
+                           std::size_t option) {
   TrainingPlan plan;
   plan.share = make_share(config.model, config.parallel, mesh, rank);
   const auto dims_of = [&](std::int64_t num_sequences, const Share& share) {
@@ -80,18 +82,44 @@ TrainingPlan plan_training(const Config& config,
     plan.activations.chunks[chunk].num_slots = slots.held;
     plan.activations.chunks[chunk].num_pending = slots.pending_weights;
   }
-  for (std::size_t i = option.value_or(0); i < options.size(); ++i) {
+  for (std::size_t i = option; i < options.size(); ++i) {
     plan.recompute_option = i;
     plan.activations.recompute = options[i];
     plan.memory = plan_training_memory(
         plan.parameters, plan.activations, compute, plan.share, room.library_bytes);
     plan.memory.workspace_bytes += plan.messages.bytes();
     plan.memory.sampling_bytes = plan.sampling ? plan.sampling->bytes() : 0;
-    if (option || plan.memory.total_bytes() <= room.budget_bytes) {
+    if (plan.memory.total_bytes() <= room.budget_bytes) {
       break;
     }
   }
   return plan;
+}
+
+StagePlans plan_all_stages(const Config& config,
+                           DType compute,
+                           const DeviceRoom& room,
+                           const Mesh& mesh) {
+  for (std::size_t option = 0;;) {
+    StagePlans plans;
+    std::size_t most = option;
+    bool agreed = true;
+    for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
+      const std::int64_t rank = mesh.at(Axis::pipeline, place, 0);
+      TrainingPlan plan = plan_training(config, compute, room, mesh, rank, option);
+      agreed = agreed && (place == 0 || plan.recompute_option == most);
+      most = std::max(most, plan.recompute_option);
+      plans.bytes.push_back(plan.memory.total_bytes());
+      if (place == 0 || plans.bytes.back() > plans.largest.memory.total_bytes()) {
+        plans.largest_rank = place;
+        plans.largest = std::move(plan);
+      }
+    }
+    if (agreed) {
+      return plans;
+    }
+    option = most;
+  }
 }
 
 }  // namespace memphis

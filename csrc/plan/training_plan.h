@@ -64,14 +64,27 @@ struct TrainingPlan {
   std::optional<InferencePlan> sampling;  // of the model that writes samples of text
   MemoryPlan memory;
 };
-// Of rank `rank` of `mesh`. Ranks may have room for more or less than others and are to compute the
-// same again, because of the collectives in it: `option` is what they have agreed on, of
-// recompute_options; without one, the first that fits, or the last.
+// Of rank `rank` of `mesh`, with the first of recompute_options that fits, from number `option` on, or
+// the last. Ranks are to compute the same again, because of the collectives in it, and may have room
+// for more or less than others, or other stages: they have agreed when all come to the largest number
+// that any came to before.
 TrainingPlan plan_training(const Config& config,
                            DType compute,
                            const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::optional<std::size_t> option = {});
+                           std::size_t option = 0);
+
+// The plans of the first rank at each place along Axis::pipeline, which agree on what is computed
+// again. One of them is kept: each has the whole schedule.
+struct StagePlans {
+  TrainingPlan largest;            // of the rank that takes most memory; of equals the first
+  std::int64_t largest_rank = 0;   // its place
+  std::vector<std::size_t> bytes;  // MemoryPlan::total_bytes at each place
+};
+StagePlans plan_all_stages(const Config& config,
+                           DType compute,
+                           const DeviceRoom& room,
+                           const Mesh& mesh);
 
 }  // namespace memphis

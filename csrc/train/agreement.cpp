@@ -108,11 +108,19 @@ TrainingPlan agreed_plan(
     room.budget_bytes = std::min(room.budget_bytes, part - part / kSpared);
   }
   const std::int64_t rank = all.rank();
+  // What fits one rank may be more than another has room for, which then goes on from there.
   TrainingPlan plan = plan_training(config, compute, room, mesh, rank);
-  const auto agreed = static_cast<std::size_t>(
-      largest_of_all(all, static_cast<std::int64_t>(plan.recompute_option), "memory.recompute"));
-  return agreed == plan.recompute_option ? plan
-                                         : plan_training(config, compute, room, mesh, rank, agreed);
+  for (;;) {
+    const auto most = static_cast<std::size_t>(
+        largest_of_all(all, static_cast<std::int64_t>(plan.recompute_option), "memory.recompute"));
+    const bool differs = plan.recompute_option != most;
+    if (largest_of_all(all, differs ? 1 : 0, "memory.recompute") == 0) {
+      return plan;
+    }
+    if (differs) {
+      plan = plan_training(config, compute, room, mesh, rank, most);
+    }
+  }
 }
 
 void require_memory(const MemoryPlan& plan,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/plan/recompute.h"
 
+#include <algorithm>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -155,7 +155,7 @@ TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
       "parallel.tensor=8", "parallel.expert=8", "parallel.expert_buffer=1.5"};
   const Config config = config_of(layout, 64);
   const Mesh mesh(config.parallel, 64);
-  const auto plan_within = [&](std::size_t bytes, std::optional<std::size_t> option = {}) {
+  const auto plan_within = [&](std::size_t bytes, std::size_t option = 0) {
     return plan_training(config,
                          DType::bf16,
                          {.device = Device::cuda, .library_bytes = 0, .budget_bytes = bytes},
@@ -175,7 +175,7 @@ TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
     EXPECT_LT(plan.memory.total_bytes(), budget);
     budget = plan.memory.total_bytes();
   }
-  EXPECT_EQ(plan_within(0, 3).recompute_option, 3U) << "whether or not it fits, if that is agreed";
+  EXPECT_EQ(plan_within(budget - 1, 3).recompute_option, 20U) << "if what others need is too much";
   const TrainingPlan none_fits = plan_within(0);
   EXPECT_EQ(none_fits.activations.recompute, (Recompute{{.block = true}, 64}));
   EXPECT_EQ(plan_within(std::size_t{1} << 60, 7).recompute_option, 7U) << "as others need it";
@@ -187,6 +187,34 @@ TEST(Recompute, SaysItself) {
   EXPECT_EQ(describe({{.block = true}, 3}, 64), "whole blocks in the first 3 of 64 layers");
   EXPECT_EQ(describe({{.norm = true, .experts = true}, 32, {.norm = true}}, 64),
             "norm in all 64 layers, experts too in the first 32");
+}
+
+// The first layers of the model compute most again, so what makes the first stage fit is not always
+// enough for the next. All ranks come to what has room on each.
+TEST(TrainingPlan, ComputesAgainTheSameInAllStages) {
+  const Config config =
+      config_of({"parallel.pipeline=4", "parallel.tensor=4", "parallel.expert=8"}, 128);
+  const Mesh mesh(config.parallel, 128);
+  const DeviceRoom room{
+      .device = Device::cuda, .library_bytes = 0, .budget_bytes = std::size_t{200} << 30};
+  const StagePlans plans = plan_all_stages(config, DType::bf16, room, mesh);
+  const TrainingPlan first = plan_training(config, DType::bf16, room, mesh, 0);
+  const TrainingPlan last = plan_training(config, DType::bf16, room, mesh, 127);
+  ASSERT_LT(last.recompute_option, first.recompute_option);
+  ASSERT_LT(first.recompute_option, plans.largest.recompute_option);
+  ASSERT_EQ(plans.bytes.size(), 4U);
+  for (std::size_t place = 0; place < 4; ++place) {
+    const auto rank = static_cast<std::int64_t>(32 * place);
+    const TrainingPlan plan =
+        plan_training(config, DType::bf16, room, mesh, rank, plans.largest.recompute_option);
+    EXPECT_EQ(plan.recompute_option, plans.largest.recompute_option) << place;
+    EXPECT_EQ(plans.bytes[place], plan.memory.total_bytes()) << place;
+    EXPECT_LE(plans.bytes[place], room.budget_bytes) << place;
+  }
+  EXPECT_EQ(plans.largest.memory.total_bytes(),
+            *std::max_element(plans.bytes.begin(), plans.bytes.end()));
+  EXPECT_EQ(plans.bytes[static_cast<std::size_t>(plans.largest_rank)],
+            plans.largest.memory.total_bytes());
 }
 
 }  // namespace
