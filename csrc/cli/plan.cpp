@@ -19,6 +19,9 @@
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/mesh.h"
+#include "csrc/plan/schedule_simulation.h"
+#include "csrc/plan/stage_costs.h"
+#include "csrc/plan/stages.h"
 #include "csrc/plan/training_plan.h"
 #include "csrc/train/resume.h"
 #include "csrc/train/run_lock.h"
@@ -34,8 +37,12 @@ Device planned_device(DeviceChoice choice) {
 
 void print_mesh(const Mesh& mesh) {
   fmt::print("\nranks {}; along each axis, and who is there with rank 0\n", mesh.num_ranks());
-  for (const Axis axis :
-       {Axis::data, Axis::tensor, Axis::expert_data, Axis::expert, Axis::expert_tensor}) {
+  for (const Axis axis : {Axis::pipeline,
+                          Axis::data,
+                          Axis::tensor,
+                          Axis::expert_data,
+                          Axis::expert,
+                          Axis::expert_tensor}) {
     const RankGroup group = mesh.group(axis, 0);
     // "0, 2 ... 6"
     std::string ranks = std::to_string(group.first);
@@ -70,9 +77,74 @@ Room room_of(const MemoryConfig& config, Device device) {
   return room;
 }
 
-void print_memory(const Config& config, DType compute, const Room& room, const TrainingPlan& plan) {
+std::string describe(const LayoutPrice& price) {
+  return fmt::format(
+      "the TFLOP of the largest rank are {:.3f} times the mean, and the bubble is {:.2f} %",
+      price.imbalance,
+      100 * price.bubble_share);
+}
+
+// FLOP, which are counted, and no seconds, which would be guessed.
+void print_stages(const Config& config, DType compute, const StagePlans& plans) {
+  constexpr double kTera = 1e12;
+  const PipelineSchedule& schedule = plans.largest.schedule;
+  const PipelineShape& shape = schedule.shape;
+  const StageLayout layout = stage_layout(config.model, config.parallel);
+  const MicroBatchFlops flops =
+      micro_batch_flops(config.model, config.batch, compute, plans.largest.activations.recompute);
+  const LayerCosts costs = layer_costs(flops);
+  double mean = 0;
+  for (const StageLayers& stage : layout) {
+    mean += cost_of(stage, costs) / static_cast<double>(layout.size());
+  }
+  fmt::print(
+      "\nschedule {}, chunks {}; TFLOP of a micro-batch, forward and backward, on all ranks "
+      "that share it\n"
+      "  stage  rank  chunk       TFLOP  of mean  bytes of its rank  holds\n",
+      name_of(shape.kind),
+      shape.num_chunks);
+  for (std::int64_t s = 0; s < shape.num_stages(); ++s) {
+    const StageLayers& stage = layout[static_cast<std::size_t>(s)];
+    const StagePlace place = shape.place_of(s);
+    const double cost = cost_of(stage, costs);
+    fmt::print("  {:>5}  {:>4}  {:>5}  {:>#10.4g}  {:>7.3f}  {:>17}  {}\n",
+               s,
+               place.rank,
+               place.chunk,
+               cost / kTera,
+               cost / mean,
+               human_bytes(plans.bytes[static_cast<std::size_t>(place.rank)]),
+               describe(stage));
+  }
+  const LayoutPrice chosen = price(layout, flops, schedule);
+  const PipelineSimulation even = simulate(schedule, evened(pipeline_costs(layout, flops)));
+  fmt::print("{}; it would be {:.2f} % if all stages cost the same (messages cost nothing here)\n",
+             describe(chosen),
+             100 * even.bubble_share);
+  const std::optional<StageLayout> better = better_layout(layout, flops, schedule);
+  if (!better) {
+    fmt::print("no layout of stages that was tried takes less time\n");
+    return;
+  }
+  std::vector<std::int64_t> counts;
+  for (const StageLayers& stage : *better) {
+    counts.push_back(stage.layers.count);
+  }
+  const LayoutPrice balanced = price(*better, flops, schedule);
+  fmt::print("parallel.stages=[{}] takes {:.2f} % less time: {}\n",
+             fmt::join(counts, ","),
+             100 * (1 - balanced.makespan / chosen.makespan),
+             describe(balanced));
+}
+
+void print_memory(const Config& config, DType compute, const Room& room, const StagePlans& plans) {
+  const TrainingPlan& plan = plans.largest;
   const Recompute& recompute = plan.activations.recompute;
-  fmt::print("memory of a rank on its device\n{}", format_memory_table(plan.memory));
+  fmt::print("memory of {} on its device\n{}",
+             plans.bytes.size() == 1
+                 ? "a rank"
+                 : fmt::format("the rank that takes most ({} along pipeline)", plans.largest_rank),
+             format_memory_table(plan.memory));
   fmt::print("computed again in the backward pass: {}\n",
              describe(recompute, config.model.num_layers));
   if (recompute.any()) {
@@ -106,22 +178,24 @@ void print_plan(const Config& config, std::int64_t num_ranks) {
   const DType compute = resolve_compute(config.precision.compute, device);
   const Mesh mesh(config.parallel, num_ranks);
   const Room room = room_of(config.memory, device);
-  const TrainingPlan plan = plan_training(config, compute, room.planned, mesh, 0);
+  const StagePlans plans = plan_all_stages(config, compute, room.planned, mesh);
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const std::int64_t step_tokens = config.batch.global_batch * config.batch.sequence_length;
   fmt::print("{}", to_yaml(config));
   fmt::print("\ndevice {}, compute {}\n", name_of(device), name_of(compute));
-  fmt::print("parameters {}\n", plan.parameters.num_parameters);
+  fmt::print("parameters {}\n", plans.largest.parameters.num_parameters);
   fmt::print("model FLOP a token {:.4e} (causal half of attention), {:.4e} (whole square)\n",
              flops.halved,
              flops.unhalved);
-  fmt::print("tokens a step {}, micro-batches a step {}\n",
-             step_tokens,
-             config.batch.global_batch / (config.batch.micro_batch * config.parallel.data));
+  fmt::print(
+      "tokens a step {}, micro-batches a step {}\n", step_tokens, plans.largest.num_micro_batches);
   if (num_ranks > 1) {
     print_mesh(mesh);
   }
-  print_memory(config, compute, room, plan);
+  if (plans.largest.schedule.shape.num_stages() > 1) {
+    print_stages(config, compute, plans);
+  }
+  print_memory(config, compute, room, plans);
 }
 
 std::string lines(const std::vector<std::string>& each, const char* what) {

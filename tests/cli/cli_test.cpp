@@ -278,9 +278,90 @@ TEST_F(Cli, PlanPrintsWhetherItFitsAndWhatItComputesAgain) {
             std::string::npos);
 }
 
+// The number behind `words` in `text`.
+double number_after(const std::string& text, const std::string& words) {
+  const std::size_t at = text.find(words);
+  EXPECT_NE(at, std::string::npos) << words << "\n" << text;
+  return at == std::string::npos ? 0 : std::stod(text.substr(at + words.size()));
+}
+
+TEST_F(Cli, PlanPrintsTheStagesAndWhatBalancesThem) {
+  const auto plan = [&](const std::string& stages) {
+    const Ended ended = run({"plan",
+                             config_,
+                             "--ranks",
+                             "4",
+                             "model.vocab_size=2048",
+                             "model.num_layers=8",
+                             "batch.global_batch=32",
+                             "parallel.pipeline=2",
+                             "parallel.stages=" + stages});
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    return ended.out;
+  };
+  const std::string kImbalance = "the TFLOP of the largest rank are ";
+  const std::string kBubble = "and the bubble is ";
+  const std::string even = plan("[]");
+  EXPECT_NE(even.find("\n  pipeline            2   ranks 0, 2\n"), std::string::npos) << even;
+  EXPECT_NE(even.find("schedule 1f1b, chunks 1;"), std::string::npos) << even;
+  EXPECT_NE(even.find("  embedding, layers 0 to 3\n"), std::string::npos) << even;
+  EXPECT_NE(even.find("  layers 4 to 7, head\n"), std::string::npos) << even;
+  EXPECT_NE(even.find("it would be 20.00 % if all stages cost the same"), std::string::npos)
+      << "1 of m + 1 passes, of 4 micro-batches\n"
+      << even;
+  // The head is more than five layers.
+  const std::string key = "\nparallel.stages=";
+  const std::size_t at = even.find(key);
+  ASSERT_NE(at, std::string::npos) << even;
+  const std::size_t begin = at + key.size();
+  const std::string offered = even.substr(begin, even.find(' ', begin) - begin);
+  const std::string balanced = plan(offered);
+  EXPECT_LT(number_after(balanced, kImbalance), number_after(even, kImbalance));
+  EXPECT_LT(number_after(balanced, kBubble), number_after(even, kBubble));
+  // As it was promised.
+  EXPECT_EQ(number_after(balanced, kImbalance), number_after(even.substr(begin), kImbalance));
+  EXPECT_EQ(number_after(balanced, kBubble), number_after(even.substr(begin), kBubble));
+  EXPECT_NE(balanced.find("no layout of stages that was tried takes less time\n"),
+            std::string::npos)
+      << balanced;
+}
+
+// What fits is what the rank needs that needs most.
+TEST_F(Cli, PlanOfAPipelineHasTheMemoryOfItsLargestRank) {
+  const auto plan = [&](const std::string& stages, const std::string& budget) {
+    return run({"plan",
+                config_,
+                "--ranks",
+                "2",
+                "model.num_layers=8",
+                "parallel.pipeline=2",
+                "parallel.stages=" + stages,
+                "memory.recompute=none",
+                "memory.budget_gib=" + budget})
+        .out;
+  };
+  const std::string last = plan("[1, 7]", "1");
+  EXPECT_NE(last.find("memory of the rank that takes most (1 along pipeline) on its device\n"),
+            std::string::npos)
+      << last;
+  EXPECT_NE(plan("[7, 1]", "1").find("(0 along pipeline)"), std::string::npos);
+  // Between what the two take.
+  const auto mebibytes = [&](const std::string& row) {
+    const std::size_t end = last.find(" MiB  " + row);
+    EXPECT_NE(end, std::string::npos) << last;
+    return std::stod(last.substr(last.rfind(' ', end - 1)));
+  };
+  const double small = mebibytes("embedding, layer 0\n");
+  const double large = mebibytes("layers 1 to 7, head\n");
+  EXPECT_LT(small, large);
+  EXPECT_NE(plan("[1, 7]", std::to_string((small + large) / 2 / 1024)).find("\ndoes not fit: "),
+            std::string::npos);
+}
+
 TEST_F(Cli, PlanPrintsTheMemoryTable) {
   const Ended plan = run({"plan", config_});
   EXPECT_EQ(plan.code, 0);
+  EXPECT_EQ(plan.out.find("bubble"), std::string::npos) << "a model in one stage has none";
   for (const char* row : {"weights", "gradients", "moments", "activations", "total"}) {
     EXPECT_NE(plan.out.find(row), std::string::npos) << row;
   }
