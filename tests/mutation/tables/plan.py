@@ -221,12 +221,9 @@ plant("plan.again_first", "plan/recompute.h", "comparison",
       "layer < num_layers ? groups : rest", "layer <= num_layers ? groups : rest",
       "one layer more is computed again than was asked for")
 plant("plan.again_cheapest", "plan/training_plan.cpp", "comparison",
-      "if (option || plan.memory.total_bytes() <= room.budget_bytes) {",
-      "if (option || plan.memory.total_bytes() < room.budget_bytes) {",
+      "if (plan.memory.total_bytes() <= room.budget_bytes) {",
+      "if (plan.memory.total_bytes() < room.budget_bytes) {",
       "what fits to the byte does not fit")
-plant("plan.again_agreed", "plan/training_plan.cpp", "condition",
-      "if (option || plan.memory", "if (plan.memory",
-      "a rank without room goes beyond what all have agreed on")
 plant("plan.again_nested", "plan/recompute.cpp", "condition",
       "groups != rest && has_all_of(groups, rest) && layers", "groups != rest && !rest.any() && layers",
       "what is cheap is computed again only where what is dear is")
@@ -237,7 +234,7 @@ plant("plan.flops_experts", FLOPS, "scale",
       "d.K * 3 * d.D * d.F + d.D * d.E", "d.E * 3 * d.D * d.F + d.D * d.E",
       "all experts are counted and not those that a token visits")
 plant("plan.flops_scores", FLOPS, "scale",
-      "const double scores = 6.0 *", "const double scores = 12.0 *",
+      "const double scores = 3 * layers * forward.scores;", "const double scores = 6 * layers * forward.scores;",
       "the halved convention counts all scores")
 plant("plan.flops_heads", FLOPS, "head index",
       "2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H", "2 * d.D * d.N * d.H + 2 * d.D * d.N * d.H",
