@@ -154,9 +154,9 @@ std::vector<test::BadConfig> bad_configs() {
        kTiny,
        {"parallel.pipeline=5", "parallel.tensor=2", "parallel.expert=4", "model.num_layers=12"},
        ExitCode::config,
-       "argument 'parallel.pipeline=5': parallel.pipeline 5 does not divide the 48 ranks of this "
-       "job (the layers lie on so many parts of the ranks, of one size); use 4 or 6",
-       48},
+       "argument 'parallel.pipeline=5': parallel.pipeline 5 does not divide the 24 ranks of this "
+       "job (the layers lie on so many parts of the ranks, of one size); use 3 or 6",
+       24},
       {"parallel degree pipeline of one rank",
        kTiny,
        {"parallel.pipeline=2", "parallel.tensor=2", "parallel.expert=4"},

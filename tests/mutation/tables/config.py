@@ -35,3 +35,28 @@ plant("config.pass_order", LOAD, "order",
 plant("config.leading_zero", SCALAR, "condition",
       "return count == 1 || (count > 1 && !leading_zero);", "return count >= 1;",
       "010 is a number")
+
+# ---- pipelines
+
+plant("config.chunks_more", VALIDATE, "condition",
+      "(chunks > each.num_chunks && each.takes_more)", "chunks > each.num_chunks",
+      "zbv is taken with three chunks")
+plant("config.stages_missing", VALIDATE, "comparison",
+      "checker.expect(missing == 0,", "checker.expect(missing <= 0,",
+      "stages have layers that the model does not have")
+plant("config.stages_count", VALIDATE, "comparison",
+      "checker.expect(given == num_stages,", "checker.expect(given <= num_stages,",
+      "a stage is not said to have layers or none")
+plant("config.stages_of_ranks", VALIDATE, "bound",
+      "        num_stages <= num_layers,", "        parallel.pipeline <= num_layers,",
+      "chunks are left without a layer that nobody asked for")
+plant("config.pipeline_advice", VALIDATE, "condition",
+      "job_ranks_ / degree % stage_ranks() == 0", "job_ranks_ % stage_ranks() == 0",
+      "a pipeline is advised that leaves too few ranks for the other degrees")
+plant("config.pipeline_zero", VALIDATE, "condition",
+      "num_stages == 1 || parallel.zero < 2,", "parallel.pipeline == 1 || parallel.zero < 2,",
+      "gradients of chunks are reduced once a micro-batch")
+plant("config.chunks_default", "config/config.h", "initial value",
+      "parallel.chunks != 0 ? parallel.chunks : rule_of(parallel.schedule).num_chunks",
+      "parallel.chunks != 0 ? parallel.chunks : 1",
+      "interleaved has one chunk by default")

@@ -224,6 +224,9 @@ plant("plan.again_cheapest", "plan/training_plan.cpp", "comparison",
       "if (plan.memory.total_bytes() <= room.budget_bytes) {",
       "if (plan.memory.total_bytes() < room.budget_bytes) {",
       "what fits to the byte does not fit")
+plant("plan.again_agreed", "plan/training_plan.cpp", "condition",
+      "    if (agreed) {", "    if (agreed || option > 0) {",
+      "what the first stage has room for is taken for what all have")
 plant("plan.again_nested", "plan/recompute.cpp", "condition",
       "groups != rest && has_all_of(groups, rest) && layers", "groups != rest && !rest.any() && layers",
       "what is cheap is computed again only where what is dear is")
@@ -360,3 +363,27 @@ plant("plan.stages_rank_head", STAGES, "dropped term",
 plant("plan.stages_moves", STAGES, "swap",
       "          if (then.is_better_than(now)) {", "          if (now.is_better_than(then)) {",
       "layers are moved to where they make the largest rank larger")
+
+# ---- costs of stages
+
+STAGE_COSTS = "plan/stage_costs.cpp"
+
+plant("plan.cost_of_head", STAGE_COSTS, "order",
+      "result.head.backward_inputs = 3 *", "result.head.forward = 3 *",
+      "the last stage is taken to be slow in the forward pass")
+plant("plan.cost_of_scores", STAGE_COSTS, "scale",
+      "matrices + 2 * scores + again", "matrices + scores + again",
+      "attention's backward pass is counted for one product of two")
+plant("plan.cost_of_again", STAGE_COSTS, "index",
+      "recompute.of_layer(layer)", "recompute.of_layer(0)",
+      "every layer is taken to compute again what the first does")
+plant("plan.cost_of_stage_head", STAGE_COSTS, "condition",
+      "  if (stage.head) {\n    result += flops.head;", "  if (stage.embedding) {\n    result += flops.head;",
+      "the head is counted for the first stage")
+plant("plan.cost_evened", STAGE_COSTS, "scale",
+      "mean.backward_weights += stage.backward_weights / count;",
+      "mean.backward_weights += stage.backward_weights;",
+      "stages that are alike cost more than those they stand for")
+plant("plan.better_layout", STAGE_COSTS, "comparison",
+      "if (makespan < least) {", "if (makespan > least) {",
+      "a layout is offered that takes more time")
