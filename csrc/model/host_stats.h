@@ -17,7 +17,7 @@ class HostStats {
 
   // Over all layers where each has one.
   double operator[](Stat stat) const {
-    const Range rows = stat_rows(stat, (stats_.dim(0) - 2) / 2);
+    const Range rows = stat_rows(stat, stats_);
     double sum = 0;
     for (std::int64_t row = rows.begin; row < rows.end(); ++row) {
       const auto index = static_cast<std::size_t>(row * kStatWidth);

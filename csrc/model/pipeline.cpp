@@ -41,16 +41,12 @@ Pipeline::Pipeline(const MessageBuffers& plan,
       dhidden_TD_(dhidden_TD),
       stream_(stream) {
   for (std::size_t i = 0; i < plan.queues.size(); ++i) {
-    const MessageQueue& queue = plan.queues[i].queue;
-    queues_.push_back(queue);
     End& end = ends_.emplace_back();
+    end.queue = plan.queues[i].queue;
     if (plan.queues[i].num_places == 0) {
       continue;
     }
     end.group = groups_.queue(i);
-    end.sends = queue.from_rank == rank_;
-    end.root = queue.from_rank < queue.to_rank ? 0 : 1;
-    end.kind = queue.kind;
     end.places = allocate(plan.queues[i].num_places, plan.message_TD, workspace);
     end.under_way.resize(end.places.size());
   }
@@ -68,11 +64,10 @@ MicroBatch& Pipeline::slot_of(std::int64_t chunk, std::int64_t micro_batch) {
 void Pipeline::match_queues(const PipelineSchedule& schedule) {
   end_of_.clear();
   for (const MessageQueue& queue : schedule.queues) {
-    const auto found = std::find_if(queues_.begin(), queues_.end(), [&](const MessageQueue& each) {
-      return each.connects_as(queue);
-    });
-    require(found != queues_.end(), "a pipeline runs schedules that its plan was made for");
-    end_of_.push_back(static_cast<std::size_t>(found - queues_.begin()));
+    const auto found = std::find_if(
+        ends_.begin(), ends_.end(), [&](const End& end) { return end.queue.connects_as(queue); });
+    require(found != ends_.end(), "a pipeline runs schedules that its plan was made for");
+    end_of_.push_back(static_cast<std::size_t>(found - ends_.begin()));
   }
 }
 
@@ -80,7 +75,7 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act) {
   match_queues(schedule);
   for (std::size_t i = 0; i < schedule.queues.size(); ++i) {
     End& end = ends_[end_of_[i]];
-    if (end.group == nullptr || end.sends) {
+    if (end.group == nullptr || end.queue.from_rank == rank_) {
       continue;
     }
     const auto places = static_cast<std::int64_t>(end.places.size());
@@ -115,16 +110,16 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act) {
 
 void Pipeline::start_receive(End& end, std::int64_t sequence) {
   place_of(end.under_way, sequence) =
-      end.group->start(Broadcast{.x = place_of(end.places, sequence), .root = end.root},
-                       name_of_message(end.kind),
+      end.group->start(Broadcast{.x = place_of(end.places, sequence), .root = end.root()},
+                       name_of_message(end.queue.kind),
                        stream_);
 }
 
 void Pipeline::receive(const PipelineSchedule& schedule, const ScheduleStep& step) {
   const auto queue = static_cast<std::size_t>(step.queue);
   End& end = ends_[end_of_[queue]];
-  groups_.activity().enter(end.kind == MessageKind::activation ? "receive of an activation"
-                                                               : "receive of a gradient");
+  groups_.activity().enter(end.queue.kind == MessageKind::activation ? "receive of an activation"
+                                                                     : "receive of a gradient");
   place_of(end.under_way, step.sequence)->wait(stream_);
   place_of(end.under_way, step.sequence).reset();
   copy(input_of(step.action), place_of(end.places, step.sequence));
@@ -136,8 +131,8 @@ void Pipeline::receive(const PipelineSchedule& schedule, const ScheduleStep& ste
 
 void Pipeline::send(const ScheduleStep& step) {
   End& end = ends_[end_of_[static_cast<std::size_t>(step.queue)]];
-  groups_.activity().enter(end.kind == MessageKind::activation ? "send of an activation"
-                                                               : "send of a gradient");
+  groups_.activity().enter(end.queue.kind == MessageKind::activation ? "send of an activation"
+                                                                     : "send of a gradient");
   std::unique_ptr<Communicator::Work>& before = place_of(end.under_way, step.sequence);
   if (before) {
     before->wait(stream_);
@@ -145,37 +140,27 @@ void Pipeline::send(const ScheduleStep& step) {
   }
   const TensorView& place = place_of(end.places, step.sequence);
   copy(place, output_of(step.action));
-  before =
-      end.group->start(Broadcast{.x = place, .root = end.root}, name_of_message(end.kind), stream_);
+  before = end.group->start(
+      Broadcast{.x = place, .root = end.root()}, name_of_message(end.queue.kind), stream_);
 }
 
 void Pipeline::take_over(const PipelineShape& shape, const Action& action) {
-  Handed& handed = handed_[static_cast<std::size_t>(action.chunk)];
-  const auto is_here = [&](std::int64_t stage) {
-    return stage >= 0 && stage < shape.num_stages() && shape.place_of(stage).rank == rank_;
-  };
-  if (action.kind == ActionKind::forward && is_here(action.stage - 1)) {
+  const Handed& handed = handed_[static_cast<std::size_t>(action.chunk)];
+  if (action.kind == ActionKind::forward && shape.is_on(rank_, action.stage - 1)) {
     copy(input_of(action), place_of(handed.activations, action.micro_batch));
-  } else if (makes_input_gradient(action.kind) && is_here(action.stage + 1)) {
+  } else if (makes_input_gradient(action.kind) && shape.is_on(rank_, action.stage + 1)) {
     copy(input_of(action), place_of(handed.gradients, action.micro_batch));
   }
 }
 
 void Pipeline::hand_over(const PipelineShape& shape, const Action& action) {
-  const auto taker = [&](std::int64_t stage) -> Handed* {
-    if (stage < 0 || stage >= shape.num_stages() || shape.place_of(stage).rank != rank_) {
-      return nullptr;
-    }
-    return &handed_[static_cast<std::size_t>(shape.place_of(stage).chunk)];
+  const auto taker = [&](std::int64_t stage) -> const Handed& {
+    return handed_[static_cast<std::size_t>(shape.place_of(stage).chunk)];
   };
-  if (action.kind == ActionKind::forward) {
-    if (Handed* const next = taker(action.stage + 1)) {
-      copy(place_of(next->activations, action.micro_batch), output_of(action));
-    }
-  } else if (makes_input_gradient(action.kind)) {
-    if (Handed* const previous = taker(action.stage - 1)) {
-      copy(place_of(previous->gradients, action.micro_batch), output_of(action));
-    }
+  if (action.kind == ActionKind::forward && shape.is_on(rank_, action.stage + 1)) {
+    copy(place_of(taker(action.stage + 1).activations, action.micro_batch), output_of(action));
+  } else if (makes_input_gradient(action.kind) && shape.is_on(rank_, action.stage - 1)) {
+    copy(place_of(taker(action.stage - 1).gradients, action.micro_batch), output_of(action));
   }
 }
 

@@ -49,13 +49,14 @@ class Pipeline {
  private:
   // At one end of a queue.
   struct End {
+    MessageQueue queue;
     Communicator* group = nullptr;  // null: this rank is at neither end
-    bool sends = false;
-    int root = 0;  // of the sender, in the group
-    MessageKind kind = MessageKind::activation;
     std::vector<TensorView> places;
     // By place, what is on its way.
     std::vector<std::unique_ptr<Communicator::Work>> under_way;
+
+    // The sender, in the group, whose ranks ascend.
+    int root() const { return queue.from_rank < queue.to_rank ? 0 : 1; }
   };
   // From one chunk of this rank to another, by micro-batch.
   struct Handed {
@@ -81,7 +82,6 @@ class Pipeline {
   std::span<MicroBatch> slots_;
   TensorView dhidden_TD_;
   Stream stream_;
-  std::vector<MessageQueue> queues_;
   std::vector<End> ends_;            // by queue
   std::vector<Handed> handed_;       // by chunk that takes
   std::vector<std::size_t> end_of_;  // by queue of the schedule that runs

@@ -252,9 +252,13 @@ Range stat_rows(Stat stat, std::int64_t num_layers) {
   throw ContractError("there is no such statistic");
 }
 
+// Of the rows two are not of layers, which have two each.
+Range stat_rows(Stat stat, const TensorView& stats) {
+  return stat_rows(stat, (stats.dim(0) - stat_rows(Stat::balance, 0).begin) / 2);
+}
+
 TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat, std::int64_t layer) {
-  const std::int64_t num_layers = (shared.stats.dim(0) - 2) / 2;
-  TensorView view = shared.stats.rows(stat_rows(stat, num_layers).begin + layer, 1);
+  TensorView view = shared.stats.rows(stat_rows(stat, shared.stats).begin + layer, 1);
   view.num_dims = 1;  // [1], the first of the row
   return view;
 }
@@ -274,21 +278,22 @@ BatchActivations<TensorSpec> ActivationPlan::batch_of(const StageLayers& stage) 
 }
 
 std::size_t ActivationPlan::slot_of(std::int64_t chunk, std::int64_t micro_batch) const {
-  std::int64_t slot = 0;
-  for (std::int64_t before = 0; before < chunk; ++before) {
-    slot += chunks[static_cast<std::size_t>(before)].num_slots;
-  }
-  return static_cast<std::size_t>(slot +
-                                  micro_batch % chunks[static_cast<std::size_t>(chunk)].num_slots);
+  return place_of(&ChunkActivations::num_slots, chunk, micro_batch);
 }
 
 std::size_t ActivationPlan::pending_of(std::int64_t chunk, std::int64_t micro_batch) const {
-  std::int64_t pending = 0;
-  for (std::int64_t before = 0; before < chunk; ++before) {
-    pending += chunks[static_cast<std::size_t>(before)].num_pending;
+  return place_of(&ChunkActivations::num_pending, chunk, micro_batch);
+}
+
+std::size_t ActivationPlan::place_of(std::int64_t ChunkActivations::*count,
+                                     std::int64_t chunk,
+                                     std::int64_t micro_batch) const {
+  std::int64_t before = 0;
+  for (std::int64_t i = 0; i < chunk; ++i) {
+    before += chunks[static_cast<std::size_t>(i)].*count;
   }
-  return static_cast<std::size_t>(
-      pending + micro_batch % chunks[static_cast<std::size_t>(chunk)].num_pending);
+  return static_cast<std::size_t>(before +
+                                  micro_batch % (chunks[static_cast<std::size_t>(chunk)].*count));
 }
 
 // The first layers of the model compute most again.

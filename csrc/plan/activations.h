@@ -161,8 +161,9 @@ struct BackwardScratch {
 enum class Stat : std::uint8_t { loss, grad_norm, balance, z };
 // Each value has a row of its own, because operands of ops are 16-byte aligned.
 constexpr std::int64_t kStatWidth = 4;
-// The rows of one of them in a model of so many layers.
+// The rows of one of them in a model of so many layers, and in SharedActivations::stats.
 Range stat_rows(Stat stat, std::int64_t num_layers);
+Range stat_rows(Stat stat, const TensorView& stats);
 // [1], of `layer` where there is one for each.
 TensorView stat_view(const SharedActivations<TensorView>& shared,
                      Stat stat,
@@ -216,6 +217,11 @@ struct ActivationPlan {
   std::size_t activation_bytes() const;
   // Of `shared`, `backward`, and of `layer` what is computed again, in one place for all layers.
   std::size_t workspace_bytes() const;
+
+ private:
+  std::size_t place_of(std::int64_t ChunkActivations::*count,
+                       std::int64_t chunk,
+                       std::int64_t micro_batch) const;
 };
 
 // `stages` are the chunks of a rank; each keeps one micro-batch until the caller says otherwise.

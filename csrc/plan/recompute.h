@@ -56,7 +56,8 @@ RecomputeCost recompute_cost_of_layer(const ModelConfig& model,
                                       const RecomputeGroups& groups);
 
 // What `memory` leaves to choose among, the cheapest first; each later one needs less memory and
-// costs more. Where it is auto, any groups of all layers and more of them in the first so many. `dims` are those of the job's first rank, so that every rank has the same list.
+// costs more. Where it is auto, any groups of all layers and more of them in the first so many.
+// `dims` are those of the job's first rank, so that every rank has the same list.
 std::vector<Recompute> recompute_options(const ModelConfig& model,
                                          const MemoryConfig& memory,
                                          const Dims& dims,

@@ -67,6 +67,10 @@ struct PipelineShape {
   std::int64_t num_stages() const { return num_ranks * num_chunks; }
   std::int64_t stage_of(const StagePlace& place) const;
   StagePlace place_of(std::int64_t stage) const;
+  // Whether `rank` has it; not where there is no such stage, before the first or behind the last.
+  bool is_on(std::int64_t rank, std::int64_t stage) const {
+    return stage >= 0 && stage < num_stages() && place_of(stage).rank == rank;
+  }
 
   bool operator==(const PipelineShape&) const = default;
 };

@@ -90,23 +90,19 @@ class SlotCount {
   }
 
  private:
-  bool is_mine(std::int64_t stage) const {
-    return stage >= 0 && stage < shape_.num_stages() && shape_.place_of(stage).rank == rank_;
-  }
-
   void raise(std::size_t chunk, std::int64_t ChunkSlots::*what) {
     ChunkSlots& peak = peaks_[chunk];
     peak.*what = std::max(peak.*what, ++(now_[chunk].*what));
   }
 
   void hand_over(std::int64_t to_stage, std::int64_t ChunkSlots::*what) {
-    if (is_mine(to_stage)) {
+    if (shape_.is_on(rank_, to_stage)) {
       raise(static_cast<std::size_t>(shape_.place_of(to_stage).chunk), what);
     }
   }
 
   void take_over(std::int64_t from_stage, std::int64_t& count) const {
-    count -= is_mine(from_stage) ? 1 : 0;
+    count -= shape_.is_on(rank_, from_stage) ? 1 : 0;
   }
 
   const PipelineShape& shape_;

@@ -44,29 +44,28 @@ InferenceModel::InferenceModel(const ModelConfig& model,
                                Stream stream)
     : config_(model),
       plan_(plan),
-      dims_(plan.dims),
       groups_(groups),
       stream_(stream),
       activations_arena_("inference activations", plan.activation_bytes(), stream.device),
       workspace_arena_("inference workspace", plan.workspace_bytes(), stream.device),
       activations_(allocate_activations(plan.activations, activations_arena_, workspace_arena_)),
-      slots_(make_slots(activations_, dims_, stream.device)),
-      model_(model, dims_, groups, parameters, activations_, stream),
+      slots_(make_slots(activations_, plan_.dims, stream.device)),
+      model_(model, plan_.dims, groups, parameters, activations_, stream),
       pipeline_(plan_.messages, plan_.activations, groups, slots_, {}, workspace_arena_, stream),
-      targets_T_(static_cast<std::size_t>(dims_.T), kNoTarget),
-      positions_T_(static_cast<std::size_t>(dims_.T)),
-      valid_T_(static_cast<std::size_t>(dims_.T)) {
-  for (std::int64_t t = 0; t < dims_.T; ++t) {
-    positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % dims_.S);
+      targets_T_(static_cast<std::size_t>(plan_.dims.T), kNoTarget),
+      positions_T_(static_cast<std::size_t>(plan_.dims.T)),
+      valid_T_(static_cast<std::size_t>(plan_.dims.T)) {
+  for (std::int64_t t = 0; t < plan_.dims.T; ++t) {
+    positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % plan_.dims.S);
   }
 }
 
 void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
   bool any_padding = false;
   for (std::size_t t = 0; t < tokens_T.size(); ++t) {
-    require(tokens_T[t] >= 0 && tokens_T[t] < dims_.V,
+    require(tokens_T[t] >= 0 && tokens_T[t] < plan_.dims.V,
             "token " + std::to_string(tokens_T[t]) + " is outside the vocabulary of " +
-                std::to_string(dims_.V));
+                std::to_string(plan_.dims.V));
     valid_T_[t] = tokens_T[t] != config_.pad_id ? 1 : 0;
     any_padding = any_padding || valid_T_[t] == 0;
   }
@@ -92,7 +91,7 @@ std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   }
   groups_.pipeline().run(
       Broadcast{.x = row, .root = static_cast<int>(head.rank)}, "head.logits", stream_);
-  std::vector<float> logits(static_cast<std::size_t>(dims_.V));
+  std::vector<float> logits(static_cast<std::size_t>(plan_.dims.V));
   synchronize(stream_);  // the copies below are to memory that is not pinned (core/device.h)
   if (row.dtype == DType::f64) {
     std::vector<double> wide(logits.size());

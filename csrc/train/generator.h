@@ -28,7 +28,7 @@ class InferenceModel {
   InferenceModel& operator=(const InferenceModel&) = delete;
 
   Grok& model() { return model_; }
-  const Dims& dims() const { return dims_; }
+  const Dims& dims() const { return plan_.dims; }
 
   // Runs the model on `tokens_T`, B * S of them, each sequence one document from position 0.
   // ContractError on a token outside the vocabulary.
@@ -40,7 +40,6 @@ class InferenceModel {
  private:
   const ModelConfig& config_;
   InferencePlan plan_;
-  Dims dims_;
   const Groups& groups_;
   Stream stream_;
   Arena activations_arena_;

@@ -152,7 +152,7 @@ StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {
 void TrainStep::sum_losses_over_ranks() {
   // A tensor rank has the z loss of its tokens, and the other losses of all.
   const SharedActivations<TensorView>& shared = model_.activations().shared;
-  const Range rows = stat_rows(Stat::z, model_.dims().L);
+  const Range rows = stat_rows(Stat::z, shared.stats);
   const TensorView z_LW = shared.stats.rows(rows.begin, rows.count);
   groups_.tensor().run(AllReduce{.y = z_LW, .x = z_LW}, "step.z_loss", stream_);
   // A stage has the losses of its layers, the last one the cross entropy.

@@ -38,18 +38,24 @@ struct Sizes {
   std::int64_t R, D, E, F;
 };
 
+// Of the rows and of one [E, D, F], the weight or its gradient.
+Sizes check_rows(const OpCheck& check,
+                 const TensorView& x_RD,
+                 const char* weight_name,
+                 const TensorView& weight_EDF) {
+  check.num_dims("x_RD", x_RD, 2);
+  check.num_dims(weight_name, weight_EDF, 3);
+  check.float_dtype("x_RD", x_RD.dtype);
+  const Sizes s{.R = x_RD.dim(0), .D = x_RD.dim(1), .E = weight_EDF.dim(0), .F = weight_EDF.dim(2)};
+  check.tensor("x_RD", x_RD, {s.R, s.D}, x_RD.dtype);
+  return s;
+}
+
 template <class Op>
 Sizes check_sizes(const OpCheck& check, const Op& op, Stream stream) {
-  check.num_dims("x_RD", op.x_RD, 2);
-  check.num_dims("down_weight_EDF", op.down_weight_EDF, 3);
+  const Sizes s = check_rows(check, op.x_RD, "down_weight_EDF", op.down_weight_EDF);
   const DType dtype = op.x_RD.dtype;
   const DType sums = accumulation_dtype(dtype);
-  check.float_dtype("x_RD", dtype);
-  const Sizes s{.R = op.x_RD.dim(0),
-                .D = op.x_RD.dim(1),
-                .E = op.down_weight_EDF.dim(0),
-                .F = op.down_weight_EDF.dim(2)};
-  check.tensor("x_RD", op.x_RD, {s.R, s.D}, dtype);
   check.tensor("gate_up_R2F", op.gate_up_R2F, {s.R, 2 * s.F}, dtype);
   check.tensor("hidden_RF", op.hidden_RF, {s.R, s.F}, dtype);
   check.tensor("gate_up_weight_EFD", op.gate_up_weight_EFD, {s.E, 2 * s.F, s.D}, dtype);
@@ -407,15 +413,8 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
 
 void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream) {
   const OpCheck check("experts_backward_weights", stream);
-  check.num_dims("x_RD", op.x_RD, 2);
-  check.num_dims("ddown_weight_EDF", op.ddown_weight_EDF, 3);
+  const Sizes s = check_rows(check, op.x_RD, "ddown_weight_EDF", op.ddown_weight_EDF);
   const DType dtype = op.x_RD.dtype;
-  check.float_dtype("x_RD", dtype);
-  const Sizes s{.R = op.x_RD.dim(0),
-                .D = op.x_RD.dim(1),
-                .E = op.ddown_weight_EDF.dim(0),
-                .F = op.ddown_weight_EDF.dim(2)};
-  check.tensor("x_RD", op.x_RD, {s.R, s.D}, dtype);
   check.tensor("dy_RD", op.dy_RD, {s.R, s.D}, dtype);
   check.tensor("dgate_up_R2F", op.dgate_up_R2F, {s.R, 2 * s.F}, dtype);
   check.tensor("hidden_RF", op.hidden_RF, {s.R, s.F}, dtype);

@@ -246,7 +246,6 @@ class Layers {
     const LayerGradients<TensorView> in_scratch =
         gradients_in_scratch(activations_.shared, activations_.backward);
     for (auto i = static_cast<std::size_t>(dims_.L); i-- > 0;) {
-      const TensorView hidden_TD = i == 0 ? batch.tensors.hidden_TD : batch.layers[i - 1].out_TD;
       const LayerWeights& weights = parameters_.weights().layers[i];
       const LayerWeights& gradients = parameters_.gradients().layers[i];
       const Layer& layer = batch.layers[i];
@@ -258,7 +257,7 @@ class Layers {
                      gradients,
                      layer,
                      exchange,
-                     hidden_TD,
+                     batch.hidden_before(i),
                      scales,
                      kept,
                      kind == 'B' ? Backward::all : Backward::inputs);
