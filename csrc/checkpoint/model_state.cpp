@@ -50,12 +50,10 @@ std::vector<TensorSource> weight_sources(const Parameters& parameters,
                                          Stream stream) {
   std::vector<TensorSource> sources;
   for (const LogicalParameter& parameter : parameters.plan().logical) {
-    const TensorView all = parameters.logical_weights(parameter);
     for (const Range& run : parameters.plan().counted) {
       const Range local = parameter.local(run);
       if (local.count > 0) {
-        const TensorView elements_n = flat_view(
-            all.reshape({all.num_elements()}), 0, local.begin, {{local.count}, all.dtype});
+        const TensorView elements_n = parameters.held_weights(parameter, local);
         sources.push_back(
             piece_source(parameter.name, parameter, local, elements_n, staging, stream));
       }
@@ -99,13 +97,8 @@ std::vector<Wanted> wanted_weights(const Parameters& parameters) {
         parameters.plan().segments[static_cast<std::size_t>(parameter.segment)];
     const Range local = parameter.local(segment.piece);
     if (local.count > 0) {
-      const TensorView all = parameters.logical_weights(parameter);
       result.push_back(
-          {parameter.name,
-           &parameter,
-           local,
-           flat_view(
-               all.reshape({all.num_elements()}), 0, local.begin, {{local.count}, all.dtype})});
+          {parameter.name, &parameter, local, parameters.held_weights(parameter, local)});
     }
   }
   return result;
@@ -268,11 +261,12 @@ std::int64_t num_writers(const Manifest& manifest) {
 void load_checkpoint(const std::filesystem::path& checkpoint,
                      const std::optional<WriterLayout>& writer,
                      const ModelConfig& model,
-                     Parameters& parameters,
+                     WeightResidency& residency,
                      Optimizer& optimizer,
                      const Groups& groups,
                      Stream stream) {
   const PinnedBuffer staging = make_staging(stream.device);
+  Parameters& parameters = residency.parameters();
   const std::vector<Wanted> weights = wanted_weights(parameters);
   const std::vector<Wanted> state = wanted_state(optimizer);
   together(groups.all_host(), "checkpoint.load", [&] {
@@ -314,6 +308,10 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
   });
   const std::vector<Segment>& segments = parameters.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].place) {
+      residency.changed(i);
+      continue;
+    }
     const TensorView all_n = parameters.segment_weights(i);
     const Range& piece = segments[i].piece;
     groups.replicas(segments[i].replicas)

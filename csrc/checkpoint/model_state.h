@@ -10,6 +10,7 @@
 #include "csrc/config/config.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
+#include "csrc/model/weight_residency.h"
 #include "csrc/optim/optimizer.h"
 
 // What lies in a checkpoint, and how models and optimizers get there and back.
@@ -58,7 +59,7 @@ std::int64_t num_writers(const Manifest& manifest);
 void load_checkpoint(const std::filesystem::path& checkpoint,
                      const std::optional<WriterLayout>& writer,
                      const ModelConfig& model,
-                     Parameters& parameters,
+                     WeightResidency& residency,
                      Optimizer& optimizer,
                      const Groups& groups,
                      Stream stream);

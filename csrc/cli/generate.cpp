@@ -61,10 +61,10 @@ std::int64_t window_of(const ModelConfig& model, const GenerateArguments& argume
 void generate(const GenerateArguments& arguments) {
   const ModelFolder folder(arguments.model.path);
   require_byte_tokenizer(folder);
-  const LoadedModel loaded(folder, arguments.model);
+  LoadedModel loaded(folder, arguments.model);
   InferenceModel model(loaded.config,
                        loaded.plan(1, window_of(loaded.config, arguments)),
-                       loaded.parameters,
+                       loaded.residency,
                        loaded.groups,
                        loaded.stream.view());
   const std::string text =

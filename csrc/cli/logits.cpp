@@ -78,13 +78,13 @@ void write_logits(const ModelArgument& argument,
                   const std::string& out) {
   const ModelFolder folder(argument.path);
   const TokenTable table = read_tokens(tokens, folder.config.vocab_size);
-  const LoadedModel loaded(folder, argument);
+  LoadedModel loaded(folder, argument);
   const std::int64_t S = table.sequence_length;
   const std::int64_t V = loaded.config.vocab_size;
   NpyWriter writer(out, std::vector<std::int64_t>{table.num_sequences, S, V});
   // One sequence at a time: a row's logits do not depend on its neighbours.
   InferenceModel model(
-      loaded.config, loaded.plan(1, S), loaded.parameters, loaded.groups, loaded.stream.view());
+      loaded.config, loaded.plan(1, S), loaded.residency, loaded.groups, loaded.stream.view());
   for (std::int64_t b = 0; b < table.num_sequences; ++b) {
     const auto begin = table.tokens.begin() + b * S;
     model.forward({begin, begin + S});

@@ -74,7 +74,8 @@ LoadedModel::LoadedModel(const ModelFolder& folder,
       parameters(plan_parameters(config, compute_of(argument)),
                  compute_of(argument),
                  device_of(argument),
-                 Parameters::Gradients::none) {
+                 Parameters::Gradients::none),
+      residency(parameters, groups, stream.view()) {
   stored.load(parameters, stream.view());
 }
 

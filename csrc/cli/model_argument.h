@@ -12,6 +12,7 @@
 #include "csrc/core/device.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
+#include "csrc/model/weight_residency.h"
 #include "csrc/plan/training_plan.h"
 
 namespace memphis {
@@ -48,6 +49,7 @@ struct LoadedModel {
   OwnedStream stream;
   Groups groups;
   Parameters parameters;
+  WeightResidency residency;
 
  private:
   LoadedModel(const ModelFolder& folder,

@@ -112,7 +112,7 @@ struct ParallelConfig {
   std::int64_t tensor = 1;
   std::int64_t expert_tensor = 1;
   // What each of the ranks that hold the same parameters keeps a piece of: 0 nothing, 1 the
-  // optimizer's state, 2 the accumulated gradients too.
+  // optimizer's state, 2 the accumulated gradients too, 3 the weights of layers too.
   std::int64_t zero = 1;
   // Gradients are reduced, and weights gathered, in buckets of whole tensors that hold at least so
   // much in f32: while the backward pass goes on, and the next forward pass.

@@ -134,7 +134,8 @@ constexpr std::array kTexts = {
             "",
             "",
             "What ranks with the same parameters keep a piece of each: 0 nothing, 1 the "
-            "optimizer's state, 2 gradients too, where there is one stage."},
+            "optimizer's state, 2 gradients too, 3 the weights of layers too, which are gathered "
+            "a layer ahead in both passes. 2 and 3 where there is one stage."},
     KeyText{"parallel.bucket_mib",
             "MiB",
             "",

@@ -317,7 +317,7 @@ std::vector<Field> fields_of(Config& c) {
       {"parallel", "expert", count(c.parallel.expert, 1, kMaxCount)},
       {"parallel", "tensor", count(c.parallel.tensor, 1, kMaxCount)},
       {"parallel", "expert_tensor", count(c.parallel.expert_tensor, 1, kMaxCount)},
-      {"parallel", "zero", count(c.parallel.zero, 0, 2)},
+      {"parallel", "zero", count(c.parallel.zero, 0, 3)},
       {"parallel", "bucket_mib", at_least(0, c.parallel.bucket_mib)},
       {"parallel", "sequence_parallel", Switch{&c.parallel.sequence_parallel}},
       {"parallel", "expert_buffer", at_least(0, c.parallel.expert_buffer)},

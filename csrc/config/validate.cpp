@@ -414,8 +414,9 @@ void resolve_stages(ParallelConfig& parallel, std::int64_t num_layers, const Che
   checker.expect(num_stages == 1 || parallel.zero < 2,
                  {"parallel.zero", "parallel.pipeline", "parallel.chunks"},
                  shown("parallel.zero", parallel.zero) + " does not go with " + stages +
-                     " (gradients would be reduced once a micro-batch, with as many times the "
-                     "messages); use at most 1");
+                     " (gradients would be reduced" +
+                     (parallel.zero > 2 ? ", and weights gathered," : "") +
+                     " once a micro-batch, with as many times the messages); use at most 1");
   if (parallel.stages.empty()) {
     checker.expect(
         num_stages <= num_layers,

@@ -31,6 +31,7 @@
 #include "csrc/model/grok.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "csrc/model/block.h"
 #include "csrc/model/regions.h"
@@ -71,13 +72,14 @@ Layer with_places_of(const Layer& places, const Layer& layer) {
 Grok::Grok(const ModelConfig& model,
            const Dims& dims,
            const Groups& groups,
-           const Parameters& parameters,
+           WeightResidency& residency,
            const Activations& activations,
            Stream stream)
     : model_(model),
       dims_(dims),
       groups_(groups),
-      parameters_(parameters),
+      residency_(residency),
+      parameters_(residency.parameters()),
       activations_(activations),
       stream_(stream) {
   rope_table({.table_SH = activations_.shared.rope_table_SH, .theta = model_.rope_theta}, stream_);
@@ -135,17 +137,19 @@ void Grok::embed(const MicroBatch& batch) {
 void Grok::forward(MicroBatch& batch) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const BlockContext context = block_context(batch);
-  const auto begin_layer = [&](const char* phase, int layer) {
+  const std::size_t num_layers = batch.layers.size();
+  const auto begin_layer = [&](const char* phase, int layer, std::size_t next) {
     enter(phase, layer);
-    parameters_.await_layer(layer, stream_);
+    return residency_.acquire(
+        layer, next < num_layers ? std::optional(batch.layer_at(next)) : std::nullopt);
   };
   if (batch.stage.embedding) {
-    begin_layer("forward of the embedding", kBeforeLayers);
+    const auto use = begin_layer("forward of the embedding", kBeforeLayers, 0);
     embed(batch);
   }
   // (3) to (16)
-  for (std::size_t i = 0; i < batch.layers.size(); ++i) {
-    begin_layer("forward", batch.layer_at(i));
+  for (std::size_t i = 0; i < num_layers; ++i) {
+    const auto use = begin_layer("forward", batch.layer_at(i), i + 1);
     block_forward(context,
                   weights.layers[batch.first_layer + i],
                   batch.layers[i],
@@ -154,7 +158,7 @@ void Grok::forward(MicroBatch& batch) {
   }
   // (17)
   if (batch.stage.head) {
-    begin_layer("forward of the head", static_cast<int>(dims_.L));
+    const auto use = begin_layer("forward of the head", static_cast<int>(dims_.L), num_layers);
     rmsnorm_forward({.y_TD = batch.tensors.final_in_TD,
                      .rrms_T = batch.tensors.final_rrms_T,
                      .x_TD = batch.output_TD(),
@@ -362,6 +366,11 @@ void Grok::backward(MicroBatch& batch,
                     GradientSink* sink) {
   const BlockContext context = block_context(batch);
   const auto num_layers = static_cast<int>(dims_.L);
+  // The one before is next.
+  const auto acquire = [&](int layer, std::size_t place) {
+    return residency_.acquire(layer,
+                              place > 0 ? std::optional(batch.layer_at(place - 1)) : std::nullopt);
+  };
   const auto begin_layer = [&](const char* phase, int layer) {
     enter(phase, layer);
     if (sink != nullptr) {
@@ -374,6 +383,7 @@ void Grok::backward(MicroBatch& batch,
     }
   };
   if (batch.stage.head) {
+    const auto use = acquire(num_layers, batch.layers.size());
     begin_layer("loss and backward of the head", num_layers);
     backward_of_head(batch, scales);
     end_layer(num_layers);
@@ -385,6 +395,7 @@ void Grok::backward(MicroBatch& batch,
       gradients_in_scratch(activations_.shared, activations_.backward);
   for (std::size_t i = batch.layers.size(); i-- > 0;) {
     const int index = batch.layer_at(i);
+    const auto use = acquire(index, i);
     const LayerWeights& weights = parameters_.weights().layers[batch.first_layer + i];
     const PendingWeights::Layer* const later = pending != nullptr ? &pending->layers[i] : nullptr;
     const Layer layer =

@@ -6,7 +6,7 @@
 #include "csrc/config/config.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/micro_batch.h"
-#include "csrc/model/parameters.h"
+#include "csrc/model/weight_residency.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
 
@@ -48,7 +48,7 @@ class Grok {
   Grok(const ModelConfig& model,
        const Dims& dims,
        const Groups& groups,
-       const Parameters& parameters,
+       WeightResidency& residency,
        const Activations& activations,
        Stream stream);
 
@@ -123,6 +123,7 @@ class Grok {
   const ModelConfig& model_;
   Dims dims_;
   const Groups& groups_;
+  WeightResidency& residency_;
   const Parameters& parameters_;
   const Activations& activations_;
   Stream stream_;

@@ -75,15 +75,29 @@ Parameters::Parameters(ParameterPlan plan, DType compute, Device device, Gradien
     : plan_(std::move(plan)),
       compute_(compute),
       weights_arena_("weights", weights_bytes(plan_), device) {
+  std::vector<TensorView> places;
+  for (int i = 0; i < plan_.num_weight_places; ++i) {
+    const auto bytes = static_cast<std::int64_t>(plan_.weight_place_bytes);
+    places.push_back(weights_arena_.allocate({{bytes}, DType::u8}));
+  }
   for (const Segment& segment : plan_.segments) {
-    segment_weights_.push_back(weights_arena_.allocate({{segment.num_elements}, segment.dtype}));
+    const TensorSpec whole({segment.num_elements}, segment.dtype);
+    const TensorSpec owned({segment.owned.count}, segment.dtype);
+    if (segment.place) {
+      char* const place = static_cast<char*>(places[*segment.place].data);
+      segment_weights_.emplace_back(place + segment.place_offset, whole, device);
+      owned_weights_.push_back(weights_arena_.allocate(owned));
+    } else {
+      segment_weights_.push_back(weights_arena_.allocate(whole));
+      owned_weights_.push_back(
+          flat_view(segment_weights_.back(), segment.begin, segment.owned.begin, owned));
+    }
   }
   weights_ = map_placements(plan_.placements, [&](const Placement& placement) {
     const auto index = static_cast<std::size_t>(placement.segment);
     return flat_view(
         segment_weights_[index], plan_.segments[index].begin, placement.begin, placement.spec);
   });
-  arrivals_.resize(plan_.segments.size());
   if (gradients == Gradients::allocate) {
     const DType wide = accumulation_dtype(compute);
     gradients_arena_.emplace("gradients", gradients_bytes(plan_, compute), device);
@@ -106,6 +120,10 @@ std::size_t Parameters::allocated_bytes() const {
 
 TensorView Parameters::segment_weights(std::size_t segment) const {
   return segment_weights_.at(segment);
+}
+
+TensorView Parameters::owned_weights(std::size_t segment) const {
+  return owned_weights_.at(segment);
 }
 
 TensorView Parameters::segment_gradients(std::size_t segment) const {
@@ -137,43 +155,42 @@ void Parameters::clear_gradients(Stream stream) {
   }
 }
 
-void Parameters::expect(std::size_t segment, std::unique_ptr<Communicator::Work> arrival) {
-  arrivals_.at(segment) = std::move(arrival);
-}
-
-void Parameters::await_layer(int layer, Stream stream) const {
-  for (std::size_t i = 0; i < arrivals_.size(); ++i) {
-    if (arrivals_[i] && plan_.segments[i].first_layer == layer) {
-      arrivals_[i]->wait(stream);
-      arrivals_[i].reset();
-    }
-  }
-}
-
-void Parameters::await_all(Stream stream) const {
-  for (std::unique_ptr<Communicator::Work>& arrival : arrivals_) {
-    if (arrival) {
-      arrival->wait(stream);
-      arrival.reset();
-    }
-  }
-}
-
 TensorView Parameters::logical_weights(const LogicalParameter& parameter) const {
   const auto index = static_cast<std::size_t>(parameter.segment);
   return flat_view(
       segment_weights_[index], plan_.segments[index].begin, parameter.begin, parameter.spec);
 }
 
+Range Parameters::held(const LogicalParameter& parameter) const {
+  const Segment& segment = plan_.segments[static_cast<std::size_t>(parameter.segment)];
+  return segment.place ? parameter.local(segment.owned)
+                       : Range{.begin = 0, .count = parameter.spec.num_elements()};
+}
+
+TensorView Parameters::held_weights(const LogicalParameter& parameter, const Range& local) const {
+  const auto index = static_cast<std::size_t>(parameter.segment);
+  const Segment& segment = plan_.segments[index];
+  require(intersection(local, held(parameter)) == local, "these elements are always there");
+  const TensorSpec spec({local.count}, segment.dtype);
+  return segment.place
+             ? flat_view(
+                   owned_weights_[index], segment.owned.begin, parameter.begin + local.begin, spec)
+             : flat_view(
+                   segment_weights_[index], segment.begin, parameter.begin + local.begin, spec);
+}
+
 void Parameters::initialise(std::uint64_t seed, Stream stream) {
   std::vector<std::byte> staging;
   for (const LogicalParameter& parameter : plan_.logical) {
     const CounterRng rng(seed, "init/" + parameter.name);
-    const TensorView view = logical_weights(parameter);
-    const std::int64_t total = view.num_elements();
+    const Range all = held(parameter);
+    if (all.count == 0) {
+      continue;
+    }
+    const TensorView view = held_weights(parameter, all);
     const std::size_t width = size_of(view.dtype);
-    for (std::int64_t begin = 0; begin < total; begin += kStagedElements) {
-      const std::int64_t count = std::min(kStagedElements, total - begin);
+    for (std::int64_t begin = all.begin; begin < all.end(); begin += kStagedElements) {
+      const std::int64_t count = std::min(kStagedElements, all.end() - begin);
       staging.resize(static_cast<std::size_t>(count) * width);
       switch (view.dtype) {
         case DType::f64:
@@ -186,7 +203,8 @@ void Parameters::initialise(std::uint64_t seed, Stream stream) {
           draw<bf16>(staging, parameter, rng, begin, count);
           break;
       }
-      char* destination = static_cast<char*>(view.data) + static_cast<std::size_t>(begin) * width;
+      char* destination =
+          static_cast<char*>(view.data) + static_cast<std::size_t>(begin - all.begin) * width;
       device_copy(destination, staging.data(), staging.size(), stream);
       synchronize(stream);  // staging is filled again
     }

@@ -2,11 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <vector>
 
-#include "csrc/comm/communicator.h"
 #include "csrc/core/arena.h"
 #include "csrc/plan/parameters.h"
 
@@ -28,8 +26,10 @@ class Parameters {
   const ModelParameters<TensorView>& weights() const { return weights_; }
   const ModelParameters<TensorView>& gradients() const { return gradients_; }
 
-  // Flat arrays, of one segment.
+  // Flat arrays, of one segment. Under ZeRO-3 a layer's weights are whole where WeightResidency says
+  // so; what this rank owns of them is always there.
   TensorView segment_weights(std::size_t segment) const;
+  TensorView owned_weights(std::size_t segment) const;
   // Where the backward pass adds to; in the accumulation dtype, as the others.
   TensorView segment_gradients(std::size_t segment) const;
   // Of the elements whose optimizer state this rank keeps, a part of those or under ZeRO-2 beside
@@ -41,18 +41,15 @@ class Parameters {
   // All gradients and sums become zero.
   void clear_gradients(Stream stream);
 
-  // Weights that are on their way here from the ranks that keep them: who reads them waits first,
-  // for those whose segment begins in `layer` (kBeforeLayers, or the number of layers: what comes
-  // after them), or for all.
-  void expect(std::size_t segment, std::unique_ptr<Communicator::Work> arrival);
-  void await_layer(int layer, Stream stream) const;
-  void await_all(Stream stream) const;
-
   // The weights of this rank's part of one logical parameter.
   TensorView logical_weights(const LogicalParameter& parameter) const;
+  // What of the part is always there: all of it, or under ZeRO-3 what this rank owns.
+  Range held(const LogicalParameter& parameter) const;
+  // Elements `local` of the part, which are held; flat.
+  TensorView held_weights(const LogicalParameter& parameter, const Range& local) const;
 
   // Draws the weights of step 0. Element i of a parameter is a pure function of (seed, its name,
-  // i): the same bits in every layout and on every device.
+  // i): the same bits in every layout and on every device. Elements that are held.
   void initialise(std::uint64_t seed, Stream stream);
 
  private:
@@ -61,10 +58,9 @@ class Parameters {
   Arena weights_arena_;
   std::optional<Arena> gradients_arena_;
   std::vector<TensorView> segment_weights_;
+  std::vector<TensorView> owned_weights_;
   TensorView gradients_n_;
   TensorView sums_n_;  // ZeRO-2
-  // By segment. To wait changes no weight.
-  mutable std::vector<std::unique_ptr<Communicator::Work>> arrivals_;
   ModelParameters<TensorView> weights_;
   ModelParameters<TensorView> gradients_;
 };

@@ -26,8 +26,8 @@ void GradientReduction::before_backward(int layer) {
   }
   const std::vector<Segment>& segments = parameters_.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    const bool is_next = segments[i].first_layer == layer ||
-                         (layer == num_layers_ && segments[i].first_layer == kBeforeLayers);
+    const bool is_next =
+        segments[i].layer == layer || (layer == num_layers_ && segments[i].layer == kBeforeLayers);
     if (!is_next) {
       continue;
     }
@@ -47,7 +47,7 @@ void GradientReduction::after_backward(int layer) {
   sum_shared_heads(layer);
   const std::vector<Segment>& segments = parameters_.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    if (segments[i].first_layer == layer) {
+    if (segments[i].layer == layer) {
       start(i);
     }
   }

@@ -15,18 +15,19 @@ bool keeps_master(DType weights) {
 }
 
 Optimizer::Optimizer(const OptimizerConfig& config,
-                     Parameters& parameters,
+                     WeightResidency& residency,
                      const Groups& groups,
                      const Share& share)
     : config_(config),
-      parameters_(parameters),
+      residency_(residency),
+      parameters_(residency.parameters()),
       groups_(groups),
       norms_arena_("gradient norms",
-                   plan_norm_scratch(parameters.plan(), parameters.compute(), share).bytes(),
-                   parameters.device()),
-      master_arena_("master weights", master_bytes(parameters.plan()), parameters.device()),
-      moments_arena_("moments", moments_bytes(parameters.plan()), parameters.device()) {
-  const NormScratch scratch = plan_norm_scratch(parameters.plan(), parameters.compute(), share);
+                   plan_norm_scratch(parameters_.plan(), parameters_.compute(), share).bytes(),
+                   parameters_.device()),
+      master_arena_("master weights", master_bytes(parameters_.plan()), parameters_.device()),
+      moments_arena_("moments", moments_bytes(parameters_.plan()), parameters_.device()) {
+  const NormScratch scratch = plan_norm_scratch(parameters_.plan(), parameters_.compute(), share);
   runs_PW_ = norms_arena_.allocate(scratch.runs_PW);
   layers_LW_ = norms_arena_.allocate(scratch.layers_LW);
   ranks_PLW_ = norms_arena_.allocate(scratch.ranks_PLW);
@@ -39,22 +40,17 @@ Optimizer::Optimizer(const OptimizerConfig& config,
       continue;
     }
     state.owns_master = keeps_master(segment.dtype);
-    state.master_n = state.owns_master ? master_arena_.allocate(wide) : owned_weights(i);
+    state.master_n =
+        state.owns_master ? master_arena_.allocate(wide) : parameters_.owned_weights(i);
     state.m_n = moments_arena_.allocate(wide);
     state.v_n = moments_arena_.allocate(wide);
   }
 }
 
-TensorView Optimizer::owned_weights(std::size_t segment) const {
-  const Segment& s = parameters_.plan().segments[segment];
-  return flat_view(
-      parameters_.segment_weights(segment), s.begin, s.owned.begin, {{s.owned.count}, s.dtype});
-}
-
 void Optimizer::copy_weights_to_master(Stream stream) {
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     if (segments_[i].owns_master) {
-      kernels::convert({.y = segments_[i].master_n, .x = owned_weights(i)}, stream);
+      kernels::convert({.y = segments_[i].master_n, .x = parameters_.owned_weights(i)}, stream);
     }
   }
 }
@@ -87,7 +83,7 @@ void Optimizer::measure_gradient(const TensorView& norm_1,
   for (std::int64_t begin = 0; begin < num_runs;) {
     const auto layer_of = [&](std::int64_t run) {
       const std::int64_t element = plan.counted[static_cast<std::size_t>(run)].begin;
-      return plan.segments[plan.segment_of(element)].first_layer;
+      return plan.segments[plan.segment_of(element)].layer;
     };
     const int layer = layer_of(begin);
     std::int64_t end = begin;
@@ -115,7 +111,7 @@ void Optimizer::step(double learning_rate,
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     const Segment& segment = parameters_.plan().segments[i];
     if (segment.has_state()) {
-      kernels::adamw({.param_n = owned_weights(i),
+      kernels::adamw({.param_n = parameters_.owned_weights(i),
                       .master_n = segments_[i].master_n,
                       .m_n = segments_[i].m_n,
                       .v_n = segments_[i].v_n,
@@ -131,16 +127,10 @@ void Optimizer::step(double learning_rate,
                      stream);
     }
     if (segment.tied != Tied::no) {
-      groups_.tied().run(Broadcast{.x = owned_weights(i)}, "optimizer.tied_embedding", stream);
+      groups_.tied().run(
+          Broadcast{.x = parameters_.owned_weights(i)}, "optimizer.tied_embedding", stream);
     }
-    if (segment.sharded()) {
-      parameters_.expect(
-          i,
-          groups_.replicas(segment.replicas)
-              .start(AllGather{.y = parameters_.segment_weights(i), .x = owned_weights(i)},
-                     "optimizer.weights",
-                     stream));
-    }
+    residency_.changed(i);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "csrc/core/arena.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
+#include "csrc/model/weight_residency.h"
 
 namespace memphis {
 
@@ -25,7 +26,7 @@ bool keeps_master(DType weights);
 class Optimizer {
  public:
   Optimizer(const OptimizerConfig& config,
-            Parameters& parameters,
+            WeightResidency& residency,
             const Groups& groups,
             const Share& share);
 
@@ -44,7 +45,7 @@ class Optimizer {
   void measure_gradient(const TensorView& norm_1, const TensorView& partial_P, Stream stream);
 
   // Step number `step`, counted from 1, with the gradient as it lies and its norm. Weights that
-  // other ranks keep are then on their way: see Parameters::await_layer.
+  // other ranks keep are then on their way, or stale: see WeightResidency.
   void step(double learning_rate, std::int64_t step, const TensorView& norm_1, Stream stream);
 
   // A run of the optimizer's state: elements `local` of this rank's part of a logical parameter.
@@ -65,9 +66,8 @@ class Optimizer {
     TensorView v_n;
   };
 
-  TensorView owned_weights(std::size_t segment) const;
-
   OptimizerConfig config_;
+  WeightResidency& residency_;
   Parameters& parameters_;
   const Groups& groups_;
   Arena norms_arena_;

@@ -40,9 +40,11 @@ std::size_t MemoryPlan::total_bytes() const {
 std::size_t weights_bytes(const ParameterPlan& parameters) {
   std::size_t bytes = 0;
   for (const Segment& segment : parameters.segments) {
-    bytes += arena_bytes(flat(segment.num_elements, segment.dtype));
+    const std::int64_t kept = segment.place ? segment.owned.count : segment.num_elements;
+    bytes += arena_bytes(flat(kept, segment.dtype));
   }
-  return bytes;
+  return bytes +
+         static_cast<std::size_t>(parameters.num_weight_places) * parameters.weight_place_bytes;
 }
 
 std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute) {

@@ -27,7 +27,8 @@ struct MemoryPlan {
   std::size_t total_bytes() const;
 };
 
-// Weights of each segment in its dtype, aligned.
+// Weights of each segment in its dtype, aligned: all that a rank has of them, or under ZeRO-3 what it
+// keeps, and the places where layers are whole in turn.
 std::size_t weights_bytes(const ParameterPlan& parameters);
 // Where gradients are formed, and under ZeRO-2 the sums that a rank keeps.
 std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute);

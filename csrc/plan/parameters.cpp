@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "csrc/core/arena.h"
 #include "csrc/core/round.h"
 #include "csrc/plan/dims.h"
 
@@ -112,6 +113,7 @@ class Placer {
     }
     plan_.num_elements = begin;
     place_gradients(num_layers);
+    place_weights(num_layers);
     for (LogicalParameter& parameter : plan_.logical) {
       parameter.begin += plan_.segments[static_cast<std::size_t>(parameter.segment)].begin;
     }
@@ -124,17 +126,16 @@ class Placer {
   }
 
  private:
-  // Under ZeRO-2 a layer's gradients lie where another's have been, and in a pipeline each layer's
-  // are summed by themselves, so no segment has two layers'.
+  // Of one layer: its gradients may lie where another's have been (ZeRO-2), its weights too (ZeRO-3),
+  // and the norm of the whole gradient has the same bits whatever is shared out, and in any pipeline.
   std::size_t open_segment(Kind kind) {
     std::optional<std::size_t>& open = open_[kind];
     const bool fits = open && plan_.segments[*open].num_elements < bucket_elements_ &&
-                      !((share_.shard_gradients || !share_.stages.empty()) &&
-                        plan_.segments[*open].first_layer != layer_);
+                      plan_.segments[*open].layer == layer_;
     if (!fits) {
       open = plan_.segments.size();
       plan_.segments.push_back(kinds_[kind]);
-      plan_.segments.back().first_layer = layer_;
+      plan_.segments.back().layer = layer_;
       kind_of_.push_back(kind);
     }
     return *open;
@@ -146,8 +147,8 @@ class Placer {
     std::vector<std::size_t> order(plan_.segments.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return std::tuple(plan_.segments[a].first_layer, kind_of_[a], a) <
-             std::tuple(plan_.segments[b].first_layer, kind_of_[b], b);
+      return std::tuple(plan_.segments[a].layer, kind_of_[a], a) <
+             std::tuple(plan_.segments[b].layer, kind_of_[b], b);
     });
     std::vector<Segment> ordered;
     std::vector<int> place(order.size());
@@ -189,13 +190,12 @@ class Placer {
     }
     // What comes before and after the layers may be one tensor, whose gradient takes the whole
     // backward pass; of the layers one is formed while the one before it is reduced.
-    constexpr int kTurns = 2;
     std::int64_t around_layers = 0;
     std::vector<std::int64_t> layer_elements(static_cast<std::size_t>(num_layers));
     for (Segment& segment : plan_.segments) {
-      const bool is_layer = segment.first_layer >= 0 && segment.first_layer < num_layers;
+      const bool is_layer = segment.layer >= 0 && segment.layer < num_layers;
       std::int64_t& end =
-          is_layer ? layer_elements[static_cast<std::size_t>(segment.first_layer)] : around_layers;
+          is_layer ? layer_elements[static_cast<std::size_t>(segment.layer)] : around_layers;
       segment.gradient_begin = end;
       end += segment.num_elements;
       segment.sum_begin = plan_.num_sum_elements;
@@ -205,12 +205,36 @@ class Placer {
         layer_elements.empty() ? 0
                                : *std::max_element(layer_elements.begin(), layer_elements.end());
     for (Segment& segment : plan_.segments) {
-      if (segment.first_layer >= 0 && segment.first_layer < num_layers) {
-        segment.gradient_begin += around_layers + segment.first_layer % kTurns * largest;
+      if (segment.layer >= 0 && segment.layer < num_layers) {
+        segment.gradient_begin += around_layers + segment.layer % kTurns * largest;
       }
     }
     plan_.num_gradient_elements = around_layers + std::min(num_layers, kTurns) * largest;
   }
+
+  // Of the layers one is at work while the next one's weights arrive. What comes before and after them
+  // may be one tensor, which a pass begins and ends with: it stays.
+  void place_weights(int num_layers) {
+    if (!share_.shard_weights) {
+      return;
+    }
+    std::vector<std::size_t> layer_bytes(static_cast<std::size_t>(num_layers));
+    for (Segment& segment : plan_.segments) {
+      const int layer = segment.layer;
+      if (layer < 0 || layer >= num_layers || !segment.sharded()) {
+        continue;
+      }
+      std::size_t& end = layer_bytes[static_cast<std::size_t>(layer)];
+      segment.place = static_cast<std::size_t>(layer % kTurns);
+      segment.place_offset = end;
+      end += arena_bytes(TensorSpec({segment.num_elements}, segment.dtype));
+      plan_.num_weight_places = std::min(num_layers, kTurns);
+      plan_.weight_place_bytes = std::max(plan_.weight_place_bytes, end);
+    }
+  }
+
+  // Places in which layers take turns: one is used and the other made ready.
+  static constexpr int kTurns = 2;
 
   ParameterPlan& plan_;
   const Share& share_;

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,19 +23,21 @@ namespace memphis {
 // a collective is a run of that space and not a list of tensors. It is cut into segments of one
 // dtype, one decay rule and one group of ranks that hold the same elements: these sum their
 // gradients and, under ZeRO-1, each keep the optimizer's state of an equal piece. A segment is also
-// the unit of what moves under way, a bucket: it holds neighbours in the order of layers, so its
-// gradient is complete once the backward pass has left its first layer, and its weights are needed
-// once the forward pass comes there.
+// the unit of what moves under way, a bucket: it holds tensors of one layer, so its gradient is complete
+// once the backward pass has left the layer, and its weights are needed once a pass comes there. The
+// pieces of a layer, and with them the bits of the gradient's norm, are the same in every ZeRO stage and
+// in every pipeline.
 //
 // Gradients lie as the parameters do. Under ZeRO-2 only what a rank keeps of the sums has a place
 // of its own for the whole step; layers take turns in two places where their gradients are formed.
+// Under ZeRO-3 it is the same with their weights: what a rank keeps of them has a place of its own, and
+// layers take turns where they are whole.
 //
 // A tensor that the model multiplies by (`Placement`) may hold several logical parameters, the
 // tensors of the Hugging Face form B (`LogicalParameter`), one behind the other: q, k and v are one
 // product, gate and up of an expert are one product.
 
-// Where the model is cut into stages, a rank has the tensors of its own. A segment then holds tensors
-// of one layer alone, so that a layer's gradient is summed alike whatever stage it lies in.
+// Where the model is cut into stages, a rank has the tensors of its own.
 //
 // An embedding that is the head too, and whose two uses lie on two ranks, lies on both. The second
 // rank's copy is a segment that has a gradient and no optimizer's state: it takes part in no norm and
@@ -55,10 +59,14 @@ struct Segment {
   Axis replicas = Axis::data_context;  // who holds the same elements, and sums its gradients
   Range piece = {};                    // this rank's of as many pieces as there are replicas
   Range owned = {};                    // whose optimizer state this rank keeps: the piece, or all
-  int first_layer = kBeforeLayers;     // that it holds a tensor of
+  int layer = kBeforeLayers;           // whose tensors it holds
   std::int64_t gradient_begin = 0;     // element of the array that gradients are formed in
   std::int64_t sum_begin = 0;          // ZeRO-2: element of the array of sums; of `owned`
   Tied tied = Tied::no;
+  // ZeRO-3: where the weights are whole while their layer is at work, and the bytes before them there.
+  // Those of other segments always are.
+  std::optional<std::size_t> place = {};
+  std::size_t place_offset = 0;
 
   bool replicated() const { return piece.count < num_elements; }
   // Its replicas keep a piece of the optimizer's state each.
@@ -128,6 +136,8 @@ struct ParameterPlan {
   std::int64_t num_elements = 0;           // with the padding between tensors
   std::int64_t num_gradient_elements = 0;  // of the array that gradients are formed in
   std::int64_t num_sum_elements = 0;       // ZeRO-2: of the sums that this rank keeps; else 0
+  int num_weight_places = 0;               // ZeRO-3: where layers take turns; else 0
+  std::size_t weight_place_bytes = 0;      // of each
   std::int64_t num_parameters = 0;         // of the model, without padding
   // Runs of elements that this rank adds to the norm of the gradient: over all ranks, each element
   // of the model once. Each begins as aligned as a tensor.

@@ -37,6 +37,7 @@ Share make_share(const ModelConfig& model,
           .sequence_parallel = parallel.sequence_parallel,
           .shard_optimizer = parallel.zero > 0,
           .shard_gradients = parallel.zero > 1,
+          .shard_weights = parallel.zero > 2,
           .bucket_bytes = static_cast<std::int64_t>(parallel.bucket_mib * kMebi),
           .expert_buffer = parallel.expert_buffer};
 }

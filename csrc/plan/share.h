@@ -25,6 +25,7 @@ struct Share {
   bool sequence_parallel = true;
   bool shard_optimizer = true;   // ZeRO-1
   bool shard_gradients = false;  // ZeRO-2
+  bool shard_weights = false;    // ZeRO-3
   std::int64_t bucket_bytes = std::int64_t{32} << 20;
   double expert_buffer = 0;  // ParallelConfig::expert_buffer
 };

@@ -39,7 +39,7 @@ std::int32_t draw_token(const std::vector<float>& logits, double temperature, do
 
 InferenceModel::InferenceModel(const ModelConfig& model,
                                const InferencePlan& plan,
-                               const Parameters& parameters,
+                               WeightResidency& residency,
                                const Groups& groups,
                                Stream stream)
     : config_(model),
@@ -50,7 +50,7 @@ InferenceModel::InferenceModel(const ModelConfig& model,
       workspace_arena_("inference workspace", plan.workspace_bytes(), stream.device),
       activations_(allocate_activations(plan.activations, activations_arena_, workspace_arena_)),
       slots_(make_slots(activations_, plan_.dims, stream.device)),
-      model_(model, plan_.dims, groups, parameters, activations_, stream),
+      model_(model, plan_.dims, groups, residency, activations_, stream),
       pipeline_(plan_.messages, plan_.activations, groups, slots_, {}, workspace_arena_, stream),
       targets_T_(static_cast<std::size_t>(plan_.dims.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(plan_.dims.T)),

@@ -21,7 +21,7 @@ class InferenceModel {
  public:
   InferenceModel(const ModelConfig& model,
                  const InferencePlan& plan,
-                 const Parameters& parameters,
+                 WeightResidency& residency,
                  const Groups& groups,
                  Stream stream);
   InferenceModel(const InferenceModel&) = delete;

@@ -109,12 +109,13 @@ Trainer::Trainer(const Config& config,
                            batch.sequence_length,
                            static_cast<std::uint64_t>(config_.run.seed));
   parameters_.emplace(plan_.parameters, compute_, device_, Parameters::Gradients::allocate);
+  residency_.emplace(*parameters_, groups_, stream());
   activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
   workspace_arena_.emplace(
       "workspace", plan_.activations.workspace_bytes() + plan_.messages.bytes(), device_);
   activations_ = allocate_activations(plan_.activations, *activations_arena_, *workspace_arena_);
   slots_ = make_slots(activations_, plan_.dims, device_);
-  model_.emplace(config_.model, plan_.dims, groups_, *parameters_, activations_, stream());
+  model_.emplace(config_.model, plan_.dims, groups_, *residency_, activations_, stream());
   pipeline_.emplace(plan_.messages,
                     plan_.activations,
                     groups_,
@@ -122,7 +123,7 @@ Trainer::Trainer(const Config& config,
                     model_->dhidden_TD(),
                     *workspace_arena_,
                     stream());
-  optimizer_.emplace(config_.optimizer, *parameters_, groups_, plan_.share);
+  optimizer_.emplace(config_.optimizer, *residency_, groups_, plan_.share);
   train_step_.emplace(config_,
                       plan_,
                       groups_,
@@ -138,12 +139,12 @@ Trainer::Trainer(const Config& config,
     evaluator_.emplace(config_, plan_, groups_, *model_, *pipeline_, *validation_loader_, stream());
   }
   if (plan_.sampling) {
-    sampler_.emplace(config_.model, *plan_.sampling, *parameters_, groups_, stream());
+    sampler_.emplace(config_.model, *plan_.sampling, *residency_, groups_, stream());
   }
 
   if (found) {
     load_checkpoint(
-        found->path, found->writer(), config_.model, *parameters_, *optimizer_, groups_, stream());
+        found->path, found->writer(), config_.model, *residency_, *optimizer_, groups_, stream());
   } else {
     parameters_->initialise(static_cast<std::uint64_t>(config_.run.seed), stream());
     optimizer_->copy_weights_to_master(stream());
@@ -239,7 +240,7 @@ void Trainer::save() {
                          : weights_are_bad_     ? step_ + 1
                                                 : 0;
   manifest.config = to_yaml(config_);
-  parameters_->await_all(stream());
+  residency_->await_all();
   const std::filesystem::path path = save_checkpoint(config_.run.dir,
                                                      step_,
                                                      manifest,
@@ -424,7 +425,7 @@ void Trainer::write_trace() {
     return;
   }
   world_.activity().enter("writing the trace");
-  parameters_->await_all(stream());  // the last of what moves
+  residency_->await_all();  // the last of what moves
   synchronize(stream());
   const Trace* const trace = world_.activity().finish_trace();
   const std::filesystem::path dir = std::filesystem::path(config_.run.dir) / "trace";

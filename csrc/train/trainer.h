@@ -54,11 +54,12 @@ class Trainer {
   std::int64_t current_step() const { return step_; }
   std::uint64_t samples() const { return samples_; }
   const TrainingPlan& plan() const { return plan_; }
-  // With all weights there.
+  // With all weights there that a rank has as a whole.
   Parameters& parameters() {
-    parameters_->await_all(stream());
+    residency_->await_all();
     return *parameters_;
   }
+  WeightResidency& residency() { return *residency_; }
   Optimizer& optimizer() { return *optimizer_; }
   // Of the last micro-batch, as its backward pass left them.
   const Activations& activations() const { return activations_; }
@@ -122,6 +123,7 @@ class Trainer {
   std::optional<TrainingLoader> training_loader_;
   std::optional<ValidationLoader> validation_loader_;
   std::optional<Parameters> parameters_;
+  std::optional<WeightResidency> residency_;
   std::optional<Arena> activations_arena_;
   std::optional<Arena> workspace_arena_;
   Activations activations_;

@@ -229,6 +229,14 @@ std::vector<test::BadConfig> bad_configs() {
        "parallel.pipeline 2 times parallel.chunks 1 (gradients would be reduced once a "
        "micro-batch, with as many times the messages); use at most 1",
        2},
+      {"ZeRO-3 in a pipeline",
+       kTiny,
+       {"parallel.pipeline=2", "parallel.zero=3"},
+       ExitCode::config,
+       "argument 'parallel.zero=3': parallel.zero 3 does not go with the 2 stages of "
+       "parallel.pipeline 2 times parallel.chunks 1 (gradients would be reduced, and weights "
+       "gathered, once a micro-batch, with as many times the messages); use at most 1",
+       2},
       {"ZeRO-2 of chunks",
        kTiny,
        {"parallel.schedule=zbv", "parallel.zero=2"},
@@ -464,10 +472,10 @@ std::vector<test::BadConfig> bad_configs() {
        4},
       {"ZeRO stage",
        kTiny,
-       {"parallel.zero=3"},
+       {"parallel.zero=4"},
        ExitCode::config,
-       "argument 'parallel.zero=3': parallel.zero is 3 (it is between 0 and 2); use at most "
-       "2"},
+       "argument 'parallel.zero=4': parallel.zero is 4 (it is between 0 and 3); use at most "
+       "3"},
       {"no run directory",
        with("run:\n  dir: \"\"\n"),
        {},

@@ -78,7 +78,8 @@ class Layers {
         kept_arena_("kept", kept_bytes(), target.device),
         activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
         groups_(std::move(groups)),
-        model_(config_, dims_, groups_, parameters_, activations_, stream()) {
+        residency_(parameters_, groups_, stream()),
+        model_(config_, dims_, groups_, residency_, activations_, stream()) {
     parameters_.initialise(6 + test_seed(), stream());
     for (const Slot& slot : activations_.slots) {
       batches_.push_back(std::make_unique<MicroBatch>(slot, dims_, target.device));
@@ -290,6 +291,7 @@ class Layers {
   Arena kept_arena_;
   Activations activations_;
   Groups groups_;
+  WeightResidency residency_;
   Grok model_;
   std::vector<std::unique_ptr<MicroBatch>> batches_;
   std::vector<std::vector<LayerGradients<TensorView>>> kept_;  // by micro-batch and layer

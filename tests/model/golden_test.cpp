@@ -43,9 +43,10 @@ double relative_difference(const fs::path& folder, const ModelConfig& config) {
   const NpyArray expected = read_npy(folder / "logits.npy");
   const auto length = static_cast<std::int64_t>(rows.front().size());
   const Groups groups(Device::cpu);
+  WeightResidency residency(parameters, groups, stream.view());
   InferenceModel model(config,
                        plan_inference(config, 1, length, DType::f32, Device::cpu),
-                       parameters,
+                       residency,
                        groups,
                        stream.view());
   double difference = 0;

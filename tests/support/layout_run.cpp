@@ -42,7 +42,9 @@ void nudge_weights(Trainer& trainer, double sign) {
   const Stream stream = trainer.stream();
   const auto num_segments = trainer.plan().parameters.segments.size();
   for (std::size_t segment = 0; segment < num_segments; ++segment) {
-    const TensorView weights_n = trainer.parameters().segment_weights(segment);
+    const bool shared_out = trainer.plan().parameters.segments[segment].place.has_value();
+    const TensorView weights_n = shared_out ? trainer.parameters().owned_weights(segment)
+                                            : trainer.parameters().segment_weights(segment);
     std::vector<std::byte> bytes(weights_n.bytes());
     synchronize(stream);
     device_copy(bytes.data(), weights_n.data, bytes.size(), stream);
@@ -55,6 +57,9 @@ void nudge_weights(Trainer& trainer, double sign) {
     }
     device_copy(weights_n.data, bytes.data(), bytes.size(), stream);
     synchronize(stream);
+    if (shared_out) {
+      trainer.residency().changed(segment);
+    }
   }
 }
 
@@ -68,6 +73,7 @@ Layout layout(const std::string& name,
               const std::vector<std::string>& more) {
   Layout result{.name = name,
                 .num_ranks = data * tensor,
+                .data = data,
                 .overrides = {"parallel.tensor=" + std::to_string(tensor),
                               "parallel.expert=" + std::to_string(expert),
                               "parallel.expert_tensor=" + std::to_string(expert_tensor)}};
@@ -94,6 +100,7 @@ const std::vector<Layout>& layouts() {
       layout("data2", 2, 1, 1, 1),
       layout("data2_whole_optimizer", 2, 1, 1, 1, {"parallel.zero=0"}),
       layout("data2_shared_gradients", 2, 1, 1, 1, {"parallel.zero=2", "batch.micro_batch=2"}),
+      layout("data2_shared_weights", 2, 1, 1, 1, {"parallel.zero=3", "batch.micro_batch=2"}),
       layout("data2_small_buckets", 2, 1, 2, 1, {"parallel.bucket_mib=0"}),
       layout("data2_expert2", 2, 1, 2, 1),
       layout("data2_split_expert", 2, 1, 1, 2),
@@ -123,6 +130,13 @@ const std::vector<Layout>& layouts() {
              2,
              1,
              {"parallel.zero=2", "parallel.bucket_mib=0", "batch.micro_batch=1"}),
+      layout("data2_tensor2_shared_weights", 2, 2, 2, 1, {"parallel.zero=3"}),
+      layout("data4_expert2_small_buckets_shared_weights",
+             4,
+             1,
+             2,
+             1,
+             {"parallel.zero=3", "parallel.bucket_mib=0", "batch.micro_batch=1"}),
       layout("tensor4_shared_heads", 1, 4, 1, 1),
       layout("tensor4_shared_heads_small_buckets", 1, 4, 1, 1, {"parallel.bucket_mib=0"}),
       layout("data2_tensor4_shared_heads_shared_gradients",
@@ -131,6 +145,7 @@ const std::vector<Layout>& layouts() {
              2,
              1,
              {"parallel.zero=2", "batch.micro_batch=2"}),
+      layout("data2_tensor4_shared_heads_shared_weights", 2, 4, 2, 1, {"parallel.zero=3"}),
       layout("tensor4_shared_heads_expert4", 1, 4, 4, 1),
       layout("tensor4_shared_heads_whole_sequences",
              1,
@@ -318,7 +333,9 @@ Tensors RankRun::counted(const Values& values_of) const {
 
 Tensors RankRun::own_weights() {
   return counted([&](const LogicalParameter& parameter, const Range& local) {
-    return elements(trainer_->parameters().logical_weights(parameter), local, trainer_->stream());
+    return elements(trainer_->parameters().held_weights(parameter, local),
+                    {.begin = 0, .count = local.count},
+                    trainer_->stream());
   });
 }
 

@@ -20,6 +20,7 @@ namespace memphis::test {
 struct Layout {
   std::string name;
   int num_ranks;
+  int data;                            // replicas of what tensor ranks share out
   std::vector<std::string> overrides;  // of tiny_yaml()
 };
 

@@ -113,8 +113,9 @@ TinyModel::TinyModel(const ModelConfig& config,
       workspace_arena_("workspace", plan_.workspace_bytes(), device),
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
       groups_(std::move(groups)),
+      residency_(parameters_, groups_, stream_.view()),
       batch_(activations_.slots.front(), dims_, device),
-      model_(config_, dims_, groups_, parameters_, activations_, stream_.view()) {
+      model_(config_, dims_, groups_, residency_, activations_, stream_.view()) {
   parameters_.initialise(6 + test_seed(), stream());
 }
 

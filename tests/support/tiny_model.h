@@ -86,6 +86,7 @@ class TinyModel {
   Arena workspace_arena_;
   Activations activations_;
   Groups groups_;
+  WeightResidency residency_;
   MicroBatch batch_;
   Grok model_;
   std::vector<std::int32_t> tokens_;

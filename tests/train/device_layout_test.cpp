@@ -84,6 +84,7 @@ const std::vector<Case>& cases() {
               {"parallel.zero=2", "parallel.bucket_mib=0"}),
        1,
        "f32"},
+      {layout("data2_expert2_shared_weights", 2, 1, 2, 1, {"parallel.zero=3"}), 2, "bf16"},
       {layout("tensor2_expert2", 1, 2, 2, 1), 4, "f32"},
       {layout("tensor2_split_expert", 1, 2, 1, 2), 4, "bf16"},
       {layout("data2_tensor2_expert2_split2",

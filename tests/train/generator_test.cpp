@@ -36,9 +36,10 @@ class GeneratorTest : public testing::Test {
       : config_(config_of_bytes()),
         weights_(config_, 1, kLength, DType::f32, Device::cpu),
         groups_(Device::cpu),
+        residency_(weights_.parameters(), groups_, weights_.stream()),
         model_(config_,
                plan_inference(config_, 1, kLength, DType::f32, Device::cpu),
-               weights_.parameters(),
+               residency_,
                groups_,
                weights_.stream()) {
     omp_set_num_threads(1);  // a pass is a few thousand products
@@ -65,6 +66,7 @@ class GeneratorTest : public testing::Test {
   ModelConfig config_;
   TinyModel weights_;
   Groups groups_;
+  WeightResidency residency_;
   InferenceModel model_;
 };
 
@@ -147,11 +149,12 @@ TEST_F(GeneratorTest, DrawsEachTokenAnew) {
 
 TEST(InferenceModel, TakesEachSequenceForOneDocument) {
   const ModelConfig config = config_of_bytes();
-  const TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
+  TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
   const Groups groups(Device::cpu);
+  WeightResidency residency(weights.parameters(), groups, weights.stream());
   InferenceModel model(config,
                        plan_inference(config, 3, kLength, DType::f32, Device::cpu),
-                       weights.parameters(),
+                       residency,
                        groups,
                        weights.stream());
   std::vector<std::int32_t> tokens;
@@ -183,9 +186,10 @@ TEST(InferenceModel, DoesNotAttendToPads) {
     config.pad_id = pad_id;
     TinyModel weights(config, 1, kLength, DType::f32, Device::cpu);
     const Groups groups(Device::cpu);
+    WeightResidency residency(weights.parameters(), groups, weights.stream());
     InferenceModel model(config,
                          plan_inference(config, 1, kLength, DType::f32, Device::cpu),
-                         weights.parameters(),
+                         residency,
                          groups,
                          weights.stream());
     const std::vector<std::int32_t> tokens = {1, 9, 30, 40, 9, 50, 60, 70};

@@ -153,6 +153,74 @@ TEST_P(LayoutTest, RepeatsItselfToTheBit) {
   }
 }
 
+// That say nothing of what is shared out, or of micro-batches.
+std::vector<Layout> layouts_with_replicas() {
+  std::vector<Layout> result;
+  for (Layout one : layouts()) {
+    std::erase_if(one.overrides, [](const std::string& override) {
+      return override.starts_with("batch.micro_batch=");
+    });
+    const bool says_which =
+        std::any_of(one.overrides.begin(), one.overrides.end(), [](const std::string& override) {
+          return override.starts_with("parallel.zero=");
+        });
+    if (one.data > 1 && !says_which) {
+      result.push_back(std::move(one));
+    }
+  }
+  return result;
+}
+
+// What ranks share out moves elements and rounds none of them: with one micro-batch a step, whose
+// gradient is reduced once in every case, all are one run. With several the gradients of each are
+// reduced by themselves from ZeRO-2 on. More layers than there are places in which they take turns.
+class ZeroTest : public testing::TestWithParam<Layout> {};
+
+TEST_P(ZeroTest, SharingOutChangesNoBit) {
+  const auto run = [](int zero, const std::string& micro_batch) {
+    Layout layout = GetParam();
+    layout.overrides.push_back("model.num_layers=5");
+    layout.overrides.push_back("parallel.zero=" + std::to_string(zero));
+    layout.overrides.push_back("batch.micro_batch=" + micro_batch);
+    return train(layout, Ranks::threads, "f32", 3);
+  };
+  const auto expect_same = [](const Outcome& actual, const Outcome& expected) {
+    EXPECT_EQ(actual.losses, expected.losses);
+    EXPECT_EQ(actual.balance, expected.balance);
+    EXPECT_EQ(actual.grad_norms, expected.grad_norms);
+    EXPECT_EQ(actual.validation, expected.validation);
+    expect_same_bits(actual.gradient, expected.gradient, "gradient of");
+    expect_same_bits(actual.final, expected.final, "after 3 steps,");
+  };
+  const std::string all_at_once = std::to_string(16 / GetParam().data);
+  const Outcome moments = run(1, all_at_once);
+  for (const int zero : {0, 2, 3}) {
+    SCOPED_TRACE("parallel.zero=" + std::to_string(zero));
+    expect_same(run(zero, all_at_once), moments);
+  }
+  if (GetParam().data < 16) {
+    SCOPED_TRACE("several micro-batches");
+    expect_same(run(3, "1"), run(2, "1"));
+  }
+}
+
+TEST(Layouts, TakeTheMemoryThatThePlansSay) {
+  for (const Layout& layout : layouts()) {
+    const TemporaryDirectory directory;
+    const std::string yaml = tiny_yaml(directory);
+    const std::uint64_t before = allocated_bytes();
+    on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+      RankRun run(world, yaml, run_overrides(layout, "f32"));
+      auto planned = static_cast<std::int64_t>(run.trainer().plan().memory.total_bytes());
+      sum_over_ranks(run.all(), {&planned, 1}, "test.bytes");
+      if (world.rank() == 0) {
+        EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned)) << layout.name;
+      }
+      sum_over_ranks(run.all(), {&planned, 1}, "test.end");
+    });
+  }
+}
+
 struct Saved {
   TemporaryDirectory directory;
   Tensors state;
@@ -208,6 +276,7 @@ std::vector<Layout> checkpoint_layouts() {
                            "data2_whole_optimizer",
                            "data2_split_expert",
                            "data4_expert2_small_buckets_shared_gradients",
+                           "data2_tensor4_shared_heads_shared_weights",
                            "tensor2_whole_sequences",
                            "data4_expert2_split2",
                            "data2_tensor2_expert4",
@@ -293,7 +362,7 @@ TEST(CheckpointLayout, IsReadWithoutThePlanOfItsWriter) {
       Trainer& trainer = run.trainer();
       const std::size_t num_segments = trainer.plan().parameters.segments.size();
       for (std::size_t i = 0; i < num_segments; ++i) {
-        const TensorView weights_n = trainer.parameters().segment_weights(i);
+        const TensorView weights_n = trainer.parameters().owned_weights(i);
         std::memset(weights_n.data, 0, weights_n.bytes());
       }
       for (const Optimizer::StateTensor& state : trainer.optimizer().state()) {
@@ -307,7 +376,7 @@ TEST(CheckpointLayout, IsReadWithoutThePlanOfItsWriter) {
       load_checkpoint(path,
                       claimed,
                       run.config().model,
-                      trainer.parameters(),
+                      trainer.residency(),
                       trainer.optimizer(),
                       groups,
                       trainer.stream());
@@ -319,6 +388,11 @@ TEST(CheckpointLayout, IsReadWithoutThePlanOfItsWriter) {
     EXPECT_EQ(warnings.contain("looking into all"), warned);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Layouts,
+                         ZeroTest,
+                         testing::ValuesIn(layouts_with_replicas()),
+                         [](const auto& tested) { return tested.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(Layouts,
                          CheckpointLayoutTest,

@@ -103,12 +103,13 @@ Layout draw_layout(Draw& draw,
     const std::int64_t micro_batch = draw.of<std::int64_t>({1, 2, 3, 4});
     Layout layout{.name = "ranks " + std::to_string(ranks),
                   .num_ranks = static_cast<int>(ranks),
+                  .data = static_cast<int>(data),
                   .overrides = model.overrides};
     for (const std::string& override :
          {set("parallel.tensor", tensor),
           set("parallel.expert", expert),
           set("parallel.expert_tensor", expert_tensor),
-          set("parallel.zero", draw.of<std::int64_t>({0, 1, 1})),
+          set("parallel.zero", draw.of<std::int64_t>({0, 1, 2, 3})),
           "parallel.sequence_parallel=" + draw.of<std::string>({"true", "true", "false"}),
           "parallel.expert_buffer=" +
               draw.of<std::string>({"0", "0", std::to_string(expert * expert_tensor)}),
@@ -127,11 +128,11 @@ Layout draw_layout(Draw& draw,
     } catch (const ConfigError&) {
     }
   }
-  return {.name = "none", .num_ranks = 0, .overrides = {}};
+  return {.name = "none", .num_ranks = 0, .data = 0, .overrides = {}};
 }
 
 Layout one_rank(const Model& model, std::int64_t micro_batch) {
-  Layout result{.name = "one", .num_ranks = 1, .overrides = model.overrides};
+  Layout result{.name = "one", .num_ranks = 1, .data = 1, .overrides = model.overrides};
   result.overrides.push_back(set("batch.micro_batch", micro_batch));
   return result;
 }

@@ -104,6 +104,31 @@ plant("model.final_eps", GROK, "operand",
 PARAMETERS = "model/parameters.cpp"
 
 plant("model.init_staged_end", PARAMETERS, "bound",
-      "const std::int64_t count = std::min(kStagedElements, total - begin);\n      staging",
-      "const std::int64_t count = std::min(kStagedElements, total - begin - 1);\n      staging",
+      "const std::int64_t count = std::min(kStagedElements, all.end() - begin);\n      staging",
+      "const std::int64_t count = std::min(kStagedElements, all.end() - begin - 1);\n      staging",
       "the last element of a parameter has no initial value")
+plant("model.init_held", PARAMETERS, "index", "(begin - all.begin) * width;", "begin * width;",
+      "what a rank owns of a parameter begins elsewhere in memory")
+
+# ---- weights that ranks share out
+RESIDENCY = "model/weight_residency.cpp"
+
+plant("model.residency_ahead", RESIDENCY, "condition", "if (next) {", "if (next && !next) {",
+      "no layer's weights come before it is at work")
+plant("model.residency_stale", RESIDENCY, "missing", "  await(state);\n  state.current = false;\n",
+      "  await(state);\n", "weights of before the optimizer's step are taken for new")
+plant("model.residency_taken", RESIDENCY, "missing", "        states_[i].current = false;\n", "",
+      "a layer whose place another has taken is not gathered again")
+plant("model.residency_kept", RESIDENCY, "condition", "== layer && !states_[i].current)", "== layer)",
+      "what lies in its place is gathered again")
+plant("model.residency_first", RESIDENCY, "condition",
+      "(!segment(index).place || is_first)", "(!segment(index).place && !is_first)",
+      "the layers that are used first come when they are")
+plant("model.residency_use", RESIDENCY, "condition", "!user || user == s.layer", "user || !user",
+      "a layer takes the place of one in use")
+plant("model.residency_release", RESIDENCY, "condition", "    if (user == layer) {", "    if (user) {",
+      "the end of a layer releases the next one too")
+plant("model.residency_forward", GROK, "condition",
+      "next < num_layers ? std::optional(batch.layer_at(next)) : std::nullopt);",
+      "next < num_layers ? std::optional(batch.layer_at(next - 1)) : std::nullopt);",
+      "a forward pass has the layer before come with each")

@@ -98,6 +98,12 @@ plant("plan.zero_1", SHARE, "condition",
 plant("plan.zero_1_gradients", SHARE, "condition",
       ".shard_gradients = parallel.zero > 1", ".shard_gradients = parallel.zero > 0",
       "ZeRO-1 cuts gradients as well")
+plant("plan.zero_3", SHARE, "condition",
+      ".shard_weights = parallel.zero > 2", ".shard_weights = parallel.zero > 3",
+      "ZeRO-3 keeps whole weights")
+plant("plan.zero_2_weights", SHARE, "condition",
+      ".shard_weights = parallel.zero > 2", ".shard_weights = parallel.zero > 1",
+      "ZeRO-2 cuts weights as well")
 plant("plan.bucket", SHARE, "unit",
       "constexpr double kMebi = 1024.0 * 1024.0;", "constexpr double kMebi = 1024.0;",
       "buckets are a thousandth of what was asked for")
@@ -188,6 +194,17 @@ plant("plan.segment_of_begin", PARAMETERS, "bound",
 
 # ---- memory, activations and FLOPs
 
+plant("plan.weight_turn", PARAMETERS, "index",
+      "static_cast<std::size_t>(layer % kTurns)", "static_cast<std::size_t>(layer / kTurns % kTurns)",
+      "neighbouring layers have one place")
+plant("plan.weight_offset", PARAMETERS, "index",
+      "      segment.place_offset = end;\n", "", "all weights of a layer begin at one byte")
+plant("plan.weight_room", PARAMETERS, "max", "std::max(plan_.weight_place_bytes, end);", "end;",
+      "the last layer's size is taken for the largest")
+plant("plan.segment_layer", PARAMETERS, "condition",
+      "                      plan_.segments[*open].layer == layer_;", "                      true;",
+      "a segment holds tensors of several layers")
+
 MEMORY = "plan/memory.cpp"
 ACTIVATIONS = "plan/activations.cpp"
 
@@ -204,6 +221,13 @@ plant("plan.for_weights_too_many", ACTIVATIONS, "dropped term",
 plant("plan.gradients_in_scratch", ACTIVATIONS, "swap",
       ".dattention_out_TD = scratch.dbranch_TD,", ".dattention_out_TD = scratch.dbranch_in_TD,",
       "the gradient of attention's output is that of its input when its weights' is formed")
+plant("plan.weights_kept", MEMORY, "size",
+      "segment.place ? segment.owned.count : segment.num_elements;", "segment.num_elements;",
+      "under ZeRO-3 all weights are counted")
+plant("plan.weight_places", MEMORY, "size",
+      "static_cast<std::size_t>(parameters.num_weight_places) * parameters.weight_place_bytes;",
+      "parameters.weight_place_bytes;", "one place where layers are whole is counted")
+
 FLOPS = "plan/flops.cpp"
 
 plant("plan.total_sampling", MEMORY, "dropped term",
