@@ -2,15 +2,14 @@
 #include "csrc/plan/flops.h"
 
 #include "csrc/plan/dims.h"
+#include "csrc/plan/parameters.h"
 
 namespace memphis {
 
 ForwardFlops forward_flops_per_token(const ModelConfig& model, std::int64_t sequence_length) {
   const Dims d = make_dims(model, 1, sequence_length);
-  const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
-  const std::int64_t experts = d.K * 3 * d.D * d.F + d.D * d.E;
-  const std::int64_t dense = 3 * d.D * d.dense_F;
-  return {.matrices = 2.0 * static_cast<double>(attention + experts + dense),
+  const ParameterCounts counts = count_parameters(model);
+  return {.matrices = 2.0 * static_cast<double>(counts.matrices + counts.experts / d.E * d.K),
           .scores = 2.0 * static_cast<double>(d.N * d.H * d.S),
           .head = 2.0 * static_cast<double>(d.V * d.D)};
 }

@@ -249,15 +249,6 @@ Range whole_range(std::int64_t count) {
   return {.begin = 0, .count = count};
 }
 
-// Counts each parameter of the model once, which no rank need hold.
-std::int64_t count_parameters(const ModelConfig& model) {
-  const Dims d = make_dims(model, 1, 1);
-  const std::int64_t attention = 2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H;
-  const std::int64_t experts = d.E * (3 * d.D * d.F + d.D);
-  const std::int64_t layer = attention + experts + 3 * d.D * d.dense_F + 4 * d.D;
-  return d.L * layer + d.D + (model.tie_embeddings ? 1 : 2) * d.V * d.D;
-}
-
 }  // namespace
 
 void add_without(std::vector<Range>& runs, const Range& range, const std::vector<Range>& holes) {
@@ -285,7 +276,10 @@ std::size_t ParameterPlan::segment_of(std::int64_t element) const {
   return static_cast<std::size_t>(after - segments.begin()) - 1;
 }
 
-ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Share& share) {
+namespace {
+
+// All of a plan but what is counted.
+ParameterPlan place_parameters(const ModelConfig& model, DType compute, const Share& share) {
   const Dims d = make_dims(model, 1, 1, share);
   const auto init_std = [&](std::int64_t fan_in) {
     return model.init == InitScheme::normal ? model.init_std
@@ -392,11 +386,9 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
     p.post_moe_norm_D = norm(prefix + "post_moe_norm.weight");
     all.layers.push_back(p);
   };
-  std::vector<int> layers;  // by their place in all.layers
   for (const StageLayers& stage : stages) {
     for (std::int64_t layer = stage.layers.begin; layer < stage.layers.end(); ++layer) {
       place_layer(layer);
-      layers.push_back(static_cast<int>(layer));
     }
   }
   if (has_head) {
@@ -410,14 +402,39 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
                                      apart ? Tied::copy : Tied::no);
   }
   placer.finish(plan.num_layers);
-  plan.num_parameters = count_parameters(model);
+  return plan;
+}
 
+}  // namespace
+
+ParameterCounts count_parameters(const ModelConfig& model) {
+  ModelConfig of_one_layer = model;
+  of_one_layer.num_layers = 1;
+  const ParameterPlan plan = place_parameters(of_one_layer, DType::f32, {});
+  ParameterCounts counts;
+  for (const LogicalParameter& parameter : plan.logical) {
+    const Segment& segment = plan.segments[static_cast<std::size_t>(parameter.segment)];
+    std::int64_t& count = segment.layer != 0                      ? counts.around_layers
+                          : segment.replicas == Axis::expert_data ? counts.experts
+                          : parameter.whole.num_dims > 1          ? counts.matrices
+                                                                  : counts.vectors;
+    count += parameter.whole.num_elements();
+  }
+  return counts;
+}
+
+ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Share& share) {
+  ParameterPlan plan = place_parameters(model, compute, share);
+  plan.num_parameters = count_parameters(model).total(model.num_layers);
+  const Dims d = make_dims(model, 1, 1, share);
+  const KvShare kv = kv_share(model, share);
+  const std::vector<LayerParameters<Placement>>& layers = plan.placements.layers;
   if (kv.sharers.count > 1) {
-    for (std::size_t i = 0; i < layers.size(); ++i) {
+    for (const LayerParameters<Placement>& layer : layers) {
       const std::int64_t q_elements = d.N * d.H * d.D;
-      const Range shared{.begin = all.layers[i].qkv_CD.begin + q_elements,
-                         .count = 2 * d.G * d.H * d.D};
-      plan.shared_kv.push_back({.layer = layers[i], .elements = shared});
+      const Range shared{.begin = layer.qkv_CD.begin + q_elements, .count = 2 * d.G * d.H * d.D};
+      const auto segment = static_cast<std::size_t>(layer.qkv_CD.segment);
+      plan.shared_kv.push_back({.layer = plan.segments[segment].layer, .elements = shared});
       if (kv.sharers.index > 0) {
         // With the padding behind it, so that what is counted begins aligned.
         const std::int64_t end = round_up(shared.end(), kAlignmentElements);

@@ -152,6 +152,20 @@ struct ParameterPlan {
   std::size_t segment_of(std::int64_t element) const;
 };
 
+// Elements of the whole model, without padding, as plan_parameters lists its tensors.
+struct ParameterCounts {
+  // Of a layer.
+  std::int64_t matrices = 0;  // that every token meets
+  std::int64_t experts = 0;   // of all experts, of which a token meets some
+  std::int64_t vectors = 0;
+  std::int64_t around_layers = 0;  // the embedding, the last norm and a head of its own
+
+  std::int64_t total(std::int64_t num_layers) const {
+    return num_layers * (matrices + experts + vectors) + around_layers;
+  }
+};
+ParameterCounts count_parameters(const ModelConfig& model);
+
 // Matrices are kept in `compute`; the router and the norms in its accumulation dtype, because their
 // arithmetic is f32 in every precision.
 ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Share& share = {});
