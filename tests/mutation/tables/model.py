@@ -107,7 +107,8 @@ plant("model.init_staged_end", PARAMETERS, "bound",
       "const std::int64_t count = std::min(kStagedElements, all.end() - begin);\n      staging",
       "const std::int64_t count = std::min(kStagedElements, all.end() - begin - 1);\n      staging",
       "the last element of a parameter has no initial value")
-plant("model.init_held", PARAMETERS, "index", "(begin - all.begin) * width;", "begin * width;",
+plant("model.init_held", PARAMETERS, "index",
+      "static_cast<std::size_t>(begin - all.begin) * width;", "static_cast<std::size_t>(begin) * width;",
       "what a rank owns of a parameter begins elsewhere in memory")
 
 # ---- weights that ranks share out

@@ -185,9 +185,9 @@ plant("plan.swapped_k_v", PARAMETERS, "name",
       "                             rows(attention + \"v_proj.weight\", whole_GH, d.D, rows_of(kv.heads)),\n"
       "                             rows(attention + \"k_proj.weight\", whole_GH, d.D, rows_of(kv.heads))}",
       "keys and values have each other's name")
-plant("plan.count_router", PARAMETERS, "dropped term",
-      "d.E * (3 * d.D * d.F + d.D);", "d.E * (3 * d.D * d.F);",
-      "the router's parameters are not counted")
+plant("plan.count_layers", "plan/parameters.h", "dropped term",
+      "num_layers * (matrices + experts + vectors) + around_layers;",
+      "num_layers * (matrices + experts) + around_layers;", "norms are not counted")
 plant("plan.segment_of_begin", PARAMETERS, "bound",
       "return value < segment.begin;", "return value <= segment.begin;",
       "a segment's first element is said to lie in the one before")
@@ -258,14 +258,14 @@ plant("plan.again_pareto", "plan/recompute.cpp", "comparison",
       "if (options.empty() || each.bytes < least) {", "if (options.empty() || each.bytes <= least) {",
       "an option costs more than the one before it and needs as much")
 plant("plan.flops_experts", FLOPS, "scale",
-      "d.K * 3 * d.D * d.F + d.D * d.E", "d.E * 3 * d.D * d.F + d.D * d.E",
+      "counts.experts / d.E * d.K", "counts.experts",
       "all experts are counted and not those that a token visits")
 plant("plan.flops_scores", FLOPS, "scale",
       "const double scores = 3 * layers * forward.scores;", "const double scores = 6 * layers * forward.scores;",
       "the halved convention counts all scores")
-plant("plan.flops_heads", FLOPS, "head index",
-      "2 * d.D * d.N * d.H + 2 * d.D * d.G * d.H", "2 * d.D * d.N * d.H + 2 * d.D * d.N * d.H",
-      "keys and values are counted for each query head")
+plant("plan.flops_vectors", PARAMETERS, "condition",
+      "parameter.whole.num_dims > 1", "parameter.whole.num_dims > 0",
+      "gains of norms are multiplied as matrices")
 
 # ---- pipeline schedules
 
