@@ -14,13 +14,13 @@ namespace {
 
 // Where heads lie in a token of a fused buffer: queries, then keys, then values.
 HeadsView queries_of(const TensorView& qkv_TCH, const Dims& d) {
-  return {qkv_TCH, 0, d.N};
+  return {qkv_TCH, 0, d.local_N};
 }
 HeadsView keys_of(const TensorView& qkv_TCH, const Dims& d) {
-  return {qkv_TCH, d.N, d.G};
+  return {qkv_TCH, d.local_N, d.local_G};
 }
 HeadsView values_of(const TensorView& qkv_TCH, const Dims& d) {
-  return {qkv_TCH, d.N + d.G, d.G};
+  return {qkv_TCH, d.local_N + d.local_G, d.local_G};
 }
 
 AttentionScore score_of(const ModelConfig& model) {
@@ -52,7 +52,7 @@ void attention_branch_forward(const BlockContext& context,
   const Stream stream = context.stream;
 
   // (4) q, k, v in one product: their weights lie one behind the other
-  matmul_forward({.y_TN = layer.qkv_TCH.reshape({d.T, d.C * d.H}),
+  matmul_forward({.y_TN = layer.qkv_TCH.reshape({d.T, d.local_C * d.H}),
                   .x_TK = whole_tokens(context, layer.attention_in_TD),
                   .weight_NK = weights.qkv_CD},
                  stream);
@@ -60,11 +60,11 @@ void attention_branch_forward(const BlockContext& context,
   rope_forward({.x_TCH = layer.qkv_TCH,
                 .table_SH = context.shared.rope_table_SH,
                 .position_T = context.batch.position_T,
-                .num_rotated_heads = d.N + d.G},
+                .num_rotated_heads = d.local_N + d.local_G},
                stream);
   attend(context, layer);
   matmul_forward({.y_TN = term_of(context, layer.attention_out_TD),
-                  .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
+                  .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
                   .weight_NK = weights.attention_out_DN},
                  stream);
   sum_terms(context, layer.attention_out_TD);
@@ -92,10 +92,10 @@ void attention_branch_backward(const BlockContext& context,
   const Stream stream = context.stream;
   const bool with_weights = which == Backward::all;
 
-  matmul_backward({.dx_TK = scratch.dheads_TNH.reshape({d.T, d.N * d.H}),
+  matmul_backward({.dx_TK = scratch.dheads_TNH.reshape({d.T, d.local_N * d.H}),
                    .dweight_NK = with_weights ? gradients.attention_out_DN : TensorView{},
                    .dy_TN = whole_tokens(context, kept.dattention_out_TD),
-                   .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H}),
+                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
                    .weight_NK = weights.attention_out_DN},
                   stream);
   const AttentionBackward scores = {.dq_TNH = queries_of(kept.dqkv_TCH, d),
@@ -121,12 +121,12 @@ void attention_branch_backward(const BlockContext& context,
   rope_backward({.dx_TCH = kept.dqkv_TCH,
                  .table_SH = context.shared.rope_table_SH,
                  .position_T = context.batch.position_T,
-                 .num_rotated_heads = d.N + d.G},
+                 .num_rotated_heads = d.local_N + d.local_G},
                 stream);
   matmul_backward(
       {.dx_TK = term_of(context, scratch.dbranch_in_TD),
        .dweight_NK = with_weights ? gradients.qkv_CD : TensorView{},
-       .dy_TN = kept.dqkv_TCH.reshape({d.T, d.C * d.H}),
+       .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
        .x_TK = with_weights ? whole_tokens(context, layer.attention_in_TD) : TensorView{},
        .weight_NK = weights.qkv_CD},
       stream);
@@ -140,10 +140,10 @@ void attention_branch_backward_weights(const BlockContext& context,
   const Dims& d = context.dims;
   matmul_backward({.dweight_NK = gradients.attention_out_DN,
                    .dy_TN = whole_tokens(context, kept.dattention_out_TD),
-                   .x_TK = layer.heads_TNH.reshape({d.T, d.N * d.H})},
+                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H})},
                   context.stream);
   matmul_backward({.dweight_NK = gradients.qkv_CD,
-                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.C * d.H}),
+                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
                    .x_TK = whole_tokens(context, layer.attention_in_TD)},
                   context.stream);
 }

@@ -28,10 +28,10 @@ TensorView host_counts(std::vector<std::int64_t>& counts) {
 
 ExpertExchange::ExpertExchange(const Dims& dims, Device device)
     : dims_(dims),
-      offsets_(dims.exchange_rows ? i32_bytes(dims.E * dims.copies + 1) : 0, device),
+      offsets_(dims.exchange_rows ? i32_bytes(dims.E * dims.expert_pieces + 1) : 0, device),
       arrival_(dims.exchange_rows ? i32_bytes(2 * dims.local_R + dims.local_E + 1) : 0, device),
-      counts_(static_cast<std::size_t>(dims.E * dims.copies)),
-      all_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.E * dims.copies)),
+      counts_(static_cast<std::size_t>(dims.E * dims.expert_pieces)),
+      all_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.E * dims.expert_pieces)),
       send_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       recv_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       num_arrived_(dims.local_R) {}
@@ -105,7 +105,7 @@ void ExpertExchange::require_room(std::int64_t num_rows) const {
   if (num_rows <= dims_.local_R) {
     return;
   }
-  const auto equal = static_cast<double>(dims_.R);  // every rank sends as many
+  const auto equal = static_cast<double>(dims_.sent_R);  // every rank sends as many
   throw ConfigError(
       fmt::format("{} rows arrived for the experts of one rank and the plan has room for {} "
                   "(routing is uneven, and no row is dropped); raise parallel.expert_buffer to "

@@ -13,7 +13,7 @@ namespace memphis {
 // padded or dropped. A rank sends its rows sorted by expert, so those for one rank lie together;
 // what arrives is sorted by sender and is put in the order of this rank's experts.
 //
-// An expert whose width is cut over `copies` ranks is that many experts here: a choice goes to each
+// An expert whose width is cut over `expert_pieces` ranks is that many experts here: a choice goes to each
 // of them, each computes its term of the down projection, and the sum over a token's choices is the
 // sum over the terms too.
 //
@@ -44,10 +44,10 @@ class ExpertExchange {
   void require_room(std::int64_t num_rows) const;
 
   Dims dims_;
-  PinnedBuffer offsets_;              // i32 [E * copies + 1]
+  PinnedBuffer offsets_;              // i32 [E * expert_pieces + 1]
   PinnedBuffer arrival_;              // i32 source [local_R], slot [local_R], offsets [local_E + 1]
-  std::vector<std::int64_t> counts_;  // [E * copies], sent to each expert
-  std::vector<std::int64_t> all_counts_;  // [expert_ranks, E * copies], of every rank
+  std::vector<std::int64_t> counts_;  // [E * expert_pieces], sent to each expert
+  std::vector<std::int64_t> all_counts_;  // [expert_ranks, E * expert_pieces], of every rank
   std::vector<std::int64_t> send_rows_;
   std::vector<std::int64_t> recv_rows_;
   std::int64_t num_arrived_ = 0;

@@ -41,10 +41,10 @@ Groups::Groups(World& world,
   tensor_ = create(Axis::tensor, device);
   kv_sharers_ =
       world.create_group("kv_sharers", kv_sharer_ranks(model, mesh, world.rank()).ranks(), device);
-  data_ = create(Axis::data_context, device);
+  data_context_ = create(Axis::data_context, device);
   expert_ranks_ = create(Axis::expert_ranks, device);
   expert_data_ = create(Axis::expert_data, device);
-  stage_ = create(Axis::stage, device);
+  stage_ranks_ = create(Axis::stage_ranks, device);
   pipeline_ = create(Axis::pipeline, device);
   const PipelineShape shape = pipeline_shape(mesh.parallel(), 1);
   // Of two ranks along the pipeline; all ranks come to these in one order, so that none waits for
@@ -79,7 +79,7 @@ Groups::Groups(World& world,
   }
   // Names of their own: what two groups move at one time lies on two tracks of the trace.
   expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu, "_host");
-  data_host_ = create(Axis::data_context, Device::cpu, "_host");
+  data_context_host_ = create(Axis::data_context, Device::cpu, "_host");
 }
 
 Groups::Groups(Device device)
@@ -87,24 +87,24 @@ Groups::Groups(Device device)
       activity_(own_activity_.get()),
       tensor_(make_solo(device)),
       kv_sharers_(make_solo(device)),
-      data_(make_solo(device)),
+      data_context_(make_solo(device)),
       expert_ranks_(make_solo(device)),
       expert_data_(make_solo(device)),
-      stage_(make_solo(device)),
+      stage_ranks_(make_solo(device)),
       pipeline_(make_solo(device)),
       tied_(make_solo(device)),
       expert_ranks_host_(make_solo(Device::cpu)),
-      data_host_(make_solo(Device::cpu)),
+      data_context_host_(make_solo(Device::cpu)),
       all_host_(make_solo(Device::cpu)) {}
 
 Communicator& Groups::replicas(Axis axis) const {
   switch (axis) {
     case Axis::data_context:
-      return data();
+      return data_context();
     case Axis::expert_data:
       return expert_data();
-    case Axis::stage:
-      return stage();
+    case Axis::stage_ranks:
+      return stage_ranks();
     default:
       throw ContractError("no segment of parameters is replicated along " +
                           std::string(name_of(axis)));

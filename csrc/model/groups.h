@@ -27,10 +27,10 @@ class Groups {
 
   Communicator& tensor() const { return *tensor_; }
   Communicator& kv_sharers() const { return *kv_sharers_; }
-  Communicator& data() const { return *data_; }
+  Communicator& data_context() const { return *data_context_; }
   Communicator& expert_ranks() const { return *expert_ranks_; }
   Communicator& expert_data() const { return *expert_data_; }
-  Communicator& stage() const { return *stage_; }
+  Communicator& stage_ranks() const { return *stage_ranks_; }
   Communicator& pipeline() const { return *pipeline_; }
   // The two ranks that have the tied embedding, the one with the embedding first; one rank alone
   // elsewhere.
@@ -39,7 +39,7 @@ class Groups {
   Communicator* queue(std::size_t index) const { return queues_[index].get(); }
   // The ranks of these, for counts in host memory.
   Communicator& expert_ranks_host() const { return *expert_ranks_host_; }
-  Communicator& data_host() const { return *data_host_; }
+  Communicator& data_context_host() const { return *data_context_host_; }
   // Every rank of the job, for what all must know.
   Communicator& all_host() const { return *all_host_; }
 
@@ -54,15 +54,15 @@ class Groups {
   Activity* activity_;
   std::unique_ptr<Communicator> tensor_;
   std::unique_ptr<Communicator> kv_sharers_;
-  std::unique_ptr<Communicator> data_;
+  std::unique_ptr<Communicator> data_context_;
   std::unique_ptr<Communicator> expert_ranks_;
   std::unique_ptr<Communicator> expert_data_;
-  std::unique_ptr<Communicator> stage_;
+  std::unique_ptr<Communicator> stage_ranks_;
   std::unique_ptr<Communicator> pipeline_;
   std::unique_ptr<Communicator> tied_;
   std::vector<std::unique_ptr<Communicator>> queues_;
   std::unique_ptr<Communicator> expert_ranks_host_;
-  std::unique_ptr<Communicator> data_host_;
+  std::unique_ptr<Communicator> data_context_host_;
   std::unique_ptr<Communicator> all_host_;
 };
 

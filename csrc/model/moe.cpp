@@ -22,7 +22,7 @@ namespace {
 constexpr float kDenseScale = static_cast<float>(1.0 / std::numbers::sqrt2);
 
 float experts_scale(const BlockContext& context) {
-  return context.dims.dense_F > 0 ? kDenseScale : 1.0F;
+  return context.dims.local_dense_F > 0 ? kDenseScale : 1.0F;
 }
 
 // What a layer's experts work on: the rows that are there, of the room that the plan made.
@@ -112,7 +112,7 @@ void send_gates(const BlockContext& context,
   }
   const SharedActivations<TensorView>& shared = context.shared;
   permute({.x_RD = shared.sent_gates_R1,
-           .x_TD = gates_TK.reshape({context.dims.R, 1}),
+           .x_TD = gates_TK.reshape({context.dims.sent_R, 1}),
            .source_R = layer.source_R},
           context.stream);
   exchange.dispatch(context,
@@ -133,15 +133,16 @@ void return_gate_gradients(const BlockContext& context,
                    scratch.dsent_gates_R1,
                    scratch.darrived_gates_R1.rows(0, exchange.num_arrived()),
                    "moe.dgates");
-  const bool cut = d.copies > 1;
+  const bool cut = d.expert_pieces > 1;
   const TensorView& dchoices_TK = cut ? scratch.dspread_gates_TK : scratch.dgates_TK;
-  permute({.x_RD = dchoices_TK.reshape({d.R, 1}),
+  permute({.x_RD = dchoices_TK.reshape({d.sent_R, 1}),
            .x_TD = scratch.dsent_gates_R1,
-           .source_R = layer.slot_TK.reshape({d.R})},
+           .source_R = layer.slot_TK.reshape({d.sent_R})},
           context.stream);
   if (cut) {
-    gather_choices({.dgates_TK = scratch.dgates_TK, .dspread_TK = dchoices_TK, .copies = d.copies},
-                   context.stream);
+    gather_choices(
+        {.dgates_TK = scratch.dgates_TK, .dspread_TK = dchoices_TK, .copies = d.expert_pieces},
+        context.stream);
   }
 }
 
@@ -244,7 +245,7 @@ void up_projections(const BlockContext& context,
                           .weight_ENK = weights.gate_up_EFD,
                           .offsets_E1 = rows.offsets_E1},
                          context.stream);
-  if (context.dims.dense_F > 0) {
+  if (context.dims.local_dense_F > 0) {
     dense_up(context, weights, layer);
   }
 }
@@ -258,7 +259,7 @@ void gated_activations(const BlockContext& context,
                  .gates_TK = rows.gates,
                  .source_R = rows.source_R},
                 context.stream);
-  if (context.dims.dense_F > 0) {
+  if (context.dims.local_dense_F > 0) {
     dense_activation(context, layer);
   }
 }
@@ -277,14 +278,14 @@ void moe_branch_forward(const BlockContext& context,
   route(context, weights, layer, routed_TD);
   TensorView choices_TK = layer.experts_TK;
   TensorView gates_TK = layer.gates_TK;
-  if (d.copies > 1) {
+  if (d.expert_pieces > 1) {
     choices_TK = shared.spread_experts_TK;
     gates_TK = shared.spread_gates_TK;
     spread_choices({.experts_TK = choices_TK,
                     .gates_TK = gates_TK,
                     .chosen_TK = layer.experts_TK,
                     .chosen_gates_TK = layer.gates_TK,
-                    .copies = d.copies,
+                    .copies = d.expert_pieces,
                     .experts_per_rank = d.local_E},
                    stream);
   }
@@ -319,7 +320,7 @@ void moe_branch_forward(const BlockContext& context,
               experts_scale(context),
               "moe.combine");
   join_routed_parts(context, layer.moe_out_TD);
-  if (context.dims.dense_F > 0) {
+  if (context.dims.local_dense_F > 0) {
     dense_forward(context, weights, layer);
   }
 }
@@ -408,7 +409,7 @@ void moe_branch_backward(const BlockContext& context,
                    .accumulate = true},
                   stream);
   join_routed_parts(context, scratch.dbranch_in_TD);
-  if (context.dims.dense_F > 0) {
+  if (context.dims.local_dense_F > 0) {
     dense_backward(context, weights, gradients, layer, kept, which);
   }
 }
@@ -427,7 +428,7 @@ void moe_branch_backward_weights(const BlockContext& context,
                             .hidden_RF = rows.hidden_RF,
                             .offsets_E1 = rows.offsets_E1},
                            context.stream);
-  if (context.dims.dense_F > 0) {
+  if (context.dims.local_dense_F > 0) {
     matmul_backward({.dweight_NK = gradients.dense_down_DF,
                      .dy_TN = whole_tokens(context, kept.ddense_out_TD),
                      .x_TK = layer.dense_hidden_TF},

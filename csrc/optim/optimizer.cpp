@@ -100,7 +100,7 @@ void Optimizer::measure_gradient(const TensorView& norm_1,
     begin = end;
   }
   groups_.pipeline().run(AllReduce{.y = layers_LW_, .x = layers_LW_}, "optimizer.norm", stream);
-  groups_.stage().run(AllGather{.y = ranks_PLW_, .x = layers_LW_}, "optimizer.norm", stream);
+  groups_.stage_ranks().run(AllGather{.y = ranks_PLW_, .x = layers_LW_}, "optimizer.norm", stream);
   kernels::global_norm({.norm_1 = norm_1, .x_n = flat(ranks_PLW_), .partial_P = partial_P}, stream);
 }
 

@@ -70,18 +70,18 @@ std::size_t attention_workspace_bytes(const Dims& d, DType compute) {
   const std::int64_t tiles_of_queries = round_up(d.S, kQueries) / kQueries;
   const std::int64_t query_tiles = d.B * tiles_of_queries;
   const std::int64_t key_tiles = d.B * (round_up(d.S, kKeys) / kKeys);
-  const bool sliced =
-      d.G * key_tiles < kItemsWanted && d.N / d.G * tiles_of_queries / kStepsOfSlice > 1;
+  const bool sliced = d.local_G * key_tiles < kItemsWanted &&
+                      d.local_N / d.local_G * tiles_of_queries / kStepsOfSlice > 1;
 
   // Gradients of queries in f32; of rows, four numbers, the first key, and a number for the tile.
-  const std::int64_t dquery = query_tiles * d.N * kQueries * kHeadWidth * 4;
-  const std::int64_t rows = query_tiles * d.N * round_up(kQueries * 5 * 4 + 4, kAligned);
-  const std::int64_t sums = sliced ? key_tiles * d.G * 2 * kKeys * kHeadWidth * 4 : 0;
+  const std::int64_t dquery = query_tiles * d.local_N * kQueries * kHeadWidth * 4;
+  const std::int64_t rows = query_tiles * d.local_N * round_up(kQueries * 5 * 4 + 4, kAligned);
+  const std::int64_t sums = sliced ? key_tiles * d.local_G * 2 * kKeys * kHeadWidth * 4 : 0;
   // What tiles see, and whose turn it is.
   const std::int64_t seen =
       (query_tiles + key_tiles) * 16 + round_up(key_tiles * kKeys * 4, kAligned);
-  const std::int64_t turns =
-      round_up(query_tiles * d.N * 4, kAligned) + round_up(key_tiles * d.G * 2 * 4, kAligned) + 16;
+  const std::int64_t turns = round_up(query_tiles * d.local_N * 4, kAligned) +
+                             round_up(key_tiles * d.local_G * 2 * 4, kAligned) + 16;
   return static_cast<std::size_t>(dquery + rows + sums + seen + turns);
 }
 
@@ -102,9 +102,9 @@ ActivationPlan plan_activations(const Dims& d,
   // The last word: whether gradients of weights are made of it.
   layer.attention_in_TD = {{{d.residual_T, d.D}, compute}, norm, true};
   layer.attention_in_rrms_T = {{{d.residual_T}, sums}};
-  layer.qkv_TCH = {{{d.T, d.C, d.H}, compute}, block};
-  layer.heads_TNH = {{{d.T, d.N, d.H}, compute}, attention, true};
-  layer.lse_BNS = {{{d.B, d.N, d.S}, sums}};
+  layer.qkv_TCH = {{{d.T, d.local_C, d.H}, compute}, block};
+  layer.heads_TNH = {{{d.T, d.local_N, d.H}, compute}, attention, true};
+  layer.lse_BNS = {{{d.B, d.local_N, d.S}, sums}};
   layer.attention_out_TD = {{{d.residual_T, d.D}, compute}, block};
   layer.attention_out_rrms_T = {{{d.residual_T}, sums}};
   layer.residual_TD = {{{d.residual_T, d.D}, compute}, block};
@@ -119,14 +119,14 @@ ActivationPlan plan_activations(const Dims& d,
   layer.valid_B = {{{d.B}, DType::i32}};
   layer.balance_B = {{{d.B}, sums}};
   layer.z_T = {{{d.routed_T}, sums}};
-  layer.slot_TK = {{{d.routed_T, d.K * d.copies}, DType::i32}};
-  layer.source_R = {{{d.R}, DType::i32}};
-  layer.offsets_E1 = {{{d.E * d.copies + 1}, DType::i32}};
+  layer.slot_TK = {{{d.routed_T, d.K * d.expert_pieces}, DType::i32}};
+  layer.source_R = {{{d.sent_R}, DType::i32}};
+  layer.offsets_E1 = {{{d.E * d.expert_pieces + 1}, DType::i32}};
   layer.rows_RD = {{{d.local_R, d.D}, compute},
                    d.exchange_rows ? block : norm,  // sent again, or copied
                    true};
-  layer.gate_up_R2F = {{{d.local_R, 2 * d.F}, compute}, experts, true};
-  layer.expert_hidden_RF = {{{d.local_R, d.F}, compute}, geglu, true};
+  layer.gate_up_R2F = {{{d.local_R, 2 * d.local_F}, compute}, experts, true};
+  layer.expert_hidden_RF = {{{d.local_R, d.local_F}, compute}, geglu, true};
   // A third of the experts' products, and rows on their way back, for the smallest of tensors.
   layer.moe_out_TD = {{{d.residual_T, d.D}, compute}};
   layer.moe_out_rrms_T = {{{d.residual_T}, sums}};
@@ -141,7 +141,7 @@ ActivationPlan plan_activations(const Dims& d,
   shared.rope_table_SH = {{d.S, d.H}, sums};
   batch.hidden_TD = {{d.residual_T, d.D}, compute};
   shared.expert_out_RD = {{d.local_R, d.D}, compute};
-  shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E * d.copies}, DType::i32};
+  shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E * d.expert_pieces}, DType::i32};
   batch.final_in_TD = {{d.residual_T, d.D}, compute};
   batch.final_rrms_T = {{d.residual_T}, sums};
   shared.logits_CV = {{d.head_chunk, d.local_V.count}, compute};
@@ -163,22 +163,22 @@ ActivationPlan plan_activations(const Dims& d,
     shared.vocab_stats_2PC = {{2, d.T / d.routed_T, columns}, sums};
     shared.vocab_joined_2C = {{2, columns}, sums};
   }
-  if (d.copies > 1) {
-    shared.spread_experts_TK = {{d.routed_T, d.K * d.copies}, DType::i32};
-    shared.spread_gates_TK = {{d.routed_T, d.K * d.copies}, sums};
+  if (d.expert_pieces > 1) {
+    shared.spread_experts_TK = {{d.routed_T, d.K * d.expert_pieces}, DType::i32};
+    shared.spread_gates_TK = {{d.routed_T, d.K * d.expert_pieces}, sums};
   }
   if (d.exchange_rows) {
     layer.arrived_gates_R1 = {{{d.local_R, 1}, sums}};
     layer.arrival_slot_R1 = {{{d.local_R, 1}, DType::i32}};
     layer.arrival_source_R = {{{d.local_R}, DType::i32}};
     layer.arrival_offsets_E1 = {{{d.local_E + 1}, DType::i32}};
-    shared.sent_RD = {{d.R, d.D}, compute};
-    shared.sent_gates_R1 = {{d.R, 1}, sums};
+    shared.sent_RD = {{d.sent_R, d.D}, compute};
+    shared.sent_gates_R1 = {{d.sent_R, 1}, sums};
     shared.received_RD = {{d.local_R, d.D}, compute};
   }
-  if (d.dense_F > 0) {
-    layer.dense_gate_up_TF = {{{d.T, 2 * d.dense_F}, compute}, experts, true};
-    layer.dense_hidden_TF = {{{d.T, d.dense_F}, compute}, geglu, true};
+  if (d.local_dense_F > 0) {
+    layer.dense_gate_up_TF = {{{d.T, 2 * d.local_dense_F}, compute}, experts, true};
+    layer.dense_hidden_TF = {{{d.T, d.local_dense_F}, compute}, geglu, true};
     layer.moe_in_TD.for_weights = true;
     shared.dense_out_TD = {{d.residual_T, d.D}, compute};
   }
@@ -194,15 +194,15 @@ ActivationPlan plan_activations(const Dims& d,
   backward.dhidden_TD = {{d.residual_T, d.D}, compute};
   backward.dbranch_TD = {{d.residual_T, d.D}, compute};
   backward.dbranch_in_TD = {{d.residual_T, d.D}, compute};
-  backward.dqkv_TCH = {{d.T, d.C, d.H}, compute};
-  backward.dheads_TNH = {{d.T, d.N, d.H}, compute};
-  backward.delta_BNS = {{d.B, d.N, d.S}, sums};
+  backward.dqkv_TCH = {{d.T, d.local_C, d.H}, compute};
+  backward.dheads_TNH = {{d.T, d.local_N, d.H}, compute};
+  backward.delta_BNS = {{d.B, d.local_N, d.S}, sums};
   if (device == Device::cuda && attention_workspace_bytes(d, compute) > 0) {
     const std::size_t bytes = attention_workspace_bytes(d, compute);
     backward.attention_workspace_W = {{static_cast<std::int64_t>(bytes)}, DType::u8};
   }
   backward.drows_RD = {{d.local_R, d.D}, compute};
-  backward.dexpert_hidden_RF = {{d.local_R, d.F}, compute};
+  backward.dexpert_hidden_RF = {{d.local_R, d.local_F}, compute};
   backward.dgates_TK = {{d.routed_T, d.K}, sums};
   backward.drouter_logits_TE = {{d.routed_T, d.E}, sums};
   backward.norm_partial_PD = {{ScratchRows::rmsnorm_partials, d.D}, sums};
@@ -210,18 +210,18 @@ ActivationPlan plan_activations(const Dims& d,
   backward.global_norm_partial_P = {{ScratchRows::global_norm_partials}, DType::f64};
   if (d.exchange_rows) {
     backward.darrived_gates_R1 = {{d.local_R, 1}, sums};
-    backward.dsent_gates_R1 = {{d.R, 1}, sums};
+    backward.dsent_gates_R1 = {{d.sent_R, 1}, sums};
   }
-  if (d.copies > 1) {
-    backward.dspread_gates_TK = {{d.routed_T, d.K * d.copies}, sums};
+  if (d.expert_pieces > 1) {
+    backward.dspread_gates_TK = {{d.routed_T, d.K * d.expert_pieces}, sums};
   }
   LayerGradients<TensorSpec>& gradients = plan.gradients;
   gradients.dattention_out_TD = {{d.residual_T, d.D}, compute};
-  gradients.dqkv_TCH = {{d.T, d.C, d.H}, compute};
+  gradients.dqkv_TCH = {{d.T, d.local_C, d.H}, compute};
   gradients.dexpert_out_RD = {{d.local_R, d.D}, compute};
-  if (d.dense_F > 0) {
+  if (d.local_dense_F > 0) {
     gradients.ddense_out_TD = {{d.residual_T, d.D}, compute};
-    backward.ddense_hidden_TF = {{d.T, d.dense_F}, compute};
+    backward.ddense_hidden_TF = {{d.T, d.local_dense_F}, compute};
   }
   return plan;
 }

@@ -38,7 +38,7 @@ struct LayerActivations {
   T valid_B;
   T balance_B;
   T z_T;
-  T slot_TK;  // [routed_T, K * copies]
+  T slot_TK;  // [routed_T, K * expert_pieces]
   T source_R;
   T offsets_E1;  // of all experts, a cut one once for each of its pieces
   T rows_RD;     // moe_in, by expert of this rank

@@ -29,7 +29,7 @@ std::int64_t received_rows(const Dims& d, const Share& share) {
 }  // namespace
 
 std::int64_t Dims::expert_of(std::int64_t index) const {
-  return index / local_E / copies * local_E + index % local_E;
+  return index / local_E / expert_pieces * local_E + index % local_E;
 }
 
 std::int64_t Dims::pad_chunk(std::int64_t tokens) const {
@@ -72,18 +72,18 @@ Dims make_dims(const ModelConfig& model,
   dims.exchange_rows = dims.expert_ranks > 1;
   dims.residual_T = dims.split_sequences ? dims.routed_T : dims.T;
   dims.D = model.d_model;
-  dims.N = tensor.of(model.num_heads).count;
-  dims.G = kv_share(model, share).heads.count;
-  dims.C = dims.N + 2 * dims.G;
+  dims.local_N = tensor.of(model.num_heads).count;
+  dims.local_G = kv_share(model, share).heads.count;
+  dims.local_C = dims.local_N + 2 * dims.local_G;
   dims.H = model.head_dim;
   dims.E = model.num_experts;
   dims.local_E = share.expert.of(model.num_experts).count;
   dims.K = model.experts_per_token;
-  dims.copies = share.expert_tensor.count;
-  dims.R = dims.routed_T * dims.K * dims.copies;
-  dims.local_R = dims.exchange_rows ? received_rows(dims, share) : dims.R;
-  dims.F = share.expert_tensor.of(model.ffn_dim).count;
-  dims.dense_F = tensor.of(model.dense_ffn_dim).count;
+  dims.expert_pieces = share.expert_tensor.count;
+  dims.sent_R = dims.routed_T * dims.K * dims.expert_pieces;
+  dims.local_R = dims.exchange_rows ? received_rows(dims, share) : dims.sent_R;
+  dims.local_F = share.expert_tensor.of(model.ffn_dim).count;
+  dims.local_dense_F = tensor.of(model.dense_ffn_dim).count;
   dims.V = model.vocab_size;
   dims.local_V = tensor.of(model.vocab_size);
   dims.L = model.num_layers;

@@ -8,8 +8,10 @@
 
 namespace memphis {
 
-// The sizes that tensors have on this rank, by the letters of csrc/core/tensor.h. A tensor's name
-// says its logical dims; which of the counts of tokens below it has, its plan says.
+// The sizes of tensors, by the letters of csrc/core/tensor.h. A letter alone is the size in the model, or
+// in the micro-batch that ranks along `tensor` share; with `local_` before it, what this rank has of it
+// (csrc/plan/share.h). A tensor's name says its logical dims, and its spec in the plan which of the sizes
+// of a letter it has: tokens are T, residual_T or routed_T, experts E or local_E, rows sent_R or local_R.
 struct Dims {
   std::int64_t B = 0;  // sequences of a micro-batch
   std::int64_t S = 0;
@@ -18,20 +20,20 @@ struct Dims {
   std::int64_t routed_T = 0;    // tokens whose experts this rank chooses
   Range piece_S;                // their positions within each sequence
   std::int64_t D = 0;
-  std::int64_t N = 0;
-  std::int64_t G = 0;
-  std::int64_t C = 0;
+  std::int64_t local_N = 0;
+  std::int64_t local_G = 0;
+  std::int64_t local_C = 0;  // local_N + 2 local_G
   std::int64_t H = 0;
-  std::int64_t E = 0;        // experts of a layer, on all ranks
+  std::int64_t E = 0;
   std::int64_t local_E = 0;  // experts that this rank holds, each whole or a piece of its width
   std::int64_t K = 0;
-  std::int64_t copies = 1;   // ranks that an expert's width is cut over: a choice is sent to each
-  std::int64_t R = 0;        // rows that this rank sends to experts
-  std::int64_t local_R = 0;  // rows that this rank's experts can receive
-  std::int64_t F = 0;
-  std::int64_t dense_F = 0;  // 0: no dense FFN beside the experts
-  std::int64_t V = 0;        // the whole vocabulary
-  Range local_V;             // of it, what this rank embeds and predicts
+  std::int64_t expert_pieces = 1;  // that an expert's width is cut into: a choice is sent to each
+  std::int64_t sent_R = 0;         // rows that this rank sends to experts
+  std::int64_t local_R = 0;        // rows that this rank's experts can receive
+  std::int64_t local_F = 0;
+  std::int64_t local_dense_F = 0;  // 0: no dense FFN beside the experts
+  std::int64_t V = 0;
+  Range local_V;  // of it, what this rank embeds and predicts
   std::int64_t L = 0;
   std::int64_t expert_ranks = 1;  // ranks that a layer's experts lie on
   // Tokens whose logits exist at one time: [chunk, V] is the largest tensor of a small model.
@@ -46,7 +48,7 @@ struct Dims {
   // Rows that this rank's experts receive in a micro-batch if all experts of a layer get as many.
   double equal_share_of_rows() const {
     return static_cast<double>(expert_ranks * routed_T * K) /
-           static_cast<double>(expert_ranks / copies);
+           static_cast<double>(expert_ranks / expert_pieces);
   }
 
   bool split_sequences = false;  // the residual stream holds a piece of each sequence

@@ -10,7 +10,7 @@ ForwardFlops forward_flops_per_token(const ModelConfig& model, std::int64_t sequ
   const Dims d = make_dims(model, 1, sequence_length);
   const ParameterCounts counts = count_parameters(model);
   return {.matrices = 2.0 * static_cast<double>(counts.matrices + counts.experts / d.E * d.K),
-          .scores = 2.0 * static_cast<double>(d.N * d.H * d.S),
+          .scores = 2.0 * static_cast<double>(d.local_N * d.H * d.S),
           .head = 2.0 * static_cast<double>(d.V * d.D)};
 }
 

@@ -80,7 +80,7 @@ NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, co
   const std::int64_t num_layers = parameters.num_layers + 2;
   return {.runs_PW = {{std::max<std::int64_t>(num_runs, 1), kStatWidth}, sums},
           .layers_LW = {{num_layers, kStatWidth}, sums},
-          .ranks_PLW = {{share.stage.count, num_layers, kStatWidth}, sums}};
+          .ranks_PLW = {{share.stage_ranks.count, num_layers, kStatWidth}, sums}};
 }
 
 MemoryPlan plan_training_memory(const ParameterPlan& parameters,

@@ -25,8 +25,8 @@ std::string_view name_of(Axis axis) {
       return "expert_tensor";
     case Axis::data_context:
       return "data_context";
-    case Axis::stage:
-      return "stage";
+    case Axis::stage_ranks:
+      return "stage_ranks";
     case Axis::expert_ranks:
       return "expert_ranks";
     case Axis::world:
@@ -81,7 +81,7 @@ Mesh::Place Mesh::place(Axis axis) const {
       return {.stride = 1, .degree = expert_ranks};
     case Axis::expert_data:
       return {.stride = expert_ranks, .degree = expert_data_};
-    case Axis::stage:
+    case Axis::stage_ranks:
       return {.stride = 1, .degree = num_ranks_ / p.pipeline};
     case Axis::pipeline:
       return {.stride = num_ranks_ / p.pipeline, .degree = p.pipeline};

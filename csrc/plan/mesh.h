@@ -26,7 +26,7 @@ enum class Axis : std::uint8_t {
   expert_tensor,
   // Products of neighbouring axes.
   data_context,  // replicas of a dense parameter that tensor ranks share out
-  stage,         // data x context x tensor: one pipeline stage, replicas of a norm
+  stage_ranks,  // data x context x tensor: who works on one place of a pipeline; replicas of a norm
   expert_ranks,  // expert x expert_tensor: where a token's rows go
   world,
 };

@@ -48,11 +48,11 @@ class Placer {
         // The same places in every precision.
         bucket_elements_(share.bucket_bytes / static_cast<std::int64_t>(size_of(DType::f32))) {
     // Where the residual stream is whole on every tensor rank, so is the gradient of a norm.
-    const Axis norm_replicas = share.sequence_parallel ? Axis::stage : Axis::data_context;
+    const Axis norm_replicas = share.sequence_parallel ? Axis::stage_ranks : Axis::data_context;
     const DType wide = accumulation_dtype(compute);
     kinds_[kMatrices] = {.dtype = compute, .decay = true, .replicas = Axis::data_context};
     kinds_[kExperts] = {.dtype = compute, .decay = true, .replicas = Axis::expert_data};
-    kinds_[kRouters] = {.dtype = wide, .decay = true, .replicas = Axis::stage};
+    kinds_[kRouters] = {.dtype = wide, .decay = true, .replicas = Axis::stage_ranks};
     kinds_[kNorms] = {.dtype = wide, .decay = false, .replicas = norm_replicas};
   }
 
@@ -99,9 +99,9 @@ class Placer {
     order_segments();
     std::int64_t begin = 0;
     for (Segment& segment : plan_.segments) {
-      const Piece& replicas = segment.replicas == Axis::stage         ? share_.stage
+      const Piece& replicas = segment.replicas == Axis::stage_ranks   ? share_.stage_ranks
                               : segment.replicas == Axis::expert_data ? share_.expert_data
-                                                                      : share_.data;
+                                                                      : share_.data_context;
       // Equal, aligned pieces.
       segment.num_elements = round_up(segment.num_elements, kAlignmentElements * replicas.count);
       segment.begin = begin;
@@ -344,13 +344,13 @@ ParameterPlan place_parameters(const ModelConfig& model, DType compute, const Sh
     LayerParameters<Placement> p;
     p.pre_attention_norm_D = norm(prefix + "pre_attn_norm.weight");
     p.qkv_CD = placer.place(kMatrices,
-                            {d.C * d.H, d.D},
+                            {d.local_C * d.H, d.D},
                             {rows(attention + "q_proj.weight", whole_NH, d.D, rows_of(q_heads)),
                              rows(attention + "k_proj.weight", whole_GH, d.D, rows_of(kv.heads)),
                              rows(attention + "v_proj.weight", whole_GH, d.D, rows_of(kv.heads))});
     p.attention_out_DN =
         placer.place(kMatrices,
-                     {d.D, d.N * d.H},
+                     {d.D, d.local_N * d.H},
                      {columns(attention + "o_proj.weight", d.D, whole_NH, rows_of(q_heads))});
     p.post_attention_norm_D = norm(prefix + "post_attn_norm.weight");
     p.pre_moe_norm_D = norm(prefix + "pre_moe_norm.weight");
@@ -369,18 +369,18 @@ ParameterPlan place_parameters(const ModelConfig& model, DType compute, const Sh
       gate_up.push_back(rows(expert + "w3.weight", model.ffn_dim, d.D, ffn));
       down.push_back(columns(expert + "w2.weight", d.D, model.ffn_dim, ffn));
     }
-    p.gate_up_EFD = placer.place(kExperts, {d.local_E, 2 * d.F, d.D}, gate_up);
-    p.down_EDF = placer.place(kExperts, {d.local_E, d.D, d.F}, down);
-    if (d.dense_F > 0) {
+    p.gate_up_EFD = placer.place(kExperts, {d.local_E, 2 * d.local_F, d.D}, gate_up);
+    p.down_EDF = placer.place(kExperts, {d.local_E, d.D, d.local_F}, down);
+    if (d.local_dense_F > 0) {
       const std::string mlp = prefix + "mlp.";
       p.dense_gate_up_FD =
           placer.place(kMatrices,
-                       {2 * d.dense_F, d.D},
+                       {2 * d.local_dense_F, d.D},
                        {rows(mlp + "gate_proj.weight", model.dense_ffn_dim, d.D, dense_ffn),
                         rows(mlp + "up_proj.weight", model.dense_ffn_dim, d.D, dense_ffn)});
       p.dense_down_DF =
           placer.place(kMatrices,
-                       {d.D, d.dense_F},
+                       {d.D, d.local_dense_F},
                        {columns(mlp + "down_proj.weight", d.D, model.dense_ffn_dim, dense_ffn)});
     }
     p.post_moe_norm_D = norm(prefix + "post_moe_norm.weight");
@@ -431,8 +431,9 @@ ParameterPlan plan_parameters(const ModelConfig& model, DType compute, const Sha
   const std::vector<LayerParameters<Placement>>& layers = plan.placements.layers;
   if (kv.sharers.count > 1) {
     for (const LayerParameters<Placement>& layer : layers) {
-      const std::int64_t q_elements = d.N * d.H * d.D;
-      const Range shared{.begin = layer.qkv_CD.begin + q_elements, .count = 2 * d.G * d.H * d.D};
+      const std::int64_t q_elements = d.local_N * d.H * d.D;
+      const Range shared{.begin = layer.qkv_CD.begin + q_elements,
+                         .count = 2 * d.local_G * d.H * d.D};
       const auto segment = static_cast<std::size_t>(layer.qkv_CD.segment);
       plan.shared_kv.push_back({.layer = plan.segments[segment].layer, .elements = shared});
       if (kv.sharers.index > 0) {

@@ -47,7 +47,8 @@ std::string words_of(const RecomputeGroups& groups, const RecomputeGroups& other
 
 // Of a token, in a layer.
 RecomputeCost cost_of_layer(const Dims& d, DType compute, const RecomputeGroups& groups) {
-  const std::int64_t width = d.K * d.F + d.dense_F;  // of all experts that a token meets
+  const std::int64_t width =
+      d.K * d.local_F + d.local_dense_F;  // of all experts that a token meets
   const auto again = [&](GivenBackBy by) { return gives_back(groups, by); };
   std::int64_t flops = 0;
   std::int64_t elements = 0;  // read or written
@@ -55,8 +56,8 @@ RecomputeCost cost_of_layer(const Dims& d, DType compute, const RecomputeGroups&
     elements += 2 * 2 * d.D + 2 * d.K * d.D;
   }
   if (again(GivenBackBy::attention)) {
-    flops += 2 * d.S * d.N * d.H;  // two products of half the square
-    elements += (d.C + d.N) * d.H;
+    flops += 2 * d.S * d.local_N * d.H;  // two products of half the square
+    elements += (d.local_C + d.local_N) * d.H;
   }
   if (again(GivenBackBy::experts)) {
     flops += 4 * d.D * width;
@@ -65,8 +66,8 @@ RecomputeCost cost_of_layer(const Dims& d, DType compute, const RecomputeGroups&
     elements += 3 * width;
   }
   if (again(GivenBackBy::block)) {
-    flops += 2 * d.D * (d.C + d.N) * d.H;
-    elements += 3 * d.D + 2 * (d.N + d.G) * d.H;  // a post norm and the rotation
+    flops += 2 * d.D * (d.local_C + d.local_N) * d.H;
+    elements += 3 * d.D + 2 * (d.local_N + d.local_G) * d.H;  // a post norm and the rotation
   }
   return {.flops = static_cast<double>(flops),
           .bytes = static_cast<double>(elements) * static_cast<double>(size_of(compute))};

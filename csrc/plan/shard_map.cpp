@@ -44,7 +44,7 @@ ShardMap::ShardMap(const ModelConfig& model,
                                   model, DType::f32, make_share(model, parallel, mesh, rank)))
                      .first->second;
   };
-  for (const Axis replicas : {Axis::data_context, Axis::expert_data, Axis::stage}) {
+  for (const Axis replicas : {Axis::data_context, Axis::expert_data, Axis::stage_ranks}) {
     for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
       if (mesh.index(replicas, rank) != 0) {
         continue;

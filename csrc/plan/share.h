@@ -13,13 +13,23 @@ namespace memphis {
 
 // What one rank holds of everything that is cut along the mesh's axes. The default is all of it.
 // Sizes and places follow from this and the config; nothing below csrc/plan knows a rank.
+//
+// The words for what is cut, everywhere:
+//   share    all that a rank has, of everything
+//   piece    of one thing that is cut into nearly equal ones: number `index` of `count` (Piece)
+//   local_   before the letter of a dim: the piece of it that this rank has (csrc/plan/dims.h)
+//   range    neighbouring elements, rows or layers, of whatever (Range)
+//   run      a range of elements that one op or message takes at a time
+//   part     of a logical parameter: the elements of it that a rank has, which may be many ranges
+//   segment  of a rank's elements: those that move together (csrc/plan/parameters.h)
+//   stage    of the model's layers: those that a micro-batch passes at a time (csrc/plan/stages.h)
 struct Share {
   Piece tensor = {};         // heads, dense FFN, vocabulary; tokens outside of attention
   Piece expert = {};         // experts
   Piece expert_tensor = {};  // the width of an expert
-  Piece data = {};           // sequences; optimizer state of what tensor cuts
+  Piece data_context = {};   // sequences; optimizer state of what tensor cuts
   Piece expert_data = {};    // optimizer state of experts
-  Piece stage = {};          // optimizer state of what no axis cuts
+  Piece stage_ranks = {};    // optimizer state of what no axis cuts
   // What this rank has of a model that is cut into stages, by chunk; empty: all of it, in one.
   std::vector<StageLayers> stages = {};
   bool sequence_parallel = true;

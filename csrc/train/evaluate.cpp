@@ -52,7 +52,7 @@ Evaluator::Evaluator(const Config& config,
       samples_(config.batch, plan.share),
       micro_batch_(config.batch.micro_batch),
       windows_a_pass_(static_cast<std::uint64_t>(plan.validation.shape.num_micro_batches *
-                                                 micro_batch_ * plan.share.data.count)),
+                                                 micro_batch_ * plan.share.data_context.count)),
       num_windows_(count_windows(config, loader)),
       host_stats_(model.activations().shared.stats) {}
 
@@ -66,7 +66,7 @@ std::optional<std::int64_t> Evaluator::count_targets(const std::function<bool()>
       count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
     });
   }
-  sum_over_ranks(groups_.data_host(), {&count, 1}, "validation.targets");
+  sum_over_ranks(groups_.data_context_host(), {&count, 1}, "validation.targets");
   return count;
 }
 
@@ -97,7 +97,7 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
       }
     });
   }
-  for (Communicator* const ranks : {&groups_.data(), &groups_.pipeline()}) {
+  for (Communicator* const ranks : {&groups_.data_context(), &groups_.pipeline()}) {
     ranks->run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);
   }
   host_stats_.copy(stream_);

@@ -16,7 +16,7 @@ namespace memphis {
 namespace {
 
 std::int64_t num_offsets(const Dims& dims) {
-  return dims.E * dims.copies + 1;
+  return dims.E * dims.expert_pieces + 1;
 }
 
 std::size_t offsets_bytes(const Dims& dims) {
@@ -145,7 +145,7 @@ void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& sc
 StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {
   // Ranks along `data` have samples of their own, the others of a stage the same.
   std::array<std::int64_t, 2> sums = {counts.targets, counts.valid_tokens};
-  sum_over_ranks(groups_.data_host(), sums, "step.counts");
+  sum_over_ranks(groups_.data_context_host(), sums, "step.counts");
   return {.targets = sums[0], .valid_tokens = sums[1]};
 }
 
@@ -156,7 +156,7 @@ void TrainStep::sum_losses_over_ranks() {
   const TensorView z_LW = shared.stats.rows(rows.begin, rows.count);
   groups_.tensor().run(AllReduce{.y = z_LW, .x = z_LW}, "step.z_loss", stream_);
   // A stage has the losses of its layers, the last one the cross entropy.
-  for (Communicator* const ranks : {&groups_.data(), &groups_.pipeline()}) {
+  for (Communicator* const ranks : {&groups_.data_context(), &groups_.pipeline()}) {
     ranks->run(AllReduce{.y = shared.stats, .x = shared.stats}, "step.losses", stream_);
   }
 }

@@ -216,6 +216,8 @@ TEST(WeightResidency, RefusesToTakeThePlaceOfALayerInUse) {
       const auto use = weights.residency.acquire(0);
       EXPECT_THROW((void)weights.residency.acquire(2), ContractError);
       EXPECT_THROW((void)weights.residency.acquire(1, 2), ContractError);
+      { const auto other = weights.residency.acquire(1); }
+      EXPECT_THROW((void)weights.residency.acquire(2), ContractError) << "0 is in use as before";
     }
     const auto use = weights.residency.acquire(2);
     EXPECT_EQ(weights.wrong_weights(2), std::vector<std::string>{});

@@ -64,7 +64,7 @@ TEST(Dims, KnowWhichExpertAPieceIsOf) {
   const Dims d = make_dims(model_of(64), 1, 4, experts_of(3, 2, 0));
   ASSERT_EQ(d.local_E, 4);
   std::vector<std::int64_t> experts;
-  for (std::int64_t i = 0; i < d.E * d.copies; ++i) {
+  for (std::int64_t i = 0; i < d.E * d.expert_pieces; ++i) {
     experts.push_back(d.expert_of(i));
   }
   EXPECT_EQ(experts, (std::vector<std::int64_t>{0, 1, 2, 3, 0, 1, 2,  3,  4, 5, 6,  7,

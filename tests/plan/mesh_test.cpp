@@ -20,7 +20,7 @@ constexpr Axis kAxes[] = {Axis::pipeline,
                           Axis::expert,
                           Axis::expert_tensor,
                           Axis::data_context,
-                          Axis::stage,
+                          Axis::stage_ranks,
                           Axis::expert_ranks,
                           Axis::world};
 
@@ -100,7 +100,7 @@ TEST(Mesh, WhoTalksMostIsANeighbour) {
   for (const Folded& folded : foldings()) {
     const Mesh mesh(folded.parallel, folded.num_ranks);
     for (const Axis axis :
-         {Axis::tensor, Axis::expert_tensor, Axis::expert_ranks, Axis::stage, Axis::world}) {
+         {Axis::tensor, Axis::expert_tensor, Axis::expert_ranks, Axis::stage_ranks, Axis::world}) {
       EXPECT_EQ(mesh.group(axis, 0).stride, 1) << name_of(axis);
     }
   }
@@ -121,7 +121,7 @@ TEST(Mesh, OfAHundredThousandRanksIsAFewNumbers) {
   std::int64_t optimizer_elements = 0;
   for (std::int64_t rank = 0; rank < kNumRanks; ++rank) {
     const Share share = make_share({}, parallel, mesh, rank);
-    optimizer_elements += share.stage.of(12'800'000).count;
+    optimizer_elements += share.stage_ranks.of(12'800'000).count;
     for (const Axis axis : kAxes) {
       const RankGroup group = mesh.group(axis, rank);
       ASSERT_GE(rank, group.first);
@@ -135,7 +135,7 @@ TEST(SampleShare, TakesEachSampleOnceInMicroBatches) {
   const BatchConfig batch{.sequence_length = 8, .micro_batch = 3, .global_batch = 24};
   std::vector<std::vector<std::int64_t>> by_micro_batch(2);
   for (std::int64_t rank = 0; rank < 4; ++rank) {
-    const SampleShare share(batch, {.data = {.index = rank, .count = 4}});
+    const SampleShare share(batch, {.data_context = {.index = rank, .count = 4}});
     ASSERT_EQ(share.num_sequences(), 6);
     for (std::int64_t i = 0; i < share.num_sequences(); ++i) {
       by_micro_batch[static_cast<std::size_t>(i / 3)].push_back(share.place(i));

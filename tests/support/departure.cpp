@@ -107,14 +107,17 @@ class Collector {
     residual(prefix + "attention_in_rrms", layer.attention_in_rrms_T);
     const std::int64_t N = model_.num_heads;
     const std::int64_t G = model_.num_kv_heads;
-    whole(prefix + "qkv",
-          layer.qkv_TCH,
-          (N + 2 * G) * H,
-          {{0, q_heads_.begin * H, dims_.N * H},
-           {dims_.N * H, (N + kv_heads_.begin) * H, dims_.G * H},
-           {(dims_.N + dims_.G) * H, (N + G + kv_heads_.begin) * H, dims_.G * H}});
     whole(
-        prefix + "attention heads", layer.heads_TNH, N * H, {{0, q_heads_.begin * H, dims_.N * H}});
+        prefix + "qkv",
+        layer.qkv_TCH,
+        (N + 2 * G) * H,
+        {{0, q_heads_.begin * H, dims_.local_N * H},
+         {dims_.local_N * H, (N + kv_heads_.begin) * H, dims_.local_G * H},
+         {(dims_.local_N + dims_.local_G) * H, (N + G + kv_heads_.begin) * H, dims_.local_G * H}});
+    whole(prefix + "attention heads",
+          layer.heads_TNH,
+          N * H,
+          {{0, q_heads_.begin * H, dims_.local_N * H}});
     residual(prefix + "attention_out", layer.attention_out_TD);
     residual(prefix + "attention_out_rrms", layer.attention_out_rrms_T);
     residual(prefix + "residual", layer.residual_TD);
@@ -223,17 +226,17 @@ class Collector {
   // What arrives at an expert: from each rank what that rank sent, in its order. So all ranks tell
   // which of their tokens' choices they sent to which expert.
   void expert_rows(const std::string& prefix, const LayerActivations<TensorView>& layer) {
-    const std::int64_t num_offsets = dims_.E * dims_.copies + 1;
-    const std::int64_t length = num_offsets + dims_.R;
+    const std::int64_t num_offsets = dims_.E * dims_.expert_pieces + 1;
+    const std::int64_t length = num_offsets + dims_.sent_R;
     std::vector<std::int64_t> own;
     for (std::int64_t i = 0; i < num_offsets; ++i) {
       own.push_back(is_here_ ? layer.offsets_E1.as<std::int32_t>()[i] : 0);
     }
-    for (std::int64_t i = 0; !is_here_ && i < dims_.R; ++i) {
+    for (std::int64_t i = 0; !is_here_ && i < dims_.sent_R; ++i) {
       own.push_back(0);
     }
-    for (std::int64_t i = 0; is_here_ && i < dims_.R; ++i) {
-      const std::int64_t choice = layer.source_R.as<std::int32_t>()[i] / dims_.copies;
+    for (std::int64_t i = 0; is_here_ && i < dims_.sent_R; ++i) {
+      const std::int64_t choice = layer.source_R.as<std::int32_t>()[i] / dims_.expert_pieces;
       own.push_back(token_of(choice / dims_.K, dims_.piece_S) * dims_.K + choice % dims_.K);
     }
     std::vector<std::int64_t> sent(own.size() * static_cast<std::size_t>(run_.all().size()));

@@ -181,7 +181,7 @@ TEST(HopperBackward, TakesTheScratchThatThePlanHasForIt) {
         model.num_heads = N;
         model.num_kv_heads = G;
         const Dims dims = make_dims(model, B, S);
-        const TensorView qkv(nullptr, {B * S, dims.C, 128}, DType::bf16, Device::cuda);
+        const TensorView qkv(nullptr, {B * S, dims.local_C, 128}, DType::bf16, Device::cuda);
         const TensorView lse(nullptr, {B, N, S}, DType::f32, Device::cuda);
         AttentionBackward op;
         op.q_TNH = {qkv, 0, N};

@@ -49,7 +49,7 @@ plant("model.again_rows", MOE, "missing step",
       "  if (groups.block || (groups.norm && !context.dims.exchange_rows)) {", "  if (groups.block) {",
       "rows are those of the last layer")
 plant("model.again_dense_up", MOE, "missing step",
-      "                         context.stream);\n  if (context.dims.dense_F > 0) {\n    dense_up(",
+      "                         context.stream);\n  if (context.dims.local_dense_F > 0) {\n    dense_up(",
       "                         context.stream);\n  if (false) {\n    dense_up(",
       "up-projections of the dense FFN are the gradients of the layer behind")
 plant("model.again_geglu", MOE, "missing step",
@@ -73,8 +73,8 @@ plant("model.parts_twice", ATTENTION, "operand",
       "with_weights ? gradients.attention_out_DN : TensorView{}", "gradients.attention_out_DN",
       "the output projection's gradient is added by both parts")
 plant("model.parts_queries", ATTENTION, "operand",
-      "                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.C * d.H}),\n                   .x_TK = whole",
-      "                   .dy_TN = context.scratch.dqkv_TCH.reshape({d.T, d.C * d.H}),\n                   .x_TK = whole",
+      "                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = whole",
+      "                   .dy_TN = context.scratch.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = whole",
       "the projection to queries, keys and values gets what the last layer has left")
 
 # ---- groups and regions
@@ -83,8 +83,8 @@ GROUPS = "model/groups.cpp"
 REGIONS = "model/regions.cpp"
 
 plant("model.group_data_host", GROUPS, "group",
-      "data_host_ = create(Axis::data_context, Device::cpu, \"_host\");",
-      "data_host_ = create(Axis::stage, Device::cpu, \"_host\");",
+      "data_context_host_ = create(Axis::data_context, Device::cpu, \"_host\");",
+      "data_context_host_ = create(Axis::stage_ranks, Device::cpu, \"_host\");",
       "targets are counted once for each tensor rank")
 plant("model.join_blocks", REGIONS, "operand",
       "AllGather{.y = residual_TD, .x = routed_out_TD, .num_blocks = context.dims.B}",
@@ -116,8 +116,6 @@ RESIDENCY = "model/weight_residency.cpp"
 
 plant("model.residency_ahead", RESIDENCY, "condition", "if (next) {", "if (next && !next) {",
       "no layer's weights come before it is at work")
-plant("model.residency_stale", RESIDENCY, "missing", "  await(state);\n  state.current = false;\n",
-      "  await(state);\n", "weights of before the optimizer's step are taken for new")
 plant("model.residency_taken", RESIDENCY, "missing", "        states_[i].current = false;\n", "",
       "a layer whose place another has taken is not gathered again")
 plant("model.residency_kept", RESIDENCY, "condition", "== layer && !states_[i].current)", "== layer)",

@@ -20,10 +20,10 @@ plant("plan.received_floor", DIMS, "rounding",
       "std::floor(d.equal_share_of_rows() * share.expert_buffer)",
       "a buffer of so many times the even share has a row less")
 plant("plan.received_equal", "plan/dims.h", "scale by degree",
-      "static_cast<double>(expert_ranks / copies);", "static_cast<double>(expert_ranks);",
+      "static_cast<double>(expert_ranks / expert_pieces);", "static_cast<double>(expert_ranks);",
       "an equal share is too small where an expert's width is cut")
 plant("plan.expert_of_copies", DIMS, "index",
-      "index / local_E / copies * local_E", "index / local_E * local_E",
+      "index / local_E / expert_pieces * local_E", "index / local_E * local_E",
       "rows of an expert's copies are counted for other experts")
 plant("plan.pad_chunk", DIMS, "rounding",
       "return round_up(tokens, kChunkMultiple);",
@@ -140,22 +140,22 @@ plant("plan.norm_decay", PARAMETERS, "weight decay",
       ".decay = false, .replicas = norm_replicas", ".decay = true, .replicas = norm_replicas",
       "norms decay")
 plant("plan.router_decay", PARAMETERS, "weight decay",
-      "{.dtype = wide, .decay = true, .replicas = Axis::stage}",
-      "{.dtype = wide, .decay = false, .replicas = Axis::stage}",
+      "{.dtype = wide, .decay = true, .replicas = Axis::stage_ranks}",
+      "{.dtype = wide, .decay = false, .replicas = Axis::stage_ranks}",
       "routers do not decay")
 plant("plan.expert_decay", PARAMETERS, "weight decay",
       ".decay = true, .replicas = Axis::expert_data", ".decay = false, .replicas = Axis::expert_data",
       "experts do not decay")
 plant("plan.router_replicas", PARAMETERS, "group",
-      "{.dtype = wide, .decay = true, .replicas = Axis::stage}",
+      "{.dtype = wide, .decay = true, .replicas = Axis::stage_ranks}",
       "{.dtype = wide, .decay = true, .replicas = Axis::data_context}",
       "routers' gradients are not summed over the pieces of a sequence")
 plant("plan.expert_replicas", PARAMETERS, "group",
       ".decay = true, .replicas = Axis::expert_data", ".decay = true, .replicas = Axis::data_context",
       "gradients of different experts are summed")
 plant("plan.router_dtype", PARAMETERS, "dtype",
-      "{.dtype = wide, .decay = true, .replicas = Axis::stage}",
-      "{.dtype = compute, .decay = true, .replicas = Axis::stage}",
+      "{.dtype = wide, .decay = true, .replicas = Axis::stage_ranks}",
+      "{.dtype = compute, .decay = true, .replicas = Axis::stage_ranks}",
       "routers are kept in bf16")
 plant("plan.piece_begin", PARAMETERS, "Range",
       "      segment.piece.begin += begin;\n", "",
