@@ -411,3 +411,29 @@ plant("plan.cost_evened", STAGE_COSTS, "scale",
 plant("plan.better_layout", STAGE_COSTS, "comparison",
       "if (makespan < least) {", "if (makespan > least) {",
       "a layout is offered that takes more time")
+
+# ---- what a rank does in a step
+OPERATIONS = "plan/step_operations.cpp"
+
+plant("plan.operations_residency", OPERATIONS, "condition",
+      "std::exchange(held, layer) != layer", "std::exchange(held, layer) != kNoLayer",
+      "a layer that is kept is gathered again")
+plant("plan.operations_each", OPERATIONS, "condition",
+      "if (!each && micro_batch_ + 1 < plan_.num_micro_batches) {",
+      "if (micro_batch_ + 1 < plan_.num_micro_batches) {",
+      "under ZeRO-2 gradients are reduced once a step")
+plant("plan.operations_again", OPERATIONS, "condition",
+      "groups.block || (groups.norm && !d_.exchange_rows)", "groups.block || groups.norm",
+      "rows that have come from other ranks are sent again with the norms")
+plant("plan.operations_weights", OPERATIONS, "missing",
+      "      if (with_weights) {\n        reduce_layer(layer);\n      }\n", "      reduce_layer(layer);\n",
+      "gradients of weights are reduced before they are formed")
+plant("plan.operations_flops", OPERATIONS, "missing term",
+      "flops.backward_inputs - again_flops +", "flops.backward_inputs +",
+      "what is computed again is counted twice")
+plant("plan.operations_chunk", OPERATIONS, "size",
+      "d_.pad_chunk(std::min(d_.head_chunk, d_.T - begin))", "d_.head_chunk",
+      "a chunk of logits is as large as the largest")
+plant("plan.operations_first", OPERATIONS, "condition",
+      "segment.sharded() && (!segment.place || is_first)", "segment.sharded() && !segment.place",
+      "the layers that are used first come when they are")

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/step_operations.h"
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "csrc/plan/flops.h"
+#include "csrc/plan/recompute.h"
+#include "csrc/plan/stage_costs.h"
+
+namespace memphis {
+namespace {
+
+using enum OperationKind;
+
+// Which layers' weights lie whole in the places in which they take turns: as csrc/model/weight_residency.
+class Residency {
+ public:
+  explicit Residency(const ParameterPlan& parameters)
+      : parameters_(parameters),
+        layers_(static_cast<std::size_t>(parameters.num_weight_places), kNoLayer) {}
+
+  // Whether it has to come.
+  bool takes(int layer) {
+    if (layers_.empty() || layer < 0 || layer >= parameters_.num_layers) {
+      return false;
+    }
+    int& held = layers_[static_cast<std::size_t>(layer) % layers_.size()];
+    return std::exchange(held, layer) != layer;
+  }
+
+ private:
+  const ParameterPlan& parameters_;
+  std::vector<int> layers_;
+};
+
+class Writer {
+ public:
+  Writer(const Config& config, DType compute, const TrainingPlan& plan)
+      : config_(config),
+        compute_(compute),
+        plan_(plan),
+        d_(plan.dims),
+        flops_(micro_batch_flops(config.model, config.batch, compute, plan.activations.recompute)),
+        residency_(plan.parameters) {}
+
+  std::vector<StepOperation> write() {
+    // The step before has left the layers that are used first.
+    for (int layer = 0; layer < plan_.parameters.num_weight_places; ++layer) {
+      residency_.takes(layer);
+    }
+    const PipelineSchedule& schedule = plan_.schedule;
+    for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(plan_.messages.rank)]) {
+      micro_batch_ = step.action.micro_batch;
+      switch (step.kind) {
+        case StepKind::receive:
+        case StepKind::send: {
+          const MessageKind kind = schedule.queues[static_cast<std::size_t>(step.queue)].kind;
+          const bool activation = kind == MessageKind::activation;
+          layer_ = kNoLayer;
+          move(step.kind == StepKind::send ? send : receive,
+               activation ? "pipeline_activations" : "pipeline_gradients",
+               activation ? "pipeline.activation" : "pipeline.gradient",
+               plan_.messages.message_TD.bytes());
+          break;
+        }
+        case StepKind::compute:
+          act(step.action);
+          break;
+      }
+    }
+    micro_batch_ = -1;
+    layer_ = kNoLayer;
+    end_of_step();
+    return std::move(operations_);
+  }
+
+ private:
+  // ---- what the collectives of csrc/model/regions.h do
+
+  std::size_t tokens_bytes() const {
+    return static_cast<std::size_t>(d_.T * d_.D) * size_of(compute_);
+  }
+  void whole_tokens() {
+    if (d_.split_sequences) {
+      move(exchange, "tensor", "tensor.whole_tokens", tokens_bytes());
+    }
+  }
+  void sum_terms() {
+    if (d_.tensor_parallel) {
+      move(exchange, "tensor", "tensor.sum_terms", tokens_bytes());
+    }
+  }
+  void join_routed() {
+    if (d_.tensor_parallel && !d_.split_sequences) {
+      move(exchange, "tensor", "tensor.join_routed", tokens_bytes());
+    }
+  }
+  // Rows, or a number for each, to the ranks of their experts or back.
+  void rows(std::string_view name, std::int64_t width, DType dtype) {
+    if (d_.exchange_rows) {
+      move(exchange,
+           "expert_ranks",
+           name,
+           static_cast<std::size_t>(d_.sent_R * width) * size_of(dtype),
+           true);
+    }
+  }
+  DType sums() const { return accumulation_dtype(compute_); }
+
+  // ---- a layer
+
+  void attention_forward() {
+    whole_tokens();
+    sum_terms();
+  }
+
+  void dispatch() { rows("moe.dispatch", d_.D, compute_); }
+
+  void dense_up() {
+    if (d_.local_dense_F > 0) {
+      whole_tokens();
+    }
+  }
+
+  void moe_forward() {
+    if (d_.tensor_parallel) {
+      const LayerActivations<LayerTensor>& layer = plan_.activations.layer;
+      for (const TensorSpec& spec :
+           {layer.counts_BE.spec, layer.probs_sum_BE.spec, layer.valid_B.spec}) {
+        move(exchange, "tensor", "moe.balance", spec.bytes());
+      }
+    }
+    if (d_.exchange_rows) {
+      move(exchange,
+           "expert_ranks_host",
+           "moe.counts",
+           static_cast<std::size_t>(d_.expert_ranks * d_.E * d_.expert_pieces) *
+               size_of(DType::i64));
+    }
+    dispatch();
+    rows("moe.gates", 1, sums());
+    rows("moe.combine", d_.D, compute_);
+    join_routed();
+    dense_up();
+    if (d_.local_dense_F > 0) {
+      sum_terms();
+    }
+  }
+
+  void recompute_layer(const RecomputeGroups& groups) {
+    if (groups.block) {
+      attention_forward();
+    }
+    if (groups.block || (groups.norm && !d_.exchange_rows)) {
+      dispatch();
+    }
+    if (groups.experts || groups.block) {
+      dense_up();
+    }
+  }
+
+  void backward_layer(bool with_weights) {
+    rows("moe.dcombine", d_.D, compute_);
+    rows("moe.ddispatch", d_.D, compute_);
+    rows("moe.dgates", 1, sums());
+    join_routed();
+    if (d_.local_dense_F > 0) {
+      weights_product(with_weights);
+    }
+    weights_product(with_weights);
+  }
+  // Two products, of which the first reads the gradient of the branch and the second, for the gradient
+  // of its weight, the branch's input.
+  void weights_product(bool with_weights) {
+    whole_tokens();
+    if (with_weights) {
+      whole_tokens();
+    }
+    sum_terms();
+  }
+
+  void backward_weights_of_layer() {
+    for (int i = 0; i < (d_.local_dense_F > 0 ? 4 : 2); ++i) {
+      whole_tokens();
+    }
+  }
+
+  // ---- the head
+
+  void backward_head() {
+    whole_tokens();
+    for (std::int64_t begin = 0; begin < d_.T; begin += d_.head_chunk) {
+      const std::int64_t columns = d_.pad_chunk(std::min(d_.head_chunk, d_.T - begin));
+      if (d_.tensor_parallel) {
+        move(exchange,
+             "tensor",
+             "head.cross_entropy",
+             static_cast<std::size_t>(2 * plan_.share.tensor.count * columns) * size_of(sums()));
+      }
+    }
+    sum_terms();
+  }
+
+  // ---- weights and gradients
+
+  std::string_view group_of(const Segment& segment) const { return name_of(segment.replicas); }
+  std::size_t weight_bytes(const Segment& segment) const {
+    return static_cast<std::size_t>(segment.num_elements) * size_of(segment.dtype);
+  }
+  std::size_t gradient_bytes(std::int64_t num_elements) const {
+    return static_cast<std::size_t>(num_elements) * size_of(sums());
+  }
+
+  void start_gather(int layer) {
+    if (!residency_.takes(layer)) {
+      return;
+    }
+    for (const Segment& segment : plan_.parameters.segments) {
+      if (segment.place && segment.layer == layer) {
+        layer_ = layer;
+        move(gather, group_of(segment), "layer.weights", weight_bytes(segment));
+      }
+    }
+  }
+  void acquire(int layer, std::optional<int> next) {
+    start_gather(layer);
+    if (next) {
+      start_gather(*next);
+    }
+    layer_ = layer;
+  }
+  void release_layer(int layer) {
+    if (plan_.parameters.num_weight_places > 0 && layer >= 0 &&
+        layer < plan_.parameters.num_layers) {
+      operations_.push_back({.kind = release, .layer = layer, .micro_batch = micro_batch_});
+    }
+  }
+
+  // As GradientReduction::after_backward.
+  void reduce_layer(int layer) {
+    const bool each = plan_.parameters.num_sum_elements > 0;
+    if (!each && micro_batch_ + 1 < plan_.num_micro_batches) {
+      return;
+    }
+    layer_ = layer;
+    for (const LayerRun& shared : plan_.parameters.shared_kv) {
+      if (shared.layer == layer) {
+        move(reduce, "kv_sharers", "optimizer.shared_kv", gradient_bytes(shared.elements.count));
+      }
+    }
+    for (const Segment& segment : plan_.parameters.segments) {
+      if (segment.layer == layer && segment.replicated()) {
+        move(
+            reduce, group_of(segment), "optimizer.gradients", gradient_bytes(segment.num_elements));
+      }
+    }
+  }
+
+  // ---- the actions of a schedule, as csrc/model/grok.cpp does them
+
+  void act(const Action& action) {
+    const StageLayers& stage =
+        plan_.activations.chunks[static_cast<std::size_t>(action.chunk)].stage;
+    const auto begin = static_cast<int>(stage.layers.begin);
+    const auto end = static_cast<int>(stage.layers.end());
+    const auto head = static_cast<int>(d_.L);
+    switch (action.kind) {
+      case ActionKind::forward:
+        if (stage.embedding) {
+          acquire(kBeforeLayers, begin < end ? std::optional(begin) : std::nullopt);
+          work(forward, kBeforeLayers, flops_.embedding.forward);
+          sum_terms();
+        }
+        for (int layer = begin; layer < end; ++layer) {
+          acquire(layer, layer + 1 < end ? std::optional(layer + 1) : std::nullopt);
+          work(forward, layer, flops_of(layer).forward);
+          attention_forward();
+          moe_forward();
+          release_layer(layer);
+        }
+        if (stage.head) {
+          acquire(head, std::nullopt);
+          work(forward, head, flops_.head.forward);
+        }
+        return;
+      case ActionKind::backward:
+      case ActionKind::backward_inputs:
+        backward_of_stage(stage, action.kind == ActionKind::backward);
+        return;
+      case ActionKind::backward_weights:
+        for (int layer = end; layer-- > begin;) {
+          work(OperationKind::backward_weights, layer, flops_of(layer).backward_weights);
+          backward_weights_of_layer();
+          reduce_layer(layer);
+        }
+        return;
+    }
+  }
+
+  void backward_of_stage(const StageLayers& stage, bool with_weights) {
+    const auto begin = static_cast<int>(stage.layers.begin);
+    const auto end = static_cast<int>(stage.layers.end());
+    const auto head = static_cast<int>(d_.L);
+    const OperationKind kind = with_weights ? backward : backward_inputs;
+    if (stage.head) {
+      acquire(head, begin < end ? std::optional(end - 1) : std::nullopt);
+      work(kind, head, flops_.head.total());
+      backward_head();
+      reduce_layer(head);
+    }
+    for (int layer = end; layer-- > begin;) {
+      acquire(layer, layer > begin ? std::optional(layer - 1) : std::nullopt);
+      const RecomputeGroups again = plan_.activations.recompute.of_layer(layer);
+      const double again_flops =
+          static_cast<double>(d_.T) *
+          recompute_cost_of_layer(config_.model, config_.batch.sequence_length, compute_, again)
+              .flops;
+      if (again.any()) {
+        work(recompute, layer, again_flops);
+        recompute_layer(again);
+      }
+      const PassFlops& flops = flops_of(layer);
+      work(kind,
+           layer,
+           flops.backward_inputs - again_flops + (with_weights ? flops.backward_weights : 0));
+      backward_layer(with_weights);
+      if (with_weights) {
+        reduce_layer(layer);
+      }
+      release_layer(layer);
+    }
+    if (stage.embedding) {
+      work(kind, kBeforeLayers, flops_.embedding.total());
+      whole_tokens();
+      reduce_layer(kBeforeLayers);
+    }
+  }
+
+  // ---- what follows the schedule: csrc/train/step.cpp and csrc/optim
+
+  void end_of_step() {
+    const TensorSpec& stats = plan_.activations.shared.stats;
+    const std::size_t row_bytes = stats.bytes() / static_cast<std::size_t>(stats.dims[0]);
+    const Range z = stat_rows(Stat::z, d_.L);
+    if (plan_.share.tensor.count > 1) {
+      move(exchange, "tensor", "step.z_loss", static_cast<std::size_t>(z.count) * row_bytes);
+    }
+    if (plan_.share.data_context.count > 1) {
+      move(exchange, "data_context", "step.losses", stats.bytes());
+    }
+    const bool in_stages = plan_.schedule.shape.num_ranks > 1;
+    if (in_stages) {
+      move(exchange, "pipeline", "step.losses", stats.bytes());
+    }
+    for (const Segment& segment : plan_.parameters.segments) {
+      if (segment.tied != Tied::no) {
+        move(reduce,
+             "tied_embedding",
+             "optimizer.tied_gradient",
+             gradient_bytes(segment.owned.count));
+      }
+    }
+    const NormScratch norms = plan_norm_scratch(plan_.parameters, compute_, plan_.share);
+    if (in_stages) {
+      move(exchange, "pipeline", "optimizer.norm", norms.layers_LW.bytes());
+    }
+    if (plan_.share.stage_ranks.count > 1) {
+      move(exchange, "stage_ranks", "optimizer.norm", norms.ranks_PLW.bytes());
+    }
+    for (const Segment& segment : plan_.parameters.segments) {
+      layer_ = segment.layer;
+      if (segment.has_state()) {
+        operations_.push_back({.kind = update, .layer = segment.layer});
+      }
+      if (segment.tied != Tied::no) {
+        move(gather,
+             "tied_embedding",
+             "optimizer.tied_embedding",
+             static_cast<std::size_t>(segment.owned.count) * size_of(segment.dtype));
+      }
+      const bool is_first = segment.layer < plan_.parameters.num_weight_places;
+      if (segment.sharded() && (!segment.place || is_first)) {
+        move(gather,
+             group_of(segment),
+             segment.place ? "layer.weights" : "optimizer.weights",
+             weight_bytes(segment));
+      }
+    }
+  }
+
+  // ---- the list
+
+  // Of a rank along tensor, which has its part of all that the ranks along it do.
+  void work(OperationKind kind, int layer, double flops) {
+    layer_ = layer;
+    operations_.push_back({.kind = kind,
+                           .layer = layer,
+                           .micro_batch = micro_batch_,
+                           .flops = flops / static_cast<double>(plan_.share.tensor.count)});
+  }
+  void move(OperationKind kind,
+            std::string_view group,
+            std::string_view name,
+            std::size_t bytes,
+            bool varies = false) {
+    operations_.push_back({.kind = kind,
+                           .layer = layer_,
+                           .micro_batch = micro_batch_,
+                           .group = group,
+                           .name = name,
+                           .bytes = bytes,
+                           .varies = varies});
+  }
+  const PassFlops& flops_of(int layer) const {
+    return flops_.layers[static_cast<std::size_t>(layer)];
+  }
+
+  const Config& config_;
+  DType compute_;
+  const TrainingPlan& plan_;
+  const Dims& d_;
+  MicroBatchFlops flops_;
+  Residency residency_;
+  std::vector<StepOperation> operations_;
+  int layer_ = kNoLayer;
+  std::int64_t micro_batch_ = -1;
+};
+
+}  // namespace
+
+std::string_view name_of(OperationKind kind) {
+  switch (kind) {
+    case forward:
+      return "forward";
+    case backward:
+      return "backward";
+    case backward_inputs:
+      return "backward of inputs";
+    case backward_weights:
+      return "backward of weights";
+    case recompute:
+      return "recompute";
+    case update:
+      return "update";
+    case gather:
+      return "gather";
+    case release:
+      return "release";
+    case reduce:
+      return "reduce";
+    case exchange:
+      return "exchange";
+    case receive:
+      return "receive";
+    case send:
+      return "send";
+  }
+  return "";
+}
+
+std::vector<StepOperation> step_operations(const Config& config,
+                                           DType compute,
+                                           const TrainingPlan& plan) {
+  return Writer(config, compute, plan).write();
+}
+
+std::vector<StepTraffic> traffic_of(const std::vector<StepOperation>& operations) {
+  std::vector<StepTraffic> result;
+  for (const StepOperation& operation : operations) {
+    if (!operation.moves()) {
+      continue;
+    }
+    const auto same = [&](const StepTraffic& one) {
+      return one.group == operation.group && one.name == operation.name;
+    };
+    auto found = std::find_if(result.begin(), result.end(), same);
+    if (found == result.end()) {
+      result.push_back({.group = operation.group, .name = operation.name});
+      found = std::prev(result.end());
+    }
+    ++found->calls;
+    found->bytes += static_cast<double>(operation.bytes);
+  }
+  return result;
+}
+
+}  // namespace memphis

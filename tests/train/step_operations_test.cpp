@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The list of csrc/plan/step_operations.h against what ranks ask their communicators for.
+#include "csrc/plan/step_operations.h"
+
+#include <algorithm>
+#include <cctype>
+#include <iterator>
+#include <limits>
+#include <memory>
+#include <set>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/config/load.h"
+#include "csrc/plan/flops.h"
+#include "tests/support/layout_run.h"
+#include "tests/support/tiny_run.h"
+#include "tests/support/world_decorator.h"
+
+namespace memphis::test {
+namespace {
+
+// What moves, in words; without bytes where routing decides how many.
+struct Moved {
+  std::string group;
+  std::string name;
+  std::size_t bytes = 0;
+
+  bool operator==(const Moved&) const = default;
+  std::string describe() const { return name + " of " + group + ", " + std::to_string(bytes); }
+};
+
+std::size_t larger_operand(const Collective& collective) {
+  return std::visit(
+      [](const auto& op) {
+        if constexpr (requires { op.y; }) {
+          return std::max(op.y.bytes(), op.x.bytes());
+        } else {
+          return op.x.bytes();
+        }
+      },
+      collective);
+}
+
+class RecordingCommunicator final : public Communicator {
+ public:
+  RecordingCommunicator(std::unique_ptr<Communicator> real,
+                        std::string axis,
+                        std::vector<Moved>& moved)
+      : real_(std::move(real)), axis_(std::move(axis)), moved_(moved) {}
+
+  int rank() const override { return real_->rank(); }
+  int size() const override { return real_->size(); }
+  std::unique_ptr<Work> start(const Collective& collective,
+                              std::string_view name,
+                              Stream stream) override {
+    record(collective, name);
+    return real_->start(collective, name, stream);
+  }
+  void run(const Collective& collective, std::string_view name, Stream stream) override {
+    record(collective, name);
+    real_->run(collective, name, stream);
+  }
+
+ private:
+  void record(const Collective& collective, std::string_view name) {
+    if (size() > 1) {
+      const bool varies = std::holds_alternative<AllToAll>(collective);
+      moved_.push_back({axis_, std::string(name), varies ? 0 : larger_operand(collective)});
+    }
+  }
+
+  std::unique_ptr<Communicator> real_;
+  std::string axis_;
+  std::vector<Moved>& moved_;
+};
+
+class RecordingWorld final : public WorldDecorator {
+ public:
+  explicit RecordingWorld(World& real) : WorldDecorator(real) {}
+
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> ranks,
+                                             Device device,
+                                             Traffic traffic) override {
+    auto group = real().create_group(axis, ranks, device, traffic);
+    return std::make_unique<RecordingCommunicator>(std::move(group), std::move(axis), moved);
+  }
+
+  std::vector<Moved> moved;
+};
+
+bool is_message(const Moved& moved) {
+  return moved.name.starts_with("pipeline.");
+}
+
+// What ranks tell each other once a step, in host memory.
+bool is_bookkeeping(const Moved& moved) {
+  return moved.name == "step.samples" || moved.name == "step.counts" ||
+         moved.name == "step.expert_load";
+}
+
+// Of the messages of a pipeline it matters how many there are: receives are begun ahead.
+std::vector<Moved> without_messages(const std::vector<Moved>& moved) {
+  std::vector<Moved> result;
+  std::copy_if(moved.begin(), moved.end(), std::back_inserter(result), [](const Moved& one) {
+    return !is_message(one) && !is_bookkeeping(one);
+  });
+  return result;
+}
+std::multiset<std::string> messages_of(const std::vector<Moved>& moved) {
+  std::multiset<std::string> result;
+  for (const Moved& one : moved) {
+    if (is_message(one)) {
+      result.insert(one.describe());
+    }
+  }
+  return result;
+}
+
+// "" if they are equal, else where they part.
+std::string difference(const std::vector<Moved>& actual, const std::vector<Moved>& planned) {
+  const auto [a, p] = std::mismatch(actual.begin(), actual.end(), planned.begin(), planned.end());
+  if (a == actual.end() && p == planned.end()) {
+    return "";
+  }
+  std::ostringstream text;
+  text << "number " << a - actual.begin() << " is "
+       << (a == actual.end() ? "the end" : a->describe()) << " and planned is "
+       << (p == planned.end() ? "the end" : p->describe());
+  return text.str();
+}
+
+class StepOperationsTest : public testing::TestWithParam<Layout> {};
+
+TEST_P(StepOperationsTest, AreWhatARunDoes) {
+  const TemporaryDirectory directory;
+  const std::string yaml = tiny_yaml(directory);
+  on_ranks(Ranks::threads, GetParam().num_ranks, [&](World& world) {
+    RecordingWorld recording(world);
+    std::vector<std::string> overrides = run_overrides(GetParam(), "f32");
+    overrides.push_back("metrics.validate_every=0");
+    RankRun run(recording, yaml, overrides);
+    run.trainer().step();
+    recording.moved.clear();
+    run.trainer().step();
+    const std::vector<Moved> actual = std::exchange(recording.moved, {});
+
+    std::vector<Moved> planned;
+    for (const StepOperation& one :
+         step_operations(run.config(), DType::f32, run.trainer().plan())) {
+      if (one.moves()) {
+        planned.push_back(
+            {std::string(one.group), std::string(one.name), one.varies ? 0 : one.bytes});
+      }
+    }
+    EXPECT_EQ(difference(without_messages(actual), without_messages(planned)), "")
+        << "rank " << world.rank();
+    EXPECT_EQ(messages_of(actual), messages_of(planned)) << "rank " << world.rank();
+  });
+}
+
+std::vector<Layout> cases() {
+  std::vector<Layout> result = layouts();
+  const auto add = [&](const std::string& name, Layout layout, std::vector<std::string> more) {
+    layout.name = name;
+    layout.overrides.insert(layout.overrides.end(), more.begin(), more.end());
+    result.push_back(std::move(layout));
+  };
+  // More layers than places for weights, and what is computed again.
+  add("shared_weights_of_five_layers",
+      layout_named("data2_shared_weights"),
+      {"model.num_layers=5", "memory.recompute=norm"});
+  for (const char* again : {"norm", "experts", "block", "[attention, geglu]"}) {
+    std::string name = std::string("again_") + again;
+    std::replace_if(
+        name.begin(), name.end(), [](char c) { return std::isalnum(c) == 0; }, '_');
+    const std::string recompute = std::string("memory.recompute=") + again;
+    add(name, layout_named("data2_tensor2_expert4"), {recompute, "model.dense_ffn_dim=40"});
+    add(name + "_whole_sequences", layout_named("tensor2_whole_sequences"), {recompute});
+  }
+  add("dense_whole_sequences",
+      layout_named("data2_tensor2_whole_sequences_expert4"),
+      {"model.dense_ffn_dim=40", "model.tie_embeddings=false"});
+  const std::vector<std::pair<const char*, std::vector<std::string>>> schedules = {
+      {"1f1b", {}},
+      {"interleaved", {"parallel.chunks=2", "parallel.stages=[1,0,0,1]"}},
+      {"zb-h1", {"model.dense_ffn_dim=40"}},
+      {"zbv", {"parallel.stages=[0,1,1,0]", "memory.recompute=block"}},
+  };
+  for (const auto& [schedule, more] : schedules) {
+    for (const char* base :
+         {"one_small_batches", "data2_tensor2_expert4", "tensor4_shared_heads"}) {
+      std::string name = std::string("pipeline2_") + schedule + "_" + base;
+      std::replace(name.begin(), name.end(), '-', '_');
+      std::vector<std::string> all = more;
+      all.push_back(std::string("parallel.schedule=") + schedule);
+      result.push_back(piped(name, layout_named(base), 2, all));
+    }
+  }
+  return result;
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts,
+                         StepOperationsTest,
+                         testing::ValuesIn(cases()),
+                         [](const auto& tested) { return tested.param.name; });
+
+// All FLOP of the model are somewhere, once.
+TEST(StepOperations, HaveTheFlopOfTheModel) {
+  const Layout layout = layout_named("data2_tensor2_expert4");
+  const TemporaryDirectory directory;
+  const Config config = parse_config(tiny_yaml(directory),
+                                     "tiny.yaml",
+                                     run_overrides(layout, "f32"),
+                                     Check::machine,
+                                     layout.num_ranks);
+  const Mesh mesh(config.parallel, layout.num_ranks);
+  const DeviceRoom room{.budget_bytes = std::numeric_limits<std::size_t>::max()};
+  double flops = 0;
+  for (int rank = 0; rank < layout.num_ranks; ++rank) {
+    for (const StepOperation& one :
+         step_operations(config, DType::f32, plan_training(config, DType::f32, room, mesh, rank))) {
+      flops += one.flops;
+    }
+  }
+  const double tokens =
+      static_cast<double>(config.batch.global_batch * config.batch.sequence_length);
+  const double expected =
+      tokens * model_flops_per_token(config.model, config.batch.sequence_length).halved;
+  EXPECT_NEAR(flops, expected, 1e-9 * expected);
+}
+
+}  // namespace
+}  // namespace memphis::test
