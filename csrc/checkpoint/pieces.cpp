@@ -14,6 +14,7 @@
 
 #include "csrc/checkpoint/json.h"
 #include "csrc/core/error.h"
+#include "csrc/plan/host_memory.h"
 
 namespace memphis {
 namespace {
@@ -253,8 +254,7 @@ void StoredPieces::load(const std::string& tensor,
 }
 
 PinnedBuffer make_staging(Device device) {
-  constexpr std::size_t kStagingBytes = std::size_t{64} << 20;  // enough to keep the link busy
-  return {device == Device::cpu ? 0 : kStagingBytes, device};
+  return {staging_bytes(device), device};
 }
 
 std::vector<std::filesystem::path> piece_files(const std::filesystem::path& directory,

@@ -145,6 +145,12 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
                  ? "a rank"
                  : fmt::format("the rank that takes most ({} along pipeline)", plans.largest_rank),
              format_memory_table(plan.memory));
+  if (!plan.communication.groups.empty()) {
+    fmt::print("communication takes {}: {}\n",
+               room.planned.device == Device::cuda ? "what NCCL is said to, none of it measured"
+                                                   : "what sums and gathers keep",
+               describe(plan.communication));
+  }
   fmt::print("computed again in the backward pass: {}\n",
              describe(recompute, config.model.num_layers));
   if (recompute.any()) {
@@ -163,7 +169,7 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
                    ? ": no routing needs more"
                    : "; a micro-batch that routes more to one rank ends the run");
   }
-  const std::size_t needed = plan.memory.total_bytes();
+  const std::size_t needed = plan.memory.needed_bytes(room.planned.device);
   const std::size_t budget = room.planned.budget_bytes;
   fmt::print("{}: {} of {} {}{}\n",
              needed <= budget ? "fits" : "does not fit",

@@ -122,8 +122,9 @@ class Communicator {
 };
 
 // What a group is for. Messages between two ranks are started long before they are waited for, and on
-// the GPU hold multiprocessors until then: so few that the work goes on beside several of them.
-enum class Traffic : std::uint8_t { collectives, messages };
+// the GPU hold multiprocessors until then: so few that the work goes on beside several of them. Sums
+// of a few numbers gain nothing from more, each of which takes memory.
+enum class Traffic : std::uint8_t { collectives, numbers, messages };
 
 // All ranks of the job, and where groups of them come from.
 class World {

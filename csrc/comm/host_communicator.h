@@ -33,6 +33,10 @@ class HostCommunicator final : public Communicator {
                               Stream stream) override;
   void run(const Collective& collective, std::string_view name, Stream stream) override;
 
+  // What it keeps for the next collective, while none is under way: as much as the largest so far
+  // needed.
+  std::size_t buffer_bytes() const { return staging_.size() + packed_.size(); }
+
  private:
   // What a collective on its way holds: its operands, and its rows where it has any.
   struct Task;

@@ -31,10 +31,6 @@ std::chrono::milliseconds connect_limit(int size) {
   return std::chrono::seconds(120) + std::chrono::milliseconds(10) * size;
 }
 
-// Multiprocessors that a message takes while it waits for its peer. A rank of a pipeline may have eight
-// under way, and an H100 has 132.
-constexpr int kMessageCtas = 4;
-
 // How long the ranks may take to part, once all have done what they were asked.
 constexpr std::chrono::seconds kPartLimit{30};
 
@@ -244,9 +240,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // only so can a communicator be aborted whatever it does
     config.commName = axis_.c_str();
-    if (traffic == Traffic::messages) {
-      config.maxCTAs = kMessageCtas;
-    }
+    config.maxCTAs = traffic == Traffic::collectives ? kCollectiveCtas : kFewCtas;
     const char* const call = "ncclCommInitRankScalable";
     const std::chrono::milliseconds limit = connect_limit(size_);
     ncclResult_t status = ncclInProgress;

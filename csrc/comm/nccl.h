@@ -21,6 +21,15 @@ void set_nccl_defaults();
 // NCCL lets in without making them take turns (NCCL_UID_STAGGER_THRESHOLD of its user guide, 256).
 constexpr int kNcclRanksPerId = 256;
 
+// Multiprocessors that a communicator takes at most, each of which is a channel with buffers of its
+// own. NCCL chooses how many it takes by how ranks are connected; without a limit, what it may take of
+// the GPU's memory is not known before. On 8 H100 it takes 32 to exchange rows (NVIDIA/nccl issue
+// 1685). NCCL_MAX_CTAS in the environment replaces both limits.
+constexpr int kCollectiveCtas = 32;
+// Of Traffic::messages and numbers. A rank of a pipeline may have eight messages under way, and an
+// H100 has 132 multiprocessors.
+constexpr int kFewCtas = 4;
+
 // The group of the ranks of `host`, over NCCL, for the GPU that the calling thread uses. Every
 // member calls. `host` is used until this returns. PreflightError where there is no NCCL or no GPU.
 //

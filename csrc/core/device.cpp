@@ -24,6 +24,7 @@ namespace {
 
 std::atomic<std::uint64_t> g_num_allocations{0};
 std::atomic<std::uint64_t> g_allocated_bytes{0};
+std::atomic<std::uint64_t> g_pinned_bytes{0};
 
 constexpr std::size_t kAlignment = 256;  // of cudaMalloc; the CPU keeps the same layout
 
@@ -140,6 +141,10 @@ std::uint64_t allocated_bytes() {
   return g_allocated_bytes.load(std::memory_order_relaxed);
 }
 
+std::uint64_t pinned_bytes() {
+  return g_pinned_bytes.load(std::memory_order_relaxed);
+}
+
 void device_copy(void* destination, const void* source, std::size_t bytes, Stream stream) {
   if (bytes == 0) {
     return;
@@ -241,7 +246,9 @@ OwnedStream::~OwnedStream() {
 PinnedBuffer::PinnedBuffer(std::size_t bytes, Device peer)
     : data_(peer == Device::cuda ? cuda_device::allocate_pinned(bytes) : allocate_host(bytes)),
       bytes_(bytes),
-      peer_(peer) {}
+      peer_(peer) {
+  g_pinned_bytes.fetch_add(bytes, std::memory_order_relaxed);
+}
 
 PinnedBuffer::~PinnedBuffer() {
   if (data_ == nullptr) {

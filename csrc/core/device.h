@@ -63,6 +63,9 @@ std::uint64_t allocation_count();
 // Bytes that those calls asked for, freed since or not: what a memory plan is held to.
 std::uint64_t allocated_bytes();
 
+// The same of the memory that PinnedBuffers have asked for.
+std::uint64_t pinned_bytes();
+
 // Asynchronous on `stream`; both ranges must outlive it. Either side may be on either device; a
 // copy between host memory and the GPU is asynchronous only for pinned host memory. Else it may
 // wait for the stream, which no GpuWatch ends: where other processes may be waited for, synchronize

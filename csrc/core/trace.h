@@ -27,7 +27,9 @@ class Trace {
     Clock::time_point end;
   };
 
-  explicit Trace(std::size_t max_spans = std::size_t{1} << 18U) { spans_.reserve(max_spans); }
+  static constexpr std::size_t kMaxSpans = std::size_t{1} << 18U;
+
+  explicit Trace(std::size_t max_spans = kMaxSpans) { spans_.reserve(max_spans); }
 
   void add(const Span& span) {
     const std::lock_guard lock(mutex_);

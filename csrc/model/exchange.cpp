@@ -8,6 +8,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
+#include "csrc/plan/host_memory.h"
 
 namespace memphis {
 namespace {
@@ -28,8 +29,8 @@ TensorView host_counts(std::vector<std::int64_t>& counts) {
 
 ExpertExchange::ExpertExchange(const Dims& dims, Device device)
     : dims_(dims),
-      offsets_(dims.exchange_rows ? i32_bytes(dims.E * dims.expert_pieces + 1) : 0, device),
-      arrival_(dims.exchange_rows ? i32_bytes(2 * dims.local_R + dims.local_E + 1) : 0, device),
+      offsets_(dims.exchange_rows ? expert_offsets_bytes(dims) : 0, device),
+      arrival_(arrival_bytes(dims), device),
       counts_(static_cast<std::size_t>(dims.E * dims.expert_pieces)),
       all_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.E * dims.expert_pieces)),
       send_rows_(static_cast<std::size_t>(dims.expert_ranks)),

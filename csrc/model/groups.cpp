@@ -6,15 +6,21 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/comm/nccl.h"
 #include "csrc/comm/solo.h"
 #include "csrc/core/arena.h"
 #include "csrc/core/error.h"
+#include "csrc/plan/communication.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/schedule_messages.h"
 
 namespace memphis {
 
 namespace {
+
+// The plan does not see csrc/comm.
+static_assert(NcclMemory::collective_channels == kCollectiveCtas);
+static_assert(NcclMemory::few_channels == kFewCtas);
 
 // The first collective of a kind returns only when both ranks have come: here, where they come to all
 // queues in one order, and not in a step, where a receive is started before there is a sender.
@@ -34,18 +40,23 @@ Groups::Groups(World& world,
                std::unique_ptr<Communicator> all_host)
     : activity_(&world.activity()), all_host_(std::move(all_host)) {
   require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
-  const auto create = [&](Axis axis, Device where, const char* suffix = "") {
-    return world.create_group(
-        std::string(name_of(axis)) + suffix, mesh.group(axis, world.rank()).ranks(), where);
+  const auto create = [&](Axis axis,
+                          Device where,
+                          const char* suffix = "",
+                          Traffic traffic = Traffic::collectives) {
+    return world.create_group(std::string(name_of(axis)) + suffix,
+                              mesh.group(axis, world.rank()).ranks(),
+                              where,
+                              traffic);
   };
   tensor_ = create(Axis::tensor, device);
   kv_sharers_ =
-      world.create_group("kv_sharers", kv_sharer_ranks(model, mesh, world.rank()).ranks(), device);
+      world.create_group(kKvSharers, kv_sharer_ranks(model, mesh, world.rank()).ranks(), device);
   data_context_ = create(Axis::data_context, device);
   expert_ranks_ = create(Axis::expert_ranks, device);
   expert_data_ = create(Axis::expert_data, device);
-  stage_ranks_ = create(Axis::stage_ranks, device);
-  pipeline_ = create(Axis::pipeline, device);
+  stage_ranks_ = create(Axis::stage_ranks, device, "", Traffic::numbers);
+  pipeline_ = create(Axis::pipeline, device, "", Traffic::numbers);
   const PipelineShape shape = pipeline_shape(mesh.parallel(), 1);
   // Of two ranks along the pipeline; all ranks come to these in one order, so that none waits for
   // another that waits for it.
@@ -61,10 +72,7 @@ Groups::Groups(World& world,
     return world.create_group(name, ranks, device, Traffic::messages);
   };
   for (const MessageQueue& queue : message_queues(shape)) {
-    queues_.push_back(create_pair(
-        queue.from_rank,
-        queue.to_rank,
-        queue.kind == MessageKind::activation ? "pipeline_activations" : "pipeline_gradients"));
+    queues_.push_back(create_pair(queue.from_rank, queue.to_rank, queue_name(queue.kind)));
     if (queues_.back() && device == Device::cuda) {
       connect(*queues_.back());
     }
@@ -72,7 +80,7 @@ Groups::Groups(World& world,
   const std::int64_t first = shape.place_of(0).rank;
   const std::int64_t last = shape.place_of(shape.num_stages() - 1).rank;
   if (model.tie_embeddings && first != last) {
-    tied_ = create_pair(first, last, "tied_embedding");
+    tied_ = create_pair(first, last, kTiedEmbedding);
   }
   if (!tied_) {
     tied_ = make_solo(device);

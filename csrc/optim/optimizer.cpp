@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "csrc/plan/memory.h"
 #include "kernels/adamw/adamw.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/global_norm/global_norm.h"
@@ -17,17 +16,14 @@ bool keeps_master(DType weights) {
 Optimizer::Optimizer(const OptimizerConfig& config,
                      WeightResidency& residency,
                      const Groups& groups,
-                     const Share& share)
+                     const NormScratch& scratch)
     : config_(config),
       residency_(residency),
       parameters_(residency.parameters()),
       groups_(groups),
-      norms_arena_("gradient norms",
-                   plan_norm_scratch(parameters_.plan(), parameters_.compute(), share).bytes(),
-                   parameters_.device()),
+      norms_arena_("gradient norms", scratch.bytes(), parameters_.device()),
       master_arena_("master weights", master_bytes(parameters_.plan()), parameters_.device()),
       moments_arena_("moments", moments_bytes(parameters_.plan()), parameters_.device()) {
-  const NormScratch scratch = plan_norm_scratch(parameters_.plan(), parameters_.compute(), share);
   runs_PW_ = norms_arena_.allocate(scratch.runs_PW);
   layers_LW_ = norms_arena_.allocate(scratch.layers_LW);
   ranks_PLW_ = norms_arena_.allocate(scratch.ranks_PLW);

@@ -10,6 +10,7 @@
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
 #include "csrc/model/weight_residency.h"
+#include "csrc/plan/memory.h"
 
 namespace memphis {
 
@@ -28,7 +29,7 @@ class Optimizer {
   Optimizer(const OptimizerConfig& config,
             WeightResidency& residency,
             const Groups& groups,
-            const Share& share);
+            const NormScratch& scratch);
 
   std::size_t master_allocated_bytes() const { return master_arena_.capacity_bytes(); }
   std::size_t moments_allocated_bytes() const { return moments_arena_.capacity_bytes(); }

@@ -2,8 +2,8 @@
 #include "csrc/plan/memory.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
-#include <utility>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -34,7 +34,7 @@ std::string human_bytes(std::size_t bytes) {
 
 std::size_t MemoryPlan::total_bytes() const {
   return weights_bytes + gradients_bytes + master_bytes + moments_bytes + activations_bytes +
-         workspace_bytes + library_bytes + sampling_bytes;
+         workspace_bytes + library_bytes + communication_bytes + sampling_bytes;
 }
 
 std::size_t weights_bytes(const ParameterPlan& parameters) {
@@ -83,37 +83,34 @@ NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, co
           .ranks_PLW = {{share.stage_ranks.count, num_layers, kStatWidth}, sums}};
 }
 
-MemoryPlan plan_training_memory(const ParameterPlan& parameters,
-                                const ActivationPlan& activations,
-                                DType compute,
-                                const Share& share,
-                                std::size_t library_bytes) {
-  MemoryPlan plan;
-  plan.weights_bytes = weights_bytes(parameters);
-  plan.gradients_bytes = gradients_bytes(parameters, compute);
-  plan.master_bytes = master_bytes(parameters);
-  plan.moments_bytes = moments_bytes(parameters);
-  plan.activations_bytes = activations.activation_bytes();
-  plan.workspace_bytes =
-      activations.workspace_bytes() + plan_norm_scratch(parameters, compute, share).bytes();
-  plan.library_bytes = library_bytes;
-  return plan;
-}
-
 std::string format_memory_table(const MemoryPlan& plan) {
-  const std::pair<const char*, std::size_t> rows[] = {{"weights", plan.weights_bytes},
-                                                      {"gradients", plan.gradients_bytes},
-                                                      {"master weights", plan.master_bytes},
-                                                      {"moments", plan.moments_bytes},
-                                                      {"activations", plan.activations_bytes},
-                                                      {"workspace", plan.workspace_bytes},
-                                                      {"library workspace", plan.library_bytes},
-                                                      {"sampling", plan.sampling_bytes},
-                                                      {"total", plan.total_bytes()}};
+  struct Row {
+    const char* name;
+    std::size_t bytes;
+  };
   std::string table;
-  for (const auto& [name, bytes] : rows) {
-    table += fmt::format("  {:<18} {:>16} bytes {:>12}\n", name, bytes, human_bytes(bytes));
-  }
+  const auto add = [&](std::initializer_list<Row> rows) {
+    for (const auto& [name, bytes] : rows) {
+      table += fmt::format("  {:<18} {:>16} bytes {:>12}\n", name, bytes, human_bytes(bytes));
+    }
+  };
+  add({{"weights", plan.weights_bytes},
+       {"gradients", plan.gradients_bytes},
+       {"master weights", plan.master_bytes},
+       {"moments", plan.moments_bytes},
+       {"activations", plan.activations_bytes},
+       {"workspace", plan.workspace_bytes},
+       {"library workspace", plan.library_bytes},
+       {"communication", plan.communication_bytes},
+       {"sampling", plan.sampling_bytes},
+       {"total", plan.total_bytes()}});
+  table += "  host memory, pinned where the device is a GPU\n";
+  add({{"batches", plan.host.batches_bytes},
+       {"statistics", plan.host.statistics_bytes},
+       {"exchange", plan.host.exchange_bytes},
+       {"staging", plan.host.staging_bytes},
+       {"trace (not pinned)", plan.host.trace_bytes},
+       {"total of the host", plan.host.total_bytes()}});
   return table;
 }
 
@@ -132,12 +129,12 @@ void require_fits(const MemoryPlan& plan,
   }
   const bool alone = demand.num_ranks == 1;
   throw PreflightError(fmt::format(
-      "{} {} on device {} and {} has {} free{}\n{}(weights to moments follow from the model, "
+      "{} {} {} and {} has {} free{}\n{}(weights to moments follow from the model, "
       "activations and workspace from the micro-batch and from what memory.recompute keeps); "
       "{}{}lower batch.micro_batch or batch.sequence_length, {}use a smaller model",
       alone ? "the run needs" : fmt::format("the {} ranks here need", demand.num_ranks),
       human_bytes(demand.needed_bytes),
-      name_of(device),
+      demand.is_host ? "in host memory" : fmt::format("on device {}", name_of(device)),
       demand.pool,
       human_bytes(demand.free_bytes),
       alone ? "" : fmt::format(", which they share; this one's part:"),

@@ -8,12 +8,14 @@
 
 #include "csrc/core/device.h"
 #include "csrc/plan/activations.h"
+#include "csrc/plan/host_memory.h"
 #include "csrc/plan/parameters.h"
 #include "csrc/plan/share.h"
 
 namespace memphis {
 
-// Every byte that a rank holds on its device, by category, from the config alone.
+// Every byte that a rank holds on its device, by category, from the config alone; and, apart from
+// these, what it holds in the memory of its machine.
 struct MemoryPlan {
   std::size_t weights_bytes = 0;
   std::size_t gradients_bytes = 0;
@@ -21,10 +23,21 @@ struct MemoryPlan {
   std::size_t moments_bytes = 0;
   std::size_t activations_bytes = 0;
   std::size_t workspace_bytes = 0;
-  std::size_t library_bytes = 0;   // cuBLASLt's workspace
-  std::size_t sampling_bytes = 0;  // activations of the model that writes samples of text
+  std::size_t library_bytes = 0;        // cuBLASLt's workspace
+  std::size_t communication_bytes = 0;  // CommunicationPlan's
+  std::size_t sampling_bytes = 0;       // activations of the model that writes samples of text
+  HostMemoryPlan host = {};
 
+  // On its device, without `host`.
   std::size_t total_bytes() const;
+  // Of these, what this program allocates there by device_allocate: libraries do the rest.
+  std::size_t allocated_bytes() const {
+    return total_bytes() - library_bytes - communication_bytes;
+  }
+  // Of the memory that `device` has: the CPU's is the machine's, which `host` is taken from too.
+  std::size_t needed_bytes(Device device) const {
+    return total_bytes() + (device == Device::cpu ? host.total_bytes() : 0);
+  }
 };
 
 // Weights of each segment in its dtype, aligned: all that a rank has of them, or under ZeRO-3 what it
@@ -51,12 +64,6 @@ struct NormScratch {
 };
 NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, const Share& share);
 
-MemoryPlan plan_training_memory(const ParameterPlan& parameters,
-                                const ActivationPlan& activations,
-                                DType compute,
-                                const Share& share,
-                                std::size_t library_bytes);
-
 // "1.50 GiB"
 std::string human_bytes(std::size_t bytes);
 
@@ -66,9 +73,10 @@ std::string format_memory_table(const MemoryPlan& plan);
 // What MemoryConfig::budget_gib lets a rank take; the largest number where it says nothing.
 std::size_t budget_bytes(const MemoryConfig& config);
 
-// What a rank has of an H100 of 80 GB: of the 81,559 MiB that its driver shows, contexts, kernels and
-// NCCL's buffers are taken to need 3.6 GiB. For plans that are made where there is no such GPU.
-constexpr std::size_t kH100Bytes = std::size_t{76} << 30;
+// What a rank has of an H100 of 80 GB: of the 81,559 MiB that its driver shows, the context and the
+// kernels are taken to need 1 GiB, because in NVIDIA/nccl issue 1685 a process on one has taken
+// 1.06 GB before the first exchange of rows. For plans that are made where there is no such GPU.
+constexpr std::size_t kH100Bytes = std::size_t{81559 - 1024} << 20;
 
 // A memory, and what all ranks that share it will take of it.
 struct MemoryDemand {
@@ -77,6 +85,7 @@ struct MemoryDemand {
   std::int64_t num_ranks = 1;
   std::size_t needed_bytes = 0;  // of all of them
   bool is_budget = false;        // memory.budget_gib, which can be raised
+  bool is_host = false;          // of the host's memory, beside a device of another
 };
 
 // Throws PreflightError, with the table of a rank, `plan`, and the nearest knobs, if `demand`

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/core/trace.h"
+
 namespace memphis {
 namespace {
 
@@ -29,6 +31,142 @@ InferencePlan plan_inference_of(const Dims& dims,
   return plan;
 }
 
+// Of all ranks, in a step and in a pass of validation.
+struct Schedules {
+  PipelineSchedule step;
+  PipelineSchedule validation;
+};
+
+Schedules make_schedules(const Config& config, const Mesh& mesh) {
+  const std::int64_t num_micro_batches =
+      config.batch.global_batch / mesh.degree(Axis::data) / config.batch.micro_batch;
+  PipelineShape shape = pipeline_shape(config.parallel, num_micro_batches);
+  Schedules schedules{.step = make_schedule(shape), .validation = {}};
+  shape.forward_only = true;
+  shape.num_micro_batches = shape.num_stages() > 1 ? num_micro_batches : 1;
+  schedules.validation = make_schedule(shape);
+  return schedules;
+}
+
+void take(Schedules&& schedules, TrainingPlan& plan) {
+  plan.schedule = std::move(schedules.step);
+  plan.validation = std::move(schedules.validation);
+}
+
+Dims dims_of(const Config& config, std::int64_t num_sequences, const Share& share) {
+  return make_dims(config.model, num_sequences, config.batch.sequence_length, share);
+}
+
+std::vector<Recompute> options_of(const Config& config, DType compute, const Mesh& mesh) {
+  const Share first = make_share(config.model, config.parallel, mesh, 0);
+  return recompute_options(
+      config.model, config.memory, dims_of(config, config.batch.micro_batch, first), compute);
+}
+
+// The places for rows that all layers of all slots of a model have.
+std::size_t exchange_bytes(const Dims& dims, const ActivationPlan& activations) {
+  if (!dims.exchange_rows) {
+    return 0;
+  }
+  std::int64_t num_layers = 0;
+  for (const ChunkActivations& chunk : activations.chunks) {
+    num_layers += chunk.num_slots * chunk.stage.layers.count;
+  }
+  return static_cast<std::size_t>(num_layers) * (expert_offsets_bytes(dims) + arrival_bytes(dims));
+}
+
+HostMemoryPlan plan_host_memory(const Config& config,
+                                const TrainingPlan& plan,
+                                const PipelineSchedule& validation,
+                                Device device) {
+  const std::int64_t S = config.batch.sequence_length;
+  const std::int64_t micro_batch = config.batch.micro_batch;
+  const bool validates = !config.data.validation.empty() || config.data.held_out > 0;
+  const std::int64_t validated = validates ? validation.shape.num_micro_batches : 0;
+  const std::size_t stats_bytes = plan.activations.shared.stats.bytes();
+  return {
+      .batches_bytes = batch_bytes(plan.num_micro_batches * micro_batch, S) +
+                       batch_bytes(validated * micro_batch, S),
+      .statistics_bytes = (validates ? 2 : 1) * stats_bytes +
+                          static_cast<std::size_t>(plan.dims.L) * expert_offsets_bytes(plan.dims),
+      .exchange_bytes =
+          exchange_bytes(plan.dims, plan.activations) +
+          (plan.sampling ? exchange_bytes(plan.sampling->dims, plan.sampling->activations) : 0),
+      .staging_bytes = staging_bytes(device),
+      .trace_bytes = config.metrics.trace ? Trace::kMaxSpans * sizeof(Trace::Span) : 0};
+}
+
+// But for the schedules, which are those of all ranks.
+TrainingPlan plan_but_recompute(const Config& config,
+                                DType compute,
+                                const DeviceRoom& room,
+                                const Mesh& mesh,
+                                std::int64_t rank,
+                                const Schedules& schedules) {
+  TrainingPlan plan;
+  plan.share = make_share(config.model, config.parallel, mesh, rank);
+  plan.dims = dims_of(config, config.batch.micro_batch, plan.share);
+  plan.num_micro_batches = schedules.step.shape.num_micro_batches;
+  const std::int64_t pipeline_rank = mesh.index(Axis::pipeline, rank);
+  plan.messages = plan_message_buffers(
+      {&schedules.step, &schedules.validation}, pipeline_rank, message_of(plan.dims, compute));
+  plan.parameters = plan_parameters(config.model, compute, plan.share);
+  const std::vector<StageLayers> stages = stages_of(config.model, plan.share);
+  if (config.metrics.sample_every > 0) {
+    plan.sampling = plan_inference_of(dims_of(config, 1, plan.share),
+                                      compute,
+                                      room.device,
+                                      stages,
+                                      schedules.validation.shape,
+                                      pipeline_rank);
+  }
+  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, room.device, stages);
+  for (std::size_t chunk = 0; chunk < stages.size(); ++chunk) {
+    const ChunkSlots& slots =
+        schedules.step.slots_of({.rank = pipeline_rank, .chunk = static_cast<std::int64_t>(chunk)});
+    plan.activations.chunks[chunk].num_slots = slots.held;
+    plan.activations.chunks[chunk].num_pending = slots.pending_weights;
+  }
+  plan.norms = plan_norm_scratch(plan.parameters, compute, plan.share);
+  plan.communication =
+      plan_communication(config.model,
+                         mesh,
+                         rank,
+                         room.device,
+                         {.dims = plan.dims,
+                          .activations = plan.activations,
+                          .parameters = plan.parameters,
+                          .layer_norms_LW = plan.norms.layers_LW,
+                          .sampling = plan.sampling ? &plan.sampling->activations : nullptr,
+                          .compute = compute});
+  plan.memory = {.weights_bytes = weights_bytes(plan.parameters),
+                 .gradients_bytes = gradients_bytes(plan.parameters, compute),
+                 .master_bytes = master_bytes(plan.parameters),
+                 .moments_bytes = moments_bytes(plan.parameters),
+                 .library_bytes = room.library_bytes,
+                 .communication_bytes = plan.communication.bytes(),
+                 .sampling_bytes = plan.sampling ? plan.sampling->bytes() : 0,
+                 .host = plan_host_memory(config, plan, schedules.validation, room.device)};
+  return plan;
+}
+
+// The first of `options`, from number `from` on, that fits, or the last.
+void choose_recompute(TrainingPlan& plan,
+                      const std::vector<Recompute>& options,
+                      std::size_t from,
+                      const DeviceRoom& room) {
+  for (std::size_t i = from; i < options.size(); ++i) {
+    plan.recompute_option = i;
+    plan.activations.recompute = options[i];
+    plan.memory.activations_bytes = plan.activations.activation_bytes();
+    plan.memory.workspace_bytes =
+        plan.activations.workspace_bytes() + plan.norms.bytes() + plan.messages.bytes();
+    if (plan.memory.needed_bytes(room.device) <= room.budget_bytes) {
+      break;
+    }
+  }
+}
+
 }  // namespace
 
 InferencePlan plan_inference(const ModelConfig& model,
@@ -50,49 +188,10 @@ TrainingPlan plan_training(const Config& config,
                            const Mesh& mesh,
                            std::int64_t rank,
                            std::size_t option) {
-  TrainingPlan plan;
-  plan.share = make_share(config.model, config.parallel, mesh, rank);
-  const auto dims_of = [&](std::int64_t num_sequences, const Share& share) {
-    return make_dims(config.model, num_sequences, config.batch.sequence_length, share);
-  };
-  plan.dims = dims_of(config.batch.micro_batch, plan.share);
-  plan.num_micro_batches =
-      SampleShare(config.batch, plan.share).num_sequences() / config.batch.micro_batch;
-  const std::int64_t pipeline_rank = mesh.index(Axis::pipeline, rank);
-  PipelineShape shape = pipeline_shape(config.parallel, plan.num_micro_batches);
-  plan.schedule = make_schedule(shape);
-  shape.forward_only = true;
-  shape.num_micro_batches = shape.num_stages() > 1 ? plan.num_micro_batches : 1;
-  plan.validation = make_schedule(shape);
-  plan.messages = plan_message_buffers(
-      {&plan.schedule, &plan.validation}, pipeline_rank, message_of(plan.dims, compute));
-  plan.parameters = plan_parameters(config.model, compute, plan.share);
-  const std::vector<StageLayers> stages = stages_of(config.model, plan.share);
-  if (config.metrics.sample_every > 0) {
-    plan.sampling = plan_inference_of(
-        dims_of(1, plan.share), compute, room.device, stages, shape, pipeline_rank);
-  }
-  const Share first_share = make_share(config.model, config.parallel, mesh, 0);
-  const std::vector<Recompute> options = recompute_options(
-      config.model, config.memory, dims_of(config.batch.micro_batch, first_share), compute);
-  plan.activations = plan_activations(plan.dims, compute, Keep::all_layers, room.device, stages);
-  for (std::size_t chunk = 0; chunk < stages.size(); ++chunk) {
-    const ChunkSlots& slots =
-        plan.schedule.slots_of({.rank = pipeline_rank, .chunk = static_cast<std::int64_t>(chunk)});
-    plan.activations.chunks[chunk].num_slots = slots.held;
-    plan.activations.chunks[chunk].num_pending = slots.pending_weights;
-  }
-  for (std::size_t i = option; i < options.size(); ++i) {
-    plan.recompute_option = i;
-    plan.activations.recompute = options[i];
-    plan.memory = plan_training_memory(
-        plan.parameters, plan.activations, compute, plan.share, room.library_bytes);
-    plan.memory.workspace_bytes += plan.messages.bytes();
-    plan.memory.sampling_bytes = plan.sampling ? plan.sampling->bytes() : 0;
-    if (plan.memory.total_bytes() <= room.budget_bytes) {
-      break;
-    }
-  }
+  Schedules schedules = make_schedules(config, mesh);
+  TrainingPlan plan = plan_but_recompute(config, compute, room, mesh, rank, schedules);
+  choose_recompute(plan, options_of(config, compute, mesh), option, room);
+  take(std::move(schedules), plan);
   return plan;
 }
 
@@ -100,26 +199,31 @@ StagePlans plan_all_stages(const Config& config,
                            DType compute,
                            const DeviceRoom& room,
                            const Mesh& mesh) {
-  for (std::size_t option = 0;;) {
-    StagePlans plans;
-    std::size_t most = option;
-    bool agreed = true;
-    for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
-      const std::int64_t rank = mesh.at(Axis::pipeline, place, 0);
-      TrainingPlan plan = plan_training(config, compute, room, mesh, rank, option);
-      agreed = agreed && (place == 0 || plan.recompute_option == most);
-      most = std::max(most, plan.recompute_option);
-      plans.bytes.push_back(plan.memory.total_bytes());
-      if (place == 0 || plans.bytes.back() > plans.largest.memory.total_bytes()) {
-        plans.largest_rank = place;
-        plans.largest = std::move(plan);
-      }
-    }
-    if (agreed) {
-      return plans;
-    }
-    option = most;
+  Schedules schedules = make_schedules(config, mesh);
+  const std::vector<Recompute> options = options_of(config, compute, mesh);
+  std::vector<TrainingPlan> stages;
+  for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
+    stages.push_back(plan_but_recompute(
+        config, compute, room, mesh, mesh.at(Axis::pipeline, place, 0), schedules));
   }
+  // Each begins where another has come to, until none goes on from there.
+  std::size_t most = 0;
+  for (std::size_t before = 1; before != most;) {
+    before = most;
+    for (TrainingPlan& stage : stages) {
+      choose_recompute(stage, options, before, room);
+      most = std::max(most, stage.recompute_option);
+    }
+  }
+  StagePlans plans;
+  for (const TrainingPlan& stage : stages) {
+    plans.bytes.push_back(stage.memory.needed_bytes(room.device));
+  }
+  const auto largest = std::max_element(plans.bytes.begin(), plans.bytes.end());
+  plans.largest_rank = largest - plans.bytes.begin();
+  plans.largest = std::move(stages[static_cast<std::size_t>(plans.largest_rank)]);
+  take(std::move(schedules), plans.largest);
+  return plans;
 }
 
 }  // namespace memphis

@@ -9,6 +9,7 @@
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
 #include "csrc/plan/activations.h"
+#include "csrc/plan/communication.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/memory.h"
 #include "csrc/plan/mesh.h"
@@ -60,8 +61,10 @@ struct TrainingPlan {
   MessageBuffers messages;  // of both
   ParameterPlan parameters;
   ActivationPlan activations;
+  NormScratch norms;
   std::size_t recompute_option = 0;       // which of recompute_options it is
   std::optional<InferencePlan> sampling;  // of the model that writes samples of text
+  CommunicationPlan communication;
   MemoryPlan memory;
 };
 // Of rank `rank` of `mesh`, with the first of recompute_options that fits, from number `option` on, or
@@ -80,7 +83,7 @@ TrainingPlan plan_training(const Config& config,
 struct StagePlans {
   TrainingPlan largest;            // of the rank that takes most memory; of equals the first
   std::int64_t largest_rank = 0;   // its place
-  std::vector<std::size_t> bytes;  // MemoryPlan::total_bytes at each place
+  std::vector<std::size_t> bytes;  // MemoryPlan::needed_bytes at each place
 };
 StagePlans plan_all_stages(const Config& config,
                            DType compute,

@@ -127,12 +127,18 @@ void require_memory(const MemoryPlan& plan,
                     const MemoryConfig& config,
                     Device device,
                     Communicator& all) {
-  std::vector<MemoryDemand> demands = demands_of_all(plan.total_bytes(), device, all);
+  std::vector<MemoryDemand> demands = demands_of_all(plan.needed_bytes(device), device, all);
+  if (device != Device::cpu) {
+    for (MemoryDemand& demand : demands_of_all(plan.host.total_bytes(), Device::cpu, all)) {
+      demand.is_host = true;
+      demands.push_back(std::move(demand));
+    }
+  }
   if (config.budget_gib > 0) {
     demands.push_back({.pool = "the budget of memory.budget_gib",
                        .free_bytes = budget_bytes(config),
                        .num_ranks = 1,
-                       .needed_bytes = plan.total_bytes(),
+                       .needed_bytes = plan.needed_bytes(device),
                        .is_budget = true});
   }
   together(all, "memory", [&] {

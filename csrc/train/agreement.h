@@ -35,8 +35,9 @@ Dataset open_text(const Config& config,
 TrainingPlan agreed_plan(
     const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all);
 
-// What all ranks that share a memory will take of it is there, and is within memory.budget_gib:
-// PreflightError, with the table of `plan`, where it is not. None allocates before all have looked.
+// What all ranks that share a memory will take of it is there, of their devices' and of their
+// machine's, and is within memory.budget_gib: PreflightError, with the table of `plan`, where it
+// is not. None allocates before all have looked.
 void require_memory(const MemoryPlan& plan,
                     const MemoryConfig& config,
                     Device device,

@@ -3,13 +3,9 @@
 
 #include <algorithm>
 
+#include "csrc/plan/host_memory.h"
+
 namespace memphis {
-namespace {
-
-constexpr std::size_t kBytesPerToken = 3 * sizeof(std::int32_t) + sizeof(std::uint8_t);
-
-}  // namespace
-
 StepBatch::StepBatch(std::int64_t num_sequences,
                      std::int64_t sequence_length,
                      std::int64_t pad_id,
@@ -17,7 +13,7 @@ StepBatch::StepBatch(std::int64_t num_sequences,
     : num_sequences_(num_sequences),
       sequence_length_(sequence_length),
       pad_id_(pad_id),
-      buffer_(static_cast<std::size_t>(num_sequences * sequence_length) * kBytesPerToken, device) {
+      buffer_(batch_bytes(num_sequences, sequence_length), device) {
   const std::int64_t num_tokens = num_sequences * sequence_length;
   tokens_ = static_cast<std::int32_t*>(buffer_.data());
   targets_ = tokens_ + num_tokens;

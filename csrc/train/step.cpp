@@ -11,19 +11,9 @@
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/optim/lr_schedule.h"
+#include "csrc/plan/host_memory.h"
 
 namespace memphis {
-namespace {
-
-std::int64_t num_offsets(const Dims& dims) {
-  return dims.E * dims.expert_pieces + 1;
-}
-
-std::size_t offsets_bytes(const Dims& dims) {
-  return static_cast<std::size_t>(dims.L * num_offsets(dims)) * sizeof(std::int32_t);
-}
-
-}  // namespace
 
 TrainStep::TrainStep(const Config& config,
                      const TrainingPlan& plan,
@@ -50,7 +40,8 @@ TrainStep::TrainStep(const Config& config,
              config.model.pad_id,
              stream.device),
       host_stats_(model.activations().shared.stats),
-      host_offsets_(offsets_bytes(model.dims()), stream.device),
+      host_offsets_(static_cast<std::size_t>(model.dims().L) * expert_offsets_bytes(model.dims()),
+                    stream.device),
       rows_LE_(static_cast<std::size_t>(model.dims().L * model.dims().E)),
       begin_(stream.device),
       filled_(stream.device),
@@ -166,8 +157,8 @@ double TrainStep::busiest_expert() {
   const auto* offsets = static_cast<const std::int32_t*>(host_offsets_.data());
   std::fill(rows_LE_.begin(), rows_LE_.end(), 0);
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
-    const std::int32_t* of_layer = offsets + layer * num_offsets(dims);
-    for (std::int64_t i = 0; i + 1 < num_offsets(dims); ++i) {
+    const std::int32_t* of_layer = offsets + layer * num_expert_offsets(dims);
+    for (std::int64_t i = 0; i + 1 < num_expert_offsets(dims); ++i) {
       rows_LE_[static_cast<std::size_t>(layer * dims.E + dims.expert_of(i))] +=
           of_layer[i + 1] - of_layer[i];
     }
@@ -184,13 +175,14 @@ void TrainStep::read_back(StepResult& result) {
   const Dims& dims = model_.dims();
   host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
-  std::fill_n(offsets, dims.L * num_offsets(dims), 0);  // of the layers of other ranks too
+  std::fill_n(offsets, dims.L * num_expert_offsets(dims), 0);  // of the layers of other ranks too
   for (std::size_t chunk = 0; chunk < plan_.activations.chunks.size(); ++chunk) {
     const MicroBatch& last =
         pipeline_.slot_of(static_cast<std::int64_t>(chunk), plan_.num_micro_batches - 1);
     for (std::size_t i = 0; i < last.layers.size(); ++i) {
       const TensorView& view = last.layers[i].offsets_E1;
-      device_copy(offsets + last.layer_at(i) * num_offsets(dims), view.data, view.bytes(), stream_);
+      device_copy(
+          offsets + last.layer_at(i) * num_expert_offsets(dims), view.data, view.bytes(), stream_);
     }
   }
   synchronize(stream_);

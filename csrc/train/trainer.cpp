@@ -123,7 +123,7 @@ Trainer::Trainer(const Config& config,
                     model_->dhidden_TD(),
                     *workspace_arena_,
                     stream());
-  optimizer_.emplace(config_.optimizer, *residency_, groups_, plan_.share);
+  optimizer_.emplace(config_.optimizer, *residency_, groups_, plan_.norms);
   train_step_.emplace(config_,
                       plan_,
                       groups_,

@@ -61,6 +61,7 @@ class Trainer {
   }
   WeightResidency& residency() { return *residency_; }
   Optimizer& optimizer() { return *optimizer_; }
+  const Groups& groups() const { return groups_; }
   // Of the last micro-batch, as its backward pass left them.
   const Activations& activations() const { return activations_; }
   Stream stream() const { return stream_.view(); }

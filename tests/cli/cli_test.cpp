@@ -362,7 +362,14 @@ TEST_F(Cli, PlanPrintsTheMemoryTable) {
   const Ended plan = run({"plan", config_});
   EXPECT_EQ(plan.code, 0);
   EXPECT_EQ(plan.out.find("bubble"), std::string::npos) << "a model in one stage has none";
-  for (const char* row : {"weights", "gradients", "moments", "activations", "total"}) {
+  for (const char* row : {"weights",
+                          "gradients",
+                          "moments",
+                          "activations",
+                          "communication",
+                          "total",
+                          "host memory",
+                          "batches"}) {
     EXPECT_NE(plan.out.find(row), std::string::npos) << row;
   }
 }

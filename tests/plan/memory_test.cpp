@@ -74,8 +74,19 @@ TEST(Memory, OfAllKindsAddsUp) {
                         .activations_bytes = 10000,
                         .workspace_bytes = 100000,
                         .library_bytes = 1000000,
-                        .sampling_bytes = 10000000};
-  EXPECT_EQ(plan.total_bytes(), 11111111U);
+                        .communication_bytes = 10000000,
+                        .sampling_bytes = 100000000,
+                        .host = {.batches_bytes = 2,
+                                 .statistics_bytes = 20,
+                                 .exchange_bytes = 200,
+                                 .staging_bytes = 2000,
+                                 .trace_bytes = 20000}};
+  EXPECT_EQ(plan.total_bytes(), 111111111U);
+  EXPECT_EQ(plan.allocated_bytes(), 100111111U);
+  EXPECT_EQ(plan.host.standing_bytes(), 222U);
+  EXPECT_EQ(plan.host.total_bytes(), 22222U);
+  EXPECT_EQ(plan.needed_bytes(Device::cuda), 111111111U);
+  EXPECT_EQ(plan.needed_bytes(Device::cpu), 111133333U) << "one memory has both";
 }
 
 TEST(Memory, ThatIsThereToTheByteIsEnough) {

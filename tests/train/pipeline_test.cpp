@@ -9,6 +9,7 @@
 //   delays           of any message on any rank: the same bits, and an end
 //   memory           what the plan of each rank says
 //   samples          the same text
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -325,12 +326,19 @@ TEST(Pipeline, TakesTheMemoryThatThePlansSay) {
     const TemporaryDirectory directory;
     const std::string yaml = tiny_yaml(directory);
     const std::uint64_t before = allocated_bytes();
+    const std::uint64_t pinned_before = pinned_bytes();
     on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
       RankRun run(world, yaml, run_overrides(layout, "bf16"));
-      auto planned = static_cast<std::int64_t>(run.trainer().plan().memory.total_bytes());
-      sum_over_ranks(run.all(), {&planned, 1}, "test.planned");
+      const MemoryPlan& memory = run.trainer().plan().memory;
+      std::array<std::int64_t, 2> planned = {
+          static_cast<std::int64_t>(memory.allocated_bytes()),
+          static_cast<std::int64_t>(memory.host.standing_bytes())};
+      sum_over_ranks(run.all(), planned, "test.planned");
       if (world.rank() == 0) {
-        EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned)) << schedule.name;
+        EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned[0]))
+            << schedule.name;
+        EXPECT_EQ(pinned_bytes() - pinned_before, static_cast<std::uint64_t>(planned[1]))
+            << schedule.name;
       }
     });
   }

@@ -231,7 +231,7 @@ plant("plan.weight_places", MEMORY, "size",
 FLOPS = "plan/flops.cpp"
 
 plant("plan.total_sampling", MEMORY, "dropped term",
-      "workspace_bytes + library_bytes + sampling_bytes;", "workspace_bytes + library_bytes;",
+      "library_bytes + communication_bytes + sampling_bytes;", "library_bytes + communication_bytes;",
       "memory for sampling is planned and not counted")
 plant("plan.kept_layers", ACTIVATIONS, "bound",
       "    if (keep == Keep::all_layers) {\n      of_slot +=",
@@ -245,11 +245,11 @@ plant("plan.again_first", "plan/recompute.h", "comparison",
       "layer < num_layers ? groups : rest", "layer <= num_layers ? groups : rest",
       "one layer more is computed again than was asked for")
 plant("plan.again_cheapest", "plan/training_plan.cpp", "comparison",
-      "if (plan.memory.total_bytes() <= room.budget_bytes) {",
-      "if (plan.memory.total_bytes() < room.budget_bytes) {",
+      "if (plan.memory.needed_bytes(room.device) <= room.budget_bytes) {",
+      "if (plan.memory.needed_bytes(room.device) < room.budget_bytes) {",
       "what fits to the byte does not fit")
 plant("plan.again_agreed", "plan/training_plan.cpp", "condition",
-      "    if (agreed) {", "    if (agreed || option > 0) {",
+      "before != most;) {", "before == 1;) {",
       "what the first stage has room for is taken for what all have")
 plant("plan.again_nested", "plan/recompute.cpp", "condition",
       "groups != rest && has_all_of(groups, rest) && layers", "groups != rest && !rest.any() && layers",
@@ -437,3 +437,38 @@ plant("plan.operations_chunk", OPERATIONS, "size",
 plant("plan.operations_first", OPERATIONS, "condition",
       "segment.sharded() && (!segment.place || is_first)", "segment.sharded() && !segment.place",
       "the layers that are used first come when they are")
+
+# ---- communication, host memory
+
+COMMUNICATION = "plan/communication.cpp"
+
+plant("plan.nccl_neighbours", COMMUNICATION, "bound",
+      "std::min<std::int64_t>(num_others, 2)", "num_others",
+      "a ring is taken to connect every rank with every other")
+plant("plan.nccl_network", COMMUNICATION, "condition",
+      "(far > 0 ? kFarBytes : kNearBytes)", "kNearBytes",
+      "buffers of the network's senders are not counted")
+plant("plan.nccl_shared", COMMUNICATION, "missing term",
+      "* kNearBytes + shared;", "* kNearBytes;",
+      "what rows to other machines go through is not counted")
+plant("plan.nccl_rounds", COMMUNICATION, "condition",
+      "while (far > 0 && channels > 1", "while (channels > 1",
+      "ranks of one machine are taken to have fewer channels than they have")
+plant("plan.group_tied", COMMUNICATION, "condition",
+      "if (model.tie_embeddings && first != last) {", "if (first != last) {",
+      "two ranks are taken to share an embedding that the model has not")
+plant("plan.host_terms", COMMUNICATION, "scale by degree",
+      "static_cast<std::size_t>(num_ranks_) * round_up(bytes, kAlignment)", "round_up(bytes, kAlignment)",
+      "the terms of one rank are counted and not those of all")
+plant("plan.host_gradients", COMMUNICATION, "condition",
+      "if (segment.sharded()) {", "if (!segment.sharded()) {",
+      "room for whole gradients and for pieces of them are exchanged")
+plant("plan.needed_cpu", "plan/memory.h", "condition",
+      "(device == Device::cpu ? host.total_bytes() : 0)", "0",
+      "host memory is not taken from the machine's where that is the device")
+plant("plan.host_slots", "plan/training_plan.cpp", "missing factor",
+      "chunk.num_slots * chunk.stage.layers.count", "chunk.stage.layers.count",
+      "one micro-batch has places for rows, and as many are under way as there are slots")
+plant("plan.host_validation", "plan/training_plan.cpp", "condition",
+      "(validates ? 2 : 1) * stats_bytes", "2 * stats_bytes",
+      "a run that validates nothing has statistics of it")
