@@ -23,6 +23,7 @@
 #include "csrc/plan/stage_costs.h"
 #include "csrc/plan/stages.h"
 #include "csrc/plan/training_plan.h"
+#include "csrc/plan/ways_to_fit.h"
 #include "csrc/train/resume.h"
 #include "csrc/train/run_lock.h"
 #include "kernels/matmul/matmul.h"
@@ -202,6 +203,7 @@ void print_plan(const Config& config, std::int64_t num_ranks) {
     print_stages(config, compute, plans);
   }
   print_memory(config, compute, room, plans);
+  fmt::print("{}", describe(ways_to_fit(config, compute, room.planned, num_ranks), num_ranks));
 }
 
 std::string lines(const std::vector<std::string>& each, const char* what) {

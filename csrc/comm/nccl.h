@@ -22,9 +22,9 @@ void set_nccl_defaults();
 constexpr int kNcclRanksPerId = 256;
 
 // Multiprocessors that a communicator takes at most, each of which is a channel with buffers of its
-// own. NCCL chooses how many it takes by how ranks are connected; without a limit, what it may take of
-// the GPU's memory is not known before. On 8 H100 it takes 32 to exchange rows (NVIDIA/nccl issue
-// 1685). NCCL_MAX_CTAS in the environment replaces both limits.
+// own. NCCL chooses how many it takes by how ranks are connected; without a limit, what it may take
+// of the GPU's memory is not known before. On 8 H100 it takes 32 to exchange rows (NVIDIA/nccl
+// issue 1685). NCCL_MAX_CTAS in the environment replaces both limits.
 constexpr int kCollectiveCtas = 32;
 // Of Traffic::messages and numbers. A rank of a pipeline may have eight messages under way, and an
 // H100 has 132 multiprocessors.

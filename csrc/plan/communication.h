@@ -55,10 +55,11 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
 //              shared is given out in
 //   sending    to a GPU of the same machine 2 MiB, over the network LL128 and Simple: 10 MiB
 //
-// Peers are the two neighbours of a ring, which are those of a tree in a machine; where rows go from
-// all to all, every rank. Those of other machines share one buffer a direction then, of 16 chunks of
-// 128 KiB a channel. On 8 H100, NVIDIA/nccl issue 1685 reports 32 channels a peer and buffers of 10
-// and 2 MiB, and 3.28 GB taken by the first exchange of rows, for which this is 2.82 GB.
+// Peers are the two neighbours of a ring, which are those of a tree in a machine; where rows go
+// from all to all, every rank. Those of other machines share one buffer a direction then, of 16
+// chunks of 128 KiB a channel. On 8 H100, NVIDIA/nccl issue 1685 reports 32 channels a peer and
+// buffers of 10 and 2 MiB, and 3.28 GB taken by the first exchange of rows, for which this is 2.82
+// GB.
 //
 // All connections are counted that may be made; NCCL makes those of an algorithm when it is first
 // used. Buffers of the switch's own sums (NVLS), which take the place of a ring's, and the few MiB
@@ -103,8 +104,9 @@ struct CommunicatedTensors {
 };
 
 // On Device::cuda of NCCL's communicators. On the CPU what HostCommunicator keeps between its
-// collectives: the terms of a sum, the sum, and blocks that are put in another order; groups of host
-// memory beside those of the device sum a few numbers and are not counted, nor is what an MPI keeps.
+// collectives: the terms of a sum, the sum, and blocks that are put in another order; groups of
+// host memory beside those of the device sum a few numbers and are not counted, nor is what an MPI
+// keeps.
 CommunicationPlan plan_communication(const ModelConfig& model,
                                      const Mesh& mesh,
                                      std::int64_t rank,

@@ -7,9 +7,9 @@
 #include "csrc/core/device.h"
 #include "csrc/plan/dims.h"
 
-// What a rank holds in the memory of its machine, beside its device's: what the host reads, fills and
-// sends on. Where the device is a GPU this is page-locked memory (PinnedBuffer), which the system
-// cannot take back, and which all ranks of a machine take from one pool.
+// What a rank holds in the memory of its machine, beside its device's: what the host reads, fills
+// and sends on. Where the device is a GPU this is page-locked memory (PinnedBuffer), which the
+// system cannot take back, and which all ranks of a machine take from one pool.
 namespace memphis {
 
 // Tokens, targets, positions and whether each is valid.
@@ -18,8 +18,8 @@ constexpr std::size_t batch_bytes(std::int64_t num_sequences, std::int64_t seque
   return static_cast<std::size_t>(num_sequences * sequence_length) * kBytesPerToken;
 }
 
-// Of a layer's experts, a cut one counted once for each of its pieces: where the rows of each begin,
-// and where the last one's end.
+// Of a layer's experts, a cut one counted once for each of its pieces: where the rows of each
+// begin, and where the last one's end.
 constexpr std::int64_t num_expert_offsets(const Dims& dims) {
   return dims.E * dims.expert_pieces + 1;
 }
@@ -27,16 +27,16 @@ constexpr std::size_t expert_offsets_bytes(const Dims& dims) {
   return static_cast<std::size_t>(num_expert_offsets(dims)) * sizeof(std::int32_t);
 }
 
-// What a layer of a micro-batch keeps of rows that arrive from other ranks: source and slot of each,
-// and where the rows of each expert begin. Nothing where no rows are exchanged.
+// What a layer of a micro-batch keeps of rows that arrive from other ranks: source and slot of
+// each, and where the rows of each expert begin. Nothing where no rows are exchanged.
 constexpr std::size_t arrival_bytes(const Dims& dims) {
   return dims.exchange_rows
              ? static_cast<std::size_t>(2 * dims.local_R + dims.local_E + 1) * sizeof(std::int32_t)
              : 0;
 }
 
-// Through which the tensors of a GPU pass to and from files: enough to keep the link busy. The CPU's
-// need none.
+// Through which the tensors of a GPU pass to and from files: enough to keep the link busy. The
+// CPU's need none.
 constexpr std::size_t staging_bytes(Device device) {
   return device == Device::cpu ? 0 : std::size_t{64} << 20;
 }

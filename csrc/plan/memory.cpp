@@ -123,15 +123,20 @@ std::size_t budget_bytes(const MemoryConfig& config) {
 void require_fits(const MemoryPlan& plan,
                   const MemoryDemand& demand,
                   const MemoryConfig& config,
-                  Device device) {
+                  Device device,
+                  const std::function<std::string()>& ways) {
   if (demand.needed_bytes <= demand.free_bytes) {
     return;
   }
   const bool alone = demand.num_ranks == 1;
+  std::string lines = ways ? ways() : "";
+  if (lines.ends_with('\n')) {
+    lines.pop_back();
+  }
   throw PreflightError(fmt::format(
       "{} {} {} and {} has {} free{}\n{}(weights to moments follow from the model, "
       "activations and workspace from the micro-batch and from what memory.recompute keeps); "
-      "{}{}lower batch.micro_batch or batch.sequence_length, {}use a smaller model",
+      "{}{}lower batch.micro_batch or batch.sequence_length, {}use a smaller model{}",
       alone ? "the run needs" : fmt::format("the {} ranks here need", demand.num_ranks),
       human_bytes(demand.needed_bytes),
       demand.is_host ? "in host memory" : fmt::format("on device {}", name_of(device)),
@@ -141,7 +146,8 @@ void require_fits(const MemoryPlan& plan,
       format_memory_table(plan),
       demand.is_budget ? "raise memory.budget_gib, " : "",
       config.recompute_auto ? "" : "set memory.recompute to auto, ",
-      alone ? "or " : "start fewer ranks on a machine, or "));
+      alone ? "or " : "start fewer ranks on a machine, or ",
+      lines.empty() ? "" : "\n" + lines));
 }
 
 }  // namespace memphis

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -89,10 +90,11 @@ struct MemoryDemand {
 };
 
 // Throws PreflightError, with the table of a rank, `plan`, and the nearest knobs, if `demand`
-// exceeds what there is.
+// exceeds what there is. `ways`, if any, are lines behind that: what csrc/plan/ways_to_fit.h says.
 void require_fits(const MemoryPlan& plan,
                   const MemoryDemand& demand,
                   const MemoryConfig& config,
-                  Device device);
+                  Device device,
+                  const std::function<std::string()>& ways = {});
 
 }  // namespace memphis

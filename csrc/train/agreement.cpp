@@ -17,6 +17,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/core/memory_pools.h"
+#include "csrc/plan/ways_to_fit.h"
 #include "kernels/matmul/matmul.h"
 
 namespace memphis {
@@ -123,10 +124,8 @@ TrainingPlan agreed_plan(
   }
 }
 
-void require_memory(const MemoryPlan& plan,
-                    const MemoryConfig& config,
-                    Device device,
-                    Communicator& all) {
+void require_memory(
+    const MemoryPlan& plan, const Config& config, DType compute, Device device, Communicator& all) {
   std::vector<MemoryDemand> demands = demands_of_all(plan.needed_bytes(device), device, all);
   if (device != Device::cpu) {
     for (MemoryDemand& demand : demands_of_all(plan.host.total_bytes(), Device::cpu, all)) {
@@ -134,16 +133,26 @@ void require_memory(const MemoryPlan& plan,
       demands.push_back(std::move(demand));
     }
   }
-  if (config.budget_gib > 0) {
+  if (config.memory.budget_gib > 0) {
     demands.push_back({.pool = "the budget of memory.budget_gib",
-                       .free_bytes = budget_bytes(config),
+                       .free_bytes = budget_bytes(config.memory),
                        .num_ranks = 1,
                        .needed_bytes = plan.needed_bytes(device),
                        .is_budget = true});
   }
   together(all, "memory", [&] {
     for (const MemoryDemand& demand : demands) {
-      require_fits(plan, demand, config, device);
+      // An equal part each, as in agreed_plan. What helps a GPU does not help its host.
+      const auto ways = [&] {
+        const DeviceRoom room{
+            .device = device,
+            .library_bytes = plan.library_bytes,
+            .budget_bytes = demand.free_bytes / static_cast<std::size_t>(demand.num_ranks)};
+        return demand.is_host
+                   ? std::string()
+                   : describe(ways_to_fit(config, compute, room, all.size()), all.size());
+      };
+      require_fits(plan, demand, config.memory, device, ways);
     }
   });
 }

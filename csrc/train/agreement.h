@@ -13,8 +13,8 @@
 #include "csrc/plan/mesh.h"
 #include "csrc/plan/training_plan.h"
 
-// What all ranks of a run have alike, and have at all, before one of them allocates or writes. Every
-// rank calls unless a function says otherwise, and where one rank refuses all throw.
+// What all ranks of a run have alike, and have at all, before one of them allocates or writes.
+// Every rank calls unless a function says otherwise, and where one rank refuses all throw.
 namespace memphis {
 
 inline constexpr const char* kRunConfigName = "config.yaml";  // of run.dir
@@ -36,12 +36,10 @@ TrainingPlan agreed_plan(
     const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all);
 
 // What all ranks that share a memory will take of it is there, of their devices' and of their
-// machine's, and is within memory.budget_gib: PreflightError, with the table of `plan`, where it
-// is not. None allocates before all have looked.
-void require_memory(const MemoryPlan& plan,
-                    const MemoryConfig& config,
-                    Device device,
-                    Communicator& all);
+// machine's, and is within memory.budget_gib: PreflightError, with the table of `plan` and what
+// could be changed, where it is not. None allocates before all have looked.
+void require_memory(
+    const MemoryPlan& plan, const Config& config, DType compute, Device device, Communicator& all);
 
 // run.dir is this rank's too, before there is work that it cannot save: PreflightError where it is
 // another one than the first rank's, or cannot be written to. Of one rank.

@@ -94,7 +94,7 @@ Trainer::Trainer(const Config& config,
              format_memory_table(plan_.memory),
              describe(plan_.activations.recompute, config_.model.num_layers));
   }
-  require_memory(plan_.memory, config_.memory, device_, groups_.all_host());
+  require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });

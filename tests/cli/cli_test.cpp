@@ -358,6 +358,39 @@ TEST_F(Cli, PlanOfAPipelineHasTheMemoryOfItsLargestRank) {
             std::string::npos);
 }
 
+// Each way as it is printed makes the plan fit; where there is room nothing is offered.
+TEST_F(Cli, PlanPrintsWhatWouldMakeItFit) {
+  const auto plan = [&](const std::string& budget, const std::string& more) {
+    std::vector<std::string> arguments = {
+        "plan", config_, "memory.recompute=none", "memory.budget_gib=" + budget};
+    if (!more.empty()) {
+      arguments[2] = more;
+    }
+    return run(arguments).out;
+  };
+  const std::string kOffer = "\nwhat makes it fit, the cheapest first, ";
+  EXPECT_EQ(plan("1", "").find(kOffer), std::string::npos);
+  const double needed = number_after(plan("1", ""), "\nfits: ");  // MiB
+  const std::string budget = std::to_string(0.95 * needed / 1024);
+  const std::string tight = plan(budget, "");
+  EXPECT_NE(tight.find("\ndoes not fit: "), std::string::npos) << tight;
+  const std::size_t at = tight.find(kOffer);
+  ASSERT_NE(at, std::string::npos) << tight;
+  const std::size_t first = tight.find("\n  ", at) + 3;
+  const std::string offered = tight.substr(first, tight.find('\n', first) - first);
+  EXPECT_EQ(offered, "memory.recompute=auto") << tight;
+  EXPECT_NE(plan(budget, offered).find("\nfits: "), std::string::npos) << offered;
+  EXPECT_NE(plan("0.000001", "").find("\nnothing that was tried on 1 rank makes it fit"),
+            std::string::npos);
+}
+
+// A run that is refused says the same.
+TEST_F(Cli, TrainSaysWhatWouldMakeItFit) {
+  const Ended ended = train("run", {"memory.recompute=none", "memory.budget_gib=0.001"});
+  EXPECT_EQ(ended.code, 5) << ended.error;
+  EXPECT_NE(ended.error.find("makes it fit"), std::string::npos) << ended.error;
+}
+
 TEST_F(Cli, PlanPrintsTheMemoryTable) {
   const Ended plan = run({"plan", config_});
   EXPECT_EQ(plan.code, 0);

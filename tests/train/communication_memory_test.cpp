@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a plan says of groups is what a rank makes: the same groups, for the same traffic, and on the
-// CPU as many bytes as their communicators keep, in every layout and in pipelines. What it says of
-// host memory beside the device is what the ranks take.
+// What a plan says of groups is what a rank makes: the same groups, for the same traffic, and on
+// the CPU as many bytes as their communicators keep, in every layout and in pipelines. What it says
+// of host memory beside the device is what the ranks take.
 #include <string>
 #include <utility>
 #include <vector>

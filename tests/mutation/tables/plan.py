@@ -440,7 +440,11 @@ plant("plan.operations_first", OPERATIONS, "condition",
 
 # ---- communication, host memory
 
+# ---- communication, host memory, step costs, ways to fit
+
 COMMUNICATION = "plan/communication.cpp"
+STEP_COST = "plan/step_cost.cpp"
+WAYS = "plan/ways_to_fit.cpp"
 
 plant("plan.nccl_neighbours", COMMUNICATION, "bound",
       "std::min<std::int64_t>(num_others, 2)", "num_others",
@@ -472,3 +476,37 @@ plant("plan.host_slots", "plan/training_plan.cpp", "missing factor",
 plant("plan.host_validation", "plan/training_plan.cpp", "condition",
       "(validates ? 2 : 1) * stats_bytes", "2 * stats_bytes",
       "a run that validates nothing has statistics of it")
+plant("plan.cost_weights", STEP_COST, "missing factor",
+      "cost.price += static_cast<double>(plan.num_micro_batches) * (3 * weights",
+      "cost.price += (3 * weights",
+      "more and smaller micro-batches cost nothing")
+plant("plan.cost_sums", STEP_COST, "condition",
+      "plan.share.shard_gradients ? static_cast<double>(plan.num_micro_batches) : 1.0", "1.0",
+      "gradients that are summed in each micro-batch are counted once")
+plant("plan.cost_again", STEP_COST, "missing term",
+      "cost.price += again.weight() / of_token;", "",
+      "what is computed again costs nothing")
+plant("plan.cost_machine", STEP_COST, "condition",
+      "(lies_on_one_machine(group) ? kFlopsOfNearByte : kFlopsOfFarByte)", "kFlopsOfNearByte",
+      "the network is as fast as NVLink")
+plant("plan.ways_fit", WAYS, "comparison",
+      "return way.bytes <= room_.budget_bytes;", "return way.bytes < room_.budget_bytes;",
+      "what fits to the byte is told what would make it fit")
+plant("plan.ways_order", WAYS, "comparison",
+      "[](const auto& a, const auto& b) {\n    return a.cost.price < b.cost.price;",
+      "[](const auto& a, const auto& b) {\n    return a.cost.price > b.cost.price;",
+      "the dearest comes first")
+plant("plan.ways_least", WAYS, "condition",
+      "if (turned.valid && !turned.fits) {", "if (turned.valid) {",
+      "a knob is turned beside one that does it alone")
+plant("plan.ways_sequences", WAYS, "condition",
+      "if (!result.ways.empty() && result.ways.size() < kMostWays) {",
+      "if (result.ways.size() < kMostWays) {",
+      "another model is offered where there is no other way")
+plant("plan.ways_ranks", WAYS, "missing step",
+      "return [=](Config& config) {\n    config.parallel.*degree *= factor;\n    config.parallel.data = 0;",
+      "return [=](Config& config) {\n    config.parallel.*degree *= factor;",
+      "degrees are raised and what they leave is not lowered")
+plant("plan.ways_stages", WAYS, "missing step",
+      "config.parallel.stages.clear();", "",
+      "stages that were written out keep a pipeline from being longer")
