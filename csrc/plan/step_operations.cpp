@@ -61,6 +61,7 @@ class Writer {
           const bool activation = kind == MessageKind::activation;
           layer_ = kNoLayer;
           move(step.kind == StepKind::send ? send : receive,
+               Pattern::broadcast,
                activation ? "pipeline_activations" : "pipeline_gradients",
                activation ? "pipeline.activation" : "pipeline.gradient",
                plan_.messages.message_TD.bytes());
@@ -85,27 +86,31 @@ class Writer {
   }
   void whole_tokens() {
     if (d_.split_sequences) {
-      move(exchange, "tensor", "tensor.whole_tokens", tokens_bytes());
+      move(exchange, Pattern::all_gather, "tensor", "tensor.whole_tokens", tokens_bytes());
     }
   }
   void sum_terms() {
     if (d_.tensor_parallel) {
-      move(exchange, "tensor", "tensor.sum_terms", tokens_bytes());
+      move(exchange,
+           d_.split_sequences ? Pattern::reduce_scatter : Pattern::all_reduce,
+           "tensor",
+           "tensor.sum_terms",
+           tokens_bytes());
     }
   }
   void join_routed() {
     if (d_.tensor_parallel && !d_.split_sequences) {
-      move(exchange, "tensor", "tensor.join_routed", tokens_bytes());
+      move(exchange, Pattern::all_gather, "tensor", "tensor.join_routed", tokens_bytes());
     }
   }
   // Rows, or a number for each, to the ranks of their experts or back.
   void rows(std::string_view name, std::int64_t width, DType dtype) {
     if (d_.exchange_rows) {
       move(exchange,
+           Pattern::all_to_all,
            "expert_ranks",
            name,
-           static_cast<std::size_t>(d_.sent_R * width) * size_of(dtype),
-           true);
+           static_cast<std::size_t>(d_.sent_R * width) * size_of(dtype));
     }
   }
   DType sums() const { return accumulation_dtype(compute_); }
@@ -130,11 +135,12 @@ class Writer {
       const LayerActivations<LayerTensor>& layer = plan_.activations.layer;
       for (const TensorSpec& spec :
            {layer.counts_BE.spec, layer.probs_sum_BE.spec, layer.valid_B.spec}) {
-        move(exchange, "tensor", "moe.balance", spec.bytes());
+        move(exchange, Pattern::all_reduce, "tensor", "moe.balance", spec.bytes());
       }
     }
     if (d_.exchange_rows) {
       move(exchange,
+           Pattern::all_gather,
            "expert_ranks_host",
            "moe.counts",
            static_cast<std::size_t>(d_.expert_ranks * d_.E * d_.expert_pieces) *
@@ -196,6 +202,7 @@ class Writer {
       const std::int64_t columns = d_.pad_chunk(std::min(d_.head_chunk, d_.T - begin));
       if (d_.tensor_parallel) {
         move(exchange,
+             Pattern::all_gather,
              "tensor",
              "head.cross_entropy",
              static_cast<std::size_t>(2 * plan_.share.tensor.count * columns) * size_of(sums()));
@@ -221,7 +228,8 @@ class Writer {
     for (const Segment& segment : plan_.parameters.segments) {
       if (segment.place && segment.layer == layer) {
         layer_ = layer;
-        move(gather, group_of(segment), "layer.weights", weight_bytes(segment));
+        move(
+            gather, Pattern::all_gather, group_of(segment), "layer.weights", weight_bytes(segment));
       }
     }
   }
@@ -248,13 +256,20 @@ class Writer {
     layer_ = layer;
     for (const LayerRun& shared : plan_.parameters.shared_kv) {
       if (shared.layer == layer) {
-        move(reduce, "kv_sharers", "optimizer.shared_kv", gradient_bytes(shared.elements.count));
+        move(reduce,
+             Pattern::all_reduce,
+             "kv_sharers",
+             "optimizer.shared_kv",
+             gradient_bytes(shared.elements.count));
       }
     }
     for (const Segment& segment : plan_.parameters.segments) {
       if (segment.layer == layer && segment.replicated()) {
-        move(
-            reduce, group_of(segment), "optimizer.gradients", gradient_bytes(segment.num_elements));
+        move(reduce,
+             segment.sharded() ? Pattern::reduce_scatter : Pattern::all_reduce,
+             group_of(segment),
+             "optimizer.gradients",
+             gradient_bytes(segment.num_elements));
       }
     }
   }
@@ -346,18 +361,23 @@ class Writer {
     const std::size_t row_bytes = stats.bytes() / static_cast<std::size_t>(stats.dims[0]);
     const Range z = stat_rows(Stat::z, d_.L);
     if (plan_.share.tensor.count > 1) {
-      move(exchange, "tensor", "step.z_loss", static_cast<std::size_t>(z.count) * row_bytes);
+      move(exchange,
+           Pattern::all_reduce,
+           "tensor",
+           "step.z_loss",
+           static_cast<std::size_t>(z.count) * row_bytes);
     }
     if (plan_.share.data_context.count > 1) {
-      move(exchange, "data_context", "step.losses", stats.bytes());
+      move(exchange, Pattern::all_reduce, "data_context", "step.losses", stats.bytes());
     }
     const bool in_stages = plan_.schedule.shape.num_ranks > 1;
     if (in_stages) {
-      move(exchange, "pipeline", "step.losses", stats.bytes());
+      move(exchange, Pattern::all_reduce, "pipeline", "step.losses", stats.bytes());
     }
     for (const Segment& segment : plan_.parameters.segments) {
       if (segment.tied != Tied::no) {
         move(reduce,
+             Pattern::all_reduce,
              "tied_embedding",
              "optimizer.tied_gradient",
              gradient_bytes(segment.owned.count));
@@ -365,10 +385,10 @@ class Writer {
     }
     const NormScratch norms = plan_norm_scratch(plan_.parameters, compute_, plan_.share);
     if (in_stages) {
-      move(exchange, "pipeline", "optimizer.norm", norms.layers_LW.bytes());
+      move(exchange, Pattern::all_reduce, "pipeline", "optimizer.norm", norms.layers_LW.bytes());
     }
     if (plan_.share.stage_ranks.count > 1) {
-      move(exchange, "stage_ranks", "optimizer.norm", norms.ranks_PLW.bytes());
+      move(exchange, Pattern::all_gather, "stage_ranks", "optimizer.norm", norms.ranks_PLW.bytes());
     }
     for (const Segment& segment : plan_.parameters.segments) {
       layer_ = segment.layer;
@@ -377,6 +397,7 @@ class Writer {
       }
       if (segment.tied != Tied::no) {
         move(gather,
+             Pattern::broadcast,
              "tied_embedding",
              "optimizer.tied_embedding",
              static_cast<std::size_t>(segment.owned.count) * size_of(segment.dtype));
@@ -384,6 +405,7 @@ class Writer {
       const bool is_first = segment.layer < plan_.parameters.num_weight_places;
       if (segment.sharded() && (!segment.place || is_first)) {
         move(gather,
+             Pattern::all_gather,
              group_of(segment),
              segment.place ? "layer.weights" : "optimizer.weights",
              weight_bytes(segment));
@@ -402,17 +424,17 @@ class Writer {
                            .flops = flops / static_cast<double>(plan_.share.tensor.count)});
   }
   void move(OperationKind kind,
+            Pattern pattern,
             std::string_view group,
             std::string_view name,
-            std::size_t bytes,
-            bool varies = false) {
+            std::size_t bytes) {
     operations_.push_back({.kind = kind,
                            .layer = layer_,
                            .micro_batch = micro_batch_,
                            .group = group,
                            .name = name,
-                           .bytes = bytes,
-                           .varies = varies});
+                           .pattern = pattern,
+                           .bytes = bytes});
   }
   const PassFlops& flops_of(int layer) const {
     return flops_.layers[static_cast<std::size_t>(layer)];
@@ -467,24 +489,20 @@ std::vector<StepOperation> step_operations(const Config& config,
   return Writer(config, compute, plan).write();
 }
 
-std::vector<StepTraffic> traffic_of(const std::vector<StepOperation>& operations) {
-  std::vector<StepTraffic> result;
-  for (const StepOperation& operation : operations) {
-    if (!operation.moves()) {
-      continue;
-    }
-    const auto same = [&](const StepTraffic& one) {
-      return one.group == operation.group && one.name == operation.name;
-    };
-    auto found = std::find_if(result.begin(), result.end(), same);
-    if (found == result.end()) {
-      result.push_back({.group = operation.group, .name = operation.name});
-      found = std::prev(result.end());
-    }
-    ++found->calls;
-    found->bytes += static_cast<double>(operation.bytes);
+double StepOperation::sent_bytes(std::int64_t num_ranks) const {
+  const auto whole = static_cast<double>(bytes);
+  const double others = static_cast<double>(num_ranks - 1) / static_cast<double>(num_ranks);
+  switch (pattern) {
+    case Pattern::all_gather:
+    case Pattern::reduce_scatter:
+    case Pattern::all_to_all:
+      return whole * others;
+    case Pattern::all_reduce:
+      return 2 * whole * others;
+    case Pattern::broadcast:
+      return kind == receive ? 0 : whole;
   }
-  return result;
+  return 0;
 }
 
 }  // namespace memphis

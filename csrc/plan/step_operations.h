@@ -37,6 +37,9 @@ enum class OperationKind : std::uint8_t {
 
 std::string_view name_of(OperationKind kind);
 
+// How it moves: the collectives of csrc/comm/communicator.h.
+enum class Pattern : std::uint8_t { all_gather, reduce_scatter, all_reduce, all_to_all, broadcast };
+
 constexpr int kNoLayer = -2;
 
 struct StepOperation {
@@ -48,13 +51,16 @@ struct StepOperation {
   // Of what moves: the name of its group ("tensor") and its own ("tensor.sum_terms").
   std::string_view group = {};
   std::string_view name = {};
-  // Of what moves, in the larger of the two operands. Where routing decides (`varies`), as if every
+  Pattern pattern = Pattern::all_gather;
+  // Of what moves, in the larger of the two operands. Of rows, which routing deals out, as if every
   // expert had its share.
   std::size_t bytes = 0;
-  bool varies = false;
   double flops = 0;  // of work, where it is products of matrices and scores
 
   bool moves() const { return !group.empty(); }
+  // What this rank sends of them in a group of so many, by the way that moves least: a gather or a
+  // scattered sum moves the whole once but for the rank's own piece, a sum that all have twice.
+  double sent_bytes(std::int64_t num_ranks) const;
 };
 
 // Of a step in the middle of a run, on the rank that `plan` is of. What a group of one rank would move is
@@ -66,14 +72,5 @@ struct StepOperation {
 std::vector<StepOperation> step_operations(const Config& config,
                                            DType compute,
                                            const TrainingPlan& plan);
-
-// The same by the names of what moves, in the order in which they come first.
-struct StepTraffic {
-  std::string_view group = {};
-  std::string_view name = {};
-  std::int64_t calls = 0;
-  double bytes = 0;
-};
-std::vector<StepTraffic> traffic_of(const std::vector<StepOperation>& operations);
 
 }  // namespace memphis

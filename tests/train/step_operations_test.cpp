@@ -30,11 +30,28 @@ namespace {
 struct Moved {
   std::string group;
   std::string name;
+  Pattern pattern = Pattern::all_gather;
   std::size_t bytes = 0;
 
   bool operator==(const Moved&) const = default;
-  std::string describe() const { return name + " of " + group + ", " + std::to_string(bytes); }
+  std::string describe() const {
+    return name + " of " + group + ", pattern " + std::to_string(static_cast<int>(pattern)) + ", " +
+           std::to_string(bytes);
+  }
 };
+
+Pattern pattern_of(const Collective& collective) {
+  if (std::holds_alternative<AllGather>(collective)) {
+    return Pattern::all_gather;
+  }
+  if (std::holds_alternative<ReduceScatter>(collective)) {
+    return Pattern::reduce_scatter;
+  }
+  if (std::holds_alternative<AllReduce>(collective)) {
+    return Pattern::all_reduce;
+  }
+  return std::holds_alternative<AllToAll>(collective) ? Pattern::all_to_all : Pattern::broadcast;
+}
 
 std::size_t larger_operand(const Collective& collective) {
   return std::visit(
@@ -71,8 +88,11 @@ class RecordingCommunicator final : public Communicator {
  private:
   void record(const Collective& collective, std::string_view name) {
     if (size() > 1) {
-      const bool varies = std::holds_alternative<AllToAll>(collective);
-      moved_.push_back({axis_, std::string(name), varies ? 0 : larger_operand(collective)});
+      const Pattern pattern = pattern_of(collective);
+      moved_.push_back({axis_,
+                        std::string(name),
+                        pattern,
+                        pattern == Pattern::all_to_all ? 0 : larger_operand(collective)});
     }
   }
 
@@ -156,8 +176,10 @@ TEST_P(StepOperationsTest, AreWhatARunDoes) {
     for (const StepOperation& one :
          step_operations(run.config(), DType::f32, run.trainer().plan())) {
       if (one.moves()) {
-        planned.push_back(
-            {std::string(one.group), std::string(one.name), one.varies ? 0 : one.bytes});
+        planned.push_back({std::string(one.group),
+                           std::string(one.name),
+                           one.pattern,
+                           one.pattern == Pattern::all_to_all ? 0 : one.bytes});
       }
     }
     EXPECT_EQ(difference(without_messages(actual), without_messages(planned)), "")
