@@ -234,6 +234,20 @@ INSTANTIATE_TEST_SUITE_P(Layouts,
                          testing::ValuesIn(cases()),
                          [](const auto& tested) { return tested.param.name; });
 
+// By rings: a rank hands on all pieces but one, and of a sum that all have each piece twice.
+TEST(StepOperations, SendWhatTheirPatternMoves) {
+  const auto sent = [](OperationKind kind, Pattern pattern) {
+    return StepOperation{.kind = kind, .group = "tensor", .pattern = pattern, .bytes = 400}
+        .sent_bytes(4);
+  };
+  EXPECT_EQ(sent(OperationKind::gather, Pattern::all_gather), 300);
+  EXPECT_EQ(sent(OperationKind::reduce, Pattern::reduce_scatter), 300);
+  EXPECT_EQ(sent(OperationKind::reduce, Pattern::all_reduce), 600);
+  EXPECT_EQ(sent(OperationKind::exchange, Pattern::all_to_all), 300);
+  EXPECT_EQ(sent(OperationKind::send, Pattern::broadcast), 400);
+  EXPECT_EQ(sent(OperationKind::receive, Pattern::broadcast), 0);
+}
+
 // All FLOP of the model are somewhere, once.
 TEST(StepOperations, HaveTheFlopOfTheModel) {
   const Layout layout = layout_named("data2_tensor2_expert4");

@@ -438,6 +438,11 @@ plant("plan.operations_first", OPERATIONS, "condition",
       "segment.sharded() && (!segment.place || is_first)", "segment.sharded() && !segment.place",
       "the layers that are used first come when they are")
 
+plant("plan.operations_sent", OPERATIONS, "factor", "return 2 * whole * others;", "return whole * others;",
+      "a sum that all have is taken for one that is scattered")
+plant("plan.operations_received", OPERATIONS, "condition", "return kind == receive ? 0 : whole;",
+      "return whole;", "a message is counted where it arrives, too")
+
 # ---- communication, host memory
 
 # ---- communication, host memory, step costs, ways to fit
@@ -480,9 +485,6 @@ plant("plan.cost_weights", STEP_COST, "missing factor",
       "cost.price += static_cast<double>(plan.num_micro_batches) * (3 * weights",
       "cost.price += (3 * weights",
       "more and smaller micro-batches cost nothing")
-plant("plan.cost_sums", STEP_COST, "condition",
-      "plan.share.shard_gradients ? static_cast<double>(plan.num_micro_batches) : 1.0", "1.0",
-      "gradients that are summed in each micro-batch are counted once")
 plant("plan.cost_again", STEP_COST, "missing term",
       "cost.price += again.weight() / of_token;", "",
       "what is computed again costs nothing")
