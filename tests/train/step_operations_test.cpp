@@ -248,9 +248,10 @@ TEST(StepOperations, SendWhatTheirPatternMoves) {
   EXPECT_EQ(sent(OperationKind::receive, Pattern::broadcast), 0);
 }
 
-// All FLOP of the model are somewhere, once.
+// All FLOP of the model are somewhere, once, and with them those that are computed again.
 TEST(StepOperations, HaveTheFlopOfTheModel) {
-  const Layout layout = layout_named("data2_tensor2_expert4");
+  Layout layout = layout_named("data2_tensor2_expert4");
+  layout.overrides.push_back("memory.recompute=block");
   const TemporaryDirectory directory;
   const Config config = parse_config(tiny_yaml(directory),
                                      "tiny.yaml",
@@ -268,8 +269,11 @@ TEST(StepOperations, HaveTheFlopOfTheModel) {
   }
   const double tokens =
       static_cast<double>(config.batch.global_batch * config.batch.sequence_length);
+  const Recompute block{.groups = {.block = true}, .num_layers = config.model.num_layers};
   const double expected =
-      tokens * model_flops_per_token(config.model, config.batch.sequence_length).halved;
+      tokens *
+      (model_flops_per_token(config.model, config.batch.sequence_length).halved +
+       recompute_cost(config.model, config.batch.sequence_length, DType::f32, block).flops);
   EXPECT_NEAR(flops, expected, 1e-9 * expected);
 }
 

@@ -431,9 +431,9 @@ plant("plan.operations_weights", OPERATIONS, "missing",
 plant("plan.operations_flops", OPERATIONS, "missing term",
       "flops.backward_inputs - again_flops +", "flops.backward_inputs +",
       "what is computed again is counted twice")
-plant("plan.operations_chunk", OPERATIONS, "size",
-      "d_.pad_chunk(std::min(d_.head_chunk, d_.T - begin))", "d_.head_chunk",
-      "a chunk of logits is as large as the largest")
+plant("plan.operations_columns", OPERATIONS, "scale by degree",
+      "2 * plan_.share.tensor.count * columns", "2 * columns",
+      "of the vocabulary's ranks one tells what it has seen")
 plant("plan.operations_first", OPERATIONS, "condition",
       "segment.sharded() && (!segment.place || is_first)", "segment.sharded() && !segment.place",
       "the layers that are used first come when they are")
