@@ -13,6 +13,10 @@ double seconds_of(Activity::Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+std::int64_t nanoseconds_of(Activity::Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
 }  // namespace
 
 std::string host_name() {
@@ -120,26 +124,31 @@ void Activity::set_collective(std::string_view axis, std::string_view name) {
   copy_text(place_.axis, axis);
 }
 
-void Activity::stand(Stands where, std::string_view axis, std::string_view name) {
+void Activity::stand(Stands where, const Call& call) {
   {
     const std::lock_guard lock(mutex_);
-    set_collective(axis, name);
+    set_collective(call.axis, call.name);
     place_.inside = 1;
     place_.missing[0] = '\0';
     place_.waits_for = -1;
+    stands_in_ = call.group;
+    if (call.peer >= 0) {
+      name_missing(std::span(&call.peer, 1));
+    }
   }
   progress();
   stands_ = where;
 }
 
 void Activity::stand_on_gpu(std::string_view axis, std::string_view name) {
-  stand(Stands::on_gpu, axis, name);
+  stand(Stands::on_gpu, {.axis = axis, .name = name});
 }
 
 void Activity::stand_no_more() {
   stands_ = Stands::nowhere;
   const std::lock_guard lock(mutex_);
   place_.inside = 0;
+  stands_in_ = nullptr;
 }
 
 void Activity::note_enqueued(std::string_view axis, std::string_view name) {
@@ -151,9 +160,9 @@ void Activity::note_enqueued(std::string_view axis, std::string_view name) {
   place_.inside = 0;
 }
 
-Activity::Waiting::Waiting(Activity& activity, std::string_view axis, std::string_view name)
-    : activity_(activity), name_(name) {
-  activity.stand(Stands::on_host, axis, name);
+Activity::Waiting::Waiting(Activity& activity, const Call& call)
+    : activity_(activity), call_(call) {
+  activity.stand(Stands::on_host, call);
   activity.exposed_.begin(begin_);
 }
 
@@ -161,28 +170,44 @@ Activity::Waiting::~Waiting() {
   activity_.stand_no_more();
   const Clock::time_point end = Clock::now();
   activity_.exposed_.end(end);
+  if (call_.logged != CommunicationLog::kNotKept) {
+    const Place place = activity_.place();
+    activity_.log_->wait(call_.logged,
+                         {.stage = place.stage, .micro_batch = place.micro_batch},
+                         nanoseconds_of(begin_),
+                         nanoseconds_of(end));
+  }
   if (activity_.trace_) {
     activity_.trace_->add(
-        {.track = "waiting", .name = name_, .detail = -1, .begin = begin_, .end = end});
+        {.track = "waiting", .name = call_.name, .detail = -1, .begin = begin_, .end = end});
   }
 }
 
-Activity::Transfer::Transfer(Activity& activity, const char* track, std::string_view name)
-    : activity_(activity), track_(track), name_(name) {
+Activity::Transfer::Transfer(Activity& activity, const char* track, const Call& call)
+    : activity_(activity), track_(track), call_(call) {
   activity.communication_.begin(begin_);
 }
 
 Activity::Transfer::~Transfer() {
   const Clock::time_point end = Clock::now();
   activity_.communication_.end(end);
+  if (call_.logged != CommunicationLog::kNotKept) {
+    activity_.log_->move(call_.logged, nanoseconds_of(begin_), nanoseconds_of(end));
+  }
   if (activity_.trace_) {
     activity_.trace_->add(
-        {.track = track_, .name = name_, .detail = -1, .begin = begin_, .end = end});
+        {.track = track_, .name = call_.name, .detail = -1, .begin = begin_, .end = end});
   }
 }
 
-void Activity::set_missing(std::span<const int> ranks) {
+void Activity::set_missing(const void* group, std::span<const int> ranks) {
   const std::lock_guard lock(mutex_);
+  if (group == stands_in_) {
+    name_missing(ranks);
+  }
+}
+
+void Activity::name_missing(std::span<const int> ranks) {
   place_.waits_for = ranks.empty() ? -1 : ranks.front();
   copy_text(place_.missing, (ranks.size() == 1 ? "rank " : "ranks ") + list_ranks(ranks));
 }
@@ -231,6 +256,35 @@ void Activity::take_gpu_spans() {
                    .end = span.end});
     }
   }
+}
+
+void Activity::start_log(std::size_t max_records) {
+  log_.emplace(max_records);
+  logs_ = true;
+}
+
+const CommunicationLog& Activity::finish_log() {
+  logs_ = false;
+  return log_.value();
+}
+
+std::int64_t Activity::log_call(const Call& call,
+                                CommunicationRecord::Role role,
+                                std::size_t bytes) {
+  if (!logs_) {
+    return CommunicationLog::kNotKept;
+  }
+  CommunicationRecord record;
+  copy_text(record.axis, call.axis);
+  copy_text(record.name, call.name);
+  record.role = role;
+  record.peer = call.peer;
+  record.bytes = static_cast<std::int64_t>(bytes);
+  const Place now = place();
+  record.step = now.step;
+  record.started_in = {.stage = now.stage, .micro_batch = now.micro_batch};
+  record.started = nanoseconds_of(Clock::now());
+  return log_->start(record);
 }
 
 void Activity::start_trace() {

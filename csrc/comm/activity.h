@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "csrc/comm/communication_log.h"
 #include "csrc/comm/covered_time.h"
 #include "csrc/comm/stream_spans.h"
 #include "csrc/core/device.h"
@@ -74,24 +75,37 @@ class Activity {
   void begin_micro_batch(std::int64_t index, std::int64_t stage = -1);
   void enter(const char* phase, int layer = -1);
 
+  // A call of a collective, as those who move it and who wait for it know it.
+  struct Call {
+    std::string_view axis;  // of its group, which outlives the call
+    std::string_view name;
+    // Identifies the group, whose axis and name others may have too. Never followed.
+    const void* group = nullptr;
+    // Rank of the job at the other end where the group has two: while a rank stands in the call,
+    // that one's part has not arrived, and there is nothing to find out. -1: there are more.
+    int peer = -1;
+    std::int64_t logged = CommunicationLog::kNotKept;  // its number in the log
+  };
+
   // While one lives the rank's own thread stands in a collective and does nothing else.
   class Waiting {
    public:
-    Waiting(Activity& activity, std::string_view axis, std::string_view name);
+    Waiting(Activity& activity, const Call& call);
     ~Waiting();
     Waiting(const Waiting&) = delete;
     Waiting& operator=(const Waiting&) = delete;
 
    private:
     Activity& activity_;
-    std::string_view name_;
+    Call call_;
     Clock::time_point begin_ = Clock::now();
   };
 
-  // While one lives a communicator moves data, on whatever thread. `track` is a literal.
+  // While one lives a communicator moves data, on whatever thread. `track` outlives the
+  // trace.
   class Transfer {
    public:
-    Transfer(Activity& activity, const char* track, std::string_view name);
+    Transfer(Activity& activity, const char* track, const Call& call);
     ~Transfer();
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
@@ -99,7 +113,7 @@ class Activity {
    private:
     Activity& activity_;
     const char* track_;
-    std::string_view name_;
+    Call call_;
     Clock::time_point begin_ = Clock::now();
   };
 
@@ -111,9 +125,11 @@ class Activity {
   // This collective is on its way to the GPU.
   void note_enqueued(std::string_view axis, std::string_view name);
 
-  // By transports: a part has arrived or is sent; these have not arrived for a while.
+  // By transports: a part has arrived or is sent; these have not arrived for a while, in a call of
+  // `group`. A rank has receives under way in several groups at one time: what is missing of those
+  // in which it does not stand says nothing of what it waits for.
   void progress() { last_progress_.store(Clock::now().time_since_epoch().count()); }
-  void set_missing(std::span<const int> ranks);
+  void set_missing(const void* group, std::span<const int> ranks);
 
   // How long the rank's own thread has stood in a collective, with nothing arriving or leaving on
   // any communicator; zero where it does something else.
@@ -135,6 +151,14 @@ class Activity {
   void time_gpu(Stream stream);
   StreamSpans* gpu_spans() { return gpu_spans_ ? &*gpu_spans_ : nullptr; }
 
+  // Between these two every call of a collective is kept, with its times: what it takes is not
+  // measured otherwise. Once for an Activity; of more than `max_records` the latest are left out.
+  void start_log(std::size_t max_records);
+  const CommunicationLog& finish_log();
+  // By communicators, of a call that this rank's own thread makes now. `role`, axis, name, peer and
+  // bytes are the caller's, the rest is known here. kNotKept where nothing is kept.
+  std::int64_t log_call(const Call& call, CommunicationRecord::Role role, std::size_t bytes);
+
   // From now on spans are kept; call before communicators have work.
   void start_trace();
   // What was kept, with what the GPU has passed by now. Once nothing is added any more.
@@ -143,7 +167,8 @@ class Activity {
  private:
   enum class Stands : std::uint8_t { nowhere, on_host, on_gpu };
 
-  void stand(Stands where, std::string_view axis, std::string_view name);
+  void stand(Stands where, const Call& call);
+  void name_missing(std::span<const int> ranks);
   void set_collective(std::string_view axis, std::string_view name);
   void end_phase(Clock::time_point now);
   void take_gpu_spans();
@@ -160,6 +185,9 @@ class Activity {
   std::atomic<Clock::rep> last_progress_{Clock::now().time_since_epoch().count()};
   CoveredTime communication_;
   CoveredTime exposed_;
+  const void* stands_in_ = nullptr;  // Call::group
+  std::optional<CommunicationLog> log_;
+  std::atomic<bool> logs_ = false;
   std::optional<Trace> trace_;
   Stream gpu_stream_;
   std::optional<StreamSpans> gpu_spans_;

@@ -149,6 +149,25 @@ void throw_hang(std::string_view name, double seconds, std::span<const int> miss
       ExitCode::hang);
 }
 
+std::size_t payload_bytes(const Collective& collective) {
+  if (const auto* op = std::get_if<AllGather>(&collective)) {
+    return op->y.bytes();
+  }
+  if (const auto* op = std::get_if<AllToAll>(&collective)) {
+    const auto rows = std::accumulate(op->send_rows.begin(), op->send_rows.end(), std::int64_t{0});
+    return static_cast<std::size_t>(rows) * row_bytes_of(op->x);
+  }
+  return std::visit([](const auto& op) { return op.x.bytes(); }, collective);
+}
+
+CommunicationRecord::Role role_in(const Collective& collective, int rank) {
+  const auto* op = std::get_if<Broadcast>(&collective);
+  if (op == nullptr) {
+    return CommunicationRecord::Role::member;
+  }
+  return op->root == rank ? CommunicationRecord::Role::sender : CommunicationRecord::Role::receiver;
+}
+
 std::size_t row_bytes_of(const TensorView& view) {
   std::size_t bytes = size_of(view.dtype);
   for (int i = 1; i < view.num_dims; ++i) {

@@ -29,6 +29,13 @@ void check_collective(const Collective& collective,
 // come.
 [[noreturn]] void throw_hang(std::string_view name, double seconds, std::span<const int> missing);
 
+// What a collective is about, whoever moves how much of it: the operand that is whole. All that is
+// summed or gathered, the message of a broadcast, the rows that this rank sends.
+std::size_t payload_bytes(const Collective& collective);
+
+// What `rank` of the group is in it.
+CommunicationRecord::Role role_in(const Collective& collective, int rank);
+
 // What follows the first dim.
 std::size_t row_bytes_of(const TensorView& view);
 

@@ -91,7 +91,7 @@ std::size_t aligned(std::size_t bytes) {
 
 struct HostCommunicator::Task {
   Collective collective;
-  std::string_view name;
+  Activity::Call call;
   std::vector<std::int64_t> send_rows;
   std::vector<std::int64_t> recv_rows;
   bool done = false;
@@ -114,7 +114,7 @@ class HostCommunicator::QueuedWork final : public Communicator::Work {
   }
 
   void wait(Stream /*stream*/) override {
-    const Activity::Waiting waiting(owner_.activity_, owner_.axis_, task_->name);
+    const Activity::Waiting waiting(owner_.activity_, task_->call);
     std::unique_lock lock(owner_.mutex_);
     owner_.changed_.wait(lock, [&] { return task_->done; });
     if (task_->error) {
@@ -148,11 +148,21 @@ HostCommunicator::~HostCommunicator() {
   }
 }
 
+Activity::Call HostCommunicator::call_of(const Collective& collective,
+                                         std::string_view name) const {
+  Activity::Call call{.axis = axis_,
+                      .name = name,
+                      .group = transport_.get(),
+                      .peer = size() == 2 ? transport_->rank_in_job(1 - rank()) : -1};
+  call.logged = activity_.log_call(call, role_in(collective, rank()), payload_bytes(collective));
+  return call;
+}
+
 std::shared_ptr<HostCommunicator::Task> HostCommunicator::enqueue(const Collective& collective,
-                                                                  std::string_view name) {
+                                                                  const Activity::Call& call) {
   auto task = std::make_shared<Task>();
   task->collective = collective;
-  task->name = name;
+  task->call = call;
   if (auto* rows = std::get_if<AllToAll>(&task->collective)) {
     task->send_rows.assign(rows->send_rows.begin(), rows->send_rows.end());
     task->recv_rows.assign(rows->recv_rows.begin(), rows->recv_rows.end());
@@ -181,7 +191,7 @@ void HostCommunicator::work() {
     lock.unlock();
     std::exception_ptr error;
     try {
-      execute(task->collective, task->name);
+      execute(task->collective, task->call);
     } catch (...) {
       error = std::current_exception();
     }
@@ -197,27 +207,28 @@ std::unique_ptr<Communicator::Work> HostCommunicator::start(const Collective& co
                                                             std::string_view name,
                                                             Stream stream) {
   check_collective(collective, name, axis_, rank(), size(), stream);
-  return std::make_unique<QueuedWork>(*this, enqueue(collective, name));
+  return std::make_unique<QueuedWork>(*this, enqueue(collective, call_of(collective, name)));
 }
 
 void HostCommunicator::run(const Collective& collective, std::string_view name, Stream stream) {
   check_collective(collective, name, axis_, rank(), size(), stream);
+  const Activity::Call call = call_of(collective, name);
   bool idle = false;
   {
     const std::lock_guard lock(mutex_);
     idle = queue_.empty();
   }
   if (idle) {
-    const Activity::Waiting waiting(activity_, axis_, name);
-    execute(collective, name);
+    const Activity::Waiting waiting(activity_, call);
+    execute(collective, call);
   } else {
-    QueuedWork(*this, enqueue(collective, name)).wait(stream);
+    QueuedWork(*this, enqueue(collective, call)).wait(stream);
   }
 }
 
-void HostCommunicator::execute(const Collective& collective, std::string_view name) {
-  const Activity::Transfer transfer(activity_, axis_.c_str(), name);
-  std::visit([&](const auto& op) { execute(op, name); }, collective);
+void HostCommunicator::execute(const Collective& collective, const Activity::Call& call) {
+  const Activity::Transfer transfer(activity_, axis_.c_str(), call);
+  std::visit([&](const auto& op) { execute(op, call.name); }, collective);
 }
 
 void HostCommunicator::exchange(std::string_view name) {

@@ -42,7 +42,9 @@ class HostCommunicator final : public Communicator {
   struct Task;
   class QueuedWork;
 
-  void execute(const Collective& collective, std::string_view name);
+  // What this rank's own thread calls now.
+  Activity::Call call_of(const Collective& collective, std::string_view name) const;
+  void execute(const Collective& collective, const Activity::Call& call);
   void execute(const AllReduce& op, std::string_view name);
   void execute(const AllGather& op, std::string_view name);
   void execute(const ReduceScatter& op, std::string_view name);
@@ -50,7 +52,7 @@ class HostCommunicator final : public Communicator {
   void execute(const Broadcast& op, std::string_view name);
   void exchange(std::string_view name);
   void sum_pieces(const TensorView& y, Reduce reduce, std::string_view name);
-  std::shared_ptr<Task> enqueue(const Collective& collective, std::string_view name);
+  std::shared_ptr<Task> enqueue(const Collective& collective, const Activity::Call& call);
   void work();
 
   std::string axis_;

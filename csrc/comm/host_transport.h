@@ -15,6 +15,8 @@ class HostTransport {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  // Rank of the job that is `rank` here.
+  virtual int rank_in_job(int rank) const = 0;
 
   // Sends `to[r]` to rank r and receives `from[r]` from it, its own piece too, which may be
   // the same memory; the sizes of the two ends agree, or ContractError. Returns when all of `from`

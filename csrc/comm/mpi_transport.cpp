@@ -197,7 +197,7 @@ void MpiTransport::watch(std::string_view name, double seconds) {
   }
   std::sort(missing.begin(), missing.end());
   missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
-  activity_.set_missing(missing);
+  activity_.set_missing(this, missing);
   const double limit = activity_.limits().hang_seconds;
   if (limit > 0 && seconds > limit) {
     free_requests();

@@ -22,6 +22,7 @@ class MpiTransport final : public HostTransport {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  int rank_in_job(int rank) const override { return ranks_[static_cast<std::size_t>(rank)]; }
 
   // Empty pieces are not sent. So ranks of which only one thinks that a piece is empty wait for
   // each other, instead of throwing as for other sizes.

@@ -338,6 +338,8 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     NcclWatch::instance().check_locked();
     name_.assign(name);
     activity_.note_enqueued(axis_, name);
+    activity_.log_call(
+        {.axis = axis_, .name = name}, role_in(collective, rank_), payload_bytes(collective));
     StreamSpans* const spans = activity_.gpu_spans();
     std::size_t span = 0;
     if (spans != nullptr) {

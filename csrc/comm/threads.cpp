@@ -76,6 +76,9 @@ class ThreadTransport final : public HostTransport {
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(meeting_->offered.size()); }
+  int rank_in_job(int rank) const override {
+    return meeting_->ranks[static_cast<std::size_t>(rank)];
+  }
 
   // Pieces are the others' memory, so nobody goes on, not even to fail, while one of them reads:
   // once all have met, all meet again.

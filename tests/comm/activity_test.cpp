@@ -180,9 +180,10 @@ TEST(Activity, TransfersAtOneTimeCountOnce) {
   activity.take_communication();
   const auto begin = Activity::Clock::now();
   {
-    const Activity::Transfer gather(activity, "a", "gather");
-    const Activity::Transfer reduce(activity, "b", "reduce");
-    const Activity::Waiting waiting(activity, "a", "gather");
+    const Activity::Call call{.axis = "a", .name = "gather"};
+    const Activity::Transfer gather(activity, "a", call);
+    const Activity::Transfer reduce(activity, "b", {.axis = "b", .name = "reduce"});
+    const Activity::Waiting waiting(activity, call);
     std::this_thread::sleep_for(kShort);
   }
   const auto taken = activity.take_communication();
