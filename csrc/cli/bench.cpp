@@ -13,11 +13,14 @@
 #include "csrc/cli/commands.h"
 #include "csrc/cli/source_tree.h"
 #include "csrc/cli/threads.h"
+#include "csrc/comm/clock_offset.h"
 #include "csrc/comm/job.h"
+#include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/json.h"
 #include "csrc/core/parallel.h"
 #include "csrc/plan/flops.h"
+#include "csrc/train/communication_report.h"
 #include "csrc/train/trainer.h"
 #include "kernels/cpu/openblas.h"
 
@@ -27,6 +30,8 @@ namespace {
 constexpr int kWarmupSteps = 3;
 constexpr std::int64_t kMatmulSize = 1024;
 constexpr int kMatmulRepeats = 20;
+// Of all steps; a call takes 200 bytes.
+constexpr std::size_t kMaxLoggedCalls = std::size_t{1} << 20U;
 
 struct StepArguments {
   ConfigArguments config;
@@ -55,6 +60,80 @@ std::string matmul_name(Device device) {
              : fmt::format("cuBLASLt bf16 {}^3", bench::kMatmulSizeGpu);
 }
 
+nlohmann::ordered_json json_of(const CommunicationRow& row) {
+  nlohmann::ordered_json object = {{"axis", row.axis}, {"name", row.name}};
+  if (row.is_message()) {
+    object["from_stage"] = row.from_stage;
+    object["to_stage"] = row.to_stage;
+  }
+  object["calls"] = row.calls;
+  object["bytes"] = row.bytes;
+  object["timed"] = row.timed;
+  if (row.timed) {
+    object["under_way_seconds"] = row.under_way_seconds;
+    object["exposed_seconds"] = row.exposed_seconds;
+    object["worst_exposed_seconds"] = row.worst_exposed_seconds;
+    object["hidden"] = row.hidden();
+    if (row.is_message()) {
+      object["bubble_seconds"] = row.bubble_seconds;
+    }
+  }
+  return object;
+}
+
+void print_row(const std::string& what, const CommunicationRow& row) {
+  constexpr double kMilli = 1e3;
+  fmt::print("  {:<45}  {:>6g}  {:>11.0f}", what, row.calls, row.bytes);
+  if (!row.timed) {
+    fmt::print("  not timed on this device\n");
+    return;
+  }
+  fmt::print("  {:>9.3f}  {:>7.3f}  {:>7.3f}  {:>5.0f} %",
+             row.under_way_seconds * kMilli,
+             row.exposed_seconds * kMilli,
+             row.worst_exposed_seconds * kMilli,
+             100 * row.hidden());
+  if (row.is_message()) {
+    fmt::print("  {:>7.3f}", row.bubble_seconds * kMilli);
+  }
+  fmt::print("\n");
+}
+
+// Rows of messages follow those of collectives.
+void print_communication(const std::vector<CommunicationRow>& rows) {
+  const auto print_header = [](const char* what, const char* more) {
+    fmt::print("  {:<45}  {:>6}  {:>11}  {:>9}  {:>7}  {:>7}  {:>7}{}\n",
+               what,
+               "calls",
+               "bytes",
+               "under way",
+               "exposed",
+               "worst",
+               "hidden",
+               more);
+  };
+  fmt::print(
+      "\ncollectives, ms a step: the mean of the ranks that call, and what is exposed on the "
+      "worst; "
+      "calls and bytes of the rank that has most\n");
+  print_header("axis, name", "");
+  bool messages = false;
+  for (const CommunicationRow& row : rows) {
+    if (!row.is_message()) {
+      print_row(row.axis + " " + row.name, row);
+      continue;
+    }
+    if (!messages) {
+      messages = true;
+      fmt::print(
+          "\nmessages of the pipeline, ms a step: the mean of the pairs of ranks; in the bubble a "
+          "rank waits for what is not made yet, or has no place yet\n");
+      print_header("from stage, to stage", "   bubble");
+    }
+    print_row(fmt::format("{} -> {} {}", row.from_stage, row.to_stage, row.name), row);
+  }
+}
+
 void bench_step(const StepArguments& arguments, World& world) {
   share_cores(world);
   // The run directory is only named: a benchmark saves nothing and goes on from nothing.
@@ -71,6 +150,8 @@ void bench_step(const StepArguments& arguments, World& world) {
   for (int i = 0; i < kWarmupSteps; ++i) {
     trainer.step();
   }
+  const std::unique_ptr<Communicator> all = create_group_of_all(world, "bench");
+  const ClockOffset before = measure_clock_offset(*all);
   // The yardstick is measured before, between and after, so that a machine that slows down while
   // the steps run slows down both.
   const Device device = resolve_device(config.run.device);
@@ -83,6 +164,7 @@ void bench_step(const StepArguments& arguments, World& world) {
   double exposed = 0;
   const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
   measure_matmul();
+  world.activity().start_log(kMaxLoggedCalls);
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
     const StepResult result = trainer.step();
     seconds.push_back(result.data_seconds + result.model_seconds + result.optimizer_seconds);
@@ -95,7 +177,13 @@ void bench_step(const StepArguments& arguments, World& world) {
       measure_matmul();
     }
   }
+  const CommunicationLog& log = world.activity().finish_log();
   measure_matmul();
+  const auto num_left_out =
+      largest_of_all(*all, static_cast<std::int64_t>(log.num_left_out()), "communication.left_out");
+  const ClockOffset after = measure_clock_offset(*all);
+  const std::vector<CommunicationRow> rows =
+      gather_rows(*all, log.records(), before, after, arguments.steps);
   if (world.rank() != 0) {
     return;
   }
@@ -112,17 +200,23 @@ void bench_step(const StepArguments& arguments, World& world) {
   const double hidden = communication > 0 ? std::max(0.0, 1 - exposed / communication) : 0;
   const auto share = [&](double part) { return 100 * part / (data + model + optimizer); };
   if (arguments.json) {
-    const nlohmann::ordered_json object = {{"tokens_per_second", tokens_per_second},
-                                           {"model_flops_per_second", model_flops},
-                                           {"matmul_flops_per_second", matmul_flops},
-                                           {"ratio", model_flops / matmul_flops},
-                                           {"seconds_per_step", median(seconds)},
-                                           {"ranks", world.size()},
-                                           {"communication_seconds", communication / num_steps},
-                                           {"exposed_seconds", exposed / num_steps},
-                                           {"hidden_communication", hidden},
-                                           {"device", name_of(device)},
-                                           {"threads", team::num_threads()}};
+    nlohmann::ordered_json object = {{"tokens_per_second", tokens_per_second},
+                                     {"model_flops_per_second", model_flops},
+                                     {"matmul_flops_per_second", matmul_flops},
+                                     {"ratio", model_flops / matmul_flops},
+                                     {"seconds_per_step", median(seconds)},
+                                     {"ranks", world.size()},
+                                     {"communication_seconds", communication / num_steps},
+                                     {"exposed_seconds", exposed / num_steps},
+                                     {"hidden_communication", hidden},
+                                     {"device", name_of(device)},
+                                     {"threads", team::num_threads()}};
+    if (num_left_out == 0) {
+      object["collectives"] = nlohmann::ordered_json::array();
+      for (const CommunicationRow& row : rows) {
+        object["collectives"].push_back(json_of(row));
+      }
+    }
     fmt::print("{}\n", object.dump());
     return;
   }
@@ -154,6 +248,16 @@ void bench_step(const StepArguments& arguments, World& world) {
         communication / num_steps,
         exposed / num_steps,
         100 * hidden);
+    if (num_left_out > 0) {
+      fmt::print(
+          "no collective is shown by itself: a rank made {} calls more than the {} that there is "
+          "room for; take fewer --steps than {}\n",
+          num_left_out,
+          kMaxLoggedCalls,
+          arguments.steps);
+    } else {
+      print_communication(rows);
+    }
   }
 }
 

@@ -21,11 +21,11 @@ auto& place_of(Places& places, std::int64_t number) {
   return places[static_cast<std::size_t>(number) % places.size()];
 }
 
+}  // namespace
+
 const char* name_of_message(MessageKind kind) {
   return kind == MessageKind::activation ? "pipeline.activation" : "pipeline.gradient";
 }
-
-}  // namespace
 
 Pipeline::Pipeline(const MessageBuffers& plan,
                    const ActivationPlan& activations,

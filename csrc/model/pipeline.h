@@ -16,6 +16,9 @@
 
 namespace memphis {
 
+// What the broadcast of one is called.
+const char* name_of_message(MessageKind kind);
+
 // A rank's part of a pipeline: it goes through the actions of a schedule in their order, and brings
 // each the input of its stage and takes its output further, to a stage on this rank or another.
 //
