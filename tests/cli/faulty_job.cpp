@@ -11,6 +11,12 @@
 //
 //   withholds   an activation that it is to send in step 3
 //
+// or whose rank 2, of a pipeline too, about to send the activation of micro-batch 0 of its stage 6
+// in step 3,
+//
+//   dies        is killed
+//   freezes     is stopped
+//
 // or, as `stops`, is stopped when all is done, within MPI_Finalize.
 #include <chrono>
 #include <csignal>
@@ -49,6 +55,13 @@ class FaultyCommunicator final : public Communicator {
     while (world_.rank() == 1 && place.step == 3 && fault_ == "withholds" &&
            std::string_view(place.phase.data()) == "send of an activation") {
       std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+    if (world_.rank() == 2 && place.step == 3 && place.stage == 6 && place.micro_batch == 0 &&
+        std::string_view(place.phase.data()) == "send of an activation" &&
+        (fault_ == "dies" || fault_ == "freezes")) {
+      // All ranks have come to where they wait for this one, and have told each other so.
+      std::this_thread::sleep_for(std::chrono::seconds(2));
+      std::raise(fault_ == "dies" ? SIGKILL : SIGSTOP);
     }
     return real_->start(collective, name, stream);
   }

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The program as a job of several processes: started by mpirun, killed, stopped, started again.
+#include "tests/cli/job.h"
+
 #include <algorithm>
-#include <cctype>
 #include <chrono>
-#include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <map>
-#include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -31,162 +28,6 @@
 
 namespace memphis::test {
 namespace {
-
-namespace fs = std::filesystem;
-
-// 4 ranks: tensor 2 x data 2, experts on all of them.
-const std::vector<std::string> kLayout = {"parallel.tensor=2", "parallel.expert=4"};
-
-class Job : public testing::Test {
- protected:
-  Job() { config_ = directory_.write("tiny.yaml", tiny_yaml(directory_)); }
-
-  void SetUp() override {
-    static const std::string reason = why_mpirun_does_not_start();
-    if (!reason.empty()) {
-      GTEST_SKIP() << reason;
-    }
-  }
-
-  // Open MPI wants a network interface, if only the loopback, which a sandbox may lack.
-  static std::string why_mpirun_does_not_start() {
-    const TemporaryDirectory directory;
-    Process process(join(mpirun(1), {"/bin/true"}), directory.path());
-    const int code = process.wait();
-    const std::string said = process.standard_error();
-    return code == 0 ? ""
-                     : "mpirun does not start on this machine: " + said.substr(0, said.find('\n'));
-  }
-
-  std::string path(const std::string& name) const { return (directory_.path() / name).string(); }
-
-  using Arguments = std::vector<std::string>;
-
-  static Arguments join(Arguments first, const Arguments& second) {
-    first.insert(first.end(), second.begin(), second.end());
-    return first;
-  }
-  static Arguments mpirun(int num_ranks) {
-    return {MEMPHIS_MPIRUN,
-            "--allow-run-as-root",
-            "--oversubscribe",
-            "-x",
-            "OMP_NUM_THREADS=1",
-            "-n",
-            std::to_string(num_ranks)};
-  }
-  Arguments program(const std::string& run_dir, const Arguments& more) const {
-    return join({MEMPHIS_BINARY, "train", config_, "run.dir=" + path(run_dir)}, more);
-  }
-  Arguments command(int num_ranks, const std::string& run_dir, const Arguments& more) const {
-    return join(num_ranks > 1 ? mpirun(num_ranks) : Arguments(), program(run_dir, more));
-  }
-  Ended run(const Arguments& arguments) const { return run_to_end(arguments, directory_.path()); }
-  Ended train(int num_ranks, const std::string& run_dir, const Arguments& more) const {
-    return run(command(num_ranks, run_dir, more));
-  }
-  // Two ranks, each in a directory of its own that `prepare` has filled.
-  Ended train_apart(const Arguments& more,
-                    const std::string& run_dir,
-                    const std::function<void(const fs::path&)>& prepare) const {
-    Arguments arguments = mpirun(1);
-    for (const char* name : {"first", "second"}) {
-      fs::create_directory(path(name));
-      prepare(path(name));
-      const Arguments command = {"-wdir", path(name), MEMPHIS_BINARY, "train", config_};
-      arguments =
-          join(arguments, std::string(name) == "first" ? command : join({":", "-n", "1"}, command));
-      arguments = join(join(arguments, {"run.dir=" + run_dir}), more);
-    }
-    return run(arguments);
-  }
-  Ended faulty(const std::string& fault, const Arguments& more) const {
-    return run(join(join(mpirun(4), {MEMPHIS_FAULTY_JOB, config_, fault}), join(kLayout, more)));
-  }
-  // Starts a job and calls interrupt(process) once its step 20 is saved.
-  template <class Interrupt>
-  Ended interrupt(const std::string& run_dir,
-                  const Interrupt& interrupt,
-                  const Arguments& more = {}) const {
-    Process process(command(4, run_dir, join(kLayout, more)), directory_.path());
-    const fs::path committed = fs::path(path(run_dir)) / "step-00000020" / "COMMIT";
-    while (process.running() && !fs::exists(committed)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    interrupt(process);
-    return end_of(process);
-  }
-  std::vector<double> losses(const std::string& run_dir) const {
-    std::vector<double> result;
-    std::ifstream file(path(run_dir) + "/metrics.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      const auto object = parse_json(line).value();
-      if (object.contains("loss")) {
-        result.push_back(object["loss"]);
-      }
-    }
-    return result;
-  }
-  void expect_same_checkpoint(const std::string& a, const std::string& b) const {
-    const fs::path first = fs::path(path(a)) / "step-00000040";
-    const fs::path second = fs::path(path(b)) / "step-00000040";
-    int num_files = 0;
-    for (const fs::directory_entry& entry : fs::directory_iterator(first)) {
-      const std::string name = entry.path().filename().string();
-      if (name.ends_with(".safetensors")) {
-        ++num_files;
-        EXPECT_TRUE(read_text(entry.path()) == read_text(second / name)) << name;
-      }
-    }
-    EXPECT_EQ(num_files, 8) << "each rank writes its weights and its optimizer state";
-  }
-
-  TemporaryDirectory directory_;
-  std::string config_;
-};
-
-// The processes that mpirun started.
-std::vector<pid_t> ranks_of(const Process& mpirun) {
-  const std::string pid = std::to_string(mpirun.pid());
-  std::ifstream children("/proc/" + pid + "/task/" + pid + "/children");
-  std::vector<pid_t> result;
-  for (pid_t child = 0; children >> child;) {
-    result.push_back(child);
-  }
-  return result;
-}
-
-// Whether `text` contains `part`, in which # is any number: how long it took is the machine's affair.
-testing::AssertionResult says(const std::string& text, const std::string& part) {
-  std::string pattern;
-  for (const char letter : part) {
-    if (letter == '#') {
-      pattern += "[0-9]+";
-    } else if (std::isalnum(static_cast<unsigned char>(letter)) != 0 || letter == ' ') {
-      pattern += letter;
-    } else {
-      pattern += {'\\', letter};
-    }
-  }
-  return std::regex_search(text, std::regex(pattern))
-             ? testing::AssertionSuccess()
-             : testing::AssertionFailure() << "\"" << part << "\" is not in \"" << text << "\"";
-}
-
-// The one line that says why a job ended.
-std::string cause_of(const Ended& ended) {
-  std::istringstream lines(ended.error);
-  std::string cause;
-  for (std::string line; std::getline(lines, line);) {
-    const std::size_t begin = line.find("memphis: ");
-    if (begin != std::string::npos) {
-      EXPECT_EQ(cause, "") << "a second cause: " << line;
-      cause = line.substr(begin);
-    }
-  }
-  EXPECT_NE(cause, "") << ended.error;
-  return cause;
-}
 
 TEST_F(Job, TrainsAsOneRankDoes) {
   // In f64, where no rounding is large enough to send a token to another expert.
@@ -361,23 +202,6 @@ TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
   const std::string cause = cause_of(ended);
   EXPECT_NE(cause.find("step 3, backward of layer 1, "), std::string::npos) << cause;
   EXPECT_TRUE(says(cause, "tensor.sum_terms has waited for # s; not arrived: rank 1 (alive"));
-}
-
-TEST_F(Job, ARankOfAPipelineThatSendsNothingEndsTheJob) {
-  const Ended ended = run(join(mpirun(4),
-                               {MEMPHIS_FAULTY_JOB,
-                                config_,
-                                "withholds",
-                                "model.num_layers=4",
-                                "parallel.pipeline=4",
-                                "batch.micro_batch=1",
-                                "run.hang_seconds=5"}));
-  EXPECT_EQ(ended.code, 12);
-  const std::string cause = cause_of(ended);
-  // The one of those that wait in vain whose patience ends first.
-  EXPECT_TRUE(says(cause, "memphis: rank # of 4 on "));
-  EXPECT_TRUE(says(cause, "step 3, stage #, micro-batch #, receive of a"));
-  EXPECT_TRUE(says(cause, " has waited for # s; not arrived: rank # (alive"));
 }
 
 TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
