@@ -202,6 +202,68 @@ TEST(Activity, CommunicationThatNobodyTimesIsNotTakenForNone) {
   EXPECT_TRUE(activity.take_communication().has_value());
 }
 
+TEST(Activity, ALogKeepsTheCallsOfItsTime) {
+  Activity activity;
+  const Activity::Call call{.axis = "pipeline_gradients", .name = "pipeline.gradient", .peer = 3};
+  const auto log = [&] { return activity.log_call(call, CommunicationRecord::Role::receiver, 64); };
+  EXPECT_EQ(log(), CommunicationLog::kNotKept) << "before its time";
+  activity.begin_step(21);
+  activity.begin_micro_batch(0, 1);
+  activity.start_log(2);
+  Activity::Call kept = call;
+  kept.logged = log();
+  EXPECT_NE(kept.logged, CommunicationLog::kNotKept);
+  activity.begin_micro_batch(2, 5);
+  {
+    const Activity::Waiting waiting(activity, kept);
+    const Activity::Transfer transfer(activity, "gradients", kept);
+  }
+  EXPECT_NE(log(), CommunicationLog::kNotKept);
+  EXPECT_EQ(log(), CommunicationLog::kNotKept) << "there is no room";
+  const CommunicationLog& calls = activity.finish_log();
+  EXPECT_EQ(log(), CommunicationLog::kNotKept) << "after its time";
+  EXPECT_EQ(calls.num_left_out(), 1U);
+  const std::vector<CommunicationRecord> records = calls.records();
+  ASSERT_EQ(records.size(), 2U);
+  const CommunicationRecord& record = records[0];
+  EXPECT_EQ(std::string_view(record.axis.data()), "pipeline_gradients");
+  EXPECT_EQ(std::string_view(record.name.data()), "pipeline.gradient");
+  EXPECT_EQ(record.role, CommunicationRecord::Role::receiver);
+  EXPECT_EQ(record.peer, 3);
+  EXPECT_EQ(record.step, 21);
+  EXPECT_EQ(record.bytes, 64);
+  EXPECT_EQ(record.started_in.stage, 1);
+  EXPECT_EQ(record.started_in.micro_batch, 0);
+  EXPECT_EQ(record.waited_in.stage, 5);
+  EXPECT_EQ(record.waited_in.micro_batch, 2);
+  EXPECT_LE(record.started, record.wait_begin);
+  EXPECT_LE(record.wait_begin, record.begun);
+  EXPECT_LE(record.begun, record.ended);
+  EXPECT_LE(record.ended, record.wait_end);
+  EXPECT_EQ(records[1].wait_end, 0) << "which nobody waited for";
+}
+
+TEST(Activity, NamesWhoIsMissingInTheGroupThatItStandsIn) {
+  Activity activity;
+  const int own = 0;  // identities
+  const int other = 0;
+  const std::vector<int> missing = {5, 6};
+  {
+    const Activity::Waiting waiting(activity, {.axis = "a", .name = "gather", .group = &own});
+    EXPECT_EQ(std::string_view(activity.place().missing.data()), "");
+    activity.set_missing(&other, missing);
+    EXPECT_EQ(std::string_view(activity.place().missing.data()), "")
+        << "a receive of another group that was started early";
+    activity.set_missing(&own, missing);
+    EXPECT_EQ(std::string_view(activity.place().missing.data()), "ranks 5 and 6");
+    EXPECT_EQ(activity.place().waits_for, 5);
+  }
+  const Activity::Waiting waiting(activity,
+                                  {.axis = "a", .name = "gather", .group = &own, .peer = 7});
+  EXPECT_EQ(std::string_view(activity.place().missing.data()), "rank 7");
+  EXPECT_EQ(activity.place().waits_for, 7);
+}
+
 TEST(Activity, TellsWhichMicroBatchItIs) {
   Activity activity;
   activity.begin_step(21);

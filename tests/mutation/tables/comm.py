@@ -8,6 +8,7 @@ HOST = "comm/host_communicator.cpp"
 SOLO = "comm/solo.cpp"
 GPU = "comm/gpu_of_rank.cpp"
 ACTIVITY = "comm/activity.cpp"
+CLOCK = "comm/clock_offset.cpp"
 SIMT_NCCL = "comm/simt_nccl/communicator.cpp"
 SIMT_STREAM = "core/device_simt.cpp"
 
@@ -35,3 +36,18 @@ plant("comm.simt_event", SIMT_STREAM, "value",
 plant("comm.simt_copy", SIMT_STREAM, "order",
       "  wait_for_stream(stream);\n  const auto from", "  const auto from",
       "a copy reads what the stream has not received yet")
+plant("comm.missing_of_another", ACTIVITY, "condition",
+      "  if (group == stands_in_) {", "  if (true) {",
+      "what an early receive of another group misses is taken for what the rank waits for")
+plant("comm.peer_at_once", ACTIVITY, "condition",
+      "    if (call.peer >= 0) {", "    if (call.peer > call.peer) {",
+      "a rank that waits for one other does not say for whom until a while has passed")
+plant("comm.log_is_off", ACTIVITY, "condition",
+      "  if (!logs_) {", "  if (!log_) {",
+      "calls behind the end of the log are kept")
+plant("comm.shortest_trip", CLOCK, "condition",
+      "return a.received - a.sent < b.received - b.sent;", "return a.received - a.sent > b.received - b.sent;",
+      "a clock's offset is taken from the longest round trip")
+plant("comm.clock_drift", CLOCK, "value",
+      "static_cast<std::int64_t>(share * drift)", "static_cast<std::int64_t>(drift)",
+      "clocks have drifted apart before they were apart")

@@ -7,6 +7,7 @@ plant = planter("csrc")
 EVALUATE = "train/evaluate.cpp"
 GENERATOR = "train/generator.cpp"
 STEP = "train/step.cpp"
+REPORT = "train/communication_report.cpp"
 
 plant("train.step_token_scale", STEP, "scale by degree",
       ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(micro_batch * config_.batch.sequence_length),",
@@ -20,3 +21,18 @@ plant("train.validation_clear", EVALUATE, "initial value",
 plant("train.generate_seed", GENERATOR, "seed",
       "const CounterRng rng(options.seed, \"sample\");", "const CounterRng rng(0, \"sample\");",
       "the seed of a sample does not count")
+plant("train.bubble_is_exposed", REPORT, "value",
+      "std::max<std::int64_t>(0, end.wait_end - std::max(end.wait_begin, ready))", "end.wait_end - end.wait_begin",
+      "waiting for a message that is not made is taken for communication")
+plant("train.message_without_place", REPORT, "value",
+      "const std::int64_t ready = std::max(sender.started, receiver->started);", "const std::int64_t ready = sender.started;",
+      "a message that has no place to arrive in is under way")
+plant("train.message_of_a_peer", REPORT, "condition",
+      " && peer.record.peer == rank) {", ") {",
+      "a message of another pipeline is taken for this one's")
+plant("train.gradient_goes_back", REPORT, "sign",
+      "kind == MessageKind::activation ? 1 : -1;", "1;",
+      "gradients are told of the next boundary")
+plant("train.worst_rank", REPORT, "value",
+      "std::max(sum.worst_exposed_seconds, row.worst_exposed_seconds)", "row.worst_exposed_seconds",
+      "the last rank is taken for the worst")
