@@ -27,9 +27,6 @@ plant("train.bubble_is_exposed", REPORT, "value",
 plant("train.message_without_place", REPORT, "value",
       "const std::int64_t ready = std::max(sender.started, receiver->started);", "const std::int64_t ready = sender.started;",
       "a message that has no place to arrive in is under way")
-plant("train.message_of_a_peer", REPORT, "condition",
-      " && peer.record.peer == rank) {", ") {",
-      "a message of another pipeline is taken for this one's")
 plant("train.gradient_goes_back", REPORT, "sign",
       "kind == MessageKind::activation ? 1 : -1;", "1;",
       "gradients are told of the next boundary")
