@@ -247,7 +247,7 @@ std::size_t nccl_bytes(const PlannedGroup& group) {
   constexpr std::int64_t kPeersOfRound = 8;
   std::int64_t channels = NcclMemory::collective_channels;
   const std::int64_t rounds = (group.ranks.count + kPeersOfRound - 1) / kPeersOfRound;
-  while (far > 0 && channels > 1 && channels * rounds > NcclMemory::collective_channels) {
+  while (channels > 1 && channels * rounds > NcclMemory::collective_channels) {
     channels /= 2;
   }
   const std::size_t shared = far > 0

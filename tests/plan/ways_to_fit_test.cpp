@@ -213,6 +213,38 @@ TEST(WaysToFit, AskForRanksWhereNothingElseIsEnough) {
   EXPECT_NE(describe(none, 1).find("nor is there a way"), std::string::npos);
 }
 
+// Stages that were written out are those of another pipeline.
+TEST(WaysToFit, LeaveStagesToALongerPipeline) {
+  const Config config = config_of({kSmall, 8, {"parallel.pipeline=2", "parallel.stages=[3,5]"}});
+  const std::size_t least = needed(config, 0, 8);
+  bool offered = false;
+  for (const double part : {0.9, 0.8, 0.7, 0.6, 0.5}) {
+    const auto budget = static_cast<std::size_t>(part * static_cast<double>(least));
+    for (const WayToFit& way : ways_of(config, budget, 8).ways) {
+      offered = offered || (way.num_ranks == 8 && changes(way, "parallel.pipeline"));
+      EXPECT_EQ(changes(way, "parallel.stages"), changes(way, "parallel.pipeline"));
+    }
+  }
+  EXPECT_TRUE(offered);
+}
+
+// A model that nothing cuts, of one sequence a step: shorter ones would fit, and train another model.
+TEST(WaysToFit, AreNotShorterSequencesAlone) {
+  const Config config = config_of({kSmall,
+                                   1,
+                                   {"model.num_heads=1",
+                                    "model.num_kv_heads=1",
+                                    "model.num_layers=1",
+                                    "model.num_experts=1",
+                                    "model.experts_per_token=1",
+                                    "model.ffn_dim=129",
+                                    "batch.micro_batch=1",
+                                    "batch.global_batch=1"}});
+  const WaysToFit found = ways_of(config, needed(config, 0, 1) - 1, 1);
+  EXPECT_TRUE(found.ways.empty()) << describe(found, 1);
+  EXPECT_TRUE(found.smallest.has_value());
+}
+
 // What of each kind a step is priced by.
 TEST(StepCost, CountsWhatAKnobCosts) {
   const auto cost_of = [](std::int64_t num_ranks, const std::vector<std::string>& overrides) {
@@ -249,9 +281,13 @@ TEST(StepCost, CountsWhatAKnobCosts) {
   EXPECT_GT(cost_of(4, {"parallel.pipeline=4", "batch.micro_batch=16"}).bubble_share,
             piped.bubble_share)
       << "fewer micro-batches";
-  // The same bytes cost more where they leave the machine.
-  EXPECT_GT(cost_of(16, {"batch.global_batch=1024"}).price,
-            cost_of(8, {"batch.global_batch=512"}).price);
+  // As much work for each rank, and nearly as many bytes, which cost nine times as much where they
+  // leave the machine.
+  const double one = cost_of(1, {"batch.global_batch=64"}).price;
+  const double near = cost_of(8, {"batch.global_batch=512"}).price - one;
+  const double far = cost_of(16, {"batch.global_batch=1024"}).price - one;
+  EXPECT_GT(near, 0);
+  EXPECT_NEAR(far / near, 9.0 * (15.0 / 16) / (7.0 / 8), 0.5) << "segments end padded";
 }
 
 }  // namespace

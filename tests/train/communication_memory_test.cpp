@@ -150,6 +150,10 @@ TEST(CommunicationMemory, IsWhatThePlanSays) {
 TEST(CommunicationMemory, OfAPipelineIsWhatThePlansSay) {
   for (const char* tied : {"model.tie_embeddings=true", "model.tie_embeddings=false"}) {
     expect_as_planned(piped("piped", layout_named("data2"), 2, {}), "bf16", {tied});
+    // Ranks exchange rows here, and several micro-batches are under way at a time.
+    expect_as_planned(piped("piped", layout("expert2", 2, 1, 2, 1, {"batch.micro_batch=1"}), 2, {}),
+                      "f32",
+                      {tied});
   }
 }
 

@@ -460,9 +460,9 @@ plant("plan.nccl_network", COMMUNICATION, "condition",
 plant("plan.nccl_shared", COMMUNICATION, "missing term",
       "* kNearBytes + shared;", "* kNearBytes;",
       "what rows to other machines go through is not counted")
-plant("plan.nccl_rounds", COMMUNICATION, "condition",
-      "while (far > 0 && channels > 1", "while (channels > 1",
-      "ranks of one machine are taken to have fewer channels than they have")
+plant("plan.nccl_rounds", COMMUNICATION, "scale",
+      "kPeersOfRound = 8;", "kPeersOfRound = 16;",
+      "ranks of several machines are taken to have more channels than they have")
 plant("plan.group_tied", COMMUNICATION, "condition",
       "if (model.tie_embeddings && first != last) {", "if (first != last) {",
       "two ranks are taken to share an embedding that the model has not")
