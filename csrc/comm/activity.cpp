@@ -221,6 +221,16 @@ double Activity::idle_seconds() const {
   return standing_seconds(Stands::on_host);
 }
 
+double Activity::idle_seconds_in(const void* group) const {
+  {
+    const std::lock_guard lock(mutex_);
+    if (group != stands_in_) {
+      return 0;
+    }
+  }
+  return idle_seconds();
+}
+
 double Activity::gpu_seconds() const {
   return standing_seconds(Stands::on_gpu);
 }

@@ -134,6 +134,9 @@ class Activity {
   // How long the rank's own thread has stood in a collective, with nothing arriving or leaving on
   // any communicator; zero where it does something else.
   double idle_seconds() const;
+  // The same where it stands in a call of `group`; zero in another's. What was started long before it
+  // is waited for, as a receive of a pipeline, hangs from the time when nothing else is left to do.
+  double idle_seconds_in(const void* group) const;
   // How long it has waited for the GPU, which stands in one collective.
   double gpu_seconds() const;
 

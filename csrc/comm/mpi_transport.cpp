@@ -199,7 +199,7 @@ void MpiTransport::watch(std::string_view name, double seconds) {
   missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
   activity_.set_missing(this, missing);
   const double limit = activity_.limits().hang_seconds;
-  if (limit > 0 && seconds > limit) {
+  if (limit > 0 && activity_.idle_seconds_in(this) > limit) {
     free_requests();
     throw_hang(name, seconds, missing);
   }

@@ -131,7 +131,7 @@ class ThreadTransport final : public HostTransport {
 
   void check_time(std::string_view name, std::chrono::duration<double> waited) const {
     const double limit = activity_.limits().hang_seconds;
-    if (limit == 0 || waited.count() < limit) {
+    if (limit == 0 || activity_.idle_seconds_in(this) < limit) {
       return;
     }
     std::vector<int> missing;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -690,6 +691,38 @@ TEST_P(HostConformance, UnequalSizesAreRefused) {
     EXPECT_NE(text.find("36"), std::string::npos) << text;
     EXPECT_NE(text.find("32"), std::string::npos) << text;
     EXPECT_TRUE(test::follows_grammar(text));
+  });
+}
+
+// A receive of a pipeline is started a step ahead: a peer that sends after the limit has not hung as long
+// as this rank has other things to do.
+TEST_P(HostConformance, WorkUnderWayIsNoHangWhileTheRankWorks) {
+  on_ranks([](World& world) {
+    Activity& activity = world.activity();
+    const HangLimits generous = activity.limits();
+    const auto group = group_of_all(world);
+    const auto other = create_group_of_all(world, "other", Device::cpu);
+    const int root = group->size() - 1;
+    const auto meet_elsewhere = [&] {
+      std::int64_t one = 1;
+      const TensorView operand(&one, {1}, DType::i64, Device::cpu);
+      other->run(AllReduce{operand, operand}, "test.meet", {});
+    };
+    Buffer<float> x(100, group->rank());
+    if (group->rank() != root) {
+      HangLimits short_limit = generous;
+      short_limit.hang_seconds = 0.1;
+      activity.set_limits(short_limit);
+      const auto work = group->start(Broadcast{x.view(), root}, "test.broadcast", g_stream);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+      activity.set_limits(generous);
+      meet_elsewhere();
+      work->wait(g_stream);
+    } else {
+      meet_elsewhere();
+      group->run(Broadcast{x.view(), root}, "test.broadcast", g_stream);
+    }
+    x.expect(Buffer<float>(100, root), "x");
   });
 }
 
