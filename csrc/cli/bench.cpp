@@ -211,6 +211,7 @@ void bench_step(const StepArguments& arguments, World& world) {
                                      {"hidden_communication", hidden},
                                      {"device", name_of(device)},
                                      {"threads", team::num_threads()}};
+    object["calls_left_out"] = num_left_out;
     if (num_left_out == 0) {
       object["collectives"] = nlohmann::ordered_json::array();
       for (const CommunicationRow& row : rows) {

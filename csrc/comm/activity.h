@@ -134,15 +134,16 @@ class Activity {
   // How long the rank's own thread has stood in a collective, with nothing arriving or leaving on
   // any communicator; zero where it does something else.
   double idle_seconds() const;
-  // The same where it stands in a call of `group`; zero in another's. What was started long before it
-  // is waited for, as a receive of a pipeline, hangs from the time when nothing else is left to do.
+  // The same where it stands in a call of `group`; zero in another's. What was started long before
+  // it is waited for, as a receive of a pipeline, hangs from the time when nothing else is left to
+  // do.
   double idle_seconds_in(const void* group) const;
   // How long it has waited for the GPU, which stands in one collective.
   double gpu_seconds() const;
 
-  // Since the last call: for how long anything moved, however much of it at a time, and for how long
-  // the rank's own thread, or the GPU's stream of its work, stood and waited. Neither is more than the
-  // time since then. Nothing where collectives ran on the GPU untimed.
+  // Since the last call: for how long anything moved, however much of it at a time, and for how
+  // long the rank's own thread, or the GPU's stream of its work, stood and waited. Neither is more
+  // than the time since then. Nothing where collectives ran on the GPU untimed.
   struct Communication {
     double seconds = 0;
     double exposed_seconds = 0;

@@ -22,7 +22,7 @@ std::int64_t now() {
       .count();
 }
 
-// Processes under one kernel have one clock, in containers too.
+// Processes under one kernel have one clock, in containers too unless a time namespace shifts it.
 std::string kernel_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string id;

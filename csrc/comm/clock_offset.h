@@ -18,8 +18,8 @@ struct RoundTrip {
   std::int64_t received = 0;
 };
 
-// What to add to a time of the other rank's clock for the first rank's, by the shortest of the trips:
-// off by half of that one at most. Cristian 1989, doi:10.1007/BF01784024.
+// What to add to a time of the other rank's clock for the first rank's, by the shortest of the
+// trips: off by half of that one at most. Cristian 1989, doi:10.1007/BF01784024.
 std::int64_t offset_by(std::span<const RoundTrip> trips);
 
 // Of a rank's clock, at a time of this clock.
@@ -28,8 +28,8 @@ struct ClockOffset {
   std::int64_t offset = 0;
 };
 
-// On the first rank's clock, where offsets before and after are known: clocks drift apart evenly. 0,
-// a time that was not measured, stays 0.
+// On the first rank's clock, where offsets before and after are known: clocks drift apart evenly.
+// 0, a time that was not measured, stays 0.
 std::int64_t on_first_clock(std::int64_t time, const ClockOffset& before, const ClockOffset& after);
 
 // Of this rank's clock. 0 on the first rank's machine. Every rank calls.

@@ -121,9 +121,9 @@ class Communicator {
   virtual void run(const Collective& collective, std::string_view name, Stream stream) = 0;
 };
 
-// What a group is for. Messages between two ranks are started long before they are waited for, and on
-// the GPU hold multiprocessors until then: so few that the work goes on beside several of them. Sums
-// of a few numbers gain nothing from more, each of which takes memory.
+// What a group is for. Messages between two ranks are started long before they are waited for, and
+// on the GPU hold multiprocessors until then: so few that the work goes on beside several of them.
+// Sums of a few numbers gain nothing from more, each of which takes memory.
 enum class Traffic : std::uint8_t { collectives, numbers, messages };
 
 // All ranks of the job, and where groups of them come from.

@@ -107,9 +107,15 @@ class HostCommunicator::QueuedWork final : public Communicator::Work {
   // never come, and hear of it only when it is caught.
   ~QueuedWork() override {
     std::unique_lock lock(owner_.mutex_);
-    if (!task_->done && std::uncaught_exceptions() > num_exceptions_) {
+    if (task_->done) {
+      return;
+    }
+    if (std::uncaught_exceptions() > num_exceptions_) {
       owner_.transport_->leave();
     }
+    lock.unlock();
+    const Activity::Waiting waiting(owner_.activity_, task_->call);
+    lock.lock();
     owner_.changed_.wait(lock, [&] { return task_->done; });
   }
 

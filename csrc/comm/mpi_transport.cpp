@@ -178,7 +178,7 @@ void MpiTransport::wait(std::string_view name) {
     pause();
     const std::chrono::duration<double> idle = Activity::Clock::now() - last_progress;
     if (idle.count() > next_look) {
-      watch(name, idle.count());
+      watch(name);
       next_look += kLookSeconds;
     }
   }
@@ -188,7 +188,7 @@ void MpiTransport::wait(std::string_view name) {
 }
 
 // Says whom this rank has been waiting for, and gives up after the limit.
-void MpiTransport::watch(std::string_view name, double seconds) {
+void MpiTransport::watch(std::string_view name) {
   std::vector<int> missing;
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     if (requests_[i] != MPI_REQUEST_NULL) {
@@ -199,9 +199,10 @@ void MpiTransport::watch(std::string_view name, double seconds) {
   missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
   activity_.set_missing(this, missing);
   const double limit = activity_.limits().hang_seconds;
-  if (limit > 0 && activity_.idle_seconds_in(this) > limit) {
+  const double idle = activity_.idle_seconds_in(this);
+  if (limit > 0 && idle > limit) {
     free_requests();
-    throw_hang(name, seconds, missing);
+    throw_hang(name, idle, missing);
   }
 }
 

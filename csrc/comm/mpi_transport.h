@@ -43,7 +43,7 @@ class MpiTransport final : public HostTransport {
   void send(std::span<const std::byte> piece, int peer);
   void wait(std::string_view name);
   void check(const Message& message, const MPI_Status& done, int status, std::string_view name);
-  void watch(std::string_view name, double seconds);
+  void watch(std::string_view name);
   void free_requests();
 
   MPI_Comm comm_;

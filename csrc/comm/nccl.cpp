@@ -559,8 +559,8 @@ void set_nccl_defaults() {
   const auto set = [](const char* name, const char* value) { setenv(name, value, 0); };
   // Collectives of several communicators lie on the GPU at once, each on its stream. Ranks whose
   // GPUs start them in different orders wait for each other for ever; with this they start in the
-  // order of the calls, which is the same on all ranks. Messages of a pipeline are called in another
-  // order on each: they take few multiprocessors, so that all that is started runs.
+  // order of the calls, which is the same on all ranks. Messages of a pipeline are called in
+  // another order on each: they take few multiprocessors, so that all that is started runs.
   set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
   // Each has a stream of its own. Streams that share a queue of the GPU wait for each other, and of
   // these there are 8 unless more are asked for, 32 at most.

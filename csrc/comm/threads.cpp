@@ -115,12 +115,11 @@ class ThreadTransport final : public HostTransport {
     if (arrive()) {
       return;
     }
-    const auto begin = std::chrono::steady_clock::now();
     while (!meeting_->changed.wait_for(
         lock, kPoll, [&] { return meeting_->generation != generation; })) {
       try {
         check(name);
-        check_time(name, std::chrono::steady_clock::now() - begin);
+        check_time(name);
       } catch (...) {
         --meeting_->num_waiting;  // the others must not go on without this rank
         meeting_->present[static_cast<std::size_t>(rank_)] = false;
@@ -129,9 +128,10 @@ class ThreadTransport final : public HostTransport {
     }
   }
 
-  void check_time(std::string_view name, std::chrono::duration<double> waited) const {
+  void check_time(std::string_view name) const {
     const double limit = activity_.limits().hang_seconds;
-    if (limit == 0 || activity_.idle_seconds_in(this) < limit) {
+    const double idle = activity_.idle_seconds_in(this);
+    if (limit == 0 || idle < limit) {
       return;
     }
     std::vector<int> missing;
@@ -140,7 +140,7 @@ class ThreadTransport final : public HostTransport {
         missing.push_back(meeting_->ranks[r]);
       }
     }
-    throw_hang(name, waited.count(), missing);
+    throw_hang(name, idle, missing);
   }
 
   void meet() {

@@ -20,8 +20,8 @@ namespace memphis {
 //   E  experts              K  experts per token     R  routed rows, T * K
 //   F  expert width         V  vocabulary            L  layers
 //   P  partial sums           U  tokens that keys are of, where they are not the T of the queries
-// `x_TD` is [T, D], row-major. A gradient is `d` + name. Where ranks share a tensor out, its dims are
-// those of this rank: csrc/plan/dims.h.
+// `x_TD` is [T, D], row-major. A gradient is `d` + name. Where ranks share a tensor out, its dims
+// are those of this rank: csrc/plan/dims.h.
 
 constexpr int kMaxDims = 4;
 

@@ -13,9 +13,9 @@ namespace memphis {
 // padded or dropped. A rank sends its rows sorted by expert, so those for one rank lie together;
 // what arrives is sorted by sender and is put in the order of this rank's experts.
 //
-// An expert whose width is cut over `expert_pieces` ranks is that many experts here: a choice goes to each
-// of them, each computes its term of the down projection, and the sum over a token's choices is the
-// sum over the terms too.
+// An expert whose width is cut over `expert_pieces` ranks is that many experts here: a choice goes
+// to each of them, each computes its term of the down projection, and the sum over a token's
+// choices is the sum over the terms too.
 //
 // Counts pass through the host, because a collective's sizes are the host's to give. One object
 // serves one layer from its forward to its backward pass.

@@ -15,8 +15,8 @@ namespace memphis {
 struct BlockContext;
 
 // Who reduces gradients while the backward pass goes on. `layer` is counted in the model: it is the
-// number of its layers for what comes after them, the head and the final norm, and kBeforeLayers for
-// the embedding.
+// number of its layers for what comes after them, the head and the final norm, and kBeforeLayers
+// for the embedding.
 class GradientSink {
  public:
   virtual ~GradientSink() = default;
@@ -37,11 +37,11 @@ struct LossScales {
   float router_z = 0;  // coefficient
 };
 
-// The model, or what this rank has of it: a sequence of ops over views that somebody else owns, and of
-// collectives among ranks that hold the rest of a layer. A call is for the stage of its micro-batch;
-// what stages hand each other, csrc/model/pipeline.h moves. Everything is enqueued on the stream; nothing is allocated, and nothing
-// waits but for the counts of rows where experts lie on several ranks. Every rank of `groups` makes
-// the same calls.
+// The model, or what this rank has of it: a sequence of ops over views that somebody else owns, and
+// of collectives among ranks that hold the rest of a layer. A call is for the stage of its
+// micro-batch; what stages hand each other, csrc/model/pipeline.h moves. Everything is enqueued on
+// the stream; nothing is allocated, and nothing waits but for the counts of rows where experts lie
+// on several ranks. Every rank of `groups` makes the same calls.
 class Grok {
  public:
   // `activations` were planned with `dims`. All referents must outlive the model.
@@ -56,8 +56,8 @@ class Grok {
   // has passed.
   void load(MicroBatch& batch, const HostBatch& host);
 
-  // Equations (1) to (17), or those of the batch's stage: from the loaded tokens, or from hidden_TD,
-  // to output_TD, or to final_in_TD.
+  // Equations (1) to (17), or those of the batch's stage: from the loaded tokens, or from
+  // hidden_TD, to output_TD, or to final_in_TD.
   void forward(MicroBatch& batch);
 
   // (18) and the cross entropy of the loaded targets; adds the step's mean to shared.stats. Of the
@@ -71,13 +71,13 @@ class Grok {
   // Both of these, and the gradient of
   //   cross entropy + balance * (all layers' balance losses) + router_z * (all layers' z losses),
   // which is added to the parameters' gradients. forward() has run. In a stage without the head the
-  // gradient of output_TD is in dhidden_TD(); in one without the embedding that of hidden_TD is left
-  // there. `sink`, if any, hears how far the backward pass is.
+  // gradient of output_TD is in dhidden_TD(); in one without the embedding that of hidden_TD is
+  // left there. `sink`, if any, hears how far the backward pass is.
   void backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink = nullptr);
 
-  // The same in two parts, with others between them, and to the same bits: what the stage before waits
-  // for, and the gradients of the layers' matrices. `pending` is the batch's from one to the other.
-  // Head and embedding are formed with the first.
+  // The same in two parts, with others between them, and to the same bits: what the stage before
+  // waits for, and the gradients of the layers' matrices. `pending` is the batch's from one to the
+  // other. Head and embedding are formed with the first.
   void backward_inputs(MicroBatch& batch,
                        const PendingWeights& pending,
                        const LossScales& scales,

@@ -22,8 +22,8 @@ namespace {
 static_assert(NcclMemory::collective_channels == kCollectiveCtas);
 static_assert(NcclMemory::few_channels == kFewCtas);
 
-// The first collective of a kind returns only when both ranks have come: here, where they come to all
-// queues in one order, and not in a step, where a receive is started before there is a sender.
+// The first collective of a kind returns only when both ranks have come: here, where they come to
+// all queues in one order, and not in a step, where a receive is started before there is a sender.
 void connect(Communicator& pair) {
   const OwnedStream stream(Device::cuda);
   Arena arena("connecting", kArenaAlignment, Device::cuda);

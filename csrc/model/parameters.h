@@ -26,8 +26,8 @@ class Parameters {
   const ModelParameters<TensorView>& weights() const { return weights_; }
   const ModelParameters<TensorView>& gradients() const { return gradients_; }
 
-  // Flat arrays, of one segment. Under ZeRO-3 a layer's weights are whole where WeightResidency says
-  // so; what this rank owns of them is always there.
+  // Flat arrays, of one segment. Under ZeRO-3 a layer's weights are whole where WeightResidency
+  // says so; what this rank owns of them is always there.
   TensorView segment_weights(std::size_t segment) const;
   TensorView owned_weights(std::size_t segment) const;
   // Where the backward pass adds to; in the accumulation dtype, as the others.

@@ -23,16 +23,16 @@ const char* name_of_message(MessageKind kind);
 // each the input of its stage and takes its output further, to a stage on this rank or another.
 //
 // A message is a broadcast among two ranks, in the queue of its kind, so that messages of a queue
-// arrive in the order of its schedule and no queue waits for another. A receive is started as soon as
-// there is a place for it, long before it is needed; a send goes on while the next action is done.
-// What is said of queues and places, csrc/plan/schedule_messages.h proves.
+// arrive in the order of its schedule and no queue waits for another. A receive is started as soon
+// as there is a place for it, long before it is needed; a send goes on while the next action is
+// done. What is said of queues and places, csrc/plan/schedule_messages.h proves.
 //
 // One stage on one rank has no messages: the actions are done, and nothing else.
 class Pipeline {
  public:
-  // `plan` has the places, which are taken from `workspace`, and `slots` are those of `activations`.
-  // `dhidden_TD` is where a backward pass finds the gradient of its output and leaves that of its
-  // input; absent for inference. All referents must outlive it.
+  // `plan` has the places, which are taken from `workspace`, and `slots` are those of
+  // `activations`. `dhidden_TD` is where a backward pass finds the gradient of its output and
+  // leaves that of its input; absent for inference. All referents must outlive it.
   Pipeline(const MessageBuffers& plan,
            const ActivationPlan& activations,
            const Groups& groups,
@@ -43,8 +43,8 @@ class Pipeline {
 
   // Does an action, on the slot of its micro-batch.
   using Act = std::function<void(const Action&, MicroBatch&)>;
-  // `schedule` is one of those that the plan was made for. Every rank of the pipeline runs its part of
-  // the same one.
+  // `schedule` is one of those that the plan was made for. Every rank of the pipeline runs its part
+  // of the same one.
   void run(const PipelineSchedule& schedule, const Act& act);
 
   MicroBatch& slot_of(std::int64_t chunk, std::int64_t micro_batch);

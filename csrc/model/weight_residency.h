@@ -20,9 +20,9 @@ namespace memphis {
 //   ZeRO-3      of a layer, while a Use of it lives, and as long after that as no other layer has
 //               taken the place; what comes before and after the layers, as under ZeRO-2
 //
-// Both passes acquire a layer before they use its weights, and say which is next, whose weights come
-// while this one is at work. Layers take turns in the places that the plan gives, so the layers that a
-// pass ends with need not come again for the one that follows.
+// Both passes acquire a layer before they use its weights, and say which is next, whose weights
+// come while this one is at work. Layers take turns in the places that the plan gives, so the
+// layers that a pass ends with need not come again for the one that follows.
 //
 // Layers are counted in the model; kBeforeLayers is the embedding, and the number of layers is what
 // comes after them. Every rank of `groups` makes the same calls.
@@ -51,8 +51,9 @@ class WeightResidency {
   };
   [[nodiscard]] Use acquire(int layer, std::optional<int> next = std::nullopt);
 
-  // The elements of a segment that this rank owns have new values; those of other ranks have too, in
-  // the order of segments. Weights that are used first, or always whole, are on their way from here.
+  // The elements of a segment that this rank owns have new values; those of other ranks have too,
+  // in the order of segments. Weights that are used first, or always whole, are on their way from
+  // here.
   void changed(std::size_t segment);
 
   // All that is on its way has arrived.

@@ -72,8 +72,8 @@ void Optimizer::measure_gradient(const TensorView& norm_1,
     return view;
   };
   const auto flat = [](const TensorView& table) { return table.reshape({table.num_elements()}); };
-  // The norm of norms is the norm of all. A layer has one on one rank of the pipeline, and zero on the
-  // others. Its runs are neighbours.
+  // The norm of norms is the norm of all. A layer has one on one rank of the pipeline, and zero on
+  // the others. Its runs are neighbours.
   device_zero(layers_LW_.data, layers_LW_.bytes(), stream);
   const auto num_runs = static_cast<std::int64_t>(plan.counted.size());
   for (std::int64_t begin = 0; begin < num_runs;) {

@@ -38,8 +38,8 @@ class Optimizer {
   // After the weights have been initialised, and before the first step of a run that starts at 0.
   void copy_weights_to_master(Stream stream);
 
-  // The rank that has a copy of the tied embedding gets its weights: after they have been initialised
-  // or loaded on the other one.
+  // The rank that has a copy of the tied embedding gets its weights: after they have been
+  // initialised or loaded on the other one.
   void copy_tied_embedding(Stream stream);
 
   // Writes the norm of the whole gradient, before clipping, to norm_1. Gradients are reduced.

@@ -155,9 +155,9 @@ struct BackwardScratch {
   static void for_each(Self& a, Other& b, const Visit& visit);
 };
 
-// What SharedActivations::stats holds: sums over the micro-batches of a step, on the device, read by
-// the host once a step. The auxiliary losses have a value for each layer of the model, so that their
-// sums over layers do not depend on which rank has which.
+// What SharedActivations::stats holds: sums over the micro-batches of a step, on the device, read
+// by the host once a step. The auxiliary losses have a value for each layer of the model, so that
+// their sums over layers do not depend on which rank has which.
 enum class Stat : std::uint8_t { loss, grad_norm, balance, z };
 // Each value has a row of its own, because operands of ops are 16-byte aligned.
 constexpr std::int64_t kStatWidth = 4;
@@ -243,8 +243,8 @@ struct Slot {
   std::vector<LayerActivations<TensorView>> layers;
 };
 
-// What a stage keeps of a micro-batch from the gradients of its inputs to those of its weights, beside
-// what lies in its slot: of each layer.
+// What a stage keeps of a micro-batch from the gradients of its inputs to those of its weights,
+// beside what lies in its slot: of each layer.
 struct PendingWeights {
   struct Layer {
     // Those alone that are computed again, which all layers share a place for otherwise.

@@ -8,10 +8,11 @@
 
 namespace memphis {
 
-// The sizes of tensors, by the letters of csrc/core/tensor.h. A letter alone is the size in the model, or
-// in the micro-batch that ranks along `tensor` share; with `local_` before it, what this rank has of it
-// (csrc/plan/share.h). A tensor's name says its logical dims, and its spec in the plan which of the sizes
-// of a letter it has: tokens are T, residual_T or routed_T, experts E or local_E, rows sent_R or local_R.
+// The sizes of tensors, by the letters of csrc/core/tensor.h. A letter alone is the size in the
+// model, or in the micro-batch that ranks along `tensor` share; with `local_` before it, what this
+// rank has of it (csrc/plan/share.h). A tensor's name says its logical dims, and its spec in the
+// plan which of the sizes of a letter it has: tokens are T, residual_T or routed_T, experts E or
+// local_E, rows sent_R or local_R.
 struct Dims {
   std::int64_t B = 0;  // sequences of a micro-batch
   std::int64_t S = 0;

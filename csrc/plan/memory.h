@@ -41,8 +41,8 @@ struct MemoryPlan {
   }
 };
 
-// Weights of each segment in its dtype, aligned: all that a rank has of them, or under ZeRO-3 what it
-// keeps, and the places where layers are whole in turn.
+// Weights of each segment in its dtype, aligned: all that a rank has of them, or under ZeRO-3 what
+// it keeps, and the places where layers are whole in turn.
 std::size_t weights_bytes(const ParameterPlan& parameters);
 // Where gradients are formed, and under ZeRO-2 the sums that a rank keeps.
 std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute);
@@ -51,10 +51,10 @@ std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute);
 std::size_t master_bytes(const ParameterPlan& parameters);
 std::size_t moments_bytes(const ParameterPlan& parameters);
 
-// Norms of runs of the gradient, of layers, and of the layers of all ranks of a stage, on the way to
-// the norm of all of it. One a row, because operands of ops are 16-byte aligned; the rest of a row is
-// zero. Layers are those of the whole model, with what comes before and after them: by this way the
-// norm has the same bits whatever stages the model is cut into.
+// Norms of runs of the gradient, of layers, and of the layers of all ranks of a stage, on the way
+// to the norm of all of it. One a row, because operands of ops are 16-byte aligned; the rest of a
+// row is zero. Layers are those of the whole model, with what comes before and after them: by this
+// way the norm has the same bits whatever stages the model is cut into.
 struct NormScratch {
   TensorSpec runs_PW;
   TensorSpec layers_LW;

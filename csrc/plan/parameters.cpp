@@ -126,8 +126,9 @@ class Placer {
   }
 
  private:
-  // Of one layer: its gradients may lie where another's have been (ZeRO-2), its weights too (ZeRO-3),
-  // and the norm of the whole gradient has the same bits whatever is shared out, and in any pipeline.
+  // Of one layer: its gradients may lie where another's have been (ZeRO-2), its weights too
+  // (ZeRO-3), and equal gradients have a norm of equal bits whatever is shared out, and in any
+  // pipeline.
   std::size_t open_segment(Kind kind) {
     std::optional<std::size_t>& open = open_[kind];
     const bool fits = open && plan_.segments[*open].num_elements < bucket_elements_ &&
@@ -212,8 +213,8 @@ class Placer {
     plan_.num_gradient_elements = around_layers + std::min(num_layers, kTurns) * largest;
   }
 
-  // Of the layers one is at work while the next one's weights arrive. What comes before and after them
-  // may be one tensor, which a pass begins and ends with: it stays.
+  // Of the layers one is at work while the next one's weights arrive. What comes before and after
+  // them may be one tensor, which a pass begins and ends with: it stays.
   void place_weights(int num_layers) {
     if (!share_.shard_weights) {
       return;

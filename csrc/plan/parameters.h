@@ -23,15 +23,15 @@ namespace memphis {
 // a collective is a run of that space and not a list of tensors. It is cut into segments of one
 // dtype, one decay rule and one group of ranks that hold the same elements: these sum their
 // gradients and, under ZeRO-1, each keep the optimizer's state of an equal piece. A segment is also
-// the unit of what moves under way, a bucket: it holds tensors of one layer, so its gradient is complete
-// once the backward pass has left the layer, and its weights are needed once a pass comes there. The
-// pieces of a layer, and with them the bits of the gradient's norm, are the same in every ZeRO stage and
-// in every pipeline.
+// the unit of what moves under way, a bucket: it holds tensors of one layer, so its gradient is
+// complete once the backward pass has left the layer, and its weights are needed once a pass comes
+// there. The pieces of a layer are the same in every ZeRO stage and in every pipeline, so equal
+// gradients have a norm of equal bits.
 //
 // Gradients lie as the parameters do. Under ZeRO-2 only what a rank keeps of the sums has a place
 // of its own for the whole step; layers take turns in two places where their gradients are formed.
-// Under ZeRO-3 it is the same with their weights: what a rank keeps of them has a place of its own, and
-// layers take turns where they are whole.
+// Under ZeRO-3 it is the same with their weights: what a rank keeps of them has a place of its own,
+// and layers take turns where they are whole.
 //
 // A tensor that the model multiplies by (`Placement`) may hold several logical parameters, the
 // tensors of the Hugging Face form B (`LogicalParameter`), one behind the other: q, k and v are one
@@ -40,9 +40,9 @@ namespace memphis {
 // Where the model is cut into stages, a rank has the tensors of its own.
 //
 // An embedding that is the head too, and whose two uses lie on two ranks, lies on both. The second
-// rank's copy is a segment that has a gradient and no optimizer's state: it takes part in no norm and
-// in no checkpoint. The two gradients are summed once a step, piece by piece, after each has been
-// reduced over its replicas, and the weights come from the first rank (Tied).
+// rank's copy is a segment that has a gradient and no optimizer's state: it takes part in no norm
+// and in no checkpoint. The two gradients are summed once a step, piece by piece, after each has
+// been reduced over its replicas, and the weights come from the first rank (Tied).
 
 // Layers are counted in the whole model, in the order of the forward pass, on every rank; the
 // embedding comes before them, the final norm and a head of its own after.
@@ -63,8 +63,8 @@ struct Segment {
   std::int64_t gradient_begin = 0;     // element of the array that gradients are formed in
   std::int64_t sum_begin = 0;          // ZeRO-2: element of the array of sums; of `owned`
   Tied tied = Tied::no;
-  // ZeRO-3: where the weights are whole while their layer is at work, and the bytes before them there.
-  // Those of other segments always are.
+  // ZeRO-3: where the weights are whole while their layer is at work, and the bytes before them
+  // there. Those of other segments always are.
   std::optional<std::size_t> place = {};
   std::size_t place_offset = 0;
 

@@ -57,7 +57,12 @@ StepCost step_cost(const Config& config, DType compute, const Mesh& mesh, const 
     cost.price += (1 + cost.again_share) * layout.bubble_share / (1 - layout.bubble_share);
   }
 
-  const double weights = static_cast<double>(plan.memory.weights_bytes);
+  // All that the rank's layers are made of, whoever keeps it.
+  double weights = 0;
+  for (const Segment& segment : plan.parameters.segments) {
+    weights +=
+        static_cast<double>(segment.num_elements) * static_cast<double>(size_of(segment.dtype));
+  }
   const double gradients = static_cast<double>(plan.parameters.num_elements) *
                            static_cast<double>(size_of(accumulation_dtype(compute)));
   cost.price += static_cast<double>(plan.num_micro_batches) * (3 * weights + 2 * gradients) *

@@ -15,7 +15,8 @@ namespace {
 
 using enum OperationKind;
 
-// Which layers' weights lie whole in the places in which they take turns: as csrc/model/weight_residency.
+// Which layers' weights lie whole in the places in which they take turns: as
+// csrc/model/weight_residency.
 class Residency {
  public:
   explicit Residency(const ParameterPlan& parameters)
@@ -178,8 +179,8 @@ class Writer {
     }
     weights_product(with_weights);
   }
-  // Two products, of which the first reads the gradient of the branch and the second, for the gradient
-  // of its weight, the branch's input.
+  // Two products, of which the first reads the gradient of the branch and the second, for the
+  // gradient of its weight, the branch's input.
   void weights_product(bool with_weights) {
     whole_tokens();
     if (with_weights) {

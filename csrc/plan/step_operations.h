@@ -10,9 +10,10 @@
 #include "csrc/core/dtype.h"
 #include "csrc/plan/training_plan.h"
 
-// What a rank does in a step, one after the other, layer by layer: csrc/plan/schedule_messages.h says in
-// which order stages and micro-batches come, and this what each of them is made of. Nothing is guessed: a
-// test holds the list to what a run asks its communicators for. Whoever prices a step begins here.
+// What a rank does in a step, one after the other, layer by layer: csrc/plan/schedule_messages.h
+// says in which order stages and micro-batches come, and this what each of them is made of. Nothing
+// is guessed: a test holds the list to what a run asks its communicators for. Whoever prices a step
+// begins here.
 namespace memphis {
 
 enum class OperationKind : std::uint8_t {
@@ -63,12 +64,13 @@ struct StepOperation {
   double sent_bytes(std::int64_t num_ranks) const;
 };
 
-// Of a step in the middle of a run, on the rank that `plan` is of. What a group of one rank would move is
-// left out, and so is what ranks tell each other once a step about samples and loads.
+// Of a step in the middle of a run, on the rank that `plan` is of. What a group of one rank would
+// move is left out, and so is what ranks tell each other once a step about samples and loads.
 //
-// Order    that in which the rank's thread asks for it. Gathers and reductions are waited for later,
-//          and a receive is begun before it.
-// Cost     as many operations as the rank has actions, times the layers of a stage, times ten or twenty.
+// Order    that in which the rank's thread asks for it. Gathers and reductions are waited for
+//          later, and a receive is begun before it.
+// Cost     as many operations as the rank has actions, times the layers of a stage, times ten or
+//          twenty.
 std::vector<StepOperation> step_operations(const Config& config,
                                            DType compute,
                                            const TrainingPlan& plan);

@@ -67,10 +67,10 @@ struct TrainingPlan {
   CommunicationPlan communication;
   MemoryPlan memory;
 };
-// Of rank `rank` of `mesh`, with the first of recompute_options that fits, from number `option` on, or
-// the last. Ranks are to compute the same again, because of the collectives in it, and may have room
-// for more or less than others, or other stages: they have agreed when all come to the largest number
-// that any came to before.
+// Of rank `rank` of `mesh`, with the first of recompute_options that fits, from number `option` on,
+// or the last. Ranks are to compute the same again, because of the collectives in it, and may have
+// room for more or less than others, or other stages: they have agreed when all come to the largest
+// number that any came to before.
 TrainingPlan plan_training(const Config& config,
                            DType compute,
                            const DeviceRoom& room,

@@ -114,7 +114,11 @@ class Search {
       : given_(given), compute_(compute), room_(room) {}
 
   // Nothing where no such config is valid.
-  std::optional<WayToFit> plan(const Config& changed, std::int64_t num_ranks) const {
+  // The cost of what does not fit is asked for of a few alone.
+  enum class Priced : bool { if_it_fits = false, always = true };
+  std::optional<WayToFit> plan(const Config& changed,
+                               std::int64_t num_ranks,
+                               Priced priced = Priced::if_it_fits) const {
     WayToFit way;
     way.num_ranks = num_ranks;
     try {
@@ -132,7 +136,9 @@ class Search {
         plans = plan_all_stages(way.config, compute_, room_, mesh);
       }
       way.bytes = most_of(plans);
-      way.cost = step_cost(way.config, compute_, mesh, plans);
+      if (priced == Priced::always || fits(way)) {
+        way.cost = step_cost(way.config, compute_, mesh, plans);
+      }
     } catch (const ConfigError&) {
       return std::nullopt;
     }
@@ -234,18 +240,48 @@ void turn_both(
 
 constexpr std::int64_t kMostTimesTheRanks = 1024;
 
+// What may become of a config on `times` as many ranks: as it is, a degree raised by as much or less,
+// two degrees that take all of it between them, and each of these with the most shared out. On very
+// many more ranks, as it is and with one degree raised by as much: the user has to think again.
+constexpr std::int64_t kTimesWithAllChanges = 16;
+
+std::vector<std::vector<Change>> changes_for(const Config& config, std::int64_t times) {
+  const std::vector<std::function<Change(std::int64_t)>> degrees = {
+      [](std::int64_t factor) { return raise_degree(&ParallelConfig::tensor, factor); },
+      [](std::int64_t factor) { return raise_degree(&ParallelConfig::expert, factor); },
+      [](std::int64_t factor) { return raise_degree(&ParallelConfig::expert_tensor, factor); },
+      raise_pipeline};
+  std::vector<std::vector<Change>> result = {{[](Config& changed) { changed.parallel.data = 0; }}};
+  for (std::size_t i = 0; i < degrees.size(); ++i) {
+    for (std::int64_t factor = times > kTimesWithAllChanges ? times : 2; factor <= times;
+         factor *= 2) {
+      result.push_back({degrees[i](factor)});
+      for (std::size_t j = 0; j < i && factor < times; ++j) {
+        result.push_back({degrees[i](factor), degrees[j](times / factor)});
+      }
+    }
+  }
+  const std::int64_t zero = largest_zero(config);
+  const bool shares_more = zero > config.parallel.zero && times <= kTimesWithAllChanges;
+  const std::size_t count = shares_more ? result.size() : 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    std::vector<Change> shared = result[i];
+    shared.push_back([=](Config& changed) { changed.parallel.zero = zero; });
+    result.push_back(std::move(shared));
+  }
+  return result;
+}
+
 // The least power of two times as many ranks on which there is a way.
 std::optional<WayToFit> more_ranks(const Search& search, std::int64_t num_ranks) {
   for (std::int64_t times = 2; times <= kMostTimesTheRanks; times *= 2) {
-    std::vector<Change> changes = {[](Config& config) { config.parallel.data = 0; }};
-    for (const auto degree :
-         {&ParallelConfig::tensor, &ParallelConfig::expert, &ParallelConfig::expert_tensor}) {
-      changes.push_back(raise_degree(degree, times));
-    }
-    changes.push_back(raise_pipeline(times));
     Best best;
-    for (const Change& change : changes) {
-      if (std::optional<WayToFit> way = search.plan({&change}, times * num_ranks)) {
+    for (const std::vector<Change>& changes : changes_for(search.given(), times)) {
+      std::vector<const Change*> together;
+      for (const Change& change : changes) {
+        together.push_back(&change);
+      }
+      if (std::optional<WayToFit> way = search.plan(together, times * num_ranks)) {
         const bool fits = search.fits(*way);
         best.add(std::move(*way), fits);
       }
@@ -291,7 +327,7 @@ WaysToFit ways_to_fit(const Config& config,
                       std::int64_t num_ranks) {
   WaysToFit result;
   const Search search(config, compute, room);
-  std::optional<WayToFit> given = search.plan(config, num_ranks);
+  std::optional<WayToFit> given = search.plan(config, num_ranks, Search::Priced::always);
   if (!given || search.fits(*given)) {
     return result;
   }
@@ -330,7 +366,8 @@ WaysToFit ways_to_fit(const Config& config,
     result.ways.resize(kMostWays);
   }
   if (result.ways.empty()) {
-    result.smallest = std::move(smallest);
+    result.smallest = search.plan(smallest->config, num_ranks, Search::Priced::always);
+    result.smallest->risk = smallest->risk;
   }
   if (result.ways.size() < kMostWays) {
     if (std::optional<WayToFit> way = more_ranks(search, num_ranks)) {
@@ -353,9 +390,10 @@ std::string describe(const WaysToFit& ways, std::int64_t num_ranks) {
                         line_of(*ways.smallest, num_ranks));
   }
   if (ways.ways.empty()) {
-    return text.empty() ? text
-                        : text + fmt::format("nor is there a way on up to {} times as many ranks\n",
-                                             kMostTimesTheRanks);
+    return text.empty()
+               ? text
+               : text + fmt::format("nor was a way found on up to {} times as many ranks\n",
+                                    kMostTimesTheRanks);
   }
   text += fmt::format(
       "what makes it fit, the cheapest first, in place of the config's values; a step now has {}\n",

@@ -38,15 +38,17 @@ struct WaysToFit {
 // Tried are the knobs below, each alone, and each two of them that do not do it alone:
 //
 //   memory.recompute        auto, where it is fixed
-//   batch.micro_batch       halved, as often as it can be
+//   batch.micro_batch       halved, and 1 from an odd number on
 //   parallel.zero           more, to the largest that there is
 //   parallel.tensor         twice and four times as many, as parallel.expert and expert_tensor
 //   parallel.pipeline       twice to eight times as many
 //   parallel.expert_buffer  2 and 1.5, where it is 0: a run that routes more to a rank ends
 //
 // then, if these do not give three, more ranks: the least power of two times as many on which the
-// config fits, as it is or with one of the degrees raised; and then, behind another way and never
-// alone, a batch.sequence_length that is halved, because it trains another model.
+// config fits, as it is, with one degree raised or two that take all of it between them, and the
+// most shared out (parallel.zero) or not; on more than 16 times as many, as it is or with one degree
+// raised. And then, behind another way and never alone, a batch.sequence_length that is halved,
+// because it trains another model.
 //
 // A way that fits has been through the validation that a config goes through (parse_config), and
 // its plan is that of plan_all_stages. The cheapest value of each knob, or pair of them, is

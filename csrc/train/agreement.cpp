@@ -98,8 +98,8 @@ Dataset open_text(const Config& config,
 
 TrainingPlan agreed_plan(
     const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all) {
-  // What is free is not all for tensors, nor free for ever: contexts, kernels that are loaded later,
-  // buffers of the libraries. What decides between plans leaves a twentieth of it.
+  // What is free is not all for tensors, nor free for ever: contexts, kernels that are loaded
+  // later, buffers of the libraries. What decides between plans leaves a twentieth of it.
   constexpr std::size_t kSpared = 20;
   DeviceRoom room{.device = device,
                   .library_bytes = kernels::matmul_workspace_bytes(device),

@@ -9,7 +9,8 @@
 #include "csrc/comm/communication_log.h"
 #include "csrc/comm/communicator.h"
 
-// What of each collective, and of what passes each boundary of a pipeline, is hidden behind the work.
+// What of each collective, and of what passes each boundary of a pipeline, is hidden behind the
+// work.
 namespace memphis {
 
 // A step's share of one collective of an axis, or of the messages from one stage to its neighbour.

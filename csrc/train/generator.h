@@ -60,7 +60,8 @@ struct SampleOptions {
   std::int64_t num_tokens = 200;
   double temperature = 0.8;  // 0: the most probable token
   std::uint64_t seed = 1;
-  // Asked before each token, on every rank, with the same answer on all of them: true ends the text.
+  // Asked before each token, on every rank, with the same answer on all of them: true ends the
+  // text.
   std::function<bool()> gives_up = [] { return false; };
 };
 

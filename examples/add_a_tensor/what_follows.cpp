@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What follows from the lines of layer_scale.patch, on the last of four ranks that share out all they
-// can.
+// What follows from the lines of layer_scale.patch, on the last of four ranks that share out all
+// they can.
 #include <cstdio>
 #include <string>
 

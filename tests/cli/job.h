@@ -147,7 +147,8 @@ inline std::vector<pid_t> ranks_of(const Process& mpirun) {
   return result;
 }
 
-// Whether `text` contains `part`, in which # is any number: how long it took is the machine's affair.
+// Whether `text` contains `part`, in which # is any number: how long it took is the machine's
+// affair.
 inline testing::AssertionResult says(const std::string& text, const std::string& part) {
   std::string pattern;
   for (const char letter : part) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A pipeline as a job of several processes: what its benchmark tells, and what is said of a rank that
-// is lost.
+// A pipeline as a job of several processes: what its benchmark tells, and what is said of a rank
+// that is lost.
 #include <csignal>
 #include <cstddef>
 #include <cstdint>

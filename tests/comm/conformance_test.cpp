@@ -694,8 +694,8 @@ TEST_P(HostConformance, UnequalSizesAreRefused) {
   });
 }
 
-// A receive of a pipeline is started a step ahead: a peer that sends after the limit has not hung as long
-// as this rank has other things to do.
+// A receive of a pipeline is started a step ahead: a peer that sends after the limit has not hung
+// as long as this rank has other things to do.
 TEST_P(HostConformance, WorkUnderWayIsNoHangWhileTheRankWorks) {
   on_ranks([](World& world) {
     Activity& activity = world.activity();
@@ -1001,8 +1001,8 @@ TEST_P(ThreadRanks, AnExceptionEndsOthersThatRun) {
 }
 
 TEST(Ranks, ARankThatDoesNotComeIsNamed) {
-  // Rank 2 alone loses patience, and comes once rank 0 stands there: however slow the two are, it is
-  // rank 1 that is missing.
+  // Rank 2 alone loses patience, and comes once rank 0 stands there: however slow the two are, it
+  // is rank 1 that is missing.
   std::atomic<const Activity*> first = nullptr;
   const std::string text = test::error_text<CommunicationError>([&] {
     run_threads(3, [&](World& world) {

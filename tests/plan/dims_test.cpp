@@ -109,7 +109,8 @@ TEST(Dims, ShareAKeyValueHeadAmongNeighbours) {
   }
 }
 
-// What a degree does not divide is cut into pieces that differ by one at most and leave nothing out.
+// What a degree does not divide is cut into pieces that differ by one at most and leave nothing
+// out.
 TEST(Piece, OfAnyNumberMakeUpTheWhole) {
   for (const std::int64_t count : {1, 2, 3, 7}) {
     for (const std::int64_t n : {0, 1, 5, 7, 100}) {

@@ -157,8 +157,8 @@ TEST(Memory, OfActivationsIsThatOfTheLayersThatAreKept) {
   }
 }
 
-// Buckets close once they have so many MiB of f32, or a layer ends, and every rank starts them in one
-// order.
+// Buckets close once they have so many MiB of f32, or a layer ends, and every rank starts them in
+// one order.
 TEST(Buckets, AreAsLargeAsAsked) {
   const auto num_segments = [](double bucket_mib) {
     return plan_of(8, 2, 1, bucket_mib).segments.size();

@@ -210,7 +210,7 @@ TEST(WaysToFit, AskForRanksWhereNothingElseIsEnough) {
       << text;
   const WaysToFit none = ways_of(config, 1, 1);
   EXPECT_TRUE(none.ways.empty());
-  EXPECT_NE(describe(none, 1).find("nor is there a way"), std::string::npos);
+  EXPECT_NE(describe(none, 1).find("nor was a way found"), std::string::npos);
 }
 
 // Stages that were written out are those of another pipeline.
@@ -228,7 +228,8 @@ TEST(WaysToFit, LeaveStagesToALongerPipeline) {
   EXPECT_TRUE(offered);
 }
 
-// A model that nothing cuts, of one sequence a step: shorter ones would fit, and train another model.
+// A model that nothing cuts, of one sequence a step: shorter ones would fit, and train another
+// model.
 TEST(WaysToFit, AreNotShorterSequencesAlone) {
   const Config config = config_of({kSmall,
                                    1,

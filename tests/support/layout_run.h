@@ -37,8 +37,8 @@ Layout piped(const std::string& name,
              int pipeline,
              const std::vector<std::string>& more);
 
-// Layouts without a pipeline, the first of one rank. The model has 4 query heads, 2 key/value heads,
-// 4 experts of width 48; a step is 16 sequences.
+// Layouts without a pipeline, the first of one rank. The model has 4 query heads, 2 key/value
+// heads, 4 experts of width 48; a step is 16 sequences.
 const std::vector<Layout>& layouts();
 Layout layout_named(const std::string& name);
 

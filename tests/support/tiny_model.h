@@ -35,8 +35,8 @@ class TinyModel {
   TinyModel& operator=(const TinyModel&) = delete;
 
   // A batch of random tokens; some documents start inside their sequence, some targets are missing
-  // and, where the config names a pad id, some tokens are pads. Batch and weights vary with the seed
-  // of the test, too.
+  // and, where the config names a pad id, some tokens are pads. Batch and weights vary with the
+  // seed of the test, too.
   void load_random_batch(std::uint64_t seed);
   // A batch of the caller's, who sets the scales.
   void load(std::vector<std::int32_t> tokens,

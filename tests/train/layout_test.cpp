@@ -63,8 +63,8 @@ const Outcome& reference(const std::string& compute) {
                    .first->second;
 }
 
-// Runs of one rank: sums over micro-batches of several sizes, and weights that differ by a rounding.
-// Each is as good a result in f32.
+// Runs of one rank: sums over micro-batches of several sizes, and weights that differ by a
+// rounding. Each is as good a result in f32.
 const std::vector<Outcome>& runs_of_one_rank_in_f32() {
   static const std::vector<Outcome> runs = [] {
     std::vector<Outcome> result;

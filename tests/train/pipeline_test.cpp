@@ -3,8 +3,8 @@
 // A pipeline changes nothing but which rank does what, and when. Each case is a run of a few steps,
 // held to the same run on one rank in f64, where what differs is rounding alone:
 //
-//   every layout     of layouts(), cut into 2 and 4 pipeline ranks, in every schedule, with stages of
-//                    unequal size and without layers
+//   every layout     of layouts(), cut into 2 and 4 pipeline ranks, in every schedule, with stages
+//                    of unequal size and without layers
 //   schedules        the same bits in all of them, with the gradient clipped and without
 //   delays           of any message on any rank: the same bits, and an end
 //   memory           what the plan of each rank says
