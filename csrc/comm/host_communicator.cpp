@@ -112,6 +112,8 @@ class HostCommunicator::QueuedWork final : public Communicator::Work {
     }
     if (std::uncaught_exceptions() > num_exceptions_) {
       owner_.transport_->leave();
+      owner_.changed_.wait(lock, [&] { return task_->done; });
+      return;
     }
     lock.unlock();
     const Activity::Waiting waiting(owner_.activity_, task_->call);
