@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "csrc/comm/check.h"
@@ -110,14 +111,12 @@ class HostCommunicator::QueuedWork final : public Communicator::Work {
     if (task_->done) {
       return;
     }
+    std::optional<Activity::Waiting> waiting;
     if (std::uncaught_exceptions() > num_exceptions_) {
-      owner_.transport_->leave();
-      owner_.changed_.wait(lock, [&] { return task_->done; });
-      return;
+      owner_.transport_->leave();  // what it says of the end is said: it stands nowhere
+    } else {
+      waiting.emplace(owner_.activity_, task_->call);
     }
-    lock.unlock();
-    const Activity::Waiting waiting(owner_.activity_, task_->call);
-    lock.lock();
     owner_.changed_.wait(lock, [&] { return task_->done; });
   }
 

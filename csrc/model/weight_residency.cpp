@@ -41,8 +41,7 @@ void WeightResidency::changed(std::size_t index) {
   State& state = states_[index];
   await(state);
   state.current = false;
-  const bool is_first = segment(index).layer < parameters_.plan().num_weight_places;
-  if (segment(index).sharded() && (!segment(index).place || is_first)) {
+  if (parameters_.plan().comes_after_step(segment(index))) {
     gather(index);
   }
 }

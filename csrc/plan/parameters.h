@@ -148,6 +148,12 @@ struct ParameterPlan {
   // Where tensor ranks share a key/value head: its gradients, which they sum among themselves.
   std::vector<LayerRun> shared_kv;
 
+  // Whether the whole of a segment's weights comes after the optimizer's step: what is always whole,
+  // and of layers that take turns those that a pass begins with. Others come when they are acquired.
+  bool comes_after_step(const Segment& segment) const {
+    return segment.sharded() && (!segment.place || segment.layer < num_weight_places);
+  }
+
   // The segment that an element lies in.
   std::size_t segment_of(std::int64_t element) const;
 };

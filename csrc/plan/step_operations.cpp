@@ -6,7 +6,7 @@
 #include <optional>
 #include <utility>
 
-#include "csrc/plan/flops.h"
+#include "csrc/plan/communication.h"
 #include "csrc/plan/recompute.h"
 #include "csrc/plan/stage_costs.h"
 
@@ -63,7 +63,7 @@ class Writer {
           layer_ = kNoLayer;
           move(step.kind == StepKind::send ? send : receive,
                Pattern::broadcast,
-               activation ? "pipeline_activations" : "pipeline_gradients",
+               queue_name(kind),
                activation ? "pipeline.activation" : "pipeline.gradient",
                plan_.messages.message_TD.bytes());
           break;
@@ -259,7 +259,7 @@ class Writer {
       if (shared.layer == layer) {
         move(reduce,
              Pattern::all_reduce,
-             "kv_sharers",
+             kKvSharers,
              "optimizer.shared_kv",
              gradient_bytes(shared.elements.count));
       }
@@ -379,17 +379,24 @@ class Writer {
       if (segment.tied != Tied::no) {
         move(reduce,
              Pattern::all_reduce,
-             "tied_embedding",
+             kTiedEmbedding,
              "optimizer.tied_gradient",
              gradient_bytes(segment.owned.count));
       }
     }
-    const NormScratch norms = plan_norm_scratch(plan_.parameters, compute_, plan_.share);
     if (in_stages) {
-      move(exchange, Pattern::all_reduce, "pipeline", "optimizer.norm", norms.layers_LW.bytes());
+      move(exchange,
+           Pattern::all_reduce,
+           "pipeline",
+           "optimizer.norm",
+           plan_.norms.layers_LW.bytes());
     }
     if (plan_.share.stage_ranks.count > 1) {
-      move(exchange, Pattern::all_gather, "stage_ranks", "optimizer.norm", norms.ranks_PLW.bytes());
+      move(exchange,
+           Pattern::all_gather,
+           "stage_ranks",
+           "optimizer.norm",
+           plan_.norms.ranks_PLW.bytes());
     }
     for (const Segment& segment : plan_.parameters.segments) {
       layer_ = segment.layer;
@@ -399,12 +406,11 @@ class Writer {
       if (segment.tied != Tied::no) {
         move(gather,
              Pattern::broadcast,
-             "tied_embedding",
+             kTiedEmbedding,
              "optimizer.tied_embedding",
              static_cast<std::size_t>(segment.owned.count) * size_of(segment.dtype));
       }
-      const bool is_first = segment.layer < plan_.parameters.num_weight_places;
-      if (segment.sharded() && (!segment.place || is_first)) {
+      if (plan_.parameters.comes_after_step(segment)) {
         move(gather,
              Pattern::all_gather,
              group_of(segment),

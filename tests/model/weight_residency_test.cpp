@@ -25,26 +25,17 @@ constexpr int kNumRanks = 4;
 constexpr int kNumLayers = 5;
 constexpr std::uint64_t kSeed = 11;
 
-// Counts what is started, by name.
-class CountingCommunicator final : public Communicator {
+// Counts what is asked for, by name.
+class CountingCommunicator final : public CommunicatorDecorator {
  public:
   CountingCommunicator(std::unique_ptr<Communicator> real, std::map<std::string, int>& counts)
-      : real_(std::move(real)), counts_(counts) {}
-
-  int rank() const override { return real_->rank(); }
-  int size() const override { return real_->size(); }
-  std::unique_ptr<Work> start(const Collective& collective,
-                              std::string_view name,
-                              Stream stream) override {
-    ++counts_[std::string(name)];
-    return real_->start(collective, name, stream);
-  }
-  void run(const Collective& collective, std::string_view name, Stream stream) override {
-    real_->run(collective, name, stream);
-  }
+      : CommunicatorDecorator(std::move(real)), counts_(counts) {}
 
  private:
-  std::unique_ptr<Communicator> real_;
+  void before(const Collective& /*collective*/, std::string_view name) override {
+    ++counts_[std::string(name)];
+  }
+
   std::map<std::string, int>& counts_;
 };
 

@@ -11,6 +11,30 @@
 
 namespace memphis::test {
 
+// Another group, but for what a test does before each call. One thread at a time calls it.
+class CommunicatorDecorator : public Communicator {
+ public:
+  explicit CommunicatorDecorator(std::unique_ptr<Communicator> real) : real_(std::move(real)) {}
+
+  int rank() const override { return real_->rank(); }
+  int size() const override { return real_->size(); }
+  std::unique_ptr<Work> start(const Collective& collective,
+                              std::string_view name,
+                              Stream stream) override {
+    before(collective, name);
+    return real_->start(collective, name, stream);
+  }
+  void run(const Collective& collective, std::string_view name, Stream stream) override {
+    before(collective, name);
+    real_->run(collective, name, stream);
+  }
+
+ private:
+  virtual void before(const Collective& collective, std::string_view name) = 0;
+
+  std::unique_ptr<Communicator> real_;
+};
+
 // Another world, but for what a test overrides.
 class WorldDecorator : public World {
  public:

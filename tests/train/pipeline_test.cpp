@@ -208,26 +208,13 @@ TEST(Pipeline, SchedulesHaveTheSameBits) {
 }
 
 // Each message of a pipeline leaves late, and each wait for one, by a time drawn for it.
-class LateCommunicator final : public Communicator {
+class LateCommunicator final : public CommunicatorDecorator {
  public:
   LateCommunicator(std::unique_ptr<Communicator> real, std::uint32_t seed)
-      : real_(std::move(real)), engine_(seed) {}
-
-  int rank() const override { return real_->rank(); }
-  int size() const override { return real_->size(); }
-  std::unique_ptr<Work> start(const Collective& collective,
-                              std::string_view name,
-                              Stream stream) override {
-    sleep();
-    return real_->start(collective, name, stream);
-  }
-  void run(const Collective& collective, std::string_view name, Stream stream) override {
-    sleep();
-    real_->run(collective, name, stream);
-  }
+      : CommunicatorDecorator(std::move(real)), engine_(seed) {}
 
  private:
-  void sleep() {
+  void before(const Collective& /*collective*/, std::string_view /*name*/) override {
     constexpr int kMostMicroseconds = 2000;
     constexpr int kOften = 4;
     if (std::uniform_int_distribution<int>(0, kOften - 1)(engine_) == 0) {
@@ -236,7 +223,6 @@ class LateCommunicator final : public Communicator {
     }
   }
 
-  std::unique_ptr<Communicator> real_;
   std::mt19937 engine_;
 };
 

@@ -65,28 +65,15 @@ std::size_t larger_operand(const Collective& collective) {
       collective);
 }
 
-class RecordingCommunicator final : public Communicator {
+class RecordingCommunicator final : public CommunicatorDecorator {
  public:
   RecordingCommunicator(std::unique_ptr<Communicator> real,
                         std::string axis,
                         std::vector<Moved>& moved)
-      : real_(std::move(real)), axis_(std::move(axis)), moved_(moved) {}
-
-  int rank() const override { return real_->rank(); }
-  int size() const override { return real_->size(); }
-  std::unique_ptr<Work> start(const Collective& collective,
-                              std::string_view name,
-                              Stream stream) override {
-    record(collective, name);
-    return real_->start(collective, name, stream);
-  }
-  void run(const Collective& collective, std::string_view name, Stream stream) override {
-    record(collective, name);
-    real_->run(collective, name, stream);
-  }
+      : CommunicatorDecorator(std::move(real)), axis_(std::move(axis)), moved_(moved) {}
 
  private:
-  void record(const Collective& collective, std::string_view name) {
+  void before(const Collective& collective, std::string_view name) override {
     if (size() > 1) {
       const Pattern pattern = pattern_of(collective);
       moved_.push_back({axis_,
@@ -96,7 +83,6 @@ class RecordingCommunicator final : public Communicator {
     }
   }
 
-  std::unique_ptr<Communicator> real_;
   std::string axis_;
   std::vector<Moved>& moved_;
 };

@@ -121,7 +121,7 @@ plant("model.residency_taken", RESIDENCY, "missing", "        states_[i].current
 plant("model.residency_kept", RESIDENCY, "condition", "== layer && !states_[i].current)", "== layer)",
       "what lies in its place is gathered again")
 plant("model.residency_first", RESIDENCY, "condition",
-      "(!segment(index).place || is_first)", "(!segment(index).place && !is_first)",
+      "comes_after_step(segment(index))", "segments.empty()",
       "the layers that are used first come when they are")
 plant("model.residency_use", RESIDENCY, "condition", "!user || user == s.layer", "user || !user",
       "a layer takes the place of one in use")

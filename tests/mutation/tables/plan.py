@@ -435,7 +435,7 @@ plant("plan.operations_columns", OPERATIONS, "scale by degree",
       "2 * plan_.share.tensor.count * columns", "2 * columns",
       "of the vocabulary's ranks one tells what it has seen")
 plant("plan.operations_first", OPERATIONS, "condition",
-      "segment.sharded() && (!segment.place || is_first)", "segment.sharded() && !segment.place",
+      "plan_.parameters.comes_after_step(segment)", "segment.sharded() && !segment.place",
       "the layers that are used first come when they are")
 
 plant("plan.operations_sent", OPERATIONS, "factor", "return 2 * whole * others;", "return whole * others;",
