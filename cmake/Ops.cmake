@@ -3,8 +3,7 @@
 # memphis_add_op(rmsnorm [CUDA_SOURCES rmsnorm/other.cu ...] [SIMT_SOURCE rmsnorm/rmsnorm_simt.cpp]
 # [COMPOSES op ...]): the op in kernels/rmsnorm, its test and its benchmark. CUDA_SOURCES: what of the
 # CUDA half does not fit in op.cu. SIMT_SOURCE: stands for the CUDA half in the simt build, where it
-# calls a library of the GPU. COMPOSES: the ops that it calls on the GPU, in the place of an op.cu of
-# its own.
+# calls a library of the GPU. COMPOSES: the ops that it calls there.
 #
 # An op is a library of its own, so that a test builds with just what it tests. The CUDA half is op.cu
 # for the GPU and for the simt build, and a line of no_cuda.cpp where there is neither.
@@ -14,7 +13,7 @@ function(memphis_add_op name)
   foreach(part IN LISTS ARG_COMPOSES)
     target_link_libraries(memphis_op_${name} PUBLIC memphis_op_${part})
   endforeach()
-  if(NOT MEMPHIS_DEVICE STREQUAL none AND NOT ARG_COMPOSES)
+  if(NOT MEMPHIS_DEVICE STREQUAL none)
     if(MEMPHIS_DEVICE STREQUAL simt AND ARG_SIMT_SOURCE)
       target_sources(memphis_op_${name} PRIVATE ${ARG_SIMT_SOURCE})
     else()

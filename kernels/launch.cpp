@@ -7,6 +7,11 @@
 
 namespace memphis::kernels {
 
+const DeviceInfo& this_device() {
+  static const DeviceInfo info = device_info(Device::cuda);
+  return info;
+}
+
 bool check_launch(const Launch& launch) {
   constexpr std::int64_t kMaxGridX = 2147483647;
   constexpr std::int64_t kMaxGridYZ = 65535;

@@ -22,6 +22,9 @@ struct Launch {
   Stream stream;
 };
 
+// Of the GPU that this process runs on, asked for once.
+const DeviceInfo& this_device();
+
 // False for an empty grid, which launches nothing. Throws ContractError if a launch exceeds what
 // every device of sm_80 and newer allows.
 bool check_launch(const Launch& launch);

@@ -11,6 +11,7 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/experts/experts.h"
 #include "kernels/geglu/geglu.h"
 #include "kernels/global_norm/global_norm.h"
 #include "kernels/grouped_matmul/grouped_matmul.h"
@@ -51,6 +52,9 @@ MEMPHIS_NO_CUDA(rope_backward, RopeBackward)
 MEMPHIS_NO_CUDA(attention_forward, AttentionForward)
 MEMPHIS_NO_CUDA(attention_backward, AttentionBackward)
 MEMPHIS_NO_CUDA(attention_merge, AttentionMerge)
+MEMPHIS_NO_CUDA(experts_forward, ExpertsForward)
+MEMPHIS_NO_CUDA(experts_backward, ExpertsBackward)
+MEMPHIS_NO_CUDA(experts_backward_weights, ExpertsBackwardWeights)
 MEMPHIS_NO_CUDA(geglu_forward, GegluForward)
 MEMPHIS_NO_CUDA(geglu_backward, GegluBackward)
 MEMPHIS_NO_CUDA(router_forward, RouterForward)

@@ -35,6 +35,9 @@ inline std::vector<ExpertsCase> experts_cases() {
        .cpu_tiles = true},
       {.name = "all_on_one", .counts = {0, 1300, 0}, .D = 16, .F = 40, .cpu_tiles = true},
       {.name = "two_tiles", .counts = {130, 0, 3}, .D = 16, .F = 40},
+      // Several tiles of the GPU each way and more steps than its ring has stages; of the last tiles
+      // parts.
+      {.name = "several_steps", .counts = {70, 0, 130, 1}, .D = 328, .F = 264},
       {.name = "small_model",
        .counts = {1100, 700, 1300, 950, 1024, 1200, 818, 1100},
        .D = 128,

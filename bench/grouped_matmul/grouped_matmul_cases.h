@@ -37,6 +37,8 @@ inline std::vector<GroupedMatmulCase> grouped_matmul_cases() {
       {.name = "tile_edges", .counts = {128, 129, 127}, .N = 136, .K = 40},
       // More than one tile of the GPU down and across in dweight.
       {.name = "tiles_both_ways", .counts = {5, 0, 2}, .N = 136, .K = 136},
+      // More steps than the GPU's ring has stages, whole and parts, and several tiles both ways.
+      {.name = "several_steps", .counts = {70, 0, 200, 1}, .N = 264, .K = 328},
       // More than one tile of the CPU down and across, in y and in dweight.
       {.name = "wide_rows", .counts = {800, 8}, .N = 1160, .K = 24, .cpu_tiles = true},
       {.name = "wide_weights", .counts = {6, 3}, .N = 584, .K = 600, .cpu_tiles = true},

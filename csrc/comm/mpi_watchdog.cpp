@@ -26,8 +26,10 @@ constexpr double kMaxTickSeconds = 0.5;
 constexpr double kHopSeconds = 0.1;
 // From when on a rank counts as one that stands in a collective.
 constexpr double kStandingSeconds = 0.5;
-// How long a rank that failed gives the first rank to say so.
-constexpr std::chrono::seconds kGrace{2};
+// How long a rank that failed gives the first rank to say so and to end the job, which takes mpirun
+// seconds where all cores are taken; after it the rank says so itself. It is waited for only where
+// the first rank lives and does not answer.
+constexpr std::chrono::seconds kGrace{20};
 
 constexpr int kBeatTag = 0;
 constexpr int kReportTag = 1;

@@ -26,6 +26,18 @@
 #include "csrc/core/simt_memory.h"
 
 namespace memphis {
+namespace simt_device {
+namespace {
+
+int compute_capability = 90;
+
+}  // namespace
+
+void set_compute_capability(int capability) {
+  compute_capability = capability;
+}
+
+}  // namespace simt_device
 namespace simt_memory {
 namespace {
 
@@ -369,7 +381,7 @@ DeviceInfo info() {
   // The limits of an H100, which kernels are held to; the rest is this machine's.
   result.name = "simt";
   result.simulated = true;
-  result.compute_capability = 90;
+  result.compute_capability = simt_device::compute_capability;
   result.shared_bytes_per_block = std::size_t{227} << 10;
   return result;
 }

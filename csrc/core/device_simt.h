@@ -35,3 +35,11 @@ class PendingWork {
 };
 
 }  // namespace memphis::simt_stream
+
+namespace memphis::simt_device {
+
+// Which GPU is simulated, 90 unless it is set: kernels for newer ones are not chosen then. Set before
+// the device is first asked for.
+void set_compute_capability(int compute_capability);
+
+}  // namespace memphis::simt_device

@@ -8,9 +8,7 @@
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/geglu/geglu.h"
 #include "kernels/geglu/geglu_row.h"
-#include "kernels/grouped_matmul/grouped_matmul.h"
 #include "kernels/launch.h"
 #include "kernels/routing_check.h"
 #include "kernels/visit.h"
@@ -356,21 +354,7 @@ void experts_forward(const ExpertsForward& op, Stream stream) {
   if (stream.device == Device::cpu) {
     return visit_float(op.x_RD.dtype, [&]<class T>() { forward_cpu<T>(op, s); });
   }
-  grouped_matmul_forward({.y_RN = op.gate_up_R2F,
-                          .x_RK = op.x_RD,
-                          .weight_ENK = op.gate_up_weight_EFD,
-                          .offsets_E1 = op.offsets_E1},
-                         stream);
-  geglu_forward({.y_RF = op.hidden_RF,
-                 .gate_up_R2F = op.gate_up_R2F,
-                 .gates_TK = op.gates_TK,
-                 .source_R = op.source_R},
-                stream);
-  grouped_matmul_forward({.y_RN = op.y_RD,
-                          .x_RK = op.hidden_RF,
-                          .weight_ENK = op.down_weight_EDF,
-                          .offsets_E1 = op.offsets_E1},
-                         stream);
+  cuda::experts_forward(op, stream);
 }
 
 void experts_backward(const ExpertsBackward& op, Stream stream) {
@@ -388,27 +372,7 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
   if (stream.device == Device::cpu) {
     return visit_float(dtype, [&]<class T>() { backward_cpu<T>(op, s); });
   }
-  grouped_matmul_backward({.dx_RK = op.dhidden_RF,
-                           .dweight_ENK = op.ddown_weight_EDF,
-                           .dy_RN = op.dy_RD,
-                           .x_RK = op.hidden_RF,
-                           .weight_ENK = op.down_weight_EDF,
-                           .offsets_E1 = op.offsets_E1},
-                          stream);
-  geglu_backward({.dgate_up_R2F = op.gate_up_R2F,
-                  .dgates_TK = op.dgates_TK,
-                  .dy_RF = op.dhidden_RF,
-                  .gate_up_R2F = op.gate_up_R2F,
-                  .gates_TK = op.gates_TK,
-                  .source_R = op.source_R},
-                 stream);
-  grouped_matmul_backward({.dx_RK = op.dx_RD,
-                           .dweight_ENK = op.dgate_up_weight_EFD,
-                           .dy_RN = op.gate_up_R2F,
-                           .x_RK = op.x_RD,
-                           .weight_ENK = op.gate_up_weight_EFD,
-                           .offsets_E1 = op.offsets_E1},
-                          stream);
+  cuda::experts_backward(op, stream);
 }
 
 void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream) {
@@ -423,16 +387,7 @@ void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream) {
   if (stream.device == Device::cpu) {
     return visit_float(dtype, [&]<class T>() { backward_weights_cpu<T>(op, s); });
   }
-  grouped_matmul_backward({.dweight_ENK = op.ddown_weight_EDF,
-                           .dy_RN = op.dy_RD,
-                           .x_RK = op.hidden_RF,
-                           .offsets_E1 = op.offsets_E1},
-                          stream);
-  grouped_matmul_backward({.dweight_ENK = op.dgate_up_weight_EFD,
-                           .dy_RN = op.dgate_up_R2F,
-                           .x_RK = op.x_RD,
-                           .offsets_E1 = op.offsets_E1},
-                          stream);
+  cuda::experts_backward_weights(op, stream);
 }
 
 }  // namespace memphis::kernels

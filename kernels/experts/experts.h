@@ -8,9 +8,10 @@ namespace memphis::kernels {
 // The gated FFN of every expert on its routed rows, three ops in one:
 //   gate_up = grouped_matmul(x, gate_up_weight);  hidden = geglu(gate_up) * the row's expert gate;
 //   y = grouped_matmul(hidden, down_weight)
-// The same bits as those three. On the CPU a block of rows passes through all of them while it is
-// in the cache: the tensors between them are the largest of the model, and written and read from
-// memory they cost as much time as the products. On the GPU the three follow one another.
+// The same bits as those three. The tensors between them are the largest of the model, and written
+// and read from memory they cost time of their own: on the CPU a block of rows passes through all
+// three while it is in the cache; on Hopper geglu is done at the end of the first product. On other
+// GPUs the three follow one another.
 //
 // Operands    see the struct and the three ops' headers; all contiguous, 16-byte aligned, on the
 //             stream's device; offsets ascend from 0 to R.
@@ -37,6 +38,8 @@ void experts_forward(const ExpertsForward& op, Stream stream);
 // Operands    gate_up is used up: its gradient takes its place. dhidden is scratch of the GPU; the
 //             CPU keeps a block of it to itself. The gradients of both weights may be absent:
 //             experts_backward_weights forms them later, to the same bits.
+// Order       as forward; the same bits as the three ops' derivatives, but for dgates on Hopper,
+//             whose sum over a row is made of those of 256 columns each.
 // Cost        12*R*D*F FLOP, half of it for the weights.
 struct ExpertsBackward {
   TensorView dx_RD;                     // out  bf16 | f32 | f64
@@ -70,5 +73,12 @@ struct ExpertsBackwardWeights {
   TensorView offsets_E1;           // in   i32
 };
 void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream);
+
+// experts.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
+namespace cuda {
+void experts_forward(const ExpertsForward& op, Stream stream);
+void experts_backward(const ExpertsBackward& op, Stream stream);
+void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream);
+}  // namespace cuda
 
 }  // namespace memphis::kernels

@@ -13,32 +13,13 @@
 #include <gpu_memory.h>
 #include <gpu_warp.h>
 
+#include "kernels/geglu/gelu_gpu.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels::cuda {
 namespace {
 
 constexpr int kMaxThreads = 256;  // eight warps hide the loads of a row; more would idle at its end
-
-struct Gelu {
-  float value;
-  float derivative;
-};
-
-// x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), which is x/2 (1 + tanh u). For both dtypes:
-// tanh.approx is good to 2^-11, and 1 + tanh cancels for negative x, so that bf16 results there
-// would lose bits which exp keeps; the exact form still runs at the speed of memory.
-__device__ __forceinline__ Gelu gelu(float x) {
-  constexpr float kTwoRoots = 1.5957691216057307F;  // 2 sqrt(2 / pi)
-  constexpr float kCubic = 0.044715F;
-  const float square = kCubic * x * x;
-  const float e = expf(-kTwoRoots * x * (1.0F + square));
-  const float sigmoid = 1.0F / (1.0F + e);
-  // 1 - sigmoid without cancellation; for negative x it has none, and e may be infinite.
-  const float complement = x > 0.0F ? e * sigmoid : 1.0F - sigmoid;
-  const float slope = kTwoRoots * (1.0F + 3.0F * square);
-  return {x * sigmoid, sigmoid + x * sigmoid * complement * slope};
-}
 
 // grid: R rows x vectors of a row / block, block: a multiple of 32; kWidth 1, or F % kWidth == 0
 template <class T, int kWidth>
@@ -63,7 +44,7 @@ __global__ void geglu_forward_kernel(T* __restrict__ y,
   float out[kWidth];
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
-    out[i] = gelu(gate[i]).value * up[i] * scale;
+    out[i] = gelu<T>(gate[i]).value * up[i] * scale;
   }
   gpu::store_floats(y + r * F + f, out);
 }
@@ -97,7 +78,7 @@ __global__ void geglu_backward_kernel(T* dgate_up,
     float dup[kWidth];
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      const Gelu g = gelu(gate[i]);
+      const Gelu g = gelu<T>(gate[i]);
       sum += gradient[i] * g.value * up[i];
       dgate[i] = scale * gradient[i] * up[i] * g.derivative;
       dup[i] = scale * gradient[i] * g.value;

@@ -15,6 +15,7 @@
 #include <gpu_mma.h>
 #include <gpu_warp.h>
 
+#include "kernels/grouped_matmul/grouped_matmul_hopper.h"
 #include "kernels/launch.h"
 #include "kernels/visit.h"
 
@@ -480,9 +481,16 @@ void multiply(const Operands<T, Out>& op, std::int64_t R, Stream stream) {
   }
 }
 
+bool takes_hopper(const TensorView& rows, std::int64_t E, std::int64_t N, std::int64_t K) {
+  return rows.dtype == DType::bf16 && hopper_takes_grouped_matmul(rows.dim(0), E, N, K);
+}
+
 }  // namespace
 
 void grouped_matmul_forward(const GroupedMatmulForward& op, Stream stream) {
+  if (takes_hopper(op.x_RK, op.weight_ENK.dim(0), op.y_RN.dim(1), op.x_RK.dim(1))) {
+    return launch_grouped_forward_hopper(op, stream);
+  }
   visit_gpu_float(op.x_RK.dtype, [&]<class T>() {
     multiply<Product::forward>(
         Operands<T, T>{.c = op.y_RN.as<T>(),
@@ -500,6 +508,16 @@ void grouped_matmul_forward(const GroupedMatmulForward& op, Stream stream) {
 void grouped_matmul_backward(const GroupedMatmulBackward& op, Stream stream) {
   const std::int64_t R = op.dy_RN.dim(0);
   const auto num_experts = static_cast<std::int32_t>(op.offsets_E1.dim(0) - 1);
+  const std::int64_t K = op.dx_RK.present() ? op.dx_RK.dim(1) : op.x_RK.dim(1);
+  if (takes_hopper(op.dy_RN, num_experts, op.dy_RN.dim(1), K)) {
+    if (op.dx_RK.present()) {
+      launch_grouped_dx_hopper(op, stream);
+    }
+    if (op.dweight_ENK.present()) {
+      launch_grouped_dweight_hopper(op, stream);
+    }
+    return;
+  }
   visit_gpu_float(op.dy_RN.dtype, [&]<class T>() {
     if (op.dx_RK.present()) {
       multiply<Product::dx>(Operands<T, T>{.c = op.dx_RK.as<T>(),

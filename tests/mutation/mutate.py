@@ -161,10 +161,11 @@ class Bench:
         """The tests that may notice, each with a filter of cases: first those of the folder's own
         tests, then the cheapest."""
         if root_of(mutation) == "kernels":
-            name = f"{mutation.area}_test"
+            # An op's test, and the same for an older GPU.
+            names = [f"{mutation.area}_test", f"{mutation.area}_test_sm_80"]
             # What is of the device itself is noticed by tests that have no other.
             cases = "" if mutation.file.startswith("kernels/device/simt/") else "*cuda*"
-            return [(self.tests[name], cases)] if name in self.tests else []
+            return [(self.tests[name], cases) for name in names if name in self.tests]
         programs = {program for test in self.tests.values() for program in test.programs}
         reached = set(self.build.programs_reached(mutation.file, sorted(programs)))
         found = [test for test in self.tests.values() if reached.intersection(test.programs)]

@@ -21,8 +21,8 @@ Mutation = collections.namedtuple("Mutation", "name area file kind old new occur
 
 MUTATIONS = []
 
-TABLES = ("attention", "device", "kernels", "plan", "model", "optim", "data", "checkpoint", "comm",
-          "config", "train")
+TABLES = ("attention", "device", "grouped_matmul", "kernels", "plan", "model", "optim", "data",
+          "checkpoint", "comm", "config", "train")
 
 
 def planter(root):

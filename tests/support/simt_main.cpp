@@ -4,12 +4,14 @@
 //   --simt_seed=N     the order of blocks, warps and lanes: 0 ascending (default), else a shuffle
 //   --simt_races=0    do not look for races
 //   --simt_blocks=N   blocks in flight: 1 for a debugger
+//   --simt_capability=N  the GPU that is simulated: 90, or 80 for kernels that older ones take
 #include <charconv>
 #include <cstdio>
 #include <string_view>
 
 #include <gtest/gtest.h>
 
+#include "csrc/core/device_simt.h"
 #include "kernels/device/simt/options.h"
 
 namespace {
@@ -33,13 +35,16 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
     int races = 1;
+    int capability = 0;
     if (read(argument, "--simt_races=", races)) {
       options.check_races = races != 0;
+    } else if (read(argument, "--simt_capability=", capability)) {
+      memphis::simt_device::set_compute_capability(capability);
     } else if (!read(argument, "--simt_seed=", options.seed) &&
                !read(argument, "--simt_blocks=", options.num_blocks)) {
       std::fprintf(stderr,
                    "error: %s is not known here; use --simt_seed=N, --simt_races=0|1, "
-                   "--simt_blocks=N or GoogleTest's options\n",
+                   "--simt_blocks=N, --simt_capability=N or GoogleTest's options\n",
                    argv[i]);
       return 2;
     }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/grouped_matmul/grouped_matmul.h"
 
+#include <algorithm>
+#include <array>
+#include <limits>
+
 #include <gtest/gtest.h>
 
 #include "bench/grouped_matmul/grouped_matmul_cases.h"
@@ -171,6 +175,49 @@ TEST_P(GroupedMatmulTest, AnAbsentOutputChangesNoBitOfTheOther) {
                           stream.view());
   EXPECT_EQ(dx.bytes(stream.view()), both_dx.bytes(stream.view()));
   EXPECT_EQ(dweight.bytes(stream.view()), both_dweight.bytes(stream.view()));
+}
+
+// A tile that an expert's rows do not fill has rows of the next one.
+TEST_P(GroupedMatmulTest, NanStaysInItsExpert) {
+  const std::int64_t N = op_case().N;
+  const std::int64_t K = op_case().K;
+  const OwnedStream stream(target().device);
+  const Inputs clean(op_case(), target().dtype);
+  const TestTensor ends = offsets();
+  const TestTensor weight = tensor(weights(target().dtype), clean.weight);
+  const auto run = [&](const Inputs& in) {
+    const TestTensor x = tensor(rows_of(K), in.x);
+    const TestTensor dy = tensor(rows_of(N), in.dy);
+    const TestTensor y = tensor(rows_of(N));
+    const TestTensor dx = tensor(rows_of(K));
+    const TestTensor dweight = tensor(weights(accumulation_dtype(target().dtype)), in.dweight);
+    grouped_matmul_forward({.y_RN = y, .x_RK = x, .weight_ENK = weight, .offsets_E1 = ends},
+                           stream.view());
+    grouped_matmul_backward({.dx_RK = dx,
+                             .dweight_ENK = dweight,
+                             .dy_RN = dy,
+                             .x_RK = x,
+                             .weight_ENK = weight,
+                             .offsets_E1 = ends},
+                            stream.view());
+    return std::array{
+        y.values(stream.view()), dx.values(stream.view()), dweight.values(stream.view())};
+  };
+  const auto expected = run(clean);
+  for_each_expert([&](std::int64_t poisoned, std::int64_t poisoned_first, std::int64_t count) {
+    Inputs in = clean;
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    std::fill_n(in.x.begin() + poisoned_first * K, count * K, nan);
+    std::fill_n(in.dy.begin() + poisoned_first * N, count * N, nan);
+    const auto actual = run(in);
+    for_each_expert([&](std::int64_t e, std::int64_t first, std::int64_t rows) {
+      if (e != poisoned) {
+        EXPECT_EQ(part(actual[0], first * N, rows * N), part(expected[0], first * N, rows * N));
+        EXPECT_EQ(part(actual[1], first * K, rows * K), part(expected[1], first * K, rows * K));
+        EXPECT_EQ(part(actual[2], e * N * K, N * K), part(expected[2], e * N * K, N * K));
+      }
+    });
+  });
 }
 
 TEST_P(GroupedMatmulTest, BitsDoNotDependOnTheNumberOfThreads) {

@@ -242,7 +242,7 @@ plant("attention_merge.part", MERGE, "stride",
 
 # ---- hopper, forward
 
-HOPPER_TILE = "attention/attention_hopper_tile.h"
+RING = "device/hopper_ring.h"
 HOPPER = "attention/attention_hopper_forward.cu"
 
 plant("attention.hopper_refill", HOPPER, "barrier",
@@ -253,7 +253,7 @@ plant("attention.hopper_expected", HOPPER, "phase",
       "static_cast<int>(sizeof(tile))",
       "static_cast<int>(sizeof(tile) / 2)",
       "half a tile is waited for")
-plant("attention.hopper_parity", HOPPER_TILE, "phase",
+plant("attention.hopper_parity", RING, "phase",
       "static_cast<unsigned>(count_) / kStages % 2;",
       "static_cast<unsigned>(count_) % 2;",
       "the parity turns with each stage and not with each round")
@@ -269,7 +269,7 @@ plant("attention.hopper_init_barrier", HOPPER, "barrier",
       "  gpu::sync_threads();  // the mbarriers are there\n",
       "",
       "consumers wait for mbarriers that are not there yet")
-plant("attention.hopper_all_arrive", HOPPER_TILE, "barrier",
+plant("attention.hopper_all_arrive", RING, "barrier",
       "  if (gpu::elect_one()) {\n    gpu::mbarrier_arrive(empty);\n  }",
       "  gpu::mbarrier_arrive(empty);",
       "each lane arrives for its warp")
@@ -440,7 +440,7 @@ plant("attention.hb_query_refill", HOPPER_BACKWARD, "barrier",
       "      gpu::mbarrier_wait(&shared.query_empty[stage], place.parity() ^ 1U);\n",
       "",
       "queries are fetched over those that are read")
-plant("attention.hb_parity_of_one", HOPPER_TILE, "phase",
+plant("attention.hb_parity_of_one", RING, "phase",
       "    return static_cast<unsigned>(count_) % 2;",
       "    return static_cast<unsigned>(count_) / 2 % 2;",
       "a single stage has the parity of a ring of two")

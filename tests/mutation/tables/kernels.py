@@ -178,6 +178,7 @@ plant("embedding.backward_past_the_last", EMBEDDING, "bound",
 # ---- geglu
 
 GEGLU = "geglu/geglu.cu"
+GELU = "geglu/gelu_gpu.h"
 
 plant("geglu.column_guard", GEGLU, "tail guard",
       "if (f >= F) {", "if (f > F) {",
@@ -202,9 +203,16 @@ plant("geglu.swapped_halves", GEGLU, "operand",
       "gpu::store_floats(dgate_row + f, dgate);\n    gpu::store_floats(dgate_row + F + f, dup);",
       "gpu::store_floats(dgate_row + f, dup);\n    gpu::store_floats(dgate_row + F + f, dgate);",
       "the gradients of the halves are exchanged")
-plant("geglu.negative_overflow", GEGLU, "condition",
-      "x > 0.0F ? e * sigmoid : 1.0F - sigmoid;", "e * sigmoid;",
+plant("geglu.negative_overflow", GELU, "condition",
+      "fminf(kExact ? expf(power) : gpu::exp2_approx(power), kLargest);",
+      "kExact ? expf(power) : gpu::exp2_approx(power);",
       "of a gate far below 0 the derivative is inf * 0")
+plant("geglu.largest", GELU, "formula",
+      "constexpr float kLargest = 1e37F;", "constexpr float kLargest = 1e3F;",
+      "values far below 0 are not zero")
+plant("geglu.derivative_tail", GELU, "formula",
+      "fmaf(value * (e * s),", "fmaf(value * e,",
+      "the second term of the derivative lacks a factor")
 plant("geglu.stride", GEGLU, "stride",
       "f += static_cast<std::int64_t>(blockDim.x) * kWidth) {",
       "f += static_cast<std::int64_t>(blockDim.x)) {",

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Products of experts in bf16 on sm_90a.
+//
+// Tiles. A block stays on its SM for the whole launch and takes tiles of 128 x 256 of c, by turns
+// with the others. Which expert a tile is of, and how many rows it has, it reads from the offsets on
+// the device, so that the host never waits for the counts.
+//
+// Warpgroups. One produces: a single thread of it fetches both operands by TMA, 64 of the reduction
+// a step, in a ring of four stages. Two consume, 64 rows each, and keep 64 x 256 sums in registers:
+// a step is four wgmmas, and its stage goes back when the next step's have been issued. At the end
+// of a tile the producer runs ahead into the next.
+//
+// Ragged rows. One map of TMA covers the rows of all experts. A tile that an expert's rows do not
+// fill computes some of the next expert's, which are not stored; where the reduction goes over rows,
+// those past the expert's last are cleared first.
+//
+// Ends of tiles. c goes through shared memory, 64 rows of 128 bytes at a time, and is stored by TMA
+// while the threads go on. dweight is added to by TMA, each element once, so that its bits do not
+// depend on an order.
+//
+// Bound by the tensor cores: a step is 512 of their cycles a consumer, and 48 KiB from L2.
+//
+// Source: Zhao et al. 2025, DeepGEMM (persistent grouped products with a producer by TMA); Gale et
+// al. 2022, arXiv:2211.15841.
+#include "kernels/grouped_matmul/grouped_matmul_hopper.h"
+
+#include "kernels/grouped_matmul/grouped_matmul_hopper_launch.h"
+#include "kernels/grouped_matmul/grouped_matmul_hopper_tile.h"
+
+namespace memphis::kernels::cuda {
+namespace {
+
+using namespace grouped;  // of the two headers
+
+// ---- y = x weight^T and dx = dy weight: c's rows are those of the experts
+
+template <Major kWeightMajor>
+class RowsProduct {
+ public:
+  struct Arguments {
+    GroupedArguments grouped;
+    TensorMap x;
+    TensorMap weight;
+    TensorMap out;
+    Rows c;
+  };
+  static constexpr Major kMajorA = Major::k;
+  static constexpr Major kMajorB = kWeightMajor;
+  static constexpr bool kOverRows = false;
+  static constexpr int kLastSteps = 0;
+
+  __device__ __forceinline__ RowsProduct(const Arguments& arguments, const TileOfC& tile)
+      : arguments_(arguments), tile_(tile) {}
+
+  static __device__ __forceinline__ void fetch(const Arguments& arguments,
+                                               Stage& stage,
+                                               gpu::Mbarrier* full,
+                                               const TileOfC& tile,
+                                               int reduction) {
+    fetch_operand<kMajorA, kTileRows>(stage.a, arguments.x, full, tile.row, reduction);
+    fetch_operand<kMajorB, kTileColumns>(
+        stage.b, arguments.weight, full, tile.column, reduction, tile.expert);
+  }
+  __device__ __forceinline__ void write(Outbox& outbox, const float (&sums)[kSums]) const {
+#pragma unroll
+    for (int chunk = 0; chunk < kTileColumns / kSlotColumns; ++chunk) {
+      const int column = tile_.column + chunk * kSlotColumns;
+      if (column < arguments_.c.columns) {
+        PackedColumns packed;
+        pack(packed, sums, chunk * (kSlotColumns / 2));
+        write_columns(outbox,
+                      packed,
+                      arguments_.c,
+                      tile_.row,
+                      tile_.num_rows,
+                      column,
+                      [&](const unsigned char* slot) {
+                        gpu::tma_store(arguments_.out, slot, column, tile_.row);
+                      });
+      }
+    }
+  }
+
+ private:
+  const Arguments& arguments_;
+  const TileOfC& tile_;
+};
+
+// ---- dweight += dy^T x: c is the experts' weights
+
+class WeightProduct {
+ public:
+  struct Arguments {
+    GroupedArguments grouped;
+    TensorMap dy;
+    TensorMap x;
+    TensorMap dweight;
+  };
+  static constexpr Major kMajorA = Major::mn;
+  static constexpr Major kMajorB = Major::mn;
+  static constexpr bool kOverRows = true;
+  static constexpr int kLastSteps = 0;
+
+  __device__ __forceinline__ WeightProduct(const Arguments& arguments, const TileOfC& tile)
+      : arguments_(arguments), tile_(tile) {}
+
+  static __device__ __forceinline__ void fetch(const Arguments& arguments,
+                                               Stage& stage,
+                                               gpu::Mbarrier* full,
+                                               const TileOfC& tile,
+                                               int reduction) {
+    fetch_operand<kMajorA, kTileRows>(stage.a, arguments.dy, full, tile.row, reduction);
+    fetch_operand<kMajorB, kTileColumns>(stage.b, arguments.x, full, tile.column, reduction);
+  }
+  // 32 columns at a time. Where the tile leaves the weight TMA drops it.
+  __device__ __forceinline__ void write(Outbox& outbox, const float (&sums)[kSums]) const {
+    const int lane = gpu::lane_id();
+#pragma unroll
+    for (int chunk = 0; chunk < kTileColumns / kSlotColumnsF32; ++chunk) {
+      const int column = tile_.column + chunk * kSlotColumnsF32;
+      if (column >= arguments_.grouped.columns) {
+        continue;
+      }
+      unsigned char* const slot = outbox.open();
+#pragma unroll
+      for (int i = 0; i < kSlotColumnsF32 / 4; ++i) {
+        const int row = row_of_thread(i % 2);
+        const int at = i / 2 * 8 + lane % 4 * 2;
+        const std::uint32_t place =
+            swizzled(static_cast<std::uint32_t>(row * kRowBytes + at * 4), Swizzle::bytes_128);
+        const int sum = chunk * (kSlotColumnsF32 / 2) + 2 * i;
+        *reinterpret_cast<Pair*>(slot + place) = {sums[sum], sums[sum + 1]};
+      }
+      outbox.seal();
+      outbox.send(
+          [&] { gpu::tma_reduce_add(arguments_.dweight, slot, column, tile_.row, tile_.expert); });
+    }
+  }
+
+ private:
+  const Arguments& arguments_;
+  const TileOfC& tile_;
+};
+
+}  // namespace
+
+bool hopper_takes_grouped_matmul(std::int64_t R, std::int64_t E, std::int64_t N, std::int64_t K) {
+  // A map needs an element in each dimension; tiles are counted in 32 bits, with room for a round.
+  constexpr std::int64_t kMostTiles = std::int64_t{1} << 30;
+  const auto tiles = [](std::int64_t rows, std::int64_t columns) {
+    return ceil_div(rows, kTileRows) * tiles_across(columns);
+  };
+  return R > 0 && E > 0 && N > 0 && K > 0 &&
+         tiles(R + E * kTileRows, std::max(N, K)) < kMostTiles && E * tiles(N, K) < kMostTiles &&
+         this_device().compute_capability == 90;
+}
+
+void launch_grouped_forward_hopper(const GroupedMatmulForward& op, Stream stream) {
+  using Product = RowsProduct<Major::k>;
+  const std::int64_t N = op.y_RN.dim(1);
+  launch_product<Product>({.grouped = over_rows(op.offsets_E1, N, op.x_RK.dim(1)),
+                           .x = rows_map(op.x_RK, kTileRows),
+                           .weight = weight_map(op.weight_ENK, kTileColumns),
+                           .out = rows_map(op.y_RN, kConsumerRows),
+                           .c = rows_of(op.y_RN)},
+                          num_blocks(op.x_RK.dim(0), op.weight_ENK.dim(0), N),
+                          stream);
+}
+
+void launch_grouped_dx_hopper(const GroupedMatmulBackward& op, Stream stream) {
+  using Product = RowsProduct<Major::mn>;
+  const std::int64_t K = op.dx_RK.dim(1);
+  launch_product<Product>({.grouped = over_rows(op.offsets_E1, K, op.dy_RN.dim(1)),
+                           .x = rows_map(op.dy_RN, kTileRows),
+                           .weight = weight_map(op.weight_ENK, kBoxRows),
+                           .out = rows_map(op.dx_RK, kConsumerRows),
+                           .c = rows_of(op.dx_RK)},
+                          num_blocks(op.dy_RN.dim(0), op.weight_ENK.dim(0), K),
+                          stream);
+}
+
+void launch_grouped_dweight_hopper(const GroupedMatmulBackward& op, Stream stream) {
+  const std::int64_t E = op.dweight_ENK.dim(0);
+  const std::int64_t N = op.dweight_ENK.dim(1);
+  const std::int64_t K = op.dweight_ENK.dim(2);
+  constexpr std::int64_t kF32 = sizeof(float);
+  const TensorMap dweight = make_tensor_map({.data = op.dweight_ENK.data,
+                                             .dtype = DType::f32,
+                                             .dims = {K, N, E},
+                                             .stride_bytes = {K * kF32, N * K * kF32},
+                                             .box = {kSlotColumnsF32, kConsumerRows, 1},
+                                             .swizzle = Swizzle::bytes_128});
+  const std::int64_t tiles = E * ceil_div(N, kTileRows) * tiles_across(K);
+  launch_product<WeightProduct>({.grouped = {.offsets_E1 = op.offsets_E1.as<std::int32_t>(),
+                                             .num_experts = static_cast<int>(E),
+                                             .tiles_across = static_cast<int>(tiles_across(K)),
+                                             .columns = static_cast<int>(K),
+                                             .weight_rows = static_cast<int>(N),
+                                             .reduction = 0},
+                                 .dy = rows_map(op.dy_RN, kBoxRows),
+                                 .x = rows_map(op.x_RK, kBoxRows),
+                                 .dweight = dweight},
+                                std::min<std::int64_t>(tiles, this_device().num_multiprocessors),
+                                stream);
+}
+
+}  // namespace memphis::kernels::cuda

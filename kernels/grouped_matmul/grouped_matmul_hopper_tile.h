@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <gpu_hopper_barrier.h>
+#include <gpu_hopper_tma.h>
+#include <gpu_hopper_wgmma.h>
+#include <gpu_launch.h>
+#include <gpu_memory.h>
+#include <gpu_mma.h>
+#include <gpu_warp.h>
+
+#include "kernels/device/hopper_ring.h"
+#include "kernels/launch.h"
+
+// The kernel of all products of experts on sm_90a: what one reads and how its tiles end is its
+// template argument. grouped_matmul_hopper.cu tells how it works.
+namespace memphis::kernels::cuda::grouped {
+
+constexpr int kTileRows = 128;     // of c
+constexpr int kTileColumns = 256;  // the widest wgmma: each of a's rows is read for 256 columns
+constexpr int kConsumers = 2;
+constexpr int kConsumerRows = kTileRows / kConsumers;
+// Of the reduction, in one step: 128 bytes of bf16, a row of the widest swizzle.
+constexpr int kDepth = 64;
+constexpr int kMmaDepth = 16;
+constexpr int kStages = 4;
+constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
+constexpr int kReaders = kConsumers * kWarpsOfGroup;
+// 132 blocks of an H100 take 16 x 8 tiles at once, 2048 rows and 2112 columns: of all groups this
+// reads the fewest bytes that L2 does not already have.
+constexpr int kGroupTiles = 16;
+
+// 65536 registers are 168 a thread at the launch; a consumer holds 128 sums.
+constexpr int kProducerRegisters = 40;
+constexpr int kConsumerRegisters = 232;
+static_assert((kProducerRegisters + kConsumers * kConsumerRegisters) * kWarpgroup <= 65536);
+constexpr int kSums = kConsumerRows * kTileColumns / kWarpgroup;
+
+// Named barriers; 0 is the block's.
+constexpr int kClear = 1;  // of both consumers
+constexpr int kStore = 2;  // + consumer: of its own threads
+
+// Operands of a step, as boxes of rows of 128 bytes under the swizzle: where k is contiguous a box
+// is all rows of the operand, else 64 values of k, one box for each 64 rows.
+constexpr int kRowBytes = 128;
+constexpr int kBoxRows = 64;
+constexpr int kBoxBytes = kBoxRows * kRowBytes;
+struct Stage {
+  bf16 a[kTileRows * kDepth];
+  bf16 b[kTileColumns * kDepth];
+};
+// What a consumer writes at once: 64 rows of 64 bf16 or 32 f32, under the swizzle.
+struct Slot {
+  unsigned char bytes[kConsumerRows * kRowBytes];
+};
+constexpr int kSlotColumns = kRowBytes / 2;     // bf16
+constexpr int kSlotColumnsF32 = kRowBytes / 4;  // f32
+constexpr int kSlots = 2;
+
+struct alignas(1024) Shared {
+  Stage stage[kStages];
+  Slot slot[kConsumers][kSlots];
+  gpu::Mbarrier full[kStages];
+  gpu::Mbarrier empty[kStages];
+};
+
+struct GroupedArguments {
+  const std::int32_t* offsets_E1;
+  int num_experts;
+  int tiles_across;
+  int columns;      // of c
+  int weight_rows;  // of c where it is a weight; else 0: its rows are the experts'
+  int reduction;    // 0 where it goes over an expert's rows
+};
+
+// A tile of c, and the steps that it takes.
+struct TileOfC {
+  int expert;
+  int row;       // in all of c, and in the expert's weight where c is a weight
+  int num_rows;  // that belong to the expert, from `row` on: up to kTileRows are the tile's
+  int column;
+  int reduction;  // elements
+  int first;      // where it begins
+
+  __device__ __forceinline__ int num_steps() const { return (reduction + kDepth - 1) / kDepth; }
+};
+
+// The tiles that this block takes, expert by expert; of one expert kGroupTiles down before the next
+// across.
+class Tiles {
+ public:
+  __device__ __forceinline__ explicit Tiles(const GroupedArguments& arguments)
+      : arguments_(arguments), index_(static_cast<int>(blockIdx.x)) {}
+
+  // False past the last.
+  __device__ __forceinline__ bool next(TileOfC& tile) {
+    const bool weights = arguments_.weight_rows > 0;
+    for (; expert_ < arguments_.num_experts; ++expert_) {
+      const int first = arguments_.offsets_E1[expert_];
+      const int rows = arguments_.offsets_E1[expert_ + 1] - first;
+      // An expert without rows has no tiles: its dweight is left as it is.
+      const int c_rows = !weights ? rows : rows > 0 ? arguments_.weight_rows : 0;
+      const int down = (c_rows + kTileRows - 1) / kTileRows;
+      const int across = arguments_.tiles_across;
+      const int index = index_ - first_index_;
+      if (index < down * across) {
+        const int group = index / (kGroupTiles * across);
+        const int in_group = index % (kGroupTiles * across);
+        const int group_tiles = std::min(down - group * kGroupTiles, int{kGroupTiles});
+        const int row = (group * kGroupTiles + in_group % group_tiles) * kTileRows;
+        tile = {.expert = expert_,
+                .row = weights ? row : first + row,
+                .num_rows = c_rows - row,
+                .column = in_group / group_tiles * kTileColumns,
+                .reduction = weights ? rows : arguments_.reduction,
+                .first = weights ? first : 0};
+        index_ += static_cast<int>(gridDim.x);
+        return true;
+      }
+      first_index_ += down * across;
+    }
+    return false;
+  }
+
+ private:
+  const GroupedArguments& arguments_;
+  int index_;
+  int expert_ = 0;
+  int first_index_ = 0;  // of the expert's tiles
+};
+
+// ---- the producer
+
+// `rows` of an operand at a step of the reduction; of those of a weight, one expert's.
+template <Major kMajor, int kRows, class... Expert>
+__device__ __forceinline__ void fetch_operand(bf16* tile,
+                                              const TensorMap& map,
+                                              gpu::Mbarrier* full,
+                                              int row,
+                                              int reduction,
+                                              Expert... expert) {
+  if constexpr (kMajor == Major::k) {
+    gpu::tma_load(tile, map, full, reduction, row, expert...);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kRows; i += kBoxRows) {
+      gpu::tma_load(tile + i * kDepth, map, full, row + i, reduction, expert...);
+    }
+  }
+}
+
+// One thread.
+template <class Product>
+__device__ __forceinline__ void produce(const typename Product::Arguments& arguments,
+                                        Shared& shared) {
+  RingPlace<kStages> place;
+  Tiles tiles(arguments.grouped);
+  TileOfC tile;
+  const auto fetch = [&](int bytes, const auto& load) {
+    gpu::Mbarrier* const full = &shared.full[place.stage()];
+    gpu::mbarrier_wait(&shared.empty[place.stage()], place.parity() ^ 1U);
+    gpu::mbarrier_arrive_expect(full, bytes);
+    load(shared.stage[place.stage()], full);
+    place.advance();
+  };
+  while (tiles.next(tile)) {
+    for (int step = 0; step < tile.num_steps(); ++step) {
+      fetch(static_cast<int>(sizeof(Stage)), [&](Stage& stage, gpu::Mbarrier* full) {
+        Product::fetch(arguments, stage, full, tile, tile.first + step * kDepth);
+      });
+    }
+    if constexpr (Product::kLastSteps > 0) {
+      for (int step = 0; step < Product::kLastSteps; ++step) {
+        fetch(static_cast<int>(sizeof(Stage::b)), [&](Stage& stage, gpu::Mbarrier* full) {
+          Product::fetch_last(arguments, stage, full, tile, step);
+        });
+      }
+    }
+  }
+}
+
+// ---- the consumers
+
+// Where a consumer's threads put what TMA stores for them: two slots, of which one is written while
+// the other is read.
+class Outbox {
+ public:
+  __device__ __forceinline__ Outbox(Slot (&slots)[kSlots], int consumer)
+      : slots_(slots), barrier_(kStore + consumer) {}
+
+  // The next slot, which is read no more. All threads call these.
+  __device__ __forceinline__ unsigned char* open() {
+    turn_ ^= 1;
+    wait_read<kSlots - 1>();
+    return slots_[turn_].bytes;
+  }
+  // All threads have written their part of what is to be stored.
+  __device__ __forceinline__ void seal() const {
+    gpu::fence_proxy_async();
+    gpu::sync_named(barrier_, kWarpgroup);
+  }
+  // One thread calls `store`. A wait counts these calls, those too that store nothing.
+  template <class Store>
+  __device__ __forceinline__ void send(const Store& store) const {
+    if (is_storing()) {
+      store();
+      gpu::tma_commit();
+    }
+  }
+  // All but the newest `kPending` that were sent are read.
+  template <int kPending>
+  __device__ __forceinline__ void wait_read() const {
+    if (is_storing()) {
+      gpu::tma_wait_read<kPending>();
+    }
+    gpu::sync_named(barrier_, kWarpgroup);
+  }
+  __device__ __forceinline__ void close() const {
+    if (is_storing()) {
+      gpu::tma_wait<0>();
+    }
+  }
+
+ private:
+  // Always the same thread.
+  __device__ __forceinline__ bool is_storing() const {
+    return gpu::warp_id() % kWarpsOfGroup == 0 && gpu::elect_one();
+  }
+
+  Slot (&slots_)[kSlots];
+  int barrier_;
+  int turn_ = 0;
+};
+
+// Where lane and step of 16 columns lie in a slot or a box of bf16, as ldmatrix and stmatrix take
+// the four 8 x 8 matrices of 16 rows of this warp: rows 0 to 7 and 8 to 15 of columns 0 to 7, then
+// of columns 8 to 15.
+__device__ __forceinline__ std::uint32_t matrix_place(int step) {
+  const int lane = gpu::lane_id();
+  const int row = gpu::warp_id() % kWarpsOfGroup * 16 + lane % 16;
+  const int column = step * 16 + lane / 16 * 8;
+  return swizzled(static_cast<std::uint32_t>(row * kRowBytes + column * 2), Swizzle::bytes_128);
+}
+
+// 64 columns of bf16 of a consumer, two a register as wgmma's sums have them.
+using PackedColumns = std::uint32_t[kSlotColumns / 4];
+
+// Sums [first, first + 32) of a thread, which are two rows of 64 columns of a consumer.
+__device__ __forceinline__ void pack(PackedColumns& packed, const float (&sums)[kSums], int first) {
+#pragma unroll
+  for (int i = 0; i < kSlotColumns / 4; ++i) {
+    packed[i] = gpu::pack_bf16(sums[first + 2 * i], sums[first + 2 * i + 1]);
+  }
+}
+
+// Two neighbours in a row. Register i of PackedColumns has two of row i % 2 of the thread's rows.
+struct alignas(8) Pair {
+  float low;
+  float high;
+};
+// Of the thread's two rows of a tile.
+__device__ __forceinline__ int row_of_thread(int half) {
+  return gpu::warp_id() % kWarpsOfGroup * 16 + gpu::lane_id() / 4 + half * 8;
+}
+
+__device__ __forceinline__ void write_slot(unsigned char* slot, const PackedColumns& packed) {
+#pragma unroll
+  for (int step = 0; step < kSlotColumns / 16; ++step) {
+    std::uint32_t fragment[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      fragment[i] = packed[4 * step + i];
+    }
+    gpu::store_matrix_x4(slot + matrix_place(step), fragment);
+  }
+}
+
+// Rows of bf16 in global memory.
+struct Rows {
+  bf16* data;
+  std::int64_t stride;
+  int columns;
+};
+
+// 64 columns of a consumer's rows of c, which lie sealed at `written`. TMA stores them where all are
+// of one expert; else what comes after the expert's last row is the next one's, which TMA cannot
+// know, and threads copy them.
+template <class Store>
+__device__ __forceinline__ void send_columns(const Outbox& outbox,
+                                             const unsigned char* written,
+                                             const Rows& c,
+                                             int row,
+                                             int num_rows,
+                                             int column,
+                                             const Store& store) {
+  const bool whole = num_rows >= kConsumerRows;
+  outbox.send([&] {
+    if (whole) {
+      store(written);
+    }
+  });
+  if (!whole) {
+    constexpr int kChunks = kRowBytes / kChunkBytes;
+    constexpr int kWidth = kChunkBytes / 2;
+    const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+#pragma unroll
+    for (int i = 0; i < kConsumerRows * kChunks; i += kWarpgroup) {
+      const int r = (i + thread) / kChunks;
+      const int chunk = (i + thread) % kChunks;
+      const int to = column + chunk * kWidth;
+      if (r < num_rows && to < c.columns) {
+        const std::uint32_t from = swizzled(
+            static_cast<std::uint32_t>(r * kRowBytes + chunk * kChunkBytes), Swizzle::bytes_128);
+        gpu::store_vector(c.data + (row + r) * c.stride + to,
+                          gpu::load_vector(reinterpret_cast<const bf16*>(written + from)));
+      }
+    }
+  }
+}
+
+template <class Store>
+__device__ __forceinline__ void write_columns(Outbox& outbox,
+                                              const PackedColumns& packed,
+                                              const Rows& c,
+                                              int row,
+                                              int num_rows,
+                                              int column,
+                                              const Store& store) {
+  unsigned char* const slot = outbox.open();
+  write_slot(slot, packed);
+  outbox.seal();
+  send_columns(outbox, slot, c, row, num_rows, column, store);
+}
+
+template <class Product>
+class Consumer {
+ public:
+  using Arguments = typename Product::Arguments;
+
+  __device__ __forceinline__ Consumer(const Arguments& arguments, Shared& shared)
+      : arguments_(arguments),
+        shared_(shared),
+        consumer_(gpu::shuffle_from(static_cast<int>(threadIdx.x) / kWarpgroup - 1, 0)),
+        outbox_(shared.slot[consumer_], consumer_),
+        a_(gpu::wgmma_descriptor(&shared.stage[0].a[consumer_ * kConsumerRows * kDepth],
+                                 Swizzle::bytes_128,
+                                 kBoxBytes,
+                                 1024)),
+        b_(gpu::wgmma_descriptor(&shared.stage[0].b, Swizzle::bytes_128, kBoxBytes, 1024)) {}
+
+  __device__ __forceinline__ void run() {
+    Tiles tiles(arguments_.grouped);
+    TileOfC tile;
+    while (next(tiles, tile)) {
+      tile.row += consumer_ * kConsumerRows;
+      tile.num_rows -= consumer_ * kConsumerRows;
+      if (!Product::kOverRows && tile.num_rows <= 0) {
+        pass_over(tile.num_steps() + Product::kLastSteps);
+        continue;
+      }
+      Product product(arguments_, tile);
+      multiply(tile);
+      if constexpr (Product::kLastSteps > 0) {
+        finish(product);
+      } else {
+        product.write(outbox_, sums_);
+      }
+    }
+    outbox_.close();
+  }
+
+ private:
+  // The next tile is the same in all lanes, as shuffles tell the compiler: it lets products run on
+  // from step to step only where it knows that no lane goes another way.
+  static __device__ __forceinline__ bool next(Tiles& tiles, TileOfC& tile) {
+    const bool found = gpu::shuffle_from(tiles.next(tile) ? 1 : 0, 0) != 0;
+    for (int* const value :
+         {&tile.expert, &tile.row, &tile.num_rows, &tile.column, &tile.reduction, &tile.first}) {
+      *value = gpu::shuffle_from(*value, 0);
+    }
+    return found;
+  }
+
+  __device__ __forceinline__ void multiply(const TileOfC& tile) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      sums_[i] = 0.0F;
+    }
+    const int num_steps = tile.num_steps();
+    gpu::wgmma_fence(sums_);  // as zeros
+    int before = 0;
+    for (int step = 0; step < num_steps; ++step) {
+      const int stage = place_.stage();
+      gpu::mbarrier_wait(&shared_.full[stage], place_.parity());
+      if constexpr (Product::kOverRows) {
+        const int left = tile.reduction - step * kDepth;
+        if (left < kDepth) {
+          clear(shared_.stage[stage], left);
+        }
+      }
+      gpu::wgmma_fence();
+      issue(stage);
+      // The products of the step before are done.
+      gpu::wgmma_wait<1>();
+      if (step > 0) {
+        release(&shared_.empty[before]);
+      }
+      before = stage;
+      place_.advance_uniformly();
+    }
+    gpu::wgmma_wait<0>(sums_);
+    if (num_steps > 0) {
+      release(&shared_.empty[before]);
+    }
+  }
+
+  __device__ __forceinline__ void issue(int stage) {
+    const int stage_bytes = stage * static_cast<int>(sizeof(Stage));
+    // From one 16 of k to the next.
+    constexpr int kBytesOfA = Product::kMajorA == Major::k ? kMmaDepth * 2 : kMmaDepth * kRowBytes;
+    constexpr int kBytesOfB = Product::kMajorB == Major::k ? kMmaDepth * 2 : kMmaDepth * kRowBytes;
+#pragma unroll
+    for (int k = 0; k < kDepth / kMmaDepth; ++k) {
+      gpu::wgmma<Product::kMajorA, Product::kMajorB>(sums_,
+                                                     advance(a_, stage_bytes + k * kBytesOfA),
+                                                     advance(b_, stage_bytes + k * kBytesOfB),
+                                                     true);
+    }
+    gpu::wgmma_commit();
+  }
+
+  // What a product makes of a last step takes its place in the stage and is stored from there, so
+  // that a stage goes back a step late.
+  __device__ __forceinline__ void finish(Product& product) {
+    int before = 0;
+#pragma unroll
+    for (int step = 0; step < Product::kLastSteps; ++step) {
+      const int stage = place_.stage();
+      gpu::mbarrier_wait(&shared_.full[stage], place_.parity());
+      product.replace(shared_.stage[stage], sums_, step, consumer_);
+      outbox_.seal();
+      if (step > 0) {
+        outbox_.template wait_read<0>();
+        release(&shared_.empty[before]);
+      }
+      product.send(outbox_, shared_.stage[stage], step, consumer_);
+      before = stage;
+      place_.advance_uniformly();
+    }
+    outbox_.template wait_read<0>();
+    release(&shared_.empty[before]);
+  }
+
+  // Rows past the expert's last are the next one's, or were never written: as zeros they add
+  // nothing. Of both operands, as NaN times zero is none. Both consumers read all of b.
+  __device__ __forceinline__ void clear(Stage& stage, int left) {
+    constexpr int kChunks = kRowBytes / kChunkBytes;
+    constexpr int kBoxes = static_cast<int>(sizeof(Stage)) / kBoxBytes;
+    const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+    const int in_box = (kDepth - left) * kChunks;
+    for (int i = thread; i < kBoxes * in_box; i += kConsumers * kWarpgroup) {
+      const int chunk = i / in_box * kDepth * kChunks + left * kChunks + i % in_box;
+      gpu::store_vector(reinterpret_cast<bf16*>(&stage) + chunk * (kChunkBytes / 2),
+                        gpu::Vector<bf16>{});
+    }
+    gpu::fence_proxy_async();
+    gpu::sync_named(kClear, kConsumers * kWarpgroup);  // the rows are cleared
+  }
+
+  // Steps of a tile in which this consumer has no row.
+  __device__ __forceinline__ void pass_over(int num_steps) {
+    for (int step = 0; step < num_steps; ++step) {
+      gpu::mbarrier_wait(&shared_.full[place_.stage()], place_.parity());
+      release(&shared_.empty[place_.stage()]);
+      place_.advance_uniformly();
+    }
+  }
+
+  const Arguments& arguments_;
+  Shared& shared_;
+  int consumer_;
+  Outbox outbox_;
+  std::uint64_t a_;
+  std::uint64_t b_;
+  RingPlace<kStages> place_;
+  float sums_[kSums];
+};
+
+// grid: one block an SM, block: kThreads, shared: Shared
+template <class Product>
+__global__ void __launch_bounds__(kThreads, 1)
+    grouped_matmul_hopper_kernel(const __grid_constant__ typename Product::Arguments arguments) {
+  Shared& shared = *gpu::dynamic_shared_for_tma<Shared>();
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      gpu::mbarrier_init(&shared.full[stage], 1);
+      gpu::mbarrier_init(&shared.empty[stage], kReaders);
+    }
+    gpu::fence_mbarrier_init();
+  }
+  gpu::sync_threads();  // the mbarriers are there
+
+  if (threadIdx.x < kWarpgroup) {
+    gpu::decrease_max_registers<kProducerRegisters>();
+    if (gpu::warp_id() == 0 && gpu::elect_one()) {
+      produce<Product>(arguments, shared);
+    }
+  } else {
+    gpu::increase_max_registers<kConsumerRegisters>();
+    Consumer<Product>(arguments, shared).run();
+  }
+}
+
+}  // namespace memphis::kernels::cuda::grouped
