@@ -13,8 +13,11 @@ struct ExpertsCase {
   std::vector<std::int64_t> counts;  // rows of each expert
   std::int64_t D;
   std::int64_t F;
-  bool tested = true;      // the others are for the benchmark
-  bool cpu_tiles = false;  // chosen for the CPU's blocks and tasks: tested there only
+  bool tested = true;  // the others are for the benchmark
+  // Chosen for larger tiles than others have, and tested where these are: the CPU's, or those of
+  // bf16 on a GPU of Hopper's kind.
+  bool cpu_tiles = false;
+  bool hopper_tiles = false;
 
   std::int64_t R() const { return std::accumulate(counts.begin(), counts.end(), std::int64_t{0}); }
   std::int64_t E() const { return static_cast<std::int64_t>(counts.size()); }
@@ -37,7 +40,11 @@ inline std::vector<ExpertsCase> experts_cases() {
       {.name = "two_tiles", .counts = {130, 0, 3}, .D = 16, .F = 40},
       // Several tiles of the GPU each way and more steps than its ring has stages; of the last tiles
       // parts.
-      {.name = "several_steps", .counts = {70, 0, 130, 1}, .D = 328, .F = 264},
+      {.name = "several_steps",
+       .counts = {70, 0, 130, 1},
+       .D = 328,
+       .F = 264,
+       .hopper_tiles = true},
       {.name = "small_model",
        .counts = {1100, 700, 1300, 950, 1024, 1200, 818, 1100},
        .D = 128,

@@ -13,8 +13,11 @@ struct GroupedMatmulCase {
   std::vector<std::int64_t> counts;  // rows of each expert
   std::int64_t N;
   std::int64_t K;
-  bool tested = true;      // small enough for naive loops; the others are for the benchmark
-  bool cpu_tiles = false;  // chosen for the CPU's tiles, larger than the GPU's: tested there only
+  bool tested = true;  // small enough for naive loops; the others are for the benchmark
+  // Chosen for larger tiles than others have, and tested where these are: the CPU's, or those of
+  // bf16 on a GPU of Hopper's kind.
+  bool cpu_tiles = false;
+  bool hopper_tiles = false;
 
   std::int64_t R() const { return std::accumulate(counts.begin(), counts.end(), std::int64_t{0}); }
   std::int64_t E() const { return static_cast<std::int64_t>(counts.size()); }
@@ -38,7 +41,11 @@ inline std::vector<GroupedMatmulCase> grouped_matmul_cases() {
       // More than one tile of the GPU down and across in dweight.
       {.name = "tiles_both_ways", .counts = {5, 0, 2}, .N = 136, .K = 136},
       // More steps than the GPU's ring has stages, whole and parts, and several tiles both ways.
-      {.name = "several_steps", .counts = {70, 0, 200, 1}, .N = 264, .K = 328},
+      {.name = "several_steps",
+       .counts = {70, 0, 200, 1},
+       .N = 264,
+       .K = 328,
+       .hopper_tiles = true},
       // More than one tile of the CPU down and across, in y and in dweight.
       {.name = "wide_rows", .counts = {800, 8}, .N = 1160, .K = 24, .cpu_tiles = true},
       {.name = "wide_weights", .counts = {6, 3}, .N = 584, .K = 600, .cpu_tiles = true},

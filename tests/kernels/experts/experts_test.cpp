@@ -180,19 +180,26 @@ TEST_P(ExpertsTest, BitsDoNotDependOnTheNumberOfThreads) {
   EXPECT_EQ(one.ddown_weight.bytes(stream.view()), many.ddown_weight.bytes(stream.view()));
 }
 
-auto cases_of(bool cpu_tiles) {
+auto cases_of(bool cpu_tiles, bool hopper_tiles) {
   std::vector<ExpertsCase> cases = experts_cases();
-  std::erase_if(cases, [&](const ExpertsCase& c) { return c.cpu_tiles != cpu_tiles; });
+  std::erase_if(cases, [&](const ExpertsCase& c) {
+    return c.cpu_tiles != cpu_tiles || c.hopper_tiles != hopper_tiles;
+  });
   return cases;
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases,
                          ExpertsTest,
-                         on_all_targets(cases_of(false)),
+                         on_all_targets(cases_of(false, false)),
+                         name_of_op_test<ExpertsCase>);
+INSTANTIATE_TEST_SUITE_P(HopperTiles,
+                         ExpertsTest,
+                         testing::Combine(testing::ValuesIn(cases_of(false, true)),
+                                          testing::Values(Target{Device::cuda, DType::bf16})),
                          name_of_op_test<ExpertsCase>);
 INSTANTIATE_TEST_SUITE_P(CpuTiles,
                          ExpertsTest,
-                         testing::Combine(testing::ValuesIn(cases_of(true)),
+                         testing::Combine(testing::ValuesIn(cases_of(true, false)),
                                           testing::Values(Target{Device::cpu, DType::f64},
                                                           Target{Device::cpu, DType::f32},
                                                           Target{Device::cpu, DType::bf16})),
