@@ -46,9 +46,14 @@ class Build:
         listed = subprocess.run(
             ["ctest", "--test-dir", str(self.folder), "--show-only=json-v1"],
             check=True, capture_output=True, text=True)
+        targets = subprocess.run(["ninja", "-C", str(self.folder), "-t", "targets", "all"],
+                                 check=True, capture_output=True, text=True).stdout
+        targets = {line.split(": ")[0] for line in targets.splitlines()}
         result = {}
         for entry in json.loads(listed.stdout)["tests"]:
-            # CTest has no command where the program is not built yet; it is named like the test.
+            # CTest has no command where the program is not built yet; most are named like the test.
+            if not entry.get("command") and f"tests/{entry['name']}" not in targets:
+                continue
             command = entry.get("command") or [f"{self.folder}/tests/{entry['name']}"]
             own = [word for word in command if word.startswith(f"{self.folder}/tests/")]
             if not own or not (command[0] == own[0] or "mpiexec" in command[0] or
