@@ -17,7 +17,7 @@ OpCost cost_of(const ExpertsCase& c, const Target& target, double products) {
 }
 
 void register_case(const ExpertsCase& c, const Target& target) {
-  const std::string shape = "R=" + std::to_string(c.R()) + " D=" + std::to_string(c.D) +
+  const std::string shape = c.name + " R=" + std::to_string(c.R()) + " D=" + std::to_string(c.D) +
                             " F=" + std::to_string(c.F) + " E=" + std::to_string(c.E());
   register_op_benchmark({.op = "experts_forward",
                          .shape = shape,
@@ -45,9 +45,10 @@ void register_case(const ExpertsCase& c, const Target& target) {
 }
 
 const bool kRegistered = [] {
+  constexpr std::int64_t kMaxOnCpu = std::int64_t{1} << 30U;  // multiply-adds: some 10 ms a core
   for (const ExpertsCase& c : experts_cases()) {
     if (!c.tested) {
-      for (const Target& target : benchmark_targets(true)) {
+      for (const Target& target : benchmark_targets(c.R() * c.D * c.F <= kMaxOnCpu)) {
         register_case(c, target);
       }
     }

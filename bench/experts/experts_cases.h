@@ -50,6 +50,23 @@ inline std::vector<ExpertsCase> experts_cases() {
        .D = 128,
        .F = 344,
        .tested = false},
+      // A rank of eight by tensor parallelism, with 8192 tokens: balanced, as Zipf would have it, and
+      // all rows of one expert.
+      {.name = "grok_eighth",
+       .counts = {2048, 2048, 2048, 2048, 2048, 2048, 2048, 2048},
+       .D = 6144,
+       .F = 4096,
+       .tested = false},
+      {.name = "grok_eighth_zipf",
+       .counts = {6031, 3014, 2009, 1507, 1205, 1004, 861, 753},
+       .D = 6144,
+       .F = 4096,
+       .tested = false},
+      {.name = "grok_eighth_one_hot",
+       .counts = {0, 0, 0, 16384, 0, 0, 0, 0},
+       .D = 6144,
+       .F = 4096,
+       .tested = false},
   };
 }
 

@@ -98,7 +98,8 @@ void GroupedMatmulTest::expect_products() const {
   const Values actual = y.values(stream.view());
   kernels::visit_float(target().dtype, [&]<class V>() {
     for_each_expert([&](std::int64_t e, std::int64_t first, std::int64_t rows) {
-      EXPECT_TRUE(is_product<V>(forward_walk(rows, N, K),
+      EXPECT_TRUE(is_product<V>(target().device,
+                                forward_walk(rows, N, K),
                                 part(actual, first * N, rows * N),
                                 part(in.x, first * K, rows * K),
                                 part(in.weight, e * N * K, N * K)));
@@ -135,12 +136,17 @@ TEST_P(GroupedMatmulTest, BackwardWritesDxAndAddsToDweight) {
       const Values expert_dy = part(in.dy, first * N, rows * N);
       const Values before = part(in.dweight, e * N * K, N * K);
       const Values after = part(actual_dweight, e * N * K, N * K);
-      EXPECT_TRUE(is_product<V>(dx_walk(rows, N, K),
+      EXPECT_TRUE(is_product<V>(target().device,
+                                dx_walk(rows, N, K),
                                 part(actual_dx, first * K, rows * K),
                                 expert_dy,
                                 part(in.weight, e * N * K, N * K)));
-      EXPECT_TRUE((is_product<V, Accumulator<V>>(
-          dweight_walk(rows, N, K), after, expert_dy, part(in.x, first * K, rows * K), before)));
+      EXPECT_TRUE((is_product<V, Accumulator<V>>(target().device,
+                                                 dweight_walk(rows, N, K),
+                                                 after,
+                                                 expert_dy,
+                                                 part(in.x, first * K, rows * K),
+                                                 before)));
       if (rows == 0) {
         EXPECT_EQ(after, before) << "an empty expert's dweight changed";
       }

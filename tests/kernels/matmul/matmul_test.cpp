@@ -60,7 +60,8 @@ TEST_P(MatmulTest, ForwardIsTheProduct) {
   const TestTensor y = tensor(T, N);
   matmul_forward({.y_TN = y, .x_TK = x, .weight_NK = weight}, stream.view());
   kernels::visit_float(target().dtype, [&]<class V>() {
-    EXPECT_TRUE(is_product<V>(walk(forward_walk), y.values(stream.view()), in.x, in.weight));
+    EXPECT_TRUE(is_product<V>(
+        target().device, walk(forward_walk), y.values(stream.view()), in.x, in.weight));
   });
 }
 
@@ -76,9 +77,14 @@ TEST_P(MatmulTest, BackwardWritesDxAndAddsToDweight) {
   matmul_backward({.dx_TK = dx, .dweight_NK = dweight, .dy_TN = dy, .x_TK = x, .weight_NK = weight},
                   stream.view());
   kernels::visit_float(target().dtype, [&]<class V>() {
-    EXPECT_TRUE(is_product<V>(walk(dx_walk), dx.values(stream.view()), in.dy, in.weight));
-    EXPECT_TRUE((is_product<V, Accumulator<V>>(
-        walk(dweight_walk), dweight.values(stream.view()), in.dy, in.x, in.dweight)));
+    EXPECT_TRUE(
+        is_product<V>(target().device, walk(dx_walk), dx.values(stream.view()), in.dy, in.weight));
+    EXPECT_TRUE((is_product<V, Accumulator<V>>(target().device,
+                                               walk(dweight_walk),
+                                               dweight.values(stream.view()),
+                                               in.dy,
+                                               in.x,
+                                               in.dweight)));
   });
 }
 
@@ -92,7 +98,8 @@ TEST_P(MatmulTest, DxIsAddedToWhenAsked) {
   matmul_backward({.dx_TK = dx, .dy_TN = dy, .weight_NK = weight, .accumulate = true},
                   stream.view());
   kernels::visit_float(target().dtype, [&]<class V>() {
-    EXPECT_TRUE(is_product<V>(walk(dx_walk), dx.values(stream.view()), in.dy, in.weight, in.dx));
+    EXPECT_TRUE(is_product<V>(
+        target().device, walk(dx_walk), dx.values(stream.view()), in.dy, in.weight, in.dx));
   });
 }
 
