@@ -161,6 +161,10 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
                100 * cost.flops / model_flops_per_token(config.model, S).halved,
                cost.bytes / (1024 * 1024));
   }
+  const Dims& dims = plan.dims;
+  if (dims.head_chunk < dims.T) {
+    fmt::print("logits of {} tokens of {} at a time\n", dims.head_chunk, dims.T);
+  }
   if (plan.dims.exchange_rows) {
     const double shares = static_cast<double>(plan.dims.local_R) / plan.dims.equal_share_of_rows();
     fmt::print("experts have room for {} rows of a micro-batch, {:.2f} times an equal share{}\n",

@@ -158,6 +158,7 @@ struct MemoryConfig {
   bool recompute_auto = true;         // the least that fits
   RecomputeGroups recompute = {};     // where that is false
   std::int64_t recompute_layers = 0;  // of so many, the first ones; 0: of all
+  std::int64_t head_rows = 0;         // tokens whose logits are there at one time; 0: see dims.h
   double budget_gib = 0;              // what a rank may take on its device; 0: what is free there
 
   bool operator==(const MemoryConfig&) const = default;

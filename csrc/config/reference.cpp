@@ -160,6 +160,12 @@ constexpr std::array kTexts = {
             "layers",
             "",
             "The first so many of which it does so; 0: all of them."},
+    KeyText{
+        "memory.head_rows",
+        "tokens",
+        "",
+        "Whose logits are there at one time, a multiple of 8; 0: those of 2^27 logits, and on a "
+        "GPU at least 4096, whose products do not wait for memory."},
     KeyText{"memory.budget_gib",
             "GiB",
             "",

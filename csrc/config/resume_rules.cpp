@@ -89,6 +89,7 @@ constexpr std::array kRules = {
 
     ResumeRule{"memory.recompute", kFree, "the same bits, computed twice or kept"},
     ResumeRule{"memory.recompute_layers", kFree, "the same bits, computed twice or kept"},
+    ResumeRule{"memory.head_rows", kSaid, kRounding},
     ResumeRule{"memory.budget_gib", kFree, "room, which no value depends on"},
 
     ResumeRule{

@@ -544,6 +544,13 @@ void check_memory(const Config& config, const Checker& checker) {
                  shown("memory.recompute_layers", layers) + " exceeds " +
                      shown("model.num_layers", config.model.num_layers) +
                      " (layers are counted from the first); use at most that, or 0 for all");
+  constexpr std::int64_t kHeadMultiple = 8;
+  checker.expect(
+      memory.head_rows % kHeadMultiple == 0,
+      {"memory.head_rows"},
+      shown("memory.head_rows", memory.head_rows) +
+          " is not a multiple of 8 (each run of tokens begins aligned); use " +
+          std::to_string(memory.head_rows / kHeadMultiple * kHeadMultiple + kHeadMultiple));
   const bool listed = !memory.recompute_auto && memory.recompute.any();
   checker.expect(
       layers == 0 || listed,

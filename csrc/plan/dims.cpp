@@ -9,8 +9,7 @@
 namespace memphis {
 namespace {
 
-// 128 Mi logits: 256 MiB in bf16, and at V = 131072 still 1024 rows, which fill the head's
-// products.
+// 128 Mi logits: 256 MiB in bf16, 1024 rows at V = 131072.
 constexpr std::int64_t kMaxLogits = std::int64_t{1} << 27;
 // Every chunk's rows then start 16-byte aligned, in any dtype.
 constexpr std::int64_t kChunkMultiple = 8;

@@ -37,7 +37,8 @@ struct Dims {
   Range local_V;  // of it, what this rank embeds and predicts
   std::int64_t L = 0;
   std::int64_t expert_ranks = 1;  // ranks that a layer's experts lie on
-  // Tokens whose logits exist at one time: [chunk, V] is the largest tensor of a small model.
+  // Tokens whose logits exist at one time: [chunk, V] is the largest tensor of a small model. As many
+  // as 2^27 logits are, at least 8.
   std::int64_t head_chunk = 0;
 
   // The expert that the `index`-th of all experts is a piece of, a cut one counted once for each of

@@ -57,6 +57,20 @@ Dims dims_of(const Config& config, std::int64_t num_sequences, const Share& shar
   return make_dims(config.model, num_sequences, config.batch.sequence_length, share);
 }
 
+// The gradient of the head's weight, in f32, is read and written for each run of tokens: on an H100
+// its product waits for memory below 1200 rows, and at 4096 for less than a third of its time.
+constexpr std::int64_t kHeadRowsOfGpu = 4096;
+
+Dims training_dims(const Config& config, const Share& share, Device device) {
+  Dims dims = dims_of(config, config.batch.micro_batch, share);
+  if (config.memory.head_rows > 0) {
+    dims.head_chunk = std::min(config.memory.head_rows, dims.T);
+  } else if (device == Device::cuda) {
+    dims.head_chunk = std::min(std::max(dims.head_chunk, kHeadRowsOfGpu), dims.T);
+  }
+  return dims;
+}
+
 std::vector<Recompute> options_of(const Config& config, DType compute, const Mesh& mesh) {
   const Share first = make_share(config.model, config.parallel, mesh, 0);
   return recompute_options(
@@ -105,7 +119,7 @@ TrainingPlan plan_but_recompute(const Config& config,
                                 const Schedules& schedules) {
   TrainingPlan plan;
   plan.share = make_share(config.model, config.parallel, mesh, rank);
-  plan.dims = dims_of(config, config.batch.micro_batch, plan.share);
+  plan.dims = training_dims(config, plan.share, room.device);
   plan.num_micro_batches = schedules.step.shape.num_micro_batches;
   const std::int64_t pipeline_rank = mesh.index(Axis::pipeline, rank);
   plan.messages = plan_message_buffers(

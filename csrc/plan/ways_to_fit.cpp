@@ -75,6 +75,13 @@ std::vector<Knob> knobs_of(const Config& config) {
     micro_batch.values.push_back([=](Config& changed) { changed.batch.micro_batch = size; });
   }
   knobs.push_back(std::move(micro_batch));
+  Knob head{.values = {}, .risk = "the gradient of the head's weight waits for a GPU's memory"};
+  for (const std::int64_t rows : {2048, 1024}) {
+    if (config.memory.head_rows == 0 || rows < config.memory.head_rows) {
+      head.values.push_back([=](Config& changed) { changed.memory.head_rows = rows; });
+    }
+  }
+  knobs.push_back(std::move(head));
   Knob zero;
   for (std::int64_t level = config.parallel.zero + 1; level <= largest_zero(config); ++level) {
     zero.values.push_back([=](Config& changed) { changed.parallel.zero = level; });

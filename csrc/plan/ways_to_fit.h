@@ -39,6 +39,7 @@ struct WaysToFit {
 //
 //   memory.recompute        auto, where it is fixed
 //   batch.micro_batch       halved, and 1 from an odd number on
+//   memory.head_rows        2048 and 1024, where there are more
 //   parallel.zero           more, to the largest that there is
 //   parallel.tensor         twice and four times as many, as parallel.expert and expert_tensor
 //   parallel.pipeline       twice to eight times as many

@@ -439,6 +439,13 @@ std::vector<test::BadConfig> bad_configs() {
        "receive an equal share of the rows on average); use at least 1, or 0 for room in every "
        "case",
        1},
+      {"head rows that are not aligned",
+       kTiny,
+       {"memory.head_rows=1020"},
+       ExitCode::config,
+       "argument 'memory.head_rows=1020': memory.head_rows 1020 is not a multiple of 8 (each run "
+       "of "
+       "tokens begins aligned); use 1024"},
       {"recomputed layers that are not there",
        kTiny,
        {"memory.recompute=geglu", "memory.recompute_layers=3"},

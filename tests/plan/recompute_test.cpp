@@ -181,6 +181,27 @@ TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
   EXPECT_EQ(plan_within(std::size_t{1} << 60, 7).recompute_option, 7U) << "as others need it";
 }
 
+// The gradient of the head's weight goes through a GPU's memory once for each run of tokens.
+TEST(TrainingPlan, HasLongRunsOfLogitsOnAGpu) {
+  const auto rows = [](Device device, const std::vector<std::string>& overrides) {
+    const Config config = config_of(overrides, 1);
+    const TrainingPlan plan =
+        plan_training(config,
+                      DType::bf16,
+                      {.device = device, .library_bytes = 0, .budget_bytes = 0},
+                      Mesh(config.parallel, 1),
+                      0);
+    EXPECT_EQ(plan.activations.shared.logits_CV.dim(0), plan.dims.head_chunk);
+    return plan.dims.head_chunk;
+  };
+  EXPECT_EQ(rows(Device::cpu, {}), 1024);
+  EXPECT_EQ(rows(Device::cuda, {}), 4096);
+  EXPECT_EQ(rows(Device::cuda, {"memory.head_rows=1024"}), 1024);
+  EXPECT_EQ(rows(Device::cpu, {"memory.head_rows=2048"}), 2048);
+  EXPECT_EQ(rows(Device::cuda, {"memory.head_rows=16384"}), 8192) << "all of a micro-batch";
+  EXPECT_EQ(rows(Device::cuda, {"batch.sequence_length=2048"}), 2048) << "all of a micro-batch";
+}
+
 TEST(Recompute, SaysItself) {
   EXPECT_EQ(describe({}, 64), "nothing");
   EXPECT_EQ(describe({{.norm = true, .geglu = true}, 64}, 64), "norm, geglu in all 64 layers");

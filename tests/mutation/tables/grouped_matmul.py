@@ -8,7 +8,6 @@ TILE = "grouped_matmul/grouped_matmul_hopper_tile.h"
 LAUNCH = "grouped_matmul/grouped_matmul_hopper_launch.h"
 HOPPER = "grouped_matmul/grouped_matmul_hopper.cu"
 GATED = "experts/experts_hopper.cu"
-EXPERTS = "experts/experts.cu"
 
 # ---- which tile is whose
 
@@ -21,10 +20,6 @@ plant("grouped_matmul.h_next_block", TILE, "index",
 plant("grouped_matmul.h_expert_rows", TILE, "group index",
       "const int first = arguments_.offsets_E1[expert_];", "const int first = arguments_.offsets_E1[0];",
       "each expert also takes the rows of those before it")
-plant("grouped_matmul.h_empty_expert", TILE, "group index",
-      "rows > 0 ? arguments_.weight_rows : 0", "arguments_.weight_rows",
-      "zeros are added to the gradient of an expert without rows",
-      note="x + 0 is x, but for the sign of a zero; the tiles are work for nothing")
 plant("grouped_matmul.h_first_index", TILE, "index",
       "first_index_ += down * across;", "first_index_ += down;",
       "an expert begins before the one before it has ended")
@@ -89,10 +84,6 @@ plant("grouped_matmul.h_seal_barrier", TILE, "barrier",
       "    gpu::fence_proxy_async();\n    gpu::sync_named(barrier_, kWarpgroup);\n  }\n  // One thread",
       "    gpu::fence_proxy_async();\n  }\n  // One thread",
       "a slot is stored before all threads have written it")
-plant("grouped_matmul.h_close", TILE, "copy wait",
-      "      gpu::tma_wait<0>();", "      gpu::tma_wait_read<0>();",
-      "the block ends before its stores have",
-      note="the end of a launch waits for the stores as well; close() is for the shared memory alone")
 plant("grouped_matmul.h_slots", TILE, "copy wait",
       "    wait_read<kSlots - 1>();", "    wait_read<kSlots>();",
       "a slot is written while TMA reads it")
@@ -171,10 +162,6 @@ plant("grouped_matmul.h_dweight_store", HOPPER, "accumulate",
 plant("grouped_matmul.h_dweight_row", HOPPER, "lane",
       "const int row = row_of_thread(i % 2);", "const int row = row_of_thread(i / 2 % 2);",
       "sums of two rows are exchanged")
-plant("grouped_matmul.h_dweight_columns", HOPPER, "tail guard",
-      "      if (column >= arguments_.grouped.columns) {\n        continue;\n      }\n", "",
-      "boxes past the last column are stored",
-      note="TMA drops them: slower, not wrong")
 plant("grouped_matmul.h_blocks", LAUNCH, "grid",
       "(R / kTileRows + std::min(E, R)) * tiles_across(columns);",
       "(R / kTileRows) * tiles_across(columns);",
@@ -251,7 +238,3 @@ plant("experts.h_finish_seal", TILE, "barrier",
       "      product.replace(shared_.stage[stage], sums_, step, consumer_);\n      outbox_.seal();\n",
       "      product.replace(shared_.stage[stage], sums_, step, consumer_);\n",
       "results are stored before all threads have written them")
-plant("experts.h_dx_of_hidden", EXPERTS, "operand",
-      "hopper ? TensorView{} : op.dhidden_RF", "op.dhidden_RF",
-      "the gradient of hidden is written as well",
-      note="it is scratch, and overwritten: slower, not wrong")

@@ -49,6 +49,19 @@ plant("plan.head_chunk_least", DIMS, "bound",
       "std::max(kChunkMultiple,", "std::max(std::int64_t{0},",
       "a vocabulary of more than 2^27 leaves no token to a chunk")
 
+TRAINING = "plan/training_plan.cpp"
+
+plant("plan.head_rows_asked", TRAINING, "choice",
+      "std::min(config.memory.head_rows, dims.T);", "std::min(dims.head_chunk, dims.T);",
+      "the run of logits that was asked for is not what is taken")
+plant("plan.head_rows_of_gpu", TRAINING, "choice",
+      "} else if (device == Device::cuda) {", "} else if (device == Device::cpu) {",
+      "a laptop has a gigabyte of logits, and a GPU's head waits for memory")
+plant("plan.head_rows_of_batch", TRAINING, "bound",
+      "std::min(std::max(dims.head_chunk, kHeadRowsOfGpu), dims.T);",
+      "std::max(dims.head_chunk, kHeadRowsOfGpu);",
+      "there are more logits than tokens")
+
 # ---- mesh and share
 
 MESH = "plan/mesh.cpp"
