@@ -60,8 +60,11 @@ class Results:
     def steps(self):
         names = {"smoke_gpu": "`configs/smoke_gpu.yaml`",
                  "heads_of_128": "the same, d_model 2048, 16/2 heads of 128, 4,096 positions"}
-        for item, name in names.items():
-            for result in objects(self.folder / "steps" / f"{item}.out"):
+        proxies = ("grok_mini", "grok_mini_half", "grok1_eighth", "grok1_layer")
+        found = [(self.folder / "steps" / f"{item}.out", name) for item, name in names.items()] + [
+            (self.folder / "proxies" / f"bench_{name}.out", f"`configs/bench_{name}.yaml`") for name in proxies]
+        for path, name in found:
+            for result in objects(path):
                 yield row(name, self.machine, self.commit, f"{result['tokens_per_second']:,.0f}",
                           f"{result['model_flops_per_second'] / 1e9:,.0f}", f"{result['ratio']:.2f}")
 

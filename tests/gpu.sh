@@ -12,6 +12,7 @@
 #   kernels       memphis bench kernels
 #   smoke         configs/smoke_gpu.yaml trained, whose loss must fall
 #   steps         memphis bench step
+#   proxies       memphis bench step of parts of Grok-1 that fill the GPU
 #   ranks         collectives and layouts with 2 and 4 ranks that share the GPU
 #   peers         attention of PyTorch and memphis in turns
 #
@@ -28,7 +29,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/common.sh"
 
-all_stages=(instructions ops training sanitize kernels smoke steps ranks peers)
+all_stages=(instructions ops training sanitize kernels smoke steps proxies ranks peers)
 stage_seconds=520  # and ten to end what is cut
 rehearse=
 build=
@@ -284,6 +285,20 @@ stage_steps() {
   [[ -n $rehearse ]] || overrides=(model.d_model=2048 model.num_heads=16 model.num_kv_heads=2 model.head_dim=128
     model.ffn_dim=5504 batch.sequence_length=4096 batch.micro_batch=2 batch.global_batch=4)
   item heads_of_128 270 "${memphis[@]}" bench step configs/smoke_gpu.yaml --json "${overrides[@]}"
+}
+
+# Parts of Grok-1, and a smaller model of its kind: half of that where a GPU has not 100 GB.
+stage_proxies() {
+  local config configs=(bench_grok_mini bench_grok1_eighth bench_grok1_layer) overrides=()
+  if [[ -n $rehearse ]]; then
+    configs=(bench_grok_mini)
+    overrides=("${tiny[@]}" --steps 1)
+  elif (($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) < 100000)); then
+    configs=(bench_grok_mini_half)
+  fi
+  for config in "${configs[@]}"; do
+    item "$config" 170 "${memphis[@]}" bench step "configs/$config.yaml" --json "${overrides[@]}"
+  done
 }
 
 stage_ranks() {

@@ -157,6 +157,9 @@ void bench_step(const StepArguments& arguments, World& world) {
   const Device device = resolve_device(config.run.device);
   std::vector<double> matmul_rates;
   std::vector<double> seconds;
+  // An optimizer is shared out over ranks, and once a step however many micro-batches it has: what it
+  // takes on one rank says little of many.
+  std::vector<double> seconds_without_optimizer;
   double data = 0;
   double model = 0;
   double optimizer = 0;
@@ -167,7 +170,8 @@ void bench_step(const StepArguments& arguments, World& world) {
   world.activity().start_log(kMaxLoggedCalls);
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
     const StepResult result = trainer.step();
-    seconds.push_back(result.data_seconds + result.model_seconds + result.optimizer_seconds);
+    seconds_without_optimizer.push_back(result.data_seconds + result.model_seconds);
+    seconds.push_back(seconds_without_optimizer.back() + result.optimizer_seconds);
     data += result.data_seconds;
     model += result.model_seconds;
     optimizer += result.optimizer_seconds;
@@ -192,6 +196,7 @@ void bench_step(const StepArguments& arguments, World& world) {
       static_cast<double>(config.batch.global_batch * config.batch.sequence_length);
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const double tokens_per_second = step_tokens / median(seconds);
+  const double without_optimizer = step_tokens / median(seconds_without_optimizer);
   const double model_flops = tokens_per_second * flops.halved;
   // All ranks measure at one time, each on what is its own.
   const double matmul_flops = median(matmul_rates) * world.size();
@@ -199,8 +204,10 @@ void bench_step(const StepArguments& arguments, World& world) {
   // A rank that waits may wait for more than what moves meanwhile: then nothing is hidden.
   const double hidden = communication > 0 ? std::max(0.0, 1 - exposed / communication) : 0;
   const auto share = [&](double part) { return 100 * part / (data + model + optimizer); };
+  const std::optional<double> peak = peak_flops_per_second(device, world.size());
   if (arguments.json) {
     nlohmann::ordered_json object = {{"tokens_per_second", tokens_per_second},
+                                     {"tokens_per_second_without_optimizer", without_optimizer},
                                      {"model_flops_per_second", model_flops},
                                      {"matmul_flops_per_second", matmul_flops},
                                      {"ratio", model_flops / matmul_flops},
@@ -211,6 +218,10 @@ void bench_step(const StepArguments& arguments, World& world) {
                                      {"hidden_communication", hidden},
                                      {"device", name_of(device)},
                                      {"threads", team::num_threads()}};
+    if (peak) {
+      object["mfu"] = model_flops / *peak;
+      object["mfu_unhalved"] = tokens_per_second * flops.unhalved / *peak;
+    }
     object["calls_left_out"] = num_left_out;
     if (num_left_out == 0) {
       object["collectives"] = nlohmann::ordered_json::array();
@@ -221,11 +232,13 @@ void bench_step(const StepArguments& arguments, World& world) {
     fmt::print("{}\n", object.dump());
     return;
   }
-  fmt::print("{:.0f} tokens/s, {:.3f} s a step (median of {}), device {}\n",
-             tokens_per_second,
-             median(seconds),
-             seconds.size(),
-             name_of(device));
+  fmt::print(
+      "{:.0f} tokens/s ({:.0f} without the optimizer), {:.3f} s a step (median of {}), device {}\n",
+      tokens_per_second,
+      without_optimizer,
+      median(seconds),
+      seconds.size(),
+      name_of(device));
   fmt::print("model {:.1f} GFLOP/s (un-halved {:.1f}), {} {:.1f} GFLOP/s, ratio {:.3f}\n",
              model_flops * 1e-9,
              tokens_per_second * flops.unhalved * 1e-9,
@@ -233,7 +246,7 @@ void bench_step(const StepArguments& arguments, World& world) {
                  (world.size() > 1 ? fmt::format(", on {} ranks at once", world.size()) : ""),
              matmul_flops * 1e-9,
              model_flops / matmul_flops);
-  if (const std::optional<double> peak = peak_flops_per_second(device, world.size())) {
+  if (peak) {
     fmt::print("MFU {:.1f} % of the dense bf16 peak ({:.1f} % un-halved)\n",
                100 * model_flops / *peak,
                100 * tokens_per_second * flops.unhalved / *peak);

@@ -71,8 +71,10 @@ Room room_of(const MemoryConfig& config, Device device) {
     room.planned.budget_bytes = device_info(device).free_bytes;
     room.name = "free on this machine for one rank";
   }
-  if (budget_bytes(config) < room.planned.budget_bytes) {
-    room.planned.budget_bytes = budget_bytes(config);
+  // Of a GPU that is here no more can be had than it has; another one may be larger than an H100.
+  const std::size_t budget = budget_bytes(config);
+  if (budget < room.planned.budget_bytes || (config.budget_gib > 0 && !device_available(device))) {
+    room.planned.budget_bytes = budget;
     room.name = "of memory.budget_gib";
   }
   return room;

@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "csrc/core/device.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "tests/support/process.h"
@@ -253,6 +254,8 @@ TEST_F(Cli, BenchStepPrintsOneObject) {
   const double rate = object["model_flops_per_second"];
   const double yardstick = object["matmul_flops_per_second"];
   EXPECT_GT(object["tokens_per_second"].get<double>(), 0);
+  EXPECT_GE(object["tokens_per_second_without_optimizer"].get<double>(),
+            object["tokens_per_second"].get<double>());
   EXPECT_NEAR(object["ratio"].get<double>(), rate / yardstick, 1e-9);
   EXPECT_FALSE(fs::exists(path("run")));
 }
@@ -267,6 +270,11 @@ TEST_F(Cli, PlanPrintsWhetherItFitsAndWhatItComputesAgain) {
   EXPECT_NE(roomy.find("computed again in the backward pass: nothing\n"), std::string::npos);
   EXPECT_NE(roomy.find("\nfits: "), std::string::npos) << roomy;
   EXPECT_NE(roomy.find(" of 1.00 GiB of memory.budget_gib\n"), std::string::npos) << roomy;
+  if (!device_available(Device::cuda)) {
+    const std::string larger =
+        run({"plan", config_, "run.device=cuda", "memory.budget_gib=131"}).out;
+    EXPECT_NE(larger.find(" of 131.00 GiB of memory.budget_gib\n"), std::string::npos) << larger;
+  }
   const std::string tight = plan("auto", "0.0001");
   EXPECT_NE(tight.find("computed again in the backward pass: whole blocks in all "),
             std::string::npos)
