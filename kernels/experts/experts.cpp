@@ -69,12 +69,15 @@ void check_weight_gradients(const OpCheck& check, const Op& op, const Sizes& s, 
   check.tensor("ddown_weight_EDF", op.ddown_weight_EDF, {s.E, s.D, s.F}, sums);
 }
 
-// Calls body(begin, end) for blocks of `block` rows of [first, last).
+// Calls body(begin, end) for blocks of `block` rows of [first, last), and for one of no rows where
+// there are none: to an expert without rows zeros may be written.
 template <class Body>
 void for_each_block(std::int64_t first, std::int64_t last, std::int64_t block, const Body& body) {
-  for (std::int64_t begin = first; begin < last; begin += block) {
+  std::int64_t begin = first;
+  do {
     body(begin, std::min(begin + block, last));
-  }
+    begin += block;
+  } while (begin < last);
 }
 
 // The products of a block of expert e's rows; `m` and the operands that lie in rows are set block
@@ -203,8 +206,8 @@ Gemm<T, T> dx_product(const ExpertsBackward& op, const Sizes& s, std::int64_t e)
           .ldc = s.D};
 }
 
-// The products that add a block of rows to the gradients of expert e's weights; `op` is of either
-// backward pass.
+// The products that form a block of rows' part of the gradients of expert e's weights; `op` is of
+// either backward pass.
 template <class T, class Op>
 Gemm<T, Accumulator<T>> ddown_product(const Op& op, const Sizes& s, std::int64_t e) {
   return {.transpose_a = Transpose::yes,
@@ -216,8 +219,7 @@ Gemm<T, Accumulator<T>> ddown_product(const Op& op, const Sizes& s, std::int64_t
           .b = nullptr,
           .ldb = s.F,
           .c = op.ddown_weight_EDF.template as<Accumulator<T>>() + e * s.D * s.F,
-          .ldc = s.F,
-          .accumulate = true};
+          .ldc = s.F};
 }
 
 template <class T, class Op>
@@ -231,11 +233,11 @@ Gemm<T, Accumulator<T>> dup_product(const Op& op, const Sizes& s, std::int64_t e
           .b = nullptr,
           .ldb = s.D,
           .c = op.dgate_up_weight_EFD.template as<Accumulator<T>>() + e * 2 * s.F * s.D,
-          .ldc = s.D,
-          .accumulate = true};
+          .ldc = s.D};
 }
 
-// Rows [begin, end) of dgate_up, which lies where gate_up was.
+// Rows [begin, end) of dgate_up, which lies where gate_up was. The first block of an expert may
+// write, the others add to it.
 template <class T, class Op>
 void add_to_weights(const Op& op,
                     const Sizes& s,
@@ -244,12 +246,16 @@ void add_to_weights(const Op& op,
                     std::int64_t e,
                     std::int64_t begin,
                     std::int64_t end) {
+  const bool add = op.weight_gradient == WeightGradient::add ||
+                   begin != op.offsets_E1.template as<std::int32_t>()[e];
   auto to_down = ddown_product<T>(op, s, e);
+  to_down.accumulate = add;
   to_down.k = end - begin;
   to_down.a = op.dy_RD.template as<T>() + begin * s.D;
   to_down.b = op.hidden_RF.template as<T>() + begin * s.F;
   cpu::gemm(to_down, scratch);
   auto to_up = dup_product<T>(op, s, e);
+  to_up.accumulate = add;
   to_up.k = end - begin;
   to_up.a = dgate_up_R2F.as<T>() + begin * 2 * s.F;
   to_up.b = op.x_RD.template as<T>() + begin * s.D;

@@ -51,7 +51,8 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
                                     .dy_RN = op.dy_RD,
                                     .x_RK = op.hidden_RF,
                                     .weight_ENK = op.down_weight_EDF,
-                                    .offsets_E1 = op.offsets_E1},
+                                    .offsets_E1 = op.offsets_E1,
+                                    .weight_gradient = op.weight_gradient},
                                    stream);
   if (hopper) {
     launch_gate_up_backward_hopper(op, stream);
@@ -69,7 +70,8 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
                                     .dy_RN = op.gate_up_R2F,
                                     .x_RK = op.x_RD,
                                     .weight_ENK = op.gate_up_weight_EFD,
-                                    .offsets_E1 = op.offsets_E1},
+                                    .offsets_E1 = op.offsets_E1,
+                                    .weight_gradient = op.weight_gradient},
                                    stream);
 }
 
@@ -77,12 +79,14 @@ void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream) {
   kernels::grouped_matmul_backward({.dweight_ENK = op.ddown_weight_EDF,
                                     .dy_RN = op.dy_RD,
                                     .x_RK = op.hidden_RF,
-                                    .offsets_E1 = op.offsets_E1},
+                                    .offsets_E1 = op.offsets_E1,
+                                    .weight_gradient = op.weight_gradient},
                                    stream);
   kernels::grouped_matmul_backward({.dweight_ENK = op.dgate_up_weight_EFD,
                                     .dy_RN = op.dgate_up_R2F,
                                     .x_RK = op.x_RD,
-                                    .offsets_E1 = op.offsets_E1},
+                                    .offsets_E1 = op.offsets_E1,
+                                    .weight_gradient = op.weight_gradient},
                                    stream);
 }
 

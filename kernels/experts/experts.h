@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/core/tensor.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
 
@@ -33,7 +34,7 @@ struct ExpertsForward {
 };
 void experts_forward(const ExpertsForward& op, Stream stream);
 
-// Their derivative: dx and dgates are written, dweights are added to.
+// Their derivative: dx and dgates are written, dweights are added to or written.
 //
 // Operands    gate_up is used up: its gradient takes its place. dhidden is scratch of the GPU; the
 //             CPU keeps a block of it to itself. The gradients of both weights may be absent:
@@ -56,10 +57,11 @@ struct ExpertsBackward {
   TensorView offsets_E1;                // in
   TensorView gates_TK;                  // in
   TensorView source_R;                  // in
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void experts_backward(const ExpertsBackward& op, Stream stream);
 
-// The gradients of the weights alone, which are added to.
+// The gradients of the weights alone, which are added to or written.
 //
 // Operands    dgate_up is what experts_backward has left in the place of gate_up.
 // Cost        6*R*D*F FLOP.
@@ -71,6 +73,7 @@ struct ExpertsBackwardWeights {
   TensorView x_RD;                 // in
   TensorView hidden_RF;            // in   forward's
   TensorView offsets_E1;           // in   i32
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void experts_backward_weights(const ExpertsBackwardWeights& op, Stream stream);
 

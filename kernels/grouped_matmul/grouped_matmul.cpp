@@ -126,11 +126,12 @@ void backward_cpu(const GroupedMatmulBackward& op) {
   const auto* offsets = op.offsets_E1.as<std::int32_t>();
   const bool with_dweight = op.dweight_ENK.present();
   const bool with_dx = op.dx_RK.present();
+  const bool add = op.weight_gradient == WeightGradient::add;
   const auto dweight_of = [&](std::int64_t e) {
     const std::int64_t K = op.dweight_ENK.dim(2);
     const std::int64_t rows = offsets[e + 1] - offsets[e];
     return Gemm<T, Sum>{.transpose_a = Transpose::yes,
-                        .m = rows == 0 ? 0 : N,  // an empty expert's dweight is left as it is
+                        .m = add && rows == 0 ? 0 : N,  // nothing to add: no tiles
                         .n = K,
                         .k = rows,
                         .a = op.dy_RN.as<T>() + offsets[e] * N,
@@ -139,7 +140,7 @@ void backward_cpu(const GroupedMatmulBackward& op) {
                         .ldb = K,
                         .c = op.dweight_ENK.as<Sum>() + e * N * K,
                         .ldc = K,
-                        .accumulate = true};
+                        .accumulate = add};
   };
   const auto dx_of = [&](std::int64_t e) {
     const std::int64_t K = op.dx_RK.dim(1);

@@ -54,6 +54,7 @@ struct Operands {
   std::int32_t num_experts;
   std::int64_t N;
   std::int64_t K;
+  bool add = false;  // c += instead of c =; of dweight alone
 };
 
 // One operand, from where the tile begins: element (outer, reduction) is source[outer * stride +
@@ -90,9 +91,9 @@ __device__ bool find_tile(const Operands<T, Out>& op, Tile<T, Out>& tile) {
   for (; expert < op.num_experts; ++expert) {
     first_row = op.offsets_E1[expert];
     num_rows = op.offsets_E1[expert + 1] - first_row;
-    // dweight of an expert without rows has no tiles: it is left as it is.
-    tiles_down =
-        product != Product::dweight ? tiles_over(num_rows) : (num_rows == 0 ? 0 : tiles_over(op.N));
+    // Nothing is added to dweight of an expert without rows: no tiles. Zeros are written to it.
+    tiles_down = product != Product::dweight ? tiles_over(num_rows)
+                                             : (op.add && num_rows == 0 ? 0 : tiles_over(op.N));
     if (index < tiles_down * tiles_across) {
       break;
     }
@@ -135,11 +136,11 @@ __device__ bool find_tile(const Operands<T, Out>& op, Tile<T, Out>& tile) {
   return true;
 }
 
-// dweight is added to, everything else is written.
+// dweight may be added to, everything else is written.
 template <Product product, class Out>
-__device__ __forceinline__ void store(Out* c, float value) {
+__device__ __forceinline__ void store(Out* c, float value, bool add) {
   if constexpr (product == Product::dweight) {
-    *c += value;
+    *c = add ? *c + value : value;
   } else {
     *c = gpu::from_float<Out>(value);
   }
@@ -322,8 +323,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         const float first = sums[i][j][half * 2];
         const float second = sums[i][j][half * 2 + 1];
         if constexpr (product == Product::dweight) {
-          store<product>(c, first);
-          store<product>(c + 1, second);
+          store<product>(c, first, op.add);
+          store<product>(c + 1, second, op.add);
         } else {
           // Columns are even and so is the width: the pair is aligned, and inside as a whole.
           *reinterpret_cast<std::uint32_t*>(c) = gpu::pack_bf16(first, second);
@@ -441,7 +442,7 @@ __global__ void __launch_bounds__(kThreads, 2) grouped_matmul_f32_kernel(Operand
       const int row = thread_row + position(i);
       const int column = thread_column + position(j);
       if (row < tile.a.num_outer && column < tile.b.num_outer) {
-        store<product>(tile.c + row * tile.c_stride + column, sums[i][j]);
+        store<product>(tile.c + row * tile.c_stride + column, sums[i][j], op.add);
       }
     }
   }
@@ -449,10 +450,10 @@ __global__ void __launch_bounds__(kThreads, 2) grouped_matmul_f32_kernel(Operand
 
 // The most tiles that R rows can need: each expert's last tile down may be a part.
 template <Product product>
-std::int64_t max_tiles(std::int64_t R, std::int64_t E, std::int64_t N, std::int64_t K) {
+std::int64_t max_tiles(std::int64_t R, std::int64_t E, std::int64_t N, std::int64_t K, bool add) {
   const std::int64_t across = ceil_div(product == Product::forward ? N : K, kTile);
   if constexpr (product == Product::dweight) {
-    return (R == 0 ? 0 : E) * ceil_div(N, kTile) * across;
+    return (add && R == 0 ? 0 : E) * ceil_div(N, kTile) * across;
   } else {
     return (R == 0 ? 0 : R / kTile + (E < R ? E : R)) * across;
   }
@@ -470,7 +471,7 @@ std::size_t shared_bytes() {
 
 template <Product product, class T, class Out>
 void multiply(const Operands<T, Out>& op, std::int64_t R, Stream stream) {
-  const Launch shape = {.grid = {.x = max_tiles<product>(R, op.num_experts, op.N, op.K)},
+  const Launch shape = {.grid = {.x = max_tiles<product>(R, op.num_experts, op.N, op.K, op.add)},
                         .block = {.x = kThreads},
                         .shared_bytes = shared_bytes<product, T>(),
                         .stream = stream};
@@ -531,15 +532,17 @@ void grouped_matmul_backward(const GroupedMatmulBackward& op, Stream stream) {
                             stream);
     }
     if (op.dweight_ENK.present()) {
-      multiply<Product::dweight>(Operands<T, float>{.c = op.dweight_ENK.as<float>(),
-                                                    .a = op.dy_RN.as<T>(),
-                                                    .b = op.x_RK.as<T>(),
-                                                    .offsets_E1 = op.offsets_E1.as<std::int32_t>(),
-                                                    .num_experts = num_experts,
-                                                    .N = op.dy_RN.dim(1),
-                                                    .K = op.dweight_ENK.dim(2)},
-                                 R,
-                                 stream);
+      multiply<Product::dweight>(
+          Operands<T, float>{.c = op.dweight_ENK.as<float>(),
+                             .a = op.dy_RN.as<T>(),
+                             .b = op.x_RK.as<T>(),
+                             .offsets_E1 = op.offsets_E1.as<std::int32_t>(),
+                             .num_experts = num_experts,
+                             .N = op.dy_RN.dim(1),
+                             .K = op.dweight_ENK.dim(2),
+                             .add = op.weight_gradient == WeightGradient::add},
+          R,
+          stream);
     }
   });
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/core/tensor.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
 
@@ -27,8 +28,8 @@ struct GroupedMatmulForward {
 };
 void grouped_matmul_forward(const GroupedMatmulForward& op, Stream stream);
 
-// Per expert: dx = dy weight[e];  dweight[e] += dy^T x. Either output may be absent. An empty
-// expert's dweight is left as it is.
+// Per expert: dx = dy weight[e];  dweight[e] [+]= dy^T x. Either output may be absent. The sum over
+// an empty expert's rows is zero: its dweight is left as it is, or becomes zero.
 struct GroupedMatmulBackward {
   TensorView dx_RK = {};        // out  bf16 | f32 | f64; absent: not computed
   TensorView dweight_ENK = {};  // in/out  accumulation dtype; absent: not computed
@@ -36,6 +37,7 @@ struct GroupedMatmulBackward {
   TensorView x_RK = {};         // in   needed for dweight
   TensorView weight_ENK = {};   // in   needed for dx
   TensorView offsets_E1;        // in   i32
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void grouped_matmul_backward(const GroupedMatmulBackward& op, Stream stream);
 

@@ -16,8 +16,8 @@
 // those past the expert's last are cleared first.
 //
 // Ends of tiles. c goes through shared memory, 64 rows of 128 bytes at a time, and is stored by TMA
-// while the threads go on. dweight is added to by TMA, each element once, so that its bits do not
-// depend on an order.
+// while the threads go on. dweight is written or added to by TMA, each element once, so that its bits
+// do not depend on an order.
 //
 // Bound by the tensor cores: a step is 512 of their cycles a consumer, and 48 KiB from L2.
 //
@@ -87,7 +87,7 @@ class RowsProduct {
   const TileOfC& tile_;
 };
 
-// ---- dweight += dy^T x: c is the experts' weights
+// ---- dweight [+]= dy^T x: c is the experts' weights
 
 class WeightProduct {
  public:
@@ -133,8 +133,13 @@ class WeightProduct {
         *reinterpret_cast<Pair*>(slot + place) = {sums[sum], sums[sum + 1]};
       }
       outbox.seal();
-      outbox.send(
-          [&] { gpu::tma_reduce_add(arguments_.dweight, slot, column, tile_.row, tile_.expert); });
+      outbox.send([&] {
+        if (arguments_.grouped.write) {
+          gpu::tma_store(arguments_.dweight, slot, column, tile_.row, tile_.expert);
+        } else {
+          gpu::tma_reduce_add(arguments_.dweight, slot, column, tile_.row, tile_.expert);
+        }
+      });
     }
   }
 
@@ -197,6 +202,7 @@ void launch_grouped_dweight_hopper(const GroupedMatmulBackward& op, Stream strea
                                              .tiles_across = static_cast<int>(tiles_across(K)),
                                              .columns = static_cast<int>(K),
                                              .weight_rows = static_cast<int>(N),
+                                             .write = op.weight_gradient == WeightGradient::write,
                                              .reduction = 0},
                                  .dy = rows_map(op.dy_RN, kBoxRows),
                                  .x = rows_map(op.x_RK, kBoxRows),

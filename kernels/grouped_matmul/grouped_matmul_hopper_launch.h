@@ -48,6 +48,7 @@ inline GroupedArguments over_rows(const TensorView& offsets_E1,
           .tiles_across = static_cast<int>(tiles_across(columns)),
           .columns = static_cast<int>(columns),
           .weight_rows = 0,
+          .write = true,
           .reduction = static_cast<int>(reduction)};
 }
 

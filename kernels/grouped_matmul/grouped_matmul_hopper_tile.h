@@ -73,6 +73,7 @@ struct GroupedArguments {
   int tiles_across;
   int columns;      // of c
   int weight_rows;  // of c where it is a weight; else 0: its rows are the experts'
+  bool write;       // c is written; else, which only a weight is, added to
   int reduction;    // 0 where it goes over an expert's rows
 };
 
@@ -101,8 +102,9 @@ class Tiles {
     for (; expert_ < arguments_.num_experts; ++expert_) {
       const int first = arguments_.offsets_E1[expert_];
       const int rows = arguments_.offsets_E1[expert_ + 1] - first;
-      // An expert without rows has no tiles: its dweight is left as it is.
-      const int c_rows = !weights ? rows : rows > 0 ? arguments_.weight_rows : 0;
+      // Nothing is added to the weight of an expert without rows: no tiles. Zeros are written to it.
+      const bool in_c = rows > 0 || arguments_.write;
+      const int c_rows = !weights ? rows : in_c ? arguments_.weight_rows : 0;
       const int down = (c_rows + kTileRows - 1) / kTileRows;
       const int across = arguments_.tiles_across;
       const int index = index_ - first_index_;

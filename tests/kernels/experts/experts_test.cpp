@@ -151,6 +151,44 @@ TEST_P(ExpertsTest, BackwardInTwoPartsHasTheBitsOfOne) {
   EXPECT_TRUE(same(together.gate_up, apart.gate_up)) << "is read by a later call, too";
 }
 
+TEST_P(ExpertsTest, WritesTheGradientsOfTheWeightsThatItWouldAddToZeros) {
+  const OwnedStream stream(target().device);
+  const ExpertsOperands o(op_case(), target());
+  const TensorSpec up = o.dup_weight.view().spec();
+  const TensorSpec down = o.ddown_weight.view().spec();
+  const auto zeros = [&](const TensorSpec& spec) {
+    return TestTensor(
+        spec, target().device, std::vector<double>(static_cast<std::size_t>(spec.num_elements())));
+  };
+  const TestTensor added_up = zeros(up);
+  const TestTensor added_down = zeros(down);
+  const TestTensor written_up(up, target().device);  // NaN: they must not be read
+  const TestTensor written_down(down, target().device);
+  const TestTensor later_up(up, target().device);
+  const TestTensor later_down(down, target().device);
+
+  kernels::ExpertsBackward op = o.backward();
+  op.dgate_up_weight_EFD = added_up;
+  op.ddown_weight_EDF = added_down;
+  kernels::experts_forward(o.forward(), stream.view());
+  kernels::experts_backward(op, stream.view());
+  op.dgate_up_weight_EFD = written_up;
+  op.ddown_weight_EDF = written_down;
+  op.weight_gradient = kernels::WeightGradient::write;
+  kernels::experts_forward(o.forward(), stream.view());  // backward used gate_up up
+  kernels::experts_backward(op, stream.view());
+  kernels::ExpertsBackwardWeights later = o.backward_weights();
+  later.dgate_up_weight_EFD = later_up;
+  later.ddown_weight_EDF = later_down;
+  later.weight_gradient = kernels::WeightGradient::write;
+  kernels::experts_backward_weights(later, stream.view());
+
+  EXPECT_EQ(written_up.values(stream.view()), added_up.values(stream.view()));
+  EXPECT_EQ(written_down.values(stream.view()), added_down.values(stream.view()));
+  EXPECT_EQ(later_up.values(stream.view()), added_up.values(stream.view()));
+  EXPECT_EQ(later_down.values(stream.view()), added_down.values(stream.view()));
+}
+
 TEST_P(ExpertsTest, BitsDoNotDependOnTheNumberOfThreads) {
   if (target().device != Device::cpu) {
     GTEST_SKIP() << "threads are the CPU's";

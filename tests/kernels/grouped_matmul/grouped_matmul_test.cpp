@@ -154,6 +154,24 @@ TEST_P(GroupedMatmulTest, BackwardWritesDxAndAddsToDweight) {
   });
 }
 
+TEST_P(GroupedMatmulTest, WritesTheDweightThatItWouldAddToZeros) {
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TensorSpec sums = weights(accumulation_dtype(target().dtype));
+  const TestTensor x = tensor(rows_of(op_case().K), in.x);
+  const TestTensor dy = tensor(rows_of(op_case().N), in.dy);
+  const TestTensor added = tensor(sums, Values(in.dweight.size()));
+  const TestTensor written = tensor(sums);  // NaN: it must not be read
+  const TestTensor ends = offsets();
+  kernels::GroupedMatmulBackward op = {
+      .dweight_ENK = added, .dy_RN = dy, .x_RK = x, .offsets_E1 = ends};
+  grouped_matmul_backward(op, stream.view());
+  op.dweight_ENK = written;
+  op.weight_gradient = kernels::WeightGradient::write;
+  grouped_matmul_backward(op, stream.view());
+  EXPECT_EQ(written.values(stream.view()), added.values(stream.view()));
+}
+
 TEST_P(GroupedMatmulTest, AnAbsentOutputChangesNoBitOfTheOther) {
   const std::int64_t N = op_case().N;
   const std::int64_t K = op_case().K;

@@ -155,10 +155,19 @@ plant("grouped_matmul.h_weight_expert", HOPPER, "group index",
       "all experts use the first one's weight", occurrence=0)
 plant("grouped_matmul.h_dweight_expert", HOPPER, "group index",
       "column, tile_.row, tile_.expert);", "column, tile_.row, 0);",
-      "all gradients are added to the first expert's")
+      "all gradients are written to the first expert's", occurrence=0)
+plant("grouped_matmul.h_dweight_expert_added", HOPPER, "group index",
+      "column, tile_.row, tile_.expert);", "column, tile_.row, 0);",
+      "all gradients are added to the first expert's", occurrence=1)
 plant("grouped_matmul.h_dweight_store", HOPPER, "accumulate",
       "gpu::tma_reduce_add(arguments_.dweight,", "gpu::tma_store(arguments_.dweight,",
       "the gradient of before is lost")
+plant("grouped_matmul.h_dweight_write", HOPPER, "accumulate",
+      "gpu::tma_store(arguments_.dweight,", "gpu::tma_reduce_add(arguments_.dweight,",
+      "what is to be written is added to what was there")
+plant("grouped_matmul.h_empty_expert_written", TILE, "condition",
+      "rows > 0 || arguments_.write;", "rows > 0;",
+      "the gradient of an expert without rows stays what it was")
 plant("grouped_matmul.h_dweight_row", HOPPER, "lane",
       "const int row = row_of_thread(i % 2);", "const int row = row_of_thread(i / 2 % 2);",
       "sums of two rows are exchanged")

@@ -306,8 +306,17 @@ plant("grouped_matmul.column_guard", GROUPED, "tail guard",
       "if (row >= tile.a.num_outer || column > tile.b.num_outer) {",
       "the next row's first pair is overwritten")
 plant("grouped_matmul.dweight_accumulate", GROUPED, "accumulate",
-      "*c += value;", "*c = value;",
+      "*c = add ? *c + value : value;", "*c = value;",
       "the gradient of before is lost")
+plant("grouped_matmul.dweight_written", GROUPED, "accumulate",
+      "*c = add ? *c + value : value;", "*c += value;",
+      "what is to be written is added to what was there")
+plant("grouped_matmul.empty_expert_written", GROUPED, "condition",
+      "op.add && num_rows == 0 ? 0 :", "num_rows == 0 ? 0 :",
+      "the gradient of an expert without rows stays what it was")
+plant("grouped_matmul.no_rows_written", GROUPED, "launch",
+      "(add && R == 0 ? 0 : E)", "(R == 0 ? 0 : E)",
+      "without rows no gradient becomes zero")
 plant("grouped_matmul.expert_rows", GROUPED, "group index",
       "first_row = op.offsets_E1[expert];", "first_row = op.offsets_E1[0];",
       "each expert also takes the rows of those before it")
@@ -346,6 +355,17 @@ plant("grouped_matmul.f32_tail", GROUPED, "tail guard",
 plant("grouped_matmul.f32_half", GROUPED, "index",
       "[](int i) { return i % 4 + i / 4 * kHalf; }", "[](int i) { return i % 4 + i / 4 * 4; }",
       "the far half of a thread's sums is stored beside the near one")
+
+# ---- experts
+
+EXPERTS = "experts/experts.cu"
+
+for name, occurrence, what in (("down", 0, "down projection"), ("up", 1, "gate and up projections"),
+                               ("later_down", 2, "down projection in a pass of its own"),
+                               ("later_up", 3, "gate and up projections in a pass of their own")):
+    plant(f"experts.write_{name}", EXPERTS, "operand",
+          ",\n                                    .weight_gradient = op.weight_gradient}", "}",
+          f"the gradient of the {what} is added to what it should replace", occurrence=occurrence)
 
 # ---- permute
 
