@@ -235,32 +235,37 @@ void dense_backward(const BlockContext& context,
 }
 
 // The first product of (14).
-void up_projections(const BlockContext& context,
-                    const LayerWeights& weights,
-                    const Layer& layer,
-                    const ExpertExchange& exchange) {
+// What experts keep of their work, computed again, with the same bits: up-projections, or their
+// activations, or both in one pass.
+void expert_recompute(const BlockContext& context,
+                      const LayerWeights& weights,
+                      const Layer& layer,
+                      const ExpertExchange& exchange,
+                      bool up,
+                      bool activations) {
   const ExpertRows rows = expert_rows(context, layer, exchange);
-  grouped_matmul_forward({.y_RN = rows.gate_up_R2F,
-                          .x_RK = rows.rows_RD,
-                          .weight_ENK = weights.gate_up_EFD,
-                          .offsets_E1 = rows.offsets_E1},
-                         context.stream);
-  if (context.dims.local_dense_F > 0) {
-    dense_up(context, weights, layer);
-  }
-}
-
-void gated_activations(const BlockContext& context,
-                       const Layer& layer,
-                       const ExpertExchange& exchange) {
-  const ExpertRows rows = expert_rows(context, layer, exchange);
-  geglu_forward({.y_RF = rows.hidden_RF,
-                 .gate_up_R2F = rows.gate_up_R2F,
-                 .gates_TK = rows.gates,
-                 .source_R = rows.source_R},
-                context.stream);
-  if (context.dims.local_dense_F > 0) {
-    dense_activation(context, layer);
+  if (up && activations) {
+    experts_forward({.gate_up_R2F = rows.gate_up_R2F,
+                     .hidden_RF = rows.hidden_RF,
+                     .x_RD = rows.rows_RD,
+                     .gate_up_weight_EFD = weights.gate_up_EFD,
+                     .down_weight_EDF = weights.down_EDF,
+                     .offsets_E1 = rows.offsets_E1,
+                     .gates_TK = rows.gates,
+                     .source_R = rows.source_R},
+                    context.stream);
+  } else if (up) {
+    grouped_matmul_forward({.y_RN = rows.gate_up_R2F,
+                            .x_RK = rows.rows_RD,
+                            .weight_ENK = weights.gate_up_EFD,
+                            .offsets_E1 = rows.offsets_E1},
+                           context.stream);
+  } else if (activations) {
+    geglu_forward({.y_RF = rows.hidden_RF,
+                   .gate_up_R2F = rows.gate_up_R2F,
+                   .gates_TK = rows.gates,
+                   .source_R = rows.source_R},
+                  context.stream);
   }
 }
 
@@ -340,11 +345,14 @@ void moe_branch_recompute(const BlockContext& context,
               1.0F,
               "moe.dispatch");
   }
-  if (groups.experts || groups.block) {
-    up_projections(context, weights, layer, exchange);
+  const bool up = groups.experts || groups.block;
+  const bool activations = groups.geglu || groups.block;
+  expert_recompute(context, weights, layer, exchange, up, activations);
+  if (up && context.dims.local_dense_F > 0) {
+    dense_up(context, weights, layer);
   }
-  if (groups.geglu || groups.block) {
-    gated_activations(context, layer, exchange);
+  if (activations && context.dims.local_dense_F > 0) {
+    dense_activation(context, layer);
   }
 }
 

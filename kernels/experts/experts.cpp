@@ -135,7 +135,9 @@ void forward_rows(const ExpertsForward& op,
   Sum* packed_up = scratch.take<Sum>(cpu::packed_count<T>(up.k, up.n));
   Sum* packed_down = scratch.take<Sum>(cpu::packed_count<T>(down.k, down.n));
   cpu::pack(up, packed_up);
-  cpu::pack(down, packed_down);
+  if (op.y_RD.present()) {
+    cpu::pack(down, packed_down);
+  }
   for_each_block(first, last, kForwardRows, [&](std::int64_t begin, std::int64_t end) {
     T* gate_up = op.gate_up_R2F.as<T>() + begin * 2 * s.F;
     T* hidden = op.hidden_RF.as<T>() + begin * s.F;
@@ -147,10 +149,12 @@ void forward_rows(const ExpertsForward& op,
       const T* gate = gate_up + r * 2 * s.F;
       geglu_forward_row(hidden + r * s.F, gate, gate + s.F, gates[source[begin + r]], s.F);
     }
-    down.m = end - begin;
-    down.a = hidden;
-    down.c = op.y_RD.as<T>() + begin * s.D;
-    cpu::gemm_packed(down, packed_down, scratch);
+    if (op.y_RD.present()) {
+      down.m = end - begin;
+      down.a = hidden;
+      down.c = op.y_RD.as<T>() + begin * s.D;
+      cpu::gemm_packed(down, packed_down, scratch);
+    }
   });
 }
 
@@ -356,7 +360,9 @@ void backward_weights_cpu(const ExpertsBackwardWeights& op, const Sizes& s) {
 void experts_forward(const ExpertsForward& op, Stream stream) {
   const OpCheck check("experts_forward", stream);
   const Sizes s = check_sizes(check, op, stream);
-  check.tensor("y_RD", op.y_RD, {s.R, s.D}, op.x_RD.dtype);
+  if (op.y_RD.present()) {
+    check.tensor("y_RD", op.y_RD, {s.R, s.D}, op.x_RD.dtype);
+  }
   if (stream.device == Device::cpu) {
     return visit_float(op.x_RD.dtype, [&]<class T>() { forward_cpu<T>(op, s); });
   }

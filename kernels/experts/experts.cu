@@ -37,11 +37,13 @@ void experts_forward(const ExpertsForward& op, Stream stream) {
                             .source_R = op.source_R},
                            stream);
   }
-  kernels::grouped_matmul_forward({.y_RN = op.y_RD,
-                                   .x_RK = op.hidden_RF,
-                                   .weight_ENK = op.down_weight_EDF,
-                                   .offsets_E1 = op.offsets_E1},
-                                  stream);
+  if (op.y_RD.present()) {
+    kernels::grouped_matmul_forward({.y_RN = op.y_RD,
+                                     .x_RK = op.hidden_RF,
+                                     .weight_ENK = op.down_weight_EDF,
+                                     .offsets_E1 = op.offsets_E1},
+                                    stream);
+  }
 }
 
 void experts_backward(const ExpertsBackward& op, Stream stream) {

@@ -20,14 +20,14 @@ namespace memphis::kernels {
 // Order       deterministic. On the CPU the bits do not depend on the number of threads.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment.
-// Cost        6*R*D*F FLOP.
+// Cost        6*R*D*F FLOP, a third of it for y.
 struct ExpertsForward {
-  TensorView y_RD;                // out  bf16 | f32 | f64
-  TensorView gate_up_R2F;         // out  dtype of y, kept for backward
-  TensorView hidden_RF;           // out  dtype of y, kept for backward
-  TensorView x_RD;                // in   dtype of y
-  TensorView gate_up_weight_EFD;  // in   dtype of y, [E, 2F, D]
-  TensorView down_weight_EDF;     // in   dtype of y
+  TensorView y_RD = {};           // out  dtype of x; absent: not computed
+  TensorView gate_up_R2F;         // out  dtype of x, kept for backward
+  TensorView hidden_RF;           // out  dtype of x, kept for backward
+  TensorView x_RD;                // in   bf16 | f32 | f64
+  TensorView gate_up_weight_EFD;  // in   dtype of x, [E, 2F, D]
+  TensorView down_weight_EDF;     // in   dtype of x
   TensorView offsets_E1;          // in   i32, [E + 1]
   TensorView gates_TK;            // in   accumulation dtype
   TensorView source_R;            // in   i32, index into the T*K gates, a permutation

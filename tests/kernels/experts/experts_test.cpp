@@ -123,6 +123,20 @@ TEST_P(ExpertsTest, HasTheBitsOfTheThreeOps) {
   EXPECT_TRUE(same(fused.ddown_weight, apart.ddown_weight));
 }
 
+TEST_P(ExpertsTest, ForwardWithoutTheLastProductHasTheBitsOfTheOthers) {
+  const OwnedStream stream(target().device);
+  const ExpertsOperands whole(op_case(), target());
+  const ExpertsOperands part(op_case(), target());
+  const auto untouched = part.y.bytes(stream.view());
+  kernels::experts_forward(whole.forward(), stream.view());
+  kernels::ExpertsForward op = part.forward();
+  op.y_RD = {};
+  kernels::experts_forward(op, stream.view());
+  EXPECT_EQ(whole.gate_up.bytes(stream.view()), part.gate_up.bytes(stream.view()));
+  EXPECT_EQ(whole.hidden.bytes(stream.view()), part.hidden.bytes(stream.view()));
+  EXPECT_EQ(part.y.bytes(stream.view()), untouched);
+}
+
 TEST_P(ExpertsTest, BackwardInTwoPartsHasTheBitsOfOne) {
   const OwnedStream stream(target().device);
   const ExpertsOperands together(op_case(), target());

@@ -49,12 +49,15 @@ plant("model.again_rows", MOE, "missing step",
       "  if (groups.block || (groups.norm && !context.dims.exchange_rows)) {", "  if (groups.block) {",
       "rows are those of the last layer")
 plant("model.again_dense_up", MOE, "missing step",
-      "                         context.stream);\n  if (context.dims.local_dense_F > 0) {\n    dense_up(",
-      "                         context.stream);\n  if (false) {\n    dense_up(",
+      "  if (up && context.dims.local_dense_F > 0) {", "  if (false) {",
       "up-projections of the dense FFN are the gradients of the layer behind")
 plant("model.again_geglu", MOE, "missing step",
-      "  if (groups.geglu || groups.block) {", "  if (groups.block) {",
+      "const bool activations = groups.geglu || groups.block;",
+      "const bool activations = groups.block;",
       "activations of experts are those of the last layer")
+plant("model.again_up", MOE, "missing step",
+      "const bool up = groups.experts || groups.block;", "const bool up = groups.experts;",
+      "up-projections of a block are those of the last layer")
 
 # ---- gradients of inputs and of weights apart
 
