@@ -485,4 +485,9 @@ void free_pinned(void* data) noexcept {
 }
 
 }  // namespace cuda_device
+
+void simt_stream::wait_for_pending(void* stream) {
+  cuda_device::wait_for_stream(stream);
+}
+
 }  // namespace memphis

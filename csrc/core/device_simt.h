@@ -4,12 +4,14 @@
 #include <memory>
 
 // What lies on streams of the simulated device (device_simt.cpp) and is not done yet: what another
-// thread does, such as NCCL's. All else is done when its call returns. A copy, a memset or a stream
-// that is to wait for an event therefore waits on the host for what is pending before it; a kernel
-// does not look what is pending on its own stream.
+// thread does, such as NCCL's. All else is done when its call returns. A kernel, a copy, a memset or a
+// stream that is to wait for an event therefore waits on the host for what is pending before it.
 namespace memphis::simt_stream {
 
 struct Point;
+
+// Returns when nothing is pending on `stream`, a cudaStream_t, any more.
+void wait_for_pending(void* stream);
 
 // One piece of such work, of the thread that does it.
 class PendingWork {

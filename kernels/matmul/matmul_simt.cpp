@@ -2,6 +2,7 @@
 //
 // What stands for cuBLASLt on the simulated device: the CPU's product, let into the device's
 // memory.
+#include "csrc/core/device_simt.h"
 #include "csrc/core/simt_memory.h"
 #include "kernels/matmul/matmul.h"
 
@@ -24,7 +25,8 @@ class HostOperand {
 
 }  // namespace
 
-void matmul_forward(const MatmulForward& op, Stream /*stream*/) {
+void matmul_forward(const MatmulForward& op, Stream stream) {
+  simt_stream::wait_for_pending(stream.handle);
   const HostOperand y(op.y_TN);
   const HostOperand x(op.x_TK);
   const HostOperand weight(op.weight_NK);
@@ -35,7 +37,8 @@ void matmul_forward(const MatmulForward& op, Stream /*stream*/) {
   kernels::matmul_forward(on_host, Stream{});
 }
 
-void matmul_backward(const MatmulBackward& op, Stream /*stream*/) {
+void matmul_backward(const MatmulBackward& op, Stream stream) {
+  simt_stream::wait_for_pending(stream.handle);
   const HostOperand dx(op.dx_TK);
   const HostOperand dweight(op.dweight_NK);
   const HostOperand dy(op.dy_TN);

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "csrc/core/device_simt.h"
 #include "kernels/device/simt/executor.h"
 #include "kernels/device/simt/words.h"
 #include "kernels/launch.h"
@@ -37,7 +38,8 @@ class BoundKernel {
 
 }  // namespace simt
 
-// The simulated device's launch: returns when all blocks have run. Throws simt::KernelFault for
+// The simulated device's launch: waits for what is pending on the stream, and returns when all blocks
+// have run. Throws simt::KernelFault for
 // what a kernel does wrong.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&... arguments) {
@@ -49,6 +51,7 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
     return simt::Index3{
         static_cast<unsigned>(d.x), static_cast<unsigned>(d.y), static_cast<unsigned>(d.z)};
   };
+  simt_stream::wait_for_pending(shape.stream.handle);
   using Bound = simt::BoundKernel<Parameters...>;
   const Bound bound(kernel, static_cast<Parameters>(arguments)...);
   simt::run({.kernel = reinterpret_cast<const void*>(kernel),

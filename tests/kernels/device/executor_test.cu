@@ -4,9 +4,12 @@
 // line. And kernels without one, which must run as they would on a GPU.
 #include "kernels/device/simt/executor.h"
 
+#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -15,6 +18,7 @@
 #include <gpu_memory.h>
 #include <gpu_warp.h>
 
+#include "csrc/core/device_simt.h"
 #include "tests/support/test_tensor.h"
 
 namespace memphis::kernels {
@@ -462,6 +466,30 @@ TEST_F(Simt, ACopyIsThereAfterItsWaitAndNotBefore) {
   EXPECT_TRUE(says(run(CopyFault::reads_early, out), {"reads 4 bytes", pending}));
   EXPECT_TRUE(says(run(CopyFault::waits_for_too_few, out), {"reads 4 bytes", pending}));
   EXPECT_TRUE(says(run(CopyFault::overwrites, out), {"writes 4 bytes", pending}));
+}
+
+// grid: 1, block: 1
+__global__ void take_kernel(float* to, const float* from) {
+  *to = *from;
+}
+
+// What another thread does on a stream, as NCCL does, comes before kernels that are launched behind it.
+TEST(Launch, WaitsForWhatIsPendingOnItsStream) {
+  const Floats floats(3);  // 0, 1, 2
+  const OwnedStream stream(Device::cuda);
+  auto pending = std::make_unique<simt_stream::PendingWork>(stream.view().handle);
+  std::thread other([&] {
+    // A launch that does not wait would be over by then.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const float value = 7;
+    device_copy(floats.data() + 1, &value, sizeof(value), {.device = Device::cuda});
+    pending.reset();
+  });
+  Launch shape = one_block(1);
+  shape.stream = stream.view();
+  launch(take_kernel, shape, floats.data(), static_cast<const float*>(floats.data() + 1));
+  other.join();
+  EXPECT_EQ(floats.values()[0], 7);
 }
 
 }  // namespace
