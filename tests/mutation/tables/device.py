@@ -79,6 +79,6 @@ plant("flag_fault.opt_in", "executor.cpp", "size",
       "shared_opt_in(0, call.dynamic_shared_bytes)",
       "static shared memory is forgotten where the launch asks for more")
 
-plant("executor.pending", "device/simt/gpu_launch.h", "order",
+plant("executor.pending", "gpu_launch.h", "order",
       "  simt_stream::wait_for_pending(shape.stream.handle);\n", "",
       "a kernel runs before what another thread does on its stream")
