@@ -111,6 +111,11 @@ void backward(const EmbeddingBackward& op) {
   const std::int32_t* const tokens = op.tokens_T.as<std::int32_t>();
   const A multiplier = static_cast<A>(op.multiplier);
   parallel_ranges(width, kColumns, [&](std::int64_t begin, std::int64_t end) {
+    if (op.weight_gradient == WeightGradient::write) {
+      for (std::int64_t row = 0; row < num_rows; ++row) {
+        std::fill(dweight_VD + row * width + begin, dweight_VD + row * width + end, A{0});
+      }
+    }
     for (std::int64_t t = 0; t < op.dy_TD.dim(0); ++t) {
       const std::int64_t row = tokens[t] - op.vocab_begin;
       if (row < 0 || row >= num_rows) {

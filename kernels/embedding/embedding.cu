@@ -151,6 +151,11 @@ template <class T, int kWidth>
 void launch_backward(const EmbeddingBackward& op, Stream stream) {
   const std::int64_t num_tokens = op.dy_TD.dim(0);
   const std::int64_t width = op.dy_TD.dim(1);
+  // Tokens have few of the rows, so that finding the others would cost more than writing these
+  // twice.
+  if (op.weight_gradient == WeightGradient::write) {
+    device_zero(op.dweight_VD.data, op.dweight_VD.bytes(), stream);
+  }
   launch(embedding_backward_kernel<T, kWidth>,
          choose_backward_launch(num_tokens, width, kWidth, stream),
          op.dweight_VD.as<float>(),

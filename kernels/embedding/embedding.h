@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/core/tensor.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
 
@@ -29,8 +30,8 @@ struct EmbeddingForward {
 };
 void embedding_forward(const EmbeddingForward& op, Stream stream);
 
-// dweight[v] += multiplier * sum over t with tokens[t] == v of dy[t], in the order of t; tokens of
-// other ranks are passed over.
+// dweight[v] [+]= multiplier * sum over t with tokens[t] == v of dy[t], in the order of t; tokens of
+// other ranks are passed over. The sum of a row that no token has is zero.
 //
 // Accumulate  f32 (f64 for f64).
 // Order       deterministic: the positions of one token are summed first to last.
@@ -41,6 +42,7 @@ struct EmbeddingBackward {
   float multiplier = 1.0F;
   std::int64_t vocab_begin = 0;
   std::int64_t vocab_size = 0;  // of the whole vocabulary; 0: dweight holds all of it
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void embedding_backward(const EmbeddingBackward& op, Stream stream);
 

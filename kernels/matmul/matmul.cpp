@@ -96,7 +96,7 @@ Gemm<T, Accumulator<T>> dweight_product(const MatmulBackward& op) {
           .ldb = K,
           .c = op.dweight_NK.as<Accumulator<T>>(),
           .ldc = K,
-          .accumulate = true};
+          .accumulate = op.weight_gradient == WeightGradient::add};
 }
 
 // Both products in one region: the few, long tiles of dweight go first and the many short ones of

@@ -276,7 +276,7 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
               .k = op.dy_TN.dim(0),
               .in = op.dy_TN.dtype,
               .out = op.dweight_NK.dtype,
-              .accumulate = true},
+              .accumulate = op.weight_gradient == WeightGradient::add},
              op.x_TK,
              op.dy_TN,
              op.dweight_NK,

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "csrc/core/tensor.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
 
@@ -24,7 +25,7 @@ struct MatmulForward {
 };
 void matmul_forward(const MatmulForward& op, Stream stream);
 
-// dx [+]= dy weight;  dweight += dy^T x. Either output may be absent.
+// dx [+]= dy weight;  dweight [+]= dy^T x. Either output may be absent.
 //
 // Accumulate  f32 (f64 for f64). dweight is added to without rounding in between.
 struct MatmulBackward {
@@ -34,6 +35,7 @@ struct MatmulBackward {
   TensorView x_TK = {};        // in   needed for dweight
   TensorView weight_NK = {};   // in   needed for dx
   bool accumulate = false;     // dx += instead of dx =
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void matmul_backward(const MatmulBackward& op, Stream stream);
 

@@ -133,6 +133,7 @@ void backward(const RmsNormBackward& op) {
   const A* const rrms_T = op.rrms_T.as<A>();
   A* const partial_PD = op.partial_PD.as<A>();
   A* const dweight = op.dweight_D.as<A>();
+  const bool add = op.weight_gradient == WeightGradient::add;
 
   const std::int64_t run = std::max<std::int64_t>(1, ceil_div(num_tokens, op.partial_PD.dim(0)));
   const std::int64_t num_runs = ceil_div(num_tokens, run);
@@ -160,7 +161,8 @@ void backward(const RmsNormBackward& op) {
       }
     }
     for (std::int64_t d = begin; d < end; ++d) {
-      dweight[d] += sums[static_cast<std::size_t>(d - begin)];
+      const A sum = sums[static_cast<std::size_t>(d - begin)];
+      dweight[d] = add ? dweight[d] + sum : sum;
     }
   });
 }

@@ -162,7 +162,8 @@ __global__ void rmsnorm_backward_kernel(T* dx_TD,
 __global__ void rmsnorm_dweight_kernel(float* dweight_D,
                                        const float* partial_PD,
                                        std::int64_t num_runs,
-                                       std::int64_t width) {
+                                       std::int64_t width,
+                                       bool add) {
   // One more column than it holds, so that reading it transposed meets no bank twice.
   __shared__ float sums[kWarpSize][kWarpSize + 1];
   const int lane = gpu::lane_id();
@@ -179,7 +180,8 @@ __global__ void rmsnorm_dweight_kernel(float* dweight_D,
 
   const float total = gpu::warp_sum(sums[lane][warp]);
   if (lane == 0 && first_column + warp < width) {
-    dweight_D[first_column + warp] += total;
+    float* const dweight = dweight_D + first_column + warp;
+    *dweight = add ? *dweight + total : total;
   }
 }
 
@@ -241,7 +243,8 @@ void launch_backward(const RmsNormBackward& op, Stream stream) {
          op.dweight_D.as<float>(),
          op.partial_PD.as<float>(),
          num_runs,
-         width);
+         width,
+         op.weight_gradient == WeightGradient::add);
 }
 
 }  // namespace

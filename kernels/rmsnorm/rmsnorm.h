@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/core/tensor.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
 
@@ -25,12 +26,12 @@ struct RmsNormForward {
 };
 void rmsnorm_forward(const RmsNormForward& op, Stream stream);
 
-// dx [+]= r (g dy) - x r^3 mean(x g dy), dweight += sum_t dy x r, with r = rrms and g = weight.
+// dx [+]= r (g dy) - x r^3 mean(x g dy), dweight [+]= sum_t dy x r, with r = rrms and g = weight.
 //
 // Operands    partial_PD is scratch; rows are cut into P runs of ceil(T / P), so its first dim
 //             decides the order of the sum. Any P >= 1; see kRmsNormPartials.
 // Accumulate  f32 (f64 for f64); dx rounds once, after the addition if `accumulate`.
-// In place    dx may be dy. dweight is added to.
+// In place    dx may be dy.
 // Order       deterministic, independent of the number of threads.
 // Cost        reads 2*T*D, writes T*D (reads one more T*D if `accumulate`); memory bound.
 struct RmsNormBackward {
@@ -42,6 +43,7 @@ struct RmsNormBackward {
   TensorView rrms_T;        // in   accumulation dtype, forward's
   TensorView partial_PD;    // scratch  accumulation dtype
   bool accumulate = false;  // dx += instead of dx =
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void rmsnorm_backward(const RmsNormBackward& op, Stream stream);
 

@@ -391,6 +391,7 @@ void backward(const RouterBackward& op, const Shape& shape) {
   const std::int64_t num_weights = shape.E * shape.D;
   Acc* const dweight = op.dweight_ED.as<Acc>();
   const Acc* const partial = op.partial_PED.as<Acc>();
+  const bool add = op.weight_gradient == WeightGradient::add;
   constexpr std::int64_t kBlock = 1024;  // weights whose sums stay in L1
   parallel_ranges(num_weights, kBlock, [&](std::int64_t begin, std::int64_t end) {
     Acc block[kBlock] = {};
@@ -404,7 +405,7 @@ void backward(const RouterBackward& op, const Shape& shape) {
     // Last: dweight may be large, and each addition to it rounds by its size.
 #pragma omp simd
     for (std::int64_t i = 0; i < end - begin; ++i) {
-      dweight[begin + i] += block[i];
+      dweight[begin + i] = add ? dweight[begin + i] + block[i] : block[i];
     }
   });
 }

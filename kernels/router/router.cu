@@ -473,7 +473,8 @@ __global__ void router_partial_kernel(float* __restrict__ partial,
 __global__ void router_dweight_kernel(float* __restrict__ dweight,
                                       const float* __restrict__ partial,
                                       std::int64_t num_runs,
-                                      std::int64_t num_weights) {
+                                      std::int64_t num_weights,
+                                      bool add) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
   if (i >= num_weights) {
     return;
@@ -483,7 +484,7 @@ __global__ void router_dweight_kernel(float* __restrict__ dweight,
   for (std::int64_t run = 0; run < num_runs; ++run) {
     sum += partial[run * num_weights + i];
   }
-  dweight[i] += sum;
+  dweight[i] = add ? dweight[i] + sum : sum;
 }
 
 Launch choose_launch(Dim3 grid, std::int64_t threads, Stream stream) {
@@ -529,7 +530,8 @@ void launch_backward(const RouterBackward& op, const Shape& s, Stream stream) {
          op.dweight_ED.as<float>(),
          op.partial_PED.as<float>(),
          num_runs,
-         s.E * s.D);
+         s.E * s.D,
+         op.weight_gradient == WeightGradient::add);
   launch(router_dx_kernel<T, kWidth>,
          choose_launch({.x = ceil_div(s.T, kTokens), .y = num_columns}, kColumnThreads, stream),
          op.dx_TD.as<T>(),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/core/tensor.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
 
@@ -61,7 +62,7 @@ void router_balance(const RouterBalance& op, Stream stream);
 //   dP  = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b
 //   dzc = P (dP - sum_j P_j dP_j)
 //   dz  = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z)
-//   dx [+]= dz weight;  dweight += dz^T x
+//   dx [+]= dz weight;  dweight [+]= dz^T x
 // The terms with balance_scale and z_scale are those of valid tokens alone; f and n are
 // RouterBalance's, of the whole sequence.
 //
@@ -86,6 +87,7 @@ struct RouterBackward {
   float balance_scale = 0.0F;  // dLoss/d(balance loss of one sequence)
   float z_scale = 0.0F;        // dLoss/d(z loss of one token)
   bool accumulate = false;     // dx += instead of dx =
+  WeightGradient weight_gradient = WeightGradient::add;
 };
 void router_backward(const RouterBackward& op, Stream stream);
 

@@ -2,6 +2,7 @@
 #include "kernels/embedding/embedding.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -68,15 +69,21 @@ Values run_forward(const EmbeddingCase& c, const Inputs& in, const Target& targe
   return y.values(stream.view());
 }
 
-Values run_backward(const EmbeddingCase& c, const Inputs& in, const Target& target) {
+Values run_backward(const EmbeddingCase& c,
+                    const Inputs& in,
+                    const Target& target,
+                    kernels::WeightGradient weight_gradient = kernels::WeightGradient::add) {
   const OwnedStream stream(target.device);
   const TestTensor dweight(
       {{c.vocab_size, c.width}, accumulation_dtype(target.dtype)}, target.device, in.dweight);
   const TestTensor dy({{c.num_tokens, c.width}, target.dtype}, target.device, in.dy);
   const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
-  kernels::embedding_backward(
-      {.dweight_VD = dweight, .dy_TD = dy, .tokens_T = tokens, .multiplier = c.multiplier},
-      stream.view());
+  kernels::embedding_backward({.dweight_VD = dweight,
+                               .dy_TD = dy,
+                               .tokens_T = tokens,
+                               .multiplier = c.multiplier,
+                               .weight_gradient = weight_gradient},
+                              stream.view());
   return dweight.values(stream.view());
 }
 
@@ -130,7 +137,8 @@ struct Split {
 Split run_split(const EmbeddingCase& c,
                 const Inputs& in,
                 const Target& target,
-                std::int64_t num_ranks) {
+                std::int64_t num_ranks,
+                kernels::WeightGradient weight_gradient = kernels::WeightGradient::add) {
   const OwnedStream stream(target.device);
   const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
   const TestTensor dy({{c.num_tokens, c.width}, target.dtype}, target.device, in.dy);
@@ -163,7 +171,8 @@ Split run_split(const EmbeddingCase& c,
                                  .tokens_T = tokens,
                                  .multiplier = c.multiplier,
                                  .vocab_begin = begin,
-                                 .vocab_size = c.vocab_size},
+                                 .vocab_size = c.vocab_size,
+                                 .weight_gradient = weight_gradient},
                                 stream.view());
     const Values own_dweight = dweight.values(stream.view());
     split.dweight.insert(split.dweight.end(), own_dweight.begin(), own_dweight.end());
@@ -180,6 +189,16 @@ TEST_P(Embedding, OfASplitVocabularyIsTheWholesToTheBit) {
     EXPECT_EQ(split.y, y) << num_ranks << " ranks";
     EXPECT_EQ(split.dweight, dweight) << num_ranks << " ranks";
   }
+}
+
+TEST_P(Embedding, WritesTheDweightThatItWouldAddToZeros) {
+  Inputs in = draw(op_case(), target().dtype);
+  in.dweight.assign(in.dweight.size(), 0.0);
+  const Values added = run_backward(op_case(), in, target());
+  in.dweight.assign(in.dweight.size(), std::nan(""));
+  constexpr kernels::WeightGradient kWrite = kernels::WeightGradient::write;
+  EXPECT_EQ(run_backward(op_case(), in, target(), kWrite), added);
+  EXPECT_EQ(run_split(op_case(), in, target(), 3, kWrite).dweight, added);
 }
 
 TEST_P(Embedding, RepeatsItsBits) {

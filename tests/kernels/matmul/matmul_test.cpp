@@ -88,6 +88,23 @@ TEST_P(MatmulTest, BackwardWritesDxAndAddsToDweight) {
   });
 }
 
+TEST_P(MatmulTest, WritesTheDweightThatItWouldAddToZeros) {
+  const auto& [name, T, N, K, tested] = op_case();
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TestTensor x = tensor(T, K, in.x);
+  const TestTensor dy = tensor(T, N, in.dy);
+  const TestTensor added = sums(N, K, Values(in.dweight.size()));
+  const TestTensor written(added.view().spec(), target().device);  // NaN: it must not be read
+  matmul_backward({.dweight_NK = added, .dy_TN = dy, .x_TK = x}, stream.view());
+  matmul_backward({.dweight_NK = written,
+                   .dy_TN = dy,
+                   .x_TK = x,
+                   .weight_gradient = kernels::WeightGradient::write},
+                  stream.view());
+  EXPECT_EQ(written.values(stream.view()), added.values(stream.view()));
+}
+
 TEST_P(MatmulTest, DxIsAddedToWhenAsked) {
   const auto& [name, T, N, K, tested] = op_case();
   const OwnedStream stream(target().device);

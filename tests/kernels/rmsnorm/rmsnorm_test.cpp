@@ -132,7 +132,8 @@ Forward run_forward(const RmsNormCase& c, const Inputs& in, const Target& target
 Backward run_backward(const RmsNormCase& c,
                       const Inputs& in,
                       const Values& rrms_values,
-                      const Target& target) {
+                      const Target& target,
+                      kernels::WeightGradient weight_gradient = kernels::WeightGradient::add) {
   const OwnedStream stream(target.device);
   const TensorSpec rows({c.num_tokens, c.width}, target.dtype);
   const DType accumulation = accumulation_dtype(target.dtype);
@@ -150,7 +151,8 @@ Backward run_backward(const RmsNormCase& c,
                     .weight_D = weight,
                     .rrms_T = rrms,
                     .partial_PD = partial,
-                    .accumulate = c.accumulate},
+                    .accumulate = c.accumulate,
+                    .weight_gradient = weight_gradient},
                    stream.view());
   return {.dx = (c.in_place ? dy : dx).values(stream.view()),
           .dweight = dweight.values(stream.view())};
@@ -202,6 +204,18 @@ TEST_P(RmsNorm, BackwardIsAsCloseAsNaive) {
                        reference_of(exact, naive, &Backward::dweight),
                        accumulation,
                        op_case().width));
+}
+
+TEST_P(RmsNorm, WritesTheDweightThatItWouldAddToZeros) {
+  Inputs in = draw(op_case(), target().dtype);
+  const Values rrms = naive_forward<Exact>(op_case(), in).rrms;
+  in.dweight.assign(in.dweight.size(), 0.0);
+  const Backward added = run_backward(op_case(), in, rrms, target());
+  in.dweight.assign(in.dweight.size(), std::nan(""));
+  const Backward written =
+      run_backward(op_case(), in, rrms, target(), kernels::WeightGradient::write);
+  EXPECT_EQ(written.dweight, added.dweight);
+  EXPECT_EQ(written.dx, added.dx);
 }
 
 TEST_P(RmsNorm, RepeatsItsBits) {

@@ -315,7 +315,8 @@ struct PieceOperands {
 Results run(const RouterCase& c,
             const Inputs& in,
             const Target& target,
-            std::int64_t num_pieces = 1) {
+            std::int64_t num_pieces = 1,
+            kernels::WeightGradient of_first = kernels::WeightGradient::add) {
   const OwnedStream stream(target.device);
   const DType sums = accumulation_dtype(target.dtype);
   const TensorSpec per_sequence({c.num_sequences, c.num_experts}, sums);
@@ -349,7 +350,9 @@ Results run(const RouterCase& c,
   out.balance = balance.values(stream.view());
   const TestTensor dweight({{c.num_experts, c.width}, sums}, target.device, in.dweight);
   for (const PieceOperands& o : pieces) {
-    router_backward(o.backward(dweight, counts, num_valid), stream.view());
+    kernels::RouterBackward backward = o.backward(dweight, counts, num_valid);
+    backward.weight_gradient = &o == &pieces.front() ? of_first : kernels::WeightGradient::add;
+    router_backward(backward, stream.view());
     const auto put = [&](Values& all, const TestTensor& rows, std::int64_t width) {
       o.piece.put(all, rows.values(stream.view()), width);
     };
@@ -460,6 +463,16 @@ TEST_P(Router, RowsAreDistributionsAndGatesTheirLargest) {
       EXPECT_EQ(actual.gates[t * K + k], actual.probs[t * E + expert]);
     }
   }
+}
+
+TEST_P(Router, WritesTheDweightThatItWouldAddToZeros) {
+  Inputs in = draw(op_case(), target().dtype);
+  in.dweight.assign(in.dweight.size(), 0.0);
+  const Results added = run(op_case(), in, target());
+  in.dweight.assign(in.dweight.size(), std::numeric_limits<double>::quiet_NaN());
+  const Results written = run(op_case(), in, target(), 1, kernels::WeightGradient::write);
+  EXPECT_EQ(written.dweight, added.dweight);
+  EXPECT_EQ(written.dx, added.dx);
 }
 
 TEST_P(Router, RepeatsItsBits) {

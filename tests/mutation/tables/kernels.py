@@ -147,6 +147,12 @@ plant("embedding.vote_bound", EMBEDDING, "tail guard",
 plant("embedding.accumulate", EMBEDDING, "accumulate",
       "          load_floats(dweight, sum);\n", "          sum[0] = 0.0F;\n",
       "the gradient of before is lost")
+plant("embedding.rows_without_tokens", EMBEDDING, "initial value",
+      "    device_zero(op.dweight_VD.data, op.dweight_VD.bytes(), stream);\n", "",
+      "rows that no token has stay what they were, and the others are added to")
+plant("embedding.zeroed_once", EMBEDDING, "condition",
+      "op.weight_gradient == WeightGradient::write", "op.weight_gradient == WeightGradient::add",
+      "what is to be added to is lost")
 plant("embedding.warp", EMBEDDING, "warp id",
       "tile + warp * kWarpSize + gpu::lowest_bit(left)", "tile + gpu::lowest_bit(left)",
       "positions are those of the first warp")
@@ -367,6 +373,12 @@ for name, occurrence, what in (("down", 0, "down projection"), ("up", 1, "gate a
           ",\n                                    .weight_gradient = op.weight_gradient}", "}",
           f"the gradient of the {what} is added to what it should replace", occurrence=occurrence)
 
+# ---- matmul
+
+plant("matmul.dweight_written", "matmul/matmul.cpp", "accumulate",
+      ".accumulate = op.weight_gradient == WeightGradient::add", ".accumulate = true",
+      "what is to be written is added to what was there")
+
 # ---- permute
 
 PERMUTE = "permute/permute.cu"
@@ -479,8 +491,11 @@ plant("rmsnorm.dweight_write", RMSNORM, "tail guard",
       "if (lane == 0 && first_column + warp < width) {", "if (lane == 0) {",
       "columns past the last are written")
 plant("rmsnorm.dweight_accumulate", RMSNORM, "accumulate",
-      "dweight_D[first_column + warp] += total;", "dweight_D[first_column + warp] = total;",
+      "*dweight = add ? *dweight + total : total;", "*dweight = total;",
       "the gradient of before is lost")
+plant("rmsnorm.dweight_written", RMSNORM, "accumulate",
+      "*dweight = add ? *dweight + total : total;", "*dweight += total;",
+      "what is to be written is added to what was there")
 plant("rmsnorm.accumulate", RMSNORM, "accumulate",
       "dx[i] += rrms", "dx[i] = rrms",
       "the gradient of the residual is lost")
@@ -610,6 +625,9 @@ plant("router.partial_expert", ROUTER, "tail guard",
       "const float dz = group + i < s.E ? dlogits[t * s.E + group + i] : 0.0F;",
       "const float dz = dlogits[t * s.E + group + i];",
       "gradients past the last expert are read")
+plant("router.dweight_written", ROUTER, "accumulate",
+      "dweight[i] = add ? dweight[i] + sum : sum;", "dweight[i] += sum;",
+      "what is to be written is added to what was there")
 plant("router.dweight_accumulate", ROUTER, "accumulate",
-      "dweight[i] += sum;", "dweight[i] = sum;",
+      "dweight[i] = add ? dweight[i] + sum : sum;", "dweight[i] = sum;",
       "the gradient of before is lost")
