@@ -18,6 +18,13 @@ std::string list(std::initializer_list<std::int64_t> dims) {
 
 }  // namespace
 
+void OpCheck::begin() {
+  call_ = profile_->begin(op_, stream_);
+  if (call_ == OpProfile::kLeftOut) {
+    profile_ = nullptr;
+  }
+}
+
 void OpCheck::fail(std::string_view message) const {
   throw ContractError(std::string(op_) + ": " + std::string(message));
 }
@@ -64,6 +71,9 @@ void OpCheck::tensor(std::string_view name,
   }
   if (reinterpret_cast<std::uintptr_t>(view.data) % kOperandAlignment != 0) {
     throw ContractError(std::string(op_) + ": " + std::string(name) + " is not 16-byte aligned");
+  }
+  if (profile_ != nullptr) {
+    profile_->add_bytes(call_, static_cast<double>(view.bytes()));
   }
 }
 

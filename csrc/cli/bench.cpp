@@ -23,6 +23,7 @@
 #include "csrc/train/communication_report.h"
 #include "csrc/train/trainer.h"
 #include "kernels/cpu/openblas.h"
+#include "kernels/op_profile.h"
 
 namespace memphis {
 namespace {
@@ -32,6 +33,8 @@ constexpr std::int64_t kMatmulSize = 1024;
 constexpr int kMatmulRepeats = 20;
 // Of all steps; a call takes 200 bytes.
 constexpr std::size_t kMaxLoggedCalls = std::size_t{1} << 20U;
+constexpr int kProfiledSteps = 3;
+constexpr std::size_t kMaxProfiledCalls = kProfiledSteps * (std::size_t{1} << 14U);
 
 struct StepArguments {
   ConfigArguments config;
@@ -134,6 +137,89 @@ void print_communication(const std::vector<CommunicationRow>& rows) {
   }
 }
 
+// An op, and how long it must take on a device of these rates.
+struct OpRow {
+  kernels::OpTotals totals;
+  double least_seconds;
+};
+
+// Of the steps that follow, which are not those that were timed: a GPU's events take time of their
+// own.
+std::vector<OpRow> profile_ops(Trainer& trainer, Device device, double matmul_flops_per_second) {
+  std::vector<kernels::OpTotals> totals;
+  {
+    const kernels::OpProfile profile(trainer.stream(), kMaxProfiledCalls);
+    for (int i = 0; i < kProfiledSteps; ++i) {
+      trainer.step();
+    }
+    totals = profile.totals();
+    if (profile.num_left_out() > 0) {
+      return {};
+    }
+  }
+  bench::BenchmarkTimer timer(device);
+  const double copy = bench::measure_roofs(timer, false).copy_bytes_per_second;
+  std::vector<OpRow> rows;
+  for (kernels::OpTotals& each : totals) {
+    each.calls /= kProfiledSteps;
+    each.seconds /= kProfiledSteps;
+    each.bytes /= kProfiledSteps;
+    each.flops /= kProfiledSteps;
+    rows.push_back(
+        {.totals = each,
+         .least_seconds = std::max(each.bytes / copy, each.flops / matmul_flops_per_second)});
+  }
+  return rows;
+}
+
+void print_ops(const std::vector<OpRow>& rows, double step_seconds) {
+  constexpr double kMilli = 1e3;
+  constexpr double kGiga = 1e-9;
+  if (rows.empty()) {
+    fmt::print("\na step has more calls of ops than there is room for: none is shown by itself\n");
+    return;
+  }
+  fmt::print(
+      "\nops, ms a step; at least: what the bytes of their operands take, each moved once, at the "
+      "rate of a copy, or their products at that of a dense one, whichever is more\n");
+  fmt::print("  {:<26}  {:>6}  {:>9}  {:>6}  {:>8}  {:>9}  {:>9}  {:>6}\n",
+             "op",
+             "calls",
+             "ms",
+             "share",
+             "GB/s",
+             "GFLOP/s",
+             "at least",
+             "of it");
+  double seconds = 0;
+  for (const auto& [totals, least] : rows) {
+    seconds += totals.seconds;
+    fmt::print("  {:<26}  {:>6}  {:>9.3f}  {:>4.1f} %  {:>8.1f}  {:>9}  {:>9.3f}  {:>4.0f} %\n",
+               totals.op,
+               totals.calls,
+               totals.seconds * kMilli,
+               100 * totals.seconds / step_seconds,
+               totals.bytes / totals.seconds * kGiga,
+               totals.flops > 0 ? fmt::format("{:.1f}", totals.flops / totals.seconds * kGiga) : "",
+               least * kMilli,
+               100 * least / totals.seconds);
+  }
+  fmt::print("  {:<26}  {:>6}  {:>9.3f}  {:>4.1f} %\n",
+             "all ops",
+             "",
+             seconds * kMilli,
+             100 * seconds / step_seconds);
+}
+
+nlohmann::ordered_json json_of(const OpRow& row) {
+  return {{"op", std::string(row.totals.op)},
+          {"calls", row.totals.calls},
+          {"seconds", row.totals.seconds},
+          {"bytes", row.totals.bytes},
+          {"flops", row.totals.flops},
+          {"least_seconds", row.least_seconds}};
+}
+
 void bench_step(const StepArguments& arguments, World& world) {
   share_cores(world);
   // The run directory is only named: a benchmark saves nothing and goes on from nothing.
@@ -188,6 +274,7 @@ void bench_step(const StepArguments& arguments, World& world) {
   const ClockOffset after = measure_clock_offset(*all);
   const std::vector<CommunicationRow> rows =
       gather_rows(*all, log.records(), before, after, arguments.steps);
+  const std::vector<OpRow> ops = profile_ops(trainer, device, median(matmul_rates));
   if (world.rank() != 0) {
     return;
   }
@@ -222,6 +309,10 @@ void bench_step(const StepArguments& arguments, World& world) {
       object["mfu"] = model_flops / *peak;
       object["mfu_unhalved"] = tokens_per_second * flops.unhalved / *peak;
     }
+    object["ops"] = nlohmann::ordered_json::array();
+    for (const OpRow& row : ops) {
+      object["ops"].push_back(json_of(row));
+    }
     object["calls_left_out"] = num_left_out;
     if (num_left_out == 0) {
       object["collectives"] = nlohmann::ordered_json::array();
@@ -255,6 +346,7 @@ void bench_step(const StepArguments& arguments, World& world) {
              share(data),
              share(model),
              share(optimizer));
+  print_ops(ops, median(seconds));
   if (world.size() > 1) {
     fmt::print(
         "rank 0 of {}: communication {:.4f} s a step, {:.4f} s of it exposed, {:.0f} % hidden\n",

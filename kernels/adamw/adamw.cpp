@@ -22,8 +22,8 @@ void check_decay(const OpCheck& check, std::string_view name, double beta) {
   });
 }
 
-void check(const AdamW& op, Stream stream) {
-  const OpCheck check("adamw", stream);
+OpCheck check(const AdamW& op, Stream stream) {
+  OpCheck check("adamw", stream);
   check.num_dims("param_n", op.param_n, 1);
   check.float_dtype("param_n", op.param_n.dtype);
   const std::int64_t n = op.param_n.dim(0);
@@ -44,6 +44,7 @@ void check(const AdamW& op, Stream stream) {
     return "step is " + std::to_string(op.step) +
            " (the bias corrections divide by zero before the first); count from 1";
   });
+  return check;
 }
 
 template <class T>
@@ -76,7 +77,7 @@ void update(const AdamW& op) {
 }  // namespace
 
 void adamw(const AdamW& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::adamw(op, stream);
   }

@@ -695,10 +695,21 @@ void backward_cpu(const AttentionBackward& op) {
   });
 }
 
+// Of one head's queries and keys, causal: half of a square where both are the same. Documents make it
+// less, by what only their positions tell.
+template <class Op>
+void count_products(const OpCheck& check, const Op& op, std::int64_t count) {
+  const AttentionShape s = attention_shape(op);
+  const std::int64_t pairs = s.num_keys == s.S ? s.S * (s.S + 1) / 2 : s.S * s.num_keys;
+  check.product(count * s.B * s.N, pairs, s.H);
+}
+
 }  // namespace
 
 void attention_forward(const AttentionForward& op, Stream stream) {
-  check_operands(OpCheck("attention_forward", stream), op, stream);
+  const OpCheck check("attention_forward", stream);
+  check_operands(check, op, stream);
+  count_products(check, op, 2);
   if (stream.device == Device::cuda) {
     return cuda::attention_forward(op, stream);
   }
@@ -732,6 +743,7 @@ void attention_backward(const AttentionBackward& op, Stream stream) {
            ", less than the keys of this call (it counts those of all parts); use 0 where there "
            "is one part";
   });
+  count_products(check, op, 5);
   if (stream.device == Device::cuda) {
     return cuda::attention_backward(op, stream);
   }

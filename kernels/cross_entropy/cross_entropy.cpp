@@ -26,8 +26,8 @@ void check_cap(const OpCheck& check, float cap) {
   });
 }
 
-void check(const CrossEntropy& op, Stream stream) {
-  const OpCheck check("cross_entropy", stream);
+OpCheck check(const CrossEntropy& op, Stream stream) {
+  OpCheck check("cross_entropy", stream);
   check.num_dims("logits_TV", op.logits_TV, 2);
   const DType dtype = op.logits_TV.dtype;
   const std::int64_t T = op.logits_TV.dim(0);
@@ -38,6 +38,7 @@ void check(const CrossEntropy& op, Stream stream) {
   check.tensor("loss_T", op.loss_T, {T}, accumulation_dtype(dtype));
   check.tensor("targets_T", op.targets_T, {T}, DType::i32);
   check_cap(check, op.cap);
+  return check;
 }
 
 // What the two ops that read one rank's columns have in common.
@@ -64,13 +65,14 @@ void check_shard(const OpCheck& check,
   });
 }
 
-void check(const CrossEntropyShard& op, Stream stream) {
-  const OpCheck check("cross_entropy_shard", stream);
+OpCheck check(const CrossEntropyShard& op, Stream stream) {
+  OpCheck check("cross_entropy_shard", stream);
   check_shard(check, op.logits_TV, op.targets_T, op.lse_T, op.target_T, op.cap, op.vocab_begin);
+  return check;
 }
 
-void check(const CrossEntropyJoin& op, Stream stream) {
-  const OpCheck check("cross_entropy_join", stream);
+OpCheck check(const CrossEntropyJoin& op, Stream stream) {
+  OpCheck check("cross_entropy_join", stream);
   check.num_dims("lse_PT", op.lse_PT, 2);
   const std::int64_t P = op.lse_PT.dim(0);
   const std::int64_t T = op.lse_PT.dim(1);
@@ -81,14 +83,16 @@ void check(const CrossEntropyJoin& op, Stream stream) {
   check.tensor("target_T", op.target_T, {T}, sums);
   check.tensor("lse_PT", op.lse_PT, {P, T}, sums);
   check.tensor("target_PT", op.target_PT, {P, T}, sums);
+  return check;
 }
 
-void check(const CrossEntropyGradient& op, Stream stream) {
-  const OpCheck check("cross_entropy_gradient", stream);
+OpCheck check(const CrossEntropyGradient& op, Stream stream) {
+  OpCheck check("cross_entropy_gradient", stream);
   check_shard(check, op.logits_TV, op.targets_T, op.lse_T, op.target_T, op.cap, op.vocab_begin);
   const std::int64_t T = op.logits_TV.dim(0);
   check.optional_tensor("dlogits_TV", op.dlogits_TV, {T, op.logits_TV.dim(1)}, op.logits_TV.dtype);
   check.tensor("loss_T", op.loss_T, {T}, op.lse_T.dtype);
+  return check;
 }
 
 // The logits that the softmax is taken of.
@@ -295,7 +299,7 @@ void shard_gradient(const CrossEntropyGradient& op) {
 }  // namespace
 
 void cross_entropy(const CrossEntropy& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::cross_entropy(op, stream);
   }
@@ -303,7 +307,7 @@ void cross_entropy(const CrossEntropy& op, Stream stream) {
 }
 
 void cross_entropy_shard(const CrossEntropyShard& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::cross_entropy_shard(op, stream);
   }
@@ -311,7 +315,7 @@ void cross_entropy_shard(const CrossEntropyShard& op, Stream stream) {
 }
 
 void cross_entropy_join(const CrossEntropyJoin& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::cross_entropy_join(op, stream);
   }
@@ -319,7 +323,7 @@ void cross_entropy_join(const CrossEntropyJoin& op, Stream stream) {
 }
 
 void cross_entropy_gradient(const CrossEntropyGradient& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::cross_entropy_gradient(op, stream);
   }

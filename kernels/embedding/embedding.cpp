@@ -32,8 +32,16 @@ std::int64_t check_vocabulary(const OpCheck& check,
   return whole;
 }
 
-std::int64_t check(const EmbeddingForward& op, Stream stream) {
-  const OpCheck check("embedding_forward", stream);
+// Of a table's rows, what no token of so many can have.
+double bytes_of_other_rows(const TensorView& table, std::int64_t num_tokens) {
+  const std::int64_t rows = table.dim(0);
+  return rows == 0 ? 0.0
+                   : static_cast<double>(table.bytes()) *
+                         static_cast<double>(std::max<std::int64_t>(rows - num_tokens, 0)) /
+                         static_cast<double>(rows);
+}
+
+std::int64_t check(const OpCheck& check, const EmbeddingForward& op) {
   check.num_dims("y_TD", op.y_TD, 2);
   check.num_dims("weight_VD", op.weight_VD, 2);
   check.float_dtype("y_TD", op.y_TD.dtype);
@@ -41,12 +49,12 @@ std::int64_t check(const EmbeddingForward& op, Stream stream) {
   const std::int64_t width = op.y_TD.dim(1);
   check.tensor("y_TD", op.y_TD, {num_tokens, width}, op.y_TD.dtype);
   check.tensor("weight_VD", op.weight_VD, {op.weight_VD.dim(0), width}, op.y_TD.dtype);
+  check.untouched(bytes_of_other_rows(op.weight_VD, num_tokens));
   check.tensor("tokens_T", op.tokens_T, {num_tokens}, DType::i32);
   return check_vocabulary(check, op.weight_VD.dim(0), op.vocab_begin, op.vocab_size);
 }
 
-std::int64_t check(const EmbeddingBackward& op, Stream stream) {
-  const OpCheck check("embedding_backward", stream);
+std::int64_t check(const OpCheck& check, const EmbeddingBackward& op) {
   check.num_dims("dweight_VD", op.dweight_VD, 2);
   check.num_dims("dy_TD", op.dy_TD, 2);
   check.float_dtype("dy_TD", op.dy_TD.dtype);
@@ -56,6 +64,9 @@ std::int64_t check(const EmbeddingBackward& op, Stream stream) {
   check.tensor(
       "dweight_VD", op.dweight_VD, {vocab_size, width}, accumulation_dtype(op.dy_TD.dtype));
   check.tensor("dy_TD", op.dy_TD, {num_tokens, width}, op.dy_TD.dtype);
+  if (op.weight_gradient == WeightGradient::add) {
+    check.untouched(bytes_of_other_rows(op.dweight_VD, num_tokens));
+  }
   check.tensor("tokens_T", op.tokens_T, {num_tokens}, DType::i32);
   return check_vocabulary(check, vocab_size, op.vocab_begin, op.vocab_size);
 }
@@ -134,7 +145,8 @@ void backward(const EmbeddingBackward& op) {
 }  // namespace
 
 void embedding_forward(const EmbeddingForward& op, Stream stream) {
-  const std::int64_t vocab_size = check(op, stream);
+  const OpCheck call("embedding_forward", stream);
+  const std::int64_t vocab_size = check(call, op);
   if (stream.device == Device::cuda) {
     return cuda::embedding_forward(op, stream);
   }
@@ -143,7 +155,8 @@ void embedding_forward(const EmbeddingForward& op, Stream stream) {
 }
 
 void embedding_backward(const EmbeddingBackward& op, Stream stream) {
-  const std::int64_t vocab_size = check(op, stream);
+  const OpCheck call("embedding_backward", stream);
+  const std::int64_t vocab_size = check(call, op);
   if (stream.device == Device::cuda) {
     return cuda::embedding_backward(op, stream);
   }

@@ -67,6 +67,7 @@ template <class Op>
 void check_weight_gradients(const OpCheck& check, const Op& op, const Sizes& s, DType sums) {
   check.tensor("dgate_up_weight_EFD", op.dgate_up_weight_EFD, {s.E, 2 * s.F, s.D}, sums);
   check.tensor("ddown_weight_EDF", op.ddown_weight_EDF, {s.E, s.D, s.F}, sums);
+  check.product(3 * s.F, s.D, s.R);
 }
 
 // Calls body(begin, end) for blocks of `block` rows of [first, last), and for one of no rows where
@@ -360,8 +361,10 @@ void backward_weights_cpu(const ExpertsBackwardWeights& op, const Sizes& s) {
 void experts_forward(const ExpertsForward& op, Stream stream) {
   const OpCheck check("experts_forward", stream);
   const Sizes s = check_sizes(check, op, stream);
+  check.product(s.R, 2 * s.F, s.D);
   if (op.y_RD.present()) {
     check.tensor("y_RD", op.y_RD, {s.R, s.D}, op.x_RD.dtype);
+    check.product(s.R, s.D, s.F);
   }
   if (stream.device == Device::cpu) {
     return visit_float(op.x_RD.dtype, [&]<class T>() { forward_cpu<T>(op, s); });
@@ -377,6 +380,8 @@ void experts_backward(const ExpertsBackward& op, Stream stream) {
   check.tensor("dx_RD", op.dx_RD, {s.R, s.D}, dtype);
   check.tensor("dy_RD", op.dy_RD, {s.R, s.D}, dtype);
   check.tensor("dhidden_RF", op.dhidden_RF, {s.R, s.F}, dtype);
+  check.product(s.R, s.F, s.D);
+  check.product(s.R, s.D, 2 * s.F);
   if (op.dgate_up_weight_EFD.present() || op.ddown_weight_EDF.present()) {
     check_weight_gradients(check, op, s, sums);
   }

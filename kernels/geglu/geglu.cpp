@@ -35,8 +35,8 @@ void check_optional_gates(const OpCheck& check,
   }
 }
 
-void check(const GegluForward& op, Stream stream) {
-  const OpCheck check("geglu_forward", stream);
+OpCheck check(const GegluForward& op, Stream stream) {
+  OpCheck check("geglu_forward", stream);
   check.num_dims("y_RF", op.y_RF, 2);
   const DType dtype = op.y_RF.dtype;
   const std::int64_t R = op.y_RF.dim(0);
@@ -45,10 +45,11 @@ void check(const GegluForward& op, Stream stream) {
   check.tensor("y_RF", op.y_RF, {R, F}, dtype);
   check.tensor("gate_up_R2F", op.gate_up_R2F, {R, 2 * F}, dtype);
   check_optional_gates(check, op.gates_TK, op.source_R, R, accumulation_dtype(dtype));
+  return check;
 }
 
-void check(const GegluBackward& op, Stream stream) {
-  const OpCheck check("geglu_backward", stream);
+OpCheck check(const GegluBackward& op, Stream stream) {
+  OpCheck check("geglu_backward", stream);
   check.num_dims("dy_RF", op.dy_RF, 2);
   const DType dtype = op.dy_RF.dtype;
   const std::int64_t R = op.dy_RF.dim(0);
@@ -67,6 +68,7 @@ void check(const GegluBackward& op, Stream stream) {
                  {op.gates_TK.dim(0), op.gates_TK.dim(1)},
                  accumulation_dtype(dtype));
   }
+  return check;
 }
 
 template <class T>
@@ -113,7 +115,7 @@ void backward(const GegluBackward& op) {
 }  // namespace
 
 void geglu_forward(const GegluForward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::geglu_forward(op, stream);
   }
@@ -121,7 +123,7 @@ void geglu_forward(const GegluForward& op, Stream stream) {
 }
 
 void geglu_backward(const GegluBackward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::geglu_backward(op, stream);
   }

@@ -19,8 +19,8 @@ void check_input(const OpCheck& check, const TensorView& x_n) {
   check.tensor("x_n", x_n, {x_n.dim(0)}, accumulation_dtype(x_n.dtype));
 }
 
-void check(const GlobalNorm& op, Stream stream) {
-  const OpCheck check("global_norm", stream);
+OpCheck check(const GlobalNorm& op, Stream stream) {
+  OpCheck check("global_norm", stream);
   check_input(check, op.x_n);
   check.num_dims("partial_P", op.partial_P, 1);
   check.condition(op.partial_P.dim(0) > 0,
@@ -28,12 +28,14 @@ void check(const GlobalNorm& op, Stream stream) {
                   "kGlobalNormPartials");
   check.tensor("partial_P", op.partial_P, {op.partial_P.dim(0)}, DType::f64);
   check.tensor("norm_1", op.norm_1, {1}, op.x_n.dtype);
+  return check;
 }
 
-void check(const SumAll& op, Stream stream) {
-  const OpCheck check("sum_all", stream);
+OpCheck check(const SumAll& op, Stream stream) {
+  OpCheck check("sum_all", stream);
   check_input(check, op.x_n);
   check.tensor("total_1", op.total_1, {1}, op.x_n.dtype);
+  return check;
 }
 
 // A function of its own, so that GCC 12 vectorises it: within the lambda below it did not, and the
@@ -95,7 +97,7 @@ void visit_accumulator(DType dtype, const Visitor& visitor) {
 }  // namespace
 
 void global_norm(const GlobalNorm& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::global_norm(op, stream);
   }
@@ -103,7 +105,7 @@ void global_norm(const GlobalNorm& op, Stream stream) {
 }
 
 void sum_all(const SumAll& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::sum_all(op, stream);
   }

@@ -29,8 +29,8 @@ void check_widths(
   });
 }
 
-void check(const GroupedMatmulForward& op, Stream stream) {
-  const OpCheck check("grouped_matmul_forward", stream);
+OpCheck check(const GroupedMatmulForward& op, Stream stream) {
+  OpCheck check("grouped_matmul_forward", stream);
   check.num_dims("x_RK", op.x_RK, 2);
   check.num_dims("weight_ENK", op.weight_ENK, 3);
   check.float_dtype("x_RK", op.x_RK.dtype);
@@ -44,10 +44,12 @@ void check(const GroupedMatmulForward& op, Stream stream) {
   check.tensor("weight_ENK", op.weight_ENK, {E, N, K}, dtype);
   check_offsets(check, stream, op.offsets_E1, E, R);
   check_widths(check, stream, dtype, N, K);
+  check.product(R, N, K);
+  return check;
 }
 
-void check(const GroupedMatmulBackward& op, Stream stream) {
-  const OpCheck check("grouped_matmul_backward", stream);
+OpCheck check(const GroupedMatmulBackward& op, Stream stream) {
+  OpCheck check("grouped_matmul_backward", stream);
   check.num_dims("dy_RN", op.dy_RN, 2);
   check.num_dims("offsets_E1", op.offsets_E1, 1);
   check.float_dtype("dy_RN", op.dy_RN.dtype);
@@ -63,6 +65,7 @@ void check(const GroupedMatmulBackward& op, Stream stream) {
     check.tensor("dx_RK", op.dx_RK, {R, K}, dtype);
     check.tensor("weight_ENK", op.weight_ENK, {E, N, K}, dtype);
     check_widths(check, stream, dtype, N, K);
+    check.product(R, K, N);
   }
   if (op.dweight_ENK.present()) {
     check.num_dims("dweight_ENK", op.dweight_ENK, 3);
@@ -70,7 +73,9 @@ void check(const GroupedMatmulBackward& op, Stream stream) {
     check.tensor("dweight_ENK", op.dweight_ENK, {E, N, K}, accumulation_dtype(dtype));
     check.tensor("x_RK", op.x_RK, {R, K}, dtype);
     check_widths(check, stream, dtype, N, K);
+    check.product(R, K, N);
   }
+  return check;
 }
 
 // Calls compute(e, tile) for tile < count_of(e) of every expert e, all threads taking from one
@@ -176,7 +181,7 @@ void backward_cpu(const GroupedMatmulBackward& op) {
 }  // namespace
 
 void grouped_matmul_forward(const GroupedMatmulForward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::grouped_matmul_forward(op, stream);
   }
@@ -184,7 +189,7 @@ void grouped_matmul_forward(const GroupedMatmulForward& op, Stream stream) {
 }
 
 void grouped_matmul_backward(const GroupedMatmulBackward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::grouped_matmul_backward(op, stream);
   }

@@ -14,8 +14,8 @@ namespace {
 using cpu::Gemm;
 using cpu::Transpose;
 
-void check(const MatmulForward& op, Stream stream) {
-  const OpCheck check("matmul_forward", stream);
+OpCheck check(const MatmulForward& op, Stream stream) {
+  OpCheck check("matmul_forward", stream);
   check.num_dims("x_TK", op.x_TK, 2);
   check.num_dims("weight_NK", op.weight_NK, 2);
   check.float_dtype("x_TK", op.x_TK.dtype);
@@ -26,10 +26,12 @@ void check(const MatmulForward& op, Stream stream) {
   check.tensor("y_TN", op.y_TN, {T, N}, dtype);
   check.tensor("x_TK", op.x_TK, {T, K}, dtype);
   check.tensor("weight_NK", op.weight_NK, {N, K}, dtype);
+  check.product(T, N, K);
+  return check;
 }
 
-void check(const MatmulBackward& op, Stream stream) {
-  const OpCheck check("matmul_backward", stream);
+OpCheck check(const MatmulBackward& op, Stream stream) {
+  OpCheck check("matmul_backward", stream);
   check.num_dims("dy_TN", op.dy_TN, 2);
   check.float_dtype("dy_TN", op.dy_TN.dtype);
   const DType dtype = op.dy_TN.dtype;
@@ -41,13 +43,16 @@ void check(const MatmulBackward& op, Stream stream) {
     const std::int64_t K = op.dx_TK.dim(1);
     check.tensor("dx_TK", op.dx_TK, {T, K}, dtype);
     check.tensor("weight_NK", op.weight_NK, {N, K}, dtype);
+    check.product(T, K, N);
   }
   if (op.dweight_NK.present()) {
     check.num_dims("dweight_NK", op.dweight_NK, 2);
     const std::int64_t K = op.dweight_NK.dim(1);
     check.tensor("dweight_NK", op.dweight_NK, {N, K}, accumulation_dtype(dtype));
     check.tensor("x_TK", op.x_TK, {T, K}, dtype);
+    check.product(N, K, T);
   }
+  return check;
 }
 
 template <class T>
@@ -126,7 +131,7 @@ void backward_cpu(const MatmulBackward& op) {
 }  // namespace
 
 void matmul_forward(const MatmulForward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::matmul_forward(op, stream);
   }
@@ -134,7 +139,7 @@ void matmul_forward(const MatmulForward& op, Stream stream) {
 }
 
 void matmul_backward(const MatmulBackward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::matmul_backward(op, stream);
   }

@@ -22,8 +22,8 @@ std::int64_t grain_rows(std::int64_t row_length) {
   return std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, row_length));
 }
 
-void check(const PermuteIndex& op, Stream stream) {
-  const OpCheck check("permute_index", stream);
+OpCheck check(const PermuteIndex& op, Stream stream) {
+  OpCheck check("permute_index", stream);
   check.num_dims("experts_TK", op.experts_TK, 2);
   check.num_dims("chunk_counts_PE", op.chunk_counts_PE, 2);
   const std::int64_t T = op.experts_TK.dim(0);
@@ -41,10 +41,11 @@ void check(const PermuteIndex& op, Stream stream) {
   check.tensor("offsets_E1", op.offsets_E1, {E + 1}, DType::i32);
   check.tensor("experts_TK", op.experts_TK, {T, K}, DType::i32);
   check.tensor("chunk_counts_PE", op.chunk_counts_PE, {kPermuteChunks, E}, DType::i32);
+  return check;
 }
 
-void check(const Permute& op, Stream stream) {
-  const OpCheck check("permute", stream);
+OpCheck check(const Permute& op, Stream stream) {
+  OpCheck check("permute", stream);
   check.num_dims("x_TD", op.x_TD, 2);
   check.num_dims("x_RD", op.x_RD, 2);
   const DType dtype = op.x_TD.dtype;
@@ -59,10 +60,11 @@ void check(const Permute& op, Stream stream) {
   check.tensor("x_TD", op.x_TD, {T, D}, dtype);
   check.tensor("x_RD", op.x_RD, {R, D}, dtype);
   check.tensor("source_R", op.source_R, {R}, DType::i32);
+  return check;
 }
 
-void check(const Unpermute& op, Stream stream) {
-  const OpCheck check("unpermute", stream);
+OpCheck check(const Unpermute& op, Stream stream) {
+  OpCheck check("unpermute", stream);
   check.num_dims("y_TD", op.y_TD, 2);
   check.num_dims("slot_TK", op.slot_TK, 2);
   const DType dtype = op.y_TD.dtype;
@@ -74,6 +76,7 @@ void check(const Unpermute& op, Stream stream) {
   check.tensor("y_TD", op.y_TD, {T, D}, dtype);
   check.tensor("y_RD", op.y_RD, {T * K, D}, dtype);
   check.tensor("slot_TK", op.slot_TK, {T, K}, DType::i32);
+  return check;
 }
 
 void check_copies(const OpCheck& check, std::int64_t copies) {
@@ -83,8 +86,8 @@ void check_copies(const OpCheck& check, std::int64_t copies) {
   });
 }
 
-void check(const SpreadChoices& op, Stream stream) {
-  const OpCheck check("spread_choices", stream);
+OpCheck check(const SpreadChoices& op, Stream stream) {
+  OpCheck check("spread_choices", stream);
   check.num_dims("chosen_TK", op.chosen_TK, 2);
   const std::int64_t T = op.chosen_TK.dim(0);
   const std::int64_t K = op.chosen_TK.dim(1);
@@ -99,10 +102,11 @@ void check(const SpreadChoices& op, Stream stream) {
   check.tensor("gates_TK", op.gates_TK, {T, K * op.copies}, dtype);
   check.tensor("chosen_TK", op.chosen_TK, {T, K}, DType::i32);
   check.tensor("chosen_gates_TK", op.chosen_gates_TK, {T, K}, dtype);
+  return check;
 }
 
-void check(const GatherChoices& op, Stream stream) {
-  const OpCheck check("gather_choices", stream);
+OpCheck check(const GatherChoices& op, Stream stream) {
+  OpCheck check("gather_choices", stream);
   check.num_dims("dgates_TK", op.dgates_TK, 2);
   const std::int64_t T = op.dgates_TK.dim(0);
   const std::int64_t K = op.dgates_TK.dim(1);
@@ -111,6 +115,7 @@ void check(const GatherChoices& op, Stream stream) {
   check.float_dtype("dgates_TK", dtype);
   check.tensor("dgates_TK", op.dgates_TK, {T, K}, dtype);
   check.tensor("dspread_TK", op.dspread_TK, {T, K * op.copies}, dtype);
+  return check;
 }
 
 // One thread: R is thousands where the rows that it indexes are millions of elements.
@@ -262,7 +267,7 @@ void gather(const GatherChoices& op) {
 }  // namespace
 
 void permute_index(const PermuteIndex& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::permute_index(op, stream);
   }
@@ -270,7 +275,7 @@ void permute_index(const PermuteIndex& op, Stream stream) {
 }
 
 void permute(const Permute& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::permute(op, stream);
   }
@@ -278,7 +283,7 @@ void permute(const Permute& op, Stream stream) {
 }
 
 void unpermute(const Unpermute& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::unpermute(op, stream);
   }
@@ -286,7 +291,7 @@ void unpermute(const Unpermute& op, Stream stream) {
 }
 
 void spread_choices(const SpreadChoices& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::spread_choices(op, stream);
   }
@@ -294,7 +299,7 @@ void spread_choices(const SpreadChoices& op, Stream stream) {
 }
 
 void gather_choices(const GatherChoices& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::gather_choices(op, stream);
   }

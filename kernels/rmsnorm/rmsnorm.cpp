@@ -18,8 +18,8 @@ constexpr std::int64_t kGrain = 16384;
 // Columns whose sums over the runs are formed together; they stay in the L1 cache.
 constexpr std::int64_t kColumns = 256;
 
-void check(const RmsNormForward& op, Stream stream) {
-  const OpCheck check("rmsnorm_forward", stream);
+OpCheck check(const RmsNormForward& op, Stream stream) {
+  OpCheck check("rmsnorm_forward", stream);
   check.num_dims("y_TD", op.y_TD, 2);
   const DType dtype = op.y_TD.dtype;
   const std::int64_t num_tokens = op.y_TD.dim(0);
@@ -32,10 +32,11 @@ void check(const RmsNormForward& op, Stream stream) {
   check.tensor("x_TD", op.x_TD, {num_tokens, width}, dtype);
   check.tensor("weight_D", op.weight_D, {width}, accumulation_dtype(dtype));
   check.optional_tensor("residual_TD", op.residual_TD, {num_tokens, width}, dtype);
+  return check;
 }
 
-void check(const RmsNormBackward& op, Stream stream) {
-  const OpCheck check("rmsnorm_backward", stream);
+OpCheck check(const RmsNormBackward& op, Stream stream) {
+  OpCheck check("rmsnorm_backward", stream);
   check.num_dims("dx_TD", op.dx_TD, 2);
   check.num_dims("partial_PD", op.partial_PD, 2);
   const DType dtype = op.dx_TD.dtype;
@@ -55,6 +56,7 @@ void check(const RmsNormBackward& op, Stream stream) {
   check.tensor("weight_D", op.weight_D, {width}, accumulation);
   check.tensor("rrms_T", op.rrms_T, {num_tokens}, accumulation);
   check.tensor("partial_PD", op.partial_PD, {num_partials, width}, accumulation);
+  return check;
 }
 
 // Loops carry `omp simd`, not just `restrict`: outputs may be inputs, at the same index.
@@ -170,7 +172,7 @@ void backward(const RmsNormBackward& op) {
 }  // namespace
 
 void rmsnorm_forward(const RmsNormForward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::rmsnorm_forward(op, stream);
   }
@@ -178,7 +180,7 @@ void rmsnorm_forward(const RmsNormForward& op, Stream stream) {
 }
 
 void rmsnorm_backward(const RmsNormBackward& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::rmsnorm_backward(op, stream);
   }

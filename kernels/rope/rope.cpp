@@ -122,12 +122,8 @@ void rope_table(const RopeTable& op, Stream stream) {
 }
 
 void rope_forward(const RopeForward& op, Stream stream) {
-  check_operands(OpCheck("rope_forward", stream),
-                 "x_TCH",
-                 op.x_TCH,
-                 op.table_SH,
-                 op.position_T,
-                 op.num_rotated_heads);
+  const OpCheck check("rope_forward", stream);
+  check_operands(check, "x_TCH", op.x_TCH, op.table_SH, op.position_T, op.num_rotated_heads);
   if (stream.device == Device::cuda) {
     return cuda::rope_forward(op, stream);
   }
@@ -137,12 +133,8 @@ void rope_forward(const RopeForward& op, Stream stream) {
 }
 
 void rope_backward(const RopeBackward& op, Stream stream) {
-  check_operands(OpCheck("rope_backward", stream),
-                 "dx_TCH",
-                 op.dx_TCH,
-                 op.table_SH,
-                 op.position_T,
-                 op.num_rotated_heads);
+  const OpCheck check("rope_backward", stream);
+  check_operands(check, "dx_TCH", op.dx_TCH, op.table_SH, op.position_T, op.num_rotated_heads);
   if (stream.device == Device::cuda) {
     return cuda::rope_backward(op, stream);
   }

@@ -75,8 +75,7 @@ void check_cap(const OpCheck& check, float cap) {
   });
 }
 
-Shape check(const RouterForward& op, Stream stream) {
-  const OpCheck check("router_forward", stream);
+Shape check(const OpCheck& check, const RouterForward& op, Stream stream) {
   const Shape shape = check_shape(check, op, stream);
   const DType sums = accumulation_dtype(op.x_TD.dtype);
   check.tensor("logits_TE", op.logits_TE, {shape.T, shape.E}, sums);
@@ -88,8 +87,8 @@ Shape check(const RouterForward& op, Stream stream) {
   return shape;
 }
 
-void check(const RouterBalance& op, Stream stream) {
-  const OpCheck check("router_balance", stream);
+OpCheck check(const RouterBalance& op, Stream stream) {
+  OpCheck check("router_balance", stream);
   check.num_dims("counts_BE", op.counts_BE, 2);
   const std::int64_t B = op.counts_BE.dim(0);
   const std::int64_t E = op.counts_BE.dim(1);
@@ -100,10 +99,10 @@ void check(const RouterBalance& op, Stream stream) {
   check.tensor("counts_BE", op.counts_BE, {B, E}, DType::i32);
   check.tensor("probs_sum_BE", op.probs_sum_BE, {B, E}, dtype);
   check.tensor("valid_B", op.valid_B, {B}, DType::i32);
+  return check;
 }
 
-Shape check(const RouterBackward& op, Stream stream) {
-  const OpCheck check("router_backward", stream);
+Shape check(const OpCheck& check, const RouterBackward& op, Stream stream) {
   const Shape shape = check_shape(check, op, stream);
   const DType sums = accumulation_dtype(op.x_TD.dtype);
   check.num_dims("partial_PED", op.partial_PED, 3);
@@ -413,7 +412,9 @@ void backward(const RouterBackward& op, const Shape& shape) {
 }  // namespace
 
 void router_forward(const RouterForward& op, Stream stream) {
-  const Shape shape = check(op, stream);
+  const OpCheck call("router_forward", stream);
+  const Shape shape = check(call, op, stream);
+  call.product(shape.T, shape.E, shape.D);
   if (stream.device == Device::cuda) {
     return cuda::router_forward(op, stream);
   }
@@ -421,7 +422,7 @@ void router_forward(const RouterForward& op, Stream stream) {
 }
 
 void router_balance(const RouterBalance& op, Stream stream) {
-  check(op, stream);
+  const OpCheck call = check(op, stream);
   if (stream.device == Device::cuda) {
     return cuda::router_balance(op, stream);
   }
@@ -429,7 +430,9 @@ void router_balance(const RouterBalance& op, Stream stream) {
 }
 
 void router_backward(const RouterBackward& op, Stream stream) {
-  const Shape shape = check(op, stream);
+  const OpCheck call("router_backward", stream);
+  const Shape shape = check(call, op, stream);
+  call.product(shape.T, shape.D, 2 * shape.E);
   if (stream.device == Device::cuda) {
     return cuda::router_backward(op, stream);
   }

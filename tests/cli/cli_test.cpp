@@ -257,6 +257,16 @@ TEST_F(Cli, BenchStepPrintsOneObject) {
   EXPECT_GE(object["tokens_per_second_without_optimizer"].get<double>(),
             object["tokens_per_second"].get<double>());
   EXPECT_NEAR(object["ratio"].get<double>(), rate / yardstick, 1e-9);
+  // Ops make the model's products, and in attention's backward pass one again.
+  double flops = 0;
+  for (const auto& op : object["ops"]) {
+    flops += op["flops"].get<double>();
+    EXPECT_GT(op["calls"].get<std::int64_t>(), 0) << op;
+    EXPECT_GE(op["least_seconds"].get<double>(), 0) << op;
+  }
+  const double model_flops = rate * object["seconds_per_step"].get<double>();
+  EXPECT_GT(flops, model_flops);
+  EXPECT_LT(flops, 1.25 * model_flops);
   EXPECT_FALSE(fs::exists(path("run")));
 }
 

@@ -631,3 +631,23 @@ plant("router.dweight_written", ROUTER, "accumulate",
 plant("router.dweight_accumulate", ROUTER, "accumulate",
       "dweight[i] = add ? dweight[i] + sum : sum;", "dweight[i] = sum;",
       "the gradient of before is lost")
+
+# ---- what a profile of ops counts
+
+PROFILE = "op_profile.cpp"
+
+plant("op_profile.caller", PROFILE, "accumulate",
+      "caller.flops -= std::min(call.flops, calls_[call.caller].flops);", "",
+      "products are counted where they are called, and by the caller as well")
+plant("op_profile.innermost", PROFILE, "state",
+      "  innermost_ = calls_[call].caller;\n", "",
+      "what follows an op is taken for a part of it")
+plant("op_profile.room", PROFILE, "bound",
+      "    ++num_left_out_;\n", "", "calls are left out in silence")
+plant("op_profile.ended", PROFILE, "condition",
+      "    if (!call.ended) {", "    if (false) {", "a call that goes on is counted")
+plant("op_profile.stream", PROFILE, "condition",
+      "stream.handle != stream_.handle", "false", "what runs on another stream is timed on this one")
+plant("op_profile.bytes", "check.cpp", "missing step",
+      "    profile_->add_bytes(call_, static_cast<double>(view.bytes()));\n", "",
+      "operands have no bytes")
