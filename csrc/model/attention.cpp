@@ -96,7 +96,8 @@ void attention_branch_backward(const BlockContext& context,
                    .dweight_NK = with_weights ? gradients.attention_out_DN : TensorView{},
                    .dy_TN = whole_tokens(context, kept.dattention_out_TD),
                    .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
-                   .weight_NK = weights.attention_out_DN},
+                   .weight_NK = weights.attention_out_DN,
+                   .weight_gradient = context.weight_gradient},
                   stream);
   const AttentionBackward scores = {.dq_TNH = queries_of(kept.dqkv_TCH, d),
                                     .dk_UGH = keys_of(kept.dqkv_TCH, d),
@@ -128,7 +129,8 @@ void attention_branch_backward(const BlockContext& context,
        .dweight_NK = with_weights ? gradients.qkv_CD : TensorView{},
        .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
        .x_TK = with_weights ? whole_tokens(context, layer.attention_in_TD) : TensorView{},
-       .weight_NK = weights.qkv_CD},
+       .weight_NK = weights.qkv_CD,
+       .weight_gradient = context.weight_gradient},
       stream);
   sum_terms(context, scratch.dbranch_in_TD);
 }
@@ -140,11 +142,13 @@ void attention_branch_backward_weights(const BlockContext& context,
   const Dims& d = context.dims;
   matmul_backward({.dweight_NK = gradients.attention_out_DN,
                    .dy_TN = whole_tokens(context, kept.dattention_out_TD),
-                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H})},
+                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
+                   .weight_gradient = context.weight_gradient},
                   context.stream);
   matmul_backward({.dweight_NK = gradients.qkv_CD,
                    .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
-                   .x_TK = whole_tokens(context, layer.attention_in_TD)},
+                   .x_TK = whole_tokens(context, layer.attention_in_TD),
+                   .weight_gradient = context.weight_gradient},
                   context.stream);
 }
 

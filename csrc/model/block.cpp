@@ -111,7 +111,8 @@ void block_backward(const BlockContext& context,
                     .x_TD = layer.moe_out_TD,
                     .weight_D = weights.post_moe_norm_D,
                     .rrms_T = layer.moe_out_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD},
+                    .partial_PD = scratch.norm_partial_PD,
+                    .weight_gradient = context.weight_gradient},
                    stream);
   moe_branch_backward(context, weights, gradients, layer, exchange, scales, kept, which);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
@@ -121,7 +122,8 @@ void block_backward(const BlockContext& context,
                     .weight_D = weights.pre_moe_norm_D,
                     .rrms_T = layer.moe_in_rrms_T,
                     .partial_PD = scratch.norm_partial_PD,
-                    .accumulate = true},
+                    .accumulate = true,
+                    .weight_gradient = context.weight_gradient},
                    stream);
   rmsnorm_backward({.dx_TD = kept.dattention_out_TD,
                     .dweight_D = gradients.post_attention_norm_D,
@@ -129,7 +131,8 @@ void block_backward(const BlockContext& context,
                     .x_TD = layer.attention_out_TD,
                     .weight_D = weights.post_attention_norm_D,
                     .rrms_T = layer.attention_out_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD},
+                    .partial_PD = scratch.norm_partial_PD,
+                    .weight_gradient = context.weight_gradient},
                    stream);
   attention_branch_backward(context, weights, gradients, layer, kept, which);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
@@ -139,7 +142,8 @@ void block_backward(const BlockContext& context,
                     .weight_D = weights.pre_attention_norm_D,
                     .rrms_T = layer.attention_in_rrms_T,
                     .partial_PD = scratch.norm_partial_PD,
-                    .accumulate = true},
+                    .accumulate = true,
+                    .weight_gradient = context.weight_gradient},
                    stream);
 }
 

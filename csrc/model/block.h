@@ -7,6 +7,7 @@
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/parameters.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis {
 
@@ -22,6 +23,8 @@ struct BlockContext {
   TensorView key_valid_T;                      // absent where no token is the pad id
   TensorView routed_valid_T;                   // of the routed tokens
   Stream stream;
+  // Of a backward pass, in both its parts: one op forms the gradient of a tensor, in one call.
+  kernels::WeightGradient weight_gradient = kernels::WeightGradient::add;
 };
 
 using LayerWeights = LayerParameters<TensorView>;
@@ -52,7 +55,7 @@ void attention_branch_recompute(const BlockContext& context,
                                 const Layer& layer,
                                 const RecomputeGroups& groups);
 // From the gradient of attention_out (kept.dattention_out_TD) to that of attention_in
-// (scratch.dbranch_in_TD) and of the weights, which are added to.
+// (scratch.dbranch_in_TD) and of the weights, as context.weight_gradient says.
 void attention_branch_backward(const BlockContext& context,
                                const LayerWeights& weights,
                                const LayerWeights& gradients,

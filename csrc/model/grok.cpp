@@ -311,7 +311,9 @@ void Grok::loss(const MicroBatch& batch, const LossScales& scales) {
 
 // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and is
 // used up at once, so [T, V] never exists.
-void Grok::backward_of_head(const MicroBatch& batch, const LossScales& scales) {
+void Grok::backward_of_head(const MicroBatch& batch,
+                            const LossScales& scales,
+                            WeightGradient weight_gradient) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
   const BackwardScratch<TensorView>& scratch = activations_.backward;
@@ -324,7 +326,8 @@ void Grok::backward_of_head(const MicroBatch& batch, const LossScales& scales) {
                      .dweight_NK = gradients.head_VD,
                      .dy_TN = activations_.shared.logits_CV.rows(0, count),
                      .x_TK = final_TD.rows(begin, count),
-                     .weight_NK = weights.head_VD},
+                     .weight_NK = weights.head_VD,
+                     .weight_gradient = begin == 0 ? weight_gradient : WeightGradient::add},
                     stream_);
   }
   sum_terms(context, scratch.dbranch_in_TD);
@@ -335,36 +338,48 @@ void Grok::backward_of_head(const MicroBatch& batch, const LossScales& scales) {
                     .x_TD = batch.output_TD(),
                     .weight_D = weights.final_norm_D,
                     .rrms_T = batch.tensors.final_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD},
+                    .partial_PD = scratch.norm_partial_PD,
+                    .weight_gradient = weight_gradient},
                    stream_);
 }
 
-void Grok::backward_of_embedding(const MicroBatch& batch) {
-  embedding_backward({.dweight_VD = parameters_.gradients().embedding_VD,
-                      .dy_TD = whole_tokens(block_context(batch), dhidden_TD()),
-                      .tokens_T = batch.tensors.tokens_T,
-                      .multiplier = static_cast<float>(model_.embedding_multiplier),
-                      .vocab_begin = dims_.local_V.begin,
-                      .vocab_size = dims_.V},
-                     stream_);
+// Adds to what the head has written where the two are one. No head is behind the embedding of its
+// micro-batch, so the first contribution to their gradient is the head's in any schedule.
+void Grok::backward_of_embedding(const MicroBatch& batch, WeightGradient weight_gradient) {
+  embedding_backward(
+      {.dweight_VD = parameters_.gradients().embedding_VD,
+       .dy_TD = whole_tokens(block_context(batch), dhidden_TD()),
+       .tokens_T = batch.tensors.tokens_T,
+       .multiplier = static_cast<float>(model_.embedding_multiplier),
+       .vocab_begin = dims_.local_V.begin,
+       .vocab_size = dims_.V,
+       .weight_gradient =
+           parameters_.plan().head_is_embedding() ? WeightGradient::add : weight_gradient},
+      stream_);
 }
 
-void Grok::backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink) {
-  backward(batch, nullptr, scales, sink);
+void Grok::backward(MicroBatch& batch,
+                    const LossScales& scales,
+                    WeightGradient weight_gradient,
+                    GradientSink* sink) {
+  backward(batch, nullptr, scales, weight_gradient, sink);
 }
 
 void Grok::backward_inputs(MicroBatch& batch,
                            const PendingWeights& pending,
                            const LossScales& scales,
+                           WeightGradient weight_gradient,
                            GradientSink* sink) {
-  backward(batch, &pending, scales, sink);
+  backward(batch, &pending, scales, weight_gradient, sink);
 }
 
 void Grok::backward(MicroBatch& batch,
                     const PendingWeights* pending,
                     const LossScales& scales,
+                    WeightGradient weight_gradient,
                     GradientSink* sink) {
-  const BlockContext context = block_context(batch);
+  BlockContext context = block_context(batch);
+  context.weight_gradient = weight_gradient;
   const auto num_layers = static_cast<int>(dims_.L);
   // The one before is next.
   const auto acquire = [&](int layer, std::size_t place) {
@@ -385,7 +400,7 @@ void Grok::backward(MicroBatch& batch,
   if (batch.stage.head) {
     const auto use = acquire(num_layers, batch.layers.size());
     begin_layer("loss and backward of the head", num_layers);
-    backward_of_head(batch, scales);
+    backward_of_head(batch, scales, weight_gradient);
     end_layer(num_layers);
   }
   add_auxiliary_losses(batch, scales);
@@ -421,13 +436,17 @@ void Grok::backward(MicroBatch& batch,
   }
   if (batch.stage.embedding) {
     enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
-    backward_of_embedding(batch);
+    backward_of_embedding(batch, weight_gradient);
     end_layer(kBeforeLayers);
   }
 }
 
-void Grok::backward_weights(MicroBatch& batch, const PendingWeights& pending, GradientSink* sink) {
-  const BlockContext context = block_context(batch);
+void Grok::backward_weights(MicroBatch& batch,
+                            const PendingWeights& pending,
+                            WeightGradient weight_gradient,
+                            GradientSink* sink) {
+  BlockContext context = block_context(batch);
+  context.weight_gradient = weight_gradient;
   for (std::size_t i = batch.layers.size(); i-- > 0;) {
     const int index = batch.layer_at(i);
     enter("backward of weights", index);

@@ -9,6 +9,7 @@
 #include "csrc/model/weight_residency.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis {
 
@@ -20,8 +21,8 @@ struct BlockContext;
 class GradientSink {
  public:
   virtual ~GradientSink() = default;
-  // The layer's gradients are about to be added to; with the head's the embedding's, which may be
-  // the same.
+  // The layer's gradients are about to be formed; with the head's the embedding's, which may be the
+  // same.
   virtual void before_backward(int layer) = 0;
   // They are complete.
   virtual void after_backward(int layer) = 0;
@@ -70,20 +71,28 @@ class Grok {
 
   // Both of these, and the gradient of
   //   cross entropy + balance * (all layers' balance losses) + router_z * (all layers' z losses),
-  // which is added to the parameters' gradients. forward() has run. In a stage without the head the
-  // gradient of output_TD is in dhidden_TD(); in one without the embedding that of hidden_TD is
-  // left there. `sink`, if any, hears how far the backward pass is.
-  void backward(MicroBatch& batch, const LossScales& scales, GradientSink* sink = nullptr);
+  // which is added to the parameters' gradients or, with `write`, takes the place of all that was
+  // there. Where head and embedding are one, the head's part is written and the embedding's added.
+  // forward() has run. In a stage without the head the gradient of output_TD is in dhidden_TD(); in
+  // one without the embedding that of hidden_TD is left there. `sink`, if any, hears how far the
+  // backward pass is.
+  void backward(MicroBatch& batch,
+                const LossScales& scales,
+                kernels::WeightGradient weight_gradient,
+                GradientSink* sink = nullptr);
 
   // The same in two parts, with others between them, and to the same bits: what the stage before
   // waits for, and the gradients of the layers' matrices. `pending` is the batch's from one to the
-  // other. Head and embedding are formed with the first.
+  // other. Head and embedding are formed with the first. Both parts are told the same of weights'
+  // gradients.
   void backward_inputs(MicroBatch& batch,
                        const PendingWeights& pending,
                        const LossScales& scales,
+                       kernels::WeightGradient weight_gradient,
                        GradientSink* sink = nullptr);
   void backward_weights(MicroBatch& batch,
                         const PendingWeights& pending,
+                        kernels::WeightGradient weight_gradient,
                         GradientSink* sink = nullptr);
   const TensorView& dhidden_TD() const { return activations_.backward.dhidden_TD; }
 
@@ -99,12 +108,15 @@ class Grok {
   void enter(const char* phase, int layer) const;
   void embed(const MicroBatch& batch);
   void add_cross_entropy(const MicroBatch& batch, const LossScales& scales);
-  void backward_of_head(const MicroBatch& batch, const LossScales& scales);
-  void backward_of_embedding(const MicroBatch& batch);
+  void backward_of_head(const MicroBatch& batch,
+                        const LossScales& scales,
+                        kernels::WeightGradient weight_gradient);
+  void backward_of_embedding(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
   // `pending` is null where the gradients of weights are formed too.
   void backward(MicroBatch& batch,
                 const PendingWeights* pending,
                 const LossScales& scales,
+                kernels::WeightGradient weight_gradient,
                 GradientSink* sink);
   // Of final_in_TD of all tokens, rows [begin, begin + count).
   void head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count);

@@ -216,7 +216,8 @@ void dense_backward(const BlockContext& context,
                    .dweight_NK = with_weights ? gradients.dense_down_DF : TensorView{},
                    .dy_TN = whole_tokens(context, kept.ddense_out_TD),
                    .x_TK = layer.dense_hidden_TF,
-                   .weight_NK = weights.dense_down_DF},
+                   .weight_NK = weights.dense_down_DF,
+                   .weight_gradient = context.weight_gradient},
                   stream);
   geglu_backward({.dgate_up_R2F = layer.dense_gate_up_TF,
                   .dy_RF = scratch.ddense_hidden_TF,
@@ -228,7 +229,8 @@ void dense_backward(const BlockContext& context,
                    .dweight_NK = with_weights ? gradients.dense_gate_up_FD : TensorView{},
                    .dy_TN = layer.dense_gate_up_TF,
                    .x_TK = with_weights ? whole_tokens(context, layer.moe_in_TD) : TensorView{},
-                   .weight_NK = weights.dense_gate_up_FD},
+                   .weight_NK = weights.dense_gate_up_FD,
+                   .weight_gradient = context.weight_gradient},
                   stream);
   sum_terms(context, dinput_TD);
   add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = dinput_TD}, stream);
@@ -393,7 +395,8 @@ void moe_branch_backward(const BlockContext& context,
                     .down_weight_EDF = weights.down_EDF,
                     .offsets_E1 = rows.offsets_E1,
                     .gates_TK = rows.gates,
-                    .source_R = rows.source_R},
+                    .source_R = rows.source_R,
+                    .weight_gradient = context.weight_gradient},
                    stream);
   const TensorView drouted_TD = routed_part_of(context, scratch.dbranch_in_TD);
   return_rows(context, layer, exchange, drouted_TD, scratch.drows_RD, 1.0F, "moe.ddispatch");
@@ -414,7 +417,8 @@ void moe_branch_backward(const BlockContext& context,
                    .cap = static_cast<float>(context.model.router_cap),
                    .balance_scale = scales.balance,
                    .z_scale = scales.z,
-                   .accumulate = true},
+                   .accumulate = true,
+                   .weight_gradient = context.weight_gradient},
                   stream);
   join_routed_parts(context, scratch.dbranch_in_TD);
   if (context.dims.local_dense_F > 0) {
@@ -434,16 +438,19 @@ void moe_branch_backward_weights(const BlockContext& context,
                             .dy_RD = kept.dexpert_out_RD.rows(0, exchange.num_arrived()),
                             .x_RD = rows.rows_RD,
                             .hidden_RF = rows.hidden_RF,
-                            .offsets_E1 = rows.offsets_E1},
+                            .offsets_E1 = rows.offsets_E1,
+                            .weight_gradient = context.weight_gradient},
                            context.stream);
   if (context.dims.local_dense_F > 0) {
     matmul_backward({.dweight_NK = gradients.dense_down_DF,
                      .dy_TN = whole_tokens(context, kept.ddense_out_TD),
-                     .x_TK = layer.dense_hidden_TF},
+                     .x_TK = layer.dense_hidden_TF,
+                     .weight_gradient = context.weight_gradient},
                     context.stream);
     matmul_backward({.dweight_NK = gradients.dense_gate_up_FD,
                      .dy_TN = layer.dense_gate_up_TF,
-                     .x_TK = whole_tokens(context, layer.moe_in_TD)},
+                     .x_TK = whole_tokens(context, layer.moe_in_TD),
+                     .weight_gradient = context.weight_gradient},
                     context.stream);
   }
 }

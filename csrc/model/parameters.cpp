@@ -147,14 +147,6 @@ TensorView Parameters::sums(const Range& run) const {
                          {{run.count}, gradients_n_.dtype});
 }
 
-void Parameters::clear_gradients(Stream stream) {
-  for (const TensorView& view : {gradients_n_, sums_n_}) {
-    if (view.present()) {
-      device_zero(view.data, view.bytes(), stream);
-    }
-  }
-}
-
 TensorView Parameters::logical_weights(const LogicalParameter& parameter) const {
   const auto index = static_cast<std::size_t>(parameter.segment);
   return flat_view(

@@ -30,16 +30,14 @@ class Parameters {
   // says so; what this rank owns of them is always there.
   TensorView segment_weights(std::size_t segment) const;
   TensorView owned_weights(std::size_t segment) const;
-  // Where the backward pass adds to; in the accumulation dtype, as the others.
+  // What the backward pass writes or adds to; in the accumulation dtype, as the others. Elements
+  // between tensors are zero from the beginning and remain so.
   TensorView segment_gradients(std::size_t segment) const;
   // Of the elements whose optimizer state this rank keeps, a part of those or under ZeRO-2 beside
   // them: the sum over ranks and micro-batches, once it is there.
   TensorView segment_sums(std::size_t segment) const;
   // Of `run`, which lies within the owned elements of a segment.
   TensorView sums(const Range& run) const;
-
-  // All gradients and sums become zero.
-  void clear_gradients(Stream stream);
 
   // The weights of this rank's part of one logical parameter.
   TensorView logical_weights(const LogicalParameter& parameter) const;

@@ -12,12 +12,13 @@ GradientReduction::GradientReduction(Parameters& parameters, const Groups& group
       groups_(groups),
       each_(parameters.plan().num_sum_elements > 0),
       num_layers_(parameters.plan().num_layers),
-      stream_(stream) {
+      stream_(stream),
+      has_sum_(parameters.plan().segments.size()) {
   pending_.reserve(parameters.plan().segments.size());
 }
 
 void GradientReduction::begin_step() {
-  parameters_.clear_gradients(stream_);
+  std::fill(has_sum_.begin(), has_sum_.end(), false);
 }
 
 void GradientReduction::before_backward(int layer) {
@@ -38,8 +39,6 @@ void GradientReduction::before_backward(int layer) {
       }
       return in_the_way;
     });
-    const TensorView gradients_n = parameters_.segment_gradients(i);
-    device_zero(gradients_n.data, gradients_n.bytes(), stream_);
   }
 }
 
@@ -95,10 +94,14 @@ void GradientReduction::complete(const Pending& pending) {
     const Segment& s = parameters_.plan().segments[pending.segment];
     const TensorView all_n = parameters_.segment_gradients(pending.segment);
     const TensorView sum_n = parameters_.segment_sums(pending.segment);
-    kernels::add({.y = sum_n,
-                  .a = sum_n,
-                  .b = flat_view(all_n, s.begin, s.owned.begin, {{s.owned.count}, all_n.dtype})},
-                 stream_);
+    const TensorView term_n =
+        flat_view(all_n, s.begin, s.owned.begin, {{s.owned.count}, all_n.dtype});
+    if (has_sum_[pending.segment]) {
+      kernels::add({.y = sum_n, .a = sum_n, .b = term_n}, stream_);
+    } else {
+      device_copy(sum_n.data, term_n.data, sum_n.bytes(), stream_);
+      has_sum_[pending.segment] = true;
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include "csrc/model/grok.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
+#include "kernels/weight_gradient.h"
 
 namespace memphis {
 
@@ -20,6 +21,8 @@ namespace memphis {
 //   ZeRO-2      each micro-batch's gradients are reduced and added to the piece that this rank
 //               keeps, so none but two layers' exist as a whole
 //
+// The first term of each sum is written: nothing that an earlier step left is cleared or read.
+//
 // Order       fixed: the same bits in every run of a layout. ZeRO-2 adds in another order.
 // Async       see Communicator. What is under way holds its gradients until its turn comes again.
 //
@@ -31,7 +34,14 @@ class GradientReduction final : public GradientSink {
 
   void begin_step();
 
-  // For Grok::backward of a micro-batch; null where nothing is reduced yet.
+  // For Grok::backward of a micro-batch: whether it writes the gradients, as the first of a step
+  // does, or adds to those of the ones before. Schedules have micro-batches in ascending order in
+  // each stage and each part of the backward pass, so that the first is the same one everywhere.
+  kernels::WeightGradient weight_gradient(bool first) const {
+    return each_ || first ? kernels::WeightGradient::write : kernels::WeightGradient::add;
+  }
+
+  // For the same; null where nothing is reduced yet.
   GradientSink* of_micro_batch(bool last) { return each_ || last ? this : nullptr; }
 
   // Parameters::segment_sums are there for what follows on the stream.
@@ -58,6 +68,7 @@ class GradientReduction final : public GradientSink {
   int num_layers_;
   Stream stream_;
   std::vector<Pending> pending_;  // in the order of their start
+  std::vector<bool> has_sum_;     // ZeRO-2, by segment: of this step
 };
 
 }  // namespace memphis

@@ -154,6 +154,12 @@ struct ParameterPlan {
     return segment.sharded() && (!segment.place || segment.layer < num_weight_places);
   }
 
+  // Whether the head's product is with the embedding's tensor, whose gradient both are summed in.
+  bool head_is_embedding() const {
+    return placements.head_VD.present() && placements.embedding_VD.present() &&
+           placements.head_VD.begin == placements.embedding_VD.begin;
+  }
+
   // The segment that an element lies in.
   std::size_t segment_of(std::int64_t element) const;
 };

@@ -113,6 +113,7 @@ const PendingWeights& TrainStep::pending_of(const Action& action) const {
 
 void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& scales) {
   const std::int64_t index = action.micro_batch;
+  const kernels::WeightGradient weight_gradient = reduction_.weight_gradient(index == 0);
   GradientSink* const sink = reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches);
   switch (action.kind) {
     case ActionKind::forward: {
@@ -122,13 +123,13 @@ void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& sc
       return;
     }
     case ActionKind::backward:
-      model_.backward(slot, scales, sink);
+      model_.backward(slot, scales, weight_gradient, sink);
       return;
     case ActionKind::backward_inputs:
-      model_.backward_inputs(slot, pending_of(action), scales, sink);
+      model_.backward_inputs(slot, pending_of(action), scales, weight_gradient, sink);
       return;
     case ActionKind::backward_weights:
-      model_.backward_weights(slot, pending_of(action), sink);
+      model_.backward_weights(slot, pending_of(action), weight_gradient, sink);
       return;
   }
 }

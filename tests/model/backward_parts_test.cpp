@@ -2,7 +2,8 @@
 //
 // The backward pass of layers in two parts, the gradients of their inputs and those of their
 // weights, in any order that a schedule may have them in, gives the bits of the pass in one part.
-// What is free between the two is made NaN, so that nothing can come of it.
+// What is free between the two is made NaN, so that nothing can come of it, and so are the weights'
+// gradients before the first micro-batch, which writes them.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -41,13 +42,19 @@ Bytes bytes_of(const TensorView& view, Stream stream) {
   return bytes;
 }
 
-// NaN in every dtype.
-void poison(const TensorView& view, Stream stream) {
+constexpr std::byte kZero{0};
+constexpr std::byte kNaN{0xff};  // every byte of one, in every dtype
+
+void fill(const TensorView& view, std::byte value, Stream stream) {
   if (view.present()) {
-    const Bytes ones(view.bytes(), std::byte{0xff});
-    device_copy(view.data, ones.data(), ones.size(), stream);
+    const Bytes bytes(view.bytes(), value);
+    device_copy(view.data, bytes.data(), bytes.size(), stream);
     synchronize(stream);
   }
+}
+
+void poison(const TensorView& view, Stream stream) {
+  fill(view, kNaN, stream);
 }
 
 // What a run leaves: gradients of every parameter, and that of each micro-batch's embedding.
@@ -104,8 +111,14 @@ class Layers {
 
   // "F0 I0 F1 W0 I1 W1": forward passes, gradients of inputs and of weights, of all layers of a
   // micro-batch; B: block_backward; P: both parts of a layer, in scratch, and then the next layer.
-  Outcome run(const std::string& order) {
-    parameters_.clear_gradients(stream());
+  // The gradients of weights consist of bytes `before` when it begins.
+  Outcome run(const std::string& order, std::byte before = kNaN) {
+    for (LayerWeights gradients : parameters_.gradients().layers) {
+      for_each_layer_parameter(
+          gradients, gradients, [&](const TensorView& view, const TensorView&) {
+            fill(view, before, stream());
+          });
+    }
     Outcome result;
     for (std::size_t i = 0; i < order.size(); i += 3) {
       const std::int64_t batch = order[i + 1] - '0';
@@ -207,7 +220,9 @@ class Layers {
             .scratch = activations_.backward,
             .key_valid_T = batch.key_valid_T,
             .routed_valid_T = batch.routed_valid_T,
-            .stream = stream()};
+            .stream = stream(),
+            .weight_gradient = &batch == batches_.front().get() ? kernels::WeightGradient::write
+                                                                : kernels::WeightGradient::add};
   }
 
   void forward(std::int64_t index) {
@@ -308,7 +323,8 @@ constexpr std::string_view kInTwoParts[] = {
 };
 
 void expect_same_bits(Layers& layers) {
-  const Outcome expected = layers.run(std::string(kInOnePart));
+  const Outcome expected = layers.run(std::string(kInOnePart), kZero);
+  expect_same(layers.run(std::string(kInOnePart)), expected);
   for (const std::string_view order : kInTwoParts) {
     SCOPED_TRACE(order);
     expect_same(layers.run(std::string(order)), expected);

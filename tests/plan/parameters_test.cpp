@@ -8,6 +8,8 @@
 
 #include "csrc/config/load.h"
 #include "csrc/plan/flops.h"
+#include "csrc/plan/mesh.h"
+#include "csrc/plan/share.h"
 #include "tests/support/tiny_model.h"
 
 namespace memphis::test {
@@ -42,6 +44,35 @@ TEST(ParameterPlan, LogicalParametersFillTheirSegmentsWithoutOverlap) {
     EXPECT_EQ(segment.decay, !is_norm) << parameter.name << ": weight decay spares norms alone";
   }
   EXPECT_LE(end, plan.num_elements);
+}
+
+// What lies between tensors is zero from the beginning, also where the gradients of another layer
+// have been: each of its tensors lies where one of theirs does.
+TEST(ParameterPlan, GradientsOfLayersThatTakeTurnsLieAlike) {
+  ModelConfig model = tiny_grok2();
+  model.num_layers = 5;
+  for (const double bucket_mib : {0.0, 64.0}) {
+    ParallelConfig parallel;
+    parallel.data = 2;
+    parallel.zero = 2;
+    parallel.bucket_mib = bucket_mib;
+    const ParameterPlan plan =
+        plan_parameters(model, DType::bf16, make_share(model, parallel, Mesh(parallel, 2), 1));
+    const auto places_of = [&](std::size_t layer) {
+      std::vector<std::int64_t> result;
+      LayerParameters<Placement> placed = plan.placements.layers[layer];
+      for_each_layer_parameter(placed, placed, [&](const Placement& one, const Placement&) {
+        const Segment& segment = plan.segments[static_cast<std::size_t>(one.segment)];
+        result.push_back(segment.gradient_begin + one.begin - segment.begin);
+        result.push_back(one.spec.num_elements());
+      });
+      return result;
+    };
+    EXPECT_EQ(places_of(2), places_of(0));
+    EXPECT_EQ(places_of(4), places_of(0));
+    EXPECT_EQ(places_of(3), places_of(1));
+    EXPECT_NE(places_of(1), places_of(0));
+  }
 }
 
 // The model multiplies by q, k and v as one matrix, and by an expert's gate and up as one.

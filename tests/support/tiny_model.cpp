@@ -205,9 +205,8 @@ double TinyModel::total_loss() {
 double TinyModel::total_loss_and_gradient() {
   const TensorView& stats = activations_.shared.stats;
   device_zero(stats.data, stats.bytes(), stream());
-  parameters_.clear_gradients(stream());
   model_.forward(batch_);
-  model_.backward(batch_, scales);
+  model_.backward(batch_, scales, kernels::WeightGradient::write);
   return read_total();
 }
 
