@@ -103,7 +103,7 @@ void expect_whole(const Target& target, const PartsCase& parts) {
   const std::int64_t offset = keys_have_places ? 7 : 0;
   std::vector<double> places;
   for (std::int64_t t = 0; t < c.T(); ++t) {
-    places.push_back(static_cast<double>(t % c.S + offset));
+    places.push_back(static_cast<double>(t % c.S + offset * (1 + t / c.S)));  // of each sequence
   }
   const OwnedStream stream(device);
   const auto queries = heads(qkv, c, 0, c.N);
