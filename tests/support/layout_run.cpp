@@ -21,11 +21,55 @@
 namespace memphis::test {
 namespace {
 
-template <class T>
-void all_reduce(Communicator& all, std::vector<T>& values, DType dtype, Reduce reduce) {
-  const TensorView view(
-      values.data(), {static_cast<std::int64_t>(values.size())}, dtype, Device::cpu);
-  all.run(AllReduce{.y = view, .x = view, .reduce = reduce}, "test.join", {});
+// Appends what of `values` is no NaN: runs of elements, each with where it begins, counted from
+// `offset`, and how many they are.
+void pack(std::size_t offset, std::span<const double> values, std::vector<double>& packed) {
+  for (std::size_t i = 0; i < values.size();) {
+    if (std::isnan(values[i])) {
+      ++i;
+      continue;
+    }
+    std::size_t end = i;
+    while (end < values.size() && !std::isnan(values[end])) {
+      ++end;
+    }
+    packed.push_back(static_cast<double>(offset + i));
+    packed.push_back(static_cast<double>(end - i));
+    packed.insert(packed.end(),
+                  values.begin() + static_cast<std::ptrdiff_t>(i),
+                  values.begin() + static_cast<std::ptrdiff_t>(end));
+    i = end;
+  }
+}
+
+// Calls visit(begin, values) with each run that a rank has packed, of `num_elements` at most, in the
+// order of ranks. A rank sends what it has and not the whole: most of it is another's. Collective.
+template <class Visit>
+void for_each_packed_run(Communicator& all,
+                         std::vector<double> packed,
+                         std::size_t num_elements,
+                         const Visit& visit) {
+  constexpr std::size_t kFew =
+      16;  // so few that asking who has most takes longer than to send them
+  const std::size_t most = num_elements <= kFew
+                               ? 2 * num_elements + 2
+                               : static_cast<std::size_t>(largest_of_all(
+                                     all, static_cast<std::int64_t>(packed.size()), "test.join"));
+  packed.resize(most, std::nan(""));
+  std::vector<double> of_all(most * static_cast<std::size_t>(all.size()));
+  const auto view = [](std::vector<double>& values) {
+    return TensorView(
+        values.data(), {static_cast<std::int64_t>(values.size())}, DType::f64, Device::cpu);
+  };
+  all.run(AllGather{.y = view(of_all), .x = view(packed)}, "test.join", {});
+  for (int rank = 0; rank < all.size(); ++rank) {
+    const std::size_t end = (static_cast<std::size_t>(rank) + 1) * most;
+    for (std::size_t i = end - most; i < end && !std::isnan(of_all[i]);) {
+      const auto count = static_cast<std::size_t>(of_all[i + 1]);
+      visit(static_cast<std::size_t>(of_all[i]), std::span(of_all).subspan(i + 2, count));
+      i += 2 + count;
+    }
+  }
 }
 
 template <class T>
@@ -208,19 +252,21 @@ bool fails_on_any_rank(Ranks ranks, bool fails_here) {
 
 Joined join(Communicator& all, std::span<const double> own) {
   constexpr double kNone = -std::numeric_limits<double>::infinity();
-  Joined result;
-  for (const double value : own) {
-    const bool absent = std::isnan(value);
-    result.low.push_back(absent ? kNone : -value);
-    result.high.push_back(absent ? kNone : value);
-    result.num_ranks.push_back(absent ? 0 : 1);
-  }
-  all_reduce(all, result.low, DType::f64, Reduce::max);
-  all_reduce(all, result.high, DType::f64, Reduce::max);
-  all_reduce(all, result.num_ranks, DType::i32, Reduce::sum);
-  for (double& value : result.low) {
-    value = -value;
-  }
+  Joined result{.low = std::vector<double>(own.size(), -kNone),
+                .high = std::vector<double>(own.size(), kNone),
+                .num_ranks = std::vector<std::int32_t>(own.size())};
+  std::vector<double> packed;
+  pack(0, own, packed);
+  for_each_packed_run(
+      all, std::move(packed), own.size(), [&](std::size_t begin, std::span<const double> values) {
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          double& low = result.low[begin + i];
+          double& high = result.high[begin + i];
+          low = std::min(low, values[i]);
+          high = std::max(high, values[i]);
+          ++result.num_ranks[begin + i];
+        }
+      });
   return result;
 }
 
@@ -279,26 +325,46 @@ Tensors RankRun::empty() const {
 }
 
 Tensors RankRun::joined(const Tensors& own, Copies copies) {
-  std::vector<double> flat;
-  for (const auto& [name, values] : own) {
-    flat.insert(flat.end(), values.begin(), values.end());
-  }
-  const Joined whole = join(*all_, flat);
   Tensors result;
-  std::size_t at = 0;
+  std::vector<std::pair<std::size_t, std::vector<double>*>> tensors;  // and where each begins
+  std::vector<double> packed;
+  std::size_t num_elements = 0;
   for (const auto& [name, values] : own) {
+    pack(num_elements, values, packed);
     std::vector<double>& tensor = result[name];
-    std::int64_t num_wrong = 0;
-    for (std::size_t i = 0; i < values.size(); ++i, ++at) {
-      tensor.push_back(whole.high[at]);
-      const bool right = copies == Copies::one
-                             ? whole.num_ranks[at] == 1
-                             : whole.num_ranks[at] >= 1 && whole.low[at] == whole.high[at];
-      num_wrong += right ? 0 : 1;
-    }
-    EXPECT_EQ(num_wrong, 0) << "elements of " << name
-                            << (copies == Copies::one ? " that not one rank counts, or NaN"
-                                                      : " that nobody has, or ranks differ in");
+    tensor.assign(values.size(), std::nan(""));
+    tensors.emplace_back(num_elements, &tensor);
+    num_elements += values.size();
+  }
+  std::map<const std::vector<double>*, std::int64_t> num_wrong;
+  for_each_packed_run(
+      *all_,
+      std::move(packed),
+      num_elements,
+      [&](std::size_t begin, std::span<const double> values) {
+        const auto [first, tensor] =
+            *(std::upper_bound(tensors.begin(),
+                               tensors.end(),
+                               begin,
+                               [](std::size_t at, const auto& one) { return at < one.first; }) -
+              1);
+        double* const targets = tensor->data() + (begin - first);
+        std::int64_t num_others = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          const bool right =
+              std::isnan(targets[i]) || (copies == Copies::equal && targets[i] == values[i]);
+          num_others += right ? 0 : 1;
+        }
+        std::copy(values.begin(), values.end(), targets);
+        num_wrong[tensor] += num_others;
+      });
+  for (const auto& [name, values] : result) {
+    const auto num_absent =
+        std::count_if(values.begin(), values.end(), [](double value) { return std::isnan(value); });
+    EXPECT_EQ(num_wrong[&values] + num_absent, 0)
+        << "elements of " << name
+        << (copies == Copies::one ? " that not one rank counts, or NaN"
+                                  : " that nobody has, or ranks differ in");
   }
   return result;
 }
