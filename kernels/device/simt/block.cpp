@@ -110,6 +110,7 @@ void Block::start(const KernelCall& call) {
   warps_.resize(static_cast<std::size_t>(num_warps()));
   for (Warp& warp : warps_) {
     warp.present = 0;
+    warp.ready = 0;
     warp.gatherings.clear();
   }
   Index3 index;
@@ -117,11 +118,11 @@ void Block::start(const KernelCall& call) {
     Thread& thread = threads_[static_cast<std::size_t>(i)];
     thread.id = i;
     thread.index = index;
-    thread.state = State::ready;
+    set_state(thread, State::ready);
     thread.stack_bottom = stacks_[static_cast<std::size_t>(i)].bottom();
     thread.copy_groups.clear();
     thread.open_group.clear();
-    thread.fiber.start(stacks_[static_cast<std::size_t>(i)], &Block::enter, this);
+    thread.fiber.start(stacks_[static_cast<std::size_t>(i)], &Block::enter, this, outside_);
     warps_[static_cast<std::size_t>(i / kWarpSize)].present |=
         1U << static_cast<unsigned>(i % kWarpSize);
     if (++index.x == call.block.x) {
@@ -176,34 +177,62 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
   return fault_.what == nullptr && deadlock_.empty();
 }
 
+void Block::set_state(Thread& thread, State state) {
+  thread.state = state;
+  unsigned& ready = warps_[static_cast<std::size_t>(thread.id / kWarpSize)].ready;
+  const unsigned lane = 1U << static_cast<unsigned>(thread.id % kWarpSize);
+  ready = state == State::ready ? ready | lane : ready & ~lane;
+}
+
 // Until each lane of the warp waits or has left; false if there was nothing to run.
 bool Block::run_warp(int warp) {
-  const int first = warp * kWarpSize;
-  const int count = std::min(kWarpSize, num_threads_ - first);
   bool progress = false;
-  for (bool again = true; again && fault_.what == nullptr;) {
-    again = false;
-    const std::uint64_t shuffle = options().seed == 0 ? 0 : random();
-    for (int i = 0; i < count; ++i) {
-      // Rotated, and every other time from the last to the first.
-      const int turned = static_cast<int>((static_cast<std::uint64_t>(i) + (shuffle >> 1U)) %
-                                          static_cast<std::uint64_t>(count));
-      const int lane = (shuffle & 1U) == 0 ? turned : count - 1 - turned;
-      Thread& thread = threads_[static_cast<std::size_t>(first + lane)];
-      if (thread.state != State::ready) {
-        continue;
-      }
-      current_ = &thread;
-      now = {.block = linear_index_, .thread = thread.id};
-      thread.fiber.resume();
-      again = true;
-      progress = true;
-      if (fault_.what != nullptr) {
-        return true;
-      }
+  while (fault_.what == nullptr) {
+    pass_ = {.warp = warp,
+             .count = std::min(kWarpSize, num_threads_ - warp * kWarpSize),
+             .shuffle = options().seed == 0 ? 0 : random(),
+             .position = 0};
+    Thread* const thread = next_lane();
+    if (thread == nullptr) {
+      break;
     }
+    progress = true;
+    thread->fiber.resume();
   }
   return progress;
+}
+
+// The next of the pass that is ready, which becomes the current one; null at its end.
+Thread* Block::next_lane() {
+  const unsigned ready = warps_[static_cast<std::size_t>(pass_.warp)].ready;
+  if (ready == 0) {
+    return nullptr;
+  }
+  const auto count = static_cast<std::uint64_t>(pass_.count);
+  const auto first = static_cast<int>((pass_.shuffle >> 1U) % count);
+  while (pass_.position < pass_.count) {
+    const int sum = pass_.position++ + first;
+    const int turned = sum < pass_.count ? sum : sum - pass_.count;
+    const int lane = (pass_.shuffle & 1U) == 0 ? turned : pass_.count - 1 - turned;
+    if ((ready >> static_cast<unsigned>(lane) & 1U) == 0) {
+      continue;
+    }
+    current_ = &threads_[static_cast<std::size_t>(pass_.warp * kWarpSize + lane)];
+    now = {.block = linear_index_, .thread = current_->id};
+    return current_;
+  }
+  return nullptr;
+}
+
+// The current thread, which is not ready, is left for the next of the pass, or for the executor.
+void Block::hand_on() {
+  Thread& self = *current_;
+  Thread* const next = next_lane();
+  if (next != nullptr) {
+    self.fiber.hand_on_to(next->fiber);
+  } else {
+    self.fiber.suspend();
+  }
 }
 
 bool Block::poll_conditions() {
@@ -213,7 +242,7 @@ bool Block::poll_conditions() {
     if (thread.state == State::waiting &&
         (thread.wait == Wait::condition || thread.wait == Wait::grid) &&
         thread.condition(thread.condition_argument)) {
-      thread.state = State::ready;
+      set_state(thread, State::ready);
       progress = true;
     }
   }
@@ -222,15 +251,15 @@ bool Block::poll_conditions() {
 
 void Block::suspend(Wait wait, const char* what, const void* pc) {
   Thread& self = *current_;
-  self.state = State::waiting;
+  set_state(self, State::waiting);
   self.wait = wait;
   self.waits_for = what;
   self.pc = pc;
-  self.fiber.suspend();
+  hand_on();
 }
 
 void Block::release(int thread) {
-  threads_[static_cast<std::size_t>(thread)].state = State::ready;
+  set_state(threads_[static_cast<std::size_t>(thread)], State::ready);
 }
 
 void Block::stop(const Fault& fault) {
@@ -249,7 +278,7 @@ void Block::leave() {
   if (num_exited_ + 1 == num_threads_) {
     mbarriers_.end_block();
   }
-  self.state = State::exited;
+  set_state(self, State::exited);
   ++num_exited_;
   Warp& warp = warps_[static_cast<std::size_t>(self.id / kWarpSize)];
   warp.present &= ~(1U << static_cast<unsigned>(self.id % kWarpSize));
@@ -258,7 +287,7 @@ void Block::leave() {
       complete(warp, warp.gatherings[i - 1]);
     }
   }
-  self.fiber.suspend();
+  hand_on();
 }
 
 void Block::sync_block(const void* pc) {
@@ -355,7 +384,9 @@ void Block::collective(
     if ((open.mask & mask) == 0) {
       continue;
     }
-    if (open.mask != mask || std::string_view(open.instruction) != instruction) {
+    // Their names are mostly one literal, which spares a look at the text.
+    if (open.mask != mask ||
+        (open.instruction != instruction && std::string_view(open.instruction) != instruction)) {
       const auto other = static_cast<std::size_t>(std::countr_zero(open.arrived));
       const Thread& waiting =
           threads_[static_cast<std::size_t>(current_->id / kWarpSize * kWarpSize) + other];

@@ -60,6 +60,7 @@ struct Gathering {
 
 struct Warp {
   unsigned present = 0;  // lanes that have not left the kernel
+  unsigned ready = 0;    // lanes in State::ready
   std::vector<Gathering> gatherings;
 };
 
@@ -126,6 +127,9 @@ class Block final : public UnitHost {
   static void enter(void* block);
   void start(const KernelCall& call);
   bool run_warp(int warp);
+  Thread* next_lane();
+  void set_state(Thread& thread, State state);
+  void hand_on();
   bool poll_conditions();
   static bool is_complete(const Warp& warp, const Gathering& gathering);
   void complete(Warp& warp, const Gathering& gathering);
@@ -158,6 +162,15 @@ class Block final : public UnitHost {
   const void* barrier_pc_ = nullptr;
   bool barrier_pcs_differ_ = false;
   Thread* current_ = nullptr;
+  // A pass over the lanes of a warp: rotated, and every other time from the last to the first.
+  struct Pass {
+    int warp = 0;
+    int count = 0;  // lanes
+    std::uint64_t shuffle = 0;
+    int position = 0;  // lanes before it have had their turn
+  };
+  Pass pass_;
+  Fiber::Outside outside_;
   SharedMemory shared_;
   Mbarriers mbarriers_{*this};
   BulkCopies bulk_copies_{*this, mbarriers_};

@@ -24,8 +24,11 @@ void add_float(std::byte* address, float value) {
 }  // namespace
 
 void BulkCopies::begin_block(int num_threads) {
-  stores_.clear();
-  stores_.resize(static_cast<std::size_t>(num_threads));
+  stores_.resize(std::max(stores_.size(), static_cast<std::size_t>(num_threads)));
+  if (any_stores_) {
+    std::fill(stores_.begin(), stores_.end(), Stores{});
+    any_stores_ = false;
+  }
 }
 
 void BulkCopies::check_map(const TensorMap& map, int num_coordinates, const void* pc) {
@@ -139,6 +142,7 @@ void BulkCopies::issue_store(const TensorMap& map,
     }
   });
   block_.shared().begin_reading(address_of(shared), map.box_bytes);
+  any_stores_ = true;
   stores_[static_cast<std::size_t>(block_.thread_id())].open_group.push_back(
       {.map = map,
        .corner = corner,
@@ -149,6 +153,7 @@ void BulkCopies::issue_store(const TensorMap& map,
 }
 
 void BulkCopies::commit() {
+  any_stores_ = true;
   Stores& stores = stores_[static_cast<std::size_t>(block_.thread_id())];
   stores.groups.push_back(std::move(stores.open_group));
   stores.open_group.clear();

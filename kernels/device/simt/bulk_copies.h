@@ -88,7 +88,8 @@ class BulkCopies {
 
   UnitHost& block_;
   Mbarriers& mbarriers_;
-  std::vector<Stores> stores_;  // by thread
+  std::vector<Stores> stores_;  // by thread; kept from block to block, as making them allocates
+  bool any_stores_ = false;     // since they were last cleared
 };
 
 }  // namespace memphis::kernels::simt

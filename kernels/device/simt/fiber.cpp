@@ -46,32 +46,58 @@ std::uintptr_t FiberStack::bottom() const {
   return reinterpret_cast<std::uintptr_t>(mapping_) + page_bytes();
 }
 
-void Fiber::start(const FiberStack& stack, void (*entry)(void*), void* argument) {
+// What is told by the stack that is left, on which it lies, to the one that is entered.
+struct Fiber::Switch {
+  void** context;            // where that of the stack that is left goes
+  Fiber* entered = nullptr;  // for its first turn
+  // Where the stack that is left goes, or null.
+  const void** stack = nullptr;
+  std::size_t* stack_bytes = nullptr;
+
+  static Switch* arrive(const context::transfer_t& from, void* own_stack) {
+    auto* const how = static_cast<Switch*>(from.data);
+    *how->context = from.fctx;
+    finish_switch(own_stack, how->stack, how->stack_bytes);
+    return how;
+  }
+};
+
+void Fiber::start(const FiberStack& stack, void (*entry)(void*), void* argument, Outside& outside) {
   stack_bottom_ = stack.bottom();
+  outside_ = &outside;
   entry_ = entry;
   argument_ = argument;
   const auto begin = [](context::transfer_t from) {
-    auto* const self = static_cast<Fiber*>(from.data);
-    self->resumer_ = from.fctx;
-    finish_switch(nullptr, &self->resumer_stack_, &self->resumer_stack_bytes_);
+    const Fiber* const self = Switch::arrive(from, nullptr)->entered;
     self->entry_(self->argument_);
   };
   context_ = context::make_fcontext(
       reinterpret_cast<void*>(stack_bottom_ + FiberStack::kBytes), FiberStack::kBytes, begin);
 }
 
-void Fiber::resume() {
+void Fiber::enter_from(void* context, const void* stack, std::size_t stack_bytes, Switch& how) {
   void* own_stack = nullptr;
-  start_switch(&own_stack, reinterpret_cast<const void*>(stack_bottom_), FiberStack::kBytes);
-  context_ = context::jump_fcontext(context_, this).fctx;
-  finish_switch(own_stack, nullptr, nullptr);
+  start_switch(&own_stack, stack, stack_bytes);
+  Switch::arrive(context::jump_fcontext(context, &how), own_stack);
+}
+
+void Fiber::resume() {
+  Switch how = {.context = &outside_->context,
+                .entered = this,
+                .stack = &outside_->stack,
+                .stack_bytes = &outside_->stack_bytes};
+  enter_from(context_, reinterpret_cast<const void*>(stack_bottom_), FiberStack::kBytes, how);
 }
 
 void Fiber::suspend() {
-  void* own_stack = nullptr;
-  start_switch(&own_stack, resumer_stack_, resumer_stack_bytes_);
-  resumer_ = context::jump_fcontext(resumer_, nullptr).fctx;
-  finish_switch(own_stack, &resumer_stack_, &resumer_stack_bytes_);
+  Switch how = {.context = &context_};
+  enter_from(outside_->context, outside_->stack, outside_->stack_bytes, how);
+}
+
+void Fiber::hand_on_to(Fiber& other) {
+  Switch how = {.context = &context_, .entered = &other};
+  enter_from(
+      other.context_, reinterpret_cast<const void*>(other.stack_bottom_), FiberStack::kBytes, how);
 }
 
 }  // namespace memphis::kernels::simt

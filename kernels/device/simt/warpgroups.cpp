@@ -131,10 +131,14 @@ const T& Warpgroups::call_of_all(void* const (&operands)[32], unsigned lanes) {
 }
 
 void Warpgroups::begin_block(int num_warps) {
-  warps_.clear();
-  warps_.resize(static_cast<std::size_t>(num_warps));
-  steps_.clear();
-  steps_.resize(static_cast<std::size_t>((num_warps + kWarpsInGroup - 1) / kWarpsInGroup));
+  num_warps_ = num_warps;
+  warps_.resize(std::max(warps_.size(), static_cast<std::size_t>(num_warps)));
+  steps_.resize(warps_.size() / kWarpsInGroup + 1);
+  if (any_instructions_) {
+    std::fill(warps_.begin(), warps_.end(), Warp{});
+    std::fill(steps_.begin(), steps_.end(), std::vector<Step>{});
+    any_instructions_ = false;
+  }
 }
 
 int Warpgroups::warp_index() const {
@@ -146,9 +150,9 @@ Warpgroups::Warp& Warpgroups::warp() {
 }
 
 void Warpgroups::require_warpgroup(const void* pc) {
+  any_instructions_ = true;
   const int first = warp_index() / kWarpsInGroup * kWarpsInGroup;
-  if (block_.lanes_present() != kAllLanes ||
-      first + kWarpsInGroup > static_cast<int>(warps_.size())) {
+  if (block_.lanes_present() != kAllLanes || first + kWarpsInGroup > num_warps_) {
     block_.stop(
         {.what = "needs all 128 threads of its warpgroup, four warps from a multiple of four",
          .advice = "let whole warpgroups leave, or none",

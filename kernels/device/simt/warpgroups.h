@@ -109,8 +109,11 @@ class Warpgroups {
   const std::byte* pointer(std::uint32_t address);
 
   UnitHost& block_;
+  // Kept from block to block, as making them allocates: few kernels have such instructions.
   std::vector<Warp> warps_;
   std::vector<std::vector<Step>> steps_;  // by warpgroup
+  bool any_instructions_ = false;         // since they were last cleared
+  int num_warps_ = 0;                     // of the block
 };
 
 }  // namespace memphis::kernels::simt
