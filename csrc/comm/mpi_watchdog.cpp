@@ -88,6 +88,7 @@ void MpiWatchdog::watch() {
       const auto now = Activity::Clock::now();
       const std::chrono::duration<double> tick = now - last_tick;
       last_tick = now;
+      awake_seconds_ = tick.count() > kMaxTickSeconds ? 0 : awake_seconds_ + tick.count();
       receive_beat();
       look_for_deadlock();
       look_for_hang();
@@ -206,11 +207,15 @@ void MpiWatchdog::look_for_loss(double tick_seconds) {
                       waits ? fmt::format(", waiting for {}", own.missing.data()) : ""));
 }
 
+double MpiWatchdog::idle_seconds() const {
+  return std::min(activity_.idle_seconds(), awake_seconds_);
+}
+
 void MpiWatchdog::look_for_deadlock() {
   const double limit = activity_.limits().lost_seconds;
   const double least = std::max(limit, kHopSeconds * size_);
   std::int64_t num_idle = 0;
-  if (limit > 0 && activity_.idle_seconds() > least) {
+  if (limit > 0 && idle_seconds() > least) {
     num_idle = std::min<std::int64_t>(heard_.num_idle + 1, size_);
     const Activity::Place own = activity_.place();
     const int before = (rank_ + size_ - 1) % size_;
@@ -248,8 +253,8 @@ void MpiWatchdog::look_for_deadlock() {
 }
 
 void MpiWatchdog::look_for_hang() {
-  const double seconds = activity_.gpu_seconds();
-  const bool stands = std::max(seconds, activity_.idle_seconds()) > kStandingSeconds;
+  const double seconds = std::min(activity_.gpu_seconds(), awake_seconds_);
+  const bool stands = std::max(seconds, idle_seconds()) > kStandingSeconds;
   const std::int64_t num_standing =
       stands ? std::min<std::int64_t>(heard_.num_standing + 1, size_) : 0;
   const Activity::Place& before_them = heard_.num_standing > 0 ? heard_.before_them : heard_.place;

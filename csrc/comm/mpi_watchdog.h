@@ -68,6 +68,9 @@ class MpiWatchdog {
   void look_for_hang();
   void announce(ExitCode code, std::string_view cause) noexcept;
   bool closed() const;
+  // For how long this rank has been in its collective and running: a job that was stopped as a whole
+  // finds all its ranks in one when it goes on.
+  double idle_seconds() const;
 
   int rank_;
   int size_;
@@ -82,6 +85,7 @@ class MpiWatchdog {
   bool heard_any_ = false;
   bool process_seen_ = false;
   double silence_seconds_ = 0;
+  double awake_seconds_ = 0;  // since this rank was last kept from running for long
   MPI_Request receiving_ = MPI_REQUEST_NULL;
   Report report_;  // on the first rank, another's
   MPI_Request receiving_report_ = MPI_REQUEST_NULL;
