@@ -24,6 +24,7 @@ inline std::vector<GlobalNormCase> global_norm_cases() {
       {.name = "odd", .num_elements = 37, .num_partials = 3, .accumulate = true},
       {.name = "one_run", .num_elements = 1001, .num_partials = 1},
       {.name = "fewer_than_runs", .num_elements = 1055, .accumulate = true},
+      {.name = "short_last_run", .num_elements = 3075},
       {.name = "empty", .num_elements = 0, .num_partials = 3, .accumulate = true},
       // Several vectors a thread, in runs and in the sum.
       {.name = "long_runs", .num_elements = 40003, .num_partials = 9},

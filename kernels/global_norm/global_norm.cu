@@ -4,6 +4,7 @@
 // wait for another. Bound by bytes: a multiply-add for every 4.
 #include "kernels/global_norm/global_norm.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <gpu_launch.h>
@@ -36,7 +37,7 @@ __device__ double block_sum(double value, double* scratch) {
   return value;
 }
 
-// grid: P, block: kThreads, shared: none; requires run % kWidth == 0.
+// grid: P at most, block: kThreads, shared: none; requires run % kWidth == 0.
 __global__ void squares_kernel(double* partial_P,
                                const float* x_n,
                                std::int64_t n,
@@ -104,9 +105,11 @@ Launch choose_launch(std::int64_t num_blocks, std::int64_t num_threads, Stream s
 
 void global_norm(const GlobalNorm& op, Stream stream) {
   const std::int64_t n = op.x_n.dim(0);
-  const std::int64_t num_partials = op.partial_P.dim(0);
-  // Whole vectors, so that every run starts on a 16-byte boundary.
-  const std::int64_t run = ceil_div(ceil_div(n, num_partials), kWidth) * kWidth;
+  // Whole vectors, so that every run starts on a 16-byte boundary, and one for each thread of a block
+  // at least: a small tensor takes fewer blocks.
+  const std::int64_t share = ceil_div(ceil_div(n, op.partial_P.dim(0)), kWidth) * kWidth;
+  const std::int64_t run = std::max<std::int64_t>(share, kThreads * kWidth);
+  const std::int64_t num_partials = std::max<std::int64_t>(ceil_div(n, run), 1);
   launch(squares_kernel,
          choose_launch(num_partials, kThreads, stream),
          op.partial_P.as<double>(),

@@ -95,6 +95,27 @@ TEST_P(GlobalNorm, RepeatsItsBits) {
   EXPECT_EQ(run_sum(op_case(), x, 0.3F, kept), sum);
 }
 
+// As many as there are partial sums, which are more than a block has threads. The norm of ones is
+// exact up to its root.
+class GlobalNormRuns : public testing::TestWithParam<Target> {};
+
+TEST_P(GlobalNormRuns, AllAreInTheSum) {
+  const std::string reason = skip_reason(GetParam());
+  if (!reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  const GlobalNormCase c{.name = "", .num_elements = kernels::kGlobalNormPartials * 1024 - 5};
+  const Values ones(static_cast<std::size_t>(c.num_elements), 1.0);
+  const float norm = std::sqrt(static_cast<float>(c.num_elements));
+  EXPECT_EQ(run_norm(c, ones, GetParam()), Values{norm});
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets,
+                         GlobalNormRuns,
+                         testing::Values(Target{Device::cpu, DType::f32},
+                                         Target{Device::cuda, DType::f32}),
+                         [](const auto& tested) { return name_of(tested.param); });
+
 // Squares of f32 beyond 2^64 are infinite in f32; a run's sum must not be.
 TEST(GlobalNormRange, SquaresDoNotOverflowOnTheCpu) {
   const GlobalNormCase c{.name = "", .num_elements = 2};

@@ -253,6 +253,12 @@ plant("global_norm.run_end", GLOBAL_NORM, "bound",
 plant("global_norm.partials", GLOBAL_NORM, "bound",
       "p < num_partials; p += kSumThreads", "p + 1 < num_partials; p += kSumThreads",
       "the last block's sum is left out")
+plant("global_norm.last_run", GLOBAL_NORM, "bound",
+      "std::max<std::int64_t>(ceil_div(n, run), 1)", "std::max<std::int64_t>(n / run, 1)",
+      "a last run that is short of elements has no block")
+plant("global_norm.partials_stride", GLOBAL_NORM, "stride",
+      "p < num_partials; p += kSumThreads", "p < num_partials && p < kSumThreads; p += kSumThreads",
+      "sums of blocks beyond the last block's threads are left out")
 plant("global_norm.accumulate", GLOBAL_NORM, "accumulate",
       "accumulate ? static_cast<double>(total_1[0]) : 0.0;", "accumulate ? 0.0 : 0.0;",
       "the total of before is lost")
