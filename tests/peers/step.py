@@ -15,13 +15,14 @@ that are gathers in both passes, fused AdamW, no token dropped.
 
 The bound of a loss is the rule of tests/support/tolerance.h. Exact is PyTorch in a wider type; naive are
 PyTorch's runs in the type of memphis: eager, compiled, and --draws more from weights that are each moved by
-at most a unit in the last place. What a rounding does to a loss grows from step to step, and a token that it sends to another expert parts two runs for good, so
+at most a unit in the last place. What a rounding does to a loss grows from step to step, and a token that it
+sends to another expert parts two runs for good, so
 
     bound of step t = 2 e + u |exact|,  e = the largest |naive - exact| of all naive runs up to step t,
                                             or half a unit in the last place of the largest loss
 
-A model of f64 has no wider type: exact is then its eager run. No rounding of f64 is as wide as what parts
-two choices of an expert, so there (precision.compute=f64) the curves tell most.
+A model of f64 has no wider type: exact is then its eager run. Roundings of f64 seldom send a token elsewhere,
+so that with precision.compute=f64 the bound stays narrow, and the curves tell most.
 
 PyTorch's samples are on the device before its steps are timed; memphis reads its own within the step.
 
