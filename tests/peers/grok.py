@@ -427,16 +427,18 @@ class Run:
         self.steps += 1
         tokens, targets, positions = batch
         loss_weights, optimizer = self.config["loss"], self.config["optimizer"]
-        num_targets = (targets >= 0).sum().clamp(min=1)
+        # The scales of losses are f32 in memphis, whatever the model's type.
+        of_target = single(1 / max(int((targets >= 0).sum()), 1))
+        of_sequence = single(single(loss_weights["balance"]) * single(1 / tokens.shape[0]))
+        of_token = single(single(loss_weights["router_z"]) * single(1 / tokens.numel()))
         size = self.config["batch"]["micro_batch"]
         total = 0.0
         for begin in range(0, tokens.shape[0], size):
             part = slice(begin, begin + size)
             mask = self.grok.mask(positions[part])
             loss, balance, squares = self.losses(self.weights, tokens[part], targets[part], positions[part], mask)
-            loss = loss / num_targets
-            (loss + loss_weights["balance"] / tokens.shape[0] * balance
-             + loss_weights["router_z"] / tokens.numel() * squares).backward()
+            loss = of_target * loss
+            (loss + of_sequence * balance + of_token * squares).backward()
             self.collect()
             total = total + loss.detach()
         clip = optimizer["clip_norm"] or float("inf")
