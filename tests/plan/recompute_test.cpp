@@ -191,7 +191,7 @@ TEST(TrainingPlan, HasLongRunsOfLogitsOnAGpu) {
                       {.device = device, .library_bytes = 0, .budget_bytes = 0},
                       Mesh(config.parallel, 1),
                       0);
-    EXPECT_EQ(plan.activations.shared.logits_CV.dim(0), plan.dims.head_chunk);
+    EXPECT_EQ(plan.activations.shared.logits_CV.dims[0], plan.dims.head_chunk);
     return plan.dims.head_chunk;
   };
   EXPECT_EQ(rows(Device::cpu, {}), 1024);
