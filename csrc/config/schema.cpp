@@ -324,7 +324,7 @@ std::vector<Field> fields_of(Config& c) {
 
       {"memory", "recompute", recompute_words(c.memory)},
       {"memory", "recompute_layers", count(c.memory.recompute_layers, 0, kMaxCount)},
-      {"memory", "head_rows", count(c.memory.head_rows, 0, kMaxCount)},
+      {"memory", "head_rows", count(c.memory.head_rows, 0, kMaxPositions)},
       {"memory", "budget_gib", at_least(0, c.memory.budget_gib)},
 
       {"data", "train", TextList{&c.data.train, "memphis's own sources"}},
