@@ -94,6 +94,33 @@ plant("model.join_blocks", REGIONS, "operand",
       "AllGather{.y = residual_TD, .x = routed_out_TD}",
       "routed pieces of several sequences are joined rank by rank")
 
+# Who of a layer forms which gradient, in the order of the file; see weight_gradient of BlockContext.
+WRITES = ",\n                    .weight_gradient = context.weight_gradient}"
+for occurrence, norm in enumerate(("post_moe", "pre_moe", "post_attention", "pre_attention")):
+    plant(f"model.write_{norm}_norm", BLOCK, "accumulate", WRITES, "}",
+          "a norm's gradient is added to that of the step before", occurrence=occurrence)
+WRITES = ",\n                   .weight_gradient = context.weight_gradient}"
+for occurrence, matrix in enumerate(("attention_out", "attention_out_apart", "qkv_apart")):
+    plant(f"model.write_{matrix}", ATTENTION, "accumulate", WRITES, "}",
+          "a matrix's gradient is added to that of the step before", occurrence=occurrence)
+plant("model.write_qkv", ATTENTION, "accumulate",
+      ",\n       .weight_gradient = context.weight_gradient}", "}",
+      "the gradient of q, k and v is added to that of the step before")
+for occurrence, matrix in enumerate(("dense_down", "dense_up", "router")):
+    plant(f"model.write_{matrix}", MOE, "accumulate", WRITES, "}",
+          "a matrix's gradient is added to that of the step before", occurrence=occurrence)
+plant("model.write_experts", MOE, "accumulate",
+      "rows.source_R,\n                    .weight_gradient = context.weight_gradient}", "rows.source_R}",
+      "the experts' gradients are added to those of the step before")
+plant("model.write_experts_apart", MOE, "accumulate",
+      "rows.offsets_E1,\n                            .weight_gradient = context.weight_gradient}",
+      "rows.offsets_E1}",
+      "the experts' gradients of a part of their own are added to those of the step before")
+WRITES = ",\n                     .weight_gradient = context.weight_gradient}"
+for occurrence, matrix in enumerate(("dense_down_apart", "dense_up_apart")):
+    plant(f"model.write_{matrix}", MOE, "accumulate", WRITES, "}",
+          "a matrix's gradient is added to that of the step before", occurrence=occurrence)
+
 # ---- the model
 
 GROK = "model/grok.cpp"
@@ -101,6 +128,32 @@ GROK = "model/grok.cpp"
 plant("model.final_eps", GROK, "operand",
       ".eps = static_cast<float>(model_.norm_eps)},", ".eps = 1e-5F},",
       "the last norm does not use model.norm_eps")
+
+plant("model.head_first_chunk", GROK, "accumulate",
+      "begin == 0 ? weight_gradient : WeightGradient::add", "weight_gradient",
+      "the head's gradient is that of its last chunk of tokens")
+plant("model.head_written", GROK, "accumulate",
+      "begin == 0 ? weight_gradient : WeightGradient::add", "WeightGradient::add",
+      "the head's gradient is added to that of the step before")
+plant("model.final_norm_written", GROK, "accumulate",
+      "scratch.norm_partial_PD,\n                    .weight_gradient = weight_gradient}",
+      "scratch.norm_partial_PD,\n                    .weight_gradient = WeightGradient::add}",
+      "the last norm's gradient is added to that of the step before")
+plant("model.tied_embedding_added", GROK, "condition",
+      "parameters_.plan().head_is_embedding() ? WeightGradient::add : weight_gradient", "weight_gradient",
+      "the head's part of a tied embedding's gradient is lost")
+plant("model.embedding_written", GROK, "condition",
+      "parameters_.plan().head_is_embedding() ? WeightGradient::add : weight_gradient",
+      "weight_gradient == WeightGradient::write ? WeightGradient::add : weight_gradient",
+      "the embedding's gradient is added to that of the step before")
+plant("model.weights_written", GROK, "accumulate",
+      "  context.weight_gradient = weight_gradient;\n  for (",
+      "  context.weight_gradient = weight_gradient == WeightGradient::write ? WeightGradient::add : weight_gradient;\n  for (",
+      "weights' gradients of a part of their own are added to those of the step before")
+plant("model.inputs_written", GROK, "accumulate",
+      "  context.weight_gradient = weight_gradient;\n  const auto num_layers",
+      "  context.weight_gradient = pending != nullptr ? WeightGradient::add : weight_gradient;\n  const auto num_layers",
+      "norms' and routers' gradients of a backward pass in parts are added to those of the step before")
 
 # ---- parameters
 

@@ -11,6 +11,21 @@ OPTIMIZER = "optim/optimizer.cpp"
 plant("optim.in_the_way", REDUCTION, "missing wait",
       "      if (in_the_way) {\n        complete(pending);\n      }\n", "",
       "a gradient that is in the way of the next is not added")
+plant("optim.step_writes", "optim/gradient_reduction.h", "condition",
+      "each_ || first ?", "each_ ?",
+      "the first micro-batch adds to the gradients of the step before")
+plant("optim.each_writes", "optim/gradient_reduction.h", "condition",
+      "each_ || first ?", "first ?",
+      "a micro-batch whose gradients are reduced at once adds to another layer's")
+plant("optim.first_sum", REDUCTION, "condition",
+      "if (has_sum_[pending.segment]) {", "if (each_) {",
+      "sums that a rank keeps are added to those of the step before")
+plant("optim.sum_begins_anew", REDUCTION, "initial value",
+      "  std::fill(has_sum_.begin(), has_sum_.end(), false);\n", "",
+      "sums that a rank keeps are added to those of the step before, but for the first step")
+plant("optim.later_sum", REDUCTION, "missing step",
+      "      has_sum_[pending.segment] = true;\n", "",
+      "a rank keeps the gradients of the last micro-batch alone")
 plant("optim.master_copy", OPTIMIZER, "condition",
       "    if (segments_[i].owns_master) {\n      kernels::convert", "    if (!segments_[i].owns_master) {\n      kernels::convert",
       "master weights begin at zero")

@@ -36,6 +36,9 @@ plant("plan.kv_head_of_rank", DIMS, "head index",
 plant("plan.kv_sharers_first", DIMS, "group",
       ".first = rank - sharers.index * tensor.stride", ".first = tensor.first",
       "all sharers take the first key/value head's group for theirs")
+plant("plan.head_is_embedding", "plan/parameters.h", "condition",
+      "placements.head_VD.begin == placements.embedding_VD.begin;", "placements.head_VD.begin != placements.embedding_VD.begin;",
+      "a head of its own is taken for the embedding, and the embedding for one of its own")
 plant("plan.head_chunk_multiple", DIMS, "rounding",
       "kMaxLogits / std::max<std::int64_t>(dims.local_V.count, 1) /\n"
       "                                          kChunkMultiple * kChunkMultiple",
