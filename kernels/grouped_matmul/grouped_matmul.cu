@@ -394,8 +394,9 @@ __device__ __forceinline__ void load_eight(float (&values)[8], const float* row)
   }
 }
 
-// grid: upper bound of tiles, block: kThreads, shared: one step of a and b; any N and K.
-template <Product product, class Out>
+// grid: upper bound of tiles, block: kThreads, shared: one step of a and b; any N and K. kAdd is
+// op.add, known here: with both choices in one kernel its registers would not do.
+template <Product product, bool kAdd, class Out>
 __global__ void __launch_bounds__(kThreads, 2) grouped_matmul_f32_kernel(Operands<float, Out> op) {
   Tile<float, Out> tile;
   if (!find_tile<product>(op, tile)) {
@@ -442,7 +443,7 @@ __global__ void __launch_bounds__(kThreads, 2) grouped_matmul_f32_kernel(Operand
       const int row = thread_row + position(i);
       const int column = thread_column + position(j);
       if (row < tile.a.num_outer && column < tile.b.num_outer) {
-        store<product>(tile.c + row * tile.c_stride + column, sums[i][j], op.add);
+        store<product>(tile.c + row * tile.c_stride + column, sums[i][j], kAdd);
       }
     }
   }
@@ -478,7 +479,11 @@ void multiply(const Operands<T, Out>& op, std::int64_t R, Stream stream) {
   if constexpr (std::is_same_v<T, bf16>) {
     launch(grouped_matmul_tensor_core_kernel<product, Out>, shape, op);
   } else {
-    launch(grouped_matmul_f32_kernel<product, Out>, shape, op);
+    if (product == Product::dweight && op.add) {
+      launch(grouped_matmul_f32_kernel<product, product == Product::dweight, Out>, shape, op);
+    } else {
+      launch(grouped_matmul_f32_kernel<product, false, Out>, shape, op);
+    }
   }
 }
 
