@@ -160,6 +160,14 @@ class Changed:
     def close(self):
         shutil.rmtree(self.scratch)
 
+    def compiles(self):
+        """Compiles one object that sees the changed file: one made of it, if there is one."""
+        reached = self.build._reached(self.file)
+        if not reached:
+            raise BuildError(f"nothing that is built in {self.build.folder} sees {self.file}")
+        source = self.build._sources.get(str(self.build.root / self.file), reached)
+        self._compile(source[0], only_look=True)
+
     def command(self, test):
         """What runs the test with its changed programs, which are made now."""
         for program in test.programs:
@@ -198,7 +206,7 @@ class Changed:
             link.append(str(target) if word == program else changed.get(word, word))
         run(build.prefix + link, build.folder)
 
-    def _compile(self, name, told=()):
+    def _compile(self, name, told=(), only_look=False):
         if name in self._objects:
             return self._objects[name]
         build = self.build
@@ -227,6 +235,8 @@ class Changed:
             del words[:words.index("ccache") + 1]
         words[1:1] = includes
         words.append("-Wno-error")
+        if only_look:
+            words.append("-fsyntax-only")
         run(build.prefix + words, build.folder)
         self._objects[name] = str(target)
         return self._objects[name]

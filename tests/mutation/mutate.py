@@ -13,6 +13,7 @@ build folder stay as they are, and nothing may change them meanwhile.
     tests/mutation/mutate.py --only plan      one op of kernels/ or one folder of csrc/
     tests/mutation/mutate.py --only rope.sign --fresh
     tests/mutation/mutate.py --list           the table, nothing is run
+    tests/mutation/mutate.py --compiles       does each fault still compile? No test is run
     tests/mutation/mutate.py --jobs 4         four mutations side by side
     tests/mutation/mutate.py --handful 4 --build build/cpu --seed 1f2e3d
                                               a few, drawn by the seed, in this build
@@ -312,6 +313,20 @@ def line_of(mutation, result, width):
             f"{result.seconds:6.1f} s  {text[:200]}")
 
 
+def compile_one(mutation, bench, scratch):
+    """Whether the file with the fault in it is a program at all, which it may no longer be once
+    what is around it has changed."""
+    text = mutated(mutation, (ROOT / mutation.file).read_text())
+    changed = bench.build.changed(mutation.file, text, scratch / "changed")
+    try:
+        changed.compiles()
+        return Result("compiles", "", 0.0, "", "", "")
+    except BuildError as error:
+        return Result("ERROR", "does not build", 0.0, str(error), "", "")
+    finally:
+        changed.close()
+
+
 def run_all(chosen, benches, known, arguments):
     """The results by name."""
     scratch = pathlib.Path(arguments.scratch).resolve()
@@ -331,10 +346,12 @@ def run_all(chosen, benches, known, arguments):
                     mutation = pending.get_nowait()
                 except queue.Empty:
                     break
-                result = decide(mutation, benches[preset_of(mutation)], known.get(mutation.name),
-                                own)
+                bench = benches[preset_of(mutation)]
+                result = (compile_one(mutation, bench, own) if arguments.compiles else
+                          decide(mutation, bench, known.get(mutation.name), own))
                 done[mutation.name] = result
-                print(line_of(mutation, result, width), flush=True)
+                if result.status != "compiles":
+                    print(line_of(mutation, result, width), flush=True)
                 if result.status == "caught" and arguments.record:
                     known.put(mutation.name, [result.test, result.case])
         except (TableError, subprocess.CalledProcessError) as error:
@@ -426,6 +443,8 @@ def main():
     parser.add_argument("--only", action="append", default=[], metavar="NAME|AREA",
                         help="may be given several times")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--compiles", action="store_true",
+                        help="run no test, only compile each mutated file")
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS",
                         help="of one test; default 300")
@@ -458,11 +477,17 @@ def main():
         for preset in dict.fromkeys(preset_of(mutation) for mutation in chosen):
             folder = pathlib.Path(arguments.build or ROOT / "build" / preset).resolve()
             bench = benches[preset] = Bench(folder, arguments)
+            if arguments.compiles:
+                continue
             programs = sorted({program for mutation in chosen if preset_of(mutation) == preset
                                for test, _ in bench.covering(mutation)
                                for program in test.programs})
             bench.build.make(programs)
         done = run_all(chosen, benches, known, arguments)
+        if arguments.compiles:
+            errors = sum(result.status == "ERROR" for result in done.values())
+            print(f"{len(done) - errors} of {len(done)} mutations compile")
+            return 1 if errors else 0
         goal = GOAL if arguments.handful is None else 1.0
         return 0 if summary(chosen, done, goal) else 1
     except (TableError, BuildError) as error:

@@ -10,7 +10,7 @@ STEP = "train/step.cpp"
 REPORT = "train/communication_report.cpp"
 
 plant("train.step_token_scale", STEP, "scale by degree",
-      ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(micro_batch * config_.batch.sequence_length),",
+      ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(config_.batch.micro_batch * config_.batch.sequence_length),",
       "the z loss adds up over micro-batches")
 plant("train.first_micro_batch", STEP, "off by one",
       "reduction_.weight_gradient(index == 0);", "reduction_.weight_gradient(index <= 1);",
