@@ -78,6 +78,11 @@ Tolerance::Tolerance(const Reference& reference, DType dtype, std::int64_t row_l
   }
   error_ = largest > 0 ? ulp(dtype, largest) / 2 : 0;
   relative_ = unit_;
+  if (reference.size().size() != exact.size()) {
+    fault << "sizes differ: terms " << reference.size().size() << ", exact " << exact.size();
+    fault_ = fault.str();
+    return;
+  }
   const std::size_t length = length_of(row_length);
   for (const std::vector<double>& naive : reference.naive) {
     if (naive.size() != exact.size()) {
@@ -95,8 +100,8 @@ Tolerance::Tolerance(const Reference& reference, DType dtype, std::int64_t row_l
     }
     // Relative to the row's own size, so that small rows are held as tightly as large ones.
     for (std::size_t begin = 0; begin < exact.size(); begin += length) {
-      const double size =
-          norm_of_row(begin, length, exact.size(), [&](std::size_t i) { return exact[i]; });
+      const double size = norm_of_row(
+          begin, length, exact.size(), [&](std::size_t i) { return reference.size()[i]; });
       const double error = norm_of_row(
           begin, length, exact.size(), [&](std::size_t i) { return naive[i] - exact[i]; });
       if (size > tiny_) {
@@ -149,8 +154,8 @@ testing::AssertionResult close_to(const std::vector<double>& actual,
            << ", bound " << tolerance.of_element(exact[worst]);
   }
   for (std::size_t begin = 0; begin < exact.size(); begin += length) {
-    const double size =
-        norm_of_row(begin, length, exact.size(), [&](std::size_t i) { return exact[i]; });
+    const double size = norm_of_row(
+        begin, length, exact.size(), [&](std::size_t i) { return reference.size()[i]; });
     const double error = norm_of_row(
         begin, length, exact.size(), [&](std::size_t i) { return actual[i] - exact[i]; });
     if (!(error <= tolerance.of_row(size))) {

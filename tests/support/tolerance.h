@@ -25,6 +25,10 @@
 // or to twice u where that is more, plus u: one wrong row of small values cannot hide behind a
 // large one. u is half the spacing of 1.0 in `dtype`. NaN never passes.
 //
+// Where sums may cancel in some rows and not in others, the norm is that of the sums of their terms'
+// absolute values: the error of a row that cancels is no larger than others' beside its terms, but
+// stands alone beside what is left of them, and one error alone tells nothing, as said below.
+//
 // So no bound is below one unit in the last place of the result, however lucky the naive code was:
 // its store alone rounds by up to half of one, at the largest element as anywhere. What its sums
 // round is another matter: it may be many units, or nothing by luck, and is known from many errors
@@ -50,6 +54,10 @@ constexpr std::size_t kEnoughValues = 256;
 struct Reference {
   std::vector<double> exact;
   std::vector<std::vector<double>> naive;
+  std::vector<double> terms = {};  // sums of absolute values; empty where none cancels: `exact`
+
+  // What an error of a row is large or small beside.
+  const std::vector<double>& size() const { return terms.empty() ? exact : terms; }
 };
 
 // The bounds that follow from a reference.
@@ -59,7 +67,7 @@ class Tolerance {
 
   // On |actual - exact| of one element.
   double of_element(double exact) const;
-  // On the norm of the errors of a row, from the norm of the row.
+  // On the norm of the errors of a row, from the norm of the row, or of its terms.
   double of_row(double norm) const;
   // Why nothing can be held to it; empty if something can.
   const std::string& fault() const { return fault_; }

@@ -169,6 +169,32 @@ TEST(Tolerance, OfOneSumIsThatOfManyDraws) {
   EXPECT_GT(num_lucky, 50) << "one draw is not enough, or this test is too easy";
 }
 
+// Rows of differences of two numbers, all rounded alike; in the last row little is left of them. Where
+// it happens to come out exact in the naive result, nothing is known of it but by its terms.
+TEST(Tolerance, ARowThatCancelsIsHeldToItsTerms) {
+  constexpr std::size_t kLength = 100;
+  constexpr std::size_t kLast = 900;
+  Reference reference{
+      .exact = random_normal(1000, "exact"), .naive = {}, .terms = Values(1000, 10.0)};
+  std::fill(reference.exact.begin() + kLast, reference.exact.end(), 1e-9);
+  const auto rounded = [&](double by) {
+    Values values = reference.exact;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] += (i % 2 == 0 ? by : -by) * ulp(DType::f32, 10.0);
+    }
+    return values;
+  };
+  reference.naive = {rounded(0.5)};
+  std::copy_n(reference.exact.begin() + kLast, kLength, reference.naive[0].begin() + kLast);
+  EXPECT_TRUE(close_to(rounded(-0.9), reference, DType::f32, kLength));
+  EXPECT_FALSE(close_to(rounded(1.2), reference, DType::f32, kLength));
+  Reference without = reference;
+  without.terms.clear();
+  EXPECT_FALSE(close_to(rounded(-0.9), without, DType::f32, kLength)) << "it is no test";
+  without.terms.assign(999, 1.0);
+  EXPECT_FALSE(close_to(reference.exact, without, DType::f32, kLength));
+}
+
 TEST(Tolerance, DrawsMoveByOneRoundingAndEachElsewhere) {
   const Values values = random_normal(64, "values");
   EXPECT_EQ(perturbed(DType::f32, values, 0), values);

@@ -217,32 +217,20 @@ void expect_whole(const Target& target, const PartsCase& parts) {
     collect(dv, c.N + c.G, c.G, is_key);
   }
 
-  const auto naive_of =
-      [&](Method method, DType of, const std::vector<double>& x, const std::vector<double>& dx) {
-        AttentionResult result = naive(method, of, c, x, dx);
-        result.out = picked(result.out, c, c.N * c.H, is_query);
-        result.lse = of_queries(result.lse, c, first_query);
-        return result;
-      };
-  const AttentionResult exact = naive_of(Method::formulas, DType::f64, qkv, dout);
+  const auto of_queries_alone = [&](AttentionResult result) {
+    result.out = picked(result.out, c, c.N * c.H, is_query);
+    result.lse = of_queries(result.lse, c, first_query);
+    return result;
+  };
+  const AttentionResult exact = of_queries_alone(test::exact_attention(dtype, c, qkv, dout));
   ASSERT_EQ(actual.lse.size(), exact.lse.size());
   for (std::size_t i = 0; i < exact.lse.size(); ++i) {
     EXPECT_EQ(std::isinf(actual.lse[i]), std::isinf(exact.lse[i])) << "lse of row " << i;
   }
-  if (dtype == DType::f64) {
-    // As of one call; two more roundings in the merge.
-    const double bound = 8 * test::rounding_unit(DType::f64) * static_cast<double>(c.S + c.H + 2);
-    EXPECT_LT(test::max_difference(actual.out, exact.out), bound);
-    EXPECT_LT(test::max_difference(finite(actual.lse), finite(exact.lse)), bound);
-    EXPECT_LT(test::max_difference(actual.dqkv, exact.dqkv), bound);
-    return;
+  std::vector<AttentionResult> rough = test::naive_draws(dtype, c, qkv, dout);
+  for (AttentionResult& each : rough) {
+    each = of_queries_alone(std::move(each));
   }
-  const std::vector<AttentionResult> rough = test::draws_for(exact.lse.size(), 2, [&](int draw) {
-    return naive_of(draw % 2 == 0 ? Method::formulas : Method::tiled,
-                    dtype,
-                    test::perturbed(dtype, qkv, draw / 2),
-                    test::perturbed(dtype, dout, draw / 2));
-  });
   EXPECT_TRUE(
       close_to(actual.out, test::reference_of(exact, rough, &AttentionResult::out), dtype, c.H));
   test::Reference lse_reference = test::reference_of(exact, rough, &AttentionResult::lse);
@@ -251,9 +239,8 @@ void expect_whole(const Target& target, const PartsCase& parts) {
     values = finite(values);
   }
   const auto num_rows = static_cast<std::int64_t>(exact.lse.size());
-  EXPECT_TRUE(close_to(finite(actual.lse), lse_reference, DType::f32, num_rows));
-  EXPECT_TRUE(close_to(
-      actual.dqkv, test::reference_of(exact, rough, &AttentionResult::dqkv), dtype, c.C() * c.H));
+  EXPECT_TRUE(close_to(finite(actual.lse), lse_reference, accumulation_dtype(dtype), num_rows));
+  EXPECT_TRUE(close_to(actual.dqkv, test::dqkv_reference(exact, rough), dtype, c.C() * c.H));
 }
 
 class AttentionParts : public testing::TestWithParam<std::tuple<Target, PartsCase>> {};

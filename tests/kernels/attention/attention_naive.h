@@ -12,7 +12,9 @@
 
 #include "bench/attention/attention_cases.h"
 #include "csrc/core/dtype.h"
+#include "tests/support/op_test.h"
 #include "tests/support/test_tensor.h"
+#include "tests/support/tolerance.h"
 
 // Attention as its formulas stand, what the tests of attention hold it to.
 namespace memphis::test {
@@ -23,10 +25,13 @@ struct AttentionResult {
   std::vector<double> out;
   std::vector<double> lse;
   std::vector<double> dqkv;
+  // What the terms of dqkv come to without their signs. A query that sees one key as good as alone
+  // has gradients of which nearly nothing is left: dp - delta cancels.
+  std::vector<double> dqkv_terms = {};
 };
 
-inline double to_double(double value) {
-  return value;
+inline double to_double(Exact value) {
+  return static_cast<double>(value);
 }
 
 // Two ways to compute the same, of which neither rounds better: as the formulas stand, with
@@ -41,7 +46,7 @@ enum class Method : std::uint8_t { formulas, tiled };
 template <class T>
 class NaiveAttention {
  public:
-  using A = Accumulator<T>;
+  using A = NaiveAccumulator<T>;
 
   NaiveAttention(Method method,
                  const AttentionCase& shape,
@@ -55,6 +60,7 @@ class NaiveAttention {
         valid_(shape.key_valid()) {
     result_.out.resize(static_cast<std::size_t>(c_.T() * c_.N * c_.H));
     result_.lse.resize(static_cast<std::size_t>(c_.B * c_.N * c_.S));
+    result_.dqkv_terms.resize(qkv.size());
     std::vector<A> dqkv(qkv.size());
     for (std::int64_t b = 0; b < c_.B; ++b) {
       for (std::int64_t n = 0; n < c_.N; ++n) {
@@ -141,15 +147,20 @@ class NaiveAttention {
     result_.lse[static_cast<std::size_t>((b * c_.N + n) * c_.S + t)] = static_cast<double>(lse);
 
     A delta = 0;
+    A delta_terms = 0;
     for (std::size_t h = 0; h < H; ++h) {
       A value = 0;
+      A value_terms = 0;
       for (std::size_t s = first; s < end; ++s) {
         const A v = static_cast<A>(qkv_[at(b, static_cast<std::int64_t>(s), c_.N + c_.G + g) + h]);
         const A p = probability[s - first];
         value += method_ == Method::formulas ? rounded(p / sum) * v : rounded(p) * v / sum;
+        value_terms += p * std::abs(v) / sum;
       }
       result_.out[out_at + h] = to_double(static_cast<T>(value));
-      delta += static_cast<A>(dout_[out_at + h]) * rounded(value);
+      const A d = static_cast<A>(dout_[out_at + h]);
+      delta += d * rounded(value);
+      delta_terms += std::abs(d) * value_terms;
     }
     for (std::size_t s = first; s < end; ++s) {
       const std::size_t k_at = at(b, static_cast<std::int64_t>(s), c_.N + g);
@@ -159,13 +170,26 @@ class NaiveAttention {
       const A p = empty ? A{1} / static_cast<A>(S) : std::exp(logit[i] - lse);
       const A weight = rounded(p);
       const A ds = rounded(p * (dot(dout_, out_at, qkv_, v_at) - delta) * slope[i]);
+      A terms = delta_terms;
       for (std::size_t h = 0; h < H; ++h) {
-        dqkv[v_at + h] += weight * static_cast<A>(dout_[out_at + h]);
-        dqkv[q_at + h] += ds * static_cast<A>(qkv_[k_at + h]);
-        dqkv[k_at + h] += ds * static_cast<A>(qkv_[q_at + h]);
+        terms += std::abs(static_cast<A>(dout_[out_at + h]) * static_cast<A>(qkv_[v_at + h]));
+      }
+      terms *= p * slope[i];
+      for (std::size_t h = 0; h < H; ++h) {
+        const A d = static_cast<A>(dout_[out_at + h]);
+        const A k = static_cast<A>(qkv_[k_at + h]);
+        const A q = static_cast<A>(qkv_[q_at + h]);
+        dqkv[v_at + h] += weight * d;
+        dqkv[q_at + h] += ds * k;
+        dqkv[k_at + h] += ds * q;
+        add_terms(v_at + h, weight * d);
+        add_terms(q_at + h, terms * k);
+        add_terms(k_at + h, terms * q);
       }
     }
   }
+
+  void add_terms(std::size_t i, A term) { result_.dqkv_terms[i] += to_double(std::abs(term)); }
 
   Method method_;
   AttentionCase c_;
@@ -189,6 +213,39 @@ inline AttentionResult naive(Method method,
     default:
       return NaiveAttention<bf16>(method, c, qkv, dout).result();
   }
+}
+
+// The result that those of `dtype` are held to, in a wider type.
+inline AttentionResult exact_attention(DType dtype,
+                                       const AttentionCase& c,
+                                       const std::vector<double>& qkv,
+                                       const std::vector<double>& dout) {
+  return dtype == DType::f64 ? NaiveAttention<Exact>(Method::formulas, c, qkv, dout).result()
+                             : NaiveAttention<double>(Method::formulas, c, qkv, dout).result();
+}
+
+// Naive results, as many as tell how such code rounds: more where nothing is rounded to bf16, which
+// makes many errors of each sum's one.
+inline std::vector<AttentionResult> naive_draws(DType dtype,
+                                                const AttentionCase& c,
+                                                const std::vector<double>& qkv,
+                                                const std::vector<double>& dout) {
+  const auto num_rows = static_cast<std::size_t>(c.B * c.N * c.S);
+  return draws_for(num_rows, dtype == DType::bf16 ? 2 : 6, [&](int draw) {
+    return naive(draw % 2 == 0 ? Method::formulas : Method::tiled,
+                 dtype,
+                 c,
+                 perturbed(dtype, qkv, draw / 2),
+                 perturbed(dtype, dout, draw / 2));
+  });
+}
+
+// Of the gradients, whose rows are those of a token.
+inline Reference dqkv_reference(const AttentionResult& exact,
+                                const std::vector<AttentionResult>& rough) {
+  Reference reference = reference_of(exact, rough, &AttentionResult::dqkv);
+  reference.terms = exact.dqkv_terms;
+  return reference;
 }
 
 // Filled with what is no number, as kernels may not count on anything there.

@@ -106,30 +106,14 @@ struct Call {
 void expect_formulas(const Target& target, const AttentionCase& c) {
   const std::vector<double> qkv = test::rounded_to(target.dtype, c.qkv());
   const std::vector<double> dout = test::rounded_to(target.dtype, c.dout());
-  const AttentionResult exact = naive(Method::formulas, DType::f64, c, qkv, dout);
+  const AttentionResult exact = test::exact_attention(target.dtype, c, qkv, dout);
   const AttentionResult actual = Call(target, c, qkv, dout).run();
 
   ASSERT_EQ(actual.lse.size(), exact.lse.size());
   for (std::size_t i = 0; i < exact.lse.size(); ++i) {
     EXPECT_EQ(std::isinf(actual.lse[i]), std::isinf(exact.lse[i])) << "lse of row " << i;
   }
-  if (target.dtype == DType::f64) {
-    // In f64 the naive version is the exact one, but for the rounding of sums of up to S + H terms
-    // in another order, in each of a handful of products.
-    const double bound = 8 * test::rounding_unit(DType::f64) * static_cast<double>(c.S + c.H);
-    EXPECT_LT(test::max_difference(actual.out, exact.out), bound);
-    EXPECT_LT(test::max_difference(finite(actual.lse), finite(exact.lse)), bound);
-    EXPECT_LT(test::max_difference(actual.dqkv, exact.dqkv), bound);
-    return;
-  }
-  const std::vector<AttentionResult> rough =
-      test::draws_for(exact.lse.size(), 2, [&, dtype = target.dtype](int draw) {
-        return naive(draw % 2 == 0 ? Method::formulas : Method::tiled,
-                     dtype,
-                     c,
-                     test::perturbed(dtype, qkv, draw / 2),
-                     test::perturbed(dtype, dout, draw / 2));
-      });
+  const std::vector<AttentionResult> rough = test::naive_draws(target.dtype, c, qkv, dout);
   EXPECT_TRUE(close_to(
       actual.out, test::reference_of(exact, rough, &AttentionResult::out), target.dtype, c.H));
   // One row: a logarithm near 0 is no better known than a large one.
@@ -139,11 +123,8 @@ void expect_formulas(const Target& target, const AttentionCase& c) {
     values = finite(values);
   }
   const auto num_rows = static_cast<std::int64_t>(exact.lse.size());
-  EXPECT_TRUE(close_to(finite(actual.lse), lse, DType::f32, num_rows));
-  EXPECT_TRUE(close_to(actual.dqkv,
-                       test::reference_of(exact, rough, &AttentionResult::dqkv),
-                       target.dtype,
-                       c.C() * c.H));
+  EXPECT_TRUE(close_to(finite(actual.lse), lse, accumulation_dtype(target.dtype), num_rows));
+  EXPECT_TRUE(close_to(actual.dqkv, test::dqkv_reference(exact, rough), target.dtype, c.C() * c.H));
 }
 
 class AttentionTargets : public testing::TestWithParam<std::tuple<Target, AttentionCase>> {};
@@ -192,16 +173,10 @@ TEST(Attention, GradientsNeedNoWorkspace) {
   const Call call(kGpu, c, qkv, dout);
   attention_forward(call.forward(), call.stream.view());
   attention_backward(call.backward_without_workspace(), call.stream.view());
-  const AttentionResult exact = naive(Method::formulas, DType::f64, c, qkv, dout);
-  const std::vector<AttentionResult> rough = test::draws_for(exact.lse.size(), 2, [&](int draw) {
-    return naive(draw % 2 == 0 ? Method::formulas : Method::tiled,
-                 kGpu.dtype,
-                 c,
-                 test::perturbed(kGpu.dtype, qkv, draw / 2),
-                 test::perturbed(kGpu.dtype, dout, draw / 2));
-  });
+  const AttentionResult exact = test::exact_attention(kGpu.dtype, c, qkv, dout);
+  const std::vector<AttentionResult> rough = test::naive_draws(kGpu.dtype, c, qkv, dout);
   EXPECT_TRUE(close_to(call.dqkv.tensor.values(call.stream.view()),
-                       test::reference_of(exact, rough, &AttentionResult::dqkv),
+                       test::dqkv_reference(exact, rough),
                        kGpu.dtype,
                        c.C() * c.H));
 }
