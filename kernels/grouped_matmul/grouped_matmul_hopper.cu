@@ -148,6 +148,25 @@ class WeightProduct {
   const TileOfC& tile_;
 };
 
+template <Major kWeightMajor>
+void launch_rows(const TensorView& c,
+                 const TensorView& x,
+                 const TensorView& weight,
+                 const TensorView& offsets_E1,
+                 Stream stream) {
+  const std::int64_t columns = c.dim(1);
+  // Boxes of what is contiguous in k hold all rows of a tile.
+  const std::int64_t weight_rows = kWeightMajor == Major::k ? kTileColumns : kBoxRows;
+  launch_product<RowsProduct<kWeightMajor>>(
+      {.grouped = over_rows(offsets_E1, columns, x.dim(1)),
+       .x = rows_map(x, kTileRows),
+       .weight = weight_map(weight, weight_rows),
+       .out = rows_map(c, kConsumerRows),
+       .c = rows_of(c)},
+      num_blocks(x.dim(0), weight.dim(0), columns),
+      stream);
+}
+
 }  // namespace
 
 bool hopper_takes_grouped_matmul(std::int64_t R, std::int64_t E, std::int64_t N, std::int64_t K) {
@@ -162,27 +181,11 @@ bool hopper_takes_grouped_matmul(std::int64_t R, std::int64_t E, std::int64_t N,
 }
 
 void launch_grouped_forward_hopper(const GroupedMatmulForward& op, Stream stream) {
-  using Product = RowsProduct<Major::k>;
-  const std::int64_t N = op.y_RN.dim(1);
-  launch_product<Product>({.grouped = over_rows(op.offsets_E1, N, op.x_RK.dim(1)),
-                           .x = rows_map(op.x_RK, kTileRows),
-                           .weight = weight_map(op.weight_ENK, kTileColumns),
-                           .out = rows_map(op.y_RN, kConsumerRows),
-                           .c = rows_of(op.y_RN)},
-                          num_blocks(op.x_RK.dim(0), op.weight_ENK.dim(0), N),
-                          stream);
+  launch_rows<Major::k>(op.y_RN, op.x_RK, op.weight_ENK, op.offsets_E1, stream);
 }
 
 void launch_grouped_dx_hopper(const GroupedMatmulBackward& op, Stream stream) {
-  using Product = RowsProduct<Major::mn>;
-  const std::int64_t K = op.dx_RK.dim(1);
-  launch_product<Product>({.grouped = over_rows(op.offsets_E1, K, op.dy_RN.dim(1)),
-                           .x = rows_map(op.dy_RN, kTileRows),
-                           .weight = weight_map(op.weight_ENK, kBoxRows),
-                           .out = rows_map(op.dx_RK, kConsumerRows),
-                           .c = rows_of(op.dx_RK)},
-                          num_blocks(op.dy_RN.dim(0), op.weight_ENK.dim(0), K),
-                          stream);
+  launch_rows<Major::mn>(op.dx_RK, op.dy_RN, op.weight_ENK, op.offsets_E1, stream);
 }
 
 void launch_grouped_dweight_hopper(const GroupedMatmulBackward& op, Stream stream) {

@@ -61,7 +61,6 @@ TEST_P(OpProfileTest, CountsCallsBytesAndProductsOfEachOp) {
   EXPECT_EQ(matmul->flops, 2 * 2.0 * 3 * 8 * 16);
   EXPECT_EQ(scale->calls, 1);
   EXPECT_EQ(scale->flops, 0);
-  EXPECT_GE(matmul->seconds, 0);
 }
 
 TEST_P(OpProfileTest, CountsWhatAnOpCallsWhereItIsCalled) {
