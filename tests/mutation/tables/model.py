@@ -187,3 +187,20 @@ plant("model.residency_forward", GROK, "condition",
       "next < num_layers ? std::optional(batch.layer_at(next)) : std::nullopt);",
       "next < num_layers ? std::optional(batch.layer_at(next - 1)) : std::nullopt);",
       "a forward pass has the layer before come with each")
+
+PIPELINE = "model/pipeline.cpp"
+plant("model.pipeline_send_wait", PIPELINE, "order",
+      "    before->wait(stream_);\n    before.reset();\n  }\n  const TensorView& place",
+      "    static thread_local std::vector<std::unique_ptr<Communicator::Work>> kept;\n"
+      "    kept.push_back(std::move(before));\n  }\n  const TensorView& place",
+      "a message is overwritten that has not left")
+plant("model.pipeline_receive_wait", PIPELINE, "order",
+      "  place_of(end.under_way, step.sequence)->wait(stream_);\n  place_of(end.under_way, step.sequence).reset();\n"
+      "  copy(input_of(step.action), place_of(end.places, step.sequence));",
+      "  copy(input_of(step.action), place_of(end.places, step.sequence));\n"
+      "  place_of(end.under_way, step.sequence)->wait(stream_);\n  place_of(end.under_way, step.sequence).reset();",
+      "a message is taken before it has come")
+plant("model.pipeline_receive_next", PIPELINE, "off by one",
+      "step.sequence + static_cast<std::int64_t>(end.places.size());",
+      "step.sequence + static_cast<std::int64_t>(end.places.size()) - 1;",
+      "the place of a message that has not been taken is received into")
