@@ -162,11 +162,10 @@ class Bench:
         """The tests that may notice, each with a filter of cases: first those of the folder's own
         tests, then the cheapest."""
         if root_of(mutation) == "kernels":
-            # An op's test, and the same for an older GPU.
-            names = [f"{mutation.area}_test", f"{mutation.area}_test_sm_80"]
             # What is of the device itself is noticed by tests that have no other.
             cases = "" if mutation.file.startswith("kernels/device/simt/") else "*cuda*"
-            return [(self.tests[name], cases) for name in names if name in self.tests]
+            return [(test, cases) for test in sorted(self.tests.values())
+                    if self.is_of_op(test, mutation.area)]
         programs = {program for test in self.tests.values() for program in test.programs}
         reached = set(self.build.programs_reached(mutation.file, sorted(programs)))
         found = [test for test in self.tests.values() if reached.intersection(test.programs)]
@@ -177,6 +176,12 @@ class Bench:
             return not own, self.costs.get(test.name) or UNKNOWN_SECONDS
 
         return [(test, "") for test in sorted(found, key=order)]
+
+    def is_of_op(self, test, op):
+        """An op's test, the same for an older GPU, or another of its folder."""
+        name = test.name.removesuffix("_sm_80")
+        return name == f"{op}_test" or any(f"/kernels/{op}/" in each for each in
+                                           self.build._objects_of(test.programs[0]))
 
     def run(self, test, case, command, log):
         """One run of a test, or of some of its cases."""
@@ -338,7 +343,7 @@ def run_all(chosen, benches, known, arguments):
         pending.put(mutation)
 
     def work(index):
-        own = scratch / f"work-{index}"
+        own = scratch / f"work-{os.getpid()}-{index}"  # another run may use the scratch folder too
         own.mkdir(parents=True, exist_ok=True)
         try:
             while not failures:
@@ -354,7 +359,7 @@ def run_all(chosen, benches, known, arguments):
                     print(line_of(mutation, result, width), flush=True)
                 if result.status == "caught" and arguments.record:
                     known.put(mutation.name, [result.test, result.case])
-        except (TableError, subprocess.CalledProcessError) as error:
+        except Exception as error:  # of a thread's own nobody hears, and what is left is not run
             failures.append(error)
         finally:
             shutil.rmtree(own, ignore_errors=True)
