@@ -48,10 +48,12 @@ void register_backward(const EmbeddingCase& c, const Target& target) {
          const auto dy = random_operand(rows, target.device);
          const auto dweight = random_operand({{c.vocab_size, c.width}, DType::f32}, target.device);
          const auto tokens = random_tokens(c, target.device);
+         const auto order = random_tokens(c, target.device);
          return [=](Stream stream) {
            kernels::embedding_backward({.dweight_VD = *dweight,
                                         .dy_TD = *dy,
                                         .tokens_T = *tokens,
+                                        .order_T = *order,
                                         .multiplier = c.multiplier},
                                        stream);
          };

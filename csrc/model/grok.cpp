@@ -350,6 +350,7 @@ void Grok::backward_of_embedding(const MicroBatch& batch, WeightGradient weight_
       {.dweight_VD = parameters_.gradients().embedding_VD,
        .dy_TD = whole_tokens(block_context(batch), dhidden_TD()),
        .tokens_T = batch.tensors.tokens_T,
+       .order_T = activations_.backward.embedding_order_T,
        .multiplier = static_cast<float>(model_.embedding_multiplier),
        .vocab_begin = dims_.local_V.begin,
        .vocab_size = dims_.V,

@@ -2,6 +2,7 @@
 #include "csrc/plan/activations.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "csrc/core/error.h"
@@ -205,6 +206,9 @@ ActivationPlan plan_activations(const Dims& d,
   backward.dexpert_hidden_RF = {{d.local_R, d.local_F}, compute};
   backward.dgates_TK = {{d.routed_T, d.K}, sums};
   backward.drouter_logits_TE = {{d.routed_T, d.E}, sums};
+  if (std::any_of(stages.begin(), stages.end(), std::mem_fn(&StageLayers::embedding))) {
+    backward.embedding_order_T = {{d.T}, DType::i32};
+  }
   backward.norm_partial_PD = {{ScratchRows::rmsnorm_partials, d.D}, sums};
   backward.router_partial_PED = {{ScratchRows::router_partials, d.E, d.D}, sums};
   backward.global_norm_partial_P = {{ScratchRows::global_norm_partials}, DType::f64};

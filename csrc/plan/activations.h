@@ -147,6 +147,7 @@ struct BackwardScratch {
   T dsent_gates_R1;
   T dspread_gates_TK;  // before the sum over the pieces of an expert
   T drouter_logits_TE;
+  T embedding_order_T;  // absent but where a stage has the embedding
   T norm_partial_PD;
   T router_partial_PED;
   T global_norm_partial_P;
@@ -375,6 +376,7 @@ void BackwardScratch<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.dsent_gates_R1, b.dsent_gates_R1);
   visit(a.dspread_gates_TK, b.dspread_gates_TK);
   visit(a.drouter_logits_TE, b.drouter_logits_TE);
+  visit(a.embedding_order_T, b.embedding_order_T);
   visit(a.norm_partial_PD, b.norm_partial_PD);
   visit(a.router_partial_PED, b.router_partial_PED);
   visit(a.global_norm_partial_P, b.global_norm_partial_P);

@@ -68,6 +68,7 @@ std::int64_t check(const OpCheck& check, const EmbeddingBackward& op) {
     check.untouched(bytes_of_other_rows(op.dweight_VD, num_tokens));
   }
   check.tensor("tokens_T", op.tokens_T, {num_tokens}, DType::i32);
+  check.tensor("order_T", op.order_T, {num_tokens}, DType::i32);
   return check_vocabulary(check, vocab_size, op.vocab_begin, op.vocab_size);
 }
 

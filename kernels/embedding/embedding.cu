@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Forward: a block a row, neighbouring threads on neighbouring vectors of it. Backward: a block a
-// position and 256 vectors of columns; it leaves at once unless the position is the first of its
-// token, and otherwise alone sums all of them, so that nothing is added atomically. Both are bound
-// by bytes.
+// Forward: a block a row, neighbouring threads on neighbouring vectors of it. Bound by bytes.
+//
+// Backward: positions are put in order of their tokens, and of one token first to last; then a block
+// a position and 256 vectors of columns leaves at once unless the position is its token's first, and
+// otherwise alone sums all of them, so that nothing is added atomically. The order is found by
+// comparing each token with every other: T^2 comparisons are 10 us at 8192 tokens and under half a
+// millisecond at 65536, where a sort would be several kernels. Bound by bytes besides.
 #include "kernels/embedding/embedding.h"
 
 #include <gpu_launch.h>
@@ -22,6 +25,7 @@ using gpu::store_floats;
 
 constexpr int kThreads = 256;  // any multiple of 128 fills an SM at these register counts
 constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kAhead = 4;  // rows that a thread reads at once: a frequent token has thousands
 
 // The rows of the vocabulary that this rank holds.
 struct Rows {
@@ -55,65 +59,117 @@ __global__ void embedding_forward_kernel(T* y_TD,
   }
 }
 
-// Besides the operands, each block reads tokens up to the first of its own kind or, if it is that,
-// all of them: T * (distinct tokens) * 4 bytes at most for each cut of D, mostly from the L2 cache.
+// What stands before the first position of each token in the order; the others stand there as they
+// are.
+__device__ __forceinline__ std::int32_t as_first(std::int32_t position) {
+  return ~position;
+}
+__device__ __forceinline__ bool is_first(std::int32_t entry) {
+  return entry < 0;
+}
+
+// A warp's lanes take kWarpSize positions, the same in all warps of a block, and compare their tokens
+// with every kWarps-th four tokens.
 //
+// grid: T / kWarpSize, block: kThreads, shared: none.
+__global__ void embedding_order_kernel(std::int32_t* order_T,
+                                       const std::int32_t* tokens_T,
+                                       std::int64_t num_tokens) {
+  constexpr int kAtOnce = gpu::kVectorWidth<std::int32_t>;
+  __shared__ int smaller[kWarps][kWarpSize];
+  __shared__ int equal[kWarps][kWarpSize];
+  const int lane = gpu::lane_id();
+  const int warp = gpu::warp_id();
+  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kWarpSize + lane;
+  const std::int32_t token = tokens_T[t < num_tokens ? t : num_tokens - 1];
+
+  // Of the tokens that are smaller, and of the equal ones that come earlier.
+  int num_smaller = 0;
+  int num_equal = 0;
+  const auto compare = [&](std::int64_t position, std::int32_t other) {
+    num_smaller += other < token ? 1 : 0;
+    num_equal += other == token && position < t ? 1 : 0;
+  };
+  for (std::int64_t p = warp * kAtOnce; p < num_tokens; p += kWarps * kAtOnce) {
+    if (p + kAtOnce <= num_tokens) {
+      const gpu::Vector<std::int32_t> others = gpu::load_vector(tokens_T + p);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        compare(p + i, others.values[i]);
+      }
+    } else {
+      for (std::int64_t i = p; i < num_tokens; ++i) {
+        compare(i, tokens_T[i]);
+      }
+    }
+  }
+  smaller[warp][lane] = num_smaller;
+  equal[warp][lane] = num_equal;
+  gpu::sync_threads();  // the counts of all warps are written
+
+  if (warp == 0 && t < num_tokens) {
+    num_smaller = 0;
+    num_equal = 0;
+    for (int w = 0; w < kWarps; ++w) {
+      num_smaller += smaller[w][lane];
+      num_equal += equal[w][lane];
+    }
+    const auto position = static_cast<std::int32_t>(t);
+    order_T[num_smaller + num_equal] = num_equal == 0 ? as_first(position) : position;
+  }
+}
+
 // grid: T x D / (kThreads * kWidth), block: kThreads, shared: none; requires D % kWidth == 0.
 template <class T, int kWidth>
 __global__ void embedding_backward_kernel(float* dweight_VD,
                                           const T* dy_TD,
                                           const std::int32_t* tokens_T,
+                                          const std::int32_t* order_T,
                                           std::int64_t num_tokens,
                                           std::int64_t width,
                                           Rows rows,
                                           float multiplier) {
-  // Two sets, taken in turn: one barrier a tile of positions is then enough.
-  __shared__ unsigned votes[2][kWarps];
-  const std::int64_t t = blockIdx.x;
-  const std::int32_t token = tokens_T[t];
+  const std::int64_t begin = blockIdx.x;
+  const std::int32_t first = order_T[begin];
   const std::int64_t d = (static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
-  const bool holds_columns = d < width;
-  const std::int64_t row = token - rows.begin;
+  if (!is_first(first) || d >= width) {
+    return;
+  }
+  std::int64_t position = as_first(first);  // which is its own inverse
+  const std::int64_t row = tokens_T[position] - rows.begin;
   if (row < 0 || row >= rows.count) {
-    return;  // all threads: another rank has the token
+    return;  // another rank has the token
   }
   float* const dweight = dweight_VD + row * width + d;
-  float sum[kWidth] = {};
-
-  int set = 0;
-  for (std::int64_t tile = 0; tile < num_tokens; tile += kThreads) {
-    // Vote: which positions of the tile hold this token?
-    const std::int64_t mine = tile + threadIdx.x;
-    const unsigned vote = gpu::ballot(mine < num_tokens && tokens_T[mine] == token);
-    if (gpu::lane_id() == 0) {
-      votes[set][gpu::warp_id()] = vote;
+  float sum[kWidth];
+  load_floats(dweight, sum);
+  for (std::int64_t i = begin; i < num_tokens;) {
+    // The next rows are on their way while these are added.
+    float dy[kAhead][kWidth];
+    bool is_here[kAhead];
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const std::int32_t entry = i + a < num_tokens ? order_T[i + a] : as_first(0);
+      is_here[a] = i + a == begin || (!is_first(entry) && (a == 0 || is_here[a - 1]));
+      position = i + a == begin ? position : entry;
+      if (is_here[a]) {
+        load_floats(dy_TD + position * width + d, dy[a]);
+      }
     }
-    gpu::sync_threads();  // all votes are written, and those of the tile before are read
-
-    // Sum them first to last. All threads see the same votes, so they leave together.
-    for (int warp = 0; warp < kWarps; ++warp) {
-      for (unsigned left = votes[set][warp]; left != 0; left &= left - 1) {
-        const std::int64_t position = tile + warp * kWarpSize + gpu::lowest_bit(left);
-        if (position < t) {
-          return;
-        }
-        if (position == t && holds_columns) {
-          load_floats(dweight, sum);
-        }
-        if (holds_columns) {
-          float dy[kWidth];
-          load_floats(dy_TD + position * width + d, dy);
-          for (int i = 0; i < kWidth; ++i) {
-            sum[i] += multiplier * dy[i];
-          }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      if (is_here[a]) {
+        for (int c = 0; c < kWidth; ++c) {
+          sum[c] += multiplier * dy[a][c];
         }
       }
     }
-    set = 1 - set;
+    if (!is_here[kAhead - 1]) {
+      break;
+    }
+    i += kAhead;
   }
-  if (holds_columns) {
-    store_floats(dweight, sum);
-  }
+  store_floats(dweight, sum);
 }
 
 Launch choose_forward_launch(std::int64_t num_tokens,
@@ -156,11 +212,18 @@ void launch_backward(const EmbeddingBackward& op, Stream stream) {
   if (op.weight_gradient == WeightGradient::write) {
     device_zero(op.dweight_VD.data, op.dweight_VD.bytes(), stream);
   }
+  launch(
+      embedding_order_kernel,
+      {.grid = {.x = ceil_div(num_tokens, kWarpSize)}, .block = {.x = kThreads}, .stream = stream},
+      op.order_T.as<std::int32_t>(),
+      op.tokens_T.as<std::int32_t>(),
+      num_tokens);
   launch(embedding_backward_kernel<T, kWidth>,
          choose_backward_launch(num_tokens, width, kWidth, stream),
          op.dweight_VD.as<float>(),
          op.dy_TD.as<T>(),
          op.tokens_T.as<std::int32_t>(),
+         static_cast<const std::int32_t*>(op.order_T.as<std::int32_t>()),
          num_tokens,
          width,
          Rows{.begin = op.vocab_begin, .count = op.dweight_VD.dim(0)},

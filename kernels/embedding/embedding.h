@@ -35,10 +35,13 @@ void embedding_forward(const EmbeddingForward& op, Stream stream);
 //
 // Accumulate  f32 (f64 for f64).
 // Order       deterministic: the positions of one token are summed first to last.
+// Cost        reads T*D elements, and reads and writes a row of dweight for each distinct token;
+//             a GPU compares T*T tokens besides. T < 2^31.
 struct EmbeddingBackward {
   TensorView dweight_VD;  // in/out  accumulation dtype
   TensorView dy_TD;       // in   bf16 | f32 | f64
   TensorView tokens_T;    // in   i32
+  TensorView order_T;     // scratch  i32; on a GPU the positions in order of their tokens
   float multiplier = 1.0F;
   std::int64_t vocab_begin = 0;
   std::int64_t vocab_size = 0;  // of the whole vocabulary; 0: dweight holds all of it

@@ -27,7 +27,7 @@ constexpr int kLaneExperts = kMaxExperts / gpu::kWarpSize;
 constexpr int kWarps = 4;  // of a block that gives warps tokens
 constexpr int kWarpThreads = kWarps * gpu::kWarpSize;
 constexpr int kColumnThreads = 128;  // of a block whose threads take columns
-constexpr int kSumThreads = 1024;    // of a block that sums over a sequence
+constexpr int kSumThreads = 256;     // of a block that sums over a sequence
 
 struct Shape {
   std::int64_t B;
@@ -229,8 +229,9 @@ __global__ void router_forward_kernel(float* __restrict__ logits,
   }
 }
 
-// A block takes a sequence; each thread sums one expert's probabilities over every n-th token.
-// grid: B, block: kSumThreads
+// A block takes an expert of a sequence, a thread every kSumThreads-th of its tokens; the blocks of a
+// sequence find each other's in L2. Counts are exact in f32, as no sequence has 2^24 tokens.
+// grid: E * B, block: kSumThreads
 __global__ void router_sums_kernel(std::int32_t* __restrict__ counts,
                                    float* __restrict__ probs_sum,
                                    std::int32_t* __restrict__ valid_tokens,
@@ -238,48 +239,32 @@ __global__ void router_sums_kernel(std::int32_t* __restrict__ counts,
                                    const std::int32_t* __restrict__ experts,
                                    const std::uint8_t* __restrict__ valid,
                                    Shape s) {
-  __shared__ int count[kMaxExperts];
-  __shared__ float sums[kSumThreads];
-  __shared__ int num_valid;
-  const int thread = static_cast<int>(threadIdx.x);
-  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * s.S;
-  if (thread < kMaxExperts) {
-    count[thread] = 0;
-  }
-  if (thread == 0) {
-    num_valid = 0;
-  }
-  gpu::sync_threads();  // all counters are zero
-
-  // load: integers may be counted in any order
-  for (std::int64_t t = begin + thread; t < begin + s.S; t += kSumThreads) {
-    if (is_valid(valid, t)) {
-      gpu::atomic_add(&num_valid, 1);
-      for (int k = 0; k < s.K; ++k) {
-        gpu::atomic_add(&count[experts[t * s.K + k]], 1);
-      }
-    }
-  }
-  const int stride = kSumThreads / s.E;  // tokens side by side; the threads beyond have none
-  const int expert = thread % s.E;
+  __shared__ float scratch[gpu::kWarpSize];
+  const int expert = static_cast<int>(blockIdx.x) % s.E;
+  const std::int64_t sequence = static_cast<int>(blockIdx.x) / s.E;
   float sum = 0.0F;
-  for (std::int64_t t = thread / s.E; t < s.S && thread < stride * s.E; t += stride) {
-    sum += is_valid(valid, begin + t) ? probs[(begin + t) * s.E + expert] : 0.0F;
-  }
-  sums[thread] = sum;
-  gpu::sync_threads();  // all counts and partial sums are there
-
-  // reduce: the partial sums of an expert in order
-  if (thread < s.E) {
-    for (int i = 1; i < stride; ++i) {
-      sum += sums[i * s.E + thread];
+  float count = 0.0F;
+  float num_valid = 0.0F;
+#pragma unroll 8
+  for (std::int64_t i = threadIdx.x; i < s.S; i += kSumThreads) {
+    const std::int64_t t = sequence * s.S + i;
+    const float weight = is_valid(valid, t) ? 1.0F : 0.0F;
+    const float prob = probs[t * s.E + expert];
+    sum += weight > 0.0F ? prob : 0.0F;
+    num_valid += weight;
+    for (int k = 0; k < s.K; ++k) {
+      count += experts[t * s.K + k] == expert ? weight : 0.0F;
     }
-    const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * s.E + thread;
-    probs_sum[i] = sum;
-    counts[i] = count[thread];
   }
-  if (thread == 0) {
-    valid_tokens[blockIdx.x] = num_valid;
+  sum = gpu::block_sum(sum, scratch);
+  count = gpu::block_sum(count, scratch);
+  num_valid = gpu::block_sum(num_valid, scratch);
+  if (threadIdx.x == 0) {
+    probs_sum[sequence * s.E + expert] = sum;
+    counts[sequence * s.E + expert] = static_cast<std::int32_t>(count);
+    if (expert == 0) {
+      valid_tokens[sequence] = static_cast<std::int32_t>(num_valid);
+    }
   }
 }
 
@@ -564,7 +549,7 @@ void router_forward(const RouterForward& op, Stream stream) {
     }
   });
   launch(router_sums_kernel,
-         choose_launch({.x = s.B}, kSumThreads, stream),
+         choose_launch({.x = s.E * s.B}, kSumThreads, stream),
          op.counts_BE.as<std::int32_t>(),
          op.probs_sum_BE.as<float>(),
          op.valid_B.as<std::int32_t>(),

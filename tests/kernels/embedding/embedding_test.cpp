@@ -78,9 +78,11 @@ Values run_backward(const EmbeddingCase& c,
       {{c.vocab_size, c.width}, accumulation_dtype(target.dtype)}, target.device, in.dweight);
   const TestTensor dy({{c.num_tokens, c.width}, target.dtype}, target.device, in.dy);
   const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
+  const TestTensor order({{c.num_tokens}, DType::i32}, target.device);
   kernels::embedding_backward({.dweight_VD = dweight,
                                .dy_TD = dy,
                                .tokens_T = tokens,
+                               .order_T = order,
                                .multiplier = c.multiplier,
                                .weight_gradient = weight_gradient},
                               stream.view());
@@ -142,6 +144,7 @@ Split run_split(const EmbeddingCase& c,
   const OwnedStream stream(target.device);
   const TestTensor tokens({{c.num_tokens}, DType::i32}, target.device, in.tokens);
   const TestTensor dy({{c.num_tokens, c.width}, target.dtype}, target.device, in.dy);
+  const TestTensor order({{c.num_tokens}, DType::i32}, target.device);
   Split split{.y = Values(in.dy.size(), 0.0), .dweight = {}};
   for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
     const std::int64_t begin = first_row(rank, num_ranks, c.vocab_size);
@@ -169,6 +172,7 @@ Split run_split(const EmbeddingCase& c,
     kernels::embedding_backward({.dweight_VD = dweight,
                                  .dy_TD = dy,
                                  .tokens_T = tokens,
+                                 .order_T = order,
                                  .multiplier = c.multiplier,
                                  .vocab_begin = begin,
                                  .vocab_size = c.vocab_size,
@@ -249,12 +253,14 @@ TEST_P(EmbeddingTokens, AtTheEdgesOfAShardAreOneRanks) {
     const TestTensor dy({{num_tokens, width}, GetParam().dtype},
                         GetParam().device,
                         Values(static_cast<std::size_t>(num_tokens * width), 1.0));
+    const TestTensor order({{num_tokens}, DType::i32}, GetParam().device);
     const TestTensor dweight({{kRows, width}, accumulation_dtype(GetParam().dtype)},
                              GetParam().device,
                              Values(static_cast<std::size_t>(kRows * width), 5.0));
     kernels::embedding_backward({.dweight_VD = dweight,
                                  .dy_TD = dy,
                                  .tokens_T = tokens,
+                                 .order_T = order,
                                  .vocab_begin = kBegin,
                                  .vocab_size = kVocabulary},
                                 stream.view());
@@ -289,16 +295,18 @@ TEST(EmbeddingContract, NamesTheOperand) {
   const TestTensor narrow({{4, 8}, DType::bf16}, Device::cpu);
   const TestTensor tokens({{4}, DType::i32}, Device::cpu, {0, 1, 2, 3});
   const TestTensor wide_tokens({{4}, DType::i64}, Device::cpu, {0, 1, 2, 3});
+  const TestTensor order({{4}, DType::i32}, Device::cpu);
   const Stream stream;
   const auto forward = [&](TensorView y, TensorView weight, TensorView tokens_T) {
     return [=] {
       kernels::embedding_forward({.y_TD = y, .weight_VD = weight, .tokens_T = tokens_T}, stream);
     };
   };
-  const auto backward = [&](TensorView dweight, TensorView dy, TensorView tokens_T) {
+  const auto backward = [&, order_T = order.view()](
+                            TensorView dweight, TensorView dy, TensorView tokens_T) {
     return [=] {
-      kernels::embedding_backward({.dweight_VD = dweight, .dy_TD = dy, .tokens_T = tokens_T},
-                                  stream);
+      kernels::embedding_backward(
+          {.dweight_VD = dweight, .dy_TD = dy, .tokens_T = tokens_T, .order_T = order_T}, stream);
     };
   };
   EXPECT_TRUE(rejects(forward(rows, narrow, tokens), "embedding_forward: weight_VD is bf16[4, 8]"));
@@ -314,6 +322,7 @@ TEST(EmbeddingContract, RefusesATokenOutsideTheVocabularyAndWritesNothing) {
   const Stream stream;
   const TestTensor y({{2, 4}, DType::f32}, Device::cpu, Values(8, 5.0));
   const TestTensor weight({{3, 4}, DType::f32}, Device::cpu, Values(12, 1.0));
+  const TestTensor order({{2}, DType::i32}, Device::cpu);
   for (const double bad : {-1.0, 3.0}) {
     const TestTensor tokens({{2}, DType::i32}, Device::cpu, {0, bad});
     EXPECT_TRUE(rejects(
@@ -323,8 +332,8 @@ TEST(EmbeddingContract, RefusesATokenOutsideTheVocabularyAndWritesNothing) {
         "embedding_forward: tokens_T[1] is "));
     EXPECT_TRUE(rejects(
         [&] {
-          kernels::embedding_backward({.dweight_VD = weight, .dy_TD = y, .tokens_T = tokens},
-                                      stream);
+          kernels::embedding_backward(
+              {.dweight_VD = weight, .dy_TD = y, .tokens_T = tokens, .order_T = order}, stream);
         },
         "embedding_backward: tokens_T[1] is "));
   }
@@ -337,6 +346,7 @@ TEST(EmbeddingContract, ChecksTokensOfAShardAgainstTheWholeVocabulary) {
   const Stream stream;
   const TestTensor y({{2, 4}, DType::f32}, Device::cpu, Values(8, 5.0));
   const TestTensor weight({{3, 4}, DType::f32}, Device::cpu, Values(12, 1.0));
+  const TestTensor order({{2}, DType::i32}, Device::cpu);
   const auto calls = [&](const TestTensor& tokens, std::int64_t begin, std::int64_t size) {
     return std::pair(
         [&, begin, size] {
@@ -351,6 +361,7 @@ TEST(EmbeddingContract, ChecksTokensOfAShardAgainstTheWholeVocabulary) {
           kernels::embedding_backward({.dweight_VD = weight,
                                        .dy_TD = y,
                                        .tokens_T = tokens,
+                                       .order_T = order,
                                        .vocab_begin = begin,
                                        .vocab_size = size},
                                       stream);

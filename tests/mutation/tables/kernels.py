@@ -129,43 +129,70 @@ plant("elementwise.swapped", ELEMENTWISE, "operand",
 
 EMBEDDING = "embedding/embedding.cu"
 
-plant("embedding.barrier", EMBEDDING, "barrier",
-      "    gpu::sync_threads();  // all votes are written, and those of the tile before are read\n",
-      "",
-      "votes are read before they are written")
-plant("embedding.divergent_barrier", EMBEDDING, "divergence",
-      "    gpu::sync_threads();  // all votes are written",
-      "    if (holds_columns) gpu::sync_threads();  // all votes are written",
-      "threads without columns do not come to the barrier")
-plant("embedding.one_set", EMBEDDING, "stage",
-      "    set = 1 - set;\n", "",
-      "votes of the next tile overwrite those that are read: one barrier is too few")
-plant("embedding.vote_bound", EMBEDDING, "tail guard",
-      "gpu::ballot(mine < num_tokens && tokens_T[mine] == token)",
-      "gpu::ballot(tokens_T[mine] == token)",
+plant("embedding.order_barrier", EMBEDDING, "barrier",
+      "  gpu::sync_threads();  // the counts of all warps are written\n", "",
+      "counts of other warps are read before they are written")
+
+plant("embedding.order_warps", EMBEDDING, "warp id",
+      "for (std::int64_t p = warp * kAtOnce; p < num_tokens;", "for (std::int64_t p = 0; p < num_tokens;",
+      "all warps compare with the same tokens")
+
+plant("embedding.order_tail", EMBEDDING, "tail guard",
+      "if (p + kAtOnce <= num_tokens) {", "if (p < num_tokens) {",
       "tokens past the last are read and counted")
-plant("embedding.accumulate", EMBEDDING, "accumulate",
-      "          load_floats(dweight, sum);\n", "          sum[0] = 0.0F;\n",
+
+plant("embedding.order_positions", EMBEDDING, "tail guard",
+      "tokens_T[t < num_tokens ? t : num_tokens - 1];", "tokens_T[t];",
+      "lanes past the last position read a token")
+
+plant("embedding.order_written", EMBEDDING, "tail guard",
+      "if (warp == 0 && t < num_tokens) {", "if (warp == 0) {",
+      "lanes past the last position have a place in the order")
+
+plant("embedding.order_earlier", EMBEDDING, "condition",
+      "other == token && position < t ? 1 : 0;", "other == token && position <= t ? 1 : 0;",
+      "a position comes before itself, and no token has a first one")
+
+plant("embedding.order_first", EMBEDDING, "condition",
+      "num_equal == 0 ? as_first(position) : position;", "num_smaller == 0 ? as_first(position) : position;",
+      "positions of the smallest token are all its first")
+
+plant("embedding.before", EMBEDDING, "accumulate",
+      "  load_floats(dweight, sum);\n", "  for (int c = 0; c < kWidth; ++c) { sum[c] = 0.0F; }\n",
       "the gradient of before is lost")
+
+plant("embedding.next_token", EMBEDDING, "condition",
+      "(!is_first(entry) && (a == 0 || is_here[a - 1]));", "!is_first(entry);",
+      "positions behind the next token's first are added too")
+
+plant("embedding.past_the_order", EMBEDDING, "bound",
+      "i + a < num_tokens ? order_T[i + a] : as_first(0);", "order_T[i + a];",
+      "the order is read past its end")
+
+plant("embedding.ahead", EMBEDDING, "bound",
+      "    i += kAhead;\n", "    i += kAhead - 1;\n",
+      "every fourth position of a token is added twice")
+
+plant("embedding.columns", EMBEDDING, "tail guard",
+      "if (!is_first(first) || d >= width) {", "if (!is_first(first)) {",
+      "threads past the row's end write into the next row")
+
+plant("embedding.every_position", EMBEDDING, "race between blocks",
+      "if (!is_first(first) || d >= width) {", "if (d >= width) {",
+      "a block for each position of a token adds to its row")
+
 plant("embedding.rows_without_tokens", EMBEDDING, "initial value",
       "    device_zero(op.dweight_VD.data, op.dweight_VD.bytes(), stream);\n", "",
       "rows that no token has stay what they were, and the others are added to")
 plant("embedding.zeroed_once", EMBEDDING, "condition",
       "op.weight_gradient == WeightGradient::write", "op.weight_gradient == WeightGradient::add",
       "what is to be added to is lost")
-plant("embedding.warp", EMBEDDING, "warp id",
-      "tile + warp * kWarpSize + gpu::lowest_bit(left)", "tile + gpu::lowest_bit(left)",
-      "positions are those of the first warp")
 plant("embedding.shard_bound", EMBEDDING, "bound",
       "const bool is_here = row >= 0 && row < rows.count;", "const bool is_here = row < rows.count;",
       "a token of a rank before this one is read in front of the weights")
 plant("embedding.shard_begin", EMBEDDING, "index",
-      "const std::int64_t row = token - rows.begin;", "const std::int64_t row = token;",
+      "tokens_T[position] - rows.begin;", "tokens_T[position];",
       "gradients go to the rows of another rank")
-plant("embedding.columns", EMBEDDING, "tail guard",
-      "  if (holds_columns) {\n    store_floats(dweight, sum);",
-      "  {\n    store_floats(dweight, sum);",
-      "threads past the row's end write into the next row")
 plant("embedding.column_block", EMBEDDING, "index",
       "(static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;",
       "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
@@ -580,22 +607,32 @@ plant("router.lane_experts", ROUTER, "lane",
       "const int e = i * gpu::kWarpSize + gpu::lane_id();\n    row.values[i] = e < E",
       "const int e = gpu::lane_id() * kLaneExperts + i;\n    row.values[i] = e < E",
       "a lane loads four experts side by side and holds them for experts 32 apart")
-plant("router.balance_zeroed", ROUTER, "barrier",
-      "  gpu::sync_threads();  // all counters are zero\n", "",
-      "a counter is added to before it is zero")
-plant("router.balance_plain_add", ROUTER, "atomic",
-      "gpu::atomic_add(&count[experts[t * s.K + k]], 1);", "count[experts[t * s.K + k]] += 1;",
-      "threads that count one expert at once lose counts")
-plant("router.balance_complete", ROUTER, "barrier",
-      "  gpu::sync_threads();  // all counts and partial sums are there\n", "",
-      "sums of other threads are read before they are written")
-plant("router.balance_stride", ROUTER, "bound",
-      "t < begin + s.S; t += kSumThreads) {",
-      "t < begin + s.S && t < begin + kSumThreads; t += kSumThreads) {",
+plant("router.sums_expert", ROUTER, "index",
+      "const float prob = probs[t * s.E + expert];", "const float prob = probs[t * s.E];",
+      "probabilities of the first expert are added for all")
+
+plant("router.sums_valid", ROUTER, "condition",
+      "sum += weight > 0.0F ? prob : 0.0F;", "sum += prob;",
+      "padding counts in the balance")
+
+plant("router.sums_count_valid", ROUTER, "condition",
+      "count += experts[t * s.K + k] == expert ? weight : 0.0F;",
+      "count += experts[t * s.K + k] == expert ? 1.0F : 0.0F;",
+      "padding counts as assigned")
+
+plant("router.sums_stride", ROUTER, "bound",
+      "i < s.S; i += kSumThreads) {", "i < s.S && i < kSumThreads; i += kSumThreads) {",
       "tokens of a sequence beyond the block's threads are not counted")
-plant("router.balance_valid", ROUTER, "operand",
-      "valid_tokens[blockIdx.x] = num_valid;", "valid_tokens[blockIdx.x] = static_cast<int>(s.S);",
+
+plant("router.sums_sequence", ROUTER, "index",
+      "const std::int64_t t = sequence * s.S + i;", "const std::int64_t t = i;",
+      "every sequence has the sums of the first")
+
+plant("router.sums_tokens", ROUTER, "operand",
+      "valid_tokens[sequence] = static_cast<std::int32_t>(num_valid);",
+      "valid_tokens[sequence] = static_cast<std::int32_t>(s.S);",
       "padding counts as valid tokens")
+
 plant("router.balance_tail", ROUTER, "tail guard",
       "thread < E ? probs_sum[i] * static_cast<float>(counts[i]) : 0.0F;",
       "probs_sum[i] * static_cast<float>(counts[i]);",
