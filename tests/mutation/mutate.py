@@ -3,9 +3,9 @@
 """mutate.py: do the tests notice a fault?
 
 Plants the faults of tables/ one at a time and runs the tests that cover the file until one of them
-fails. A fault in a kernel must be noticed by its op's cases of Device::cuda under the simt preset,
-which needs no GPU; one in csrc by any test of the cpu preset whose program has that source in it,
-or of the simt preset where only that one has.
+fails. A fault in a kernel must be noticed under the simt preset, which needs no GPU, by its op's cases
+of Device::cuda or of no device; one in csrc by any test of the cpu preset whose program has that
+source in it, or of the simt preset where only that one has.
 Only what sees the changed file is compiled, and the test linked with it (build.py): sources and
 build folder stay as they are, and nothing may change them meanwhile.
 
@@ -163,7 +163,7 @@ class Bench:
         tests, then the cheapest."""
         if root_of(mutation) == "kernels":
             # What is of the device itself is noticed by tests that have no other.
-            cases = "" if mutation.file.startswith("kernels/device/simt/") else "*cuda*"
+            cases = "" if mutation.file.startswith("kernels/device/simt/") else "-*cpu*"
             return [(test, cases) for test in sorted(self.tests.values())
                     if self.is_of_op(test, mutation.area)]
         programs = {program for test in self.tests.values() for program in test.programs}
