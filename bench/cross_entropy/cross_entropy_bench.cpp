@@ -19,6 +19,7 @@ void register_case(const CrossEntropyCase& c, const Target& target) {
          const auto logits = random_operand(rows, target.device);
          const auto dlogits = random_operand(rows, target.device);
          const auto loss = random_operand({{c.num_tokens}, DType::f32}, target.device);
+         const auto grad_scale = random_operand({{1}, DType::f32}, target.device);
          const auto targets = std::make_shared<FilledTensor>(
              TensorSpec({c.num_tokens}, DType::i32),
              target.device,
@@ -28,6 +29,7 @@ void register_case(const CrossEntropyCase& c, const Target& target) {
                                    .dlogits_TV = *dlogits,
                                    .logits_TV = *logits,
                                    .targets_T = *targets,
+                                   .grad_scale_1 = *grad_scale,
                                    .multiplier = c.multiplier,
                                    .cap = c.cap},
                                   stream);

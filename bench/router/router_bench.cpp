@@ -24,6 +24,7 @@ struct Operands {
   std::shared_ptr<FilledTensor> dlogits;
   std::shared_ptr<FilledTensor> partial;
   std::shared_ptr<FilledTensor> dgates;
+  std::shared_ptr<FilledTensor> loss_scales;
 
   kernels::RouterForward forward(float cap) const {
     return {.logits_TE = *logits,
@@ -58,9 +59,8 @@ struct Operands {
             .valid_B = *valid,
             .x_TD = *x,
             .weight_ED = *weight,
+            .loss_scales_2 = *loss_scales,
             .cap = c.cap,
-            .balance_scale = 1e-2F,
-            .z_scale = 1e-3F,
             .accumulate = c.accumulate};
   }
 };
@@ -89,7 +89,8 @@ Operands draw(const RouterCase& c, const Target& target) {
              .dweight = operand(weights),
              .dlogits = operand(per_expert),
              .partial = operand({{c.num_partials, c.num_experts, c.width}, DType::f32}),
-             .dgates = operand(per_choice)};
+             .dgates = operand(per_choice),
+             .loss_scales = operand({{2}, DType::f32})};
   const OwnedStream stream(target.device);
   kernels::router_forward(o.forward(c.cap), stream.view());
   synchronize(stream.view());

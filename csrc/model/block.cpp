@@ -98,7 +98,6 @@ void block_backward(const BlockContext& context,
                     const Layer& layer,
                     const ExpertExchange& exchange,
                     const TensorView& hidden_TD,
-                    const AuxiliaryScales& scales,
                     const LayerGradients<TensorView>& kept,
                     Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
@@ -114,7 +113,7 @@ void block_backward(const BlockContext& context,
                     .partial_PD = scratch.norm_partial_PD,
                     .weight_gradient = context.weight_gradient},
                    stream);
-  moe_branch_backward(context, weights, gradients, layer, exchange, scales, kept, which);
+  moe_branch_backward(context, weights, gradients, layer, exchange, kept, which);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.pre_moe_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,

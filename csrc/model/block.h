@@ -37,13 +37,6 @@ class ExpertExchange;
 // or together, the same bits.
 enum class Backward : std::uint8_t { all, inputs };
 
-// How much the auxiliary losses of one layer weigh: dLoss/d(balance of one sequence) and dLoss/d(z
-// of one token).
-struct AuxiliaryScales {
-  float balance = 0;
-  float z = 0;
-};
-
 // out = attention(in) W_o: equations (4) to (9), from layer.attention_in_TD to
 // layer.attention_out_TD.
 void attention_branch_forward(const BlockContext& context,
@@ -80,13 +73,13 @@ void moe_branch_recompute(const BlockContext& context,
                           const Layer& layer,
                           const ExpertExchange& exchange,
                           const RecomputeGroups& groups);
-// As above; scratch.dbranch_TD to scratch.dbranch_in_TD. The auxiliary losses' gradients join here.
+// As above; scratch.dbranch_TD to scratch.dbranch_in_TD. The auxiliary losses' gradients join here,
+// scaled by context.shared.step_scalars.
 void moe_branch_backward(const BlockContext& context,
                          const LayerWeights& weights,
                          const LayerWeights& gradients,
                          const Layer& layer,
                          const ExpertExchange& exchange,
-                         const AuxiliaryScales& scales,
                          const LayerGradients<TensorView>& kept,
                          Backward which);
 void moe_branch_backward_weights(const BlockContext& context,
@@ -116,7 +109,6 @@ void block_backward(const BlockContext& context,
                     const Layer& layer,
                     const ExpertExchange& exchange,
                     const TensorView& hidden_TD,
-                    const AuxiliaryScales& scales,
                     const LayerGradients<TensorView>& kept,
                     Backward which);
 // What block_backward has left out, with its `layer` and `kept` as it has left them.

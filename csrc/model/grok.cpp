@@ -242,10 +242,10 @@ void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
                                   const TensorView& final_TD,
                                   std::int64_t begin,
                                   std::int64_t count,
-                                  const LossScales& scales,
                                   bool with_gradient) {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const TensorView logits_CV = shared.logits_CV.rows(0, count);
+  const TensorView grad_scale_1 = step_scalar_view(shared, StepScalar::target);
   head_product(final_TD, begin, count);
   if (dims_.tensor_parallel) {
     TensorView lse_T;
@@ -257,9 +257,9 @@ void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
                             .targets_T = batch.tensors.targets_T.rows(begin, count),
                             .lse_T = lse_T,
                             .target_T = target_T,
+                            .grad_scale_1 = grad_scale_1,
                             .multiplier = static_cast<float>(model_.output_multiplier),
                             .cap = static_cast<float>(model_.final_cap),
-                            .grad_scale = scales.target,
                             .vocab_begin = dims_.local_V.begin},
                            stream_);
     return;
@@ -268,52 +268,49 @@ void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
                  .dlogits_TV = with_gradient ? logits_CV : TensorView{},
                  .logits_TV = logits_CV,
                  .targets_T = batch.tensors.targets_T.rows(begin, count),
+                 .grad_scale_1 = grad_scale_1,
                  .multiplier = static_cast<float>(model_.output_multiplier),
-                 .cap = static_cast<float>(model_.final_cap),
-                 .grad_scale = scales.target},
+                 .cap = static_cast<float>(model_.final_cap)},
                 stream_);
 }
 
-void Grok::add_cross_entropy(const MicroBatch& batch, const LossScales& scales) {
+void Grok::add_cross_entropy(const MicroBatch& batch) {
   sum_all({.total_1 = stat_view(activations_.shared, Stat::loss),
            .x_n = batch.tensors.loss_T,
-           .scale = scales.target,
+           .scale_1 = step_scalar_view(activations_.shared, StepScalar::target),
            .accumulate = true},
           stream_);
 }
 
-void Grok::add_auxiliary_losses(const MicroBatch& batch, const LossScales& scales) {
+void Grok::add_auxiliary_losses(const MicroBatch& batch) {
   const SharedActivations<TensorView>& shared = activations_.shared;
-  const auto per_layer = 1.0F / static_cast<float>(dims_.L);
   for (std::size_t i = 0; i < batch.layers.size(); ++i) {
     const Layer& layer = batch.layers[i];
     sum_all({.total_1 = stat_view(shared, Stat::balance, batch.layer_at(i)),
              .x_n = layer.balance_B,
-             .scale = scales.sequence * per_layer,
+             .scale_1 = step_scalar_view(shared, StepScalar::balance_mean),
              .accumulate = true},
             stream_);
     sum_all({.total_1 = stat_view(shared, Stat::z, batch.layer_at(i)),
              .x_n = layer.z_T,
-             .scale = scales.token * per_layer,
+             .scale_1 = step_scalar_view(shared, StepScalar::z_mean),
              .accumulate = true},
             stream_);
   }
 }
 
-void Grok::loss(const MicroBatch& batch, const LossScales& scales) {
+void Grok::loss(const MicroBatch& batch) {
   const TensorView final_TD = whole_tokens(block_context(batch), batch.tensors.final_in_TD);
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(batch, final_TD, begin, count, scales, false);
+    cross_entropy_of_chunk(batch, final_TD, begin, count, false);
   }
-  add_cross_entropy(batch, scales);
+  add_cross_entropy(batch);
 }
 
 // (18) and the loss, a chunk of tokens at a time: the gradient takes the place of the logits and is
 // used up at once, so [T, V] never exists.
-void Grok::backward_of_head(const MicroBatch& batch,
-                            const LossScales& scales,
-                            WeightGradient weight_gradient) {
+void Grok::backward_of_head(const MicroBatch& batch, WeightGradient weight_gradient) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
   const BackwardScratch<TensorView>& scratch = activations_.backward;
@@ -321,7 +318,7 @@ void Grok::backward_of_head(const MicroBatch& batch,
   const TensorView final_TD = whole_tokens(context, batch.tensors.final_in_TD);
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(batch, final_TD, begin, count, scales, true);
+    cross_entropy_of_chunk(batch, final_TD, begin, count, true);
     matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
                      .dweight_NK = gradients.head_VD,
                      .dy_TN = activations_.shared.logits_CV.rows(0, count),
@@ -331,7 +328,7 @@ void Grok::backward_of_head(const MicroBatch& batch,
                     stream_);
   }
   sum_terms(context, scratch.dbranch_in_TD);
-  add_cross_entropy(batch, scales);
+  add_cross_entropy(batch);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.final_norm_D,
                     .dy_TD = scratch.dbranch_in_TD,
@@ -359,24 +356,19 @@ void Grok::backward_of_embedding(const MicroBatch& batch, WeightGradient weight_
       stream_);
 }
 
-void Grok::backward(MicroBatch& batch,
-                    const LossScales& scales,
-                    WeightGradient weight_gradient,
-                    GradientSink* sink) {
-  backward(batch, nullptr, scales, weight_gradient, sink);
+void Grok::backward(MicroBatch& batch, WeightGradient weight_gradient, GradientSink* sink) {
+  backward(batch, nullptr, weight_gradient, sink);
 }
 
 void Grok::backward_inputs(MicroBatch& batch,
                            const PendingWeights& pending,
-                           const LossScales& scales,
                            WeightGradient weight_gradient,
                            GradientSink* sink) {
-  backward(batch, &pending, scales, weight_gradient, sink);
+  backward(batch, &pending, weight_gradient, sink);
 }
 
 void Grok::backward(MicroBatch& batch,
                     const PendingWeights* pending,
-                    const LossScales& scales,
                     WeightGradient weight_gradient,
                     GradientSink* sink) {
   BlockContext context = block_context(batch);
@@ -401,12 +393,10 @@ void Grok::backward(MicroBatch& batch,
   if (batch.stage.head) {
     const auto use = acquire(num_layers, batch.layers.size());
     begin_layer("loss and backward of the head", num_layers);
-    backward_of_head(batch, scales, weight_gradient);
+    backward_of_head(batch, weight_gradient);
     end_layer(num_layers);
   }
-  add_auxiliary_losses(batch, scales);
-  const AuxiliaryScales auxiliary{.balance = scales.balance * scales.sequence,
-                                  .z = scales.router_z * scales.token};
+  add_auxiliary_losses(batch);
   const LayerGradients<TensorView> in_scratch =
       gradients_in_scratch(activations_.shared, activations_.backward);
   for (std::size_t i = batch.layers.size(); i-- > 0;) {
@@ -428,7 +418,6 @@ void Grok::backward(MicroBatch& batch,
                    layer,
                    batch.exchanges[i],
                    batch.hidden_before(i),
-                   auxiliary,
                    later != nullptr ? later->gradients : in_scratch,
                    later != nullptr ? Backward::inputs : Backward::all);
     if (later == nullptr) {

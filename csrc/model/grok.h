@@ -28,21 +28,12 @@ class GradientSink {
   virtual void after_backward(int layer) = 0;
 };
 
-// What one term weighs in the means over the whole step, which may be many micro-batches, and the
-// coefficients of the auxiliary losses (summed over layers).
-struct LossScales {
-  float target = 0;    // 1 / number of targets of the step
-  float sequence = 0;  // 1 / number of sequences of the step
-  float token = 0;     // 1 / number of valid tokens of the step
-  float balance = 0;   // coefficient
-  float router_z = 0;  // coefficient
-};
-
 // The model, or what this rank has of it: a sequence of ops over views that somebody else owns, and
 // of collectives among ranks that hold the rest of a layer. A call is for the stage of its
 // micro-batch; what stages hand each other, csrc/model/pipeline.h moves. Everything is enqueued on
 // the stream; nothing is allocated, and nothing waits but for the counts of rows where experts lie
-// on several ranks. Every rank of `groups` makes the same calls.
+// on several ranks. Every rank of `groups` makes the same calls. What scales losses and gradients is
+// read on the device, from shared.step_scalars, where the caller has it copied before.
 class Grok {
  public:
   // `activations` were planned with `dims`. All referents must outlive the model.
@@ -63,11 +54,11 @@ class Grok {
 
   // (18) and the cross entropy of the loaded targets; adds the step's mean to shared.stats. Of the
   // stage with the head.
-  void loss(const MicroBatch& batch, const LossScales& scales);
+  void loss(const MicroBatch& batch);
 
   // Adds the means of the auxiliary losses of the stage's layers, a layer's share of the mean over
   // all layers each and without coefficients, to shared.stats.
-  void add_auxiliary_losses(const MicroBatch& batch, const LossScales& scales);
+  void add_auxiliary_losses(const MicroBatch& batch);
 
   // Both of these, and the gradient of
   //   cross entropy + balance * (all layers' balance losses) + router_z * (all layers' z losses),
@@ -77,7 +68,6 @@ class Grok {
   // one without the embedding that of hidden_TD is left there. `sink`, if any, hears how far the
   // backward pass is.
   void backward(MicroBatch& batch,
-                const LossScales& scales,
                 kernels::WeightGradient weight_gradient,
                 GradientSink* sink = nullptr);
 
@@ -87,7 +77,6 @@ class Grok {
   // gradients.
   void backward_inputs(MicroBatch& batch,
                        const PendingWeights& pending,
-                       const LossScales& scales,
                        kernels::WeightGradient weight_gradient,
                        GradientSink* sink = nullptr);
   void backward_weights(MicroBatch& batch,
@@ -107,15 +96,12 @@ class Grok {
   BlockContext block_context(const MicroBatch& batch) const;
   void enter(const char* phase, int layer) const;
   void embed(const MicroBatch& batch);
-  void add_cross_entropy(const MicroBatch& batch, const LossScales& scales);
-  void backward_of_head(const MicroBatch& batch,
-                        const LossScales& scales,
-                        kernels::WeightGradient weight_gradient);
+  void add_cross_entropy(const MicroBatch& batch);
+  void backward_of_head(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
   void backward_of_embedding(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
   // `pending` is null where the gradients of weights are formed too.
   void backward(MicroBatch& batch,
                 const PendingWeights* pending,
-                const LossScales& scales,
                 kernels::WeightGradient weight_gradient,
                 GradientSink* sink);
   // Of final_in_TD of all tokens, rows [begin, begin + count).
@@ -129,7 +115,6 @@ class Grok {
                               const TensorView& final_TD,
                               std::int64_t begin,
                               std::int64_t count,
-                              const LossScales& scales,
                               bool with_gradient);
 
   const ModelConfig& model_;

@@ -100,10 +100,11 @@ void Optimizer::measure_gradient(const TensorView& norm_1,
   kernels::global_norm({.norm_1 = norm_1, .x_n = flat(ranks_PLW_), .partial_P = partial_P}, stream);
 }
 
-void Optimizer::step(double learning_rate,
-                     std::int64_t step,
-                     const TensorView& norm_1,
-                     Stream stream) {
+std::array<double, 3> Optimizer::rates(double learning_rate, std::int64_t step) const {
+  return kernels::adamw_rates(learning_rate, config_.beta1, config_.beta2, step);
+}
+
+void Optimizer::step(const TensorView& rates_3, const TensorView& norm_1, Stream stream) {
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     const Segment& segment = parameters_.plan().segments[i];
     if (segment.has_state()) {
@@ -113,13 +114,12 @@ void Optimizer::step(double learning_rate,
                       .v_n = segments_[i].v_n,
                       .grad_n = parameters_.segment_sums(i),
                       .norm_1 = norm_1,
-                      .learning_rate = learning_rate,
+                      .rates_3 = rates_3,
                       .beta1 = config_.beta1,
                       .beta2 = config_.beta2,
                       .eps = config_.eps,
                       .weight_decay = segment.decay ? config_.weight_decay : 0.0,
-                      .clip_norm = config_.clip_norm,
-                      .step = step},
+                      .clip_norm = config_.clip_norm},
                      stream);
     }
     if (segment.tied != Tied::no) {

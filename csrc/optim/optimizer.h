@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -45,9 +46,12 @@ class Optimizer {
   // Writes the norm of the whole gradient, before clipping, to norm_1. Gradients are reduced.
   void measure_gradient(const TensorView& norm_1, const TensorView& partial_P, Stream stream);
 
-  // Step number `step`, counted from 1, with the gradient as it lies and its norm. Weights that
+  // What step() reads of a step, for StepScalar::rates: of number `step`, counted from 1.
+  std::array<double, 3> rates(double learning_rate, std::int64_t step) const;
+
+  // A step with the gradient as it lies, its norm and its rates, both on the device. Weights that
   // other ranks keep are then on their way, or stale: see WeightResidency.
-  void step(double learning_rate, std::int64_t step, const TensorView& norm_1, Stream stream);
+  void step(const TensorView& rates_3, const TensorView& norm_1, Stream stream);
 
   // A run of the optimizer's state: elements `local` of this rank's part of a logical parameter.
   struct StateTensor {

@@ -191,6 +191,7 @@ ActivationPlan plan_activations(const Dims& d,
     return plan;
   }
 
+  shared.step_scalars = {{kNumStepScalars, kStatWidth}, sums};
   BackwardScratch<TensorSpec>& backward = plan.backward;
   backward.dhidden_TD = {{d.residual_T, d.D}, compute};
   backward.dbranch_TD = {{d.residual_T, d.D}, compute};
@@ -264,6 +265,30 @@ Range stat_rows(Stat stat, const TensorView& stats) {
 TensorView stat_view(const SharedActivations<TensorView>& shared, Stat stat, std::int64_t layer) {
   TensorView view = shared.stats.rows(stat_rows(stat, shared.stats).begin + layer, 1);
   view.num_dims = 1;  // [1], the first of the row
+  return view;
+}
+
+std::int64_t step_scalar_row(StepScalar scalar) {
+  return static_cast<std::int64_t>(scalar);
+}
+
+TensorView step_scalar_view(const SharedActivations<TensorView>& shared, StepScalar scalar) {
+  const auto width = [&]() -> std::int64_t {
+    switch (scalar) {
+      case StepScalar::target:
+      case StepScalar::balance_mean:
+      case StepScalar::z_mean:
+        return 1;
+      case StepScalar::auxiliary:
+        return 2;
+      case StepScalar::rates:
+        return 3;
+    }
+    throw ContractError("there is no such scalar of a step");
+  };
+  TensorView view = shared.step_scalars.rows(step_scalar_row(scalar), 1);
+  view.num_dims = 1;  // the first of the row
+  view.dims[0] = width();
   return view;
 }
 

@@ -123,7 +123,8 @@ struct SharedActivations {
   T vocab_stats_2C;
   T vocab_stats_2PC;
   T vocab_joined_2C;
-  T stats;  // [2 + 2L, kStatWidth]: see Stat
+  T stats;         // [2 + 2L, kStatWidth]: see Stat
+  T step_scalars;  // [5, kStatWidth]: see StepScalar; of training alone
 
   template <class Self, class Other, class Visit>
   static void for_each(Self& a, Other& b, const Visit& visit);
@@ -169,6 +170,19 @@ Range stat_rows(Stat stat, const TensorView& stats);
 TensorView stat_view(const SharedActivations<TensorView>& shared,
                      Stat stat,
                      std::int64_t layer = 0);
+
+// What SharedActivations::step_scalars holds: the factors of a step that ops read on the device, each
+// in a row of its own as statistics are, written by the host once a step.
+enum class StepScalar : std::uint8_t {
+  target,        // [1], of the cross entropy of one target in the step's mean
+  balance_mean,  // [1], of the balance loss of one sequence and layer in the step's mean
+  z_mean,        // [1], of the z loss of one token and layer
+  auxiliary,     // [2], dLoss/d(balance loss of one sequence), dLoss/d(z loss of one token)
+  rates          // [3], of AdamW: learning rate and bias corrections
+};
+constexpr std::int64_t kNumStepScalars = 5;
+std::int64_t step_scalar_row(StepScalar scalar);
+TensorView step_scalar_view(const SharedActivations<TensorView>& shared, StepScalar scalar);
 
 // Scratch rows that ops ask for in their headers. The plan does not see kernels;
 // csrc/model/grok.cpp asserts that the two agree.
@@ -356,6 +370,7 @@ void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.vocab_stats_2PC, b.vocab_stats_2PC);
   visit(a.vocab_joined_2C, b.vocab_joined_2C);
   visit(a.stats, b.stats);
+  visit(a.step_scalars, b.step_scalars);
 }
 
 template <class T>

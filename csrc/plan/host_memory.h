@@ -42,9 +42,10 @@ constexpr std::size_t staging_bytes(Device device) {
 }
 
 struct HostMemoryPlan {
-  std::size_t batches_bytes = 0;     // the samples of a step, and of a pass of validation
-  std::size_t statistics_bytes = 0;  // losses and counts, as they are read back
-  std::size_t exchange_bytes = 0;    // where rows go that ranks exchange
+  std::size_t batches_bytes = 0;  // the samples of a step, and of a pass of validation
+  std::size_t statistics_bytes =
+      0;  // losses and counts, as they are read back, and the scalars of a step
+  std::size_t exchange_bytes = 0;  // where rows go that ranks exchange
   // While a checkpoint is saved or loaded.
   std::size_t staging_bytes = 0;
   std::size_t trace_bytes = 0;  // of metrics.trace; not page-locked

@@ -97,7 +97,8 @@ HostMemoryPlan plan_host_memory(const Config& config,
   const std::int64_t micro_batch = config.batch.micro_batch;
   const bool validates = !config.data.validation.empty() || config.data.held_out > 0;
   const std::int64_t validated = validates ? validation.shape.num_micro_batches : 0;
-  const std::size_t stats_bytes = plan.activations.shared.stats.bytes();
+  const std::size_t stats_bytes =
+      plan.activations.shared.stats.bytes() + plan.activations.shared.step_scalars.bytes();
   return {
       .batches_bytes = batch_bytes(plan.num_micro_batches * micro_batch, S) +
                        batch_bytes(validated * micro_batch, S),

@@ -54,6 +54,7 @@ Evaluator::Evaluator(const Config& config,
       windows_a_pass_(static_cast<std::uint64_t>(plan.validation.shape.num_micro_batches *
                                                  micro_batch_ * plan.share.data_context.count)),
       num_windows_(count_windows(config, loader)),
+      host_scalars_(model.activations().shared.step_scalars),
       host_stats_(model.activations().shared.stats) {}
 
 std::optional<std::int64_t> Evaluator::count_targets(const std::function<bool()>& gives_up) {
@@ -78,8 +79,9 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
       return std::nullopt;
     }
   }
-  const LossScales scales{.target =
-                              1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))};
+  host_scalars_.set({.target = 1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))},
+                    model_.dims().L);
+  host_scalars_.copy(stream_);
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   for (std::uint64_t first = 0; first < num_windows_; first += windows_a_pass_) {
     synchronize(stream_);  // the batch's memory is filled again
@@ -93,7 +95,7 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
       model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
       model_.forward(slot);
       if (slot.stage.head) {
-        model_.loss(slot, scales);
+        model_.loss(slot);
       }
     });
   }

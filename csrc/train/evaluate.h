@@ -9,6 +9,7 @@
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
+#include "csrc/model/host_scalars.h"
 #include "csrc/model/host_stats.h"
 #include "csrc/model/pipeline.h"
 #include "csrc/plan/training_plan.h"
@@ -54,6 +55,7 @@ class Evaluator {
   std::uint64_t windows_a_pass_;  // of all ranks
   std::uint64_t num_windows_;
   std::optional<std::int64_t> num_targets_;
+  HostScalars host_scalars_;
   HostStats host_stats_;
 };
 

@@ -39,6 +39,7 @@ TrainStep::TrainStep(const Config& config,
              config.batch.sequence_length,
              config.model.pad_id,
              stream.device),
+      host_scalars_(model.activations().shared.step_scalars),
       host_stats_(model.activations().shared.stats),
       host_offsets_(static_cast<std::size_t>(model.dims().L) * expert_offsets_bytes(model.dims()),
                     stream.device),
@@ -67,15 +68,20 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   counts = sum_counts(counts);
   filled_.record(stream_);
 
-  const LossScales scales{
-      .target = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.targets, 1)),
-      .sequence = 1.0F / static_cast<float>(global_batch),
-      .token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),
-      .balance = static_cast<float>(config_.loss.balance),
-      .router_z = static_cast<float>(config_.loss.router_z)};
+  host_scalars_.set(
+      {.target = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.targets, 1)),
+       .sequence = 1.0F / static_cast<float>(global_batch),
+       .token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),
+       .balance = static_cast<float>(config_.loss.balance),
+       .router_z = static_cast<float>(config_.loss.router_z)},
+      model_.dims().L);
+  const auto [rate, m_correction, v_correction] = optimizer_.rates(
+      learning_rate(config_.schedule, config_.optimizer.learning_rate, step), step);
+  host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});
+  host_scalars_.copy(stream_);
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  const auto act = [&](const Action& action, MicroBatch& slot) { run(action, slot, scales); };
+  const auto act = [&](const Action& action, MicroBatch& slot) { run(action, slot); };
   pipeline_.run(plan_.schedule, std::cref(act));
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
@@ -85,10 +91,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   activity.enter("optimizer");
   const TensorView norm_1 = stat_view(shared, Stat::grad_norm);
   optimizer_.measure_gradient(norm_1, model_.activations().backward.global_norm_partial_P, stream_);
-  optimizer_.step(learning_rate(config_.schedule, config_.optimizer.learning_rate, step),
-                  step,
-                  norm_1,
-                  stream_);
+  optimizer_.step(step_scalar_view(shared, StepScalar::rates), norm_1, stream_);
   end_.record(stream_);
 
   activity.enter("statistics");
@@ -111,7 +114,7 @@ const PendingWeights& TrainStep::pending_of(const Action& action) const {
       .pending[plan_.activations.pending_of(action.chunk, action.micro_batch)];
 }
 
-void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& scales) {
+void TrainStep::run(const Action& action, MicroBatch& slot) {
   const std::int64_t index = action.micro_batch;
   const kernels::WeightGradient weight_gradient = reduction_.weight_gradient(index == 0);
   GradientSink* const sink = reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches);
@@ -123,10 +126,10 @@ void TrainStep::run(const Action& action, MicroBatch& slot, const LossScales& sc
       return;
     }
     case ActionKind::backward:
-      model_.backward(slot, scales, weight_gradient, sink);
+      model_.backward(slot, weight_gradient, sink);
       return;
     case ActionKind::backward_inputs:
-      model_.backward_inputs(slot, pending_of(action), scales, weight_gradient, sink);
+      model_.backward_inputs(slot, pending_of(action), weight_gradient, sink);
       return;
     case ActionKind::backward_weights:
       model_.backward_weights(slot, pending_of(action), weight_gradient, sink);

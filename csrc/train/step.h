@@ -10,6 +10,7 @@
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
+#include "csrc/model/host_scalars.h"
 #include "csrc/model/host_stats.h"
 #include "csrc/model/pipeline.h"
 #include "csrc/optim/gradient_reduction.h"
@@ -56,7 +57,7 @@ class TrainStep {
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
  private:
-  void run(const Action& action, MicroBatch& slot, const LossScales& scales);
+  void run(const Action& action, MicroBatch& slot);
   const PendingWeights& pending_of(const Action& action) const;
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
@@ -75,6 +76,7 @@ class TrainStep {
   const TrainingLoader& loader_;
   Stream stream_;
   StepBatch batch_;
+  HostScalars host_scalars_;
   HostStats host_stats_;
   PinnedBuffer host_offsets_;  // i32, of each layer of the model; of this rank's, filled
   std::vector<std::int64_t> rows_LE_;

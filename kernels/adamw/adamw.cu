@@ -30,11 +30,13 @@ struct Operands {
   float* v;
   const float* grad;
   const float* norm;
+  const float* rates;
 };
 
 template <int kCount, class T>
 __device__ __forceinline__ void update(const Operands<T>& op,
                                        const AdamWCoefficients<float>& c,
+                                       const AdamWRates<float>& r,
                                        float clip,
                                        std::int64_t first) {
   float grad[kCount];
@@ -49,9 +51,9 @@ __device__ __forceinline__ void update(const Operands<T>& op,
     const float g = grad[i] * clip;
     m[i] = c.beta1 * m[i] + c.one_minus_beta1 * g;
     v[i] = c.beta2 * v[i] + c.one_minus_beta2 * g * g;
-    const float denominator = sqrtf(v[i] * c.v_correction) + c.eps;
-    const float direction = m[i] * c.m_correction / denominator + c.weight_decay * master[i];
-    master[i] -= c.learning_rate * direction;
+    const float denominator = sqrtf(v[i] * r.v_correction) + c.eps;
+    const float direction = m[i] * r.m_correction / denominator + c.weight_decay * master[i];
+    master[i] -= r.learning_rate * direction;
   }
   store_floats(op.m + first, m);
   store_floats(op.v + first, v);
@@ -66,12 +68,14 @@ __global__ void adamw_kernel(Operands<T> op, AdamWCoefficients<float> c, std::in
   const std::int64_t first = (block * kThreads + threadIdx.x) * kWidth;
   const float ratio = c.clip_norm / (*op.norm + AdamWCoefficients<float>::kNormFloor);
   const float clip = c.clip_norm > 0.0F && ratio < 1.0F ? ratio : 1.0F;
+  const AdamWRates<float> r{
+      .learning_rate = op.rates[0], .m_correction = op.rates[1], .v_correction = op.rates[2]};
   if (first + kWidth <= n) {
-    update<kWidth>(op, c, clip, first);
+    update<kWidth>(op, c, r, clip, first);
     return;
   }
   for (std::int64_t i = first; i < n; ++i) {
-    update<1>(op, c, clip, i);
+    update<1>(op, c, r, clip, i);
   }
 }
 
@@ -91,7 +95,8 @@ void adamw(const AdamW& op, Stream stream) {
                                .m = op.m_n.as<float>(),
                                .v = op.v_n.as<float>(),
                                .grad = op.grad_n.as<float>(),
-                               .norm = op.norm_1.as<float>()};
+                               .norm = op.norm_1.as<float>(),
+                               .rates = op.rates_3.as<float>()};
     constexpr int kWidth = gpu::kVectorWidth<T>;
     launch(adamw_kernel<T, kWidth>,
            choose_launch(n, kWidth, stream),

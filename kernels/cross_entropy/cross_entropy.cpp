@@ -26,6 +26,18 @@ void check_cap(const OpCheck& check, float cap) {
   });
 }
 
+// Needed for the gradient alone.
+void check_grad_scale(const OpCheck& check,
+                      const TensorView& dlogits_TV,
+                      const TensorView& grad_scale_1,
+                      DType sums) {
+  if (dlogits_TV.present()) {
+    check.tensor("grad_scale_1", grad_scale_1, {1}, sums);
+  } else {
+    check.optional_tensor("grad_scale_1", grad_scale_1, {1}, sums);
+  }
+}
+
 OpCheck check(const CrossEntropy& op, Stream stream) {
   OpCheck check("cross_entropy", stream);
   check.num_dims("logits_TV", op.logits_TV, 2);
@@ -37,6 +49,7 @@ OpCheck check(const CrossEntropy& op, Stream stream) {
   check.optional_tensor("dlogits_TV", op.dlogits_TV, {T, V}, dtype);
   check.tensor("loss_T", op.loss_T, {T}, accumulation_dtype(dtype));
   check.tensor("targets_T", op.targets_T, {T}, DType::i32);
+  check_grad_scale(check, op.dlogits_TV, op.grad_scale_1, accumulation_dtype(dtype));
   check_cap(check, op.cap);
   return check;
 }
@@ -92,6 +105,7 @@ OpCheck check(const CrossEntropyGradient& op, Stream stream) {
   const std::int64_t T = op.logits_TV.dim(0);
   check.optional_tensor("dlogits_TV", op.dlogits_TV, {T, op.logits_TV.dim(1)}, op.logits_TV.dtype);
   check.tensor("loss_T", op.loss_T, {T}, op.lse_T.dtype);
+  check_grad_scale(check, op.dlogits_TV, op.grad_scale_1, op.lse_T.dtype);
   return check;
 }
 
@@ -102,6 +116,12 @@ struct Scaling {
   Acc cap;
   Acc scale;  // of the gradient by a raw logit, but for the cap's slope
 };
+
+// Of the gradient by a raw logit, but for the cap's slope; 0 where there is no gradient.
+template <class Acc, class Op>
+Acc gradient_scale(const Op& op) {
+  return op.dlogits_TV.present() ? op.grad_scale_1.template as<Acc>()[0] * op.multiplier : Acc{0};
+}
 
 template <class T>
 void scaled_logits(Accumulator<T>* l, const T* logits, Scaling<Accumulator<T>> s, std::int64_t V) {
@@ -209,9 +229,8 @@ void forward(const CrossEntropy& op) {
                           " (it has no logit); use a negative one to skip a row");
     }
   }
-  const Scaling<Acc> scaling{.multiplier = op.multiplier,
-                             .cap = op.cap,
-                             .scale = static_cast<Acc>(op.grad_scale) * op.multiplier};
+  const Scaling<Acc> scaling{
+      .multiplier = op.multiplier, .cap = op.cap, .scale = gradient_scale<Acc>(op)};
   for_each_row<Acc>(T_, V, [&](std::int64_t t, Acc* l) {
     const std::int64_t target = targets[t];
     if (target < 0) {
@@ -278,9 +297,8 @@ void shard_gradient(const CrossEntropyGradient& op) {
   const auto* const targets = op.targets_T.as<std::int32_t>();
   const Acc* const lse = op.lse_T.as<Acc>();
   T* const dlogits = op.dlogits_TV.present() ? op.dlogits_TV.as<T>() : nullptr;
-  const Scaling<Acc> scaling{.multiplier = op.multiplier,
-                             .cap = op.cap,
-                             .scale = static_cast<Acc>(op.grad_scale) * op.multiplier};
+  const Scaling<Acc> scaling{
+      .multiplier = op.multiplier, .cap = op.cap, .scale = gradient_scale<Acc>(op)};
   for_each_row<Acc>(op.logits_TV.dim(0), V, [&](std::int64_t t, Acc* l) {
     const bool counts = targets[t] >= 0;
     op.loss_T.as<Acc>()[t] = counts ? lse[t] - op.target_T.as<Acc>()[t] : Acc{0};

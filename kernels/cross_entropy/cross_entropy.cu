@@ -30,7 +30,6 @@ struct Scaling {
   float cap;
   float inner;  // multiplier / cap; unused without a cap, like the next
   float inverse_cap;
-  float grad_scale;
 };
 
 // The logit that the softmax is taken of, and its derivative by the raw one. tanhf and not
@@ -84,6 +83,7 @@ __device__ __forceinline__ void write_gradient(T* gradient,
                                                std::int64_t target,
                                                float shift,
                                                float inverse,
+                                               float grad_scale,
                                                const Scaling& s,
                                                std::int64_t V) {
   const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * kWidth;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void write_gradient(T* gradient,
       const float logit = scaled<kCapped>(l[i], s);
       const float prob = expf(logit - shift) * inverse;
       const float onehot = v + i == target ? 1.0F : 0.0F;
-      l[i] = s.grad_scale * (prob - onehot) * slope<kCapped>(logit, s);
+      l[i] = grad_scale * (prob - onehot) * slope<kCapped>(logit, s);
     }
     gpu::store_floats(gradient + v, l);
   }
@@ -111,12 +111,13 @@ __device__ __forceinline__ void write_zeros(T* gradient, std::int64_t V) {
 }
 
 // grid: T rows, block: a multiple of 32; kWidth 1, or V % kWidth == 0. dlogits may be logits, or
-// null.
+// null; grad_scale is not looked at then.
 template <class T, int kWidth, bool kCapped>
 __global__ void cross_entropy_kernel(float* __restrict__ loss,
                                      T* dlogits,
                                      const T* logits,
                                      const std::int32_t* __restrict__ targets,
+                                     const float* __restrict__ grad_scale,
                                      Scaling s,
                                      std::int64_t V) {
   __shared__ float scratch[gpu::kWarpSize];
@@ -144,7 +145,8 @@ __global__ void cross_entropy_kernel(float* __restrict__ loss,
   }
   // write
   if (gradient != nullptr) {
-    write_gradient<T, kWidth, kCapped>(gradient, row, target, largest, 1.0F / sum, s, V);
+    write_gradient<T, kWidth, kCapped>(
+        gradient, row, target, largest, 1.0F / sum, *grad_scale, s, V);
   }
 }
 
@@ -199,7 +201,7 @@ __global__ void cross_entropy_join_kernel(float* __restrict__ lse,
 }
 
 // grid: T rows, block: a multiple of 32; kWidth 1, or V % kWidth == 0. dlogits may be logits, or
-// null.
+// null; grad_scale is not looked at then.
 template <class T, int kWidth, bool kCapped>
 __global__ void cross_entropy_gradient_kernel(float* __restrict__ loss,
                                               T* dlogits,
@@ -207,6 +209,7 @@ __global__ void cross_entropy_gradient_kernel(float* __restrict__ loss,
                                               const std::int32_t* __restrict__ targets,
                                               const float* __restrict__ lse,
                                               const float* __restrict__ target_logit,
+                                              const float* __restrict__ grad_scale,
                                               std::int64_t vocab_begin,
                                               Scaling s,
                                               std::int64_t V) {
@@ -220,7 +223,7 @@ __global__ void cross_entropy_gradient_kernel(float* __restrict__ loss,
   }
   if (counts) {
     write_gradient<T, kWidth, kCapped>(
-        dlogits + t * V, logits + t * V, targets[t] - vocab_begin, lse[t], 1.0F, s, V);
+        dlogits + t * V, logits + t * V, targets[t] - vocab_begin, lse[t], 1.0F, *grad_scale, s, V);
   } else {
     write_zeros<T, kWidth>(dlogits + t * V, V);
   }
@@ -234,12 +237,11 @@ Launch choose_launch(std::int64_t T, std::int64_t num_vectors, Stream stream) {
 }
 
 template <class Op>
-Scaling scaling_of(const Op& op, float grad_scale) {
+Scaling scaling_of(const Op& op) {
   return {.multiplier = op.multiplier,
           .cap = op.cap,
           .inner = op.multiplier / op.cap,
-          .inverse_cap = 1.0F / op.cap,
-          .grad_scale = grad_scale};
+          .inverse_cap = 1.0F / op.cap};
 }
 
 template <class T>
@@ -255,7 +257,8 @@ void launch_rows(const CrossEntropy& op, const Launch& rows) {
          optional<T>(op.dlogits_TV),
          op.logits_TV.as<T>(),
          op.targets_T.as<std::int32_t>(),
-         scaling_of(op, op.grad_scale),
+         optional<float>(op.grad_scale_1),
+         scaling_of(op),
          op.logits_TV.dim(1));
 }
 
@@ -268,7 +271,7 @@ void launch_rows(const CrossEntropyShard& op, const Launch& rows) {
          op.logits_TV.as<T>(),
          op.targets_T.as<std::int32_t>(),
          op.vocab_begin,
-         scaling_of(op, 0.0F),
+         scaling_of(op),
          op.logits_TV.dim(1));
 }
 
@@ -282,8 +285,9 @@ void launch_rows(const CrossEntropyGradient& op, const Launch& rows) {
          op.targets_T.as<std::int32_t>(),
          op.lse_T.as<float>(),
          op.target_T.as<float>(),
+         optional<float>(op.grad_scale_1),
          op.vocab_begin,
-         scaling_of(op, op.grad_scale),
+         scaling_of(op),
          op.logits_TV.dim(1));
 }
 

@@ -10,7 +10,8 @@ namespace memphis::kernels {
 //   loss[t] = logsumexp(l) - l[target];  dlogits = grad_scale (softmax(l) - onehot) dl/dlogits.
 // A row whose target is negative counts nothing: loss 0, gradient 0.
 //
-// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. grad_scale
+//             lies there too: it differs from step to step, and the call may be recorded once.
 // Accumulate  f32 (f64 for f64); dlogits rounds once.
 // In place    dlogits may be logits.
 // Order       deterministic.
@@ -20,13 +21,13 @@ namespace memphis::kernels {
 // Cost        reads T*V twice, writes T*V elements; memory bound.
 // Source      Grok-1 model.py (multiplier, before the loss), Grok-2 config (cap).
 struct CrossEntropy {
-  TensorView loss_T;           // out  accumulation dtype, nats
-  TensorView dlogits_TV = {};  // out  dtype of logits; absent: only the loss
-  TensorView logits_TV;        // in   bf16 | f32 | f64, the raw product with the head
-  TensorView targets_T;        // in   i32
+  TensorView loss_T;             // out  accumulation dtype, nats
+  TensorView dlogits_TV = {};    // out  dtype of logits; absent: only the loss
+  TensorView logits_TV;          // in   bf16 | f32 | f64, the raw product with the head
+  TensorView targets_T;          // in   i32
+  TensorView grad_scale_1 = {};  // in  accumulation dtype, dLoss/d(loss of one row); with dlogits
   float multiplier = 1.0F;
-  float cap = 0.0F;         // 0: no cap
-  float grad_scale = 1.0F;  // dLoss/d(loss of one row)
+  float cap = 0.0F;  // 0: no cap
 };
 void cross_entropy(const CrossEntropy& op, Stream stream);
 
@@ -68,15 +69,15 @@ void cross_entropy_join(const CrossEntropyJoin& op, Stream stream);
 //
 // Cost        reads and writes T*V elements; memory bound.
 struct CrossEntropyGradient {
-  TensorView loss_T;           // out  accumulation dtype, nats
-  TensorView dlogits_TV = {};  // out  dtype of logits; absent: only the loss
-  TensorView logits_TV;        // in   bf16 | f32 | f64
-  TensorView targets_T;        // in   i32, of the whole vocabulary
-  TensorView lse_T;            // in   accumulation dtype, of all columns
-  TensorView target_T;         // in   accumulation dtype, of all columns
+  TensorView loss_T;             // out  accumulation dtype, nats
+  TensorView dlogits_TV = {};    // out  dtype of logits; absent: only the loss
+  TensorView logits_TV;          // in   bf16 | f32 | f64
+  TensorView targets_T;          // in   i32, of the whole vocabulary
+  TensorView lse_T;              // in   accumulation dtype, of all columns
+  TensorView target_T;           // in   accumulation dtype, of all columns
+  TensorView grad_scale_1 = {};  // in  as in cross_entropy
   float multiplier = 1.0F;
   float cap = 0.0F;
-  float grad_scale = 1.0F;
   std::int64_t vocab_begin = 0;
 };
 void cross_entropy_gradient(const CrossEntropyGradient& op, Stream stream);

@@ -35,6 +35,7 @@ OpCheck check(const SumAll& op, Stream stream) {
   OpCheck check("sum_all", stream);
   check_input(check, op.x_n);
   check.tensor("total_1", op.total_1, {1}, op.x_n.dtype);
+  check.optional_tensor("scale_1", op.scale_1, {1}, op.x_n.dtype);
   return check;
 }
 
@@ -82,7 +83,8 @@ void sum(const SumAll& op) {
     elements += static_cast<double>(x[i]);
   }
   const double before = op.accumulate ? static_cast<double>(total[0]) : 0.0;
-  total[0] = static_cast<T>(before + static_cast<double>(op.scale) * elements);
+  const double scale = op.scale_1.present() ? static_cast<double>(op.scale_1.as<T>()[0]) : 1.0;
+  total[0] = static_cast<T>(before + scale * elements);
 }
 
 template <class Visitor>

@@ -82,9 +82,9 @@ __global__ void norm_kernel(float* norm_1, const double* partial_P, std::int64_t
 // One block: these are the losses of a micro-batch, and a second launch would cost more than the
 // sum.
 //
-// grid: 1, block: kSumThreads, shared: none.
+// grid: 1, block: kSumThreads, shared: none. scale_1 may be null.
 __global__ void sum_all_kernel(
-    float* total_1, const float* x_n, std::int64_t n, float scale, bool accumulate) {
+    float* total_1, const float* x_n, std::int64_t n, const float* scale_1, bool accumulate) {
   __shared__ double scratch[kWarpSize];
   double sum = 0.0;
   for (std::int64_t i = threadIdx.x; i < n; i += kSumThreads) {
@@ -93,7 +93,8 @@ __global__ void sum_all_kernel(
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) {
     const double before = accumulate ? static_cast<double>(total_1[0]) : 0.0;
-    total_1[0] = static_cast<float>(before + static_cast<double>(scale) * sum);
+    const double scale = scale_1 == nullptr ? 1.0 : static_cast<double>(scale_1[0]);
+    total_1[0] = static_cast<float>(before + scale * sum);
   }
 }
 
@@ -129,7 +130,7 @@ void sum_all(const SumAll& op, Stream stream) {
          op.total_1.as<float>(),
          op.x_n.as<float>(),
          op.x_n.dim(0),
-         op.scale,
+         op.scale_1.present() ? op.scale_1.as<float>() : nullptr,
          op.accumulate);
 }
 

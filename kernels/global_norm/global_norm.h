@@ -23,11 +23,13 @@ void global_norm(const GlobalNorm& op, Stream stream);
 
 constexpr std::int64_t kGlobalNormPartials = 1056;  // eight blocks for each SM of an H100
 
-// total[0] [+]= sum of x, in f64 in the order of the elements' runs: for losses and statistics.
+// total[0] [+]= scale * sum of x, in f64 in the order of the elements' runs: for losses and
+// statistics. The scale lies on the device: it differs from step to step, and the call may be
+// recorded once.
 struct SumAll {
   TensorView total_1;       // out  dtype of x
   TensorView x_n;           // in   f32 | f64
-  float scale = 1.0F;       // multiplies the sum
+  TensorView scale_1 = {};  // in   dtype of x; absent: 1
   bool accumulate = false;  // total += instead of total =
 };
 void sum_all(const SumAll& op, Stream stream);

@@ -113,6 +113,7 @@ Shape check(const OpCheck& check, const RouterBackward& op, Stream stream) {
   check.tensor("dweight_ED", op.dweight_ED, {shape.E, shape.D}, sums);
   check.tensor("dlogits_TE", op.dlogits_TE, {shape.T, shape.E}, sums);
   check.tensor("partial_PED", op.partial_PED, {P, shape.E, shape.D}, sums);
+  check.tensor("loss_scales_2", op.loss_scales_2, {2}, sums);
   check.tensor("dgates_TK", op.dgates_TK, {shape.T, shape.K}, sums);
   check.tensor("logits_TE", op.logits_TE, {shape.T, shape.E}, sums);
   check.tensor("probs_TE", op.probs_TE, {shape.T, shape.E}, sums);
@@ -275,6 +276,8 @@ void logit_gradients(const RouterBackward& op,
   const auto* const num_valid = op.valid_B.as<std::int32_t>();
   const auto* const valid = op.valid_T.present() ? op.valid_T.as<std::uint8_t>() : nullptr;
   const Acc cap = op.cap;
+  const Acc balance_scale = op.loss_scales_2.as<Acc>()[0];
+  const Acc z_scale = op.loss_scales_2.as<Acc>()[1];
   for (std::int64_t t = begin; t < end; ++t) {
     const Acc* const z = logits + t * E;
     const Acc* const p = probs + t * E;
@@ -285,9 +288,9 @@ void logit_gradients(const RouterBackward& op,
     // What the z loss adds, which needs a softmax of its own where the logits are capped.
     Acc sum = 1;
     Acc z_factor = 0;
-    if (is_valid && op.z_scale != 0.0F) {
+    if (is_valid && z_scale != 0) {
       const Acc lse = log_sum_exp(dz, z, E, sum);
-      z_factor = 2 * static_cast<Acc>(op.z_scale) * lse / sum;
+      z_factor = 2 * z_scale * lse / sum;
     } else {
       std::fill_n(dz, E, Acc{0});
     }
@@ -295,9 +298,9 @@ void logit_gradients(const RouterBackward& op,
     // balance_scale E f_e / n with f_e = count_e / (n K) and n K assignments.
     const std::int64_t assignments = std::int64_t{num_valid[t / S]} * K;
     const auto total = static_cast<Acc>(std::max<std::int64_t>(1, assignments));
-    const Acc per_count = is_valid ? static_cast<Acc>(op.balance_scale) * static_cast<Acc>(E) *
-                                         static_cast<Acc>(K) / total / total
-                                   : Acc{0};
+    const Acc per_count =
+        is_valid ? balance_scale * static_cast<Acc>(E) * static_cast<Acc>(K) / total / total
+                 : Acc{0};
     const auto dprob = [&](std::int64_t e) {
       Acc value = per_count * static_cast<Acc>(count[e]);
       for (std::int64_t k = 0; k < K; ++k) {

@@ -287,12 +287,6 @@ __global__ void router_balance_kernel(float* __restrict__ balance,
   }
 }
 
-struct LossScales {
-  float cap;
-  float balance;
-  float z;
-};
-
 // grid: T / kWarps, block: kWarpThreads
 __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       const float* __restrict__ dgates,
@@ -302,7 +296,8 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       const std::int32_t* __restrict__ counts,
                                       const std::int32_t* __restrict__ num_valid,
                                       const std::uint8_t* __restrict__ valid,
-                                      LossScales scales,
+                                      const float* __restrict__ loss_scales,
+                                      float cap,
                                       Shape s) {
   const int lane = gpu::lane_id();
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id();
@@ -311,6 +306,8 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
   }
   const bool valid_token = is_valid(valid, t);
   const std::int32_t* const count = counts + t / s.S * s.E;
+  const float balance_scale = loss_scales[0];
+  const float z_scale = loss_scales[1];
 
   // load: balance_scale E f_e / n with f_e = count_e / (n K) and n K assignments
   const Row z = load_row(logits + t * s.E, s.E, -INFINITY);
@@ -323,7 +320,7 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
   }
   const float n = static_cast<float>(num_valid[t / s.S]);
   const float total = fmaxf(1.0F, n * static_cast<float>(s.K));
-  const float per_count = valid_token ? scales.balance * static_cast<float>(s.E) *
+  const float per_count = valid_token ? balance_scale * static_cast<float>(s.E) *
                                             static_cast<float>(s.K) / total / total
                                       : 0.0F;
   Row dprob;
@@ -348,15 +345,15 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
   Row dz;
 #pragma unroll
   for (int i = 0; i < kLaneExperts; ++i) {
-    const float ratio = scales.cap > 0.0F ? tanhf(z.values[i] / scales.cap) : 0.0F;
+    const float ratio = cap > 0.0F ? tanhf(z.values[i] / cap) : 0.0F;
     dz.values[i] = prob.values[i] * (dprob.values[i] - mean) * (1.0F - ratio * ratio);
   }
-  if (valid_token && scales.z != 0.0F) {
+  if (valid_token && z_scale != 0.0F) {
     Row uncapped = z;
     const float lse = softmax(uncapped);
 #pragma unroll
     for (int i = 0; i < kLaneExperts; ++i) {
-      dz.values[i] += 2.0F * scales.z * lse * uncapped.values[i];
+      dz.values[i] += 2.0F * z_scale * lse * uncapped.values[i];
     }
   }
   store_row(dlogits + t * s.E, dz, s.E);
@@ -582,7 +579,8 @@ void router_backward(const RouterBackward& op, Stream stream) {
          op.counts_BE.as<std::int32_t>(),
          op.valid_B.as<std::int32_t>(),
          valid_tokens(op.valid_T),
-         LossScales{.cap = op.cap, .balance = op.balance_scale, .z = op.z_scale},
+         op.loss_scales_2.as<float>(),
+         op.cap,
          s);
   visit_gpu_float(op.dx_TD.dtype, [&]<class T>() {
     constexpr int kWidth = gpu::kVectorWidth<T>;

@@ -59,34 +59,35 @@ struct RouterBalance {
 void router_balance(const RouterBalance& op, Stream stream);
 
 // From dgates and the auxiliary losses to x and weight.
-//   dP  = [dgates at the chosen experts] + balance_scale * E f_{b,e} / n_b
+//   dP  = [dgates at the chosen experts] + w_b * E f_{b,e} / n_b
 //   dzc = P (dP - sum_j P_j dP_j)
-//   dz  = dzc (1 - (zc/cap)^2) + z_scale * 2 lse(z) softmax(z)
+//   dz  = dzc (1 - (zc/cap)^2) + w_z * 2 lse(z) softmax(z)
 //   dx [+]= dz weight;  dweight [+]= dz^T x
-// The terms with balance_scale and z_scale are those of valid tokens alone; f and n are
-// RouterBalance's, of the whole sequence.
+// w_b and w_z are the two of loss_scales_2. The terms with them are those of valid tokens alone; f and
+// n are RouterBalance's, of the whole sequence.
 //
 // Operands    partial_PED is scratch; tokens are cut into P runs of ceil(T / P), which decides the
-//             order of the sum. dlogits_TE is scratch that holds dz on return.
+//             order of the sum. dlogits_TE is scratch that holds dz on return. loss_scales lie on
+//             the device: they differ from step to step, and the call may be recorded once.
 // Order       deterministic, independent of the number of threads.
 struct RouterBackward {
-  TensorView dx_TD;         // out  bf16 | f32 | f64
-  TensorView dweight_ED;    // in/out  accumulation dtype
-  TensorView dlogits_TE;    // scratch, out  accumulation dtype
-  TensorView partial_PED;   // scratch  accumulation dtype
-  TensorView dgates_TK;     // in   accumulation dtype
-  TensorView logits_TE;     // in   forward's
-  TensorView probs_TE;      // in   forward's
-  TensorView experts_TK;    // in   forward's
-  TensorView counts_BE;     // in   RouterBalance's
-  TensorView valid_B;       // in   RouterBalance's
-  TensorView x_TD;          // in   dtype of dx
-  TensorView weight_ED;     // in
+  TensorView dx_TD;        // out  bf16 | f32 | f64
+  TensorView dweight_ED;   // in/out  accumulation dtype
+  TensorView dlogits_TE;   // scratch, out  accumulation dtype
+  TensorView partial_PED;  // scratch  accumulation dtype
+  TensorView dgates_TK;    // in   accumulation dtype
+  TensorView logits_TE;    // in   forward's
+  TensorView probs_TE;     // in   forward's
+  TensorView experts_TK;   // in   forward's
+  TensorView counts_BE;    // in   RouterBalance's
+  TensorView valid_B;      // in   RouterBalance's
+  TensorView x_TD;         // in   dtype of dx
+  TensorView weight_ED;    // in
+  // in  accumulation dtype: dLoss/d(balance loss of one sequence), dLoss/d(z loss of one token)
+  TensorView loss_scales_2;
   TensorView valid_T = {};  // in   u8
   float cap = 0.0F;
-  float balance_scale = 0.0F;  // dLoss/d(balance loss of one sequence)
-  float z_scale = 0.0F;        // dLoss/d(z loss of one token)
-  bool accumulate = false;     // dx += instead of dx =
+  bool accumulate = false;  // dx += instead of dx =
   WeightGradient weight_gradient = WeightGradient::add;
 };
 void router_backward(const RouterBackward& op, Stream stream);

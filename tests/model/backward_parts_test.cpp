@@ -250,7 +250,9 @@ class Layers {
 
   // The gradient that the last layer gets is the micro-batch's own.
   void backward(std::int64_t index, char kind) {
-    const AuxiliaryScales scales{.balance = 0.1F, .z = 0.05F};
+    HostScalars scalars(activations_.shared.step_scalars);
+    scalars.set(StepScalar::auxiliary, {0.1, 0.05});
+    scalars.copy(stream());
     const TensorView& dhidden_TD = activations_.backward.dhidden_TD;
     const TestTensor drawn(
         {{dhidden_TD.dim(0), dhidden_TD.dim(1)}, dhidden_TD.dtype},
@@ -274,7 +276,6 @@ class Layers {
                      layer,
                      exchange,
                      batch.hidden_before(i),
-                     scales,
                      kept,
                      kind == 'B' ? Backward::all : Backward::inputs);
       if (kind == 'P') {

@@ -114,6 +114,7 @@ TinyModel::TinyModel(const ModelConfig& config,
       activations_(allocate_activations(plan_, activations_arena_, workspace_arena_)),
       groups_(std::move(groups)),
       residency_(parameters_, groups_, stream_.view()),
+      host_scalars_(activations_.shared.step_scalars),
       batch_(activations_.slots.front(), dims_, device),
       model_(config_, dims_, groups_, residency_, activations_, stream_.view()) {
   parameters_.initialise(6 + test_seed(), stream());
@@ -193,20 +194,25 @@ double TinyModel::read_total() {
          sum(Stat::z, scales.router_z, scales.token);
 }
 
-double TinyModel::total_loss() {
+void TinyModel::begin_pass() {
   const TensorView& stats = activations_.shared.stats;
   device_zero(stats.data, stats.bytes(), stream());
+  host_scalars_.set(scales, dims_.L);
+  host_scalars_.copy(stream());
+}
+
+double TinyModel::total_loss() {
+  begin_pass();
   model_.forward(batch_);
-  model_.loss(batch_, scales);
-  model_.add_auxiliary_losses(batch_, scales);
+  model_.loss(batch_);
+  model_.add_auxiliary_losses(batch_);
   return read_total();
 }
 
 double TinyModel::total_loss_and_gradient() {
-  const TensorView& stats = activations_.shared.stats;
-  device_zero(stats.data, stats.bytes(), stream());
+  begin_pass();
   model_.forward(batch_);
-  model_.backward(batch_, scales, kernels::WeightGradient::write);
+  model_.backward(batch_, kernels::WeightGradient::write);
   return read_total();
 }
 

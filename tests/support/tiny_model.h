@@ -8,6 +8,7 @@
 #include "csrc/comm/communicator.h"
 #include "csrc/core/arena.h"
 #include "csrc/model/grok.h"
+#include "csrc/model/host_scalars.h"
 #include "csrc/model/parameters.h"
 
 namespace memphis::test {
@@ -66,7 +67,7 @@ class TinyModel {
   Grok& model() { return model_; }
   Stream stream() const { return stream_.view(); }
 
-  LossScales scales;
+  LossScales scales;  // of the passes from here on
 
  private:
   TinyModel(const ModelConfig& config,
@@ -75,6 +76,7 @@ class TinyModel {
             Groups groups,
             DType compute,
             Device device);
+  void begin_pass();
   double read_total();
 
   ModelConfig config_;
@@ -87,6 +89,7 @@ class TinyModel {
   Activations activations_;
   Groups groups_;
   WeightResidency residency_;
+  HostScalars host_scalars_;
   MicroBatch batch_;
   Grok model_;
   std::vector<std::int32_t> tokens_;

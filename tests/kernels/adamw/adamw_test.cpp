@@ -79,6 +79,8 @@ State run(const AdamWCase& c, const Inputs& in, const Target& target) {
   const TestTensor v(kept, target.device, first(n, in.before.v));
   const TestTensor grad(kept, target.device, first(n, in.grad));
   const TestTensor norm({{1}, accumulation}, target.device, {in.norm});
+  const auto rates = kernels::adamw_rates(kLearningRate, kBeta1, kBeta2, c.step);
+  const TestTensor rates_3({{3}, accumulation}, target.device, {rates.begin(), rates.end()});
   const TestTensor& param = c.in_place && target.dtype == accumulation ? master : other;
   kernels::adamw({.param_n = param,
                   .master_n = master,
@@ -86,13 +88,12 @@ State run(const AdamWCase& c, const Inputs& in, const Target& target) {
                   .v_n = v,
                   .grad_n = grad,
                   .norm_1 = norm,
-                  .learning_rate = kLearningRate,
+                  .rates_3 = rates_3,
                   .beta1 = kBeta1,
                   .beta2 = kBeta2,
                   .eps = kEps,
                   .weight_decay = c.weight_decay,
-                  .clip_norm = c.clip_norm,
-                  .step = c.step},
+                  .clip_norm = c.clip_norm},
                  stream.view());
   return {.param = param.values(stream.view()),
           .master = master.values(stream.view()),
@@ -149,6 +150,7 @@ TEST(AdamWContract, NamesTheOperand) {
   const TestTensor param({{8}, DType::bf16}, Device::cpu);
   const TestTensor kept({{8}, DType::f32}, Device::cpu);
   const TestTensor norm({{1}, DType::f32}, Device::cpu);
+  const TestTensor rates_3({{3}, DType::f32}, Device::cpu);
   const Stream stream;
   const kernels::AdamW good{.param_n = param,
                             .master_n = kept,
@@ -156,13 +158,12 @@ TEST(AdamWContract, NamesTheOperand) {
                             .v_n = kept,
                             .grad_n = kept,
                             .norm_1 = norm,
-                            .learning_rate = kLearningRate,
+                            .rates_3 = rates_3,
                             .beta1 = kBeta1,
                             .beta2 = kBeta2,
                             .eps = kEps,
                             .weight_decay = 0.1,
-                            .clip_norm = 1.0,
-                            .step = 1};
+                            .clip_norm = 1.0};
   const auto changed = [&](auto member, auto value) {
     return [=] {
       kernels::AdamW bad = good;
@@ -175,7 +176,8 @@ TEST(AdamWContract, NamesTheOperand) {
   EXPECT_TRUE(rejects(changed(&kernels::AdamW::grad_n, norm.view()), "adamw: grad_n is f32[1]"));
   EXPECT_TRUE(rejects(changed(&kernels::AdamW::norm_1, kept.view()), "adamw: norm_1 is f32[8]"));
   EXPECT_TRUE(rejects(changed(&kernels::AdamW::v_n, TensorView{}), "adamw: v_n is absent"));
-  EXPECT_TRUE(rejects(changed(&kernels::AdamW::step, std::int64_t{0}), "adamw: step is 0"));
+  EXPECT_TRUE(rejects(changed(&kernels::AdamW::rates_3, norm.view()), "adamw: rates_3 is f32[1]"));
+  EXPECT_TRUE(rejects([] { kernels::adamw_rates(1e-3, 0.9, 0.95, 0); }, "adamw_rates: step is 0"));
   EXPECT_TRUE(rejects(changed(&kernels::AdamW::beta2, 1.0), "adamw: beta2 is 1"));
   EXPECT_TRUE(rejects(changed(&kernels::AdamW::clip_norm, -1.0), "adamw: clip_norm is -1"));
   TensorView elsewhere = kept;

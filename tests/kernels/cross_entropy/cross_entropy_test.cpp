@@ -94,14 +94,16 @@ Results run(const CrossEntropyCase& c, const Inputs& in, const Target& target) {
   const TestTensor dlogits(rows, target.device);
   const TestTensor targets({{c.num_tokens}, DType::i32}, target.device, in.targets);
   const TestTensor loss({{c.num_tokens}, accumulation_dtype(target.dtype)}, target.device);
+  const TestTensor grad_scale(
+      {{1}, accumulation_dtype(target.dtype)}, target.device, {static_cast<double>(kGradScale)});
   const TestTensor& gradient = c.in_place ? logits : dlogits;
   cross_entropy({.loss_T = loss,
                  .dlogits_TV = c.gradient ? gradient.view() : TensorView{},
                  .logits_TV = logits,
                  .targets_T = targets,
+                 .grad_scale_1 = c.gradient ? grad_scale.view() : TensorView{},
                  .multiplier = c.multiplier,
-                 .cap = c.cap,
-                 .grad_scale = kGradScale},
+                 .cap = c.cap},
                 stream.view());
   return {.loss = loss.values(stream.view()),
           .dlogits = c.gradient ? gradient.values(stream.view()) : Values{}};
@@ -175,6 +177,7 @@ Results run_split(const CrossEntropyCase& c,
   for (std::size_t t = 4; t < T; t += 5) {  // counts nothing
     EXPECT_EQ(joined_target.values(stream.view())[t], 0.0);
   }
+  const TestTensor grad_scale({{1}, sums}, target.device, {static_cast<double>(kGradScale)});
   Results results{.loss = {}, .dlogits = Values(c.gradient ? in.logits.size() : 0)};
   for (int rank = 0; rank < num_ranks; ++rank) {
     const TestTensor logits(spec_of(rank), target.device, columns(rank));
@@ -187,9 +190,9 @@ Results run_split(const CrossEntropyCase& c,
                                      .targets_T = targets,
                                      .lse_T = joined_lse,
                                      .target_T = joined_target,
+                                     .grad_scale_1 = c.gradient ? grad_scale.view() : TensorView{},
                                      .multiplier = c.multiplier,
                                      .cap = c.cap,
-                                     .grad_scale = kGradScale,
                                      .vocab_begin = static_cast<std::int64_t>(begin_of(rank))},
                                     stream.view());
     const Values own_loss = loss.values(stream.view());
@@ -418,12 +421,14 @@ TEST_P(CrossEntropyTargets, AtTheEdgesOfAShardAreOneRanks) {
       const TestTensor of_targets({{T}, DType::i32}, GetParam().device, of_ids);
       const TestTensor loss({{T}, sums}, GetParam().device);
       const TestTensor dlogits(rows, GetParam().device);
+      const TestTensor one({{1}, sums}, GetParam().device, {1.0});
       kernels::cross_entropy_gradient({.loss_T = loss,
                                        .dlogits_TV = dlogits,
                                        .logits_TV = logits,
                                        .targets_T = of_targets,
                                        .lse_T = lse,
                                        .target_T = target,
+                                       .grad_scale_1 = one,
                                        .vocab_begin = kBegin},
                                       stream.view());
       const Values losses = loss.values(stream.view());
@@ -476,6 +481,11 @@ TEST(CrossEntropyContract, NamesTheOperand) {
   bad.cap = 0.0F;
   bad.targets_T = loss;
   EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "targets_T is f32[2]"));
+  bad.targets_T = targets;
+  bad.dlogits_TV = logits;
+  EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "grad_scale_1 is absent"));
+  bad.grad_scale_1 = loss;
+  EXPECT_TRUE(rejects([&] { cross_entropy(bad, stream); }, "grad_scale_1 is f32[2]"));
 }
 
 TEST(CrossEntropyContract, NamesTheOperandOfASplitVocabulary) {
@@ -533,6 +543,8 @@ TEST(CrossEntropyContract, NamesTheOperandOfASplitVocabulary) {
   EXPECT_TRUE(gradient_rejects(&CrossEntropyGradient::lse_T, wide_sums, "lse_T is f64"));
   EXPECT_TRUE(
       gradient_rejects(&CrossEntropyGradient::dlogits_TV, table, "dlogits_TV is f32[3, 2]"));
+  EXPECT_TRUE(
+      gradient_rejects(&CrossEntropyGradient::dlogits_TV, logits, "grad_scale_1 is absent"));
 }
 
 }  // namespace

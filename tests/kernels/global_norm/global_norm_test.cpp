@@ -45,7 +45,12 @@ Values run_sum(const GlobalNormCase& c, const Values& values, float scale, const
   const TestTensor x({{c.num_elements}, target.dtype}, target.device, values);
   const double nan = std::nan("");  // what is not added to must not be read
   const TestTensor total({{1}, target.dtype}, target.device, {c.accumulate ? 2.5 : nan});
-  kernels::sum_all({.total_1 = total, .x_n = x, .scale = scale, .accumulate = c.accumulate},
+  const TestTensor factor({{1}, target.dtype}, target.device, {static_cast<double>(scale)});
+  // A scale of 1 is left out.
+  kernels::sum_all({.total_1 = total,
+                    .x_n = x,
+                    .scale_1 = scale == 1.0F ? TensorView{} : factor.view(),
+                    .accumulate = c.accumulate},
                    stream.view());
   return total.values(stream.view());
 }

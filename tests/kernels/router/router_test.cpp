@@ -254,7 +254,10 @@ struct PieceOperands {
         dgates(per_choice(target), target.device, piece.take(in.dgates, c().num_choices)),
         dx({{T(), c().width}, target.dtype}, target.device, piece.take(in.dx, c().width)),
         dlogits(per_expert(target), target.device),
-        partial({{c().num_partials, c().num_experts, c().width}, sums(target)}, target.device) {}
+        partial({{c().num_partials, c().num_experts, c().width}, sums(target)}, target.device),
+        loss_scales({{2}, sums(target)},
+                    target.device,
+                    {static_cast<double>(kBalanceScale), static_cast<double>(kZScale)}) {}
 
   kernels::RouterForward forward() const {
     return {.logits_TE = logits,
@@ -285,16 +288,15 @@ struct PieceOperands {
             .valid_B = all_valid,
             .x_TD = x,
             .weight_ED = weight,
+            .loss_scales_2 = loss_scales,
             .valid_T = mask(),
             .cap = c().cap,
-            .balance_scale = kBalanceScale,
-            .z_scale = kZScale,
             .accumulate = c().accumulate};
   }
 
   const Piece piece;
   TestTensor x, weight, valid, logits, probs, gates, experts, counts, probs_sum, num_valid, z;
-  TestTensor dgates, dx, dlogits, partial;
+  TestTensor dgates, dx, dlogits, partial, loss_scales;
 
  private:
   const RouterCase& c() const { return piece.c; }
@@ -611,6 +613,8 @@ TEST(RouterContract, NamesTheOperand) {
   bad.valid_T = z;
   EXPECT_TRUE(rejects([&] { router_forward(bad, stream); }, "valid_T is f32[6]"));
   const TestTensor no_partials({{0, 4, 8}, DType::f32}, Device::cpu);
+  const TestTensor partial({{1, 4, 8}, DType::f32}, Device::cpu);
+  const TestTensor loss_scales({{2}, DType::f32}, Device::cpu);
   const kernels::RouterBackward backward{.dx_TD = x,
                                          .dweight_ED = weight,
                                          .dlogits_TE = probs,
@@ -622,8 +626,13 @@ TEST(RouterContract, NamesTheOperand) {
                                          .counts_BE = counts,
                                          .valid_B = num_valid,
                                          .x_TD = x,
-                                         .weight_ED = weight};
+                                         .weight_ED = weight,
+                                         .loss_scales_2 = loss_scales};
   EXPECT_TRUE(rejects([&] { router_backward(backward, stream); }, "partial_PED has no rows"));
+  kernels::RouterBackward unscaled = backward;
+  unscaled.partial_PED = partial;
+  unscaled.loss_scales_2 = balance.view().rows(0, 1);
+  EXPECT_TRUE(rejects([&] { router_backward(unscaled, stream); }, "loss_scales_2 is f32[1]"));
   kernels::RouterBalance balances{.balance_B = balance,
                                   .counts_BE = counts,
                                   .probs_sum_BE = probs_sum,

@@ -22,6 +22,10 @@ plant("adamw.overlapping_blocks", ADAMW, "index",
 plant("adamw.clip_up", ADAMW, "condition",
       "c.clip_norm > 0.0F && ratio < 1.0F ? ratio", "c.clip_norm > 0.0F ? ratio",
       "a norm below the limit scales the gradient up")
+plant("adamw.rates_order", ADAMW, "operand",
+      ".m_correction = op.rates[1], .v_correction = op.rates[2]};",
+      ".m_correction = op.rates[2], .v_correction = op.rates[1]};",
+      "the moments are corrected by each other's factor")
 plant("adamw.unclipped_square", ADAMW, "operand",
       "c.one_minus_beta2 * g * g;", "c.one_minus_beta2 * g * grad[i];",
       "the second moment sees one factor of the gradient before clipping")
@@ -40,6 +44,9 @@ plant("cross_entropy.maximum_start", CROSS_ENTROPY, "initial value",
 plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = -INFINITY;",
       "logits of -inf give exp(-inf + inf), a NaN", occurrence=0)
+plant("cross_entropy.unscaled", CROSS_ENTROPY, "scale",
+      "l[i] = grad_scale * (prob - onehot)", "l[i] = (prob - onehot)",
+      "the gradient is of the sum of losses")
 plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
       "    running.sum *= expf(running.largest - new_largest);\n", "",
       "the sum so far stays relative to the old maximum")
@@ -575,6 +582,10 @@ plant("rope.table", ROPE, "stride",
 
 ROUTER = "router/router.cu"
 
+plant("router.loss_scales_order", ROUTER, "operand",
+      "const float balance_scale = loss_scales[0];\n  const float z_scale = loss_scales[1];",
+      "const float balance_scale = loss_scales[1];\n  const float z_scale = loss_scales[0];",
+      "the auxiliary losses weigh what the other does")
 plant("router.logits_written", ROUTER, "barrier",
       "  gpu::sync_warp();  // the logits of this warp's tokens are written\n", "",
       "lanes read logits that lane 0 has not written")

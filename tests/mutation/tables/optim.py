@@ -37,7 +37,7 @@ plant("optim.betas", OPTIMIZER, "operand",
       ".beta1 = config_.beta2,\n                      .beta2 = config_.beta1,",
       "the two betas are exchanged")
 plant("optim.bias_late", OPTIMIZER, "bias correction",
-      ".step = step},\n                     stream);", ".step = step + 1},\n                     stream);",
+      "config_.beta2, step);", "config_.beta2, step + 1);",
       "the moments are corrected as if they were a step older")
 plant("optim.warmup_longer", SCHEDULE, "off by one",
       "/ static_cast<double>(schedule.warmup_steps);", "/ static_cast<double>(schedule.warmup_steps + 1);",
