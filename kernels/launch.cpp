@@ -31,7 +31,11 @@ bool check_launch(const Launch& launch) {
               block.x * block.y * block.z <= kMaxThreads,
           "block of " + text(block) +
               " threads exceeds the device's limits (1 to 1024, z to 64); use smaller blocks");
-  return grid.x != 0 && grid.y != 0 && grid.z != 0;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) {
+    return false;
+  }
+  count_enqueued();
+  return true;
 }
 
 }  // namespace memphis::kernels

@@ -25,6 +25,10 @@ namespace {
 std::atomic<std::uint64_t> g_num_allocations{0};
 std::atomic<std::uint64_t> g_allocated_bytes{0};
 std::atomic<std::uint64_t> g_pinned_bytes{0};
+std::atomic<std::uint64_t> g_num_enqueued{0};
+std::atomic<std::uint64_t> g_num_stalls{0};
+std::atomic<bool> g_has_waited{false};
+thread_local bool t_captures = false;
 
 constexpr std::size_t kAlignment = 256;  // of cudaMalloc; the CPU keeps the same layout
 
@@ -115,6 +119,28 @@ GpuWatch* gpu_watch() noexcept {
   return g_watch.load(std::memory_order_acquire);
 }
 
+std::uint64_t enqueued_count() {
+  return g_num_enqueued.load(std::memory_order_relaxed);
+}
+
+std::uint64_t stall_count() {
+  return g_num_stalls.load(std::memory_order_relaxed);
+}
+
+void count_enqueued() noexcept {
+  if (t_captures) {
+    return;
+  }
+  g_num_enqueued.fetch_add(1, std::memory_order_relaxed);
+  if (g_has_waited.exchange(false, std::memory_order_relaxed)) {
+    g_num_stalls.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+void note_host_wait() noexcept {
+  g_has_waited.store(true, std::memory_order_relaxed);
+}
+
 void* device_allocate(std::size_t bytes, Device device) {
   g_num_allocations.fetch_add(1, std::memory_order_relaxed);
   g_allocated_bytes.fetch_add(bytes, std::memory_order_relaxed);
@@ -129,6 +155,7 @@ void device_free(void* data, Device device) noexcept {
     std::free(data);
   } else {
     give_up_if_unwinding();
+    note_host_wait();  // freeing waits for all work
     cuda_device::free(data);
   }
 }
@@ -152,6 +179,7 @@ void device_copy(void* destination, const void* source, std::size_t bytes, Strea
   if (stream.device == Device::cpu) {
     std::memcpy(destination, source, bytes);
   } else {
+    count_enqueued();
     cuda_device::copy(destination, source, bytes, stream.handle);
   }
 }
@@ -163,6 +191,7 @@ void device_zero(void* destination, std::size_t bytes, Stream stream) {
   if (stream.device == Device::cpu) {
     std::memset(destination, 0, bytes);
   } else {
+    count_enqueued();
     cuda_device::zero(destination, bytes, stream.handle);
   }
 }
@@ -171,6 +200,7 @@ void synchronize(Stream stream) {
   if (stream.device == Device::cpu) {
     return;
   }
+  note_host_wait();
   if (GpuWatch* const watch = gpu_watch()) {
     poll([&] { return cuda_device::is_done(stream.handle); },
          *watch,
@@ -180,7 +210,7 @@ void synchronize(Stream stream) {
   }
 }
 
-Event::Event(Device device, Use use) : device_(device) {
+Event::Event(Device device, Use use) : device_(device), use_(use) {
   if (device_ == Device::cuda) {
     handle_ = cuda_device::create_event(use == Use::timing);
   }
@@ -195,7 +225,7 @@ Event::~Event() {
 void Event::record(Stream stream) {
   require(stream.device == device_, "an event belongs to the device of its stream");
   if (device_ == Device::cuda) {
-    cuda_device::record_event(handle_, stream.handle);
+    cuda_device::record_event(handle_, stream.handle, use_ == Use::timing);
   } else {
     host_seconds_ = host_seconds();
   }
@@ -212,6 +242,7 @@ void Event::wait() const {
   if (device_ == Device::cpu) {
     return;
   }
+  note_host_wait();
   if (GpuWatch* const watch = gpu_watch()) {
     poll([&] { return cuda_device::event_is_done(handle_); },
          *watch,
@@ -241,6 +272,42 @@ OwnedStream::~OwnedStream() {
   if (stream_.handle != nullptr) {
     cuda_device::destroy_stream(stream_.handle);
   }
+}
+
+Graph::~Graph() {
+  if (handle_ != nullptr) {
+    cuda_device::destroy_graph(handle_);
+  }
+}
+
+void Graph::launch(Stream stream) const {
+  require(stream.device == Device::cuda, "a graph is launched on a stream of its device");
+  count_enqueued();
+  cuda_device::launch_graph(handle_, stream.handle);
+}
+
+Capture::Capture(Stream stream) : stream_(stream) {
+  require(stream.device == Device::cuda,
+          "a stream of the CPU is captured (its work is done when the call returns, so that there "
+          "is nothing to launch again); capture a stream of Device::cuda");
+  require(!t_captures, "a second stream is captured in a thread; end the first capture");
+  cuda_device::begin_capture(stream.handle);
+  t_captures = true;
+}
+
+Capture::~Capture() {
+  if (!ended_) {
+    t_captures = false;
+    cuda_device::abandon_capture(stream_.handle);
+  }
+}
+
+Graph Capture::end() {
+  require(!ended_, "a capture ends once");
+  ended_ = true;
+  t_captures = false;
+  const cuda_device::EndedCapture ended = cuda_device::end_capture(stream_.handle);
+  return {ended.graph, ended.num_nodes};
 }
 
 PinnedBuffer::PinnedBuffer(std::size_t bytes, Device peer)

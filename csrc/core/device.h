@@ -76,6 +76,17 @@ void device_zero(void* destination, std::size_t bytes, Stream stream);
 // Returns when everything enqueued on `stream` is done; throws what went wrong there.
 void synchronize(Stream stream);
 
+// How many kernels, products, copies and memsets this process has put on streams of the GPU so far.
+// What a Graph holds counts when that is launched, as one.
+std::uint64_t enqueued_count();
+
+// How often it has put one there after the CPU had waited for the GPU, which had nothing to do
+// meanwhile: a training step must do so once, at its begin.
+std::uint64_t stall_count();
+
+// By what launches kernels and products.
+void count_enqueued() noexcept;
+
 // Work on the GPU may wait for what the GPU alone does not decide: other processes. Who knows them
 // (comm) is asked while the CPU waits for the GPU, which would else be for ever if one is lost.
 class GpuWatch {
@@ -102,12 +113,15 @@ class Event {
   ~Event();
   Event(Event&& other) noexcept
       : device_(other.device_),
+        use_(other.use_),
         handle_(std::exchange(other.handle_, nullptr)),
         host_seconds_(other.host_seconds_) {}
   Event& operator=(Event&&) = delete;
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
+  // Within a Capture, an event for timing is part of the graph, and each launch passes it. One for
+  // ordering orders what is captured.
   void record(Stream stream);
   // What follows on `stream`, another one of the device, runs after this point. The CPU goes on.
   void make_wait(Stream stream) const;
@@ -120,6 +134,7 @@ class Event {
 
  private:
   Device device_;
+  Use use_;
   void* handle_ = nullptr;   // cudaEvent_t
   double host_seconds_ = 0;  // CPU: the time of record()
 };
@@ -160,6 +175,50 @@ class PinnedBuffer {
   Device peer_;
 };
 
+// Work of a stream, recorded once and enqueued again as a whole: kernels with the arguments that they
+// were given then, copies between the addresses that they were given, on what lies there now.
+class Graph {
+ public:
+  ~Graph();
+  Graph(Graph&& other) noexcept
+      : handle_(std::exchange(other.handle_, nullptr)), num_nodes_(other.num_nodes_) {}
+  Graph& operator=(Graph&&) = delete;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  // Asynchronous on `stream`. Everything that the work names must outlive it.
+  void launch(Stream stream) const;
+  // Kernels, products, copies, memsets and events.
+  std::int64_t num_nodes() const { return num_nodes_; }
+
+ private:
+  friend class Capture;
+  Graph(void* handle, std::int64_t num_nodes) : handle_(handle), num_nodes_(num_nodes) {}
+
+  void* handle_;  // cudaGraphExec_t
+  std::int64_t num_nodes_;
+};
+
+// While one lives, what its thread enqueues on the stream is recorded and not done. Work that the CPU
+// takes part in cannot be: to wait for the stream, to ask how far it is, to allocate or free memory,
+// and to copy from or to host memory that is not a PinnedBuffer throws, and the recording is lost.
+// One at a time in a thread.
+class Capture {
+ public:
+  // ContractError for a stream of the CPU, which has no graphs.
+  explicit Capture(Stream stream);
+  // Gives the recording up unless it was ended.
+  ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  Graph end();
+
+ private:
+  Stream stream_;
+  bool ended_ = false;
+};
+
 // What device_cuda.cpp, device_simt.cpp or device_none.cpp supplies; called by device.cpp alone.
 namespace cuda_device {
 std::string unavailable_reason();
@@ -177,13 +236,22 @@ void* create_stream();
 void destroy_stream(void* stream) noexcept;
 void* create_event(bool timing);
 void destroy_event(void* event) noexcept;
-void record_event(void* event, void* stream);
+void record_event(void* event, void* stream, bool timing);
 void make_wait(void* stream, void* event);
 void synchronize_event(void* event);
 bool event_is_done(void* event);
 double seconds_between(void* earlier, void* later);
 void* allocate_pinned(std::size_t bytes);
 void free_pinned(void* data) noexcept;
+void begin_capture(void* stream);
+struct EndedCapture {
+  void* graph;  // ready to be launched
+  std::int64_t num_nodes;
+};
+EndedCapture end_capture(void* stream);
+void abandon_capture(void* stream) noexcept;
+void launch_graph(void* graph, void* stream);
+void destroy_graph(void* graph) noexcept;
 }  // namespace cuda_device
 
 }  // namespace memphis

@@ -147,8 +147,15 @@ void destroy_event(void* event) noexcept {
   ignore(cudaEventDestroy(event_of(event)));
 }
 
-void record_event(void* event, void* stream) {
-  MEMPHIS_CUDA(cudaEventRecord(event_of(event), stream_of(stream)));
+// In a graph an event is no more than an edge, unless it is external.
+void record_event(void* event, void* stream, bool timing) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (timing) {
+    MEMPHIS_CUDA(cudaStreamIsCapturing(stream_of(stream), &status));
+  }
+  const unsigned flags =
+      status == cudaStreamCaptureStatusNone ? cudaEventRecordDefault : cudaEventRecordExternal;
+  MEMPHIS_CUDA(cudaEventRecordWithFlags(event_of(event), stream_of(stream), flags));
 }
 
 void make_wait(void* stream, void* event) {
@@ -177,6 +184,42 @@ void* allocate_pinned(std::size_t bytes) {
 
 void free_pinned(void* data) noexcept {
   ignore(cudaFreeHost(data));
+}
+
+// Thread-local: other threads may go on to allocate and to wait.
+void begin_capture(void* stream) {
+  MEMPHIS_CUDA(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal));
+}
+
+EndedCapture end_capture(void* stream) {
+  cudaGraph_t captured = nullptr;
+  MEMPHIS_CUDA(cudaStreamEndCapture(stream_of(stream), &captured));
+  const struct Owner {
+    cudaGraph_t graph;
+    ~Owner() { ignore(cudaGraphDestroy(graph)); }
+  } owner{captured};
+  std::size_t num_nodes = 0;
+  MEMPHIS_CUDA(cudaGraphGetNodes(captured, nullptr, &num_nodes));
+  cudaGraphExec_t graph = nullptr;
+  MEMPHIS_CUDA(cudaGraphInstantiate(&graph, captured, 0));
+  return {.graph = graph, .num_nodes = static_cast<std::int64_t>(num_nodes)};
+}
+
+void abandon_capture(void* stream) noexcept {
+  cudaGraph_t captured = nullptr;
+  ignore(cudaStreamEndCapture(stream_of(stream), &captured));
+  if (captured != nullptr) {
+    ignore(cudaGraphDestroy(captured));
+  }
+  (void)cudaGetLastError();  // what broke the capture is on its way as an exception
+}
+
+void launch_graph(void* graph, void* stream) {
+  MEMPHIS_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream_of(stream)));
+}
+
+void destroy_graph(void* graph) noexcept {
+  ignore(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)));
 }
 
 }  // namespace cuda_device

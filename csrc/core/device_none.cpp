@@ -54,7 +54,7 @@ void* create_event(bool /*timing*/) {
   absent();
 }
 void destroy_event(void* /*event*/) noexcept {}
-void record_event(void* /*event*/, void* /*stream*/) {
+void record_event(void* /*event*/, void* /*stream*/, bool /*timing*/) {
   absent();
 }
 void make_wait(void* /*stream*/, void* /*event*/) {
@@ -73,5 +73,16 @@ void* allocate_pinned(std::size_t /*bytes*/) {
   absent();
 }
 void free_pinned(void* /*data*/) noexcept {}
+void begin_capture(void* /*stream*/) {
+  absent();
+}
+EndedCapture end_capture(void* /*stream*/) {
+  absent();
+}
+void abandon_capture(void* /*stream*/) noexcept {}
+void launch_graph(void* /*graph*/, void* /*stream*/) {
+  absent();
+}
+void destroy_graph(void* /*graph*/) noexcept {}
 
 }  // namespace memphis::cuda_device

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Device::cuda as host memory: allocations of their own address range; streams and events that know
-// what other threads have not done yet, which is all that can be pending.
+// what other threads have not done yet, which is all that can be pending; graphs that hold what was
+// put on a stream while it was captured.
 #include "csrc/core/device_simt.h"
 
 #include <algorithm>
@@ -9,9 +10,13 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <sanitizer/asan_interface.h>
@@ -277,9 +282,17 @@ bool any_pending(const Point* point) {
 
 }  // namespace
 
+// What is put on a stream that is captured, and the graph that comes of it.
+struct Recording {
+  std::vector<std::function<void()>> work;
+  bool open = true;       // the capture has not ended
+  std::string broken_by;  // a call that CUDA does not allow meanwhile: the recording is lost
+};
+
 // The last of its work; `null` is a stream as well.
 struct SimulatedStream {
   std::shared_ptr<Point> last;
+  std::shared_ptr<Recording> recording;  // null: it is not captured
 };
 
 namespace {
@@ -289,9 +302,55 @@ SimulatedStream& stream_of(void* handle) {
   return handle == nullptr ? default_stream : *static_cast<SimulatedStream*>(handle);
 }
 
+// That of the capture of this thread: in CUDA's thread-local mode others are free to do anything but
+// to touch the stream. Null: this thread captures nothing.
+thread_local std::shared_ptr<Recording> t_recording;
+
+// What CUDA answers to a call that a graph cannot hold, which ends the capture too.
+[[noreturn]] void refuse(Recording& recording, const std::string& call, const char* why) {
+  recording.broken_by = call;
+  throw Error(ExitCode::internal,
+              "cudaErrorStreamCaptureUnsupported: " + call + " while a stream is captured (" + why +
+                  "); do it before the capture or after it");
+}
+
+void refuse_in_capture(const char* call, const char* why) {
+  if (t_recording != nullptr) {
+    refuse(*t_recording, call, why);
+  }
+}
+
+std::shared_ptr<Recording> recording_of(void* stream) {
+  const std::lock_guard lock(shared().mutex);
+  return stream_of(stream).recording;
+}
+
+void refuse_if_captured(void* stream, const char* call, const char* why) {
+  if (const std::shared_ptr<Recording> recording = recording_of(stream)) {
+    refuse(*recording, call, why);
+  }
+}
+
 }  // namespace
 
+bool is_captured(void* stream) {
+  return recording_of(stream) != nullptr;
+}
+
+void record(void* stream, std::function<void()> work) {
+  const std::shared_ptr<Recording> recording = recording_of(stream);
+  if (!recording->broken_by.empty()) {
+    throw Error(ExitCode::internal,
+                "cudaErrorStreamCaptureInvalidated: " + recording->broken_by +
+                    " has ended the capture of this stream (what follows would be missing in the "
+                    "graph); leave that call out of what is captured");
+  }
+  recording->work.push_back(std::move(work));
+}
+
 PendingWork::PendingWork(void* stream) : point_(std::make_shared<Point>()) {
+  refuse_if_captured(
+      stream, "work of another thread", "the simulated device records kernels alone");
   const std::lock_guard lock(shared().mutex);
   std::shared_ptr<Point>& last = stream_of(stream).last;
   pass_done(last);
@@ -344,10 +403,64 @@ using simt_stream::shared;
 struct SimulatedEvent {
   std::shared_ptr<Point> point;  // the last of the work that was not done; null if all is
   double seconds = 0;            // when the rest was done
+  // Where it was recorded while its stream was captured, until a launch passes it.
+  std::shared_ptr<simt_stream::Recording> recording;
 };
 
 SimulatedEvent& event_of(void* handle) {
   return *static_cast<SimulatedEvent*>(handle);
+}
+
+// Host memory that is page-locked, by its address.
+class PinnedRanges {
+ public:
+  static PinnedRanges& instance() {
+    static PinnedRanges& ranges = *new PinnedRanges;
+    return ranges;
+  }
+  void add(const void* data, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    ranges_[reinterpret_cast<std::uintptr_t>(data)] = bytes;
+  }
+  void remove(const void* data) {
+    const std::lock_guard lock(mutex_);
+    ranges_.erase(reinterpret_cast<std::uintptr_t>(data));
+  }
+  bool contains(const void* data, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto begin = reinterpret_cast<std::uintptr_t>(data);
+    const auto next = ranges_.upper_bound(begin);
+    if (next == ranges_.begin()) {
+      return false;
+    }
+    const auto& [first, size] = *std::prev(next);
+    return begin + bytes <= first + size;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::uintptr_t, std::size_t> ranges_;
+};
+
+// Whether a copy with this end does not wait for the host.
+bool is_asynchronous(const void* address, std::size_t bytes) {
+  return simt_memory::contains(reinterpret_cast<std::uintptr_t>(address)) ||
+         PinnedRanges::instance().contains(address, bytes);
+}
+
+void set_passed(void* event, void* stream) {
+  const std::lock_guard lock(shared().mutex);
+  std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
+  simt_stream::pass_done(last);
+  event_of(event) = {.point = last, .seconds = simt_stream::now_seconds(), .recording = nullptr};
+}
+
+// The CPU asks about an event that the captured work passes.
+void refuse_if_recorded(void* event, const char* call) {
+  const std::shared_ptr<simt_stream::Recording>& recording = event_of(event).recording;
+  if (recording != nullptr && recording->open) {
+    simt_stream::refuse(*recording, call, "the event is in what is captured, and not passed yet");
+  }
 }
 
 // Without a watch, until nothing is pending any more.
@@ -398,33 +511,50 @@ std::array<std::int64_t, 2> identity() {
 }
 
 void* allocate(std::size_t bytes) {
+  simt_stream::refuse_in_capture("cudaMalloc", "a graph works on memory that is there");
   return simt_memory::DeviceMemory::instance().allocate(bytes);
 }
 
+// What a capture forbids is left undone there, as CUDA leaves it, and the capture is lost.
 void free(void* data) noexcept {
+  if (simt_stream::t_recording != nullptr) {
+    simt_stream::t_recording->broken_by = "cudaFree";
+    return;
+  }
   simt_memory::DeviceMemory::instance().free(data);
 }
 
 void copy(void* destination, const void* source, std::size_t bytes, void* stream) {
-  wait_for_stream(stream);
-  const auto from = access(source, bytes);
-  const auto to = access(destination, bytes);
-  std::memmove(destination, source, bytes);
+  if (!is_asynchronous(source, bytes) || !is_asynchronous(destination, bytes)) {
+    simt_stream::refuse_if_captured(
+        stream, "a copy of pageable memory", "the driver reads it while the call lasts");
+    note_host_wait();
+  }
+  simt_stream::enqueue(stream, [=] {
+    const auto from = access(source, bytes);
+    const auto to = access(destination, bytes);
+    std::memmove(destination, source, bytes);
+  });
 }
 
 void zero(void* destination, std::size_t bytes, void* stream) {
-  wait_for_stream(stream);
-  const simt_memory::HostAccess to(destination, bytes);
-  std::memset(destination, 0, bytes);
+  simt_stream::enqueue(stream, [=] {
+    const simt_memory::HostAccess to(destination, bytes);
+    std::memset(destination, 0, bytes);
+  });
 }
 
 void synchronize(void* stream) {
+  simt_stream::refuse_if_captured(
+      stream, "cudaStreamSynchronize", "nothing is done that could be waited for");
   std::unique_lock lock(shared().mutex);
   const std::shared_ptr<Point> last = simt_stream::stream_of(stream).last;
   lock.unlock();
   wait_for_end_of(last.get());
 }
 bool is_done(void* stream) {
+  simt_stream::refuse_if_captured(
+      stream, "cudaStreamQuery", "nothing is done that could be asked for");
   const std::lock_guard lock(shared().mutex);
   std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
   simt_stream::pass_done(last);
@@ -446,23 +576,41 @@ void destroy_event(void* event) noexcept {
   const std::lock_guard lock(shared().mutex);
   delete static_cast<SimulatedEvent*>(event);
 }
-void record_event(void* event, void* stream) {
-  const std::lock_guard lock(shared().mutex);
-  std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
-  simt_stream::pass_done(last);
-  event_of(event) = {.point = last, .seconds = simt_stream::now_seconds()};
+void record_event(void* event, void* stream, bool timing) {
+  if (const auto recording = simt_stream::recording_of(stream)) {
+    // One that orders is no part of the graph: what is captured is done in its order.
+    if (timing) {
+      simt_stream::record(stream, [event, stream] { set_passed(event, stream); });
+    }
+    event_of(event).recording = recording;
+    return;
+  }
+  set_passed(event, stream);
 }
 // The stream has nothing to wait for once the host has.
-void make_wait(void* /*stream*/, void* event) {
+void make_wait(void* stream, void* event) {
+  const std::shared_ptr<simt_stream::Recording> recording = simt_stream::recording_of(stream);
+  const std::shared_ptr<simt_stream::Recording>& recorded = event_of(event).recording;
+  const bool in_capture = recorded != nullptr && recorded->open;
+  if (recording != nullptr && in_capture) {
+    return;  // one stream, which is in order
+  }
+  if (recording != nullptr || in_capture) {
+    simt_stream::refuse(recording != nullptr ? *recording : *recorded,
+                        "cudaStreamWaitEvent between two streams",
+                        "the simulated device records one stream");
+  }
   wait_on_host([&] { return event_is_done(event); }, [&] { synchronize_event(event); });
 }
 void synchronize_event(void* event) {
+  refuse_if_recorded(event, "cudaEventSynchronize");
   std::unique_lock lock(shared().mutex);
   const std::shared_ptr<Point> point = event_of(event).point;
   lock.unlock();
   wait_for_end_of(point.get());
 }
 bool event_is_done(void* event) {
+  refuse_if_recorded(event, "cudaEventQuery");
   const std::lock_guard lock(shared().mutex);
   SimulatedEvent& own = event_of(event);
   own.seconds = std::max(own.seconds, simt_stream::pass_done(own.point));
@@ -478,10 +626,69 @@ double seconds_between(void* earlier, void* later) {
 }
 
 void* allocate_pinned(std::size_t bytes) {
-  return std::malloc(bytes == 0 ? 1 : bytes);
+  simt_stream::refuse_in_capture("cudaHostAlloc", "a graph works on memory that is there");
+  void* const data = std::malloc(bytes == 0 ? 1 : bytes);
+  PinnedRanges::instance().add(data, bytes);
+  return data;
 }
 void free_pinned(void* data) noexcept {
+  if (simt_stream::t_recording != nullptr) {
+    simt_stream::t_recording->broken_by = "cudaFreeHost";
+    return;
+  }
+  PinnedRanges::instance().remove(data);
   std::free(data);
+}
+
+void begin_capture(void* stream) {
+  require(stream != nullptr,
+          "cudaErrorStreamCaptureUnsupported: the default stream is captured (all others wait for "
+          "it); capture a stream of your own");
+  require(!simt_stream::is_captured(stream),
+          "cudaErrorIllegalState: a stream is captured twice at a time; end the first capture");
+  simt_stream::t_recording = std::make_shared<simt_stream::Recording>();
+  const std::lock_guard lock(shared().mutex);
+  simt_stream::stream_of(stream).recording = simt_stream::t_recording;
+}
+
+EndedCapture end_capture(void* stream) {
+  std::shared_ptr<simt_stream::Recording> recording;
+  {
+    const std::lock_guard lock(shared().mutex);
+    recording = std::exchange(simt_stream::stream_of(stream).recording, nullptr);
+  }
+  simt_stream::t_recording = nullptr;
+  recording->open = false;
+  if (!recording->broken_by.empty()) {
+    throw Error(ExitCode::internal,
+                "cudaErrorStreamCaptureInvalidated: " + recording->broken_by +
+                    " has ended the capture of this stream (a graph cannot hold it); leave it out");
+  }
+  const auto num_nodes = static_cast<std::int64_t>(recording->work.size());
+  return {.graph = new std::shared_ptr<simt_stream::Recording>(std::move(recording)),
+          .num_nodes = num_nodes};
+}
+
+void abandon_capture(void* stream) noexcept {
+  const std::lock_guard lock(shared().mutex);
+  if (simt_stream::t_recording != nullptr) {
+    simt_stream::t_recording->open = false;
+  }
+  simt_stream::t_recording = nullptr;
+  simt_stream::stream_of(stream).recording = nullptr;
+}
+
+void launch_graph(void* graph, void* stream) {
+  simt_stream::enqueue(stream,
+                       [recording = *static_cast<std::shared_ptr<simt_stream::Recording>*>(graph)] {
+                         for (const std::function<void()>& work : recording->work) {
+                           work();
+                         }
+                       });
+}
+
+void destroy_graph(void* graph) noexcept {
+  delete static_cast<std::shared_ptr<simt_stream::Recording>*>(graph);
 }
 
 }  // namespace cuda_device

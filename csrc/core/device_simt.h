@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <utility>
 
 // What lies on streams of the simulated device (device_simt.cpp) and is not done yet: what another
 // thread does, such as NCCL's. All else is done when its call returns. A kernel, a copy, a memset or a
@@ -13,10 +15,28 @@ struct Point;
 // Returns when nothing is pending on `stream`, a cudaStream_t, any more.
 void wait_for_pending(void* stream);
 
+// Whether what is enqueued on `stream` is recorded for a graph.
+bool is_captured(void* stream);
+// Adds `work` to the recording. Throws where that is lost already.
+void record(void* stream, std::function<void()> work);
+
+// Does `work`, which may be copied, in its turn on `stream`: now, behind what is pending there, or
+// at each launch of the graph that the stream is captured for.
+template <class Work>
+void enqueue(void* stream, const Work& work) {
+  if (is_captured(stream)) {
+    record(stream, work);
+    return;
+  }
+  wait_for_pending(stream);
+  work();
+}
+
 // One piece of such work, of the thread that does it.
 class PendingWork {
  public:
-  // Enqueues it behind what lies on `stream`, a cudaStream_t.
+  // Enqueues it behind what lies on `stream`, a cudaStream_t. Not part of a graph: throws where the
+  // stream is captured.
   explicit PendingWork(void* stream);
   // It is done, or given up: what follows on the stream runs.
   ~PendingWork();

@@ -11,6 +11,9 @@ namespace memphis {
 // That of set_gpu_watch; null if there is none.
 GpuWatch* gpu_watch() noexcept;
 
+// The CPU has waited for the device, for stall_count().
+void note_host_wait() noexcept;
+
 // Returns when done(), which asks the device. Throws what the watch does.
 template <class Done>
 void poll(const Done& done, GpuWatch& watch, Pause pause) {

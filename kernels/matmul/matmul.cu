@@ -173,6 +173,7 @@ class CublasLt {
 
   void multiply(const Shape& shape, const void* a, const void* b, void* c, Stream stream) {
     const Plan& plan = plan_of(shape);
+    count_enqueued();
     const float alpha = 1;
     const float beta = shape.accumulate ? 1 : 0;
     cublas_check(cublasLtMatmul(handle_,

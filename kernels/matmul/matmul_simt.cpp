@@ -26,31 +26,35 @@ class HostOperand {
 }  // namespace
 
 void matmul_forward(const MatmulForward& op, Stream stream) {
-  simt_stream::wait_for_pending(stream.handle);
-  const HostOperand y(op.y_TN);
-  const HostOperand x(op.x_TK);
-  const HostOperand weight(op.weight_NK);
-  MatmulForward on_host = op;
-  on_host.y_TN = y;
-  on_host.x_TK = x;
-  on_host.weight_NK = weight;
-  kernels::matmul_forward(on_host, Stream{});
+  count_enqueued();
+  simt_stream::enqueue(stream.handle, [op] {
+    const HostOperand y(op.y_TN);
+    const HostOperand x(op.x_TK);
+    const HostOperand weight(op.weight_NK);
+    MatmulForward on_host = op;
+    on_host.y_TN = y;
+    on_host.x_TK = x;
+    on_host.weight_NK = weight;
+    kernels::matmul_forward(on_host, Stream{});
+  });
 }
 
 void matmul_backward(const MatmulBackward& op, Stream stream) {
-  simt_stream::wait_for_pending(stream.handle);
-  const HostOperand dx(op.dx_TK);
-  const HostOperand dweight(op.dweight_NK);
-  const HostOperand dy(op.dy_TN);
-  const HostOperand x(op.x_TK);
-  const HostOperand weight(op.weight_NK);
-  MatmulBackward on_host = op;
-  on_host.dx_TK = dx;
-  on_host.dweight_NK = dweight;
-  on_host.dy_TN = dy;
-  on_host.x_TK = x;
-  on_host.weight_NK = weight;
-  kernels::matmul_backward(on_host, Stream{});
+  count_enqueued();
+  simt_stream::enqueue(stream.handle, [op] {
+    const HostOperand dx(op.dx_TK);
+    const HostOperand dweight(op.dweight_NK);
+    const HostOperand dy(op.dy_TN);
+    const HostOperand x(op.x_TK);
+    const HostOperand weight(op.weight_NK);
+    MatmulBackward on_host = op;
+    on_host.dx_TK = dx;
+    on_host.dweight_NK = dweight;
+    on_host.dy_TN = dy;
+    on_host.x_TK = x;
+    on_host.weight_NK = weight;
+    kernels::matmul_backward(on_host, Stream{});
+  });
 }
 
 }  // namespace memphis::kernels::cuda

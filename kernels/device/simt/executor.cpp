@@ -86,10 +86,12 @@ bool at(std::int64_t block, int thread) {
   return now.block == block && now.thread == thread;
 }
 
+void check(const KernelCall& call) {
+  check_launch(call, Symbols::instance().kernel(call.kernel));
+}
+
 void run(const KernelCall& launched) {
   const Symbols::Kernel kernel = Symbols::instance().kernel(launched.kernel);
-  check_launch(launched, kernel);
-
   KernelCall call = launched;
   const Index3& grid = call.grid;
   const std::int64_t num_blocks = std::int64_t{grid.x} * grid.y * grid.z;

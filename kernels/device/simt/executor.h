@@ -49,8 +49,9 @@ struct KernelCall {
   const void* arguments = nullptr;
   GridWaits* grid_waits = nullptr;  // the executor's own
 };
-// From the host: runs every block to its end. Throws KernelFault; ContractError for a launch that
-// an H100 would refuse.
+// From the host, of a launch that an H100 would refuse: throws ContractError.
+void check(const KernelCall& call);
+// From the host, of one that it would not: runs every block to its end. Throws KernelFault.
 void run(const KernelCall& call);
 
 // __syncthreads: all threads of the block, at one place in the source.

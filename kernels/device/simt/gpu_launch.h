@@ -39,8 +39,8 @@ class BoundKernel {
 }  // namespace simt
 
 // The simulated device's launch: waits for what is pending on the stream, and returns when all blocks
-// have run. Throws simt::KernelFault for
-// what a kernel does wrong.
+// have run; where the stream is captured, that is the launch of the graph. Throws simt::KernelFault
+// for what a kernel does wrong.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument a parameter");
@@ -51,15 +51,19 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
     return simt::Index3{
         static_cast<unsigned>(d.x), static_cast<unsigned>(d.y), static_cast<unsigned>(d.z)};
   };
-  simt_stream::wait_for_pending(shape.stream.handle);
   using Bound = simt::BoundKernel<Parameters...>;
   const Bound bound(kernel, static_cast<Parameters>(arguments)...);
-  simt::run({.kernel = reinterpret_cast<const void*>(kernel),
-             .grid = dim(shape.grid),
-             .block = dim(shape.block),
-             .dynamic_shared_bytes = shape.shared_bytes,
-             .invoke = &Bound::invoke,
-             .arguments = &bound});
+  const simt::KernelCall call{.kernel = reinterpret_cast<const void*>(kernel),
+                              .grid = dim(shape.grid),
+                              .block = dim(shape.block),
+                              .dynamic_shared_bytes = shape.shared_bytes,
+                              .invoke = &Bound::invoke};
+  simt::check(call);
+  simt_stream::enqueue(shape.stream.handle, [call, bound] {
+    simt::KernelCall bound_call = call;
+    bound_call.arguments = &bound;
+    simt::run(bound_call);
+  });
 }
 
 }  // namespace memphis::kernels

@@ -492,5 +492,43 @@ TEST(Launch, WaitsForWhatIsPendingOnItsStream) {
   EXPECT_EQ(floats.values()[0], 7);
 }
 
+// grid: 1, block: 1
+__global__ void add_kernel(float* to, const float* from, float value) {
+  *to = *from + value;
+}
+
+// Arguments are those of the call that was captured, memory is as it lies at the launch.
+TEST(Launch, IsRecordedWithItsArgumentsAndRunsWithItsGraph) {
+  const Floats floats(3);  // 0, 1, 2
+  const OwnedStream stream(Device::cuda);
+  Launch shape = one_block(1);
+  shape.stream = stream.view();
+  float value = 10;
+  const Graph graph = [&] {
+    Capture capture(stream.view());
+    const auto* from = static_cast<const float*>(floats.data() + 1);
+    launch(add_kernel, shape, floats.data(), from, value);
+    launch(add_kernel, shape, floats.data() + 1, from, value);
+    return capture.end();
+  }();
+  EXPECT_EQ(floats.values()[0], 0);
+  value = 1000;
+  for (const float expected : {11.0F, 21.0F}) {
+    graph.launch(stream.view());
+    EXPECT_EQ(floats.values()[0], static_cast<double>(expected));
+  }
+}
+
+// What a launch is refused for, a capture is.
+TEST(Launch, IsCheckedWhereItIsCaptured) {
+  const Floats floats(3);
+  const OwnedStream stream(Device::cuda);
+  Capture capture(stream.view());
+  Launch shape = one_block(1, std::size_t{228} << 10);
+  shape.stream = stream.view();
+  EXPECT_THROW(launch(take_kernel, shape, floats.data(), static_cast<const float*>(floats.data())),
+               ContractError);
+}
+
 }  // namespace
 }  // namespace memphis::kernels

@@ -33,8 +33,21 @@ plant("comm.simt_connects", SIMT_NCCL, "condition",
 plant("comm.simt_event", SIMT_STREAM, "value",
       "event_of(event) = {.point = last,", "event_of(event) = {.point = nullptr,",
       "an event is done before the work that it was recorded behind")
+plant("comm.simt_recorded_work_is_done", SIMT_STREAM, "order",
+      "  recording->work.push_back(std::move(work));", "  work();\n  recording->work.push_back(std::move(work));",
+      "what is captured runs meanwhile")
+plant("comm.simt_pageable_source", SIMT_STREAM, "condition",
+      "!is_asynchronous(source, bytes) || !is_asynchronous(destination, bytes)", "!is_asynchronous(destination, bytes)",
+      "a copy from memory that may be gone is captured")
+plant("comm.simt_event_of_graph", SIMT_STREAM, "condition",
+      "    if (timing) {\n", "    if (!timing) {\n",
+      "the launches of a graph do not pass its events")
+plant("comm.simt_query_of_captured", SIMT_STREAM, "condition",
+      "refuse_if_recorded(event, \"cudaEventSynchronize\");", "(void)event;",
+      "the host waits for what a capture has not done")
 plant("comm.simt_copy", SIMT_STREAM, "order",
-      "  wait_for_stream(stream);\n  const auto from", "  const auto from",
+      "  simt_stream::enqueue(stream, [=] {\n    const auto from",
+      "  [](void* /*stream*/, const auto& work) { work(); }(stream, [=] {\n    const auto from",
       "a copy reads what the stream has not received yet")
 plant("comm.missing_of_another", ACTIVITY, "condition",
       "  if (group == stands_in_) {", "  if (true) {",

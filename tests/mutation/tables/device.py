@@ -80,5 +80,6 @@ plant("flag_fault.opt_in", "executor.cpp", "size",
       "static shared memory is forgotten where the launch asks for more")
 
 plant("executor.pending", "gpu_launch.h", "order",
-      "  simt_stream::wait_for_pending(shape.stream.handle);\n", "",
+      "  simt_stream::enqueue(shape.stream.handle, [call, bound] {",
+      "  [](void* /*stream*/, const auto& work) { work(); }(shape.stream.handle, [call, bound] {",
       "a kernel runs before what another thread does on its stream")
