@@ -74,7 +74,7 @@ tests_of() {
 }
 read -ra instruction_tests < <(tests_of instructions) || true
 read -ra op_tests < <(tests_of ops)
-training_tests=(device_test device_gradient_test recompute_test device_agreement_test)
+training_tests=(device_test device_gradient_test recompute_test step_graphs_test device_agreement_test)
 rank_tests=(conformance_test device_layout_test)
 if [[ -n $print_programs ]]; then
   printf '%s\n' "${instruction_tests[@]}" "${op_tests[@]}" "${training_tests[@]}" "${rank_tests[@]}"
@@ -213,9 +213,10 @@ stage_ops() {
 }
 
 stage_training() {
-  gtest device_test 60 1 device_test --gtest_filter='*cuda*'
+  gtest device_test 60 1 device_test --gtest_filter='*cuda*:Graphs.*'
   gtest device_gradient_test 240 2 device_gradient_test
   gtest recompute_test 240 1 recompute_test --gtest_filter='*Device*'
+  gtest step_graphs_test 240 1 step_graphs_test
   if [[ -n $rehearse ]]; then  # its steps take minutes there
     item device_agreement 60 "${run[@]}" "$tests/device_agreement_test" --gtest_list_tests
   else

@@ -51,8 +51,9 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
-enum class DeviceChoice : std::uint8_t { automatic, cpu, cuda };  // auto | cpu | cuda
-enum class Resume : std::uint8_t { automatic, required, never };  // auto | required | never
+enum class DeviceChoice : std::uint8_t { automatic, cpu, cuda };       // auto | cpu | cuda
+enum class Resume : std::uint8_t { automatic, required, never };       // auto | required | never
+enum class GraphChoice : std::uint8_t { automatic, required, never };  // auto | required | never
 
 struct RunConfig {
   std::string dir = "runs/default";
@@ -63,6 +64,8 @@ struct RunConfig {
   // not come to for so long, though they live; 0: never, for a debugger, which stops ranks.
   double lost_seconds = 10;
   double hang_seconds = 600;
+  // A GPU's step is launched as one graph; auto: where it can be.
+  GraphChoice graph = GraphChoice::automatic;
 
   bool operator==(const RunConfig&) const = default;
 };

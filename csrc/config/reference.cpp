@@ -95,6 +95,13 @@ constexpr std::array kTexts = {
             "",
             "After how long in a collective to which a living rank does not come the job ends; 0: "
             "never."},
+    KeyText{"run.graph",
+            "",
+            "",
+            "Whether a GPU is given a step as one CUDA graph, from the second step on, to the same "
+            "bits. auto: where one rank runs without metrics.trace; required: fail where that "
+            "cannot be. Padding makes steps differ: those that have it in other micro-batches than "
+            "the first four kinds of steps are launched kernel by kernel."},
 
     KeyText{"parallel.pipeline", "ranks", "", "Ranks that share out the layers."},
     KeyText{"parallel.schedule",

@@ -72,6 +72,7 @@ constexpr std::array kRules = {
     ResumeRule{"run.resume", kFree, "it says whether there is a resume"},
     ResumeRule{"run.lost_seconds", kFree, "the patience of ranks with each other"},
     ResumeRule{"run.hang_seconds", kFree, "the patience of ranks with each other"},
+    ResumeRule{"run.graph", kFree, "the same kernels, launched together or one by one"},
 
     ResumeRule{"parallel.pipeline", kSaid, kRounding},
     ResumeRule{"parallel.schedule", kSaid, kRounding},

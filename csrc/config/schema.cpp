@@ -307,6 +307,7 @@ std::vector<Field> fields_of(Config& c) {
       {"run", "resume", one_of(c.run.resume, {"auto", "required", "never"})},
       {"run", "lost_seconds", at_least(0, c.run.lost_seconds)},
       {"run", "hang_seconds", at_least(0, c.run.hang_seconds)},
+      {"run", "graph", one_of(c.run.graph, {"auto", "required", "never"})},
 
       {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
       {"parallel", "schedule", one_of(c.parallel.schedule, schedule_words())},

@@ -12,6 +12,7 @@
 #include "csrc/core/error.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/plan/host_memory.h"
+#include "kernels/op_profile.h"
 
 namespace memphis {
 
@@ -23,6 +24,7 @@ TrainStep::TrainStep(const Config& config,
                      Parameters& parameters,
                      Optimizer& optimizer,
                      const TrainingLoader& loader,
+                     bool graphs,
                      Stream stream)
     : config_(config),
       samples_(config.batch, plan.share),
@@ -47,10 +49,18 @@ TrainStep::TrainStep(const Config& config,
       begin_(stream.device),
       filled_(stream.device),
       differentiated_(stream.device),
-      end_(stream.device) {}
+      end_(stream.device),
+      padding_(static_cast<std::size_t>(plan.num_micro_batches)) {
+  if (graphs) {
+    graphs_.emplace(stream);
+  }
+  // The layers of other ranks have none here; those of this one are read back each step.
+  std::fill_n(static_cast<std::int32_t*>(host_offsets_.data()),
+              model.dims().L * num_expert_offsets(model.dims()),
+              0);
+}
 
 StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
-  const SharedActivations<TensorView>& shared = model_.activations().shared;
   const std::int64_t global_batch = config_.batch.global_batch;
   StepResult result;
   result.tokens = global_batch * config_.batch.sequence_length;
@@ -66,8 +76,6 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   const auto fill = [&] { counts = batch_.fill(loader_, first_sample, samples_); };
   together(groups_.all_host(), "step.samples", std::cref(fill));
   counts = sum_counts(counts);
-  filled_.record(stream_);
-
   host_scalars_.set(
       {.target = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.targets, 1)),
        .sequence = 1.0F / static_cast<float>(global_batch),
@@ -78,6 +86,45 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   const auto [rate, m_correction, v_correction] = optimizer_.rates(
       learning_rate(config_.schedule, config_.optimizer.learning_rate, step), step);
   host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});
+  filled_.record(stream_);
+
+  result.graph_nodes = enqueue_or_launch();
+
+  activity.enter("statistics");
+  synchronize(stream_);
+  read(result);
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    throw DivergedError("step " + std::to_string(step) + " has loss " +
+                        std::to_string(result.loss) + " and gradient norm " +
+                        std::to_string(result.grad_norm) +
+                        " (training diverged); go back to weights from before that");
+  }
+  result.data_seconds = filled_.seconds_since(begin_);
+  result.model_seconds = differentiated_.seconds_since(filled_);
+  result.optimizer_seconds = end_.seconds_since(differentiated_);
+  result.communication = activity.take_communication();
+  return result;
+}
+
+// What looks at each op or phase of a step by itself, a profile or a trace, finds none in a graph.
+std::int64_t TrainStep::enqueue_or_launch() {
+  if (!graphs_ || kernels::OpProfile::active() != nullptr ||
+      groups_.activity().gpu_spans() != nullptr) {
+    enqueue();
+    return 0;
+  }
+  const std::int64_t size = config_.batch.micro_batch;
+  for (std::int64_t i = 0; i < plan_.num_micro_batches; ++i) {
+    padding_[static_cast<std::size_t>(i)] = batch_.micro_batch(i * size, size).any_padding;
+  }
+  groups_.activity().enter("graph of the step");
+  const auto work = [&] { enqueue(); };
+  return graphs_->run(padding_, std::cref(work));
+}
+
+void TrainStep::enqueue() {
+  const SharedActivations<TensorView>& shared = model_.activations().shared;
+  Activity& activity = groups_.activity();
   host_scalars_.copy(stream_);
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
@@ -93,20 +140,7 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   optimizer_.measure_gradient(norm_1, model_.activations().backward.global_norm_partial_P, stream_);
   optimizer_.step(step_scalar_view(shared, StepScalar::rates), norm_1, stream_);
   end_.record(stream_);
-
-  activity.enter("statistics");
-  read_back(result);
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    throw DivergedError("step " + std::to_string(step) + " has loss " +
-                        std::to_string(result.loss) + " and gradient norm " +
-                        std::to_string(result.grad_norm) +
-                        " (training diverged); go back to weights from before that");
-  }
-  result.data_seconds = filled_.seconds_since(begin_);
-  result.model_seconds = differentiated_.seconds_since(filled_);
-  result.optimizer_seconds = end_.seconds_since(differentiated_);
-  result.communication = activity.take_communication();
-  return result;
+  enqueue_read_back();
 }
 
 const PendingWeights& TrainStep::pending_of(const Action& action) const {
@@ -175,11 +209,10 @@ double TrainStep::busiest_expert() {
          static_cast<double>(std::max<std::int64_t>(all_rows, 1));
 }
 
-void TrainStep::read_back(StepResult& result) {
+void TrainStep::enqueue_read_back() {
   const Dims& dims = model_.dims();
   host_stats_.copy(stream_);
   auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
-  std::fill_n(offsets, dims.L * num_expert_offsets(dims), 0);  // of the layers of other ranks too
   for (std::size_t chunk = 0; chunk < plan_.activations.chunks.size(); ++chunk) {
     const MicroBatch& last =
         pipeline_.slot_of(static_cast<std::int64_t>(chunk), plan_.num_micro_batches - 1);
@@ -189,8 +222,9 @@ void TrainStep::read_back(StepResult& result) {
           offsets + last.layer_at(i) * num_expert_offsets(dims), view.data, view.bytes(), stream_);
     }
   }
-  synchronize(stream_);
+}
 
+void TrainStep::read(StepResult& result) {
   result.loss = host_stats_[Stat::loss];
   result.balance = host_stats_[Stat::balance];
   result.router_z = host_stats_[Stat::z];

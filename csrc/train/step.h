@@ -17,6 +17,7 @@
 #include "csrc/optim/optimizer.h"
 #include "csrc/plan/training_plan.h"
 #include "csrc/train/batch.h"
+#include "csrc/train/step_graphs.h"
 
 namespace memphis {
 
@@ -30,6 +31,8 @@ struct StepResult {
   // Busiest expert over an equal share, worst layer, last micro-batch of each rank.
   double expert_load_max = 0;
   std::int64_t tokens = 0;
+  // Kernels, products, copies, memsets and events of the graph that was launched; 0: there was none.
+  std::int64_t graph_nodes = 0;
   double data_seconds = 0;
   double model_seconds = 0;  // forward and backward
   double optimizer_seconds = 0;
@@ -39,6 +42,10 @@ struct StepResult {
 
 // One optimizer step: the plan's schedule, clipping, AdamW. After construction nothing is allocated.
 // Every rank of `groups` makes the same calls, on samples of its own, and has the same result.
+//
+// Between the samples and the statistics the host enqueues and waits for nothing, where this rank is
+// the only one; with `graphs`, which take memory in the first steps, it launches all of that at once,
+// to the same bits.
 class TrainStep {
  public:
   TrainStep(const Config& config,
@@ -49,6 +56,7 @@ class TrainStep {
             Parameters& parameters,
             Optimizer& optimizer,
             const TrainingLoader& loader,
+            bool graphs,
             Stream stream);
 
   // Step number `step`, counted from 1, on samples [first_sample, first_sample + global_batch).
@@ -57,11 +65,15 @@ class TrainStep {
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
  private:
+  // From the copy of the step's scalars to those of its statistics; returns the nodes of the graph.
+  std::int64_t enqueue_or_launch();
+  void enqueue();
   void run(const Action& action, MicroBatch& slot);
   const PendingWeights& pending_of(const Action& action) const;
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();
-  void read_back(StepResult& result);
+  void enqueue_read_back();
+  void read(StepResult& result);
   double busiest_expert();
 
   const Config& config_;
@@ -84,6 +96,8 @@ class TrainStep {
   Event filled_;
   Event differentiated_;
   Event end_;
+  std::vector<bool> padding_;  // of the step's micro-batches
+  std::optional<StepGraphs> graphs_;
 };
 
 }  // namespace memphis

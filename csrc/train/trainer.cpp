@@ -73,6 +73,7 @@ Trainer::Trainer(const Config& config,
       device_(take_device(config_.run, world, *all)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
+      graphs_(uses_graphs(config_, device_, world.size())),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
       dataset_(open_text(config_, default_roots, groups_.all_host())),
@@ -132,6 +133,7 @@ Trainer::Trainer(const Config& config,
                       *parameters_,
                       *optimizer_,
                       *training_loader_,
+                      graphs_,
                       stream());
   if (dataset_.validation_range.size() > 1) {
     validation_loader_.emplace(

@@ -112,6 +112,7 @@ class Trainer {
   Device device_;
   Mesh mesh_;
   DType compute_;
+  bool graphs_;  // of steps
   Groups groups_;
   bool leads_;  // writes what the job writes once
   Dataset dataset_;

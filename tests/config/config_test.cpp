@@ -103,7 +103,8 @@ Config every_key_set() {
       "  init: normal\n"
       "  init_std: 0.01\n"
       "  router_init_std: 0.03\n"
-      "run: {dir: \"runs/a \\\"b\\\" \\\\ \\u00e9\", device: cpu, seed: 77, resume: never}\n"
+      "run: {dir: \"runs/a \\\"b\\\" \\\\ \\u00e9\", device: cpu, seed: 77, resume: never,\n"
+      "      graph: required}\n"
       "parallel: {pipeline: 1, data: 1, context: 1, expert: 1, tensor: 1, expert_tensor: 1,\n"
       "           zero: 0, sequence_parallel: false, schedule: interleaved, chunks: 3,\n"
       "           stages: [0, 2, 1]}\n"
@@ -155,7 +156,8 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
             (RunConfig{.dir = "runs/a \"b\" \\ \xc3\xa9",
                        .device = DeviceChoice::cpu,
                        .seed = 77,
-                       .resume = Resume::never}));
+                       .resume = Resume::never,
+                       .graph = GraphChoice::required}));
   EXPECT_EQ(config.parallel.zero, 0);
   EXPECT_EQ(config.parallel.schedule, ScheduleKind::interleaved);
   EXPECT_EQ(config.parallel.chunks, 3);

@@ -66,8 +66,10 @@ CAUGHT_BY = HERE / "caught_by.json"
 GOAL = 0.95
 WAYS = ("fault", "values", "exception", "hang", "crash")
 
-# What of csrc stands for the device, or runs on it alone: a preset without one does not compile it.
-SIMT_ONLY = ("csrc/comm/nccl", "csrc/comm/simt_nccl/", "csrc/core/device_simt")
+# What of csrc stands for the device, or is used with it alone: a preset without one does not compile
+# it, or does not call it.
+SIMT_ONLY = ("csrc/comm/nccl", "csrc/comm/simt_nccl/", "csrc/core/device_simt",
+             "csrc/train/step_graphs")
 
 # A test of unknown cost is taken for one of so many seconds.
 UNKNOWN_SECONDS = 20.0

@@ -8,6 +8,7 @@ EVALUATE = "train/evaluate.cpp"
 GENERATOR = "train/generator.cpp"
 STEP = "train/step.cpp"
 REPORT = "train/communication_report.cpp"
+GRAPHS = "train/step_graphs.cpp"
 
 plant("train.step_token_scale", STEP, "scale by degree",
       ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(config_.batch.micro_batch * config_.batch.sequence_length),",
@@ -39,3 +40,19 @@ plant("train.gradient_goes_back", REPORT, "sign",
 plant("train.worst_rank", REPORT, "value",
       "std::max(sum.worst_exposed_seconds, row.worst_exposed_seconds)", "row.worst_exposed_seconds",
       "the last rank is taken for the worst")
+plant("train.rates_after_launch", STEP, "order",
+      "  host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});\n  filled_.record(stream_);\n\n  result.graph_nodes = enqueue_or_launch();\n",
+      "  filled_.record(stream_);\n\n  result.graph_nodes = enqueue_or_launch();\n  host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});\n",
+      "a step has the learning rate of the one before")
+plant("train.graph_is_not_launched", GRAPHS, "missing step",
+      "    found->graph.emplace(capture.end());\n  }\n", "    found->graph.emplace(capture.end());\n    return found->graph->num_nodes();\n  }\n",
+      "the step that is recorded is not done")
+plant("train.graph_of_other_padding", GRAPHS, "condition",
+      "return each.padding == padding;", "return each.padding.size() == padding.size();",
+      "a step with padding is launched as one without")
+plant("train.graph_of_first_step", GRAPHS, "condition",
+      "    enqueue();\n    if (recorded_.size()", "    if (recorded_.empty()) {\n      enqueue();\n    }\n    if (recorded_.size()",
+      "the first step of a later kind is not done")
+plant("train.graph_of_ranks", GRAPHS, "condition",
+      "if (num_ranks > 1) {", "if (num_ranks > 2) {",
+      "the steps of two ranks are recorded")
