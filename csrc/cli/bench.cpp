@@ -143,6 +143,35 @@ struct OpRow {
   double least_seconds;
 };
 
+// What the host asks of the GPU, summed over steps.
+struct Launches {
+  std::uint64_t enqueued = 0;
+  std::uint64_t stalls = 0;
+  std::int64_t graph_nodes = 0;  // of the last step
+};
+
+// One more step.
+StepResult count_launches(Trainer& trainer, Launches& launches) {
+  const std::uint64_t enqueued = enqueued_count();
+  const std::uint64_t stalls = stall_count();
+  StepResult result = trainer.step();
+  launches.enqueued += enqueued_count() - enqueued;
+  launches.stalls += stall_count() - stalls;
+  launches.graph_nodes = result.graph_nodes;
+  return result;
+}
+
+void print_launches(const Launches& launches, double num_steps) {
+  const double enqueued = static_cast<double>(launches.enqueued) / num_steps;
+  fmt::print("launches a step: {}; waits of the GPU for the host: {:g}\n",
+             launches.graph_nodes > 0
+                 ? fmt::format("{:g}, a graph of {} kernels, products, copies, memsets and events",
+                               enqueued,
+                               launches.graph_nodes)
+                 : fmt::format("{:g} kernels, products, copies and memsets, no graph", enqueued),
+             static_cast<double>(launches.stalls) / num_steps);
+}
+
 // Of the steps that follow, which are not those that were timed: a GPU's events take time of their
 // own.
 std::vector<OpRow> profile_ops(Trainer& trainer, Device device, double matmul_flops_per_second) {
@@ -232,7 +261,9 @@ void bench_step(const StepArguments& arguments, World& world) {
   named.overrides.insert(named.overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
   const Config config = load_config_of_job(named, world);
   Trainer trainer(config, own_text_roots(), world);
-  trainer.time_communication();
+  if (world.size() > 1) {  // one rank has none, and runs its steps as a run does
+    trainer.time_communication();
+  }
   for (int i = 0; i < kWarmupSteps; ++i) {
     trainer.step();
   }
@@ -251,11 +282,12 @@ void bench_step(const StepArguments& arguments, World& world) {
   double optimizer = 0;
   double communication = 0;
   double exposed = 0;
+  Launches launches;
   const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
   measure_matmul();
   world.activity().start_log(kMaxLoggedCalls);
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
-    const StepResult result = trainer.step();
+    const StepResult result = count_launches(trainer, launches);
     seconds_without_optimizer.push_back(result.data_seconds + result.model_seconds);
     seconds.push_back(seconds_without_optimizer.back() + result.optimizer_seconds);
     data += result.data_seconds;
@@ -309,6 +341,11 @@ void bench_step(const StepArguments& arguments, World& world) {
       object["mfu"] = model_flops / *peak;
       object["mfu_unhalved"] = tokens_per_second * flops.unhalved / *peak;
     }
+    if (device == Device::cuda) {
+      object["launches"] = static_cast<double>(launches.enqueued) / num_steps;
+      object["graph_nodes"] = launches.graph_nodes;
+      object["stalls"] = static_cast<double>(launches.stalls) / num_steps;
+    }
     object["ops"] = nlohmann::ordered_json::array();
     for (const OpRow& row : ops) {
       object["ops"].push_back(json_of(row));
@@ -346,6 +383,9 @@ void bench_step(const StepArguments& arguments, World& world) {
              share(data),
              share(model),
              share(optimizer));
+  if (device == Device::cuda) {
+    print_launches(launches, num_steps);
+  }
   print_ops(ops, median(seconds));
   if (world.size() > 1) {
     fmt::print(
