@@ -45,17 +45,17 @@ plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = -INFINITY;",
       "logits of -inf give exp(-inf + inf), a NaN", occurrence=0)
 plant("cross_entropy.unscaled", CROSS_ENTROPY, "scale",
-      "l[i] = grad_scale * (prob - onehot)", "l[i] = (prob - onehot)",
+      "gradients[i] *= grad_scale * slope", "gradients[i] *= slope",
       "the gradient is of the sum of losses")
 plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
-      "    running.sum *= expf(running.largest - new_largest);\n", "",
+      "    running.sum *= exponential<T>(running.largest - new_largest);\n", "",
       "the sum so far stays relative to the old maximum")
 plant("cross_entropy.own_maximum", CROSS_ENTROPY, "reduction",
-      "gpu::block_sum(running.sum * expf(running.largest - largest), scratch)",
+      "gpu::block_sum(running.sum * exponential<T>(running.largest - largest), scratch)",
       "gpu::block_sum(running.sum, scratch)",
       "each thread's sum is relative to its own maximum", occurrence=0)
 plant("cross_entropy.shard_own_maximum", CROSS_ENTROPY, "reduction",
-      "gpu::block_sum(running.sum * expf(running.largest - largest), scratch)",
+      "gpu::block_sum(running.sum * exponential<T>(running.largest - largest), scratch)",
       "gpu::block_sum(running.sum, scratch)",
       "the same in a rank's columns", occurrence=1)
 plant("cross_entropy.shard_target", CROSS_ENTROPY, "bound",
@@ -87,11 +87,17 @@ plant("cross_entropy.shard_gradient_begin", CROSS_ENTROPY, "index",
       "targets[t] - vocab_begin, lse[t], 1.0F", "targets[t] - 0 * vocab_begin, lse[t], 1.0F",
       "the one-hot lies in the columns of another rank")
 plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
-      "v + i == target ? 1.0F", "v == target ? 1.0F",
+      "gradients[i] -= v + i == target ? 1.0F : 0.0F;", "gradients[i] -= v == target ? 1.0F : 0.0F;",
       "only targets at the head of a vector have a gradient")
 plant("cross_entropy.slope", CROSS_ENTROPY, "operand",
-      "slope<kCapped>(logit, s);", "slope<kCapped>(l[i], s);",
-      "the cap's derivative is taken at the raw logit")
+      "slope<kCapped>(l[i], s);", "slope<kCapped>(0.5F * l[i], s);",
+      "the cap's derivative is taken at another logit")
+plant("cross_entropy.target_vector", CROSS_ENTROPY, "bound",
+      "if (v <= target && target < v + kWidth) {", "if (v < target && target < v + kWidth) {",
+      "a target at the head of a vector has no gradient of its own")
+plant("cross_entropy.target_vector_end", CROSS_ENTROPY, "bound",
+      "if (v <= target && target < v + kWidth) {", "if (v <= target && target < v + kWidth - 1) {",
+      "a target at the end of a vector has none, nor any where vectors are of one")
 plant("cross_entropy.ignored_gradient", CROSS_ENTROPY, "condition",
       "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(gradient), static_cast<void>(zeros);",
       "rows that do not count keep what was in the gradient's memory")
