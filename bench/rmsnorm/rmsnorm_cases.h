@@ -16,6 +16,7 @@ struct RmsNormCase {
   bool residual = false;
   bool in_place = false;    // y is x; dx is dy
   bool accumulate = false;  // backward
+  bool next = false;        // timed with the norm that follows
   std::int64_t num_partials = kernels::kRmsNormPartials;
   bool tested = true;  // or only timed: too large for a test in f64
   bool timed = false;
@@ -43,12 +44,19 @@ inline std::vector<RmsNormCase> rmsnorm_cases() {
        .accumulate = true,
        .tested = false,
        .timed = true},
+      {.name = "grok_1_sandwich",
+       .num_tokens = 8192,
+       .width = 6144,
+       .residual = true,
+       .next = true,
+       .tested = false,
+       .timed = true},
   };
 }
 
 inline std::string shape_of(const RmsNormCase& c) {
   return "T=" + std::to_string(c.num_tokens) + " D=" + std::to_string(c.width) +
-         (c.residual ? " residual" : "");
+         (c.residual ? " residual" : "") + (c.next ? " next" : "");
 }
 
 }  // namespace memphis::bench

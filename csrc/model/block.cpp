@@ -16,13 +16,15 @@ void norm(const BlockContext& context,
           const TensorView& rrms_T,
           const TensorView& x_TD,
           const TensorView& weight_D,
-          const TensorView& residual_TD = {}) {
+          const TensorView& residual_TD = {},
+          const NextNormForward& next = {}) {
   rmsnorm_forward({.y_TD = y_TD,
                    .rrms_T = rrms_T,
                    .x_TD = x_TD,
                    .weight_D = weight_D,
                    .residual_TD = residual_TD,
-                   .eps = static_cast<float>(context.model.norm_eps)},
+                   .eps = static_cast<float>(context.model.norm_eps),
+                   .next = next},
                   context.stream);
 }
 
@@ -37,16 +39,19 @@ void attention_in(const BlockContext& context,
        weights.pre_attention_norm_D);
 }
 
-void residual(const BlockContext& context,
-              const LayerWeights& weights,
-              const Layer& layer,
-              const TensorView& hidden_TD) {
-  norm(context,
-       layer.residual_TD,
-       layer.attention_out_rrms_T,
-       layer.attention_out_TD,
-       weights.post_attention_norm_D,
-       hidden_TD);
+// Of what lies between the branches, the second's input too.
+void between_branches(const BlockContext& context,
+                      const LayerWeights& weights,
+                      const Layer& layer,
+                      const TensorView& hidden_TD) {
+  norm(
+      context,
+      layer.residual_TD,
+      layer.attention_out_rrms_T,
+      layer.attention_out_TD,
+      weights.post_attention_norm_D,
+      hidden_TD,
+      {.y_TD = layer.moe_in_TD, .rrms_T = layer.moe_in_rrms_T, .weight_D = weights.pre_moe_norm_D});
 }
 
 void moe_in(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
@@ -62,8 +67,7 @@ void block_forward(const BlockContext& context,
                    const TensorView& hidden_TD) {
   attention_in(context, weights, layer, hidden_TD);
   attention_branch_forward(context, weights, layer);
-  residual(context, weights, layer, hidden_TD);
-  moe_in(context, weights, layer);
+  between_branches(context, weights, layer, hidden_TD);
   moe_branch_forward(context, weights, layer, exchange);
   norm(context,
        layer.out_TD,
@@ -84,9 +88,8 @@ void block_recompute(const BlockContext& context,
   }
   attention_branch_recompute(context, weights, layer, groups);
   if (groups.block) {
-    residual(context, weights, layer, hidden_TD);
-  }
-  if (groups.norm || groups.block) {
+    between_branches(context, weights, layer, hidden_TD);
+  } else if (groups.norm) {
     moe_in(context, weights, layer);
   }
   moe_branch_recompute(context, weights, layer, exchange, groups);
@@ -114,16 +117,6 @@ void block_backward(const BlockContext& context,
                     .weight_gradient = context.weight_gradient},
                    stream);
   moe_branch_backward(context, weights, gradients, layer, exchange, kept, which);
-  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
-                    .dweight_D = gradients.pre_moe_norm_D,
-                    .dy_TD = scratch.dbranch_in_TD,
-                    .x_TD = layer.residual_TD,
-                    .weight_D = weights.pre_moe_norm_D,
-                    .rrms_T = layer.moe_in_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD,
-                    .accumulate = true,
-                    .weight_gradient = context.weight_gradient},
-                   stream);
   rmsnorm_backward({.dx_TD = kept.dattention_out_TD,
                     .dweight_D = gradients.post_attention_norm_D,
                     .dy_TD = scratch.dhidden_TD,
@@ -131,7 +124,13 @@ void block_backward(const BlockContext& context,
                     .weight_D = weights.post_attention_norm_D,
                     .rrms_T = layer.attention_out_rrms_T,
                     .partial_PD = scratch.norm_partial_PD,
-                    .weight_gradient = context.weight_gradient},
+                    .weight_gradient = context.weight_gradient,
+                    .next = {.dweight_D = gradients.pre_moe_norm_D,
+                             .dy_TD = scratch.dbranch_in_TD,
+                             .x_TD = layer.residual_TD,
+                             .weight_D = weights.pre_moe_norm_D,
+                             .rrms_T = layer.moe_in_rrms_T,
+                             .partial_PD = scratch.next_norm_partial_PD}},
                    stream);
   attention_branch_backward(context, weights, gradients, layer, kept, which);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,

@@ -211,6 +211,7 @@ ActivationPlan plan_activations(const Dims& d,
     backward.embedding_order_T = {{d.T}, DType::i32};
   }
   backward.norm_partial_PD = {{ScratchRows::rmsnorm_partials, d.D}, sums};
+  backward.next_norm_partial_PD = backward.norm_partial_PD;
   backward.router_partial_PED = {{ScratchRows::router_partials, d.E, d.D}, sums};
   backward.global_norm_partial_P = {{ScratchRows::global_norm_partials}, DType::f64};
   if (d.exchange_rows) {

@@ -150,6 +150,7 @@ struct BackwardScratch {
   T drouter_logits_TE;
   T embedding_order_T;  // absent but where a stage has the embedding
   T norm_partial_PD;
+  T next_norm_partial_PD;
   T router_partial_PED;
   T global_norm_partial_P;
 
@@ -393,6 +394,7 @@ void BackwardScratch<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.drouter_logits_TE, b.drouter_logits_TE);
   visit(a.embedding_order_T, b.embedding_order_T);
   visit(a.norm_partial_PD, b.norm_partial_PD);
+  visit(a.next_norm_partial_PD, b.next_norm_partial_PD);
   visit(a.router_partial_PED, b.router_partial_PED);
   visit(a.global_norm_partial_P, b.global_norm_partial_P);
 }

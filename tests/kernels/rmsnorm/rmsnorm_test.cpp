@@ -229,6 +229,125 @@ TEST_P(RmsNorm, RepeatsItsBits) {
   EXPECT_EQ(second.dweight, first_backward.dweight);
 }
 
+// Two norms one behind the other, in one call or in two.
+struct Sandwich {
+  Values y, rrms, next_y, next_rrms;
+  Values dx, dy, dweight, next_dweight;
+};
+
+Sandwich run_sandwich(const RmsNormCase& c,
+                      const Target& target,
+                      bool at_once,
+                      kernels::WeightGradient weight_gradient) {
+  const OwnedStream stream(target.device);
+  const DType sums = accumulation_dtype(target.dtype);
+  const TensorSpec rows({c.num_tokens, c.width}, target.dtype);
+  const TensorSpec row({c.width}, sums);
+  const TensorSpec column({c.num_tokens}, sums);
+  const TensorSpec runs({c.num_partials, c.width}, sums);
+  const auto drawn = [&](const TensorSpec& spec, const char* name) {
+    return TestTensor(
+        spec, target.device, rounded_to(spec.dtype, random_normal(spec.num_elements(), name)));
+  };
+  const TestTensor x = drawn(rows, "x");
+  const TestTensor residual = drawn(rows, "residual");
+  const TestTensor weight = drawn(row, "weight");
+  const TestTensor next_weight = drawn(row, "next weight");
+  const TestTensor y(rows, target.device);
+  const TestTensor next_y(rows, target.device);
+  const TestTensor rrms(column, target.device);
+  const TestTensor next_rrms(column, target.device);
+  kernels::RmsNormForward forward = {.y_TD = y,
+                                     .rrms_T = rrms,
+                                     .x_TD = x,
+                                     .weight_D = weight,
+                                     .residual_TD = c.residual ? residual.view() : TensorView{},
+                                     .eps = kEps};
+  if (at_once) {
+    forward.next = {.y_TD = next_y, .rrms_T = next_rrms, .weight_D = next_weight};
+  }
+  rmsnorm_forward(forward, stream.view());
+  if (!at_once) {
+    rmsnorm_forward(
+        {.y_TD = next_y, .rrms_T = next_rrms, .x_TD = y, .weight_D = next_weight, .eps = kEps},
+        stream.view());
+  }
+
+  const TestTensor dx = drawn(rows, "dx");
+  const TestTensor dy = drawn(rows, "dy");
+  const TestTensor next_dy = drawn(rows, "next dy");
+  const TestTensor dweight = drawn(row, "dweight");
+  const TestTensor next_dweight = drawn(row, "next dweight");
+  const TestTensor partial(runs, target.device);
+  const TestTensor next_partial(runs, target.device);
+  kernels::RmsNormBackward backward = {.dx_TD = dx,
+                                       .dweight_D = dweight,
+                                       .dy_TD = dy,
+                                       .x_TD = x,
+                                       .weight_D = weight,
+                                       .rrms_T = rrms,
+                                       .partial_PD = partial,
+                                       .accumulate = c.accumulate,
+                                       .weight_gradient = weight_gradient};
+  if (at_once) {
+    backward.next = {.dweight_D = next_dweight,
+                     .dy_TD = next_dy,
+                     .x_TD = y,
+                     .weight_D = next_weight,
+                     .rrms_T = next_rrms,
+                     .partial_PD = next_partial};
+  } else {
+    rmsnorm_backward({.dx_TD = dy,
+                      .dweight_D = next_dweight,
+                      .dy_TD = next_dy,
+                      .x_TD = y,
+                      .weight_D = next_weight,
+                      .rrms_T = next_rrms,
+                      .partial_PD = next_partial,
+                      .accumulate = true,
+                      .weight_gradient = weight_gradient},
+                     stream.view());
+  }
+  rmsnorm_backward(backward, stream.view());
+  return {.y = y.values(stream.view()),
+          .rrms = rrms.values(stream.view()),
+          .next_y = next_y.values(stream.view()),
+          .next_rrms = next_rrms.values(stream.view()),
+          .dx = dx.values(stream.view()),
+          .dy = dy.values(stream.view()),
+          .dweight = dweight.values(stream.view()),
+          .next_dweight = next_dweight.values(stream.view())};
+}
+
+void expect_same_sandwich(const RmsNormCase& c, const Target& target) {
+  for (const auto how : {kernels::WeightGradient::add, kernels::WeightGradient::write}) {
+    const Sandwich apart = run_sandwich(c, target, false, how);
+    const Sandwich at_once = run_sandwich(c, target, true, how);
+    EXPECT_EQ(at_once.y, apart.y);
+    EXPECT_EQ(at_once.rrms, apart.rrms);
+    EXPECT_EQ(at_once.next_y, apart.next_y);
+    EXPECT_EQ(at_once.next_rrms, apart.next_rrms);
+    EXPECT_EQ(at_once.dx, apart.dx);
+    EXPECT_EQ(at_once.dy, apart.dy);
+    EXPECT_EQ(at_once.dweight, apart.dweight);
+    EXPECT_EQ(at_once.next_dweight, apart.next_dweight);
+  }
+}
+
+TEST_P(RmsNorm, WithTheNextHasTheBitsOfTwo) {
+  expect_same_sandwich(op_case(), target());
+}
+
+// Of rows so wide that a block of the GPU has no room for the sums of two.
+TEST(RmsNormSandwich, OfWideRowsHasTheBitsOfTwo) {
+  for (const Target& target : all_targets()) {
+    if (skip_reason(target).empty() && target.dtype == DType::f32) {
+      expect_same_sandwich({.name = "", .num_tokens = 3, .width = 12292, .num_partials = 2},
+                           target);
+    }
+  }
+}
+
 TEST(RmsNormGradient, IsTheDifferenceQuotient) {
   const RmsNormCase c{.name = "", .num_tokens = 3, .width = 5, .residual = true, .num_partials = 2};
   const Target target{Device::cpu, DType::f64};
@@ -280,6 +399,22 @@ TEST(RmsNormContract, NamesTheOperand) {
                                     .rrms_T = rrms,
                                     .partial_PD = TensorView{}};
   EXPECT_TRUE(rejects([&] { rmsnorm_backward(backward, stream); }, "partial_PD is absent"));
+  bad = good;
+  bad.next = {.y_TD = rows, .rrms_T = rrms, .weight_D = weight};
+  EXPECT_TRUE(rejects([&] { rmsnorm_forward(bad, stream); }, "next.y_TD is y_TD"));
+  const TestTensor other_rows({{4, 8}, DType::f32}, Device::cpu);
+  bad.next = {.y_TD = other_rows, .rrms_T = rrms, .weight_D = rrms};
+  EXPECT_TRUE(rejects([&] { rmsnorm_forward(bad, stream); }, "next.weight_D is f32[4]"));
+  const TestTensor partials({{2, 8}, DType::f32}, Device::cpu);
+  backward.partial_PD = partials;
+  backward.next = {.dweight_D = weight,
+                   .dy_TD = other_rows,
+                   .x_TD = other_rows,
+                   .weight_D = weight,
+                   .rrms_T = rrms,
+                   .partial_PD = partials};
+  EXPECT_TRUE(rejects([&] { rmsnorm_backward(backward, stream); }, "dx_TD is dy_TD"));
+  backward.next = {};
   const TestTensor no_partials({{0, 8}, DType::f32}, Device::cpu);
   backward.partial_PD = no_partials;
   EXPECT_TRUE(rejects([&] { rmsnorm_backward(backward, stream); }, "partial_PD has no rows"));

@@ -546,15 +546,36 @@ plant("rmsnorm.accumulate", RMSNORM, "accumulate",
       "dx[i] += rrms", "dx[i] = rrms",
       "the gradient of the residual is lost")
 plant("rmsnorm.partial_row", RMSNORM, "race between blocks",
-      "store_floats(partial_PD + static_cast<std::int64_t>(blockIdx.x) * width + d, sum);",
-      "store_floats(partial_PD + d, sum);",
+      "store_floats(norm.partial_PD + to + d, sum);", "store_floats(norm.partial_PD + d, sum);",
       "all runs write one row of partial sums")
 plant("rmsnorm.sums_zeroed", RMSNORM, "initial value",
-      "    store_floats(sums + d, zeros);\n", "    static_cast<void>(zeros);\n",
+      "    store_floats(sums + d, zeros);\n", "",
       "sums begin with what was in shared memory")
 plant("rmsnorm.rrms_row", RMSNORM, "index",
-      "const float rrms = rrms_T[t];", "const float rrms = rrms_T[begin];",
-      "rows take the factor of their run's first")
+      "const float rrms = norm.rrms_T[t];", "const float rrms = norm.rrms_T[0];",
+      "rows take the factor of the first")
+plant("rmsnorm.next_stored", RMSNORM, "rounding",
+      "const float stored = gpu::to_float(gpu::from_float<T>(x[i]));", "const float stored = x[i];",
+      "the next norm is of values that are not stored")
+plant("rmsnorm.next_size", RMSNORM, "operand",
+      "sqrtf(next_squares / static_cast<float>(width) + eps);",
+      "sqrtf(squares / static_cast<float>(width) + eps);",
+      "the next norm is by the size of x")
+plant("rmsnorm.next_weight", RMSNORM, "operand",
+      "load_floats(next.weight_D + d, weight);", "load_floats(norm.weight_D + d, weight);",
+      "both norms have one weight")
+plant("rmsnorm.next_sums", RMSNORM, "stride",
+      "float* const next_sums = sums + width;", "float* const next_sums = sums + width - kWidth;",
+      "the sums of two norms overlap")
+plant("rmsnorm.next_zeroed", RMSNORM, "initial value",
+      "      store_floats(next_sums + d, zeros);\n", "",
+      "the next norm's sums begin with what was in shared memory")
+plant("rmsnorm.next_gradient", RMSNORM, "accumulate",
+      "next_sums, next, t, width, true, scratch);", "next_sums, next, t, width, false, scratch);",
+      "the residual's gradient is lost")
+plant("rmsnorm.next_partial", RMSNORM, "index",
+      "store_floats(next.partial_PD + to + d, sum);", "store_floats(next.partial_PD + d, sum);",
+      "all runs write one row of the next norm's partial sums")
 
 # ---- rope
 

@@ -40,7 +40,8 @@ plant("model.again_norm", BLOCK, "missing step",
       "  if (groups.norm || groups.block) {\n    attention_in(", "  if (groups.block) {\n    attention_in(",
       "the input of attention is that of the last layer")
 plant("model.again_residual", BLOCK, "missing step",
-      "  if (groups.block) {\n    residual(context, weights, layer, hidden_TD);\n  }\n", "",
+      "  if (groups.block) {\n    between_branches(context, weights, layer, hidden_TD);\n  } else if",
+      "  if",
       "the stream between the branches is that of the last layer")
 plant("model.again_attend", ATTENTION, "missing step",
       "  } else if (groups.attention) {\n    attend(context, layer);\n  }", "  }",
@@ -95,9 +96,9 @@ plant("model.join_blocks", REGIONS, "operand",
       "routed pieces of several sequences are joined rank by rank")
 
 # Who of a layer forms which gradient, in the order of the file; see weight_gradient of BlockContext.
-WRITES = ",\n                    .weight_gradient = context.weight_gradient}"
-for occurrence, norm in enumerate(("post_moe", "pre_moe", "post_attention", "pre_attention")):
-    plant(f"model.write_{norm}_norm", BLOCK, "accumulate", WRITES, "}",
+WRITES = ",\n                    .weight_gradient = context.weight_gradient"
+for occurrence, norm in enumerate(("post_moe", "between", "pre_attention")):
+    plant(f"model.write_{norm}_norm", BLOCK, "accumulate", WRITES, "",
           "a norm's gradient is added to that of the step before", occurrence=occurrence)
 WRITES = ",\n                   .weight_gradient = context.weight_gradient}"
 for occurrence, matrix in enumerate(("attention_out", "attention_out_apart", "qkv_apart")):
