@@ -157,14 +157,13 @@ void launch_rows(const TensorView& c,
   const std::int64_t columns = c.dim(1);
   // Boxes of what is contiguous in k hold all rows of a tile.
   const std::int64_t weight_rows = kWeightMajor == Major::k ? kTileColumns : kBoxRows;
-  launch_product<RowsProduct<kWeightMajor>>(
-      {.grouped = over_rows(offsets_E1, columns, x.dim(1)),
-       .x = rows_map(x, kTileRows),
-       .weight = weight_map(weight, weight_rows),
-       .out = rows_map(c, kConsumerRows),
-       .c = rows_of(c)},
-      num_blocks(x.dim(0), weight.dim(0), columns),
-      stream);
+  launch_product<RowsProduct<kWeightMajor>>({.grouped = over_rows(offsets_E1, columns, x.dim(1)),
+                                             .x = rows_map(x, kTileRows),
+                                             .weight = weight_map(weight, weight_rows),
+                                             .out = rows_map(c, kConsumerRows),
+                                             .c = rows_of(c)},
+                                            num_blocks(x.dim(0), weight.dim(0), columns),
+                                            stream);
 }
 
 }  // namespace
