@@ -21,6 +21,10 @@ void cuda_check(cudaError_t status, const char* call, const char* file, int line
   if (status == cudaErrorMemoryAllocation) {
     throw PreflightError(message + "; use a smaller model or batch.micro_batch");
   }
+  // A call that a graph cannot hold, or what comes after one.
+  if (status >= cudaErrorStreamCaptureUnsupported && status <= cudaErrorStreamCaptureWrongThread) {
+    throw Error(ExitCode::internal, message + "; run.graph=never launches kernels one by one");
+  }
   throw Error(ExitCode::internal, message + "; run with CUDA_LAUNCH_BLOCKING=1 to find the kernel");
 }
 

@@ -52,6 +52,33 @@ std::vector<std::byte> weights_of(Trainer& trainer) {
   return bytes;
 }
 
+TEST(StepGraphChoice, IsRefusedWithTheReasonWhereItCannotBe) {
+  const TemporaryDirectory directory;
+  const auto refusal = [&](const std::vector<std::string>& overrides, Device device, int ranks) {
+    const Config config = tiny_config(directory, overrides);
+    return error_text<PreflightError>([&] { uses_graphs(config, device, ranks); });
+  };
+  EXPECT_EQ(refusal({"run.graph=required"}, Device::cpu, 1),
+            "run.graph is required and the device is cpu (its work is done when a call returns, so "
+            "that nothing is left to launch); set run.device to cuda, or set run.graph to auto");
+  EXPECT_EQ(refusal({"run.graph=required"}, Device::cuda, 4),
+            "run.graph is required and there are 4 ranks (a step waits for others where rows and "
+            "gradients are exchanged); run one rank, or set run.graph to auto");
+  EXPECT_EQ(refusal({"run.graph=required", "metrics.trace=true"}, Device::cuda, 1),
+            "run.graph is required and metrics.trace is on (it times the phases of a step, and a "
+            "graph has none); turn it off, or set run.graph to auto");
+  const auto used = [&](const std::vector<std::string>& overrides, Device device, int ranks) {
+    return uses_graphs(tiny_config(directory, overrides), device, ranks);
+  };
+  EXPECT_TRUE(used({"run.graph=required"}, Device::cuda, 1));
+  EXPECT_TRUE(used({}, Device::cuda, 1));
+  EXPECT_FALSE(used({}, Device::cpu, 1));
+  EXPECT_FALSE(used({}, Device::cuda, 2));
+  EXPECT_FALSE(used({"metrics.trace=true"}, Device::cuda, 1));
+  EXPECT_FALSE(used({"run.graph=never"}, Device::cuda, 1));
+  EXPECT_FALSE(used({"run.graph=never"}, Device::cpu, 4));
+}
+
 class StepGraph : public testing::Test {
  protected:
   void SetUp() override {
@@ -96,24 +123,6 @@ class StepGraph : public testing::Test {
   const TemporaryDirectory directory_;
 };
 
-TEST_F(StepGraph, HasTheBitsOfTheStep) {
-  EXPECT_EQ(expect_equal({}, 5), (std::vector<bool>{false, true, true, true, true}));
-}
-
-TEST_F(StepGraph, HasThemWhereLayersComputeAgainAndHeadsAreCut) {
-  EXPECT_EQ(expect_equal({"memory.recompute=block", "memory.head_rows=8"}, 3),
-            (std::vector<bool>{false, true, true}));
-}
-
-// A letter that comes in some micro-batches stands for padding: steps differ in the calls that they
-// are made of, and each kind has a graph of its own once it has come twice.
-TEST_F(StepGraph, IsOfTheStepsWithPaddingWhereItsOwnIs) {
-  const std::vector<bool> launched = expect_equal({"model.pad_id=106"}, 6);
-  const auto num_launched = std::count(launched.begin(), launched.end(), true);
-  EXPECT_LT(num_launched, 5) << "there is one kind of step in the test";
-  EXPECT_GT(num_launched, 0) << "no kind comes twice";
-}
-
 // Each is enqueued, recorded and launched, and launched; of the fifth there is no graph.
 TEST_F(StepGraph, IsKeptForEachOfTheFirstFourKinds) {
   const OwnedStream stream(Device::cuda);
@@ -152,6 +161,24 @@ TEST_F(StepGraph, IsKeptForEachOfTheFirstFourKinds) {
   EXPECT_EQ(num_enqueued, 11);
 }
 
+TEST_F(StepGraph, HasTheBitsOfTheStep) {
+  EXPECT_EQ(expect_equal({}, 5), (std::vector<bool>{false, true, true, true, true}));
+}
+
+TEST_F(StepGraph, HasThemWhereLayersComputeAgainAndHeadsAreCut) {
+  EXPECT_EQ(expect_equal({"memory.recompute=block", "memory.head_rows=8"}, 3),
+            (std::vector<bool>{false, true, true}));
+}
+
+// A letter that comes in some micro-batches stands for padding: steps differ in the calls that they
+// are made of, and each kind has a graph of its own once it has come twice.
+TEST_F(StepGraph, IsOfTheStepsWithPaddingWhereItsOwnIs) {
+  const std::vector<bool> launched = expect_equal({"model.pad_id=106"}, 6);
+  const auto num_launched = std::count(launched.begin(), launched.end(), true);
+  EXPECT_LT(num_launched, 5) << "there is one kind of step in the test";
+  EXPECT_GT(num_launched, 0) << "no kind comes twice";
+}
+
 // The GPU runs dry once a step, between the statistics of one and the samples of the next.
 TEST_F(StepGraph, OrNotLetsTheHostWaitOnceAStep) {
   for (const std::string graph : {"never", "required"}) {
@@ -186,33 +213,6 @@ TEST_F(StepGraph, IsNotUsedUnderAProfile) {
     EXPECT_FALSE(profile.totals().empty());
   }
   EXPECT_GT(trainer.step().graph_nodes, 0);
-}
-
-TEST(StepGraphChoice, IsRefusedWithTheReasonWhereItCannotBe) {
-  const TemporaryDirectory directory;
-  const auto refusal = [&](const std::vector<std::string>& overrides, Device device, int ranks) {
-    const Config config = tiny_config(directory, overrides);
-    return error_text<PreflightError>([&] { uses_graphs(config, device, ranks); });
-  };
-  EXPECT_EQ(refusal({"run.graph=required"}, Device::cpu, 1),
-            "run.graph is required and the device is cpu (its work is done when a call returns, so "
-            "that nothing is left to launch); set run.device to cuda, or set run.graph to auto");
-  EXPECT_EQ(refusal({"run.graph=required"}, Device::cuda, 4),
-            "run.graph is required and there are 4 ranks (a step waits for others where rows and "
-            "gradients are exchanged); run one rank, or set run.graph to auto");
-  EXPECT_EQ(refusal({"run.graph=required", "metrics.trace=true"}, Device::cuda, 1),
-            "run.graph is required and metrics.trace is on (it times the phases of a step, and a "
-            "graph has none); turn it off, or set run.graph to auto");
-  const auto used = [&](const std::vector<std::string>& overrides, Device device, int ranks) {
-    return uses_graphs(tiny_config(directory, overrides), device, ranks);
-  };
-  EXPECT_TRUE(used({"run.graph=required"}, Device::cuda, 1));
-  EXPECT_TRUE(used({}, Device::cuda, 1));
-  EXPECT_FALSE(used({}, Device::cpu, 1));
-  EXPECT_FALSE(used({}, Device::cuda, 2));
-  EXPECT_FALSE(used({"metrics.trace=true"}, Device::cuda, 1));
-  EXPECT_FALSE(used({"run.graph=never"}, Device::cuda, 1));
-  EXPECT_FALSE(used({"run.graph=never"}, Device::cpu, 4));
 }
 
 }  // namespace

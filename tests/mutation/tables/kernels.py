@@ -302,6 +302,9 @@ plant("global_norm.partials_stride", GLOBAL_NORM, "stride",
 plant("global_norm.accumulate", GLOBAL_NORM, "accumulate",
       "accumulate ? static_cast<double>(total_1[0]) : 0.0;", "accumulate ? 0.0 : 0.0;",
       "the total of before is lost")
+plant("global_norm.sum_scale", GLOBAL_NORM, "scale",
+      "before + scale * sum", "scale * (before + sum)",
+      "what was there is scaled again")
 plant("global_norm.sum_loop", GLOBAL_NORM, "bound",
       "i < n; i += kSumThreads) {", "i < n && i < kSumThreads; i += kSumThreads) {",
       "elements beyond the block's threads are not in the sum")

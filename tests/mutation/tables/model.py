@@ -205,3 +205,10 @@ plant("model.pipeline_receive_next", PIPELINE, "off by one",
       "step.sequence + static_cast<std::int64_t>(end.places.size());",
       "step.sequence + static_cast<std::int64_t>(end.places.size()) - 1;",
       "the place of a message that has not been taken is received into")
+
+plant("model.mean_of_other_loss", "model/grok.cpp", "operand",
+      "StepScalar::z_mean", "StepScalar::balance_mean",
+      "the z loss is averaged over sequences")
+plant("model.z_mean_of_layers", "model/host_scalars.h", "operand",
+      "set(StepScalar::z_mean, {wide(scales.token * per_layer)});", "set(StepScalar::z_mean, {wide(scales.token)});",
+      "the z losses of layers are summed")

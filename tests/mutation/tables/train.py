@@ -13,8 +13,9 @@ GRAPHS = "train/step_graphs.cpp"
 plant("train.step_token_scale", STEP, "scale by degree",
       ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(config_.batch.micro_batch * config_.batch.sequence_length),",
       "the z loss adds up over micro-batches")
-plant("train.scalars_of_first_step", STEP, "condition",
-      "  host_scalars_.copy(stream_);\n", "  if (step == 1) {\n    host_scalars_.copy(stream_);\n  }\n",
+plant("train.scalars_of_first_step", STEP, "missing step",
+      "  host_scalars_.copy(stream_);\n",
+      "  if (static int copies = 0; copies++ == 0) {\n    host_scalars_.copy(stream_);\n  }\n",
       "later steps have the learning rate and the weights of losses of the first")
 plant("train.first_micro_batch", STEP, "off by one",
       "reduction_.weight_gradient(index == 0);", "reduction_.weight_gradient(index <= 1);",
