@@ -285,6 +285,7 @@ bool any_pending(const Point* point) {
 // What is put on a stream that is captured, and the graph that comes of it.
 struct Recording {
   std::vector<std::function<void()>> work;
+  // Under the mutex, as others may ask for an event of it.
   bool open = true;       // the capture has not ended
   std::string broken_by;  // a call that CUDA does not allow meanwhile: the recording is lost
 };
@@ -306,9 +307,20 @@ SimulatedStream& stream_of(void* handle) {
 // to touch the stream. Null: this thread captures nothing.
 thread_local std::shared_ptr<Recording> t_recording;
 
+void break_off(Recording& recording, const std::string& call) {
+  const std::lock_guard lock(shared().mutex);
+  recording.broken_by = call;
+}
+
+// Empty where it is whole.
+std::string call_that_broke(const Recording& recording) {
+  const std::lock_guard lock(shared().mutex);
+  return recording.broken_by;
+}
+
 // What CUDA answers to a call that a graph cannot hold, which ends the capture too.
 [[noreturn]] void refuse(Recording& recording, const std::string& call, const char* why) {
-  recording.broken_by = call;
+  break_off(recording, call);
   throw Error(ExitCode::internal,
               "cudaErrorStreamCaptureUnsupported: " + call + " while a stream is captured (" + why +
                   "); do it before the capture or after it");
@@ -339,9 +351,9 @@ bool is_captured(void* stream) {
 
 void record(void* stream, std::function<void()> work) {
   const std::shared_ptr<Recording> recording = recording_of(stream);
-  if (!recording->broken_by.empty()) {
+  if (const std::string call = call_that_broke(*recording); !call.empty()) {
     throw Error(ExitCode::internal,
-                "cudaErrorStreamCaptureInvalidated: " + recording->broken_by +
+                "cudaErrorStreamCaptureInvalidated: " + call +
                     " has ended the capture of this stream (what follows would be missing in the "
                     "graph); leave that call out of what is captured");
   }
@@ -455,10 +467,16 @@ void set_passed(void* event, void* stream) {
   event_of(event) = {.point = last, .seconds = simt_stream::now_seconds(), .recording = nullptr};
 }
 
+// Null where the event is in no capture that goes on.
+std::shared_ptr<simt_stream::Recording> open_recording_of(void* event) {
+  const std::lock_guard lock(shared().mutex);
+  const std::shared_ptr<simt_stream::Recording>& recording = event_of(event).recording;
+  return recording != nullptr && recording->open ? recording : nullptr;
+}
+
 // The CPU asks about an event that the captured work passes.
 void refuse_if_recorded(void* event, const char* call) {
-  const std::shared_ptr<simt_stream::Recording>& recording = event_of(event).recording;
-  if (recording != nullptr && recording->open) {
+  if (const auto recording = open_recording_of(event)) {
     simt_stream::refuse(*recording, call, "the event is in what is captured, and not passed yet");
   }
 }
@@ -518,7 +536,7 @@ void* allocate(std::size_t bytes) {
 // What a capture forbids is left undone there, as CUDA leaves it, and the capture is lost.
 void free(void* data) noexcept {
   if (simt_stream::t_recording != nullptr) {
-    simt_stream::t_recording->broken_by = "cudaFree";
+    simt_stream::break_off(*simt_stream::t_recording, "cudaFree");
     return;
   }
   simt_memory::DeviceMemory::instance().free(data);
@@ -582,6 +600,7 @@ void record_event(void* event, void* stream, bool timing) {
     if (timing) {
       simt_stream::record(stream, [event, stream] { set_passed(event, stream); });
     }
+    const std::lock_guard lock(shared().mutex);
     event_of(event).recording = recording;
     return;
   }
@@ -590,12 +609,11 @@ void record_event(void* event, void* stream, bool timing) {
 // The stream has nothing to wait for once the host has.
 void make_wait(void* stream, void* event) {
   const std::shared_ptr<simt_stream::Recording> recording = simt_stream::recording_of(stream);
-  const std::shared_ptr<simt_stream::Recording>& recorded = event_of(event).recording;
-  const bool in_capture = recorded != nullptr && recorded->open;
-  if (recording != nullptr && in_capture) {
+  const std::shared_ptr<simt_stream::Recording> recorded = open_recording_of(event);
+  if (recording != nullptr && recording == recorded) {
     return;  // one stream, which is in order
   }
-  if (recording != nullptr || in_capture) {
+  if (recording != nullptr || recorded != nullptr) {
     simt_stream::refuse(recording != nullptr ? *recording : *recorded,
                         "cudaStreamWaitEvent between two streams",
                         "the simulated device records one stream");
@@ -633,7 +651,7 @@ void* allocate_pinned(std::size_t bytes) {
 }
 void free_pinned(void* data) noexcept {
   if (simt_stream::t_recording != nullptr) {
-    simt_stream::t_recording->broken_by = "cudaFreeHost";
+    simt_stream::break_off(*simt_stream::t_recording, "cudaFreeHost");
     return;
   }
   PinnedRanges::instance().remove(data);
@@ -656,12 +674,12 @@ EndedCapture end_capture(void* stream) {
   {
     const std::lock_guard lock(shared().mutex);
     recording = std::exchange(simt_stream::stream_of(stream).recording, nullptr);
+    recording->open = false;
   }
   simt_stream::t_recording = nullptr;
-  recording->open = false;
-  if (!recording->broken_by.empty()) {
+  if (const std::string call = simt_stream::call_that_broke(*recording); !call.empty()) {
     throw Error(ExitCode::internal,
-                "cudaErrorStreamCaptureInvalidated: " + recording->broken_by +
+                "cudaErrorStreamCaptureInvalidated: " + call +
                     " has ended the capture of this stream (a graph cannot hold it); leave it out");
   }
   const auto num_nodes = static_cast<std::int64_t>(recording->work.size());
