@@ -18,10 +18,13 @@
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/plan/flops.h"
+#include "csrc/plan/layout_search.h"
+#include "csrc/plan/machine.h"
 #include "csrc/plan/mesh.h"
 #include "csrc/plan/schedule_simulation.h"
 #include "csrc/plan/stage_costs.h"
 #include "csrc/plan/stages.h"
+#include "csrc/plan/step_time.h"
 #include "csrc/plan/training_plan.h"
 #include "csrc/plan/ways_to_fit.h"
 #include "csrc/train/resume.h"
@@ -62,7 +65,19 @@ struct Room {
   DeviceRoom planned;
   std::string name;
 };
-Room room_of(const MemoryConfig& config, Device device) {
+Room room_of(const MemoryConfig& config, Device device, const std::optional<Machine>& machine) {
+  if (machine) {
+    Room room{
+        .planned = {.device = device,
+                    .library_bytes = kernels::matmul_workspace_bytes(device),
+                    .budget_bytes = static_cast<std::size_t>(machine->memory_gib * (1 << 30))},
+        .name = "of " + machine->name};
+    if (config.budget_gib > 0) {
+      room.planned.budget_bytes = budget_bytes(config);
+      room.name = "of memory.budget_gib";
+    }
+    return room;
+  }
   Room room{.planned = {.device = device,
                         .library_bytes = kernels::matmul_workspace_bytes(device),
                         .budget_bytes = kH100Bytes},
@@ -186,11 +201,95 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
              needed <= budget ? "" : fmt::format(", {} too many", human_bytes(needed - budget)));
 }
 
-void print_plan(const Config& config, std::int64_t num_ranks) {
+std::string overrides_text(const TimedConfig& timed) {
+  return timed.overrides.empty() ? "the config as it is"
+                                 : fmt::format("{}", fmt::join(timed.overrides, " "));
+}
+
+void print_changes(const std::vector<TimedConfig>& changes, double now) {
+  for (const TimedConfig& change : changes) {
+    fmt::print("  {}\n      {:.4g} s, {:.1f} % less; {}\n",
+               overrides_text(change),
+               change.time.seconds,
+               100 * (1 - change.time.seconds / now),
+               human_bytes(change.bytes));
+  }
+}
+
+// What the planner's model says; docs/planner.md has how far it is from what others measured.
+void print_time(const Config& config,
+                DType compute,
+                const Mesh& mesh,
+                const Room& room,
+                const StagePlans& plans,
+                const Machine& machine) {
+  const StepTime time = time_of(config, compute, mesh, plans, machine);
+  fmt::print(
+      "\nprojection for {} ({}), not measured: {:.4g} s a step, {:.0f} tokens/s a rank\n"
+      "{:.1f} TFLOP/s of the model a rank, MFU {:.1f} % (causal half of attention), {:.1f} % "
+      "(whole "
+      "square)\n",
+      machine.name,
+      mesh.num_ranks() == 1 ? "1 rank" : fmt::format("{} ranks", mesh.num_ranks()),
+      time.seconds,
+      time.tokens_per_second_of_rank,
+      time.model_tflops,
+      100 * time.mfu,
+      100 * time.unhalved_mfu);
+  fmt::print("where the time of the rank with most work goes\n");
+  for (int i = 0; i < kNumParts; ++i) {
+    const double seconds = time.parts[static_cast<std::size_t>(i)];
+    if (seconds > 0) {
+      fmt::print("  {:<20} {:>10.4g} s  {:>5.1f} %\n",
+                 name_of(static_cast<StepPart>(i)),
+                 seconds,
+                 100 * seconds / time.seconds);
+    }
+  }
+  fmt::print("what binds it is {}\n", name_of(time.binding()));
+  const std::vector<TimedConfig> faster =
+      faster_changes(config, compute, room.planned, machine, mesh.num_ranks(), time.seconds);
+  if (faster.empty()) {
+    fmt::print("no change of one key that was tried takes less time and fits\n");
+  } else {
+    fmt::print("what takes less time and fits, the best first\n");
+    print_changes(faster, time.seconds);
+  }
+}
+
+void print_search(const Config& config, std::int64_t num_ranks, const Machine& machine) {
+  const Device device = planned_device(config.run.device);
+  const DType compute = resolve_compute(config.precision.compute, device);
+  const Room room = room_of(config.memory, device, machine);
+  const LayoutSearch search = search_layouts(config, compute, room.planned, machine, num_ranks);
+  fmt::print(
+      "{} layouts of {} ranks; projection for {}, not measured; none of the {} that were not "
+      "planned "
+      "can be better than those that are listed\n",
+      search.num_tried,
+      num_ranks,
+      machine.name,
+      search.num_tried - search.num_planned);
+  if (search.best.empty()) {
+    fmt::print("none of them fits in {} {}\n", human_bytes(room.planned.budget_bytes), room.name);
+  }
+  for (const TimedConfig& layout : search.best) {
+    fmt::print("  {:.4g} s, {:.0f} tokens/s a rank, MFU {:.1f} %, {}\n      {}\n",
+               layout.time.seconds,
+               layout.time.tokens_per_second_of_rank,
+               100 * layout.time.mfu,
+               human_bytes(layout.bytes),
+               overrides_text(layout));
+  }
+}
+
+void print_plan(const Config& config,
+                std::int64_t num_ranks,
+                const std::optional<Machine>& machine) {
   const Device device = planned_device(config.run.device);
   const DType compute = resolve_compute(config.precision.compute, device);
   const Mesh mesh(config.parallel, num_ranks);
-  const Room room = room_of(config.memory, device);
+  const Room room = room_of(config.memory, device, machine);
   const StagePlans plans = plan_all_stages(config, compute, room.planned, mesh);
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const std::int64_t step_tokens = config.batch.global_batch * config.batch.sequence_length;
@@ -210,6 +309,9 @@ void print_plan(const Config& config, std::int64_t num_ranks) {
   }
   print_memory(config, compute, room, plans);
   fmt::print("{}", describe(ways_to_fit(config, compute, room.planned, num_ranks), num_ranks));
+  if (machine) {
+    print_time(config, compute, mesh, room, plans, *machine);
+  }
 }
 
 std::string lines(const std::vector<std::string>& each, const char* what) {
@@ -288,6 +390,8 @@ void add_plan_command(CLI::App& program) {
     ConfigArguments config;
     std::int64_t num_ranks = 1;
     bool resume = false;
+    bool search = false;
+    std::string machine;
   };
   auto arguments = std::make_shared<Arguments>();
   add_config_arguments(*command, arguments->config);
@@ -298,14 +402,34 @@ void add_plan_command(CLI::App& program) {
       arguments->resume,
       "Also what going on from the checkpoint in run.dir would change, and whether it "
       "may; fails where it may not");
+  command->add_option(
+      "--machine",
+      arguments->machine,
+      "How long a step would take there, by a model: a name in configs/machines, or a "
+      "file");
+  command
+      ->add_flag(
+          "--search",
+          arguments->search,
+          "Instead of the plan, the layouts of --ranks that fit on --machine, the best first")
+      ->needs("--machine")
+      ->excludes("--resume");
   command->callback([arguments] {
     const ConfigArguments& given = arguments->config;
+    std::optional<Machine> machine;
+    if (!arguments->machine.empty()) {
+      machine = load_machine(find_machine(arguments->machine, machine_folders()));
+    }
     const Config config = parse_config(read_config(given.file),
                                        given.file,
                                        given.overrides,
                                        Check::elsewhere,
                                        arguments->num_ranks);
-    print_plan(config, arguments->num_ranks);
+    if (arguments->search) {
+      print_search(config, arguments->num_ranks, *machine);
+      return;
+    }
+    print_plan(config, arguments->num_ranks, machine);
     if (arguments->resume) {
       print_resume(config, arguments->num_ranks);
     }

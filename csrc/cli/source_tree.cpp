@@ -5,11 +5,21 @@
 
 namespace memphis {
 
-std::vector<std::string> own_text_roots() {
-  namespace fs = std::filesystem;
+namespace fs = std::filesystem;
+
+namespace {
+
+fs::path own_root() {
   std::error_code ignored;
   const fs::path binary = fs::read_symlink("/proc/self/exe", ignored);
-  const fs::path root = binary.parent_path().parent_path().parent_path();
+  return binary.parent_path().parent_path().parent_path();
+}
+
+}  // namespace
+
+std::vector<std::string> own_text_roots() {
+  std::error_code ignored;
+  const fs::path root = own_root();
   std::vector<std::string> roots;
   if (!fs::exists(root / "csrc" / "core", ignored)) {
     return roots;
@@ -28,6 +38,11 @@ std::vector<std::string> own_text_roots() {
     }
   }
   return roots;
+}
+
+std::vector<fs::path> machine_folders() {
+  const fs::path folder = fs::path("configs") / "machines";
+  return {folder, own_root() / folder};
 }
 
 }  // namespace memphis

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/plan/run_work.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/config/load.h"
+#include "csrc/plan/flops.h"
+
+namespace memphis {
+namespace {
+
+constexpr double kRounding = 1e-12;
+
+Config grok1(const std::vector<std::string>& overrides, std::int64_t num_ranks) {
+  return parse_config(
+      "model: {preset: grok-1}\n"
+      "run: {dir: runs/x, device: cuda}\n"
+      "batch: {sequence_length: 8192, micro_batch: 1, global_batch: 512}\n"
+      "schedule: {steps: 1}\n"
+      "metrics: {sample_every: 0}\n",
+      "config.yaml",
+      overrides,
+      Check::text,
+      num_ranks);
+}
+
+// Bytes of a pass, by what they are of.
+double bytes_of(const LayerWork& layer, ExchangeKind kind) {
+  double bytes = 0;
+  for (const PassWork* pass :
+       {&layer.forward, &layer.again, &layer.backward_inputs, &layer.backward_weights}) {
+    for (const Exchange& exchange : pass->exchanges) {
+      if (exchange.kind == kind) {
+        bytes += exchange.bytes;
+      }
+    }
+  }
+  return bytes;
+}
+double sum_of(const std::vector<Exchange>& exchanges) {
+  double bytes = 0;
+  for (const Exchange& exchange : exchanges) {
+    bytes += exchange.bytes;
+  }
+  return bytes;
+}
+
+double flops_of(const LayerWork& layer) {
+  double flops = 3 * layer.forward.scores;
+  for (const PassWork* pass : {&layer.forward, &layer.backward_inputs, &layer.backward_weights}) {
+    for (const Product& product : pass->products) {
+      flops += product.flops();
+    }
+  }
+  return flops;
+}
+
+constexpr std::size_t kRoom = std::size_t{1} << 40;
+
+struct Works {
+  RunWork described;
+  RunWork planned;
+};
+Works works_of(const Config& config, std::int64_t num_ranks) {
+  const Mesh mesh(config.parallel, num_ranks);
+  const DeviceRoom room{.device = Device::cuda, .library_bytes = 0, .budget_bytes = kRoom};
+  return {run_work(describe_run(config, DType::bf16, num_ranks)),
+          run_work(config, DType::bf16, mesh, plan_all_stages(config, DType::bf16, room, mesh))};
+}
+
+// A description's FLOP are the model's, but for the router, which is left out of a rank's work.
+TEST(RunWork, HasTheFlopOfTheModel) {
+  const Config config = grok1({"parallel.tensor=4", "parallel.expert=8"}, 8);
+  const RunDescription run = describe_run(config, DType::bf16, 8);
+  const DescribedFlops flops = flops_per_token(run.model, 8192);
+  const ModelFlops model = model_flops_per_token(config.model, 8192);
+  EXPECT_NEAR(flops.halved, model.halved, kRounding * model.halved);
+  EXPECT_NEAR(flops.unhalved, model.unhalved, kRounding * model.unhalved);
+  const RunWork work = run_work(run);
+  const double router = 6.0 * 64 * 6144 * 8;
+  // Four ranks along tensor have a micro-batch of 8192 tokens.
+  const double of_rank = 64 * flops_of(work.kinds.front()) + flops_of(work.head);
+  EXPECT_NEAR(of_rank, (model.halved - router) * 8192 / 4, 1e-9 * of_rank);
+}
+
+// What a description sends is what the plan's list of operations sends, for what both can say.
+TEST(RunWork, SendsWhatThePlanSends) {
+  struct Case {
+    std::vector<std::string> overrides;
+    std::int64_t num_ranks;
+  };
+  for (const Case& tested : std::vector<Case>{
+           {{"parallel.tensor=4", "parallel.expert=8"}, 64},
+           {{"parallel.tensor=2", "parallel.expert=4", "parallel.expert_tensor=2"}, 8},
+           {{"parallel.tensor=8", "parallel.expert=8", "parallel.pipeline=4"}, 64},
+           {{"parallel.pipeline=8", "parallel.schedule=zb-h1", "parallel.tensor=4"}, 64},
+           {{"parallel.expert=8", "memory.recompute=norm"}, 16}}) {
+    const Config config = grok1(tested.overrides, tested.num_ranks);
+    const Works works = works_of(config, tested.num_ranks);
+    for (const ExchangeKind kind : {ExchangeKind::tensor, ExchangeKind::rows}) {
+      const double expected = bytes_of(works.planned.kinds[0], kind);
+      // The plan's balance statistics and the gates of rows are not described.
+      EXPECT_NEAR(bytes_of(works.described.kinds[0], kind), expected, 0.001 * expected)
+          << testing::PrintToString(tested.overrides) << " kind " << static_cast<int>(kind);
+    }
+    // Norms and routers are not described, and a rank's embedding is.
+    const double reduced = sum_of(works.planned.reductions);
+    EXPECT_NEAR(sum_of(works.described.reductions), reduced, 0.02 * reduced)
+        << testing::PrintToString(tested.overrides);
+  }
+}
+
+TEST(RunWork, ComputesAgainWhatThePlanDoes) {
+  const Config config =
+      grok1({"parallel.expert=8", "memory.recompute=block", "memory.recompute_layers=3"}, 8);
+  const RunWork work = works_of(config, 8).planned;
+  EXPECT_EQ(std::count(work.kind_of_layer.begin(), work.kind_of_layer.end(), 0U), 3);
+  const PassWork& again = work.kinds[0].again;
+  double flops = again.scores;
+  for (const Product& product : again.products) {
+    flops += product.flops();
+  }
+  const double expected =
+      8192 *
+      recompute_cost_of_layer(config.model, 8192, DType::bf16, config.memory.recompute).flops;
+  EXPECT_NEAR(flops, expected, 1e-9 * expected);
+  EXPECT_GT(bytes_of({.forward = again, .again = {}, .backward_inputs = {}, .backward_weights = {}},
+                     ExchangeKind::rows),
+            0);
+  EXPECT_TRUE(work.kinds[1].again.products.empty());
+}
+
+TEST(RunWork, GathersShardedWeightsForEachPass) {
+  const Config config = grok1({"parallel.zero=3"}, 16);
+  const RunWork work = works_of(config, 16).planned;
+  const double layer = 2.0 * (6144.0 * 6144 * 2 + 2.0 * 6144 * 1024 + 24.0 * 6144 * 32768);
+  // Gathered forward and backward in bf16, and reduced in f32.
+  EXPECT_NEAR(bytes_of(work.kinds[0], ExchangeKind::weights), 4 * layer, 0.01 * layer);
+}
+
+}  // namespace
+}  // namespace memphis
