@@ -193,7 +193,7 @@ class Pricer {
     }
     at(parts, StepPart::attention) = attention_seconds(pass.scores, which);
     at(parts, StepPart::streams) =
-        pass.streams * (t_.eager ? c_.eager_streams : c_.streams) / machine_.bytes_per_second();
+        pass.streams * (t_.eager ? c_.eager_streams : 1) / machine_.bytes_per_second();
     at(parts, StepPart::starts) = pass.starts * c_.start_seconds;
     double weights = 0;
     for (const Exchange& exchange : pass.exchanges) {
@@ -289,7 +289,6 @@ std::array<double*, TimeConstants::count> TimeConstants::values() {
           &fp8_products,
           &fp8_expert_products,
           &attention,
-          &streams,
           &eager_streams,
           &tensor_seen,
           &rows_seen,
@@ -304,7 +303,6 @@ const std::array<const char*, TimeConstants::count>& TimeConstants::names() {
                                                        "fp8_products",
                                                        "fp8_expert_products",
                                                        "attention",
-                                                       "streams",
                                                        "eager_streams",
                                                        "tensor_seen",
                                                        "rows_seen",
