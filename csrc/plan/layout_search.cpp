@@ -7,8 +7,9 @@
 #include <optional>
 #include <utility>
 
-#include "csrc/config/load.h"
 #include "csrc/config/schema.h"
+#include "csrc/config/sources.h"
+#include "csrc/config/validate.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/mesh.h"
 #include "csrc/plan/run_work.h"
@@ -35,19 +36,8 @@ std::vector<std::string> overrides_between(Config from, Config to) {
 std::optional<Config> resolved(Config changed, std::int64_t num_ranks) {
   changed.parallel.data = 0;  // what the others leave
   try {
-    return parse_config(to_yaml(changed), "config", {}, Check::text, num_ranks);
-  } catch (const ConfigError&) {
-    return std::nullopt;
-  }
-}
-
-// The time that no recomputation would take.
-std::optional<double> least_seconds(const Config& config,
-                                    DType compute,
-                                    const Machine& machine,
-                                    std::int64_t num_ranks) {
-  try {
-    return step_time(run_work(describe_run(config, compute, num_ranks)), machine).seconds;
+    resolve(changed, {.name = "config", .places = {}}, num_ranks);
+    return changed;
   } catch (const ConfigError&) {
     return std::nullopt;
   }
@@ -65,8 +55,25 @@ class Planner {
   std::optional<Config> resolve(const Config& changed) const {
     return resolved(changed, num_ranks_);
   }
+  // What no recomputation would take if no rank of a pipeline waited; nothing where what is always
+  // there has no room.
+  std::optional<double> least_without_waiting(const Config& config) const {
+    const RunDescription run = describe_run(config, compute_, num_ranks_);
+    if (least_state_bytes(run) > static_cast<double>(room_.budget_bytes)) {
+      return std::nullopt;
+    }
+    PipelineSchedule schedule;
+    schedule.shape = pipeline_shape(run.parallel, run.num_micro_batches());
+    return step_time(run_work(run, &schedule), machine_).seconds;
+  }
+
+  // What no recomputation would take.
   std::optional<double> least(const Config& config) const {
-    return least_seconds(config, compute_, machine_, num_ranks_);
+    try {
+      return step_time(run_work(describe_run(config, compute_, num_ranks_)), machine_).seconds;
+    } catch (const ConfigError&) {
+      return std::nullopt;
+    }
   }
 
   // Nothing where it does not fit.
@@ -79,8 +86,12 @@ class Planner {
         smallest.memory.recompute = {.block = true};
       }
       // Where that has no room nothing has, and what lies between need not be looked for.
+      const auto bytes_of_first = [&] {
+        return plan_training(smallest, compute_, room_, mesh, 0).memory.needed_bytes(room_.device);
+      };
       if (smallest.memory.recompute_auto != config.memory.recompute_auto &&
-          most_of(plan_all_stages(smallest, compute_, room_, mesh)) > room_.budget_bytes) {
+          (bytes_of_first() > room_.budget_bytes ||
+           most_of(plan_all_stages(smallest, compute_, room_, mesh)) > room_.budget_bytes)) {
         return std::nullopt;
       }
       const StagePlans plans = plan_all_stages(config, compute_, room_, mesh);
@@ -131,6 +142,10 @@ std::vector<TimedConfig> best_of(const Planner& planner,
     const double bound = best.size() == most ? best.back().time.seconds : limit;
     if (candidate.least >= bound) {
       break;
+    }
+    const std::optional<double> least = planner.least(candidate.config);
+    if (!least || *least >= bound) {
+      continue;
     }
     ++num_planned;
     std::optional<TimedConfig> timed = planner.plan(candidate.config);
@@ -247,7 +262,7 @@ std::vector<TimedConfig> faster_changes(const Config& config,
     if (!valid || *valid == config) {
       continue;
     }
-    if (const std::optional<double> least = planner.least(*valid)) {
+    if (const std::optional<double> least = planner.least_without_waiting(*valid)) {
       candidates.push_back({std::move(*valid), *least});
     }
   }
@@ -307,7 +322,7 @@ LayoutSearch search_layouts(const Config& config,
               if (!valid) {
                 continue;
               }
-              if (const std::optional<double> least = planner.least(*valid)) {
+              if (const std::optional<double> least = planner.least_without_waiting(*valid)) {
                 ++result.num_tried;
                 candidates.push_back({*valid, *least});
               }

@@ -388,23 +388,12 @@ void end_of_step(const Describer& describer, RunWork& work) {
   }
 }
 
-// As a dimension of its own, so that neighbours along it are those of a pipeline.
-RankGroup neighbours(const RankGroup& pipeline) {
-  return {.first = pipeline.first, .stride = pipeline.stride, .count = 2};
-}
-
-}  // namespace
-
-RunWork run_work(const RunDescription& run) {
-  RunWork work;
-  work.run = run;
-  const Describer describer(work.run);
-  const std::int64_t layers = run.model.num_layers + run.model.predicted_layers;
+void describe_layers(const Describer& describer, RunWork& work) {
+  const ModelShape& model = work.run.model;
   std::vector<double> costs;
   std::vector<std::pair<bool, bool>> seen;  // what tells layers apart
-  for (std::int64_t layer = 0; layer < layers; ++layer) {
-    const std::pair<bool, bool> kind(run.model.has_experts(layer),
-                                     run.model.window > 0 && layer % 2 == 0);
+  for (std::int64_t layer = 0; layer < model.num_layers + model.predicted_layers; ++layer) {
+    const std::pair<bool, bool> kind(model.has_experts(layer), model.window > 0 && layer % 2 == 0);
     const auto found = std::find(seen.begin(), seen.end(), kind);
     work.kind_of_layer.push_back(static_cast<std::size_t>(found - seen.begin()));
     if (found == seen.end()) {
@@ -414,12 +403,53 @@ RunWork run_work(const RunDescription& run) {
     costs.push_back(flops_of(work.kinds[work.kind_of_layer.back()]));
   }
   work.head = describer.head();
-  work.layout = layout_of(run, costs, flops_of(work.head));
-  work.schedule = make_schedule(pipeline_shape(run.parallel, run.num_micro_batches()));
+  work.layout = layout_of(work.run, costs, flops_of(work.head));
+}
+
+// As a dimension of its own, so that neighbours along it are those of a pipeline.
+RankGroup neighbours(const RankGroup& pipeline) {
+  return {.first = pipeline.first, .stride = pipeline.stride, .count = 2};
+}
+
+}  // namespace
+
+RunWork run_work(const RunDescription& run, const PipelineSchedule* schedule) {
+  RunWork work;
+  work.run = run;
+  const Describer describer(work.run);
+  describe_layers(describer, work);
+  work.schedule = schedule != nullptr
+                      ? *schedule
+                      : make_schedule(pipeline_shape(run.parallel, run.num_micro_batches()));
   work.message_bytes = describer.message_bytes();
   work.message_group = neighbours(describer.group(Axis::pipeline));
   end_of_step(describer, work);
   return work;
+}
+
+double least_state_bytes(const RunDescription& run) {
+  RunWork work;
+  work.run = run;
+  const Describer describer(work.run);
+  describe_layers(describer, work);
+  work.schedule.shape = pipeline_shape(run.parallel, run.num_micro_batches());
+  const bool shards = run.parallel.zero > 0;
+  const double weight_bytes = run.techniques.products == Products::f32 ? 4 : 2;
+  constexpr double kGradientBytes = 4;
+  constexpr double kMomentBytes = 8;
+  const double state_bytes = kMomentBytes + (weight_bytes == 4 ? 0 : 4);  // and a master in f32
+  double most = 0;
+  for (std::int64_t rank = 0; rank < work.schedule.shape.num_ranks; ++rank) {
+    const Describer::Elements elements = describer.elements(stages_of_rank(work, rank));
+    const auto of = [&](double count, Axis replicas) {
+      const double sharers = shards ? real(describer.group(replicas).count) : 1;
+      const double whole = run.parallel.zero < 2 ? weight_bytes + kGradientBytes : 0;
+      return count * (whole + state_bytes / sharers);
+    };
+    most = std::max(
+        most, of(elements.dense, Axis::data_context) + of(elements.experts, Axis::expert_data));
+  }
+  return most;
 }
 
 namespace {

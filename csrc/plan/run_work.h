@@ -81,8 +81,13 @@ struct RunWork {
   double updated_elements = 0;
 };
 
-// ConfigError where there is no such schedule.
-RunWork run_work(const RunDescription& run);
+// ConfigError where there is no such schedule. `schedule`, if there is one, is that of the run's shape;
+// where it has no lists, no rank waits for another.
+RunWork run_work(const RunDescription& run, const PipelineSchedule* schedule = nullptr);
+
+// What a rank has of weights, gradients and the optimizer's state, on the rank that has most; the
+// embedding counted once, and norms and routers not at all, so that no plan takes less.
+double least_state_bytes(const RunDescription& run);
 
 // The same of a config and its plan: what it computes again is that of the plan, and its exchanges,
 // reductions and gathers are those of step_operations.

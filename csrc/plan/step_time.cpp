@@ -448,7 +448,7 @@ StepTime step_time(const RunWork& work, const Machine& machine, const TimeConsta
   time.parts = ranks[busiest];
   const double busy = sum(time.parts);
   double makespan = busy;
-  if (shape.num_stages() > 1) {
+  if (shape.num_stages() > 1 && !work.schedule.ranks.empty()) {
     const Exchange message{.kind = ExchangeKind::numbers,
                            .pattern = Pattern::broadcast,
                            .bytes = work.message_bytes,
