@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "csrc/core/error.h"
+
 namespace memphis {
 
 std::int64_t RunDescription::num_micro_batches() const {
@@ -16,6 +18,11 @@ double RunDescription::step_tokens() const {
 
 RunDescription describe_run(const Config& config, DType compute, std::int64_t num_ranks) {
   const ModelConfig& model = config.model;
+  if (compute == DType::f64) {
+    throw ConfigError(
+        "precision.compute is f64 (machines have rates of f32, bf16 and fp8); use another with "
+        "--machine");
+  }
   const bool is_bf16 = compute == DType::bf16;
   return {.model = {.num_layers = model.num_layers,
                     .d_model = model.d_model,

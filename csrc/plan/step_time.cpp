@@ -449,13 +449,9 @@ StepTime step_time(const RunWork& work, const Machine& machine, const TimeConsta
   const double busy = sum(time.parts);
   double makespan = busy;
   if (shape.num_stages() > 1 && !work.schedule.ranks.empty()) {
-    const Exchange message{.kind = ExchangeKind::numbers,
-                           .pattern = Pattern::broadcast,
-                           .bytes = work.message_bytes,
-                           .group = work.message_group};
     const Placed placed = place(work.message_group, machine);
     costs.message = {.latency = placed.latency,
-                     .bytes = message.bytes,
+                     .bytes = work.message_bytes,
                      .bytes_per_second = placed.per_second,
                      .overlapped = run.techniques.message_overlap};
     makespan = simulate(work.schedule, costs).makespan;

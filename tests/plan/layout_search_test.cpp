@@ -15,7 +15,7 @@
 namespace memphis {
 namespace {
 
-// Of a billion parameters: on 16 ranks of 4 GiB some layouts fit.
+// Of a billion parameters: on 16 ranks of 9 GiB some layouts fit, and the fastest do not.
 constexpr const char* kModel = R"(
 model: {vocab_size: 32768, num_layers: 16, d_model: 1024, num_heads: 16, num_kv_heads: 4,
         ffn_dim: 2816, num_experts: 8}
@@ -53,7 +53,7 @@ Planned planned(const Config& config, const DeviceRoom& room, std::int64_t num_r
 }
 
 TEST(LayoutSearch, FindsNothingWorseThanALayoutThatFits) {
-  const DeviceRoom room = room_of(12);
+  const DeviceRoom room = room_of(9);
   const LayoutSearch search = search_layouts(config_of(), DType::bf16, room, h100(), kNumRanks, 5);
   ASSERT_EQ(search.best.size(), 5U);
   EXPECT_GT(search.num_tried, search.num_planned);

@@ -8,7 +8,9 @@
 #include <gtest/gtest.h>
 
 #include "csrc/config/load.h"
+#include "csrc/core/error.h"
 #include "csrc/plan/flops.h"
+#include "tests/support/error_text.h"
 
 namespace memphis {
 namespace {
@@ -74,17 +76,22 @@ Works works_of(const Config& config, std::int64_t num_ranks) {
 
 // A description's FLOP are the model's, but for the router, which is left out of a rank's work.
 TEST(RunWork, HasTheFlopOfTheModel) {
-  const Config config = grok1({"parallel.tensor=4", "parallel.expert=8"}, 8);
-  const RunDescription run = describe_run(config, DType::bf16, 8);
-  const DescribedFlops flops = flops_per_token(run.model, 8192);
-  const ModelFlops model = model_flops_per_token(config.model, 8192);
-  EXPECT_NEAR(flops.halved, model.halved, kRounding * model.halved);
-  EXPECT_NEAR(flops.unhalved, model.unhalved, kRounding * model.unhalved);
-  const RunWork work = run_work(run);
-  const double router = 6.0 * 64 * 6144 * 8;
-  // Four ranks along tensor have a micro-batch of 8192 tokens.
-  const double of_rank = 64 * flops_of(work.kinds.front()) + flops_of(work.head);
-  EXPECT_NEAR(of_rank, (model.halved - router) * 8192 / 4, 1e-9 * of_rank);
+  for (const std::int64_t pieces : {1, 2}) {
+    const Config config = grok1({"parallel.tensor=4",
+                                 "parallel.expert=" + std::to_string(8 / pieces),
+                                 "parallel.expert_tensor=" + std::to_string(pieces)},
+                                8);
+    const RunDescription run = describe_run(config, DType::bf16, 8);
+    const DescribedFlops flops = flops_per_token(run.model, 8192);
+    const ModelFlops model = model_flops_per_token(config.model, 8192);
+    EXPECT_NEAR(flops.halved, model.halved, kRounding * model.halved);
+    EXPECT_NEAR(flops.unhalved, model.unhalved, kRounding * model.unhalved);
+    const RunWork work = run_work(run);
+    const double router = 6.0 * 64 * 6144 * 8;
+    // Four ranks along tensor have a micro-batch of 8192 tokens.
+    const double of_rank = 64 * flops_of(work.kinds.front()) + flops_of(work.head);
+    EXPECT_NEAR(of_rank, (model.halved - router) * 8192 / 4, 1e-9 * of_rank) << pieces;
+  }
 }
 
 // What a description sends is what the plan's list of operations sends, for what both can say.
@@ -114,6 +121,24 @@ TEST(RunWork, SendsWhatThePlanSends) {
   }
 }
 
+// Weights, gradients and state of experts and matrices: what a plan has at least.
+TEST(RunWork, HasNoMoreStateThanThePlan) {
+  for (const std::vector<std::string>& overrides : std::vector<std::vector<std::string>>{
+           {"parallel.expert=8"},
+           {"parallel.tensor=4", "parallel.expert=8", "parallel.pipeline=2"},
+           {"parallel.zero=0", "parallel.expert=8"}}) {
+    const Config config = grok1(overrides, 64);
+    const Mesh mesh(config.parallel, 64);
+    const DeviceRoom room{.device = Device::cuda, .library_bytes = 0, .budget_bytes = kRoom};
+    const MemoryPlan memory = plan_all_stages(config, DType::bf16, room, mesh).largest.memory;
+    const auto planned = static_cast<double>(memory.weights_bytes + memory.gradients_bytes +
+                                             memory.master_bytes + memory.moments_bytes);
+    const double least = least_state_bytes(describe_run(config, DType::bf16, 64));
+    EXPECT_LE(least, planned) << testing::PrintToString(overrides);
+    EXPECT_GT(least, 0.9 * planned) << testing::PrintToString(overrides);
+  }
+}
+
 TEST(RunWork, ComputesAgainWhatThePlanDoes) {
   const Config config =
       grok1({"parallel.expert=8", "memory.recompute=block", "memory.recompute_layers=3"}, 8);
@@ -138,8 +163,22 @@ TEST(RunWork, GathersShardedWeightsForEachPass) {
   const Config config = grok1({"parallel.zero=3"}, 16);
   const RunWork work = works_of(config, 16).planned;
   const double layer = 2.0 * (6144.0 * 6144 * 2 + 2.0 * 6144 * 1024 + 24.0 * 6144 * 32768);
+  const auto bytes_of_pass = [](const PassWork& pass) {
+    LayerWork alone;
+    alone.forward = pass;
+    return bytes_of(alone, ExchangeKind::weights);
+  };
   // Gathered forward and backward in bf16, and reduced in f32.
-  EXPECT_NEAR(bytes_of(work.kinds[0], ExchangeKind::weights), 4 * layer, 0.01 * layer);
+  EXPECT_NEAR(bytes_of_pass(work.kinds[0].forward), layer, 0.01 * layer);
+  EXPECT_NEAR(bytes_of_pass(work.kinds[0].backward_inputs), layer, 0.01 * layer);
+  EXPECT_NEAR(bytes_of_pass(work.kinds[0].backward_weights), 2 * layer, 0.01 * layer);
+}
+
+TEST(RunWork, DoublePrecisionHasNoMachine) {
+  const Config config = grok1({"parallel.expert=8"}, 8);
+  const std::string text =
+      test::error_text<ConfigError>([&] { describe_run(config, DType::f64, 8); });
+  EXPECT_TRUE(test::follows_grammar(text)) << text;
 }
 
 }  // namespace

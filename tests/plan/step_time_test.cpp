@@ -138,6 +138,42 @@ TEST(StepTime, SmallProductsAreSlow) {
   EXPECT_GT(rate(128, 8, true), 4 * rate(128, 8, false));
 }
 
+// The head of a model in 8 bits has 16.
+TEST(StepTime, WhatStaysIn16BitsTakesAsLongAsIn16) {
+  const TimeConstants constants;
+  const Product product{.M = 8192, .N = 8192, .K = 8192};
+  EXPECT_EQ(product_seconds(product, Products::fp8, h100(), constants),
+            product_seconds(product, Products::bf16, h100(), constants));
+  Product small = product;
+  small.in_fp8 = true;
+  EXPECT_LT(product_seconds(small, Products::fp8, h100(), constants),
+            0.7 * product_seconds(product, Products::bf16, h100(), constants));
+}
+
+// 602 TFLOP/s forward and 450 backward, for 2.5 times the FLOP.
+TEST(StepTime, AttentionTakesWhatItsKernelsDo) {
+  RunDescription run = grok1();
+  run.parallel = {};
+  run.parallel.data = 1;
+  run.batch.global_batch = 1;
+  run.num_ranks = 1;
+  const double flops = 64.0 * 8192 * 8192 * 2 * 6144;
+  const double expected = (flops / 602e12 + 2.5 * flops / 450e12) / TimeConstants().attention;
+  EXPECT_NEAR(time_of(run).of(StepPart::attention), expected, 1e-9 * expected);
+}
+
+// It is the last rank's, which has most to do and is waited for.
+TEST(StepTime, TheHeadIsOfTheBusiestRank) {
+  RunDescription run = grok1();
+  const StepTime with = time_of(run);
+  run.model.vocab_size = 128;
+  const StepTime without = time_of(run);
+  const double flops = 6.0 * 131072 * 6144 * 4096 / 4 * 128;  // of 128 micro-batches
+  const double least = flops / 989e12;
+  EXPECT_GT(with.of(StepPart::products) - without.of(StepPart::products), least);
+  EXPECT_GT(with.seconds - without.seconds, 0.8 * least);
+}
+
 TEST(StepTime, AMeasuredTableTakesThePlaceOfTheModel) {
   Machine machine = h100();
   machine.measured_gflop = {10, 1000};

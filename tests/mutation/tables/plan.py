@@ -528,3 +528,120 @@ plant("plan.ways_ranks", WAYS, "missing step",
 plant("plan.ways_stages", WAYS, "missing step",
       "config.parallel.stages.clear();", "",
       "stages that were written out keep a pipeline from being longer")
+
+# ---- what a step takes
+
+MACHINE = "plan/machine.cpp"
+
+plant("plan.machine_missing", MACHINE, "condition",
+      "if (!is_optional(field) && !places_.contains(field.path())) {",
+      "if (is_optional(field) && !places_.contains(field.path())) {",
+      "a machine without a link's bandwidth is read, and is said to have none")
+plant("plan.machine_twice", MACHINE, "condition",
+      "if (!places_.emplace(path, key.place).second) {",
+      "if (places_.emplace(path, key.place).second && path.empty()) {",
+      "of a key that is given twice the last holds")
+plant("plan.machine_peak", MACHINE, "comparison",
+      "large <= peak && (peak == 0) == (large == 0)", "(peak == 0) == (large == 0)",
+      "a machine reaches more than its peak")
+
+WORK = "plan/run_work.cpp"
+
+plant("plan.work_tokens", WORK, "missing factor",
+      "own_tokens_(tokens_ / real(p_.tensor)) {}", "own_tokens_(tokens_) {}",
+      "each tensor rank has all tokens of the residual stream")
+plant("plan.work_pieces", WORK, "missing factor",
+      "const double received = sent * pieces;", "const double received = sent;",
+      "a rank that holds a piece of an expert has a piece of its rows")
+plant("plan.work_copies", WORK, "missing factor",
+      ".bytes = sent * copies * D * value_bytes_", ".bytes = sent * D * value_bytes_",
+      "a row is sent to one of the pieces of its expert alone")
+plant("plan.work_tied", WORK, "bound",
+      "around = std::min(around, 1.0);", "around = std::min(around, 2.0);",
+      "a tied embedding is reduced twice")
+plant("plan.work_apart", WORK, "condition",
+      "if (apart && p_.pipeline > 1) {", "if (apart && p_.pipeline > 1024) {",
+      "a gradient that is formed later needs nothing gathered for it")
+plant("plan.work_again_block", WORK, "missing step",
+      "repeat(kAttentionOut);", "",
+      "a block that is computed again leaves out a product")
+plant("plan.work_again_layers", WORK, "comparison",
+      "static_cast<std::int64_t>(layer) < recompute.num_layers ? 0 : 1;",
+      "static_cast<std::int64_t>(layer) <= recompute.num_layers ? 0 : 1;",
+      "one layer too many is computed again")
+plant("plan.work_gathers", WORK, "choice",
+      "add(each, ExchangeKind::weights, waiting);", "add(each, ExchangeKind::weights, again);",
+      "weights that are gathered for a pass take no time in it")
+
+TIME = "plan/step_time.cpp"
+
+plant("plan.time_ports", TIME, "missing factor",
+      "placed.in_node * far.gb_per_second", "far.gb_per_second",
+      "ranks of a node have one port between them")
+plant("plan.time_node", TIME, "condition",
+      "placed.in_node >= count && stride * (count - 1) < node", "stride < node",
+      "a group of several nodes has the links of one")
+plant("plan.time_reduce", TIME, "missing factor",
+      "return 2 * (once + hops);", "return once + hops;",
+      "a sum that all have moves as much as a gather")
+plant("plan.time_far_rows", TIME, "scale by degree",
+      "double far = exchange.bytes * (count - placed.in_node) / count;",
+      "double far = exchange.bytes * (placed.in_node - 1) / count;",
+      "rows to other nodes are counted as rows to this one")
+plant("plan.time_met", TIME, "bound",
+      "std::min(met(nodes), exchange.most_nodes)", "std::max(met(nodes), exchange.most_nodes)",
+      "a router that keeps a token on few nodes sends it to as many as any")
+plant("plan.time_rounds", TIME, "missing factor",
+      "filled * tiles / (units * std::ceil(tiles / units))", "filled",
+      "a product of one tile keeps every multiprocessor busy")
+plant("plan.time_together", TIME, "condition",
+      "(product.together ? std::max(product.count, 1.0) : 1)", "std::max(product.count, 1.0)",
+      "products that follow each other fill the rounds of one")
+plant("plan.time_table", TIME, "interpolation",
+      "(size - low) / (high - low)", "(high - size) / (high - low)",
+      "between two measured sizes the nearer one counts least")
+plant("plan.time_backward_scores", TIME, "missing factor",
+      "(forward ? 1 : kBackwardOverForwardScores) * flops", "flops",
+      "attention's backward pass is as long as its forward pass")
+plant("plan.time_imbalance", TIME, "missing factor",
+      "at(parts, StepPart::expert_products) += imbalance * seconds;",
+      "at(parts, StepPart::expert_products) += seconds;",
+      "a router gives every expert as much")
+plant("plan.time_fp8_head", TIME, "condition",
+      "kind == Products::fp8 && !product.in_fp8 ? Products::bf16 : kind", "kind",
+      "the head, which stays in 16 bits, is as fast as what does not")
+plant("plan.time_seen", TIME, "condition",
+      "return overlaps ? std::max(seconds - covered, 0.0) : seconds;",
+      "return std::max(seconds - covered, 0.0);",
+      "gradients that are reduced behind the work are covered by it")
+plant("plan.time_bubble", TIME, "missing term",
+      "time.of(StepPart::pipeline) = makespan - busy;", "time.of(StepPart::pipeline) = 0;",
+      "ranks of a pipeline wait for nobody")
+plant("plan.time_busiest", TIME, "comparison",
+      "if (sum(ranks[rank]) > sum(ranks[busiest])) {", "if (sum(ranks[rank]) < sum(ranks[busiest])) {",
+      "the parts are those of the rank with least work")
+plant("plan.time_ranks", TIME, "missing factor",
+      "run.step_tokens() / time.seconds / static_cast<double>(run.num_ranks);",
+      "run.step_tokens() / time.seconds;",
+      "each rank is said to have the tokens of all")
+plant("plan.time_heads", TIME, "missing factor",
+      "take(head, heads);", "take(head, 0);",
+      "the head takes no time")
+
+SEARCH = "plan/layout_search.cpp"
+
+plant("plan.search_fits", SEARCH, "condition",
+      "if (most_of(plans) > room_.budget_bytes) {", "if (most_of(plans) > 2 * room_.budget_bytes) {",
+      "layouts are listed that do not fit")
+plant("plan.search_bound", SEARCH, "bound",
+      "if (candidate.least >= bound) {", "if (candidate.least >= bound / 2) {",
+      "the search ends before what is left is worse")
+plant("plan.search_order", SEARCH, "comparison",
+      "return a.time.seconds < b.time.seconds;", "return a.time.seconds > b.time.seconds;",
+      "the slowest layouts are kept")
+plant("plan.search_state", "plan/run_work.cpp", "scale by degree",
+      "count * (whole + state_bytes / sharers)", "count * (whole + state_bytes)",
+      "layouts are left out that fit because replicas share the optimizer's state")
+plant("plan.search_data", SEARCH, "missing step",
+      "changed.parallel.data = 0;  // what the others leave", "",
+      "no layout of another number of replicas is found")
