@@ -107,9 +107,10 @@ class DeviceMemory {
 
   std::string describe(std::uintptr_t address) {
     const std::lock_guard lock(mutex_);
-    auto next = allocations_.upper_bound(address);
+    const auto next = allocations_.upper_bound(address);
     if (next == allocations_.begin()) {
-      return "device memory that was never allocated";
+      return next == allocations_.end() ? "device memory that was never allocated"
+                                        : before(*next, address);
     }
     const auto& [begin, allocation] = *std::prev(next);
     const std::string of = (allocation.live ? " an allocation of " : " a freed allocation of ") +
@@ -119,8 +120,7 @@ class DeviceMemory {
       return "at byte " + std::to_string(offset) + " of" + of;
     }
     if (next != allocations_.end() && next->first - address < offset - allocation.bytes) {
-      return std::to_string(next->first - address) + " bytes before an allocation of " +
-             std::to_string(next->second.bytes) + " bytes";
+      return before(*next, address);
     }
     return std::to_string(offset - allocation.bytes) + " bytes past the end of" + of;
   }
@@ -132,6 +132,17 @@ class DeviceMemory {
               .valid = valid_};
   }
 
+  struct Allocation {
+    std::size_t bytes;
+    bool live;
+  };
+
+  static std::string before(const std::pair<const std::uintptr_t, Allocation>& entry,
+                            std::uintptr_t address) {
+    return std::to_string(entry.first - address) + " bytes before an allocation of " +
+           std::to_string(entry.second.bytes) + " bytes";
+  }
+
   void mark(std::uintptr_t address, std::size_t bytes, bool live) {
     std::uint8_t* const first = valid_ + (address - range_.begin) / kGranule;
     std::memset(first, live ? kGranule : 0, bytes / kGranule);
@@ -139,11 +150,6 @@ class DeviceMemory {
       first[bytes / kGranule] = static_cast<std::uint8_t>(live ? bytes % kGranule : 0);
     }
   }
-
-  struct Allocation {
-    std::size_t bytes;
-    bool live;
-  };
 
   std::mutex mutex_;
   Range range_;
