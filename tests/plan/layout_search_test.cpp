@@ -118,6 +118,22 @@ TEST(LayoutSearch, ChangesAreFasterAndFit) {
       faster_changes(changes.front().config, DType::bf16, room, h100(), kNumRanks, 0, 3).empty());
 }
 
+// With as much room as it takes, and nothing computed again.
+TEST(LayoutSearch, ChangesNeedNoMoreRoomThanThereIs) {
+  const Config config =
+      config_of({"parallel.tensor=8", "parallel.expert=8", "memory.recompute=none"});
+  const Planned now = planned(config, room_of(64), kNumRanks);
+  DeviceRoom room = room_of(64);
+  room.budget_bytes = now.bytes;
+  for (const TimedConfig& change :
+       faster_changes(config, DType::bf16, room, h100(), kNumRanks, now.seconds, 10)) {
+    EXPECT_LE(change.bytes, now.bytes) << testing::PrintToString(change.overrides);
+  }
+  EXPECT_LT(
+      faster_changes(config, DType::bf16, room, h100(), kNumRanks, now.seconds, 10).size(),
+      faster_changes(config, DType::bf16, room_of(64), h100(), kNumRanks, now.seconds, 10).size());
+}
+
 // The layout that NVIDIA published for Grok-1 on 512 H100 cuts sequences over two ranks, which no
 // config of memphis can: with tensor 8 a rank has as few tokens, and exchanges more beside products.
 TEST(LayoutSearch, IsNearThePublishedLayoutOfGrok1) {
