@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
@@ -17,6 +19,7 @@
 #include "csrc/config/resume_rules.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/plan/effective_time.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/layout_search.h"
 #include "csrc/plan/machine.h"
@@ -216,6 +219,47 @@ void print_changes(const std::vector<TimedConfig>& changes, double now) {
   }
 }
 
+// What is left of the time over a long run, and what it takes.
+void print_run(const Config& config,
+               DType compute,
+               const Mesh& mesh,
+               const StagePlans& plans,
+               const Machine& machine,
+               const StepTime& time) {
+  constexpr double kHour = 3600;
+  const auto ranks = static_cast<double>(mesh.num_ranks());
+  const MemoryPlan& memory = plans.largest.memory;
+  // Each rank saves its piece of the masters, or of the weights where they are their own, and moments.
+  const auto saved =
+      static_cast<double>(memory.moments_bytes +
+                          (memory.master_bytes > 0 ? memory.master_bytes : memory.weights_bytes));
+  const Interruptions of = interruptions_of(machine, mesh.num_ranks(), saved);
+  const EffectiveTime left = effective_time(of);
+  fmt::print(
+      "a failure every {:.4g} h; with saves of {:.3g} s, one every {:.4g} s ({:.0f} steps) is "
+      "best: "
+      "{:.1f} % of the time is steps that count, {:.0f} steps are done again after a failure\n",
+      of.seconds_between_failures / kHour,
+      of.save_seconds,
+      left.interval_seconds,
+      std::max(std::round(left.interval_seconds / time.seconds), 1.0),
+      100 * left.share,
+      left.lost_seconds / time.seconds);
+  const Products products = compute == DType::bf16 ? Products::bf16 : Products::f32;
+  const double watts = watts_of_rank(machine, time, products);
+  const auto steps = static_cast<double>(config.schedule.steps);
+  const double seconds = steps * time.seconds / left.share;
+  fmt::print(
+      "{:.0f} kW, {:.3g} J a token; schedule.steps {} take {:.4g} days and {:.0f} MWh\n"
+      "one rank at 0.9 of the others' rate would cost {:.1f} % of the time\n",
+      watts * ranks / 1000,
+      watts / time.tokens_per_second_of_rank / left.share,
+      config.schedule.steps,
+      seconds / kHour / 24,
+      seconds / kHour * watts * ranks / 1e6,
+      100 * (1 - time.seconds / time_of(config, compute, mesh, plans, machine, 0.9).seconds));
+}
+
 // What the planner's model says; docs/planner.md has how far it is from what others measured.
 void print_time(const Config& config,
                 DType compute,
@@ -247,6 +291,7 @@ void print_time(const Config& config,
     }
   }
   fmt::print("what binds it is {}\n", name_of(time.binding()));
+  print_run(config, compute, mesh, plans, machine, time);
   const std::vector<TimedConfig> faster =
       faster_changes(config, compute, room.planned, machine, mesh.num_ranks(), time.seconds);
   if (faster.empty()) {

@@ -240,8 +240,9 @@ StepTime time_of(const Config& config,
                  DType compute,
                  const Mesh& mesh,
                  const StagePlans& plans,
-                 const Machine& machine) {
-  return step_time(run_work(config, compute, mesh, plans), machine);
+                 const Machine& machine,
+                 double slowest) {
+  return step_time(run_work(config, compute, mesh, plans), machine, {}, slowest);
 }
 
 std::vector<TimedConfig> faster_changes(const Config& config,
@@ -291,12 +292,16 @@ LayoutSearch search_layouts(const Config& config,
     std::int64_t chunks;
   };
   const std::vector<Schedule> one_rank = {{ScheduleKind::one_f_one_b, 0}};
-  const std::vector<Schedule> schedules = {{ScheduleKind::one_f_one_b, 0},
-                                           {ScheduleKind::interleaved, 2},
-                                           {ScheduleKind::interleaved, 4},
-                                           {ScheduleKind::interleaved, 8},
-                                           {ScheduleKind::zb_h1, 0},
-                                           {ScheduleKind::zbv, 0}};
+  std::vector<Schedule> schedules = {{ScheduleKind::one_f_one_b, 0},
+                                     {ScheduleKind::interleaved, 2},
+                                     {ScheduleKind::interleaved, 4},
+                                     {ScheduleKind::interleaved, 8},
+                                     {ScheduleKind::zb_h1, 0},
+                                     {ScheduleKind::zbv, 0}};
+  // The given one's chunks need be no power of two.
+  if (config.parallel.schedule == ScheduleKind::interleaved) {
+    schedules.push_back({ScheduleKind::interleaved, config.parallel.chunks});
+  }
   const ModelConfig& model = config.model;
   for (const std::int64_t pipeline : powers(std::min(num_ranks, model.num_layers))) {
     for (const std::int64_t tensor : powers(std::min(num_ranks / pipeline, model.num_heads))) {

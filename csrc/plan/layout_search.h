@@ -28,7 +28,8 @@ StepTime time_of(const Config& config,
                  DType compute,
                  const Mesh& mesh,
                  const StagePlans& plans,
-                 const Machine& machine);
+                 const Machine& machine,
+                 double slowest = 1);
 
 // Changes of one key of `parallel`, `batch.micro_batch` or `memory.recompute`, with what follows from
 // it, that a step takes less time with than `now`, and that fit: the best first, `most` of them.

@@ -59,6 +59,7 @@ std::vector<Field> fields_of(Machine& m) {
   }
   fields.push_back({"failures", "rank_hours", above_zero(m.rank_hours_between_failures)});
   fields.push_back({"failures", "restart_seconds", zero_or_more(m.restart_seconds)});
+  fields.push_back({"failures", "save_gb_per_second", above_zero(m.save_gb_per_second)});
   fields.push_back({"power", "idle_watts", zero_or_more(m.idle_watts)});
   fields.push_back({"power", "busy_watts", above_zero(m.busy_watts)});
   return fields;

@@ -51,7 +51,8 @@ struct Machine {
   LinkLevel cluster;
 
   double rank_hours_between_failures = 0;
-  double restart_seconds = 0;  // from a failure to the first new step
+  double restart_seconds = 0;     // from a failure to the first new step
+  double save_gb_per_second = 0;  // of a rank, of what a save writes while training waits
   // Of a rank with its share of the node: at rest, and where all work is products at the large rate.
   double idle_watts = 0;
   double busy_watts = 0;

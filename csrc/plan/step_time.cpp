@@ -396,7 +396,10 @@ double exchange_seconds(const Exchange& exchange, const Machine& machine) {
   }
 }
 
-StepTime step_time(const RunWork& work, const Machine& machine, const TimeConstants& constants) {
+StepTime step_time(const RunWork& work,
+                   const Machine& machine,
+                   const TimeConstants& constants,
+                   double slowest) {
   const Pricer pricer(work, machine, constants);
   const RunDescription& run = work.run;
   std::vector<Pricer::Costs> kinds;
@@ -444,6 +447,17 @@ StepTime step_time(const RunWork& work, const Machine& machine, const TimeConsta
     }
   }
 
+  for (double& part : ranks[busiest]) {
+    part /= slowest;
+  }
+  for (std::int64_t s = 0; s < shape.num_stages(); ++s) {
+    if (static_cast<std::size_t>(shape.place_of(s).rank) == busiest) {
+      StageCost& cost = costs.stages[static_cast<std::size_t>(s)];
+      cost.forward /= slowest;
+      cost.backward_inputs /= slowest;
+      cost.backward_weights /= slowest;
+    }
+  }
   StepTime time;
   time.parts = ranks[busiest];
   const double busy = sum(time.parts);

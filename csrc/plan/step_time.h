@@ -81,9 +81,14 @@ struct StepTime {
 };
 
 // ConfigError where the machine has no products of the run's kind.
+//
+// `slowest`  of the others' rate, what one rank works at, all others being alike: of the pipeline's
+//            busiest place, so that it costs as much as it can. Those that exchange with it wait for
+//            it, so that its whole place is as slow.
 StepTime step_time(const RunWork& work,
                    const Machine& machine,
-                   const TimeConstants& constants = {});
+                   const TimeConstants& constants = {},
+                   double slowest = 1);
 
 // Seconds of one exchange that nothing else is done beside.
 double exchange_seconds(const Exchange& exchange, const Machine& machine);

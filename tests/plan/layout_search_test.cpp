@@ -91,6 +91,20 @@ TEST(LayoutSearch, FindsNothingWorseThanALayoutThatFits) {
   EXPECT_GE(fitting, 3);
 }
 
+// Whose chunks are no power of two.
+TEST(LayoutSearch, FindsNothingWorseThanWhatIsGiven) {
+  const DeviceRoom room = room_of(9);
+  const Config config = config_of({"model.num_layers=12",
+                                   "parallel.pipeline=4",
+                                   "parallel.schedule=interleaved",
+                                   "parallel.chunks=3"});
+  const LayoutSearch search = search_layouts(config, DType::bf16, room, h100(), kNumRanks, 1000);
+  const auto is_given = [&](const TimedConfig& found) {
+    return found.config.parallel == config.parallel && found.config.batch == config.batch;
+  };
+  EXPECT_TRUE(std::any_of(search.best.begin(), search.best.end(), is_given));
+}
+
 TEST(LayoutSearch, FindsNothingWhereNothingFits) {
   const LayoutSearch search =
       search_layouts(config_of(), DType::bf16, room_of(0.5), h100(), kNumRanks);

@@ -227,6 +227,15 @@ TEST(StepTime, WorseLayoutsTakeLonger) {
   expect_worse(run, StepPart::tensor);
 }
 
+// A job is as slow as its slowest rank, but for what ranks wait anyhow.
+TEST(StepTime, ASlowRankIsWaitedFor) {
+  const RunWork work = run_work(grok1());
+  const double all = step_time(work, h100()).seconds;
+  const double one = step_time(work, h100(), {}, 0.9).seconds;
+  EXPECT_GT(one, 1.09 * all);
+  EXPECT_LT(one, all / 0.9);
+}
+
 TEST(StepTime, OverlapHidesExchanges) {
   RunDescription run = grok1();
   const StepTime seen = time_of(run);

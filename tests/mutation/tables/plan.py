@@ -645,3 +645,27 @@ plant("plan.search_state", "plan/run_work.cpp", "scale by degree",
 plant("plan.search_data", SEARCH, "missing step",
       "changed.parallel.data = 0;  // what the others leave", "",
       "no layout of another number of replicas is found")
+plant("plan.search_given", SEARCH, "condition",
+      "if (config.parallel.schedule == ScheduleKind::interleaved) {",
+      "if (config.parallel.schedule == ScheduleKind::zbv) {",
+      "a layout that is given is not found if its chunks are no power of two")
+
+EFFECTIVE = "plan/effective_time.cpp"
+
+plant("plan.effective_interval", EFFECTIVE, "missing factor",
+      "std::sqrt(2 * M * d)", "std::sqrt(M * d)",
+      "saves are more often than is best")
+plant("plan.effective_restart", EFFECTIVE, "missing term",
+      "(result.lost_seconds + interruptions.restart_seconds) / M", "result.lost_seconds / M",
+      "a restart takes no time")
+plant("plan.effective_ranks", EFFECTIVE, "missing factor",
+      "machine.rank_hours_between_failures * kSecondsOfHour / static_cast<double>(num_ranks)",
+      "machine.rank_hours_between_failures * kSecondsOfHour",
+      "a job fails as rarely as one rank")
+plant("plan.effective_watts", EFFECTIVE, "missing term",
+      "return machine.idle_watts + share * (machine.busy_watts - machine.idle_watts);",
+      "return share * machine.busy_watts;",
+      "a rank that waits takes no power")
+plant("plan.time_slowest", TIME, "missing factor",
+      "cost.backward_inputs /= slowest;", "",
+      "ranks do not wait for the backward passes of a slow one")
