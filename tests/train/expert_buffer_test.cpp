@@ -48,6 +48,7 @@ Ended run_to_the_end(const Layout& layout) {
             ended.num_steps = step + 1;
           }
         }
+        run.trainer().validation_loss();  // its rows want room too
       } catch (const Error& error) {
         const std::lock_guard lock(mutex);
         ended.codes.push_back(error.code());

@@ -187,11 +187,12 @@ TEST_F(Resume, GoesOnWithALineForEachChangeThatIsAllowed) {
   ASSERT_EQ(train(1, kShort).text, "");
   EXPECT_TRUE(
       compare({"schedule.steps=10", "schedule.decay=constant", "metrics.every=3"}).said.empty());
-  const Overrides now = {"optimizer.learning_rate=2e-3", "schedule.steps=20", "run.seed=7"};
+  const Overrides now = {"optimizer.learning_rate=2e-3", "schedule.steps=20", "run.seed=700"};
   const Resumption resumption = compare(now);
   EXPECT_TRUE(resumption.refused.empty());
   ASSERT_EQ(resumption.said.size(), 4U);  // with the decay, which is cosine now
-  EXPECT_EQ(resumption.said[0].rfind("run.seed is 7 and was 1; ", 0), 0U);
+  const std::string seed = fmt::format("run.seed is 700 and was {}; ", test_seed());
+  EXPECT_EQ(resumption.said[0].rfind(seed, 0), 0U) << resumption.said[0];
   const Config config = tiny_config(directory_, now);
   const auto expected = fmt::format(
       "optimizer.learning_rate is 0.002 and was 0.004; the learning rate of step 10 was {:.3e}, "
