@@ -25,8 +25,8 @@ struct Launch {
 // Of the GPU that this process runs on, asked for once.
 const DeviceInfo& this_device();
 
-// False for an empty grid, which launches nothing. Counts the launch: see enqueued_count. Throws ContractError if a launch exceeds what
-// every device of sm_80 and newer allows.
+// False for an empty grid, which launches nothing. Counts the launch: see enqueued_count. Throws
+// ContractError if a launch exceeds what every device of sm_80 and newer allows.
 bool check_launch(const Launch& launch);
 
 // The dynamic shared memory that a kernel must be allowed before it is launched with so much: a

@@ -382,4 +382,16 @@ std::string print(const Field& field) {
   return std::visit(Printer{}, field.target);
 }
 
+std::vector<std::string> overrides_between(Config from, Config to) {
+  const std::vector<Field> before = fields_of(from);
+  const std::vector<Field> after = fields_of(to);
+  std::vector<std::string> overrides;
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    if (const std::string value = print(after[i]); value != print(before[i])) {
+      overrides.push_back(after[i].path() + "=" + value);
+    }
+  }
+  return overrides;
+}
+
 }  // namespace memphis

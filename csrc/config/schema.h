@@ -92,4 +92,7 @@ void assign(const Field& field, const YamlNode& node);
 // nothing for a list that is left out.
 std::string print(const Field& field);
 
+// "section.key=value" for each key of the second that the first has another value of.
+std::vector<std::string> overrides_between(Config from, Config to);
+
 }  // namespace memphis

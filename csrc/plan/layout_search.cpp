@@ -20,18 +20,6 @@ namespace {
 
 using Change = std::function<void(Config&)>;
 
-std::vector<std::string> overrides_between(Config from, Config to) {
-  const std::vector<Field> before = fields_of(from);
-  const std::vector<Field> after = fields_of(to);
-  std::vector<std::string> overrides;
-  for (std::size_t i = 0; i < before.size(); ++i) {
-    if (const std::string value = print(after[i]); value != print(before[i])) {
-      overrides.push_back(after[i].path() + "=" + value);
-    }
-  }
-  return overrides;
-}
-
 // Nothing where it is no config of so many ranks.
 std::optional<Config> resolved(Config changed, std::int64_t num_ranks) {
   changed.parallel.data = 0;  // what the others leave
@@ -80,12 +68,7 @@ class Planner {
   std::optional<TimedConfig> plan(const Config& config) const {
     const Mesh mesh(config.parallel, num_ranks_);
     try {
-      Config smallest = config;
-      if (smallest.memory.recompute_auto) {
-        smallest.memory.recompute_auto = false;
-        smallest.memory.recompute = {.block = true};
-      }
-      // Where that has no room nothing has, and what lies between need not be looked for.
+      const Config smallest = computing_most_again(config);
       const auto bytes_of_first = [&] {
         return plan_training(smallest, compute_, room_, mesh, 0).memory.needed_bytes(room_.device);
       };

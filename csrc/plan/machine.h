@@ -37,7 +37,7 @@ struct Machine {
   double large_f32_tflops = 0;
   // A measured table, if there is one: products of so many GFLOP reach so many parts in a thousand
   // of what large ones do. Both lists ascend by size. Without one small products are as the model
-  // says (csrc/plan/time_model.h).
+  // says (csrc/plan/step_time.h).
   std::vector<std::int64_t> measured_gflop;
   std::vector<std::int64_t> measured_per_mille;
   // Multiprocessors, in whose rounds the tiles of a product are worked on; 0: of no kind.

@@ -241,4 +241,12 @@ StagePlans plan_all_stages(const Config& config,
   return plans;
 }
 
+Config computing_most_again(Config config) {
+  if (config.memory.recompute_auto) {
+    config.memory.recompute_auto = false;
+    config.memory.recompute = {.block = true};
+  }
+  return config;
+}
+
 }  // namespace memphis

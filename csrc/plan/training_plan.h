@@ -90,4 +90,8 @@ StagePlans plan_all_stages(const Config& config,
                            const DeviceRoom& room,
                            const Mesh& mesh);
 
+// The config with what needs least memory, where what is computed again is left open: where that has
+// no room nothing has, and the plans between need not be made.
+Config computing_most_again(Config config);
+
 }  // namespace memphis

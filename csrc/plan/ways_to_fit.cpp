@@ -102,19 +102,6 @@ std::vector<Knob> knobs_of(const Config& config) {
   return knobs;
 }
 
-// "section.key=value" for each key of the second that the first has another value of.
-std::vector<std::string> overrides_between(Config from, Config to) {
-  const std::vector<Field> before = fields_of(from);
-  const std::vector<Field> after = fields_of(to);
-  std::vector<std::string> overrides;
-  for (std::size_t i = 0; i < before.size(); ++i) {
-    if (const std::string value = print(after[i]); value != print(before[i])) {
-      overrides.push_back(after[i].path() + "=" + value);
-    }
-  }
-  return overrides;
-}
-
 class Search {
  public:
   Search(const Config& given, DType compute, const DeviceRoom& room)
@@ -130,13 +117,7 @@ class Search {
     way.num_ranks = num_ranks;
     try {
       way.config = parse_config(to_yaml(changed), "config", {}, Check::text, num_ranks);
-      // What computes most again needs least: where that has no room, nothing has, and the options
-      // between need not be made.
-      Config least = way.config;
-      if (least.memory.recompute_auto) {
-        least.memory.recompute_auto = false;
-        least.memory.recompute = {.block = true};
-      }
+      const Config least = computing_most_again(way.config);
       const Mesh mesh(way.config.parallel, num_ranks);
       StagePlans plans = plan_all_stages(least, compute_, room_, mesh);
       if (way.config.memory.recompute_auto && most_of(plans) <= room_.budget_bytes) {

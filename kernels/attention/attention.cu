@@ -14,6 +14,7 @@
 #include "kernels/attention/attention_gpu.h"
 #include "kernels/attention/attention_hopper.h"
 #include "kernels/attention/attention_hopper_backward.h"
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels::cuda {
@@ -135,11 +136,6 @@ template <class T, class U = T>
 HeadRows<U> rows_of(const HeadsView& heads) {
   return {heads.as<T>(), heads.token_stride()};
 }
-template <class T>
-const T* or_null(const TensorView& operand) {
-  return operand.present() ? operand.as<T>() : nullptr;
-}
-
 template <class T, class Operands>
 AttentionArguments<T> common_arguments(const Operands& op) {
   return {.out = op.out_TNH.template as<T>(),

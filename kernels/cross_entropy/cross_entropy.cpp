@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/math.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -220,7 +221,7 @@ void forward(const CrossEntropy& op) {
   const T* const logits = op.logits_TV.as<T>();
   const auto* const targets = op.targets_T.as<std::int32_t>();
   Acc* const loss = op.loss_T.as<Acc>();
-  T* const dlogits = op.dlogits_TV.present() ? op.dlogits_TV.as<T>() : nullptr;
+  T* const dlogits = or_null<T>(op.dlogits_TV);
   for (std::int64_t t = 0; t < T_; ++t) {
     if (targets[t] >= V) {
       throw ContractError("cross_entropy: target " + std::to_string(targets[t]) + " of row " +
@@ -296,7 +297,7 @@ void shard_gradient(const CrossEntropyGradient& op) {
   const std::int64_t V = op.logits_TV.dim(1);
   const auto* const targets = op.targets_T.as<std::int32_t>();
   const Acc* const lse = op.lse_T.as<Acc>();
-  T* const dlogits = op.dlogits_TV.present() ? op.dlogits_TV.as<T>() : nullptr;
+  T* const dlogits = or_null<T>(op.dlogits_TV);
   const Scaling<Acc> scaling{
       .multiplier = op.multiplier, .cap = op.cap, .scale = gradient_scale<Acc>(op)};
   for_each_row<Acc>(op.logits_TV.dim(0), V, [&](std::int64_t t, Acc* l) {

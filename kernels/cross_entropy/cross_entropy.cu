@@ -15,6 +15,7 @@
 #include <gpu_memory.h>
 #include <gpu_warp.h>
 
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels::cuda {
@@ -264,20 +265,15 @@ Scaling scaling_of(const Op& op) {
           .inverse_cap = 1.0F / op.cap};
 }
 
-template <class T>
-T* optional(const TensorView& view) {
-  return view.present() ? view.as<T>() : nullptr;
-}
-
 template <class T, int kWidth, bool kCapped>
 void launch_rows(const CrossEntropy& op, const Launch& rows) {
   launch(cross_entropy_kernel<T, kWidth, kCapped>,
          rows,
          op.loss_T.as<float>(),
-         optional<T>(op.dlogits_TV),
+         or_null<T>(op.dlogits_TV),
          op.logits_TV.as<T>(),
          op.targets_T.as<std::int32_t>(),
-         optional<float>(op.grad_scale_1),
+         or_null<float>(op.grad_scale_1),
          scaling_of(op),
          op.logits_TV.dim(1));
 }
@@ -300,12 +296,12 @@ void launch_rows(const CrossEntropyGradient& op, const Launch& rows) {
   launch(cross_entropy_gradient_kernel<T, kWidth, kCapped>,
          rows,
          op.loss_T.as<float>(),
-         optional<T>(op.dlogits_TV),
+         or_null<T>(op.dlogits_TV),
          op.logits_TV.as<T>(),
          op.targets_T.as<std::int32_t>(),
          op.lse_T.as<float>(),
          op.target_T.as<float>(),
-         optional<float>(op.grad_scale_1),
+         or_null<float>(op.grad_scale_1),
          op.vocab_begin,
          scaling_of(op),
          op.logits_TV.dim(1));

@@ -11,6 +11,8 @@
 #include <gpu_memory.h>
 #include <gpu_warp.h>
 
+#include "kernels/or_null.h"
+
 namespace memphis::kernels::cuda {
 namespace {
 
@@ -130,7 +132,7 @@ void sum_all(const SumAll& op, Stream stream) {
          op.total_1.as<float>(),
          op.x_n.as<float>(),
          op.x_n.dim(0),
-         op.scale_1.present() ? op.scale_1.as<float>() : nullptr,
+         or_null<float>(op.scale_1),
          op.accumulate);
 }
 

@@ -8,6 +8,7 @@
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/launch.h"
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -111,7 +112,7 @@ void forward(const RmsNormForward& op) {
   A* const rrms_T = op.rrms_T.as<A>();
   const T* const x_TD = op.x_TD.as<T>();
   const A* const weight = op.weight_D.as<A>();
-  const T* const residual_TD = op.residual_TD.present() ? op.residual_TD.as<T>() : nullptr;
+  const T* const residual_TD = or_null<T>(op.residual_TD);
   const auto eps = static_cast<A>(op.eps);
   const bool has_next = op.next.y_TD.present();
   const std::int64_t rows = std::max<std::int64_t>(1, kGrain / width);

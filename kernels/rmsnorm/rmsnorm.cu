@@ -14,6 +14,7 @@
 #include <gpu_memory.h>
 #include <gpu_warp.h>
 
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 #include "kernels/whole_warps.h"
 
@@ -270,26 +271,21 @@ Launch choose_backward_launch(
           .stream = stream};
 }
 
-template <class T>
-T* optional(const TensorView& view) {
-  return view.present() ? view.as<T>() : nullptr;
-}
-
 template <class T, int kWidth>
 void launch_forward(const RmsNormForward& op, Stream stream) {
   const std::int64_t width = op.x_TD.dim(1);
   const NormOfRows<T> norm = {.y_TD = op.y_TD.as<T>(),
                               .rrms_T = op.rrms_T.as<float>(),
                               .weight_D = op.weight_D.as<float>()};
-  const NormOfRows<T> next = {.y_TD = optional<T>(op.next.y_TD),
-                              .rrms_T = optional<float>(op.next.rrms_T),
-                              .weight_D = optional<float>(op.next.weight_D)};
+  const NormOfRows<T> next = {.y_TD = or_null<T>(op.next.y_TD),
+                              .rrms_T = or_null<float>(op.next.rrms_T),
+                              .weight_D = or_null<float>(op.next.weight_D)};
   launch(rmsnorm_forward_kernel<T, kWidth>,
          choose_forward_launch(op.x_TD.dim(0), width, kWidth, stream),
          norm,
          next,
          static_cast<const T*>(op.x_TD.as<T>()),
-         static_cast<const T*>(optional<T>(op.residual_TD)),
+         static_cast<const T*>(or_null<T>(op.residual_TD)),
          width,
          op.eps);
 }
@@ -323,11 +319,11 @@ void launch_backward(const RmsNormBackward& op, Stream stream) {
                                   .x_TD = op.x_TD.as<T>(),
                                   .weight_D = op.weight_D.as<float>(),
                                   .rrms_T = op.rrms_T.as<float>()};
-  const GradientOfRows<T> next = {.partial_PD = optional<float>(op.next.partial_PD),
-                                  .dy_TD = optional<T>(op.next.dy_TD),
-                                  .x_TD = optional<T>(op.next.x_TD),
-                                  .weight_D = optional<float>(op.next.weight_D),
-                                  .rrms_T = optional<float>(op.next.rrms_T)};
+  const GradientOfRows<T> next = {.partial_PD = or_null<float>(op.next.partial_PD),
+                                  .dy_TD = or_null<T>(op.next.dy_TD),
+                                  .x_TD = or_null<T>(op.next.x_TD),
+                                  .weight_D = or_null<float>(op.next.weight_D),
+                                  .rrms_T = or_null<float>(op.next.rrms_T)};
   launch(rmsnorm_backward_kernel<T, kWidth>,
          choose_backward_launch(num_runs, width, has_next ? 2 : 1, kWidth, stream),
          op.dx_TD.as<T>(),

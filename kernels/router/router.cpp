@@ -9,6 +9,7 @@
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/math.h"
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -182,7 +183,7 @@ void forward(const RouterForward& op, const Shape& shape) {
   Acc* const probs_sum = op.probs_sum_BE.as<Acc>();
   auto* const num_valid = op.valid_B.as<std::int32_t>();
   Acc* const z_loss = op.z_T.as<Acc>();
-  const auto* const valid = op.valid_T.present() ? op.valid_T.as<std::uint8_t>() : nullptr;
+  const auto* const valid = or_null<std::uint8_t>(op.valid_T);
   const auto is_valid = [&](std::int64_t t) { return valid == nullptr || valid[t] != 0; };
 
   const auto route = [&](std::int64_t t) {
@@ -274,7 +275,7 @@ void logit_gradients(const RouterBackward& op,
   const auto* const experts = op.experts_TK.as<std::int32_t>();
   const auto* const counts = op.counts_BE.as<std::int32_t>();
   const auto* const num_valid = op.valid_B.as<std::int32_t>();
-  const auto* const valid = op.valid_T.present() ? op.valid_T.as<std::uint8_t>() : nullptr;
+  const auto* const valid = or_null<std::uint8_t>(op.valid_T);
   const Acc cap = op.cap;
   const Acc balance_scale = op.loss_scales_2.as<Acc>()[0];
   const Acc z_scale = op.loss_scales_2.as<Acc>()[1];

@@ -15,6 +15,7 @@
 #include <gpu_memory.h>
 #include <gpu_warp.h>
 
+#include "kernels/or_null.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels::cuda {
@@ -474,7 +475,7 @@ Launch choose_launch(Dim3 grid, std::int64_t threads, Stream stream) {
 }
 
 const std::uint8_t* valid_tokens(const TensorView& valid_T) {
-  return valid_T.present() ? valid_T.as<std::uint8_t>() : nullptr;
+  return or_null<std::uint8_t>(valid_T);
 }
 
 template <class T, int kWidth>
