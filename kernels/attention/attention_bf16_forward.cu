@@ -61,11 +61,13 @@ __global__ void __launch_bounds__(kThreads)
     factors[half] = bend.factors(head.temperature(t));
   }
 
+  const HeadRows<const bf16> keys_of_head = head.of_keys(arguments.key);
+  const HeadRows<const bf16> values_of_head = head.of_keys(arguments.value);
   const auto load_keys = [&](int stage, int first) {
     load_tile_async<bf16, kWidth, kKeys>(
-        shared.key[stage], head.of_keys(arguments.key), first, head.num_keys(), head.width());
+        shared.key[stage], keys_of_head, first, head.num_keys(), head.width());
     load_tile_async<bf16, kWidth, kKeys>(
-        shared.value[stage], head.of_keys(arguments.value), first, head.num_keys(), head.width());
+        shared.value[stage], values_of_head, first, head.num_keys(), head.width());
     gpu::copy_async_commit();
   };
 

@@ -91,7 +91,10 @@ struct AttentionHead {
   __device__ int width() const { return static_cast<int>(arguments.shape.H); }
   __device__ std::int64_t token(int t) const { return b * arguments.shape.S + t; }
   __device__ std::int64_t key_token(int s) const { return b * arguments.shape.num_keys + s; }
-  __device__ std::int64_t kv_head() const { return n / arguments.shape.group(); }
+  // n / group(), by one division of 32 bits: one of 64 is a call of a subroutine.
+  __device__ std::int64_t kv_head() const {
+    return n * static_cast<int>(arguments.shape.G) / static_cast<int>(arguments.shape.N);
+  }
 
   // This head of the sequence's tokens, of queries and of keys.
   template <class U>

@@ -27,7 +27,8 @@ plant("attention.no_key_mean", ATTENTION, "index",
       "const HeadRows<const T> values = queries.first.of_keys(arguments.key);",
       "a query without key gets the mean of the keys")
 plant("attention.kv_head", SHARED, "head index",
-      "return n / arguments.shape.group(); }", "return n % arguments.shape.G; }",
+      "return n * static_cast<int>(arguments.shape.G) / static_cast<int>(arguments.shape.N);",
+      "return n % static_cast<int>(arguments.shape.G);",
       "query heads are dealt to key/value heads in turn and not in groups")
 plant("attention.tile_rows", SHARED, "zero-fill",
       "const bool valid = first + row < end && column < width;",
