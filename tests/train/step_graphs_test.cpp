@@ -166,14 +166,14 @@ TEST_F(StepGraph, HasTheBitsOfTheStep) {
 }
 
 TEST_F(StepGraph, HasThemWhereLayersComputeAgainAndHeadsAreCut) {
-  EXPECT_EQ(expect_equal({"memory.recompute=block", "memory.head_rows=8"}, 3),
+  EXPECT_EQ(expect_equal({"model.num_layers=1", "memory.recompute=block", "memory.head_rows=8"}, 3),
             (std::vector<bool>{false, true, true}));
 }
 
 // A letter that comes in some micro-batches stands for padding: steps differ in the calls that they
 // are made of, and each kind has a graph of its own once it has come twice.
 TEST_F(StepGraph, IsOfTheStepsWithPaddingWhereItsOwnIs) {
-  const std::vector<bool> launched = expect_equal({"model.pad_id=106"}, 6);
+  const std::vector<bool> launched = expect_equal({"model.num_layers=1", "model.pad_id=106"}, 6);
   const auto num_launched = std::count(launched.begin(), launched.end(), true);
   EXPECT_LT(num_launched, 5) << "there is one kind of step in the test";
   EXPECT_GT(num_launched, 0) << "no kind comes twice";
@@ -182,7 +182,8 @@ TEST_F(StepGraph, IsOfTheStepsWithPaddingWhereItsOwnIs) {
 // The GPU runs dry once a step, between the statistics of one and the samples of the next.
 TEST_F(StepGraph, OrNotLetsTheHostWaitOnceAStep) {
   for (const std::string graph : {"never", "required"}) {
-    Trainer trainer(tiny_config(directory_, with({"run.graph=" + graph})), {});
+    Trainer trainer(tiny_config(directory_, with({"model.num_layers=1", "run.graph=" + graph})),
+                    {});
     trainer.step();
     trainer.step();
     constexpr std::uint64_t kSteps = 2;
@@ -204,7 +205,7 @@ TEST_F(StepGraph, OrNotLetsTheHostWaitOnceAStep) {
 
 // Who times each op gets each op.
 TEST_F(StepGraph, IsNotUsedUnderAProfile) {
-  Trainer trainer(tiny_config(directory_, with({})), {});
+  Trainer trainer(tiny_config(directory_, with({"model.num_layers=1"})), {});
   trainer.step();
   EXPECT_GT(trainer.step().graph_nodes, 0);
   {
