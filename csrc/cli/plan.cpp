@@ -23,6 +23,7 @@
 #include "csrc/plan/flops.h"
 #include "csrc/plan/layout_search.h"
 #include "csrc/plan/machine.h"
+#include "csrc/plan/machine_mix.h"
 #include "csrc/plan/mesh.h"
 #include "csrc/plan/schedule_simulation.h"
 #include "csrc/plan/stage_costs.h"
@@ -260,13 +261,35 @@ void print_run(const Config& config,
       100 * (1 - time.seconds / time_of(config, compute, mesh, plans, machine, 0.9).seconds));
 }
 
+// Who waits for whom, where ranks are not all of one kind.
+void print_parts(const Config& config,
+                 DType compute,
+                 const Mesh& mesh,
+                 const StagePlans& plans,
+                 const std::vector<MachinePart>& parts,
+                 double seconds_of_all) {
+  std::vector<double> seconds;
+  fmt::print("all ranks have equal shares and wait for each other; a part alone would take\n");
+  for (const MachinePart& part : parts) {
+    seconds.push_back(time_of(config, compute, mesh, plans, part.machine).seconds);
+    fmt::print("  {:<20} {:>8} ranks  {:>10.4g} s: waits {:.1f} % of a step\n",
+               part.machine.name,
+               part.num_ranks,
+               seconds.back(),
+               100 * (1 - seconds.back() / seconds_of_all));
+  }
+  fmt::print("with shares in proportion to speed, which no run has, a step would take {:.4g} s\n",
+             seconds_of_proportional_shares(parts, seconds));
+}
+
 // What the planner's model says; docs/planner.md has how far it is from what others measured.
 void print_time(const Config& config,
                 DType compute,
                 const Mesh& mesh,
                 const Room& room,
                 const StagePlans& plans,
-                const Machine& machine) {
+                const std::vector<MachinePart>& parts) {
+  const Machine machine = machine_of_all(parts);
   const StepTime time = time_of(config, compute, mesh, plans, machine);
   fmt::print(
       "\nprojection for {} ({}), not measured: {:.4g} s a step, {:.0f} tokens/s a rank\n"
@@ -291,6 +314,9 @@ void print_time(const Config& config,
     }
   }
   fmt::print("what binds it is {}\n", name_of(time.binding()));
+  if (parts.size() > 1) {
+    print_parts(config, compute, mesh, plans, parts, time.seconds);
+  }
   print_run(config, compute, mesh, plans, machine, time);
   const std::vector<TimedConfig> faster =
       faster_changes(config, compute, room.planned, machine, mesh.num_ranks(), time.seconds);
@@ -330,11 +356,14 @@ void print_search(const Config& config, std::int64_t num_ranks, const Machine& m
 
 void print_plan(const Config& config,
                 std::int64_t num_ranks,
-                const std::optional<Machine>& machine) {
+                const std::vector<MachinePart>& parts) {
   const Device device = planned_device(config.run.device);
   const DType compute = resolve_compute(config.precision.compute, device);
   const Mesh mesh(config.parallel, num_ranks);
-  const Room room = room_of(config.memory, device, machine);
+  const Room room =
+      room_of(config.memory,
+              device,
+              parts.empty() ? std::nullopt : std::optional<Machine>(machine_of_all(parts)));
   const StagePlans plans = plan_all_stages(config, compute, room.planned, mesh);
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
   const std::int64_t step_tokens = config.batch.global_batch * config.batch.sequence_length;
@@ -354,8 +383,8 @@ void print_plan(const Config& config,
   }
   print_memory(config, compute, room, plans);
   fmt::print("{}", describe(ways_to_fit(config, compute, room.planned, num_ranks), num_ranks));
-  if (machine) {
-    print_time(config, compute, mesh, room, plans, *machine);
+  if (!parts.empty()) {
+    print_time(config, compute, mesh, room, plans, parts);
   }
 }
 
@@ -450,8 +479,8 @@ void add_plan_command(CLI::App& program) {
   command->add_option(
       "--machine",
       arguments->machine,
-      "How long a step would take there, by a model: a name in configs/machines, or a "
-      "file");
+      "How long a step would take there, by a model: a name in configs/machines, or a file; "
+      "NAME:RANKS,NAME:RANKS where ranks are of several kinds");
   command
       ->add_flag(
           "--search",
@@ -461,9 +490,9 @@ void add_plan_command(CLI::App& program) {
       ->excludes("--resume");
   command->callback([arguments] {
     const ConfigArguments& given = arguments->config;
-    std::optional<Machine> machine;
+    std::vector<MachinePart> parts;
     if (!arguments->machine.empty()) {
-      machine = load_machine(find_machine(arguments->machine, machine_folders()));
+      parts = parse_machine_parts(arguments->machine, arguments->num_ranks, machine_folders());
     }
     const Config config = parse_config(read_config(given.file),
                                        given.file,
@@ -471,10 +500,10 @@ void add_plan_command(CLI::App& program) {
                                        Check::elsewhere,
                                        arguments->num_ranks);
     if (arguments->search) {
-      print_search(config, arguments->num_ranks, *machine);
+      print_search(config, arguments->num_ranks, machine_of_all(parts));
       return;
     }
-    print_plan(config, arguments->num_ranks, machine);
+    print_plan(config, arguments->num_ranks, parts);
     if (arguments->resume) {
       print_resume(config, arguments->num_ranks);
     }

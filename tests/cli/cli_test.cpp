@@ -303,6 +303,47 @@ double number_after(const std::string& text, const std::string& words) {
   return at == std::string::npos ? 0 : std::stod(text.substr(at + words.size()));
 }
 
+// A projection, said to be one; of several kinds of ranks the slower ones set the pace.
+TEST_F(Cli, PlanPrintsHowLongAStepTakesOnAMachine) {
+  const auto plan = [&](const std::string& machine) {
+    return run({"plan",
+                "configs/bench_grok_mini.yaml",
+                "--ranks",
+                "8",
+                "--machine",
+                machine,
+                "batch.global_batch=64"});
+  };
+  const Ended h100 = plan("h100_sxm");
+  ASSERT_EQ(h100.code, 0) << h100.error;
+  const std::string projection = "(8 ranks), not measured: ";
+  const double seconds = number_after(h100.out, projection);
+  EXPECT_GT(seconds, 0);
+  for (const char* part : {"\nprojection for H100 SXM 80 GB (8 ranks), not measured: ",
+                           " TFLOP/s of the model a rank, MFU ",
+                           "\nwhat binds it is ",
+                           "\na failure every ",
+                           " J a token; schedule.steps ",
+                           "\none rank at 0.9 of the others' rate would cost "}) {
+    EXPECT_NE(h100.out.find(part), std::string::npos) << part << h100.out;
+  }
+  EXPECT_EQ(h100.out.find("a part alone would take"), std::string::npos);
+
+  const Ended mixed = plan("h200_sxm:2,h100_sxm:6");
+  ASSERT_EQ(mixed.code, 0) << mixed.error;
+  EXPECT_GE(number_after(mixed.out, projection), seconds);
+  EXPECT_NEAR(number_after(mixed.out, "  H100 SXM 80 GB              6 ranks "), seconds, 1e-9);
+  EXPECT_NE(mixed.out.find(" of 79.10 GiB of H200 SXM 141 GB and H100 SXM 80 GB\n"),
+            std::string::npos)
+      << mixed.out;
+
+  const Ended wrong = plan("h100_sxm:6,h200_sxm:3");
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_NE(wrong.error.find("has 9 ranks, and --ranks is 8"), std::string::npos) << wrong.error;
+  const Ended unknown = plan("h100_sxn");
+  EXPECT_NE(unknown.error.find("did you mean h100_sxm?"), std::string::npos) << unknown.error;
+}
+
 TEST_F(Cli, PlanPrintsTheStagesAndWhatBalancesThem) {
   const auto plan = [&](const std::string& stages) {
     const Ended ended = run({"plan",

@@ -669,3 +669,24 @@ plant("plan.effective_watts", EFFECTIVE, "missing term",
 plant("plan.time_slowest", TIME, "missing factor",
       "cost.backward_inputs /= slowest;", "",
       "ranks do not wait for the backward passes of a slow one")
+
+MIX = "plan/machine_mix.cpp"
+
+plant("plan.mix_slowest", MIX, "comparison",
+      "all.large_bf16_tflops = std::min(all.large_bf16_tflops, one.large_bf16_tflops);",
+      "all.large_bf16_tflops = one.large_bf16_tflops;",
+      "the rate of products is that of the machine named last")
+plant("plan.mix_failures", MIX, "missing factor",
+      "failures_an_hour += share_of(part, num_ranks) / one.rank_hours_between_failures;",
+      "failures_an_hour += 1 / one.rank_hours_between_failures;",
+      "each part fails as if it were the whole job")
+plant("plan.mix_ranks", MIX, "condition",
+      "if (total != num_ranks) {", "if (total > num_ranks) {",
+      "some ranks are on no machine")
+plant("plan.mix_shares", MIX, "missing factor",
+      "steps_a_second += static_cast<double>(parts[i].num_ranks) / seconds_of_part[i];",
+      "steps_a_second += static_cast<double>(parts[i].num_ranks) * seconds_of_part[i];",
+      "whoever is slow gets more of the batch")
+plant("plan.mix_table", MIX, "missing step",
+      "      all.measured_gflop = one.measured_gflop;\n      all.measured_per_mille = one.measured_per_mille;\n", "",
+      "small products are as fast as on the faster machine")
