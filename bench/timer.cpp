@@ -97,23 +97,12 @@ double measure_copy(BenchmarkTimer& timer) {
 }
 
 double measure_matmul(BenchmarkTimer& timer) {
-  const Device device = timer.stream().device;
-  if (device == Device::cpu) {
-    return kernels::cpu::measure_openblas_sgemm(kMatmulSizeCpu, omp_get_max_threads(), kMinRepeats);
-  }
   constexpr std::int64_t kSimulatedSize = 64;
-  const std::int64_t num_rows = is_simulated(device) ? kSimulatedSize : kMatmulSizeGpu;
-  const TensorSpec spec({num_rows, num_rows}, DType::bf16);
-  Arena arena("benchmark matmul", 3 * arena_bytes(spec), device);
-  const kernels::MatmulForward op{.y_TN = arena.allocate(spec),
-                                  .x_TK = arena.allocate(spec),
-                                  .weight_NK = arena.allocate(spec)};
-  fill_random(op.x_TK, timer.stream());
-  fill_random(op.weight_NK, timer.stream());
-  const Measurement measurement =
-      timer.measure([&](Stream stream) { kernels::matmul_forward(op, stream); });
-  const auto size = static_cast<double>(num_rows);
-  return 2.0 * size * size * size / measurement.seconds;
+  const Device device = timer.stream().device;
+  return measure_square_product(timer,
+                                device == Device::cpu  ? kMatmulSizeCpu
+                                : is_simulated(device) ? kSimulatedSize
+                                                       : kMatmulSizeGpu);
 }
 
 }  // namespace
@@ -183,6 +172,24 @@ void BenchmarkTimer::flush() {
   parallel_ranges(kFlushBytes, kChunkBytes, [&](std::int64_t first, std::int64_t last) {
     device_zero(data + first, static_cast<std::size_t>(last - first), stream());
   });
+}
+
+double measure_square_product(BenchmarkTimer& timer, std::int64_t size) {
+  const Device device = timer.stream().device;
+  if (device == Device::cpu) {
+    return kernels::cpu::measure_openblas_sgemm(size, omp_get_max_threads(), kMinRepeats);
+  }
+  const TensorSpec spec({size, size}, DType::bf16);
+  Arena arena("benchmark matmul", 3 * arena_bytes(spec), device);
+  const kernels::MatmulForward op{.y_TN = arena.allocate(spec),
+                                  .x_TK = arena.allocate(spec),
+                                  .weight_NK = arena.allocate(spec)};
+  fill_random(op.x_TK, timer.stream());
+  fill_random(op.weight_NK, timer.stream());
+  const Measurement measurement =
+      timer.measure([&](Stream stream) { kernels::matmul_forward(op, stream); });
+  const auto edge = static_cast<double>(size);
+  return 2.0 * edge * edge * edge / measurement.seconds;
 }
 
 Roofs measure_roofs(BenchmarkTimer& timer, bool with_matmul) {

@@ -58,5 +58,7 @@ struct Roofs {
   double matmul_flops_per_second = 0;  // 0: not asked for
 };
 Roofs measure_roofs(BenchmarkTimer& timer, bool with_matmul);
+// FLOP/s of a product of two square matrices: OpenBLAS's sgemm on all threads, cuBLASLt in bf16.
+double measure_square_product(BenchmarkTimer& timer, std::int64_t size);
 
 }  // namespace memphis::bench

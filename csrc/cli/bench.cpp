@@ -10,6 +10,7 @@
 
 #include "bench/run_op_benchmarks.h"
 #include "bench/timer.h"
+#include "csrc/cli/bench_machine.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/source_tree.h"
 #include "csrc/cli/threads.h"
@@ -445,6 +446,7 @@ void add_bench_command(CLI::App& program) {
   bench->require_subcommand(1);
   add_bench_step(*bench);
   add_bench_kernels(*bench);
+  add_bench_machine(*bench);
 }
 
 }  // namespace memphis

@@ -290,18 +290,7 @@ Config load_config(const std::filesystem::path& file,
 
 std::string to_yaml(const Config& config) {
   Config copy = config;
-  std::string text;
-  std::string_view section;
-  for (const Field& field : fields_of(copy)) {
-    if (field.section != section) {
-      section = field.section;
-      text += std::string(section) + ":\n";
-    }
-    if (const std::string value = print(field); !value.empty()) {
-      text += "  " + std::string(field.key) + ": " + value + "\n";
-    }
-  }
-  return text;
+  return to_yaml(fields_of(copy));
 }
 
 }  // namespace memphis

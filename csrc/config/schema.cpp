@@ -382,6 +382,21 @@ std::string print(const Field& field) {
   return std::visit(Printer{}, field.target);
 }
 
+std::string to_yaml(const std::vector<Field>& fields) {
+  std::string text;
+  std::string_view section;
+  for (const Field& field : fields) {
+    if (field.section != section) {
+      section = field.section;
+      text += std::string(section) + ":\n";
+    }
+    if (const std::string value = print(field); !value.empty()) {
+      text += "  " + std::string(field.key) + ": " + value + "\n";
+    }
+  }
+  return text;
+}
+
 std::vector<std::string> overrides_between(Config from, Config to) {
   const std::vector<Field> before = fields_of(from);
   const std::vector<Field> after = fields_of(to);

@@ -92,6 +92,9 @@ void assign(const Field& field, const YamlNode& node);
 // nothing for a list that is left out.
 std::string print(const Field& field);
 
+// All of them, section by section, without those that print as nothing.
+std::string to_yaml(const std::vector<Field>& fields);
+
 // "section.key=value" for each key of the second that the first has another value of.
 std::vector<std::string> overrides_between(Config from, Config to);
 

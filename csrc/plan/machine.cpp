@@ -227,6 +227,11 @@ Machine parse_machine(std::string_view text, std::string_view name) {
   return machine;
 }
 
+std::string to_yaml(const Machine& machine) {
+  Machine copy = machine;
+  return to_yaml(fields_of(copy));
+}
+
 fs::path find_machine(const std::string& name_or_file, const std::vector<fs::path>& folders) {
   std::error_code error;
   const fs::path given = name_or_file;

@@ -78,4 +78,7 @@ std::filesystem::path find_machine(const std::string& name_or_file,
 
 Machine load_machine(const std::filesystem::path& file);
 
+// What parse_machine reads as the same machine.
+std::string to_yaml(const Machine& machine);
+
 }  // namespace memphis

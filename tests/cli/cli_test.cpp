@@ -344,6 +344,22 @@ TEST_F(Cli, PlanPrintsHowLongAStepTakesOnAMachine) {
   EXPECT_NE(unknown.error.find("did you mean h100_sxm?"), std::string::npos) << unknown.error;
 }
 
+// What it prints is a machine's file.
+TEST_F(Cli, BenchMachineMeasuresWhatPlanReads) {
+  const Ended measured = run({"bench", "machine", "--device", "cpu"});
+  ASSERT_EQ(measured.code, 0) << measured.error;
+  const std::string file = directory_.write("here.yaml", measured.out);
+  EXPECT_GT(number_after(measured.out, "  large_f32_tflops: "), 0);
+  EXPECT_NE(measured.out.find("in a job of 1 rank, 1 on each machine"), std::string::npos);
+  const Ended plan = run({"plan", config_, "run.device=cpu", "--machine", file});
+  ASSERT_EQ(plan.code, 0) << plan.error;
+  EXPECT_GT(number_after(plan.out, "(1 rank), not measured: "), 0);
+
+  EXPECT_EQ(run({"bench", "machine", "--device", "gpu"}).code, 2);
+  const Ended unknown = run({"bench", "machine", "--device", "cpu", "--like", "h100_sxn"});
+  EXPECT_NE(unknown.error.find("did you mean h100_sxm?"), std::string::npos) << unknown.error;
+}
+
 TEST_F(Cli, PlanPrintsTheStagesAndWhatBalancesThem) {
   const auto plan = [&](const std::string& stages) {
     const Ended ended = run({"plan",

@@ -22,6 +22,7 @@
 
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "csrc/plan/machine.h"
 #include "tests/support/process.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_run.h"
@@ -367,6 +368,20 @@ TEST_F(Job, ABenchmarkSaysHowMuchCommunicationIsHidden) {
   EXPECT_GT(result["exposed_seconds"], 0);
   EXPECT_GE(result["hidden_communication"], 0);
   EXPECT_LT(result["hidden_communication"], 1);
+}
+
+TEST_F(Job, BenchMachineMeasuresTheLinksOfItsRanks) {
+  Process process(join(mpirun(2), {MEMPHIS_BINARY, "bench", "machine", "--device", "cpu"}),
+                  directory_.path());
+  ASSERT_EQ(process.wait(), 0) << process.standard_error();
+  const std::string file = directory_.write("here.yaml", process.standard_output());
+  const Machine machine = load_machine(file);
+  const Machine like = load_machine("configs/machines/cpu.yaml");
+  EXPECT_EQ(machine.node.ranks, 2);
+  EXPECT_NE(machine.node.latency_us, like.node.latency_us);
+  EXPECT_NE(machine.node.gb_per_second, like.node.gb_per_second);
+  EXPECT_NE(machine.node.rows_gb_per_second, like.node.rows_gb_per_second);
+  EXPECT_EQ(machine.pod, like.pod) << "no other machine was measured";
 }
 
 TEST_F(Job, AConfigThatDoesNotFitTheRanksIsRefusedBeforeAnythingIsWritten) {

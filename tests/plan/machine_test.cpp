@@ -41,6 +41,15 @@ TEST(Machine, ShippedFilesAreRead) {
   EXPECT_EQ(load_machine(find_machine("configs/machines/cpu.yaml", {})).node.ranks, 8);
 }
 
+TEST(Machine, IsPrintedAsItIsRead) {
+  for (const char* name : {"h100_sxm", "h100_500w", "cpu"}) {
+    Machine machine = load_machine(find_machine(name, {kFolder}));
+    machine.measured_gflop = {2, 17};
+    machine.measured_per_mille = {810, 1000};
+    EXPECT_EQ(parse_machine(to_yaml(machine), "printed"), machine) << name;
+  }
+}
+
 // Each with its place, and with what to do.
 TEST(Machine, RefusesWhatIsNotAMachine) {
   const std::string good = shipped("h100_sxm");

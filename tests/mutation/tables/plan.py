@@ -690,3 +690,12 @@ plant("plan.mix_shares", MIX, "missing factor",
 plant("plan.mix_table", MIX, "missing step",
       "      all.measured_gflop = one.measured_gflop;\n      all.measured_per_mille = one.measured_per_mille;\n", "",
       "small products are as fast as on the faster machine")
+
+BENCH_MACHINE = "cli/bench_machine.cpp"
+
+plant("plan.measured_node", BENCH_MACHINE, "missing step",
+      "machine.node.ranks = num_here;", "",
+      "ranks of other machines are taken to be of the node that was measured")
+plant("plan.measured_links", BENCH_MACHINE, "wrong operand",
+      "machine.node = level_of(measure_links(*host, *group, stream.view()), machine.node, 1);", "measure_links(*host, *group, stream.view());",
+      "links are said to be measured and are those of --like")
