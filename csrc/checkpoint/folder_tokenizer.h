@@ -13,6 +13,12 @@ namespace memphis {
 // tokenizer, so that nobody takes them for others'.
 constexpr std::string_view kByteTokenizerClass = "MemphisByteTokenizer";
 
+// Of the byte tokenizer's ids those that no byte is, as csrc/data/tokenizer.h has them.
+struct ByteIds {
+  static constexpr std::int32_t bos = 1;
+  static constexpr std::int32_t eos = 2;
+};
+
 // Whose token ids a model folder is of.
 struct FolderTokenizer {
   bool is_byte = false;            // memphis's byte tokenizer

@@ -155,6 +155,26 @@ std::vector<std::filesystem::path> stored_files(const std::filesystem::path& che
   return files;
 }
 
+// Of segments that ranks hold alike each has read a piece: the others get it.
+void hand_on_weights(WeightResidency& residency, const Groups& groups, Stream stream) {
+  Parameters& parameters = residency.parameters();
+  const std::vector<Segment>& segments = parameters.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].place) {
+      residency.changed(i);
+      continue;
+    }
+    const TensorView all_n = parameters.segment_weights(i);
+    const Range& piece = segments[i].piece;
+    groups.replicas(segments[i].replicas)
+        .run(AllGather{.y = all_n,
+                       .x = flat_view(
+                           all_n, segments[i].begin, piece.begin, {{piece.count}, all_n.dtype})},
+             "checkpoint.weights",
+             stream);
+  }
+}
+
 }  // namespace
 
 std::uint64_t checkpoint_bytes(const Parameters& parameters,
@@ -306,21 +326,43 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
           non_finite.describe()));
     }
   });
-  const std::vector<Segment>& segments = parameters.plan().segments;
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    if (segments[i].place) {
-      residency.changed(i);
-      continue;
+  hand_on_weights(residency, groups, stream);
+}
+
+void load_initial_weights(const StoredWeights& stored,
+                          WeightResidency& residency,
+                          Optimizer& optimizer,
+                          const Groups& groups,
+                          Stream stream) {
+  const PinnedBuffer staging = make_staging(stream.device);
+  const std::vector<Wanted> weights = wanted_weights(residency.parameters());
+  together(groups.all_host(), "init_from.load", [&] {
+    NonFinite non_finite;
+    load_pieces(stored.pieces(), weights, staging, stream, non_finite);
+    for (const Optimizer::StateTensor& state : optimizer.state()) {
+      if (state.name == state.parameter->name + ".master") {
+        NonFinite known;  // of the weights
+        stored.pieces().load(state.parameter->name,
+                             *state.parameter,
+                             state.local,
+                             state.view,
+                             staging,
+                             stream,
+                             known);
+      }
     }
-    const TensorView all_n = parameters.segment_weights(i);
-    const Range& piece = segments[i].piece;
-    groups.replicas(segments[i].replicas)
-        .run(AllGather{.y = all_n,
-                       .x = flat_view(
-                           all_n, segments[i].begin, piece.begin, {{piece.count}, all_n.dtype})},
-             "checkpoint.weights",
-             stream);
-  }
+    for (const Wanted& one : weights) {
+      if (one.tensor == kEmbeddingName) {
+        stored.require_head_of_tied_model(*one.parameter, one.local);
+      }
+    }
+    if (!non_finite.empty()) {
+      throw CheckpointError(stored.describe(non_finite) +
+                            "; begin with an older checkpoint of the run, or copy the model again "
+                            "from its source");
+    }
+  });
+  hand_on_weights(residency, groups, stream);
 }
 
 std::filesystem::path find_model_folder(const std::filesystem::path& path) {
@@ -369,50 +411,6 @@ void require_new_folder(const std::filesystem::path& folder) {
   if (std::filesystem::exists(std::filesystem::symlink_status(folder, error))) {
     throw CheckpointError("cannot export to " + folder.string() +
                           " (it exists, and nothing saved is overwritten); name a new folder");
-  }
-}
-
-void export_model_folder(const std::filesystem::path& folder,
-                         const ModelConfig& model,
-                         const Parameters& parameters,
-                         const std::filesystem::path& source,
-                         const FolderTokenizer& tokenizer,
-                         Stream stream) {
-  std::filesystem::path target = folder.lexically_normal();
-  if (!target.has_filename()) {  // "model/"
-    target = target.parent_path();
-  }
-  std::filesystem::path unfinished = target;
-  unfinished += ".tmp";
-  require_new_folder(target);
-  require_new_folder(unfinished);
-  std::error_code error;
-  std::filesystem::create_directories(unfinished, error);
-  if (error) {
-    throw CheckpointError("cannot create " + unfinished.string() + " (" + error.message() +
-                          "); choose another folder or fix permissions");
-  }
-  try {
-    const PinnedBuffer staging = make_staging(stream.device);
-    std::vector<TensorSource> sources = weight_sources(parameters, staging, stream);
-    if (model.tie_embeddings) {
-      sources.push_back(source_of(kHeadName, parameters.weights().embedding_VD, staging, stream));
-    }
-    write_safetensors(unfinished / kWeightsName, sources);
-    write_text_atomically(
-        unfinished / kConfigName,
-        write_hf_config(model, parameters.compute(), tokenizer.is_byte ? kByteTokenizerClass : ""));
-    for (const std::string& name : tokenizer.files) {
-      write_text_atomically(unfinished / name, read_text(source / name));
-    }
-    std::filesystem::rename(unfinished, target, error);
-    if (error) {
-      throw CheckpointError("cannot rename " + unfinished.string() + " to " + target.string() +
-                            " (" + error.message() + "); choose another folder");
-    }
-  } catch (const Error&) {
-    std::filesystem::remove_all(unfinished, error);
-    throw;
   }
 }
 

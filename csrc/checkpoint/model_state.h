@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <optional>
 
-#include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/checkpoint/manifest.h"
+#include "csrc/checkpoint/weights.h"
 #include "csrc/config/config.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
@@ -64,20 +64,21 @@ void load_checkpoint(const std::filesystem::path& checkpoint,
                      const Groups& groups,
                      Stream stream);
 
+// This rank's weights, and its master weights, from a model folder: what is stored in f32 is f32 in
+// master weights, and rounded once to the weights' own type. Optimizer moments stay as they are.
+// Ranks that hold the same weights read a piece each and hand it on. Every rank calls, with the same
+// folder opened; if one fails, all throw. CheckpointError if values are not finite, or if a tied head
+// differs from the embedding.
+void load_initial_weights(const StoredWeights& stored,
+                          WeightResidency& residency,
+                          Optimizer& optimizer,
+                          const Groups& groups,
+                          Stream stream);
+
 // The folder that holds a model: `path` itself if it has a config.json, else the newest valid
 // checkpoint of the run directory `path`. CheckpointError if it is neither, or a checkpoint that is
 // not valid.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
-
-// Writes config.json and model.safetensors to the new folder `folder`, in form B with lm_head,
-// which SGLang needs even where it is tied, and beside them the files of `tokenizer`, which lie in
-// `source`. CheckpointError if it cannot; then nothing is left of it.
-void export_model_folder(const std::filesystem::path& folder,
-                         const ModelConfig& model,
-                         const Parameters& parameters,
-                         const std::filesystem::path& source,
-                         const FolderTokenizer& tokenizer,
-                         Stream stream);
 
 // CheckpointError if there is something of that name already.
 void require_new_folder(const std::filesystem::path& folder);

@@ -94,6 +94,15 @@ TensorSource source_of(std::string name,
                        const PinnedBuffer& staging,
                        Stream stream);
 
+// Which byte of a file is what, if write_safetensors makes it of `tensors`, whose `emit` is not
+// called.
+struct SafetensorsLayout {
+  std::string beginning;                         // the header with its length
+  std::map<std::string, std::uint64_t> offsets;  // by tensor, from the file's first byte
+  std::uint64_t file_bytes = 0;
+};
+SafetensorsLayout lay_out_safetensors(std::span<const TensorSource> tensors);
+
 // Size of the file that write_safetensors makes.
 std::uint64_t safetensors_bytes(std::span<const TensorSource> tensors);
 

@@ -103,6 +103,21 @@ TensorSource source_of(std::string name,
   return source;
 }
 
+SafetensorsLayout lay_out_safetensors(std::span<const TensorSource> tensors) {
+  const Layout layout = lay_out(tensors);
+  SafetensorsLayout result;
+  const std::uint64_t length = layout.header.size();
+  result.beginning.assign(reinterpret_cast<const char*>(&length), sizeof(length));
+  result.beginning += layout.header;
+  std::uint64_t offset = result.beginning.size();
+  for (const TensorSource* tensor : layout.order) {
+    result.offsets.emplace(tensor->name, offset);
+    offset += bytes_of(*tensor);
+  }
+  result.file_bytes = offset;
+  return result;
+}
+
 std::uint64_t safetensors_bytes(std::span<const TensorSource> tensors) {
   const Layout layout = lay_out(tensors);
   return sizeof(std::uint64_t) + layout.header.size() + layout.data_bytes;

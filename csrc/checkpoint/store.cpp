@@ -308,6 +308,27 @@ Verdict check_checkpoint(const fs::path& directory, const Check& check) {
   return verdict;
 }
 
+// Of the file system of a folder or, before that exists, of its nearest ancestor.
+struct FreeSpace {
+  fs::path place;
+  std::uint64_t bytes = 0;
+};
+FreeSpace free_space(const fs::path& folder) {
+  FreeSpace space{.place = fs::absolute(folder)};
+  while (!fs::exists(space.place) && space.place.has_parent_path() &&
+         space.place != space.place.parent_path()) {
+    space.place = space.place.parent_path();
+  }
+  std::error_code error;
+  space.bytes = fs::space(space.place, error).available;
+  if (error) {
+    throw PreflightError(fmt::format("cannot tell the free space of {} ({}); check run.dir",
+                                     space.place.string(),
+                                     error.message()));
+  }
+  return space;
+}
+
 }  // namespace
 
 std::string checkpoint_name(std::int64_t step) {
@@ -507,16 +528,7 @@ void remove_unfinished(const fs::path& run_dir) {
 }
 
 void require_space(const fs::path& run_dir, std::uint64_t checkpoint_bytes) {
-  fs::path place = fs::absolute(run_dir);
-  while (!fs::exists(place) && place.has_parent_path() && place != place.parent_path()) {
-    place = place.parent_path();
-  }
-  std::error_code error;
-  const std::uint64_t have = fs::space(place, error).available;
-  if (error) {
-    throw PreflightError(fmt::format(
-        "cannot tell the free space of {} ({}); check run.dir", place.string(), error.message()));
-  }
+  const auto [place, have] = free_space(run_dir);
   const std::uint64_t need = 2 * checkpoint_bytes + kSpaceMarginBytes;
   if (have < need) {
     throw PreflightError(fmt::format(
@@ -526,6 +538,24 @@ void require_space(const fs::path& run_dir, std::uint64_t checkpoint_bytes) {
         place.string(),
         have,
         need,
+        checkpoint_bytes,
+        kSpaceMarginBytes));
+  }
+}
+
+void require_space_beside(const fs::path& run_dir,
+                          std::uint64_t bytes,
+                          std::uint64_t checkpoint_bytes) {
+  const auto [place, have] = free_space(run_dir);
+  const std::uint64_t need = bytes + checkpoint_bytes + kSpaceMarginBytes;
+  if (have < need) {
+    throw PreflightError(fmt::format(
+        "{} has {} bytes free and {} are needed ({} for it, {} for the next checkpoint and {} for "
+        "logs); free space, or export less often",
+        place.string(),
+        have,
+        need,
+        bytes,
         checkpoint_bytes,
         kSpaceMarginBytes));
   }

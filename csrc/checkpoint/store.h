@@ -124,4 +124,10 @@ void remove_unfinished(const std::filesystem::path& run_dir);
 // one is verified, and a margin.
 void require_space(const std::filesystem::path& run_dir, std::uint64_t checkpoint_bytes);
 
+// PreflightError unless there is room for so many bytes of something else, and for the next
+// checkpoint beside it.
+void require_space_beside(const std::filesystem::path& run_dir,
+                          std::uint64_t bytes,
+                          std::uint64_t checkpoint_bytes);
+
 }  // namespace memphis

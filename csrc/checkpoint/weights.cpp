@@ -71,7 +71,7 @@ bool same_bytes(const HfTensors::Part& a, const HfTensors::Part& b) {
 }  // namespace
 
 StoredWeights::StoredWeights(const std::filesystem::path& folder, const ModelConfig& model)
-    : folder_(folder), plan_(plan_parameters(model, DType::bf16)) {
+    : folder_(folder), model_(model), plan_(plan_parameters(model, DType::bf16)) {
   const std::vector<std::filesystem::path> files = piece_files(folder, kWeightsStem);
   if (files.empty()) {
     files_.emplace(folder);
@@ -256,10 +256,7 @@ void StoredWeights::load(Parameters& parameters, Stream stream, OnNonFinite on_n
                  non_finite);
   }
   if (!non_finite.empty()) {
-    const std::string problem =
-        fmt::format("{} holds {} (the run that wrote them diverged, or the files are damaged)",
-                    folder_.string(),
-                    non_finite.describe());
+    const std::string problem = describe(non_finite);
     if (on_non_finite == OnNonFinite::refuse) {
       throw CheckpointError(problem +
                             "; use an older checkpoint of the run, or copy the model again from "
@@ -267,20 +264,33 @@ void StoredWeights::load(Parameters& parameters, Stream stream, OnNonFinite on_n
     }
     log_warning("{}", problem);
   }
-  if (is_tied(plan_) && pieces_.contains(kHeadName)) {
-    require_tied_head_equals_embedding();
+  require_head_of_tied_model();
+}
+
+std::string StoredWeights::describe(const NonFinite& non_finite) const {
+  return fmt::format("{} holds {} (the run that wrote them diverged, or the files are damaged)",
+                     folder_.string(),
+                     non_finite.describe());
+}
+
+void StoredWeights::require_head_of_tied_model() const {
+  if (is_tied(plan_)) {
+    const LogicalParameter& embedding = *find_parameter(plan_, kEmbeddingName);
+    require_head_of_tied_model(embedding, {.begin = 0, .count = embedding.whole.num_elements()});
   }
 }
 
 // A folder that ties its head and stores it nevertheless must mean what it says.
-void StoredWeights::require_tied_head_equals_embedding() const {
+void StoredWeights::require_head_of_tied_model(const LogicalParameter& embedding,
+                                               const Range& local) const {
+  if (!is_tied(plan_) || !pieces_.contains(kHeadName)) {
+    return;
+  }
   constexpr std::int64_t kPiece = std::int64_t{1} << 20U;
-  const LogicalParameter& embedding = *find_parameter(plan_, kEmbeddingName);
-  const std::int64_t total = embedding.whole.num_elements();
-  std::vector<double> embedding_n(static_cast<std::size_t>(std::min(kPiece, total)));
+  std::vector<double> embedding_n(static_cast<std::size_t>(std::min(kPiece, local.count)));
   std::vector<double> head_n(embedding_n.size());
-  for (std::int64_t begin = 0; begin < total; begin += kPiece) {
-    const Range piece{.begin = begin, .count = std::min(kPiece, total - begin)};
+  for (std::int64_t done = 0; done < local.count; done += kPiece) {
+    const Range piece{.begin = local.begin + done, .count = std::min(kPiece, local.count - done)};
     pieces_.read(kEmbeddingName, embedding, piece, DType::f64, embedding_n.data());
     pieces_.read(kHeadName, embedding, piece, DType::f64, head_n.data());
     if (std::memcmp(embedding_n.data(),

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "csrc/checkpoint/hf.h"
@@ -24,6 +25,18 @@ class StoredWeights {
   // The narrowest of bf16, f32 and f64 that weights can be read into without rounding.
   DType dtype() const { return dtype_; }
 
+  const ModelConfig& model() const { return model_; }
+  const std::filesystem::path& folder() const { return folder_; }
+  const StoredPieces& pieces() const { return pieces_; }
+
+  // CheckpointError if a head that is tied is stored and differs from the embedding: all of it, or
+  // in elements `local` of a part of the embedding.
+  void require_head_of_tied_model() const;
+  void require_head_of_tied_model(const LogicalParameter& embedding, const Range& local) const;
+
+  // "FOLDER holds ..., (why)".
+  std::string describe(const NonFinite& non_finite) const;
+
   enum class OnNonFinite : std::uint8_t { refuse, warn };
 
   // Reads all of them, converted to the dtype of `parameters`, which is of the whole model, rounded
@@ -39,9 +52,9 @@ class StoredWeights {
   void require_known_names() const;
   void require_all_tensors() const;
   void choose_dtype();
-  void require_tied_head_equals_embedding() const;
 
   std::filesystem::path folder_;
+  ModelConfig model_;
   ParameterPlan plan_;              // of the whole model, in bf16
   std::optional<HfTensors> files_;  // of a model folder; what pieces_ points into
   StoredPieces pieces_;

@@ -1,38 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <filesystem>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include <spdlog/fmt/fmt.h>
 
-#include "csrc/checkpoint/hf.h"
+#include "csrc/checkpoint/model_folder.h"
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
 #include "csrc/cli/threads.h"
+#include "csrc/core/error.h"
 #include "csrc/core/printable.h"
 
 namespace memphis {
 namespace {
 
-void export_model(const std::string& run_dir, const std::string& out_dir) {
+void export_model(const std::string& run_dir,
+                  const std::string& out_dir,
+                  const std::string& shard_size) {
+  const std::optional<std::uint64_t> shard_bytes = parse_bytes(shard_size);
+  if (!shard_bytes) {
+    throw ConfigError(
+        fmt::format("--shard-size {} is no size (a whole number above 0, with KB, MB, "
+                    "GB, KiB, MiB or GiB behind it or in bytes); write 5GB",
+                    printable(shard_size)));
+  }
   require_new_folder(out_dir);
   const ModelFolder folder(run_dir);
   const StoredWeights stored(folder.path, folder.config);
-  require_fits(folder, stored.dtype(), Device::cpu);
-  const OwnedStream stream(Device::cpu);
   // In the dtype of the stored weights: an export rounds nothing.
-  Parameters parameters(plan_parameters(folder.config, stored.dtype()),
-                        stored.dtype(),
-                        Device::cpu,
-                        Parameters::Gradients::none);
-  // Whoever looks for what went wrong wants weights that are not finite as they are.
-  stored.load(parameters, stream.view(), StoredWeights::OnNonFinite::warn);
-  export_model_folder(out_dir,
-                      folder.config,
-                      parameters,
-                      folder.path,
-                      find_tokenizer(folder.path, folder.config.vocab_size),
-                      stream.view());
+  ModelFolderWriter writer(out_dir, folder.config, stored.dtype(), *shard_bytes);
+  export_stored(writer, stored, folder.path, find_tokenizer(folder.path, folder.config.vocab_size));
   fmt::print("exported {} to {}\n",
              printable(folder.path.string(), Lines::kept),
              printable(out_dir, Lines::kept));
@@ -46,13 +45,17 @@ void add_export_command(CLI::App& program) {
   struct Arguments {
     std::string run_dir;
     std::string out_dir;
+    std::string shard_size = "5GB";
   };
   auto arguments = std::make_shared<Arguments>();
   command->add_option("run_dir", arguments->run_dir, "A run directory")->required();
   command->add_option("out_dir", arguments->out_dir, "A new folder")->required();
+  command->add_option("--shard-size",
+                      arguments->shard_size,
+                      "The size that a file of weights is to have at most: 5GB, 512MiB");
   command->callback([arguments] {
     use_cores();
-    export_model(arguments->run_dir, arguments->out_dir);
+    export_model(arguments->run_dir, arguments->out_dir, arguments->shard_size);
   });
 }
 

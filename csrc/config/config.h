@@ -60,6 +60,9 @@ struct RunConfig {
   DeviceChoice device = DeviceChoice::automatic;
   std::int64_t seed = 1;
   Resume resume = Resume::automatic;
+  // A model folder whose weights the run begins with; empty: they are drawn.
+  std::string init_from = {};
+  std::int64_t export_every = 0;  // steps between model folders in run.dir/export; 0: none
   // A rank is lost that nothing is heard of for so long, and a collective hangs that some ranks do
   // not come to for so long, though they live; 0: never, for a debugger, which stops ranks.
   double lost_seconds = 10;
@@ -172,6 +175,7 @@ struct DataConfig {
   std::vector<std::string> validation;  // the same; empty: the held-out end of train
   double held_out = 0.1;                // fraction of train, where validation is empty
   std::string tokenizer = "byte";
+  std::vector<std::string> evaluate = {};  // files of multiple-choice questions, jsonl
 
   bool operator==(const DataConfig&) const = default;
 };
@@ -234,6 +238,7 @@ struct MetricsConfig {
   std::int64_t every = 1;             // steps between progress lines
   std::int64_t validate_every = 200;  // steps; 0: only at the end
   std::int64_t validate_batches = 0;  // micro-batches; 0: the whole validation set
+  std::int64_t evaluate_every = 0;    // steps, of data.evaluate; 0: only at the end
   std::int64_t sample_every = 500;    // steps; 0: never
   std::int64_t sample_tokens = 200;
   std::string sample_prompt = "\n";

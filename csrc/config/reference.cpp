@@ -86,6 +86,16 @@ constexpr std::array kTexts = {
             "",
             "auto: go on from the newest checkpoint in run.dir if there is one; required: fail if "
             "there is none; never: start over where that loses nothing."},
+    KeyText{"run.init_from",
+            "",
+            "weights are drawn",
+            "A model folder in Hugging Face's layout whose weights the run begins with. A "
+            "checkpoint in run.dir wins."},
+    KeyText{"run.export_every",
+            "steps",
+            "",
+            "Between model folders written to run.dir/export, of which the end has one too; 0: "
+            "none."},
     KeyText{"run.lost_seconds",
             "seconds",
             "",
@@ -191,6 +201,10 @@ constexpr std::array kTexts = {
             "How much of the end of data.train is held out where data.validation is empty; 0: "
             "nothing."},
     KeyText{"data.tokenizer", "", "", "byte: a token is a byte, or one of pad, begin and end."},
+    KeyText{"data.evaluate",
+            "",
+            "nothing",
+            "Multiple-choice questions: jsonl files whose lines have ctx, endings and label."},
 
     KeyText{"batch.sequence_length", "tokens", "", "Tokens of a sample."},
     KeyText{"batch.micro_batch", "sequences", "", "Samples that a rank has in memory at a time."},
@@ -257,6 +271,10 @@ constexpr std::array kTexts = {
             "micro-batches",
             "",
             "How much text a validation loss is measured on; 0: all that is held out."},
+    KeyText{"metrics.evaluate_every",
+            "steps",
+            "",
+            "Between evaluations on data.evaluate, of which the end has one too; 0: that alone."},
     KeyText{"metrics.sample_every",
             "steps",
             "",

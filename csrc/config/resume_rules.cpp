@@ -70,6 +70,11 @@ constexpr std::array kRules = {
     ResumeRule{"run.device", kSaid, kRounding},
     ResumeRule{"run.seed", kSaid, "the order of samples changes from here on"},
     ResumeRule{"run.resume", kFree, "it says whether there is a resume"},
+    ResumeRule{"run.init_from",
+               kFree,
+               "the checkpoint wins, and the log says so: weights come from a folder at step 0 "
+               "alone"},
+    ResumeRule{"run.export_every", kFree, kReports},
     ResumeRule{"run.lost_seconds", kFree, "the patience of ranks with each other"},
     ResumeRule{"run.hang_seconds", kFree, "the patience of ranks with each other"},
     ResumeRule{"run.graph", kFree, "the same kernels, launched together or one by one"},
@@ -101,6 +106,7 @@ constexpr std::array kRules = {
     ResumeRule{"data.validation", kRefused, kHeldOut},
     ResumeRule{"data.held_out", kRefused, kHeldOut},
     ResumeRule{"data.tokenizer", kRefused, kTokens},
+    ResumeRule{"data.evaluate", kFree, kReports},
 
     ResumeRule{"batch.sequence_length",
                kSaid,
@@ -133,6 +139,7 @@ constexpr std::array kRules = {
     ResumeRule{"metrics.every", kFree, kReports},
     ResumeRule{"metrics.validate_every", kFree, kReports},
     ResumeRule{"metrics.validate_batches", kFree, kReports},
+    ResumeRule{"metrics.evaluate_every", kFree, kReports},
     ResumeRule{"metrics.sample_every", kFree, kReports},
     ResumeRule{"metrics.sample_tokens", kFree, kReports},
     ResumeRule{"metrics.sample_prompt", kFree, kReports},

@@ -573,6 +573,12 @@ void check_data(const Config& config, const Checker& checker) {
   };
   check_entries("data.train", data.train);
   check_entries("data.validation", data.validation);
+  check_entries("data.evaluate", data.evaluate);
+  checker.expect(!data.evaluate.empty() || config.metrics.evaluate_every == 0,
+                 {"metrics.evaluate_every", "data.evaluate"},
+                 shown("metrics.evaluate_every", config.metrics.evaluate_every) +
+                     " has nothing to read (data.evaluate is empty); name files of questions "
+                     "there, or set metrics.evaluate_every to 0");
   checker.expect(
       !data.validation.empty() || data.held_out > 0 || config.metrics.validate_every == 0,
       {"metrics.validate_every", "data.held_out"},

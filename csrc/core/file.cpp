@@ -63,6 +63,16 @@ bool raise_open_file_limit() {
                         std::string(write_advice(error_number)) + " and start again");
 }
 
+void close_durably(int& descriptor, const std::filesystem::path& path) {
+  if (::fsync(descriptor) != 0) {
+    throw_write_error(path, errno);
+  }
+  // A network file system may report a failed write only here.
+  if (::close(std::exchange(descriptor, -1)) != 0) {
+    throw_write_error(path, errno);
+  }
+}
+
 }  // namespace
 
 std::uint64_t open_file_limit() {
@@ -213,13 +223,41 @@ void DurableWriter::write(std::string_view text) {
 }
 
 void DurableWriter::close() {
-  if (::fsync(descriptor_) != 0) {
+  close_durably(descriptor_, path_);
+}
+
+PlacedWriter::PlacedWriter(const std::filesystem::path& path, Open open) : path_(path) {
+  constexpr mode_t kMode = 0640;  // as a DurableWriter's
+  const int created = open == Open::create ? O_CREAT | O_EXCL : 0;
+  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | created, kMode);
+  if (descriptor_ < 0) {
     throw_write_error(path_, errno);
   }
-  // A network file system may report a failed write only here.
-  if (::close(std::exchange(descriptor_, -1)) != 0) {
-    throw_write_error(path_, errno);
+}
+
+PlacedWriter::~PlacedWriter() {
+  if (descriptor_ >= 0) {
+    ::close(descriptor_);
   }
+}
+
+void PlacedWriter::write(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count =
+        ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      throw_write_error(path_, errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+}
+
+void PlacedWriter::close() {
+  close_durably(descriptor_, path_);
 }
 
 void sync_directory(const std::filesystem::path& directory) {

@@ -82,6 +82,30 @@ class DurableWriter {
   std::uint64_t bytes_written_ = 0;
 };
 
+// A new file, or one that is there, written at any places by any number of threads, and of other
+// processes, none of which write the same bytes. Throws CheckpointError with the system's reason
+// from any member; the destructor closes without a promise.
+class PlacedWriter {
+ public:
+  enum class Open : std::uint8_t {
+    create,
+    existing
+  };  // of a name that must not, or must, be there
+  PlacedWriter(const std::filesystem::path& path, Open open);
+  ~PlacedWriter();
+  PlacedWriter(const PlacedWriter&) = delete;
+  PlacedWriter& operator=(const PlacedWriter&) = delete;
+
+  // The file is as long as the last byte that was written.
+  void write(std::uint64_t offset, std::span<const std::byte> bytes);
+  // Flushes to the device (fsync) and closes.
+  void close();
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
 // Makes the entries of a directory durable: a rename or a new file is not, until this returns.
 void sync_directory(const std::filesystem::path& directory);
 

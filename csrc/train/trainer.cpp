@@ -9,6 +9,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/checkpoint/model_folder.h"
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/read_back.h"
 #include "csrc/checkpoint/store.h"
@@ -21,6 +22,7 @@
 #include "csrc/core/printable.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/agreement.h"
+#include "csrc/train/initial_weights.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trace_file.h"
 
@@ -44,6 +46,12 @@ constexpr const char* kCalmer = "with a lower optimizer.learning_rate or optimiz
 
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
+}
+
+// What a disk does, and not the job: it is no reason to lose the run.
+bool is_of_files(const Error& error) {
+  return error.code() == ExitCode::checkpoint || error.code() == ExitCode::preflight ||
+         error.code() == ExitCode::data;
 }
 
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
@@ -100,8 +108,20 @@ Trainer::Trainer(const Config& config,
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
+  if (!config_.data.evaluate.empty()) {
+    throw ConfigError(
+        "data.evaluate names questions (training does not ask them yet); leave the key out");
+  }
+  std::optional<StoredWeights> initial;
   if (found) {
     go_on_from(*found);  // or not: before anything is touched
+    if (leads_ && !config_.run.init_from.empty()) {
+      log_info("run.init_from {} is not read: the weights are those of {}",
+               config_.run.init_from,
+               found->path.string());
+    }
+  } else {
+    initial = open_initial_weights(config_, groups_.all_host());
   }
 
   const BatchConfig& batch = config_.batch;
@@ -147,6 +167,11 @@ Trainer::Trainer(const Config& config,
   if (found) {
     load_checkpoint(
         found->path, found->writer(), config_.model, *residency_, *optimizer_, groups_, stream());
+  } else if (initial) {
+    load_initial_weights(*initial, *residency_, *optimizer_, groups_, stream());
+    if (leads_) {
+      log_info("the weights are those of {}", initial->folder().string());
+    }
   } else {
     parameters_->initialise(static_cast<std::uint64_t>(config_.run.seed), stream());
     optimizer_->copy_weights_to_master(stream());
@@ -280,6 +305,62 @@ void Trainer::rotate() {
   });
 }
 
+std::filesystem::path Trainer::export_folder() const {
+  return std::filesystem::path(config_.run.dir) / "export" / checkpoint_name(step_);
+}
+
+bool Trainer::owes_export() {
+  const bool due_now = config_.run.export_every > 0 && step_ > 0 &&
+                       (due(step_, config_.run.export_every) || step_ == config_.schedule.steps);
+  std::error_code ignored;
+  const bool there =
+      leads_ && due_now &&
+      std::filesystem::exists(std::filesystem::symlink_status(export_folder(), ignored));
+  return due_now && largest_of_all(groups_.all_host(), there ? 1 : 0, "export.there") == 0;
+}
+
+void Trainer::export_model() {
+  if (!owes_export()) {
+    return;
+  }
+  world_.activity().enter("exporting the model");
+  const Clock clock;
+  residency_->await_all();
+  ModelFolderWriter writer(export_folder(), config_.model, compute_, kShardBytes);
+  const std::uint64_t checkpoint = checkpoint_bytes(*parameters_, *optimizer_, groups_);
+  try {
+    together(groups_.all_host(), "export.space", [&] {
+      if (leads_) {
+        std::filesystem::path left = export_folder();  // of a process that was killed
+        left += kUnfinishedSuffix;
+        std::filesystem::remove_all(left);
+        std::filesystem::create_directories(left.parent_path());
+        require_space_beside(config_.run.dir, writer.num_bytes(), checkpoint);
+      }
+    });
+    export_from_ranks(writer, *parameters_, groups_, stream());
+  } catch (const FailedElsewhere& error) {
+    if (!is_of_files(error)) {
+      throw;
+    }
+    return;
+  } catch (const Error& error) {
+    if (!is_of_files(error)) {
+      throw;
+    }
+    log_error(
+        "the model of step {} is not exported, and training goes on: {}", step_, error.what());
+    return;
+  } catch (const std::filesystem::filesystem_error& error) {
+    log_error(
+        "the model of step {} is not exported, and training goes on: {}", step_, error.what());
+    return;
+  }
+  if (leads_) {
+    log_info("exported {} in {:.2f} s", writer.folder().string(), clock.seconds());
+  }
+}
+
 StepResult Trainer::watched_step() {
   StepResult result;
   try {
@@ -372,7 +453,7 @@ void Trainer::sample(Report& report, const GivesUp& gives_up) {
 void Trainer::run() {
   const std::int64_t last_step = config_.schedule.steps;
   const Owed owed = find_owed();
-  if (step_ >= last_step && !owed.validation && !owed.sample) {
+  if (step_ >= last_step && !owed.validation && !owed.sample && !owes_export()) {
     if (!leads_) {
       return;
     }
@@ -503,6 +584,7 @@ void Trainer::train(const Owed& owed) {
   if (why != 0) {
     save_and_stop();
   }
+  export_model();  // where an earlier process was stopped before it
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
@@ -531,6 +613,9 @@ void Trainer::train(const Owed& owed) {
     }
     if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
       save();
+    }
+    if (!weights_have_exploded()) {
+      export_model();  // once the checkpoint is safe
     }
     world_.activity().enter("end of the step");
     if (why == 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -80,6 +81,11 @@ class Trainer {
   // Refuses a checkpoint of another run, or takes its position over.
   void go_on_from(const Chosen& chosen);
   void save();
+  // Writes a model folder where one is due and not there; what a disk does to it is said, and
+  // nothing else is lost. Every rank calls.
+  void export_model();
+  bool owes_export();
+  std::filesystem::path export_folder() const;
   // Deletes what the last save has made superfluous, once its weights are known to be well.
   void rotate();
   // step(), and what its loss says of the run.

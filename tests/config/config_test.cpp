@@ -104,12 +104,13 @@ Config every_key_set() {
       "  init_std: 0.01\n"
       "  router_init_std: 0.03\n"
       "run: {dir: \"runs/a \\\"b\\\" \\\\ \\u00e9\", device: cpu, seed: 77, resume: never,\n"
+      "      init_from: models/a, export_every: 31,\n"
       "      graph: required}\n"
       "parallel: {pipeline: 1, data: 1, context: 1, expert: 1, tensor: 1, expert_tensor: 1,\n"
       "           zero: 0, sequence_parallel: false, schedule: interleaved, chunks: 3,\n"
       "           stages: [0, 2, 1]}\n"
       "data: {train: [a.txt, \"b, c: #d.txt\"], validation: ['*.md'], held_out: 0.05,\n"
-      "       tokenizer: byte}\n"
+      "       tokenizer: byte, evaluate: [q.jsonl]}\n"
       "batch: {sequence_length: 33, micro_batch: 3, global_batch: 9}\n"
       "optimizer: {learning_rate: 0.1, beta1: 0.8, beta2: 0.99, eps: 1e-7, weight_decay: 0.01,\n"
       "            clip_norm: 0}\n"
@@ -118,6 +119,7 @@ Config every_key_set() {
       "precision: {compute: bf16}\n"
       "checkpoint: {every: 11, keep: 5}\n"
       "metrics: {every: 2, validate_every: 21, validate_batches: 22, sample_every: 23,\n"
+      "          evaluate_every: 32,\n"
       "          sample_tokens: 24, sample_prompt: \"ROMEO:\\n\\ttab\\x01\",\n"
       "          sample_temperature: 0.5, trace: false}\n");
 }
@@ -157,6 +159,8 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
                        .device = DeviceChoice::cpu,
                        .seed = 77,
                        .resume = Resume::never,
+                       .init_from = "models/a",
+                       .export_every = 31,
                        .graph = GraphChoice::required}));
   EXPECT_EQ(config.parallel.zero, 0);
   EXPECT_EQ(config.parallel.schedule, ScheduleKind::interleaved);
@@ -167,7 +171,8 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
             (DataConfig{.train = {"a.txt", "b, c: #d.txt"},
                         .validation = {"*.md"},
                         .held_out = 0.05,
-                        .tokenizer = "byte"}));
+                        .tokenizer = "byte",
+                        .evaluate = {"q.jsonl"}}));
   EXPECT_EQ(config.batch,
             (BatchConfig{.sequence_length = 33, .micro_batch = 3, .global_batch = 9}));
   EXPECT_EQ(config.optimizer,
@@ -190,6 +195,7 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
             (MetricsConfig{.every = 2,
                            .validate_every = 21,
                            .validate_batches = 22,
+                           .evaluate_every = 32,
                            .sample_every = 23,
                            .sample_tokens = 24,
                            .sample_prompt = "ROMEO:\n\ttab\x01",

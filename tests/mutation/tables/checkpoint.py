@@ -23,7 +23,7 @@ plant("checkpoint.writer_sync_run", WRITER, "missing fsync",
       "  sync_directory(run_dir_);\n", "",
       "a committed checkpoint may be lost with the power")
 plant("checkpoint.file_sync", FILE, "missing fsync",
-      "  if (::fsync(descriptor_) != 0) {\n    throw_write_error(path_, errno);\n  }\n", "",
+      "  if (::fsync(descriptor) != 0) {\n    throw_write_error(path, errno);\n  }\n", "",
       "a file that was closed may be empty after a crash")
 
 # ---- safetensors, npy and other programs' folders
@@ -43,3 +43,30 @@ plant("checkpoint.hf_written_temperature", HF_CONFIG, "condition",
       "attn_temperature_len is not exported")
 
 # ---- pieces and what a rank saves
+
+# ---- model folders, written and begun with
+
+FOLDER = "checkpoint/model_folder.cpp"
+STATE = "checkpoint/model_state.cpp"
+
+plant("checkpoint.folder_tied_head", FOLDER, "missing write",
+      "        places_[kEmbeddingName].push_back(place);\n", "",
+      "the head of a tied model is all zeros in its export")
+plant("checkpoint.folder_shard", FOLDER, "condition",
+      "(filled > shard_bytes || bytes > shard_bytes - filled)", "filled > shard_bytes",
+      "a file of weights is larger than was asked for")
+plant("checkpoint.folder_place", FOLDER, "index",
+      "writer.write(place.offset + static_cast<std::uint64_t>(whole) * width,",
+      "writer.write(place.offset + static_cast<std::uint64_t>(at) * width,",
+      "parts of a tensor that ranks have cut are written over each other")
+plant("checkpoint.folder_index", FOLDER, "missing file",
+      "    write_text(unfinished_ / kIndexName, index.dump(1) + \"\\n\");\n", "",
+      "an export of several files has no index")
+plant("checkpoint.init_master", STATE, "condition",
+      "if (state.name == state.parameter->name + \".master\") {",
+      "if (state.name == state.parameter->name) {",
+      "master weights of a run that begins with a folder are zero")
+plant("checkpoint.init_hand_on", STATE, "missing call",
+      "  });\n  hand_on_weights(residency, groups, stream);\n}\n\nstd::filesystem::path find_model",
+      "  });\n}\n\nstd::filesystem::path find_model",
+      "ranks that hold the same weights have only those that they read")

@@ -57,3 +57,23 @@ plant("train.graph_of_first_step", GRAPHS, "condition",
 plant("train.graph_of_ranks", GRAPHS, "condition",
       "if (num_ranks > 1) {", "if (num_ranks > 2) {",
       "the steps of two ranks are recorded")
+
+# ---- models into a run and out of it
+
+TRAINER = "train/trainer.cpp"
+
+plant("train.init_model", "train/initial_weights.cpp", "condition",
+      "  if (!what.empty()) {\n    throw ConfigError(fmt::format(\n        \"run.init_from",
+      "  if (false) {\n    throw ConfigError(fmt::format(\n        \"run.init_from",
+      "weights run under arithmetic other than their own")
+plant("train.init_checkpoint_wins", TRAINER, "condition",
+      "  } else {\n    initial = open_initial_weights(config_, groups_.all_host());\n  }",
+      "  }\n  initial = open_initial_weights(config_, groups_.all_host());",
+      "a folder that a run no longer needs is opened")
+plant("train.export_goes_on", TRAINER, "condition",
+      "  } catch (const Error& error) {\n    if (!is_of_files(error)) {",
+      "  } catch (const Error& error) {\n    if (is_of_files(error)) {",
+      "an export that fails ends the run")
+plant("train.export_owed", TRAINER, "missing call",
+      "  export_model();  // where an earlier process was stopped before it\n", "",
+      "an export is left out where the run was stopped before it")

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+
+#include "csrc/checkpoint/weights.h"
+#include "csrc/comm/communicator.h"
+#include "csrc/config/config.h"
+
+namespace memphis {
+
+// The weights of run.init_from, opened and known to be those of the config's model: nothing is
+// allocated, and no value is read. Nothing where the config names no folder. Every rank calls; if one
+// fails, all throw.
+//
+// Errors      CheckpointError, naming all tensors that are missing, have no place in the model or have
+//             another shape, and whatever is wrong with the folder. ConfigError, naming all keys of
+//             `model` in which its config.json differs: weights must not run under arithmetic other
+//             than their own.
+std::optional<StoredWeights> open_initial_weights(const Config& config, Communicator& all_host);
+
+}  // namespace memphis

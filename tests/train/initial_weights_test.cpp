@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Models into a run and out of it: weights of a folder arrive on ranks of any layout as they are
+// stored, and leave them for a folder of the same bytes, whoever writes it.
+#include "csrc/train/initial_weights.h"
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/checkpoint/folder_tokenizer.h"
+#include "csrc/checkpoint/hf.h"
+#include "csrc/checkpoint/model_folder.h"
+#include "csrc/checkpoint/store.h"
+#include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/core/json.h"
+#include "tests/support/error_text.h"
+#include "tests/support/layout_run.h"
+#include "tests/support/tiny_run.h"
+
+namespace memphis::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Small enough for several files of weights, of several tensors each.
+constexpr std::uint64_t kSmallShard = 20'000;
+
+using Files = std::map<std::string, std::string>;
+Files files_of(const fs::path& folder) {
+  Files files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files[entry.path().filename().string()] = read_text(entry.path());
+  }
+  return files;
+}
+
+class InitialWeightsTest : public testing::Test {
+ protected:
+  using Overrides = std::vector<std::string>;
+
+  fs::path path(const std::string& name) const { return directory_.path() / name; }
+
+  // Of a run's weights as it begins.
+  void export_beginning(const std::string& folder, const Layout& layout, Overrides overrides) {
+    overrides.insert(overrides.end(), layout.overrides.begin(), layout.overrides.end());
+    on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+      RankRun run(world, tiny_yaml(directory_), overrides);
+      ModelFolderWriter writer(
+          path(folder), run.config().model, run.trainer().parameters().compute(), kSmallShard);
+      export_from_ranks(
+          writer, run.trainer().parameters(), run.trainer().groups(), run.trainer().stream());
+    });
+  }
+
+  static std::vector<Layout> some_layouts() {
+    return {layout_named("one"),
+            layout_named("data2_shared_weights"),
+            layout_named("data2_tensor2_expert2_split2"),
+            layout_named("tensor4_shared_heads"),
+            piped("pipeline2", layout_named("data2_tensor2"), 2, {})};
+  }
+
+  TemporaryDirectory directory_;
+};
+
+TEST_F(InitialWeightsTest, EveryLayoutTakesAFolderInAndGivesTheSameBytesOut) {
+  const Overrides model = {"model.vocab_size=300", "batch.global_batch=16"};
+  for (const std::string tied : {"true", "false"}) {
+    Overrides drawn = model;
+    drawn.push_back("model.tie_embeddings=" + tied);
+    export_beginning("drawn_" + tied, layout_named("one"), drawn);
+    const Files expected = files_of(path("drawn_" + tied));
+    EXPECT_TRUE(expected.contains("model.safetensors.index.json"));
+    EXPECT_GT(expected.size(), 5U);
+    for (const auto& [name, bytes] : expected) {
+      if (name.ends_with(".safetensors")) {
+        const SafetensorsFile file(path("drawn_" + tied) / name);
+        std::uint64_t tensor_bytes = 0;
+        for (const auto& [tensor, stored] : file.tensors()) {
+          tensor_bytes += stored.num_bytes;
+        }
+        EXPECT_TRUE(file.tensors().size() == 1 || tensor_bytes <= kSmallShard) << name;
+      }
+    }
+    Overrides begun = drawn;
+    begun.insert(begun.end(), {"run.seed=7", "run.init_from=" + path("drawn_" + tied).string()});
+    for (const Layout& layout : some_layouts()) {
+      const std::string folder = layout.name + "_" + tied;
+      export_beginning(folder, layout, begun);
+      EXPECT_EQ(files_of(path(folder)), expected) << folder;
+    }
+  }
+}
+
+// Of f32 weights a run in bf16 keeps all that they say, where it keeps master weights.
+TEST_F(InitialWeightsTest, MasterWeightsAreThoseOfTheFolderAndNotTheRoundedOnes) {
+  export_beginning("drawn", layout_named("one"), {});
+  const Layout layout = layout_named("data2_expert2");
+  Tensors exact;
+  on_ranks(Ranks::threads, 1, [&](World& world) {
+    RankRun run(world, tiny_yaml(directory_), {});
+    exact = run.weights();
+  });
+  Overrides overrides = layout.overrides;
+  overrides.insert(overrides.end(),
+                   {"precision.compute=bf16",
+                    "batch.global_batch=16",
+                    "run.seed=7",
+                    "run.init_from=" + path("drawn").string()});
+  on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+    RankRun run(world, tiny_yaml(directory_), overrides);
+    int masters = 0;
+    for (const Optimizer::StateTensor& state : run.trainer().optimizer().state()) {
+      if (!state.name.ends_with(".master")) {
+        continue;
+      }
+      ++masters;
+      const std::vector<double>& whole = exact.at(state.parameter->name);
+      for_each_run(*state.parameter,
+                   state.local,
+                   [&](std::int64_t at, std::int64_t from, std::int64_t count) {
+                     for (std::int64_t i = 0; i < count; ++i) {
+                       ASSERT_EQ(element(state.view, from + i - state.local.begin),
+                                 whole[static_cast<std::size_t>(at + i)])
+                           << state.name;
+                     }
+                   });
+    }
+    EXPECT_GT(masters, 10);
+  });
+}
+
+TEST_F(InitialWeightsTest, AFolderOfAnotherModelIsRefusedWithAllThatDiffers) {
+  export_beginning("drawn", layout_named("one"), {});
+  const auto begin = [&](const Overrides& overrides) {
+    Overrides all = overrides;
+    all.push_back("run.init_from=" + path("drawn").string());
+    const Trainer trainer(tiny_config(directory_, all), {});
+  };
+  const std::string keys = error_text<ConfigError>([&] {
+    begin({"model.rope_theta=5e5", "model.router_cap=30", "model.num_layers=3"});
+  });
+  EXPECT_TRUE(follows_grammar(keys)) << keys;
+  EXPECT_NE(keys.find("model.rope_theta is 5e+05 and there 10000"), std::string::npos) << keys;
+  EXPECT_NE(keys.find("set model.num_layers=2 model.router_cap=0 model.rope_theta=10000"),
+            std::string::npos)
+      << keys;
+
+  // A config.json that says what the config says, and weights that are not so.
+  nlohmann::json config = parse_json(read_text(path("drawn/config.json"))).value();
+  config["num_hidden_layers"] = 3;
+  config["vocab_size"] = 260;
+  std::ofstream(path("drawn/config.json")) << config.dump();
+  const std::string tensors = error_text<CheckpointError>([&] {
+    begin({"model.num_layers=3", "model.vocab_size=260"});
+  });
+  EXPECT_TRUE(follows_grammar(tensors)) << tensors;
+  EXPECT_NE(tensors.find("lacks 21 tensors"), std::string::npos) << tensors;
+  EXPECT_NE(tensors.find("model.embed_tokens.weight has shape [259, 32], not [260, 32]"),
+            std::string::npos)
+      << tensors;
+
+  EXPECT_NE(error_text<CheckpointError>([&] {
+              const Trainer trainer(
+                  tiny_config(directory_, {"run.init_from=" + path("missing").string()}), {});
+            }).find("holds no model"),
+            std::string::npos);
+}
+
+TEST_F(InitialWeightsTest, ACheckpointWins) {
+  export_beginning("drawn", layout_named("one"), {});
+  const Overrides overrides = {"schedule.steps=2",
+                               "schedule.warmup_steps=1",
+                               "metrics.validate_every=0",
+                               "run.init_from=" + path("drawn").string()};
+  Tensors trained;
+  Tensors resumed;
+  for (Tensors* weights : {&trained, &resumed}) {
+    on_ranks(Ranks::threads, 1, [&](World& world) {
+      RankRun run(world, tiny_yaml(directory_), overrides);
+      run.trainer().run();
+      *weights = run.weights();
+    });
+    fs::remove_all(path("drawn"));  // it is not even read
+  }
+  expect_same_bits(resumed, trained, "weights");
+}
+
+TEST_F(InitialWeightsTest, ARunExportsWhileItTrainsAndLosesNothingWhereItCannot) {
+  const Overrides overrides = {"schedule.steps=5",
+                               "schedule.warmup_steps=1",
+                               "checkpoint.every=2",
+                               "run.export_every=2",
+                               "metrics.validate_every=0"};
+  const auto train = [&] {
+    Trainer trainer(tiny_config(directory_, overrides), {});
+    trainer.run();
+  };
+  train();
+  const fs::path exports = path("run/export");
+  for (const std::string step : {"step-00000002", "step-00000004", "step-00000005"}) {
+    EXPECT_TRUE(fs::exists(exports / step / "model.safetensors")) << step;
+    EXPECT_TRUE(find_tokenizer(exports / step, 259).is_byte);
+  }
+  // What a process that was killed owes, and what it left.
+  fs::remove_all(exports / "step-00000005");
+  fs::create_directories(exports / "step-00000005.tmp");
+  train();
+  EXPECT_TRUE(fs::exists(exports / "step-00000005" / "config.json"));
+  EXPECT_FALSE(fs::exists(exports / "step-00000005.tmp"));
+  const Files last = files_of(exports / "step-00000005");
+  {
+    const StoredWeights stored(path("run/step-00000005"),
+                               read_hf_config(path("run/step-00000005/config.json")));
+    ModelFolderWriter writer(path("by_command"), stored.model(), stored.dtype(), kShardBytes);
+    export_stored(writer, stored, stored.folder(), {.is_byte = true, .files = {}});
+  }
+  EXPECT_EQ(files_of(path("by_command")), last);
+
+  fs::remove_all(path("run"));
+  fs::create_directories(path("run"));
+  std::ofstream(path("run/export")) << "in the way";
+  train();
+  EXPECT_TRUE(find_newest_valid(path("run")).newest.has_value());
+  EXPECT_EQ(find_newest_valid(path("run")).newest->manifest.step, 5);
+}
+
+}  // namespace
+}  // namespace memphis::test
