@@ -2,6 +2,7 @@
 #include "kernels/attention/attention.h"
 
 #include "csrc/model/block.h"
+#include "csrc/model/key_value_cache.h"
 #include "csrc/model/regions.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/rope/rope.h"
@@ -27,6 +28,49 @@ AttentionScore score_of(const ModelConfig& model) {
   return {.scale = static_cast<float>(model.attention_multiplier),
           .cap = static_cast<float>(model.attention_cap),
           .temperature_len = model.attention_temperature_len};
+}
+
+// What a pass adds to the keys and values of its sequences.
+void keep_keys(const BlockContext& context, const Layer& layer) {
+  const Dims& d = context.dims;
+  const CachedSequences& cached = context.cached;
+  const std::int64_t width = 2 * d.local_G * d.H;  // keys, then values
+  const std::int64_t capacity = cached.cache->capacity();
+  const std::size_t element = size_of(layer.qkv_TCH.dtype);
+  const auto place_of = [&](const TensorView& heads_TCH, std::int64_t first) {
+    return static_cast<std::byte*>(heads_TCH.data) + static_cast<std::size_t>(first) * element;
+  };
+  for (std::int64_t b = 0; b < d.B; ++b) {
+    const auto index = static_cast<std::size_t>(b);
+    const std::int64_t begin = (cached.first_sequence + b) * capacity + cached.begin[index];
+    for (std::int64_t s = 0; s < cached.count[index]; ++s) {
+      device_copy(place_of(context.cached_UCH, (begin + s) * width),
+                  place_of(layer.qkv_TCH, ((b * d.S + s) * d.local_C + d.local_N) * d.H),
+                  static_cast<std::size_t>(width) * element,
+                  context.stream);
+    }
+  }
+}
+
+// The same for queries that go on with sequences: a token's place is its position, and keys of the
+// cache that no query has come to are behind all places.
+void attend_to_cache(const BlockContext& context, const Layer& layer) {
+  const Dims& d = context.dims;
+  const std::int64_t capacity = context.cached.cache->capacity();
+  const auto of_batch = [&](const TensorView& all) {
+    return all.present() ? all.rows(context.cached.first_sequence * capacity, d.B * capacity) : all;
+  };
+  const TensorView keys_UCH = of_batch(context.cached_UCH);
+  attention_forward({.out_TNH = layer.heads_TNH,
+                     .lse_BNS = layer.lse_BNS,
+                     .q_TNH = queries_of(layer.qkv_TCH, d),
+                     .k_UGH = {keys_UCH, 0, d.local_G},
+                     .v_UGH = {keys_UCH, d.local_G, d.local_G},
+                     .position_T = context.batch.position_T,
+                     .place_T = context.batch.position_T,
+                     .key_valid_U = of_batch(context.cached.cache->key_valid()),
+                     .score = score_of(context.model)},
+                    context.stream);
 }
 
 // (6) to (9), up to the output projection
@@ -62,7 +106,12 @@ void attention_branch_forward(const BlockContext& context,
                 .position_T = context.batch.position_T,
                 .num_rotated_heads = d.local_N + d.local_G},
                stream);
-  attend(context, layer);
+  if (context.cached_UCH.present()) {
+    keep_keys(context, layer);
+    attend_to_cache(context, layer);
+  } else {
+    attend(context, layer);
+  }
   matmul_forward({.y_TN = term_of(context, layer.attention_out_TD),
                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
                   .weight_NK = weights.attention_out_DN},

@@ -34,6 +34,7 @@
 #include <optional>
 
 #include "csrc/model/block.h"
+#include "csrc/model/key_value_cache.h"
 #include "csrc/model/regions.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
@@ -113,6 +114,8 @@ BlockContext Grok::block_context(const MicroBatch& batch) const {
           .scratch = activations_.backward,
           .key_valid_T = batch.key_valid_T,
           .routed_valid_T = batch.routed_valid_T,
+          .cached = batch.cached,
+          .cached_UCH = {},
           .stream = stream_};
 }
 
@@ -136,7 +139,7 @@ void Grok::embed(const MicroBatch& batch) {
 
 void Grok::forward(MicroBatch& batch) {
   const ModelParameters<TensorView>& weights = parameters_.weights();
-  const BlockContext context = block_context(batch);
+  BlockContext context = block_context(batch);
   const std::size_t num_layers = batch.layers.size();
   const auto begin_layer = [&](const char* phase, int layer, std::size_t next) {
     enter(phase, layer);
@@ -150,6 +153,9 @@ void Grok::forward(MicroBatch& batch) {
   // (3) to (16)
   for (std::size_t i = 0; i < num_layers; ++i) {
     const auto use = begin_layer("forward", batch.layer_at(i), i + 1);
+    if (batch.cached.cache != nullptr) {
+      context.cached_UCH = batch.cached.cache->layer(batch.first_layer + i);
+    }
     block_forward(context,
                   weights.layers[batch.first_layer + i],
                   batch.layers[i],
@@ -175,17 +181,23 @@ void Grok::head_product(const TensorView& final_TD, std::int64_t begin, std::int
                  stream_);
 }
 
-TensorView Grok::logits(const MicroBatch& batch, std::int64_t token) {
-  constexpr std::int64_t kRows = 8;  // a product of eight rows starts aligned in every dtype
+TensorView Grok::logits_of_rows(const MicroBatch& batch, std::int64_t begin, std::int64_t count) {
   const SharedActivations<TensorView>& shared = activations_.shared;
-  const std::int64_t begin = token / kRows * kRows;
-  const std::int64_t count = std::min({kRows, dims_.T - begin, dims_.head_chunk});
   head_product(whole_tokens(block_context(batch), batch.tensors.final_in_TD), begin, count);
   soft_cap_forward({.y = shared.capped_logits_CV.rows(0, count),
                     .x = shared.logits_CV.rows(0, count),
                     .scale = static_cast<float>(model_.output_multiplier),
                     .cap = static_cast<float>(model_.final_cap)},
                    stream_);
+  return shared.capped_logits_CV.rows(0, count);
+}
+
+TensorView Grok::logits(const MicroBatch& batch, std::int64_t token) {
+  constexpr std::int64_t kRows = 8;  // a product of eight rows starts aligned in every dtype
+  const SharedActivations<TensorView>& shared = activations_.shared;
+  const std::int64_t begin = token / kRows * kRows;
+  const std::int64_t count = std::min({kRows, dims_.T - begin, dims_.head_chunk});
+  logits_of_rows(batch, begin, count);
   TensorView row = shared.capped_logits_CV.rows(token - begin, 1);
   row = row.reshape({dims_.local_V.count});
   const TensorView& row_logits_V = shared.row_logits_V;

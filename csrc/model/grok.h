@@ -89,6 +89,10 @@ class Grok {
   // call. The plan was made for inference (Keep::one_layer).
   TensorView logits(const MicroBatch& batch, std::int64_t token);
 
+  // The same of tokens [begin, begin + count), [count, V], where the vocabulary is not cut. `begin` is
+  // a multiple of 8, and count at most dims().head_chunk.
+  TensorView logits_of_rows(const MicroBatch& batch, std::int64_t begin, std::int64_t count);
+
   const Dims& dims() const { return dims_; }
   const Activations& activations() const { return activations_; }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "csrc/model/exchange.h"
+#include "csrc/model/key_value_cache.h"
 #include "csrc/plan/activations.h"
 #include "csrc/plan/dims.h"
 
@@ -53,6 +54,7 @@ struct MicroBatch {
   std::vector<ExpertExchange> exchanges;                    // a layer each
   TensorView key_valid_T;                                   // absent where no token is the pad id
   TensorView routed_valid_T;                                // of the routed tokens
+  CachedSequences cached;                                   // of inference alone
 };
 
 // One for each slot, in their order.

@@ -188,13 +188,18 @@ InferencePlan plan_inference(const ModelConfig& model,
                              std::int64_t num_sequences,
                              std::int64_t sequence_length,
                              DType compute,
-                             Device device) {
-  return plan_inference_of(make_dims(model, num_sequences, sequence_length),
-                           compute,
-                           device,
-                           stages_of(model, {}),
-                           {},
-                           0);
+                             Device device,
+                             std::int64_t capacity) {
+  InferencePlan plan = plan_inference_of(make_dims(model, num_sequences, sequence_length),
+                                         compute,
+                                         device,
+                                         stages_of(model, {}),
+                                         {},
+                                         0);
+  if (capacity > 0) {
+    plan.activations.shared.rope_table_SH.dims[0] = capacity;
+  }
+  return plan;
 }
 
 TrainingPlan plan_training(const Config& config,

@@ -31,12 +31,14 @@ struct InferencePlan {
   std::size_t workspace_bytes() const { return activations.workspace_bytes() + messages.bytes(); }
   std::size_t bytes() const { return activation_bytes() + workspace_bytes(); }
 };
-// On one rank.
+// On one rank. With a `capacity`, passes go on with sequences of which a KeyValueCache has so many
+// positions; 0: each sequence begins with its first position, and has as many as a pass.
 InferencePlan plan_inference(const ModelConfig& model,
                              std::int64_t num_sequences,
                              std::int64_t sequence_length,
                              DType compute,
-                             Device device);
+                             Device device,
+                             std::int64_t capacity = 0);
 
 // What of a device a plan is made for.
 struct DeviceRoom {

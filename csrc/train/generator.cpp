@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <optional>
+#include <utility>
 
 #include "csrc/core/error.h"
 #include "csrc/core/rng.h"
@@ -13,29 +16,148 @@
 namespace memphis {
 namespace {
 
-// Draws from softmax(logits / temperature) by inversion; `uniform` is in [0, 1).
-std::int32_t draw_token(const std::vector<float>& logits, double temperature, double uniform) {
+// Tokens of a prompt that a pass reads at a time: enough for products of many rows, few enough that
+// their activations are small beside the weights.
+constexpr std::int64_t kReadTokens = 256;
+
+std::int64_t round_up(std::int64_t count, std::int64_t multiple) {
+  return (count + multiple - 1) / multiple * multiple;
+}
+
+// Bytes of an unfinished character of UTF-8 at the end of `text`; 0 where it is no UTF-8.
+std::size_t unfinished_bytes(std::string_view text) {
+  constexpr std::size_t kMost = 3;  // before the last byte of four
+  for (std::size_t back = 1; back <= std::min(kMost, text.size()); ++back) {
+    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
+    if ((byte & 0xC0U) == 0x80U) {
+      continue;  // within a character
+    }
+    const std::size_t length = byte >= 0xF0U ? 4 : byte >= 0xE0U ? 3 : byte >= 0xC0U ? 2 : 1;
+    return length > back ? back : 0;
+  }
+  return 0;
+}
+
+// A text that grows, and what of it may be shown: not what may be the beginning of a stop text.
+class GrowingText {
+ public:
+  explicit GrowingText(const std::vector<std::string>& stop) : stop_(stop) {}
+
+  // True where the text has come to an end, which is cut off.
+  bool add(std::string_view piece) {
+    const std::size_t before = text_.size();
+    text_ += piece;
+    std::size_t first = std::string::npos;
+    for (const std::string& stop : stop_) {
+      const std::size_t from = before + 1 > stop.size() ? before + 1 - stop.size() : 0;
+      first = std::min(first, text_.find(stop, from));
+    }
+    if (first == std::string::npos) {
+      return false;
+    }
+    text_.resize(first);
+    return true;
+  }
+
+  // What has not been shown; all that is left where the text is `done`.
+  std::string_view show(bool done) {
+    std::size_t end = text_.size();
+    if (!done) {
+      for (const std::string& stop : stop_) {
+        for (std::size_t count = std::min(stop.size() - 1, text_.size()); count > 0; --count) {
+          if (text_.ends_with(std::string_view(stop).substr(0, count))) {
+            end = std::min(end, text_.size() - count);
+            break;
+          }
+        }
+      }
+      end -= unfinished_bytes(std::string_view(text_).substr(0, end));
+    }
+    const std::size_t begin = std::min(shown_, end);
+    shown_ = std::max(shown_, end);
+    return std::string_view(text_).substr(begin, shown_ - begin);
+  }
+
+  std::string take() { return std::move(text_); }
+
+ private:
+  const std::vector<std::string>& stop_;
+  std::string text_;
+  std::size_t shown_ = 0;
+};
+
+// A prompt under way.
+struct Sequence {
+  std::size_t prompt;
+  CounterRng rng;
+  GrowingText text;
+  SequenceModel::Tokens context;
+  GeneratedText result;
+};
+
+}  // namespace
+
+std::int32_t draw_token(std::vector<float> logits,
+                        std::span<const std::int32_t> context,
+                        const SampleOptions& options,
+                        double uniform) {
+  if (options.repetition_penalty != 1) {
+    const auto penalty = static_cast<float>(options.repetition_penalty);
+    std::vector<bool> seen(logits.size());
+    for (const std::int32_t token : context) {
+      const auto index = static_cast<std::size_t>(token);
+      if (!seen[index]) {
+        seen[index] = true;
+        logits[index] = logits[index] > 0 ? logits[index] / penalty : logits[index] * penalty;
+      }
+    }
+  }
   const auto largest = std::max_element(logits.begin(), logits.end());
-  if (temperature == 0) {
+  if (options.temperature == 0) {
     return static_cast<std::int32_t>(largest - logits.begin());
   }
   std::vector<double> weights(logits.size());
-  double total = 0;
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    weights[i] = std::exp(static_cast<double>(logits[i] - *largest) / temperature);
-    total += weights[i];
+    weights[i] = std::exp(static_cast<double>(logits[i] - *largest) / options.temperature);
+  }
+  // Of equal weights the first id comes first, whatever is left out.
+  const bool cuts = options.top_k > 0 || options.top_p < 1;
+  if (cuts) {
+    std::vector<std::size_t> order(weights.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return weights[a] > weights[b];
+    });
+    if (options.top_k > 0) {
+      for (std::size_t i = static_cast<std::size_t>(options.top_k); i < order.size(); ++i) {
+        weights[order[i]] = 0;
+      }
+    }
+    const double enough = options.top_p * std::accumulate(weights.begin(), weights.end(), 0.0);
+    double held = 0;
+    for (const std::size_t index : order) {
+      if (options.top_p < 1 && held >= enough && held > 0) {
+        weights[index] = 0;
+      }
+      held += weights[index];
+    }
+  }
+  double total = 0;
+  for (double& weight : weights) {
+    if (weight < options.min_p) {  // the largest is 1
+      weight = 0;
+    }
+    total += weight;
   }
   double remaining = uniform * total;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     remaining -= weights[i];
-    if (remaining < 0) {
+    if (remaining < 0 && weights[i] > 0) {
       return static_cast<std::int32_t>(i);
     }
   }
   return static_cast<std::int32_t>(largest - logits.begin());
 }
-
-}  // namespace
 
 InferenceModel::InferenceModel(const ModelConfig& model,
                                const InferencePlan& plan,
@@ -61,6 +183,32 @@ InferenceModel::InferenceModel(const ModelConfig& model,
 }
 
 void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
+  for (std::int64_t t = 0; t < plan_.dims.T; ++t) {
+    positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % plan_.dims.S);
+  }
+  run(tokens_T, {});
+}
+
+void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T,
+                             const CachedSequences& cached) {
+  const std::int64_t S = plan_.dims.S;
+  for (std::int64_t b = 0; b < plan_.dims.B; ++b) {
+    const auto index = static_cast<std::size_t>(b);
+    const std::int64_t count = cached.count[index];
+    require(count >= 0 && count <= S && cached.begin[index] >= 0 &&
+                cached.begin[index] + std::max<std::int64_t>(count, 1) <= cached.cache->capacity(),
+            "tokens that go on with a sequence have room in its cache");
+    for (std::int64_t s = 0; s < S; ++s) {
+      // Those that stand for nothing see what the last one sees.
+      const std::int64_t last = std::max<std::int64_t>(count - 1, 0);
+      positions_T_[static_cast<std::size_t>(b * S + s)] =
+          static_cast<std::int32_t>(cached.begin[index] + std::min(s, last));
+    }
+  }
+  run(tokens_T, cached);
+}
+
+void InferenceModel::run(const std::vector<std::int32_t>& tokens_T, const CachedSequences& cached) {
   bool any_padding = false;
   for (std::size_t t = 0; t < tokens_T.size(); ++t) {
     require(tokens_T[t] >= 0 && tokens_T[t] < plan_.dims.V,
@@ -76,6 +224,7 @@ void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
                           .any_padding = any_padding};
   pipeline_.run(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
     model_.load(slot, host);
+    slot.cached = cached;
     model_.forward(slot);
   });
   synchronize(stream_);  // the batch's memory is the caller's
@@ -91,6 +240,24 @@ std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   }
   groups_.pipeline().run(
       Broadcast{.x = row, .root = static_cast<int>(head.rank)}, "head.logits", stream_);
+  return to_host(row);
+}
+
+std::vector<std::vector<float>> InferenceModel::first_logits(std::int64_t count) {
+  MicroBatch& slot = pipeline_.slot_of(0, 0);
+  std::vector<std::vector<float>> result;
+  const std::int64_t most = std::max<std::int64_t>(plan_.dims.head_chunk / 8 * 8, 1);
+  for (std::int64_t begin = 0; begin < count; begin += most) {
+    const std::int64_t rows = std::min(most, count - begin);
+    const TensorView logits_CV = model_.logits_of_rows(slot, begin, rows);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      result.push_back(to_host(logits_CV.rows(row, 1)));
+    }
+  }
+  return result;
+}
+
+std::vector<float> InferenceModel::to_host(const TensorView& row) {
   std::vector<float> logits(static_cast<std::size_t>(plan_.dims.V));
   synchronize(stream_);  // the copies below are to memory that is not pinned (core/device.h)
   if (row.dtype == DType::f64) {
@@ -118,39 +285,231 @@ void require_finite_logits(const std::vector<float>& logits, const std::string& 
   }
 }
 
+std::int64_t window_begin(std::int64_t size, std::int64_t length) {
+  if (size <= length) {
+    return 0;
+  }
+  const std::int64_t hop = std::max<std::int64_t>(length / 2, 1);
+  return round_up(size - length, hop);
+}
+
+std::vector<std::vector<float>> WindowModel::next(std::span<const Tokens* const> contexts) {
+  require(contexts.size() == 1, "windows are computed one at a time");
+  if (contexts[0] == nullptr) {
+    return {{}};
+  }
+  const Tokens& context = *contexts[0];
+  const auto size = static_cast<std::int64_t>(context.size());
+  const std::int64_t begin = window_begin(size, length());
+  // What lies behind the last token is in no one's view: attention is causal.
+  Tokens window(static_cast<std::size_t>(length()), context.back());
+  std::copy(context.begin() + begin, context.end(), window.begin());
+  model_.forward(window);
+  return {model_.logits_of(size - begin - 1)};
+}
+
+namespace {
+
+std::int64_t cache_capacity(std::int64_t length) {
+  return round_up(length, KeyValueCache::kCapacityMultiple);
+}
+
+InferencePlan plan_with_cache(const ModelConfig& model,
+                              std::int64_t num_sequences,
+                              std::int64_t num_tokens,
+                              std::int64_t length,
+                              const Parameters& parameters) {
+  return plan_inference(model,
+                        num_sequences,
+                        num_tokens,
+                        parameters.compute(),
+                        parameters.device(),
+                        cache_capacity(length));
+}
+
+}  // namespace
+
+CachedModel::CachedModel(const ModelConfig& model,
+                         std::int64_t num_sequences,
+                         std::int64_t length,
+                         WeightResidency& residency,
+                         const Groups& groups,
+                         Stream stream)
+    : length_(length),
+      cache_(
+          model, num_sequences, cache_capacity(length), residency.parameters().compute(), stream),
+      reader_(
+          model,
+          plan_with_cache(model, 1, std::min(length, kReadTokens), length, residency.parameters()),
+          residency,
+          groups,
+          stream),
+      writer_(model,
+              plan_with_cache(model, num_sequences, 1, length, residency.parameters()),
+              residency,
+              groups,
+              stream),
+      held_(static_cast<std::size_t>(num_sequences)) {}
+
+std::vector<float> CachedModel::read(std::int64_t sequence,
+                                     const Tokens& window,
+                                     std::size_t known) {
+  const auto most = static_cast<std::size_t>(reader_.dims().S);
+  std::int64_t last = 0;
+  for (std::size_t done = known; done < window.size(); done += most) {
+    const std::size_t count = std::min(most, window.size() - done);
+    Tokens tokens(most, window.back());
+    std::copy_n(window.begin() + static_cast<std::ptrdiff_t>(done), count, tokens.begin());
+    const auto begin_1 = static_cast<std::int64_t>(done);
+    const auto count_1 = static_cast<std::int64_t>(count);
+    reader_.forward(tokens,
+                    {.cache = &cache_,
+                     .first_sequence = sequence,
+                     .begin = {&begin_1, 1},
+                     .count = {&count_1, 1}});
+    last = count_1 - 1;
+  }
+  return reader_.logits_of(last);
+}
+
+std::vector<std::vector<float>> CachedModel::next(std::span<const Tokens* const> contexts) {
+  const auto num_sequences = static_cast<std::size_t>(cache_.num_sequences());
+  require(contexts.size() == num_sequences, "each sequence has a context, or none");
+  std::vector<std::vector<float>> logits(num_sequences);
+  Tokens tokens(num_sequences, 0);
+  std::vector<std::int64_t> begin(num_sequences, 0);
+  std::vector<std::int64_t> count(num_sequences, 0);
+  std::int64_t num_written = 0;
+  for (std::size_t i = 0; i < num_sequences; ++i) {
+    if (contexts[i] == nullptr) {
+      continue;
+    }
+    const Tokens& context = *contexts[i];
+    const auto size = static_cast<std::int64_t>(context.size());
+    Tokens window(context.begin() + window_begin(size, length_), context.end());
+    Tokens& held = held_[i];
+    const auto same = std::mismatch(held.begin(), held.end(), window.begin(), window.end()).second;
+    const std::size_t known =
+        std::min(static_cast<std::size_t>(same - window.begin()), window.size() - 1);
+    std::vector<std::uint8_t> valid;
+    for (std::size_t t = known; t < window.size(); ++t) {
+      valid.push_back(reader_.is_key(window[t]) ? 1 : 0);
+    }
+    cache_.mark_valid(static_cast<std::int64_t>(i), static_cast<std::int64_t>(known), valid);
+    if (window.size() - known > 1) {
+      logits[i] = read(static_cast<std::int64_t>(i), window, known);
+    } else {
+      tokens[i] = window.back();
+      begin[i] = static_cast<std::int64_t>(known);
+      count[i] = 1;
+      ++num_written;
+    }
+    held = std::move(window);
+  }
+  if (num_written > 0) {
+    writer_.forward(tokens,
+                    {.cache = &cache_, .first_sequence = 0, .begin = begin, .count = count});
+    std::vector<std::vector<float>> written =
+        writer_.first_logits(static_cast<std::int64_t>(num_sequences));
+    for (std::size_t i = 0; i < num_sequences; ++i) {
+      if (count[i] == 1) {
+        logits[i] = std::move(written[i]);
+      }
+    }
+  }
+  return logits;
+}
+
+std::vector<GeneratedText> generate_texts(SequenceModel& model,
+                                          const std::vector<std::string>& prompts,
+                                          const SampleOptions& options) {
+  const ByteTokenizer tokenizer;
+  std::vector<GeneratedText> results(prompts.size());
+  std::vector<std::optional<Sequence>> places(static_cast<std::size_t>(model.num_sequences()));
+  std::size_t next_prompt = 0;
+  const auto finish = [&](std::optional<Sequence>& place, GeneratedText::End end) {
+    Sequence& sequence = *place;
+    sequence.result.end = end;
+    if (options.on_text) {
+      options.on_text(sequence.prompt, sequence.text.show(true));
+    }
+    sequence.result.text = sequence.text.take();
+    results[sequence.prompt] = std::move(sequence.result);
+    place.reset();
+  };
+  while (true) {
+    std::vector<const SequenceModel::Tokens*> contexts;
+    bool any = false;
+    for (std::optional<Sequence>& place : places) {
+      if (!place && next_prompt < prompts.size() && options.num_tokens > 0) {
+        const std::size_t index = next_prompt++;
+        place.emplace(Sequence{
+            .prompt = index,
+            .rng =
+                CounterRng(options.seed, index == 0 ? "sample" : "sample." + std::to_string(index)),
+            .text = GrowingText(options.stop),
+            .context = {ByteTokenizer::kBos},
+            .result = {}});
+        const std::vector<std::int32_t> tokens = tokenizer.encode(prompts[index]);
+        place->context.insert(place->context.end(), tokens.begin(), tokens.end());
+      }
+      contexts.push_back(place ? &place->context : nullptr);
+      any = any || place.has_value();
+    }
+    if (!any) {
+      return results;
+    }
+    if (options.gives_up()) {
+      for (std::optional<Sequence>& place : places) {
+        if (place) {
+          finish(place, GeneratedText::End::given_up);
+        }
+      }
+      for (; next_prompt < prompts.size(); ++next_prompt) {
+        results[next_prompt].end = GeneratedText::End::given_up;
+      }
+      return results;
+    }
+    std::vector<std::vector<float>> logits = model.next(contexts);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      if (!places[i]) {
+        continue;
+      }
+      Sequence& sequence = *places[i];
+      require_finite_logits(logits[i],
+                            "after " + std::to_string(sequence.context.size()) + " tokens");
+      const std::int32_t token =
+          draw_token(std::move(logits[i]),
+                     sequence.context,
+                     options,
+                     sequence.rng.uniform(static_cast<std::uint64_t>(sequence.result.num_tokens)));
+      if (token == ByteTokenizer::kEos) {
+        finish(places[i], GeneratedText::End::document);
+        continue;
+      }
+      ++sequence.result.num_tokens;
+      sequence.context.push_back(token);
+      // A vocabulary may be larger than the tokenizer's; ids that mean nothing are left out.
+      if (token < ByteTokenizer::kVocabSize &&
+          sequence.text.add(tokenizer.decode(std::span(&token, 1)))) {
+        finish(places[i], GeneratedText::End::stop);
+        continue;
+      }
+      if (sequence.result.num_tokens == options.num_tokens) {
+        finish(places[i], GeneratedText::End::length);
+      } else if (options.on_text) {
+        options.on_text(sequence.prompt, sequence.text.show(false));
+      }
+    }
+  }
+}
+
 std::string generate_text(InferenceModel& model,
                           std::string_view prompt,
                           const SampleOptions& options) {
-  const auto length = static_cast<std::size_t>(model.dims().S);
   require(model.dims().B == 1, "text is generated one sequence at a time");
-  const ByteTokenizer tokenizer;
-  const CounterRng rng(options.seed, "sample");
-
-  std::vector<std::int32_t> context{ByteTokenizer::kBos};
-  const std::vector<std::int32_t> prompt_tokens = tokenizer.encode(prompt);
-  context.insert(context.end(), prompt_tokens.begin(), prompt_tokens.end());
-
-  std::vector<std::int32_t> generated;
-  std::vector<std::int32_t> window(length);
-  for (std::int64_t i = 0; i < options.num_tokens && !options.gives_up(); ++i) {
-    const std::size_t used = std::min(context.size(), length);
-    // What lies behind the last token is in no one's view: attention is causal.
-    std::fill(window.begin(), window.end(), ByteTokenizer::kEos);
-    std::copy(context.end() - static_cast<std::ptrdiff_t>(used), context.end(), window.begin());
-    model.forward(window);
-    const std::vector<float> logits = model.logits_of(static_cast<std::int64_t>(used) - 1);
-    require_finite_logits(logits, "after " + std::to_string(context.size()) + " tokens");
-    const std::int32_t token =
-        draw_token(logits, options.temperature, rng.uniform(static_cast<std::uint64_t>(i)));
-    if (token == ByteTokenizer::kEos) {
-      break;
-    }
-    generated.push_back(token);
-    context.push_back(token);
-  }
-  // A vocabulary may be larger than the tokenizer's; ids that mean nothing are left out.
-  std::erase_if(generated, [](std::int32_t id) { return id >= ByteTokenizer::kVocabSize; });
-  return tokenizer.decode(generated);
+  WindowModel window(model);
+  return generate_texts(window, {std::string(prompt)}, options).front().text;
 }
 
 }  // namespace memphis

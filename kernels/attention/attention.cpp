@@ -372,6 +372,87 @@ void forward_item(const HeadGroup<T>& heads,
   }
 }
 
+// Keys that a query alone meets at a time: it is read, and its sum written, once for all of them.
+constexpr std::int64_t kQueryKeys = 4;  // as forward_query() spells out, which GCC vectorises so
+
+// Of forward_query().
+template <class A>
+std::int64_t query_scratch_bytes(const AttentionShape& shape) {
+  return 2 * scratch_bytes<A>(round_up(shape.num_keys, kPanel<A>)) + 2 * scratch_bytes<A>(shape.H);
+}
+
+// Query t of head n alone. Keys and values are read as they lie: to copy them for one row, as for a
+// tile of rows, costs more than its products. A text of 6000 tokens made one by one, heads of 32, one
+// core, time of the processor in two runs each: 10.9 and 11.7 s with copies, 8.9 and 9.7 s without.
+template <class T, class A = Accumulator<T>>
+void forward_query(
+    const HeadGroup<T>& heads, Scratch scratch, T* out, A* lse, std::int64_t n, std::int64_t t) {
+  const std::int64_t width = heads.shape.H;
+  const std::int64_t first = heads.first_key(t);
+  const std::int64_t count = std::max<std::int64_t>(0, heads.end_key(t) - first);
+  const std::int64_t padded = round_up(count, kPanel<A> / 2);
+  A* const probability = scratch.take<A>(padded);
+  A* const bias = scratch.take<A>(padded);
+  A* const query = scratch.take<A>(width);
+  A* const result = scratch.take<A>(width);
+  const T* const from = heads.query(n, t);
+  for (std::int64_t h = 0; h < width; ++h) {
+    query[h] = static_cast<A>(from[h]);
+    result[h] = 0;
+  }
+  for (std::int64_t s = 0; s < count; s += kQueryKeys) {
+    const T* key[kQueryKeys];
+    for (std::int64_t i = 0; i < kQueryKeys; ++i) {
+      key[i] = heads.keys.at(first + std::min(s + i, count - 1));
+    }
+    A sum0 = 0;
+    A sum1 = 0;
+    A sum2 = 0;
+    A sum3 = 0;
+#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
+    for (std::int64_t h = 0; h < width; ++h) {
+      sum0 += query[h] * static_cast<A>(key[0][h]);
+      sum1 += query[h] * static_cast<A>(key[1][h]);
+      sum2 += query[h] * static_cast<A>(key[2][h]);
+      sum3 += query[h] * static_cast<A>(key[3][h]);
+    }
+    const A sum[kQueryKeys] = {sum0, sum1, sum2, sum3};
+    for (std::int64_t i = 0; i < std::min(kQueryKeys, count - s); ++i) {
+      probability[s + i] = sum[i];
+      bias[s + i] = heads.is_valid(first + s + i) ? A{0} : -std::numeric_limits<A>::infinity();
+    }
+  }
+  for (std::int64_t s = count; s < padded; ++s) {
+    probability[s] = 0;
+    bias[s] = -std::numeric_limits<A>::infinity();
+  }
+  const Softmax<A> softmax =
+      softmax_row(probability, bias, padded, heads.score, heads.temperature(t));
+  lse[heads.statistic(n, t)] = softmax.lse;
+  T* const to = out + heads.output(n, t);
+  if (!(softmax.sum > 0)) {
+    store_mean_value(heads, to);
+    return;
+  }
+  for (std::int64_t s = 0; s < count; s += kQueryKeys) {
+    const T* value[kQueryKeys];
+    A p[kQueryKeys];
+    for (std::int64_t i = 0; i < kQueryKeys; ++i) {
+      value[i] = heads.values.at(first + std::min(s + i, count - 1));
+      p[i] = s + i < count ? probability[s + i] : A{0};
+    }
+#pragma omp simd
+    for (std::int64_t h = 0; h < width; ++h) {
+      result[h] += p[0] * static_cast<A>(value[0][h]) + p[1] * static_cast<A>(value[1][h]) +
+                   p[2] * static_cast<A>(value[2][h]) + p[3] * static_cast<A>(value[3][h]);
+    }
+  }
+  const A inverse_sum = A{1} / softmax.sum;
+  for (std::int64_t h = 0; h < width; ++h) {
+    to[h] = static_cast<T>(result[h] * inverse_sum);
+  }
+}
+
 // From a row of q.k and of dout.v: the probabilities, and the gradient of q.k.
 template <class A>
 struct GradientRow {
@@ -662,6 +743,19 @@ void check_operands(const OpCheck& check, const Operands& op, Stream stream) {
 template <class T>
 void forward_cpu(const AttentionForward& op) {
   const AttentionShape shape = attention_shape(op);
+  if (shape.S == 1) {
+    const ThreadScratch scratch(query_scratch_bytes<Accumulator<T>>(shape));
+    parallel_chunks(shape.B * shape.N, [&](std::int64_t item) {
+      const HeadGroup<T> heads = head_group<T>(op, shape, item / shape.group());
+      forward_query(heads,
+                    scratch.mine(),
+                    op.out_TNH.as<T>(),
+                    op.lse_BNS.as<Accumulator<T>>(),
+                    heads.first_head() + item % shape.group(),
+                    0);
+    });
+    return;
+  }
   const std::int64_t items_per_group = (shape.S + kItemQueries - 1) / kItemQueries;
   const ThreadScratch scratch(forward_scratch_bytes<Accumulator<T>>(shape));
   parallel_chunks(shape.B * shape.G * items_per_group, [&](std::int64_t item) {

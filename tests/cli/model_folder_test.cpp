@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -266,6 +267,52 @@ TEST_F(ModelFolder, TextIsMadeOfTheTokensThatTheFolderIsOf) {
   EXPECT_EQ(logits("a.npy").code, 0);
   ASSERT_EQ(command({"export", path("ex"), path("copy")}).code, 0);
   EXPECT_EQ(bytes("copy/tokenizer.json"), bytes("ex/tokenizer.json"));
+}
+
+// What a text is made of is asked for in many ways, and is the same text.
+TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {
+  const auto text = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"generate", path("ex"), "--tokens", "40", "--temperature", "0"});
+    const Ended ended = command(more);
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    return ended.out;
+  };
+  const std::string alone = text({"--prompt", "grok "});
+  EXPECT_GT(alone.size(), 20U);
+  EXPECT_EQ(text({"--prompt", "grok ", "--no-cache"}), alone);
+  EXPECT_EQ(text({"--prompt", "grok ", "--top-k", "1"}), alone);
+  const std::string several =
+      text({"--prompts", directory_.write("prompts.txt", "token\ngrok \n\n"), "--batch", "2"});
+  std::istringstream lines(several);
+  std::vector<Json> objects;
+  for (std::string line; std::getline(lines, line);) {
+    objects.push_back(parse_json(line).value());
+  }
+  ASSERT_EQ(objects.size(), 3U);
+  EXPECT_EQ(objects[1]["prompt"].get<std::string>() + objects[1]["text"].get<std::string>() + "\n",
+            alone);
+  const std::string cut = alone.substr(9, 3);
+  EXPECT_EQ(text({"--prompt", "grok ", "--stop", cut}), alone.substr(0, alone.find(cut, 5)) + "\n");
+  for (const std::vector<std::string>& wrong : std::vector<std::vector<std::string>>{
+           {}, {"--prompt", "a", "--interactive"}, {"--prompt", "a", "--stop", ""}}) {
+    std::vector<std::string> arguments = {"generate", path("ex")};
+    arguments.insert(arguments.end(), wrong.begin(), wrong.end());
+    EXPECT_EQ(command(arguments).code, 2);
+  }
+}
+
+// An export of an export, in files of whatever size, has its tensors and so its bytes.
+TEST_F(ModelFolder, AnExportIsCutWhereItIsAskedTo) {
+  ASSERT_EQ(command({"export", path("ex"), path("cut"), "--shard-size", "40KB"}).code, 0);
+  EXPECT_TRUE(fs::exists(path("cut/model.safetensors.index.json")));
+  EXPECT_FALSE(fs::exists(path("cut/model.safetensors")));
+  ASSERT_EQ(command({"export", path("cut"), path("whole")}).code, 0);
+  for (const std::string name : {"model.safetensors", "config.json", "generation_config.json"}) {
+    EXPECT_EQ(bytes("whole/" + name), bytes("ex/" + name)) << name;
+  }
+  const Ended ended = command({"export", path("ex"), path("none"), "--shard-size", "5 cakes"});
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_NE(ended.error.find("--shard-size 5 cakes is no size"), std::string::npos) << ended.error;
 }
 
 // Positions take memory, and a model's limit may be far beyond the text that is asked for.

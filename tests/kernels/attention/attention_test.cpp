@@ -137,6 +137,66 @@ TEST_P(AttentionTargets, MatchesTheFormulas) {
   expect_formulas(target, c);
 }
 
+// As where a text goes on by a token at a time: one query of each sequence, which has all of its keys.
+TEST_P(AttentionTargets, EachQueryAloneMatchesTheFormulas) {
+  const auto& [target, c] = GetParam();
+  if (const std::string reason = test::skip_reason(target); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  const std::vector<double> qkv = test::rounded_to(target.dtype, c.qkv());
+  const Call all(target, c, qkv, c.dout());
+  const std::vector<double> positions = c.positions();
+  const std::int64_t row = c.N * c.H;
+  std::vector<double> out(static_cast<std::size_t>(c.T() * row));
+  std::vector<double> lse(static_cast<std::size_t>(c.T() * c.N));
+  for (std::int64_t t = 0; t < c.S; ++t) {
+    std::vector<double> query;
+    std::vector<double> position;
+    std::vector<double> place;
+    for (std::int64_t b = 0; b < c.B; ++b) {
+      const auto from = qkv.begin() + (b * c.S + t) * c.C() * c.H;
+      query.insert(query.end(), from, from + row);
+      position.push_back(positions[static_cast<std::size_t>(b * c.S + t)]);
+      place.push_back(static_cast<double>(t));
+    }
+    const TestTensor q({{c.B, c.N, c.H}, target.dtype}, target.device, query);
+    const TestTensor p({{c.B}, DType::i32}, target.device, position);
+    const TestTensor at({{c.B}, DType::i32}, target.device, place);
+    const TestTensor one_out(TensorSpec({c.B, c.N, c.H}, target.dtype), target.device);
+    const TestTensor one_lse(TensorSpec({c.B, c.N, 1}, accumulation_dtype(target.dtype)),
+                             target.device);
+    AttentionForward op = all.forward();
+    op.out_TNH = one_out;
+    op.lse_BNS = one_lse;
+    op.q_TNH = q.view();
+    op.position_T = p;
+    op.place_T = at;
+    attention_forward(op, all.stream.view());
+    const std::vector<double> row_out = one_out.values(all.stream.view());
+    const std::vector<double> row_lse = one_lse.values(all.stream.view());
+    for (std::int64_t b = 0; b < c.B; ++b) {
+      std::copy_n(row_out.begin() + b * row, row, out.begin() + (b * c.S + t) * row);
+      for (std::int64_t n = 0; n < c.N; ++n) {
+        lse[static_cast<std::size_t>((b * c.N + n) * c.S + t)] =
+            row_lse[static_cast<std::size_t>(b * c.N + n)];
+      }
+    }
+  }
+  const AttentionResult exact = test::exact_attention(target.dtype, c, qkv, c.dout());
+  const std::vector<AttentionResult> rough = test::naive_draws(target.dtype, c, qkv, c.dout());
+  EXPECT_TRUE(
+      close_to(out, test::reference_of(exact, rough, &AttentionResult::out), target.dtype, c.H));
+  test::Reference reference = test::reference_of(exact, rough, &AttentionResult::lse);
+  reference.exact = finite(reference.exact);
+  for (std::vector<double>& values : reference.naive) {
+    values = finite(values);
+  }
+  EXPECT_TRUE(close_to(finite(lse),
+                       reference,
+                       accumulation_dtype(target.dtype),
+                       static_cast<std::int64_t>(lse.size())));
+}
+
 INSTANTIATE_TEST_SUITE_P(All,
                          AttentionTargets,
                          testing::ValuesIn(test::on_attention_targets(test::attention_cases(),

@@ -212,3 +212,16 @@ plant("model.mean_of_other_loss", "model/grok.cpp", "operand",
 plant("model.z_mean_of_layers", "model/host_scalars.h", "operand",
       "set(StepScalar::z_mean, {wide(scales.token * per_layer)});", "set(StepScalar::z_mean, {wide(scales.token)});",
       "the z losses of layers are summed")
+
+# ---- keys and values that are kept
+
+plant("model.cache_sequence", "model/attention.cpp", "index",
+      "(cached.first_sequence + b) * capacity + cached.begin[index];",
+      "b * capacity + cached.begin[index];",
+      "keys of all sequences but the first go to the first")
+plant("model.cache_heads", "model/attention.cpp", "operand",
+      ".v_UGH = {keys_UCH, d.local_G, d.local_G},", ".v_UGH = {keys_UCH, 0, d.local_G},",
+      "keys are taken for values")
+plant("model.cache_layer", "model/grok.cpp", "index",
+      "batch.cached.cache->layer(batch.first_layer + i);", "batch.cached.cache->layer(0);",
+      "layers share keys and values")

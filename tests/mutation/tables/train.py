@@ -27,7 +27,7 @@ plant("train.validation_clear", EVALUATE, "initial value",
       "  device_zero(shared.stats.data, shared.stats.bytes(), stream_);\n", "",
       "the validation loss begins with that of the step")
 plant("train.generate_seed", GENERATOR, "seed",
-      "const CounterRng rng(options.seed, \"sample\");", "const CounterRng rng(0, \"sample\");",
+      "CounterRng(options.seed, index == 0", "CounterRng(0, index == 0",
       "the seed of a sample does not count")
 plant("train.bubble_is_exposed", REPORT, "value",
       "std::max<std::int64_t>(0, end.wait_end - std::max(end.wait_begin, ready))", "end.wait_end - end.wait_begin",
@@ -77,3 +77,28 @@ plant("train.export_goes_on", TRAINER, "condition",
 plant("train.export_owed", TRAINER, "missing call",
       "  export_model();  // where an earlier process was stopped before it\n", "",
       "an export is left out where the run was stopped before it")
+
+# ---- text with keys and values kept
+
+plant("train.cache_known", GENERATOR, "condition",
+      "std::min(static_cast<std::size_t>(same - window.begin()), window.size() - 1);",
+      "std::min(held.size(), window.size() - 1);",
+      "what another text had in its place is taken for known")
+plant("train.cache_pads", GENERATOR, "missing call",
+      "    cache_.mark_valid(static_cast<std::int64_t>(i), static_cast<std::int64_t>(known), valid);\n", "",
+      "later tokens attend to pads that were kept")
+plant("train.cache_place", GENERATOR, "index",
+      "static_cast<std::int32_t>(cached.begin[index] + std::min(s, last));",
+      "static_cast<std::int32_t>(std::min(s, last));",
+      "tokens that go on with a sequence stand at its beginning")
+plant("train.draw_top_p", GENERATOR, "bound",
+      "if (options.top_p < 1 && held >= enough && held > 0) {",
+      "if (options.top_p < 1 && held > 0) {",
+      "top_p leaves the most probable token alone")
+plant("train.draw_penalty", GENERATOR, "sign",
+      "logits[index] > 0 ? logits[index] / penalty : logits[index] * penalty;",
+      "logits[index] / penalty;",
+      "tokens of negative logits that have come before become more probable")
+plant("train.stop_shown", GENERATOR, "condition",
+      "            end = std::min(end, text_.size() - count);\n", "",
+      "the beginning of a stop text is shown")
