@@ -13,6 +13,7 @@ namespace memphis {
 void add_train_command(CLI::App& program);
 void add_plan_command(CLI::App& program);
 void add_logits_command(CLI::App& program);
+void add_evaluate_command(CLI::App& program);
 void add_export_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_bench_command(CLI::App& program);

@@ -13,7 +13,6 @@
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
-#include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
 #include "csrc/cli/threads.h"
@@ -22,7 +21,6 @@
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
-#include "csrc/data/tokenizer.h"
 #include "csrc/train/generator.h"
 
 namespace memphis {
@@ -37,34 +35,6 @@ struct GenerateArguments {
   bool no_cache = false;
   SampleOptions sample;
 };
-
-// Before the weights are read: of another tokenizer's ids the bytes of a text are a random choice.
-void require_byte_tokenizer(const ModelFolder& folder) {
-  const FolderTokenizer tokenizer = find_tokenizer(folder.path, folder.config.vocab_size);
-  if (!tokenizer.is_byte) {
-    const std::string files = describe_files(folder.path, tokenizer);
-    throw DataError(
-        fmt::format("{} has a vocabulary of {} and {} (memphis knows one tokenizer, of {} ids for "
-                    "bytes{}); give token ids to `memphis logits`{}",
-                    folder.path.string(),
-                    folder.config.vocab_size,
-                    files.empty() ? "no tokenizer" : "the tokenizer " + files,
-                    ByteTokenizer::kVocabSize,
-                    files.empty() ? ", and config.json does not say that the ids are its" : "",
-                    files.empty() ? fmt::format(", or, if the model was trained on bytes, write "
-                                                "\"tokenizer_class\": \"{}\" into its config.json",
-                                                kByteTokenizerClass)
-                                  : ""));
-  }
-  if (folder.config.vocab_size < ByteTokenizer::kVocabSize) {
-    throw DataError(fmt::format(
-        "{} has a vocabulary of {} (text needs the byte tokenizer's {}); use `memphis logits` for "
-        "models of other tokens",
-        folder.path.string(),
-        folder.config.vocab_size,
-        ByteTokenizer::kVocabSize));
-  }
-}
 
 // Positions that a model looks at: no more than the text will have, because its limit may be far
 // beyond that and all of them take memory.

@@ -40,6 +40,7 @@ int run(int argc, char** argv) {
   add_logits_command(program);
   add_export_command(program);
   add_generate_command(program);
+  add_evaluate_command(program);
   add_bench_command(program);
   add_docs_command(program);
   std::vector<std::string> arguments(argv + 1, argv + argc);

@@ -3,10 +3,12 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/cli/commands.h"
 #include "csrc/core/error.h"
+#include "csrc/data/tokenizer.h"
 
 namespace memphis {
 namespace {
@@ -42,6 +44,33 @@ void add_model_argument(CLI::App& command, ModelArgument& argument) {
 
 ModelFolder::ModelFolder(const std::string& argument)
     : path(find_model_folder(argument)), config(read_hf_config(path / "config.json")) {}
+
+void require_byte_tokenizer(const ModelFolder& folder) {
+  const FolderTokenizer tokenizer = find_tokenizer(folder.path, folder.config.vocab_size);
+  if (!tokenizer.is_byte) {
+    const std::string files = describe_files(folder.path, tokenizer);
+    throw DataError(
+        fmt::format("{} has a vocabulary of {} and {} (memphis knows one tokenizer, of {} ids for "
+                    "bytes{}); give token ids to `memphis logits`{}",
+                    folder.path.string(),
+                    folder.config.vocab_size,
+                    files.empty() ? "no tokenizer" : "the tokenizer " + files,
+                    ByteTokenizer::kVocabSize,
+                    files.empty() ? ", and config.json does not say that the ids are its" : "",
+                    files.empty() ? fmt::format(", or, if the model was trained on bytes, write "
+                                                "\"tokenizer_class\": \"{}\" into its config.json",
+                                                kByteTokenizerClass)
+                                  : ""));
+  }
+  if (folder.config.vocab_size < ByteTokenizer::kVocabSize) {
+    throw DataError(fmt::format(
+        "{} has a vocabulary of {} (text needs the byte tokenizer's {}); use `memphis logits` for "
+        "models of other tokens",
+        folder.path.string(),
+        folder.config.vocab_size,
+        ByteTokenizer::kVocabSize));
+  }
+}
 
 void require_fits(const ModelFolder& folder, DType compute, Device device) {
   std::size_t needed = 0;

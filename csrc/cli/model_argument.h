@@ -34,6 +34,10 @@ struct ModelFolder {
   ModelConfig config;
 };
 
+// DataError unless its tokens are of the byte tokenizer: of another's ids the bytes of a text are a
+// random choice. To be asked before the weights are read.
+void require_byte_tokenizer(const ModelFolder& folder);
+
 // PreflightError if the weights do not fit into the device's free memory as `compute`.
 void require_fits(const ModelFolder& folder, DType compute, Device device);
 

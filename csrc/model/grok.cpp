@@ -257,7 +257,8 @@ void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
                                   bool with_gradient) {
   const SharedActivations<TensorView>& shared = activations_.shared;
   const TensorView logits_CV = shared.logits_CV.rows(0, count);
-  const TensorView grad_scale_1 = step_scalar_view(shared, StepScalar::target);
+  const TensorView grad_scale_1 =
+      with_gradient ? step_scalar_view(shared, StepScalar::target) : TensorView{};
   head_product(final_TD, begin, count);
   if (dims_.tensor_parallel) {
     TensorView lse_T;
@@ -311,12 +312,16 @@ void Grok::add_auxiliary_losses(const MicroBatch& batch) {
   }
 }
 
-void Grok::loss(const MicroBatch& batch) {
+void Grok::token_losses(const MicroBatch& batch) {
   const TensorView final_TD = whole_tokens(block_context(batch), batch.tensors.final_in_TD);
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
     cross_entropy_of_chunk(batch, final_TD, begin, count, false);
   }
+}
+
+void Grok::loss(const MicroBatch& batch) {
+  token_losses(batch);
   add_cross_entropy(batch);
 }
 

@@ -56,6 +56,9 @@ class Grok {
   // stage with the head.
   void loss(const MicroBatch& batch);
 
+  // The same up to the cross entropy of each token, in the batch's loss_T; 0 where there is no target.
+  void token_losses(const MicroBatch& batch);
+
   // Adds the means of the auxiliary losses of the stage's layers, a layer's share of the mean over
   // all layers each and without coefficients, to shared.stats.
   void add_auxiliary_losses(const MicroBatch& batch);

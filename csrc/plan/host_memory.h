@@ -18,6 +18,11 @@ constexpr std::size_t batch_bytes(std::int64_t num_sequences, std::int64_t seque
   return static_cast<std::size_t>(num_sequences * sequence_length) * kBytesPerToken;
 }
 
+// Of the cross entropy of so many tokens, in the widest type.
+constexpr std::size_t token_losses_bytes(std::int64_t num_tokens) {
+  return static_cast<std::size_t>(num_tokens) * sizeof(double);
+}
+
 // Of a layer's experts, a cut one counted once for each of its pieces: where the rows of each
 // begin, and where the last one's end.
 constexpr std::int64_t num_expert_offsets(const Dims& dims) {

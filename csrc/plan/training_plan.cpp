@@ -97,11 +97,14 @@ HostMemoryPlan plan_host_memory(const Config& config,
   const std::int64_t micro_batch = config.batch.micro_batch;
   const bool validates = !config.data.validation.empty() || config.data.held_out > 0;
   const std::int64_t validated = validates ? validation.shape.num_micro_batches : 0;
+  const std::int64_t asked =
+      config.data.evaluate.empty() ? 0 : validation.shape.num_micro_batches * micro_batch;
   const std::size_t stats_bytes =
       plan.activations.shared.stats.bytes() + plan.activations.shared.step_scalars.bytes();
   return {
       .batches_bytes = batch_bytes(plan.num_micro_batches * micro_batch, S) +
-                       batch_bytes(validated * micro_batch, S),
+                       batch_bytes(validated * micro_batch, S) + batch_bytes(asked, S) +
+                       token_losses_bytes(asked * S),
       .statistics_bytes = (validates ? 2 : 1) * stats_bytes +
                           static_cast<std::size_t>(plan.dims.L) * expert_offsets_bytes(plan.dims),
       .exchange_bytes =

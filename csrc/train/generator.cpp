@@ -230,6 +230,29 @@ void InferenceModel::run(const std::vector<std::int32_t>& tokens_T, const Cached
   synchronize(stream_);  // the batch's memory is the caller's
 }
 
+std::vector<double> InferenceModel::token_losses(const HostBatch& host) {
+  TensorView loss_T;
+  pipeline_.run(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
+    model_.load(slot, host);
+    slot.cached = {};
+    model_.forward(slot);
+    model_.token_losses(slot);
+    loss_T = slot.tensors.loss_T;
+  });
+  synchronize(stream_);
+  std::vector<double> losses(static_cast<std::size_t>(plan_.dims.T));
+  if (loss_T.dtype == DType::f64) {
+    device_copy(losses.data(), loss_T.data, loss_T.bytes(), stream_);
+    synchronize(stream_);
+    return losses;
+  }
+  std::vector<float> narrow(losses.size());
+  device_copy(narrow.data(), loss_T.data, loss_T.bytes(), stream_);
+  synchronize(stream_);
+  std::copy(narrow.begin(), narrow.end(), losses.begin());
+  return losses;
+}
+
 std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   // The rank with the head has them, and tells the others.
   const PipelineShape& shape = plan_.schedule.shape;

@@ -42,6 +42,10 @@ class InferenceModel {
   // capacity the plan was made for. On one rank.
   void forward(const std::vector<std::int32_t>& tokens_T, const CachedSequences& cached);
 
+  // The cross entropy of each target of a batch of B * S tokens, in nats; 0 where there is none. On one
+  // rank.
+  std::vector<double> token_losses(const HostBatch& host);
+
   // Logits of token `index` of the last forward(), [V], f32.
   std::vector<float> logits_of(std::int64_t index);
   // Of tokens [0, count), on one rank.

@@ -67,6 +67,17 @@ constexpr std::array kKeys = {
               "Cross entropy over the text that is held out."},
     MetricKey{"validation", "validation_targets", "tokens", "Over how many that is the mean."},
     MetricKey{"validation", "elapsed_seconds", "seconds", "Since this process began to train."},
+    MetricKey{"evaluation", "step", "", "After which the questions of data.evaluate were asked."},
+    MetricKey{"evaluation", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{"evaluation",
+              "accuracy",
+              "",
+              "Share of questions whose right ending has the largest probability."},
+    MetricKey{"evaluation",
+              "accuracy_normalised",
+              "",
+              "The same by the mean log-probability a byte, which longer endings lose nothing by."},
+    MetricKey{"evaluation", "questions", "", "Over how many both are."},
     MetricKey{"sample", "step", "", "After which it was drawn."},
     MetricKey{"sample", "time", "UTC, ISO 8601", "When the line was written."},
     MetricKey{
@@ -79,6 +90,9 @@ constexpr std::array kKeys = {
 std::string title_of(std::string_view line) {
   if (line == "step") {
     return "A line of a step";
+  }
+  if (line == "evaluation") {
+    return "A line of an evaluation";
   }
   return line == "sample" ? "A line of a sample of the model's text"
                           : "A line of a validation loss";
@@ -111,7 +125,8 @@ std::string metrics_reference() {
       "# The keys of metrics.jsonl\n\n"
       "Written by `memphis docs metrics --markdown`, from csrc/train/. `run.dir/metrics.jsonl` has "
       "one\n"
-      "JSON object a line: one for each step, and others for validation losses and samples.\n";
+      "JSON object a line: one for each step, and others for validation losses, evaluations and "
+      "samples.\n";
   std::string_view line;
   for (const MetricKey& key : kKeys) {
     if (key.line != line) {

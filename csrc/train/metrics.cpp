@@ -164,6 +164,15 @@ void MetricsFile::write_validation(std::int64_t step,
   write_line(line.dump());
 }
 
+void MetricsFile::write_evaluation(std::int64_t step, const QuestionScores& scores) {
+  const nlohmann::ordered_json line = {{"step", step},
+                                       {"time", utc_now()},
+                                       {"accuracy", scores.accuracy},
+                                       {"accuracy_normalised", scores.accuracy_normalised},
+                                       {"questions", scores.num_questions}};
+  write_line(line.dump());
+}
+
 void MetricsFile::write_sample(std::int64_t step, std::string_view text) {
   const nlohmann::ordered_json line = {{"step", step}, {"time", utc_now()}, {"sample", text}};
   // A sample of bytes need not be UTF-8.
@@ -177,6 +186,7 @@ StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step) {
       if (step_of(object) == step) {
         lines.step = lines.step || object.contains("loss");
         lines.validation = lines.validation || object.contains("validation_loss");
+        lines.evaluation = lines.evaluation || object.contains("accuracy");
         lines.sample = lines.sample || object.contains("sample");
       }
     });

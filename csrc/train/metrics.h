@@ -10,6 +10,7 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/error.h"
+#include "csrc/data/questions.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/step.h"
 
@@ -40,6 +41,7 @@ class MetricsFile {
                         double loss,
                         std::int64_t targets,
                         double elapsed_seconds);
+  void write_evaluation(std::int64_t step, const QuestionScores& scores);
   void write_sample(std::int64_t step, std::string_view text);
 
  private:
@@ -53,6 +55,7 @@ class MetricsFile {
 struct StepLines {
   bool step = false;
   bool validation = false;
+  bool evaluation = false;
   bool sample = false;
 };
 // Of none where there is no such file.

@@ -108,10 +108,6 @@ Trainer::Trainer(const Config& config,
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
-  if (!config_.data.evaluate.empty()) {
-    throw ConfigError(
-        "data.evaluate names questions (training does not ask them yet); leave the key out");
-  }
   std::optional<StoredWeights> initial;
   if (found) {
     go_on_from(*found);  // or not: before anything is touched
@@ -159,6 +155,9 @@ Trainer::Trainer(const Config& config,
     validation_loader_.emplace(
         *dataset_.validation, dataset_.validation_range, batch.sequence_length);
     evaluator_.emplace(config_, plan_, groups_, *model_, *pipeline_, *validation_loader_, stream());
+  }
+  if (!config_.data.evaluate.empty()) {
+    questions_.emplace(config_, plan_, groups_, *model_, *pipeline_, stream());
   }
   if (plan_.sampling) {
     sampler_.emplace(config_.model, *plan_.sampling, *residency_, groups_, stream());
@@ -433,6 +432,20 @@ void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gi
            elapsed_seconds);
 }
 
+void Trainer::evaluate(Report& report, const GivesUp& gives_up) {
+  world_.activity().enter("evaluation");
+  const std::optional<QuestionScores> scores = questions_->run(gives_up);
+  if (!scores || !leads_) {
+    return;
+  }
+  report.write([&](MetricsFile& metrics) { metrics.write_evaluation(step_, *scores); });
+  log_info("step {}  accuracy {:.4f}, {:.4f} by mean log-probability a byte, over {} questions",
+           step_,
+           scores->accuracy,
+           scores->accuracy_normalised,
+           scores->num_questions);
+}
+
 void Trainer::sample(Report& report, const GivesUp& gives_up) {
   world_.activity().enter("sampling");
   bool gave_up = false;
@@ -453,7 +466,8 @@ void Trainer::sample(Report& report, const GivesUp& gives_up) {
 void Trainer::run() {
   const std::int64_t last_step = config_.schedule.steps;
   const Owed owed = find_owed();
-  if (step_ >= last_step && !owed.validation && !owed.sample && !owes_export()) {
+  if (step_ >= last_step && !owed.validation && !owed.evaluation && !owed.sample &&
+      !owes_export()) {
     if (!leads_) {
       return;
     }
@@ -521,6 +535,7 @@ void Trainer::write_trace() {
 Trainer::Owed Trainer::find_owed() {
   constexpr std::int64_t kValidation = 1;
   constexpr std::int64_t kSample = 2;
+  constexpr std::int64_t kEvaluation = 4;
   std::int64_t owed = 0;
   together(groups_.all_host(), "metrics.read", [&] {
     const bool last = step_ == config_.schedule.steps;
@@ -534,12 +549,17 @@ Trainer::Owed Trainer::find_owed() {
     if (evaluator_ && !lines.validation && (due(step_, config_.metrics.validate_every) || last)) {
       owed |= kValidation;
     }
+    if (questions_ && !lines.evaluation && (due(step_, config_.metrics.evaluate_every) || last)) {
+      owed |= kEvaluation;
+    }
     if (sampler_ && !lines.sample && (due(step_, config_.metrics.sample_every) || last)) {
       owed |= kSample;
     }
   });
   owed = largest_of_all(groups_.all_host(), owed, "metrics.read");
-  return {.validation = (owed & kValidation) != 0, .sample = (owed & kSample) != 0};
+  return {.validation = (owed & kValidation) != 0,
+          .evaluation = (owed & kEvaluation) != 0,
+          .sample = (owed & kSample) != 0};
 }
 
 void Trainer::train(const Owed& owed) {
@@ -578,6 +598,9 @@ void Trainer::train(const Owed& owed) {
   if (owed.validation) {
     validate(report, clock.seconds(), gives_up);
   }
+  if (owed.evaluation) {
+    evaluate(report, gives_up);
+  }
   if (owed.sample) {
     sample(report, gives_up);
   }
@@ -607,6 +630,9 @@ void Trainer::train(const Owed& owed) {
     }
     if (due(step_, config_.metrics.validate_every) || last) {
       saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });
+    }
+    if (questions_ && (due(step_, config_.metrics.evaluate_every) || last)) {
+      evaluate(report, gives_up);
     }
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);

@@ -21,6 +21,7 @@
 #include "csrc/train/generator.h"
 #include "csrc/train/loss_watch.h"
 #include "csrc/train/metrics.h"
+#include "csrc/train/question_evaluator.h"
 #include "csrc/train/resume.h"
 #include "csrc/train/rotation.h"
 #include "csrc/train/run_lock.h"
@@ -51,6 +52,8 @@ class Trainer {
   void time_communication();
 
   double validation_loss();
+  // Of data.evaluate, of which there is something.
+  QuestionEvaluator& questions() { return *questions_; }
 
   std::int64_t current_step() const { return step_; }
   std::uint64_t samples() const { return samples_; }
@@ -94,13 +97,15 @@ class Trainer {
   bool weights_have_exploded();
   // Asked again and again, with the same answer on all ranks: whether the run is to stop.
   using GivesUp = std::function<bool()>;
-  // Neither leaves a line where it was given up.
+  // None leaves a line where it was given up.
   void validate(Report& report, double elapsed_seconds, const GivesUp& gives_up);
+  void evaluate(Report& report, const GivesUp& gives_up);
   void sample(Report& report, const GivesUp& gives_up);
 
   // What follows a step and is not in metrics.jsonl.
   struct Owed {
     bool validation = false;
+    bool evaluation = false;
     bool sample = false;
   };
   // The same on all ranks: what an earlier process was stopped before, after the step that it
@@ -141,6 +146,7 @@ class Trainer {
   std::optional<Optimizer> optimizer_;
   std::optional<TrainStep> train_step_;
   std::optional<Evaluator> evaluator_;
+  std::optional<QuestionEvaluator> questions_;
   std::optional<InferenceModel> sampler_;
   std::int64_t step_ = 0;
   std::uint64_t samples_ = 0;

@@ -3,6 +3,7 @@
 // What the commands that read weights do with folders as users have them: of other programs, of
 // another model, damaged, not finite.
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -299,6 +300,59 @@ TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {
     arguments.insert(arguments.end(), wrong.begin(), wrong.end());
     EXPECT_EQ(command(arguments).code, 2);
   }
+}
+
+// The same from logits: what a program that knows nothing of losses makes of the model.
+TEST_F(ModelFolder, LossesAreThoseOfTheLogits) {
+  const std::string text = "grok routes every token";
+  Json row = {1};
+  for (const char c : text) {
+    row.push_back(c + 3);
+  }
+  const std::string tokens = directory_.write("text.json", Json{{"tokens", {row}}}.dump());
+  ASSERT_EQ(command({"logits", path("ex"), tokens, path("l.npy")}).code, 0);
+  const std::string npy = bytes("l.npy");
+  const std::size_t V = 300;
+  std::vector<float> logits(row.size() * V);
+  std::memcpy(logits.data(),
+              npy.data() + npy.size() - logits.size() * sizeof(float),
+              logits.size() * sizeof(float));
+  const auto nats = [&](std::size_t position, int token) {
+    double sum = 0;
+    for (std::size_t v = 0; v < V; ++v) {
+      sum += std::exp(static_cast<double>(logits[position * V + v]));
+    }
+    return std::log(sum) -
+           static_cast<double>(logits[position * V + static_cast<std::size_t>(token)]);
+  };
+  double total = nats(text.size(), 2);  // the end of the document
+  for (std::size_t t = 0; t < text.size(); ++t) {
+    total += nats(t, text[t] + 3);
+  }
+  const Ended ended = command({"evaluate", path("ex"), directory_.write("a.txt", text), "--json"});
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  const Json line = parse_json(ended.out).value();
+  const auto targets = static_cast<double>(text.size() + 1);
+  EXPECT_NEAR(line["loss"].get<double>(), total / targets, 1e-5);
+  EXPECT_NEAR(line["bits_per_byte"].get<double>(),
+              total / std::log(2) / static_cast<double>(text.size()),
+              2e-5);
+  EXPECT_NEAR(line["perplexity"].get<double>(), std::exp(total / targets), 1e-2);
+  EXPECT_EQ(line["tokens"], text.size() + 1);
+
+  // Of two endings the one that costs less is the answer.
+  const double routes = nats(4, ' ' + 3) + nats(5, 'r' + 3);
+  directory_.write("q.jsonl", R"({"ctx": "grok", "endings": ["r", "\u00e9"], "label": 0})");
+  const Ended asked = command({"evaluate", path("ex"), path("q.jsonl"), "--json"});
+  ASSERT_EQ(asked.code, 0) << asked.error;
+  EXPECT_LT(routes, 20);
+  EXPECT_EQ(parse_json(asked.out).value()["accuracy"], 1.0);
+  // What is wrong with the last file is known before the first is measured.
+  directory_.write("bad.jsonl", "{}");
+  const Ended refused = command({"evaluate", path("ex"), path("a.txt"), path("bad.jsonl")});
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_EQ(refused.out, "");
+  EXPECT_NE(refused.error.find("bad.jsonl:1: it has no `ctx`"), std::string::npos) << refused.error;
 }
 
 // An export of an export, in files of whatever size, has its tensors and so its bytes.

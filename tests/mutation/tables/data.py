@@ -35,3 +35,17 @@ plant("data.stream_nul", STREAM, "bound",
 plant("data.token_first_byte", TOKENIZER, "bound",
       "if (token >= kFirstByte) {", "if (token > kFirstByte) {",
       "a NUL byte has no text")
+
+# ---- questions
+
+QUESTIONS = "data/questions.cpp"
+
+plant("data.questions_first_target", QUESTIONS, "bound",
+      "if (t + 1 >= window.first_target) {", "if (t >= window.first_target) {",
+      "the first token of an ending is not scored")
+plant("data.questions_excess", QUESTIONS, "missing term",
+      "      window.first_target -= excess;\n", "",
+      "of a context that is cut the ending begins too late")
+plant("data.questions_normalised", QUESTIONS, "value",
+      "static_cast<double>(question.endings[i].size());", "1.0;",
+      "both scores are the same")
