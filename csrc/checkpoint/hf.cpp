@@ -141,6 +141,17 @@ std::string instead(const Names& names) {
   return "weights are read from safetensors); name a model folder, or copy its weights there";
 }
 
+nlohmann::json weight_map_of(const fs::path& index) {
+  nlohmann::json root = read_json_object(index);
+  const auto map = root.find("weight_map");
+  if (map == root.end() || !map->is_object() || map->empty()) {
+    fail(index,
+         "'weight_map' is missing, empty or not an object",
+         "it maps each tensor to its file");
+  }
+  return std::move(*map);
+}
+
 }  // namespace
 
 HfTensors::HfTensors(const fs::path& directory) : directory_(directory) {
@@ -149,11 +160,15 @@ HfTensors::HfTensors(const fs::path& directory) : directory_(directory) {
     add(open(std::string(kSingleFile)));
     return;
   }
-  if (is_there(directory / kIndexFile)) {
+  const Names names = list_names(directory);
+  const bool is_presharded = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return parse_presharded(name).has_value();
+  });
+  // An index names one file of a tensor, of which such a folder has a part in each.
+  if (is_there(directory / kIndexFile) && !is_presharded) {
     open_index(directory / kIndexFile);
     return;
   }
-  const Names names = list_names(directory);
   Names presharded;
   Names others;
   for (const std::string& name : names) {
@@ -170,6 +185,9 @@ HfTensors::HfTensors(const fs::path& directory) : directory_(directory) {
                   directory.string());
     }
     open_presharded(presharded);
+    if (is_there(directory / kIndexFile)) {
+      require_all_of_index(directory / kIndexFile);
+    }
   } else if (!others.empty()) {
     open_series(others);
   } else {
@@ -202,15 +220,9 @@ void HfTensors::add(const SafetensorsFile& file) {
 }
 
 void HfTensors::open_index(const fs::path& index) {
-  const nlohmann::json root = read_json_object(index);
-  const auto map = root.find("weight_map");
-  if (map == root.end() || !map->is_object() || map->empty()) {
-    fail(index,
-         "'weight_map' is missing, empty or not an object",
-         "it maps each tensor to its file");
-  }
+  const nlohmann::json map = weight_map_of(index);
   std::map<std::string, Names> names_of;  // by file
-  for (const auto& [name, value] : map->items()) {
+  for (const auto& [name, value] : map.items()) {
     if (!value.is_string() || !is_bare_name(value.get_ref<const std::string&>())) {
       fail(index,
            fmt::format("tensor '{}' lies in '{}'",
@@ -256,8 +268,8 @@ void HfTensors::open_index(const fs::path& index) {
     }
     Names unmapped;
     for (const auto& [name, tensor] : file.tensors()) {
-      const auto place = map->find(name);
-      if (place == map->end()) {
+      const auto place = map.find(name);
+      if (place == map.end()) {
         unmapped.push_back(name);
       } else if (*place != file_name) {
         fail(index,
@@ -303,6 +315,24 @@ void HfTensors::open_index(const fs::path& index) {
     log_warning("not read: {} (the index of {} does not name them)",
                 list_names(others),
                 directory_.string());
+  }
+}
+
+// What the index of a presharded folder can tell: which tensors there are.
+void HfTensors::require_all_of_index(const fs::path& index) const {
+  Names missing;
+  const nlohmann::json map = weight_map_of(index);
+  for (const auto& [name, value] : map.items()) {
+    if (!tensors_.contains(form_b_name(name))) {
+      missing.push_back(name);
+    }
+  }
+  if (!missing.empty()) {
+    fail(index,
+         fmt::format("in none of the -TP- files are {} of its tensors: {}",
+                     missing.size(),
+                     list_names(missing)),
+         "index and files are of two models or versions, or a file is missing");
   }
 }
 

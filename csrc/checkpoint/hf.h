@@ -35,7 +35,8 @@ std::string write_hf_config(const ModelConfig& model,
 //   model.safetensors
 //   model.safetensors.index.json and the files that it names
 //   *-TP-common.safetensors and *-TP-000.safetensors, ..., of which each of the latter has a part of
-//     each of its tensors, cut along one dim (xai-org/grok-2)
+//     each of its tensors, cut along one dim (xai-org/grok-2); an index beside them says which
+//     tensors there are, and no more
 //   *.safetensors without an index, each tensor in one of them
 //
 // The first that is there. CheckpointError, naming what is amiss, if there is none, if a file of the
@@ -57,6 +58,7 @@ class HfTensors {
   const SafetensorsFile& open(const std::string& file_name);
   void add(const SafetensorsFile& file);
   void open_index(const std::filesystem::path& index);
+  void require_all_of_index(const std::filesystem::path& index) const;
   void open_presharded(const std::vector<std::string>& names);
   void open_series(const std::vector<std::string>& names);
 

@@ -382,6 +382,7 @@ std::string write_hf_config(const ModelConfig& model,
   root["num_key_value_heads"] = model.num_kv_heads;
   root["head_dim"] = model.head_dim;
   root["num_local_experts"] = model.num_experts;
+  root["num_experts"] = model.num_experts;  // as vLLM reads it, and takes 8 where it is not there
   root["num_experts_per_tok"] = model.experts_per_token;
   if (model.max_sequence_length > 0) {
     root["max_position_embeddings"] = model.max_sequence_length;

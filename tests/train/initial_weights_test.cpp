@@ -15,6 +15,7 @@
 #include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/model_folder.h"
+#include "csrc/checkpoint/safetensors.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
@@ -134,6 +135,106 @@ TEST_F(InitialWeightsTest, MasterWeightsAreThoseOfTheFolderAndNotTheRoundedOnes)
     }
     EXPECT_GT(masters, 10);
   });
+}
+
+// What SGLang's and vLLM's Grok1ForCausalLM look for in a folder: every name that their loaders ask
+// for, whole, in the shape that they take, and no other. q, k and v, the two halves of gate_up and w1
+// and w3 of an expert they put together themselves. SGLang wants a head even where it is tied.
+TEST_F(InitialWeightsTest, ServersFindTheTensorsAndKeysThatTheyLoad) {
+  using Shape = std::vector<std::int64_t>;
+  constexpr std::int64_t V = 259;
+  constexpr std::int64_t D = 32;
+  constexpr std::int64_t F = 48;
+  constexpr std::int64_t NH = 32;
+  constexpr std::int64_t GH = 16;
+  constexpr std::int64_t E = 4;
+  constexpr std::int64_t dense_F = 40;
+  for (const bool grok2 : {false, true}) {
+    std::map<std::string, Shape> expected = {{"model.embed_tokens.weight", {V, D}},
+                                             {"model.norm.weight", {D}},
+                                             {"lm_head.weight", {V, D}}};
+    for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+      for (const std::string norm : {"pre_attn", "post_attn", "pre_moe", "post_moe"}) {
+        expected[layer + norm + "_norm.weight"] = {D};
+      }
+      expected[layer + "self_attn.q_proj.weight"] = {NH, D};
+      expected[layer + "self_attn.k_proj.weight"] = {GH, D};
+      expected[layer + "self_attn.v_proj.weight"] = {GH, D};
+      expected[layer + "self_attn.o_proj.weight"] = {D, NH};
+      expected[layer + "block_sparse_moe.gate.weight"] = {E, D};
+      for (std::int64_t e = 0; e < E; ++e) {
+        const std::string expert = layer + "block_sparse_moe.experts." + std::to_string(e) + ".";
+        expected[expert + "w1.weight"] = {F, D};
+        expected[expert + "w3.weight"] = {F, D};
+        expected[expert + "w2.weight"] = {D, F};
+      }
+      if (grok2) {
+        expected[layer + "mlp.gate_proj.weight"] = {dense_F, D};
+        expected[layer + "mlp.up_proj.weight"] = {dense_F, D};
+        expected[layer + "mlp.down_proj.weight"] = {D, dense_F};
+      }
+    }
+    const std::string folder = grok2 ? "grok2" : "grok1";
+    Overrides overrides = {"precision.compute=bf16"};
+    if (grok2) {
+      overrides.insert(overrides.end(),
+                       {"model.dense_ffn_dim=40",
+                        "model.tie_embeddings=false",
+                        "model.router_cap=30",
+                        "model.final_cap=50",
+                        "model.attention_temperature_len=1024"});
+    }
+    export_beginning(folder, layout_named("one"), overrides);
+    std::map<std::string, Shape> found;
+    const nlohmann::json index =
+        parse_json(read_text(path(folder) / "model.safetensors.index.json")).value();
+    std::uint64_t num_bytes = 0;
+    for (const auto& [name, file] : index["weight_map"].items()) {
+      const SafetensorsFile shard(path(folder) / file.get<std::string>());
+      ASSERT_TRUE(shard.tensors().contains(name)) << name;
+      const StoredTensor& tensor = shard.tensors().find(name)->second;
+      found[name] = tensor.shape;
+      num_bytes += tensor.num_bytes;
+      EXPECT_EQ(tensor.dtype_name,
+                name.ends_with("norm.weight") || name.ends_with("gate.weight") ? "F32" : "BF16")
+          << name;
+    }
+    EXPECT_EQ(found, expected);
+    EXPECT_EQ(index["metadata"]["total_size"], num_bytes);
+
+    const nlohmann::json config = parse_json(read_text(path(folder) / "config.json")).value();
+    EXPECT_EQ(config["architectures"],
+              nlohmann::json({grok2 ? "Grok1ForCausalLM" : "Grok1ModelForCausalLM"}));
+    EXPECT_EQ(config["residual_moe"], grok2);
+    EXPECT_EQ(config["num_local_experts"], E);  // SGLang
+    EXPECT_EQ(config["num_experts"], E);        // vLLM
+    EXPECT_EQ(config["moe_intermediate_size"], F);
+    EXPECT_EQ(config["intermediate_size"], grok2 ? dense_F : F);
+    EXPECT_EQ(config["load_presharded_moe"], false);
+    for (const char* key : {"vocab_size",
+                            "hidden_size",
+                            "num_hidden_layers",
+                            "num_attention_heads",
+                            "num_key_value_heads",
+                            "head_dim",
+                            "num_experts_per_tok",
+                            "max_position_embeddings",
+                            "rms_norm_eps",
+                            "rope_theta",
+                            "embedding_multiplier_scale",
+                            "output_multiplier_scale",
+                            "attn_logit_softcapping",
+                            "pad_token_id",
+                            "tie_word_embeddings",
+                            "torch_dtype",
+                            "model_type"}) {
+      EXPECT_TRUE(config.contains(key)) << key;
+    }
+    const nlohmann::json generation =
+        parse_json(read_text(path(folder) / "generation_config.json")).value();
+    EXPECT_EQ(generation["bos_token_id"], 1);
+    EXPECT_EQ(generation["eos_token_id"], 2);
+  }
 }
 
 TEST_F(InitialWeightsTest, AFolderOfAnotherModelIsRefusedWithAllThatDiffers) {
