@@ -131,6 +131,7 @@ std::string write_manifest(const Manifest& manifest) {
   root["seed"] = manifest.seed;
   root["dataset_fingerprint"] = manifest.dataset_fingerprint;
   root["validation_fingerprint"] = manifest.validation_fingerprint;
+  root["tokenizer_fingerprint"] = manifest.tokenizer_fingerprint;
   root["loss_reference"] = manifest.loss_reference;
   root["exploded_at"] = manifest.exploded_at;
   root["files"] = nlohmann::ordered_json::array();
@@ -179,6 +180,10 @@ Manifest read_manifest(std::string_view text, const std::filesystem::path& path)
   }
   std::size_t num_fields = 7;
   // Later versions of the format added these.
+  if (fields.contains("tokenizer_fingerprint")) {
+    manifest.tokenizer_fingerprint = fields.text("tokenizer_fingerprint");
+    ++num_fields;
+  }
   if (fields.contains("validation_fingerprint")) {
     manifest.validation_fingerprint = fields.text("validation_fingerprint");
     ++num_fields;

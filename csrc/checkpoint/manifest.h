@@ -21,6 +21,9 @@ struct Manifest {
   // Of data.validation; empty where that is the held-out end of the training text, or nothing, and
   // where a version wrote it that did not say.
   std::string validation_fingerprint = {};
+  // Of the tokenizer; "none" where ids stood for no known text, empty where a version wrote it that
+  // knew bytes alone.
+  std::string tokenizer_fingerprint = {};
   // What the run knows of its losses (csrc/train/loss_watch.h): the lowest that it has held, 0 where
   // it is not known, and the step since which it has exploded, 0 where it has not.
   double loss_reference = 0;

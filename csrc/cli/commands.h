@@ -18,6 +18,7 @@ void add_export_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_bench_command(CLI::App& program);
 void add_docs_command(CLI::App& program);
+void add_tokenize_command(CLI::App& program);
 
 // `CONFIG [section.key=value ...]`, as train, plan and bench step take it.
 struct ConfigArguments {

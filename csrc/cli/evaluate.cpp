@@ -19,7 +19,7 @@
 #include "csrc/core/printable.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/questions.h"
-#include "csrc/data/token_stream.h"
+#include "csrc/data/text_stream.h"
 #include "csrc/train/batch.h"
 #include "csrc/train/generator.h"
 
@@ -176,7 +176,7 @@ void evaluate(const EvaluateArguments& arguments) {
   struct Text {
     std::vector<Question> questions;
     std::optional<QuestionWindows> windows;
-    std::unique_ptr<TokenStream> stream;
+    std::unique_ptr<TextStream> stream;
   };
   std::vector<Text> texts;
   for (const std::string& file : arguments.files) {
@@ -185,7 +185,7 @@ void evaluate(const EvaluateArguments& arguments) {
       text.questions = read_questions(file);
       text.windows.emplace(text.questions, length);
     } else {
-      text.stream = std::make_unique<TokenStream>(
+      text.stream = std::make_unique<TextStream>(
           std::vector<TextFile>{{.path = file, .origin = TextFile::Origin::named}});
     }
   }

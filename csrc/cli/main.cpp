@@ -42,6 +42,7 @@ int run(int argc, char** argv) {
   add_generate_command(program);
   add_evaluate_command(program);
   add_bench_command(program);
+  add_tokenize_command(program);
   add_docs_command(program);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (!arguments.empty() && arguments.front() == "help") {  // help train

@@ -415,8 +415,11 @@ void print_resume(const Config& config, std::int64_t num_ranks) {
   std::optional<Dataset> dataset;
   std::string no_text;
   try {
-    dataset =
-        open_dataset(config.data, config.batch.sequence_length, own_text_roots(), config.run.dir);
+    dataset = open_dataset(config.data,
+                           config.batch.sequence_length,
+                           own_text_roots(),
+                           config.run.dir,
+                           {.vocab_size = config.model.vocab_size, .pad_id = config.model.pad_id});
   } catch (const DataError& error) {
     no_text = error.what();
   }

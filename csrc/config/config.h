@@ -170,15 +170,35 @@ struct MemoryConfig {
   bool operator==(const MemoryConfig&) const = default;
 };
 
+// What an entry of data.train or data.validation says beside its path.
+struct DataEntry {
+  double weight = 0;  // of a mixture's samples, over the sum of all; 0: not said
+  std::string name;   // in the log and in metrics; derived: from the path
+
+  bool operator==(const DataEntry&) const = default;
+};
+
 struct DataConfig {
   std::vector<std::string> train;  // files, directories and globs; empty: memphis's own sources
   std::vector<std::string> validation;  // the same; empty: the held-out end of train
   double held_out = 0.1;                // fraction of train, where validation is empty
-  std::string tokenizer = "byte";
+  std::string tokenizer = "byte";       // byte, none, or a path
   std::vector<std::string> evaluate = {};  // files of multiple-choice questions, jsonl
+  // One for each of the paths where they are maps: the sources of a mixture, and the sets that are
+  // validated on one by one. Empty: the paths are one text.
+  std::vector<DataEntry> mixture = {};
+  std::vector<DataEntry> validation_sets = {};
+  std::string tokenizer_pattern = {};  // of a tiktoken file: a name or a regular expression
+  std::string field = "text";          // of a JSON line
+  std::string prompt_field = {};       // in place of field: read, and not a target
+  std::string response_field = {};     // behind it, the targets
+  bool document_boundaries = true;     // attention and targets end with a document
 
   bool operator==(const DataConfig&) const = default;
 };
+
+// What an entry is called: as it says, or as its path's last part begins.
+std::string name_of_entry(const std::string& path, const DataEntry& entry);
 
 struct BatchConfig {
   std::int64_t sequence_length = 256;  // tokens

@@ -201,9 +201,14 @@ void resolve_paths(std::vector<Given>& given, const Keys& keys, Check check) {
       continue;
     }
     resolve_scalar(node, path);
-    for (std::size_t i = 0; i < node.items.size(); ++i) {
-      if (node.kind == YamlNode::Kind::sequence) {
-        resolve_scalar(node.items[i], path + "[" + std::to_string(i) + "]");
+    for (std::size_t i = 0; node.kind == YamlNode::Kind::sequence && i < node.items.size(); ++i) {
+      YamlNode& item = node.items[i];
+      const std::string item_path = path + "[" + std::to_string(i) + "]";
+      resolve_scalar(item, item_path);
+      for (std::size_t j = 0; item.kind == YamlNode::Kind::map && j < item.keys.size(); ++j) {
+        if (item.keys[j].text == "path") {
+          resolve_scalar(item.items[j], item_path + ".path");
+        }
       }
     }
   }

@@ -189,22 +189,50 @@ constexpr std::array kTexts = {
             "What a rank may take on its device; 0: what is free there, in plans for a GPU that is "
             "not here what an H100 has."},
 
-    KeyText{
-        "data.train", "", "memphis's own sources", "Text to train on: files, directories, globs."},
-    KeyText{"data.validation",
+    KeyText{"data.train",
             "",
-            "the held-out end of data.train",
-            "Text to measure the validation loss on: files, directories, globs."},
+            "memphis's own sources",
+            "What to train on: files, directories, globs, which are one text; or `{path, weight, "
+            "name}` "
+            "each, a mixture whose samples are shared out by weight."},
+    KeyText{
+        "data.validation",
+        "",
+        "the held-out end of data.train",
+        "What to measure the validation loss on: files, directories, globs, which are one text; "
+        "or `{path, name}` each, sets with a loss of their own."},
     KeyText{"data.held_out",
             "fraction",
             "",
             "How much of the end of data.train is held out where data.validation is empty; 0: "
             "nothing."},
-    KeyText{"data.tokenizer", "", "", "byte: a token is a byte, or one of pad, begin and end."},
+    KeyText{"data.tokenizer",
+            "",
+            "",
+            "byte: a token is a byte, or one of pad, begin and end. none: the data are ids, of no "
+            "known text. Else the path of a SentencePiece model, a tokenizer.json of byte-level "
+            "BPE, a tiktoken file, or a folder with one of them."},
     KeyText{"data.evaluate",
             "",
             "nothing",
             "Multiple-choice questions: jsonl files whose lines have ctx, endings and label."},
+    KeyText{
+        "data.tokenizer_pattern",
+        "",
+        "by the size of the vocabulary",
+        "How a tiktoken file's text is cut into words: gpt2, cl100k, o200k, llama3 or qwen, or a "
+        "regular expression."},
+    KeyText{"data.field", "", "", "The text of a line of JSON."},
+    KeyText{"data.prompt_field",
+            "",
+            "none",
+            "Of a line of JSON, in place of data.field: what is read and is not a target."},
+    KeyText{"data.response_field", "", "none", "What follows data.prompt_field, the targets."},
+    KeyText{
+        "data.document_boundaries",
+        "",
+        "",
+        "Whether attention and targets end where a document does; false: a sample is one text."},
 
     KeyText{"batch.sequence_length", "tokens", "", "Tokens of a sample."},
     KeyText{"batch.micro_batch", "sequences", "", "Samples that a rank has in memory at a time."},

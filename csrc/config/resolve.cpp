@@ -39,4 +39,14 @@ DType resolve_compute(Precision precision, Device device) {
   return device == Device::cuda ? DType::bf16 : DType::f32;
 }
 
+std::string name_of_entry(const std::string& path, const DataEntry& entry) {
+  if (!entry.name.empty()) {
+    return entry.name;
+  }
+  const std::size_t end = path.find_last_not_of('/');
+  const std::string whole = path.substr(0, end == std::string::npos ? 0 : end + 1);
+  const std::string last = whole.substr(whole.rfind('/') + 1);
+  return last.substr(0, last.find('.'));
+}
+
 }  // namespace memphis

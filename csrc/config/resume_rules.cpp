@@ -23,6 +23,7 @@ constexpr std::string_view kDrawn = "weights are drawn once, at step 0";
 constexpr std::string_view kHeldOut =
     "text that was trained on would be held out, and losses would compare with no earlier one";
 constexpr std::string_view kTokens = "tokens would stand for other text";
+constexpr std::string_view kTargets = "losses are of other targets";
 constexpr std::string_view kCompute =
     "weights, master weights and moments are kept in other types; what counts is what `auto` means "
     "on this machine";
@@ -107,6 +108,11 @@ constexpr std::array kRules = {
     ResumeRule{"data.held_out", kRefused, kHeldOut},
     ResumeRule{"data.tokenizer", kRefused, kTokens},
     ResumeRule{"data.evaluate", kFree, kReports},
+    ResumeRule{"data.tokenizer_pattern", kRefused, kTokens},
+    ResumeRule{"data.field", kRefused, kHeldOut},
+    ResumeRule{"data.prompt_field", kRefused, kHeldOut},
+    ResumeRule{"data.response_field", kRefused, kHeldOut},
+    ResumeRule{"data.document_boundaries", kRefused, kTargets},
 
     ResumeRule{"batch.sequence_length",
                kSaid,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/schema.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -148,8 +149,28 @@ class Assigner {
                         "); name what it is for, or leave the key out for that");
     }
     target.value->clear();
+    if (target.entries != nullptr) {
+      target.entries->clear();
+    }
     for (std::size_t i = 0; i < node_.items.size(); ++i) {
-      target.value->push_back(parse_string(node_.items[i], path_ + "[" + std::to_string(i) + "]"));
+      const YamlNode& item = node_.items[i];
+      const std::string path = path_ + "[" + std::to_string(i) + "]";
+      if (target.entries == nullptr) {
+        target.value->push_back(parse_string(item, path));
+        continue;
+      }
+      const bool is_map = item.kind == YamlNode::Kind::map;
+      if (is_map != (node_.items.front().kind == YamlNode::Kind::map)) {
+        refuse(item,
+               path,
+               "the entries are paths, which are one text, or maps, which are a text each",
+               "write all of them as {path: a.txt}, or none");
+      }
+      if (is_map) {
+        read_entry(item, path, target);
+      } else {
+        target.value->push_back(parse_string(item, path));
+      }
     }
   }
 
@@ -190,6 +211,53 @@ class Assigner {
   }
 
  private:
+  static void read_entry(const YamlNode& node, const std::string& path, const TextList& target) {
+    std::vector<std::string_view> known = {"path", "name"};
+    if (target.weighted) {
+      known.emplace_back("weight");
+    }
+    std::vector<std::string> seen;
+    std::string file;
+    DataEntry entry;
+    for (std::size_t i = 0; i < node.keys.size(); ++i) {
+      const std::string& key = node.keys[i].text;
+      const std::string key_path = path + "." + key;
+      if (std::find(known.begin(), known.end(), key) == known.end()) {
+        const std::string_view nearest = nearest_word(key, known);
+        throw ConfigError(node.keys[i].place + ": unknown key " + key_path +
+                          " (an entry has no such key); " +
+                          (nearest.empty() ? "its keys are " + join_words(known, "and")
+                                           : "did you mean " + std::string(nearest) + "?"));
+      }
+      if (std::find(seen.begin(), seen.end(), key) != seen.end()) {
+        throw ConfigError(node.keys[i].place + ": " + key_path +
+                          " is given twice (in one entry); keep one of the two");
+      }
+      seen.push_back(key);
+      if (key == "path") {
+        file = parse_string(node.items[i], key_path);
+      } else if (key == "name") {
+        entry.name = parse_string(node.items[i], key_path);
+      } else {
+        entry.weight = parse_number(node.items[i], key_path);
+        if (!(entry.weight > 0) || entry.weight > kMaxFactor) {
+          refuse(node.items[i], key_path, "a weight is above 0 and at most 1e6", "use 1, say");
+        }
+      }
+    }
+    if (std::find(seen.begin(), seen.end(), "path") == seen.end()) {
+      refuse(node, path, "it names no path", "write {path: a.txt}");
+    }
+    if (target.weighted && entry.weight == 0) {
+      refuse(node,
+             path,
+             "it says no weight, which is its share of a mixture's samples over the sum of all",
+             "write {path: a.txt, weight: 1}");
+    }
+    target.value->push_back(std::move(file));
+    target.entries->push_back(std::move(entry));
+  }
+
   static std::int64_t integer_of(const YamlNode& node,
                                  const std::string& path,
                                  std::int64_t low,
@@ -240,8 +308,18 @@ struct Printer {
       return {};
     }
     std::string text;
-    for (const std::string& item : *target.value) {
-      text += (text.empty() ? "" : ", ") + quote(escape_path(item));
+    for (std::size_t i = 0; i < target.value->size(); ++i) {
+      const std::string path = quote(escape_path((*target.value)[i]));
+      text += text.empty() ? "" : ", ";
+      if (target.entries == nullptr || target.entries->empty()) {
+        text += path;
+        continue;
+      }
+      const DataEntry& entry = (*target.entries)[i];
+      text += "{path: " + path;
+      text += target.weighted ? ", weight: " + print_number(entry.weight) : "";
+      text += entry.name.empty() ? "" : ", name: " + quote(entry.name);
+      text += "}";
     }
     return "[" + text + "]";
   }
@@ -330,11 +408,18 @@ std::vector<Field> fields_of(Config& c) {
       {"memory", "head_rows", count(c.memory.head_rows, 0, kMaxPositions)},
       {"memory", "budget_gib", at_least(0, c.memory.budget_gib)},
 
-      {"data", "train", TextList{&c.data.train, "memphis's own sources"}},
-      {"data", "validation", TextList{&c.data.validation}},
+      {"data",
+       "train",
+       TextList{&c.data.train, "memphis's own sources", &c.data.mixture, /*weighted=*/true}},
+      {"data", "validation", TextList{&c.data.validation, {}, &c.data.validation_sets}},
       {"data", "held_out", half_open(0, c.data.held_out, 1)},
-      {"data", "tokenizer", one_of(c.data.tokenizer, {"byte"})},
+      {"data", "tokenizer", Text{&c.data.tokenizer, true}},
       {"data", "evaluate", TextList{&c.data.evaluate}},
+      {"data", "tokenizer_pattern", Text{&c.data.tokenizer_pattern}},
+      {"data", "field", Text{&c.data.field}},
+      {"data", "prompt_field", Text{&c.data.prompt_field}},
+      {"data", "response_field", Text{&c.data.response_field}},
+      {"data", "document_boundaries", Switch{&c.data.document_boundaries}},
 
       {"batch", "sequence_length", count(c.batch.sequence_length, 1, kMaxPositions)},
       {"batch", "micro_batch", count(c.batch.micro_batch, 1, kMaxSequences)},

@@ -49,6 +49,9 @@ struct TextList {
   // What an empty list would mean, for a key of which one that is written is a mistake; such a list
   // is left out, and is not printed.
   std::string_view empty_means = {};
+  // Where an item may be a map, of a path and of what is said of it: one an item, or none.
+  std::vector<DataEntry>* entries = nullptr;
+  bool weighted = false;  // a map says its weight
 };
 
 // Of integers, each within the range.

@@ -113,7 +113,10 @@ void resolve_heads(ModelConfig& model, const Checker& checker) {
                      text_of(model.head_dim + 1));
 }
 
-void resolve_model(ModelConfig& model, const BatchConfig& batch, const Checker& checker) {
+void resolve_model(ModelConfig& model,
+                   const BatchConfig& batch,
+                   bool is_bytes,
+                   const Checker& checker) {
   resolve_heads(model, checker);
   if (model.embedding_multiplier == 0) {
     model.embedding_multiplier = std::sqrt(static_cast<double>(model.d_model));
@@ -130,7 +133,7 @@ void resolve_model(ModelConfig& model, const BatchConfig& batch, const Checker& 
                      shown("model.num_experts", model.num_experts) +
                      " (a token visits an expert at most once); use at most " +
                      text_of(model.num_experts));
-  checker.expect(model.vocab_size >= kByteVocabulary,
+  checker.expect(!is_bytes || model.vocab_size >= kByteVocabulary,
                  {"model.vocab_size"},
                  shown("model.vocab_size", model.vocab_size) +
                      " is smaller than the byte tokenizer's " + text_of(kByteVocabulary) +
@@ -579,6 +582,54 @@ void check_data(const Config& config, const Checker& checker) {
                  shown("metrics.evaluate_every", config.metrics.evaluate_every) +
                      " has nothing to read (data.evaluate is empty); name files of questions "
                      "there, or set metrics.evaluate_every to 0");
+  const auto check_names = [&](std::string_view key,
+                               const std::vector<std::string>& paths,
+                               const std::vector<DataEntry>& sets) {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < sets.size(); ++i) {
+      const std::string path = std::string(key) + "[" + std::to_string(i) + "]";
+      const std::string name = name_of_entry(paths[i], sets[i]);
+      const bool is_word = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '_' || c == '-' || c == '.';
+      });
+      checker.expect(is_word,
+                     {path, key},
+                     path + " is called " + quote(name) +
+                         " (metrics carry the name, which is of letters, digits, _, - and .); "
+                         "give it another, as in {path: a.txt, name: a}");
+      checker.expect(std::find(names.begin(), names.end(), name) == names.end(),
+                     {path, key},
+                     path + " is called " + name +
+                         ", as another entry is (metrics tell them apart by it); give it a name "
+                         "of its own, as in {path: a.txt, name: a}");
+      names.push_back(name);
+    }
+  };
+  check_names("data.train", data.train, data.mixture);
+  check_names("data.validation", data.validation, data.validation_sets);
+  checker.expect(!data.tokenizer.empty(),
+                 {"data.tokenizer"},
+                 "data.tokenizer is empty (it is byte, none or a path); leave it out for byte");
+  checker.expect(
+      data.tokenizer_pattern.empty() || (data.tokenizer != "byte" && data.tokenizer != "none"),
+      {"data.tokenizer_pattern", "data.tokenizer"},
+      "data.tokenizer_pattern has no tiktoken file to be of (data.tokenizer is " + data.tokenizer +
+          "); leave it out, or name the file in data.tokenizer");
+  checker.expect(data.prompt_field.empty() == data.response_field.empty(),
+                 {data.prompt_field.empty() ? "data.response_field" : "data.prompt_field"},
+                 std::string("data.") +
+                     (data.prompt_field.empty() ? "response_field" : "prompt_field") +
+                     " stands alone (a prompt is read and its response is the target); give "
+                     "data.prompt_field and data.response_field");
+  checker.expect(
+      !data.field.empty() || !data.prompt_field.empty(),
+      {"data.field"},
+      "data.field is empty (it names the text of a line of JSON); leave it out for text");
+  checker.expect(data.tokenizer != "none" || data.evaluate.empty(),
+                 {"data.evaluate", "data.tokenizer"},
+                 "data.evaluate has questions of text (data.tokenizer is none); name the tokenizer, "
+                 "or leave the questions out");
   checker.expect(
       !data.validation.empty() || data.held_out > 0 || config.metrics.validate_every == 0,
       {"metrics.validate_every", "data.held_out"},
@@ -592,7 +643,7 @@ void check_data(const Config& config, const Checker& checker) {
 void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   const Checker checker(sources);
   check_required(config, checker);
-  resolve_model(config.model, config.batch, checker);
+  resolve_model(config.model, config.batch, config.data.tokenizer == "byte", checker);
   check_batch(config.batch, checker);
   check_sizes(config, checker);
   resolve_schedule(config.schedule, checker);

@@ -2,14 +2,27 @@
 #include "csrc/data/dataset.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string_view>
+#include <system_error>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/core/json.h"
 #include "csrc/core/log.h"
+#include "csrc/data/corpus.h"
+#include "csrc/data/digest.h"
+#include "csrc/data/document_reader.h"
+#include "csrc/data/file_records.h"
+#include "csrc/data/text_format.h"
+#include "csrc/data/text_stream.h"
+#include "csrc/data/token_files.h"
+#include "csrc/data/tokenize.h"
 
 namespace memphis {
 namespace {
@@ -44,7 +57,7 @@ struct Loss {
   double share = 0;
 };
 
-Loss loss_of(const TokenStream& stream) {
+Loss loss_of(const TextStream& stream) {
   std::vector<PassedOver> lost = stream.passed_over();
   if (lost.empty()) {
     return {};
@@ -79,13 +92,8 @@ Loss loss_of(const TokenStream& stream) {
 // What was found beside text, and in text beside UTF-8.
 void describe(std::string_view key,
               const TextFiles& list,
-              const TokenStream& stream,
+              const TextStream& stream,
               std::vector<std::string>& warnings) {
-  log_info("{}: {} documents, {} tokens, fingerprint {}",
-           key,
-           stream.num_documents(),
-           stream.num_tokens(),
-           stream.fingerprint());
   if (const Loss loss = loss_of(stream); !loss.text.empty()) {
     const std::string text = fmt::format("{}: passed over {}", key, loss.text);
     if (loss.share > kMuchOfCorpus) {
@@ -168,8 +176,8 @@ void exclude(TextFiles& list, const TextFiles& validation) {
 }
 
 // The same under another name.
-void warn_of_copies(const TokenStream& train,
-                    const TokenStream& validation,
+void warn_of_copies(const TextStream& train,
+                    const TextStream& validation,
                     std::vector<std::string>& warnings) {
   std::map<std::string_view, const Document*> trained_on;
   for (const Document& document : train.documents()) {
@@ -194,22 +202,217 @@ void warn_of_copies(const TokenStream& train,
   }
 }
 
-TextFiles list_training_text(const DataConfig& config,
-                             const std::vector<std::string>& default_roots,
-                             const std::filesystem::path& run_dir) {
+// Beside a dataset of `memphis tokenize` lies what it was made with.
+void require_same_tokenizer(std::filesystem::path path, const Tokenizer* tokenizer) {
+  path.replace_extension();
+  path += kTokensMetaSuffix;
+  std::error_code ignored;
+  if (tokenizer == nullptr || !std::filesystem::exists(path, ignored)) {
+    return;
+  }
+  const auto meta = parse_json(read_text(path)).value_or(nlohmann::json());
+  const std::string made_with =
+      meta.is_object() ? meta.value("tokenizer", std::string()) : std::string();
+  if (!made_with.empty() && made_with != tokenizer->fingerprint()) {
+    throw DataError(fmt::format(
+        "{} says that its tokens are of another tokenizer, {} {}, than data.tokenizer, {} {} (ids "
+        "would stand for other text); set data.tokenizer to the one that made it, or to none",
+        path.string(),
+        meta.value("tokenizer_kind", std::string("of unknown kind")),
+        made_with,
+        tokenizer->kind(),
+        tokenizer->fingerprint()));
+  }
+}
+
+// A key's entries: its one text, or one of its named ones.
+struct Part {
+  std::string key;   // "data.train", or "data.train[1]"
+  std::string name;  // empty for the one text
+  double weight = 1;
+  TextFiles list;
+};
+
+std::vector<Part> parts_of(std::string_view key,
+                           const std::vector<std::string>& paths,
+                           const std::vector<DataEntry>& entries,
+                           const std::filesystem::path& run_dir) {
+  if (entries.empty()) {
+    return {{.key = std::string(key), .name = {}, .list = list_text_files(key, paths, run_dir)}};
+  }
+  std::vector<Part> parts;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::string own = fmt::format("{}[{}]", key, i);
+    parts.push_back({.key = own,
+                     .name = name_of_entry(paths[i], entries[i]),
+                     .weight = entries[i].weight,
+                     .list = list_text_files(own, {paths[i]}, run_dir)});
+  }
+  return parts;
+}
+
+std::vector<Part> training_parts(const DataConfig& config,
+                                 const std::vector<std::string>& default_roots,
+                                 const std::filesystem::path& run_dir) {
   if (!config.train.empty()) {
-    return list_text_files("data.train", config.train, run_dir);
+    return parts_of("data.train", config.train, config.mixture, run_dir);
   }
   if (default_roots.empty()) {
     throw ConfigError(
         "data.train is not given (the default are memphis's own sources, which do not lie where "
         "this program was built); name files, directories or patterns, as in data.train=[a.txt]");
   }
-  log_info("data.train is not given: memphis's own sources are trained on: {}",
-           list_of(default_roots, [](const std::string& root) { return root; }));
-  return list_text_files("the default of data.train", default_roots, run_dir);
+  return {{.key = "data.train",
+           .name = {},
+           .list = list_text_files("the default of data.train", default_roots, run_dir)}};
 }
 
+TokenizeOptions tokenize_options(const DataConfig& config) {
+  TokenizeOptions options;
+  options.field = config.field;
+  options.prompt_field = config.prompt_field;
+  options.response_field = config.response_field;
+  return options;
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_for_text(const std::string& key,
+                                                    const SortedFiles& sorted,
+                                                    std::shared_ptr<const Tokenizer> tokenizer) {
+  if (tokenizer == nullptr && !sorted.documents.empty()) {
+    throw ConfigError(fmt::format(
+        "data.tokenizer is none and {} has text, {} (ids stand for no text without a tokenizer); "
+        "set data.tokenizer to byte or to a path, or give tokens",
+        key,
+        sorted.documents.front().path.string()));
+  }
+  return tokenizer;
+}
+
+// Where the documents of a part lie once they are tokenized.
+std::filesystem::path tokens_prefix(const std::filesystem::path& run_dir,
+                                    const SortedFiles& sorted,
+                                    const Tokenizer& tokenizer,
+                                    const TokenizeOptions& options) {
+  constexpr std::size_t kDigits = 16;  // of the fingerprint: of one run's texts
+  return run_dir / "tokens" /
+         TokenizeJob::fingerprint(sorted.documents, tokenizer, options).substr(0, kDigits);
+}
+
+std::unique_ptr<TokenizeJob> start_tokenizing(const std::string& key,
+                                              const std::filesystem::path& run_dir,
+                                              const SortedFiles& sorted,
+                                              const std::shared_ptr<const Tokenizer>& tokenizer,
+                                              const TokenizeOptions& options) {
+  const std::filesystem::path prefix = tokens_prefix(run_dir, sorted, *tokenizer, options);
+  if (TokenizeJob::is_done(prefix,
+                           TokenizeJob::fingerprint(sorted.documents, *tokenizer, options))) {
+    return nullptr;
+  }
+  auto job = std::make_unique<TokenizeJob>(sorted.documents, tokenizer, options, prefix);
+  log_info("{}: tokenizing {} files, {} bytes, once into {}.bin{}",
+           key,
+           sorted.documents.size(),
+           job->bytes_total(),
+           prefix.string(),
+           job->resumed_at() == 0
+               ? std::string()
+               : fmt::format(", from byte {} on, where it was left", job->resumed_at()));
+  return job;
+}
+
+void say_tokenized(const std::string& key,
+                   const TokenizeJob::Counts& counts,
+                   std::vector<std::string>& warnings) {
+  log_info("{}: tokenized {} documents, {} bytes, to {} tokens",
+           key,
+           counts.documents,
+           counts.text_bytes,
+           counts.tokens);
+  if (counts.empty_documents + counts.blank_lines > 0) {
+    log_info("{}: left out {} empty documents and {} blank lines",
+             key,
+             counts.empty_documents,
+             counts.blank_lines);
+  }
+  if (counts.replaced > 0) {
+    warnings.push_back(
+        fmt::format("{}: {} places are not UTF-8, and are read as U+FFFD (convert the text, as in "
+                    "`iconv -f LATIN1 -t UTF-8`)",
+                    key,
+                    counts.replaced));
+  }
+}
+
+struct Opened {
+  std::shared_ptr<const TokenStream> stream;
+  std::shared_ptr<const TextStream> text;  // the part of it that is text
+  std::string loss;                        // what was passed over
+};
+
+Opened open_part(const Part& part,
+                 const DataConfig& config,
+                 const std::shared_ptr<const Tokenizer>& tokenizer,
+                 const std::filesystem::path& run_dir,
+                 const DatasetOptions& options,
+                 FileRecords& records,
+                 std::vector<std::string>& warnings) {
+  const SortedFiles sorted = sort_files(part.list.files, config);
+  (void)tokenizer_for_text(part.key, sorted, tokenizer);
+  Opened opened;
+  opened.text = std::make_shared<const TextStream>(sorted.text);
+  describe(part.key, part.list, *opened.text, warnings);
+  opened.loss = loss_of(*opened.text).text;
+  std::vector<std::shared_ptr<const TokenStream>> streams;
+  if (opened.text->num_documents() > 0) {
+    streams.push_back(opened.text);
+  }
+  if (!sorted.documents.empty()) {
+    require(!run_dir.empty(), "tokens are kept in a run's directory");
+    const TokenizeOptions tokenize = tokenize_options(config);
+    if (const auto job = start_tokenizing(part.key, run_dir, sorted, tokenizer, tokenize)) {
+      while (job->step()) {
+      }
+      say_tokenized(part.key, job->counts(), warnings);
+    }
+    const auto index = tokens_prefix(run_dir, sorted, *tokenizer, tokenize).string() + ".idx";
+    streams.push_back(open_megatron(index, options.vocab_size, records));
+  }
+  const SpecialTokens special = tokenizer ? tokenizer->special() : SpecialTokens{};
+  for (const std::filesystem::path& path : sorted.megatron) {
+    require_same_tokenizer(path, tokenizer.get());
+    streams.push_back(open_megatron(path, options.vocab_size, records));
+  }
+  for (const std::filesystem::path& path : sorted.token_files) {
+    const bool is_bytes = config.tokenizer == ByteTokenizer::kName;
+    const Separator separator =
+        is_bytes ? Separator{}
+                 : Separator{.first = special.bos, .last = special.bos < 0 ? special.eos : -1};
+    streams.push_back(open_token_file(path, separator, options.vocab_size, records));
+  }
+  const std::size_t num_tokenized = sorted.megatron.size() + sorted.token_files.size();
+  if (num_tokenized > 0 && config.tokenizer == ByteTokenizer::kName) {
+    warnings.push_back(fmt::format(
+        "{}: {} is of tokens, and data.tokenizer is byte, whose ids theirs need not be (samples of "
+        "text would be none); set data.tokenizer to the one that made it, or to none",
+        part.key,
+        (sorted.megatron.empty() ? sorted.token_files : sorted.megatron).front().string()));
+  }
+  if (streams.empty()) {
+    streams.push_back(opened.text);
+  }
+  opened.stream = join(std::move(streams));
+  log_info(
+      "{}{}: {} documents of text, {} files of JSON or for a tokenizer, {} of tokens: {} tokens, "
+      "fingerprint {}",
+      part.key,
+      part.name.empty() ? "" : " (" + part.name + ")",
+      opened.text->num_documents(),
+      sorted.documents.size(),
+      num_tokenized,
+      opened.stream->num_tokens(),
+      opened.stream->fingerprint());
+  return opened;
+}
 void require_tokens(std::string_view what,
                     std::uint64_t num_tokens,
                     std::uint64_t needed,
@@ -222,63 +425,234 @@ void require_tokens(std::string_view what,
   }
 }
 
+void require_fitting(const Tokenizer* tokenizer,
+                     const DataConfig& config,
+                     const DatasetOptions& options) {
+  if (tokenizer == nullptr) {
+    return;
+  }
+  if (tokenizer->vocab_size() > options.vocab_size) {
+    throw ConfigError(fmt::format(
+        "model.vocab_size {} is smaller than the vocabulary of {}, {} (each of its ids has a row); "
+        "use at least {}",
+        options.vocab_size,
+        config.tokenizer,
+        tokenizer->vocab_size(),
+        tokenizer->vocab_size()));
+  }
+  const std::int32_t pad = tokenizer->special().pad;
+  if (options.pad_id >= 0 && options.pad_id != pad && options.pad_id < tokenizer->vocab_size()) {
+    throw ConfigError(fmt::format(
+        "model.pad_id {} is an id of text in {} (it is masked wherever it stands, and the "
+        "tokenizer {}); set model.pad_id to {}",
+        options.pad_id,
+        config.tokenizer,
+        pad < 0 ? std::string("has none for padding") : fmt::format("pads with {}", pad),
+        pad));
+  }
+}
+
+// The lists of a config: what is trained on, and what is held out of it.
+struct Lists {
+  std::vector<Part> train;
+  std::vector<Part> validation;
+};
+
+Lists lists_of(const DataConfig& config,
+               const std::vector<std::string>& default_roots,
+               const std::filesystem::path& run_dir) {
+  Lists lists{.train = training_parts(config, default_roots, run_dir), .validation = {}};
+  if (!config.validation.empty()) {
+    lists.validation =
+        parts_of("data.validation", config.validation, config.validation_sets, run_dir);
+    for (Part& part : lists.train) {
+      for (const Part& held : lists.validation) {
+        exclude(part.list, held.list);
+      }
+    }
+  }
+  return lists;
+}
+
 }  // namespace
 
 Dataset open_dataset(const DataConfig& config,
                      std::int64_t sequence_length,
                      const std::vector<std::string>& default_roots,
-                     const std::filesystem::path& run_dir) {
+                     const std::filesystem::path& run_dir,
+                     const DatasetOptions& options) {
   require(sequence_length >= 1, "a sequence has at least one token");
   require(config.held_out >= 0 && config.held_out < 1, "data.held_out is in [0, 1)");
-
-  TextFiles train = list_training_text(config, default_roots, run_dir);
   Dataset dataset;
-  if (config.validation.empty()) {
-    dataset.train = std::make_shared<const TokenStream>(train.files);
-    describe("data.train", train, *dataset.train, dataset.warnings);
-    dataset.validation = dataset.train;
-    const std::uint64_t total = dataset.train->num_tokens();
-    const auto cut =
-        static_cast<std::uint64_t>(std::floor(static_cast<double>(total) * (1 - config.held_out)));
-    dataset.train_range = {.begin = 0, .end = cut};
-    dataset.validation_range = {.begin = cut, .end = total};
-    if (config.held_out > 0) {
-      log_info(
-          "data.validation is not given: the last {:.3g} % of data.train is held out, {} tokens",
-          100 * config.held_out,
-          total - cut);
-    }
-  } else {
-    const TextFiles validation = list_text_files("data.validation", config.validation, run_dir);
-    exclude(train, validation);
-    dataset.train = std::make_shared<const TokenStream>(train.files);
-    describe("data.train", train, *dataset.train, dataset.warnings);
-    dataset.validation = std::make_shared<const TokenStream>(validation.files);
-    describe("data.validation", validation, *dataset.validation, dataset.warnings);
-    warn_of_copies(*dataset.train, *dataset.validation, dataset.warnings);
-    dataset.train_range = {.begin = 0, .end = dataset.train->num_tokens()};
-    dataset.validation_range = {.begin = 0, .end = dataset.validation->num_tokens()};
+  dataset.tokenizer = open_tokenizer(config.tokenizer, config.tokenizer_pattern);
+  if (config.tokenizer != ByteTokenizer::kName) {
+    require_fitting(dataset.tokenizer.get(), config, options);
   }
-
-  // What was passed over is the likeliest reason for too little.
-  const auto loss = [](const TokenStream& stream) {
-    const std::string text = loss_of(stream).text;
-    return text.empty() ? "" : "; passed over were " + text;
+  if (config.train.empty() && !default_roots.empty()) {
+    log_info("data.train is not given: memphis's own sources are trained on: {}",
+             list_of(default_roots, [](const std::string& root) { return root; }));
+  }
+  FileRecords records(run_dir.empty() ? run_dir : run_dir / "tokens" / "files.json");
+  const auto open = [&](const Part& part) {
+    return open_part(part, config, dataset.tokenizer, run_dir, options, records, dataset.warnings);
   };
-  require_tokens("the training part of data.train",
-                 dataset.train_range.size(),
-                 static_cast<std::uint64_t>(sequence_length) + 1,
-                 "batch.sequence_length " + std::to_string(sequence_length) +
-                     " and the token after it" + loss(*dataset.train),
-                 "add text, or lower batch.sequence_length or data.held_out");
-  if (!config.validation.empty() || config.held_out > 0) {
-    require_tokens(config.validation.empty() ? "the held-out end of data.train" : "data.validation",
-                   dataset.validation_range.size(),
-                   2,
-                   "one to read and one to predict" + loss(*dataset.validation),
-                   "add text, or set data.held_out to 0 to train without validation");
+  const Lists lists = lists_of(config, default_roots, run_dir);
+  const auto needed = static_cast<std::uint64_t>(sequence_length) + 1;
+  const auto lost = [](const Opened& opened) {
+    return opened.loss.empty() ? "" : "; passed over were " + opened.loss;
+  };
+  // What was passed over is the likeliest reason for too little.
+  const auto require_predictable =
+      [&](const std::string& what, const TokenRange& range, const Opened& opened) {
+        require_tokens(what,
+                       range.size(),
+                       2,
+                       "one to read and one to predict" + lost(opened),
+                       "add text, or set data.held_out to 0 to train without validation");
+      };
+  const bool holds_out = config.validation.empty() && config.held_out > 0;
+  std::vector<Opened> trained_on;
+  for (const Part& part : lists.train) {
+    const Opened opened = open(part);
+    const std::uint64_t total = opened.stream->num_tokens();
+    const auto cut = holds_out ? static_cast<std::uint64_t>(
+                                     std::floor(static_cast<double>(total) * (1 - config.held_out)))
+                               : total;
+    require_tokens("the training part of " + part.key,
+                   cut,
+                   needed,
+                   "batch.sequence_length " + std::to_string(sequence_length) +
+                       " and the token after it" + lost(opened),
+                   "add text, or lower batch.sequence_length or data.held_out");
+    dataset.sources.push_back({.name = part.name,
+                               .weight = part.weight,
+                               .stream = opened.stream,
+                               .range = {.begin = 0, .end = cut}});
+    if (holds_out) {
+      const TokenRange held{.begin = cut, .end = total};
+      require_predictable("the held-out end of " + part.key, held, opened);
+      dataset.validation.push_back({.name = part.name, .stream = opened.stream, .range = held});
+      log_info("data.validation is not given: the last {:.3g} % of {} is held out, {} tokens",
+               100 * config.held_out,
+               part.key,
+               total - cut);
+    }
+    trained_on.push_back(opened);
+  }
+  for (const Part& part : lists.validation) {
+    const Opened opened = open(part);
+    for (const Opened& train : trained_on) {
+      warn_of_copies(*train.text, *opened.text, dataset.warnings);
+    }
+    const TokenRange range{.begin = 0, .end = opened.stream->num_tokens()};
+    require_predictable(part.key, range, opened);
+    dataset.validation.push_back({.name = part.name, .stream = opened.stream, .range = range});
+  }
+  records.save();
+
+  const std::string of_tokenizer =
+      dataset.tokenizer ? dataset.tokenizer->fingerprint() : std::string("none");
+  const auto fingerprint_of = [&](const auto& texts) {
+    if (texts.empty()) {
+      return std::string();
+    }
+    if (texts.size() == 1 && config.tokenizer == ByteTokenizer::kName) {
+      return texts.front().stream->fingerprint();  // which names the tokenizer
+    }
+    Digest digest;
+    digest.update("tokenizer " + of_tokenizer + "\n");
+    for (const auto& text : texts) {
+      digest.update(text.stream->fingerprint() + "\n");
+    }
+    return digest.hex();
+  };
+  for (std::size_t i = 0; i < dataset.sources.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (dataset.sources[i].stream->fingerprint() == dataset.sources[j].stream->fingerprint()) {
+        dataset.warnings.push_back(
+            fmt::format("data.train: {} holds what {} does, which the mixture has twice",
+                        dataset.sources[i].name,
+                        dataset.sources[j].name));
+      }
+    }
+  }
+  dataset.fingerprint = fingerprint_of(dataset.sources);
+  dataset.validation_fingerprint =
+      config.validation.empty() ? std::string() : fingerprint_of(dataset.validation);
+  if (dataset.sources.size() > 1) {
+    Digest digest;
+    digest.update(dataset.fingerprint);
+    for (const TrainingSource& source : dataset.sources) {
+      digest.update(fmt::format(" {}", source.weight));
+    }
+    dataset.fingerprint = digest.hex();
   }
   return dataset;
+}
+
+struct DatasetPreparation::State {
+  struct Work {
+    std::string key;
+    SortedFiles sorted;
+  };
+  std::shared_ptr<const Tokenizer> tokenizer;
+  TokenizeOptions options;
+  std::filesystem::path run_dir;
+  std::vector<Work> work;
+  std::unique_ptr<TokenizeJob> job;
+};
+
+DatasetPreparation::DatasetPreparation(const DataConfig& config,
+                                       const std::vector<std::string>& default_roots,
+                                       const std::filesystem::path& run_dir)
+    : state_(std::make_unique<State>()) {
+  state_->tokenizer = open_tokenizer(config.tokenizer, config.tokenizer_pattern);
+  state_->options = tokenize_options(config);
+  state_->run_dir = run_dir;
+  Lists lists = lists_of(config, default_roots, run_dir);
+  for (auto* parts : {&lists.train, &lists.validation}) {
+    for (const Part& part : *parts) {
+      SortedFiles sorted = sort_files(part.list.files, config);
+      (void)tokenizer_for_text(part.key, sorted, state_->tokenizer);
+      if (!sorted.documents.empty()) {
+        state_->work.push_back({part.key, std::move(sorted)});
+      }
+    }
+  }
+}
+
+DatasetPreparation::~DatasetPreparation() = default;
+
+bool DatasetPreparation::advance(double seconds) {
+  const auto begin = std::chrono::steady_clock::now();
+  State& state = *state_;
+  while (!state.work.empty()) {
+    const State::Work& work = state.work.front();
+    if (!state.job) {
+      state.job =
+          start_tokenizing(work.key, state.run_dir, work.sorted, state.tokenizer, state.options);
+    }
+    while (state.job && state.job->step()) {
+      if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() >=
+          seconds) {
+        log_info("{}: tokenized {} of {} bytes",
+                 work.key,
+                 state.job->bytes_done(),
+                 state.job->bytes_total());
+        return true;
+      }
+    }
+    if (state.job) {
+      std::vector<std::string> warnings;
+      say_tokenized(work.key, state.job->counts(), warnings);
+      for (const std::string& warning : warnings) {
+        log_warning("{}", warning);
+      }
+    }
+    state.job.reset();
+    state.work.erase(state.work.begin());
+  }
+  return false;
 }
 
 }  // namespace memphis

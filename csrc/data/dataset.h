@@ -8,34 +8,77 @@
 #include <vector>
 
 #include "csrc/config/config.h"
+#include "csrc/data/loader.h"
 #include "csrc/data/token_stream.h"
+#include "csrc/data/tokenizer.h"
 
 namespace memphis {
 
-// What a run reads. The two ranges never share a token.
+// One of the texts whose loss is measured.
+struct ValidationSet {
+  std::string name;  // empty where there is one, of no name
+  std::shared_ptr<const TokenStream> stream;
+  TokenRange range;
+};
+
+// What a run reads. No range of one shares a token with a range of another.
 struct Dataset {
-  std::shared_ptr<const TokenStream> train;
-  TokenRange train_range;
-  std::shared_ptr<const TokenStream> validation;  // `train` itself where its end is held out
-  TokenRange validation_range;                    // empty if nothing is held out
-  std::vector<std::string> warnings;              // of the text, for whoever speaks for the job
+  std::vector<TrainingSource> sources;         // one, without a name, or those of a mixture
+  std::vector<ValidationSet> validation;       // empty if nothing is held out
+  std::shared_ptr<const Tokenizer> tokenizer;  // null where ids stand for no known text
+  std::vector<std::string> warnings;           // of the text, for whoever speaks for the job
+  std::string fingerprint;                     // of what is trained on, and in which shares
+  std::string validation_fingerprint;          // of the validation sets
+};
+
+struct DatasetOptions {
+  // Below which ids of corpora that were tokenized before must be, and that holds the tokenizer's.
+  std::int64_t vocab_size = std::int64_t{1} << 30U;
+  // Masked by the model, so that no text may be of it; -1: none. Checked where the tokenizer is not
+  // of bytes.
+  std::int64_t pad_id = -1;
 };
 
 // Opens data.train and data.validation; says in the log what was found and what was passed over,
 // and warns where that is much of a corpus, where text is not UTF-8, and where a text of validation
 // is trained on under another name. `run_dir` is passed over, whatever it lies in.
 //
+// Text that is no plain file of bytes, of JSON, compressed or for a tokenizer, is tokenized at the first
+// start into run_dir/tokens, and read from there. What was learnt by reading files whole is kept
+// there, so that the next start does not read them again.
+//
 // Without data.train the text is that of `default_roots`, which the caller chooses. Without
-// data.validation the last data.held_out of the training tokens is held out: training has the first
-// floor(tokens * (1 - held_out)). A file of data.validation is never trained on, even if data.train
-// covers it; one that both name is a ConfigError, as is data.train left out where there are no
-// default_roots.
+// data.validation the last data.held_out of the training tokens of each source is held out:
+// training has the first floor(tokens * (1 - held_out)). A file of data.validation is never trained on,
+// even if data.train covers it; one that both name is a ConfigError, as is data.train left out where
+// there are no default_roots.
 //
 // DataError where a file or an entry cannot be read, where training is left with fewer than
 // sequence_length + 1 tokens, or where validation is asked for and has no token to predict.
+// ConfigError where tokenizer and model do not fit.
 Dataset open_dataset(const DataConfig& config,
                      std::int64_t sequence_length,
                      const std::vector<std::string>& default_roots,
-                     const std::filesystem::path& run_dir = {});
+                     const std::filesystem::path& run_dir = {},
+                     const DatasetOptions& options = {});
+
+// The part of open_dataset that may take long, in pieces: one rank of a job does it while the others
+// wait, and hear between pieces that it goes on.
+class DatasetPreparation {
+ public:
+  DatasetPreparation(const DataConfig& config,
+                     const std::vector<std::string>& default_roots,
+                     const std::filesystem::path& run_dir);
+  ~DatasetPreparation();
+  DatasetPreparation(const DatasetPreparation&) = delete;
+  DatasetPreparation& operator=(const DatasetPreparation&) = delete;
+
+  // Works for about so long. False once all is prepared.
+  bool advance(double seconds);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace memphis

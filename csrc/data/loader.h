@@ -3,8 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
+#include <vector>
 
+#include "csrc/data/mixture.h"
 #include "csrc/data/token_stream.h"
 
 namespace memphis {
@@ -16,11 +20,16 @@ constexpr std::int32_t kNoTarget = -1;
 struct SampleView {
   std::span<std::int32_t> tokens_S;    // inputs
   std::span<std::int32_t> targets_S;   // the token after each input; kNoTarget where that is of
-                                       // another document, or was not to be read
+                                       // another document, is not to be learnt, or was not to be
+                                       // read
   std::span<std::int32_t> position_S;  // index within the document or, where the sample starts
                                        // inside one, within the sample: attention that goes back
                                        // `position` tokens stays within both
 };
+
+// Whether a document ends what attention sees and what is predicted. Without boundaries a sample is
+// one text, whose positions count from its first token.
+enum class Boundaries : bool { ignored, kept };
 
 // Training samples, in an order that is a pure function of (seed, the stream's fingerprint, index):
 // a run resumes from one integer, at any number of ranks.
@@ -38,7 +47,8 @@ class TrainingLoader {
   TrainingLoader(const TokenStream& stream,
                  TokenRange range,
                  std::int64_t sequence_length,
-                 std::uint64_t seed);
+                 std::uint64_t seed,
+                 Boundaries boundaries = Boundaries::kept);
 
   // Samples of an epoch.
   std::uint64_t num_samples() const { return num_samples_; }
@@ -53,6 +63,40 @@ class TrainingLoader {
   std::uint64_t sequence_length_;
   std::uint64_t num_samples_;
   std::uint64_t key_;
+  Boundaries boundaries_;
+};
+
+// One of the texts of a mixture, or the only one.
+struct TrainingSource {
+  std::string name;
+  double weight = 1;
+  std::shared_ptr<const TokenStream> stream;
+  TokenRange range;
+};
+
+// The samples of a mixture: each of the source that Mixture chooses for its index, in that source's
+// own order. A run resumes from one integer, at any number of ranks.
+//
+// `sources` must outlive the loader. Any number of threads may call sample.
+class MixtureLoader {
+ public:
+  MixtureLoader(const std::vector<TrainingSource>& sources,
+                std::int64_t sequence_length,
+                std::uint64_t seed,
+                Boundaries boundaries = Boundaries::kept);
+
+  // As TrainingLoader does.
+  std::int64_t sample(std::uint64_t index, const SampleView& out) const;
+
+  const Mixture& mixture() const { return mixture_; }
+  // Samples of an epoch of one source.
+  std::uint64_t num_samples(std::size_t source) const { return loaders_[source].num_samples(); }
+  // Epochs of a source that the first `num_samples` samples hold, the one that is begun by its part.
+  double epochs(std::size_t source, std::uint64_t num_samples) const;
+
+ private:
+  Mixture mixture_;
+  std::vector<TrainingLoader> loaders_;
 };
 
 // The windows of a range, in order and without overlap: each token of the range but the first is a
@@ -61,7 +105,11 @@ class TrainingLoader {
 // `stream` must outlive the loader. Any number of threads may call sample.
 class ValidationLoader {
  public:
-  ValidationLoader(const TokenStream& stream, TokenRange range, std::int64_t sequence_length);
+  ValidationLoader(const TokenStream& stream,
+                   TokenRange range,
+                   std::int64_t sequence_length,
+                   Boundaries boundaries = Boundaries::kept,
+                   std::int32_t pad_token = 0);
 
   // None for a range of fewer than two tokens.
   std::uint64_t num_samples() const { return num_samples_; }
@@ -76,6 +124,8 @@ class ValidationLoader {
   TokenRange range_;
   std::uint64_t sequence_length_;
   std::uint64_t num_samples_;
+  Boundaries boundaries_;
+  std::int32_t pad_token_;
 };
 
 }  // namespace memphis

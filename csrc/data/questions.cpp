@@ -125,13 +125,17 @@ std::vector<Question> read_questions(const std::filesystem::path& file) {
 }
 
 QuestionWindows::QuestionWindows(const std::vector<Question>& questions,
-                                 std::int64_t sequence_length) {
-  const ByteTokenizer tokenizer;
+                                 std::int64_t sequence_length,
+                                 const Tokenizer* given) {
+  const ByteTokenizer bytes;
+  const Tokenizer& tokenizer = given == nullptr ? bytes : *given;
+  const SpecialTokens special = tokenizer.special();
+  const std::int32_t start = std::max(special.bos >= 0 ? special.bos : special.eos, 0);
   const auto length = static_cast<std::size_t>(sequence_length);
   for (std::size_t i = 0; i < questions.size(); ++i) {
     for (const std::string& ending : questions[i].endings) {
       Window window;
-      window.tokens = {ByteTokenizer::kBos};
+      window.tokens = {start};
       for (const std::int32_t token : tokenizer.encode(questions[i].context)) {
         window.tokens.push_back(token);
       }

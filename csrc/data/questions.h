@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "csrc/data/loader.h"
+#include "csrc/data/tokenizer.h"
 
 // Multiple-choice questions: which of several endings a model finds most probable after a context.
 namespace memphis {
@@ -33,7 +34,9 @@ std::vector<Question> read_questions(const std::filesystem::path& file);
 // Errors      DataError where an ending alone fills a window.
 class QuestionWindows {
  public:
-  QuestionWindows(const std::vector<Question>& questions, std::int64_t sequence_length);
+  QuestionWindows(const std::vector<Question>& questions,
+                  std::int64_t sequence_length,
+                  const Tokenizer* tokenizer = nullptr);  // null: of bytes
 
   std::uint64_t num_samples() const { return windows_.size(); }
   // Those from num_samples on are all padding. Returns the number of targets.

@@ -82,15 +82,17 @@ struct Signature {
   std::size_t offset = 0;
   // Words that a text may begin with too: the format has a NUL byte near its beginning, text none.
   bool needs_nul = false;
+  TextFormat::Kind kind = TextFormat::Kind::other;
 };
 
 // Sources: the formats' own descriptions, and file(1)'s tables for those that have none.
 constexpr std::array kSignatures = {
     // Compressed, packed.
-    Signature{"\x1F\x8B\x08"sv, "gzip-compressed data", kGunzip},
+    Signature{"\x1F\x8B\x08"sv, "gzip-compressed data", kGunzip, 0, false, TextFormat::Kind::gzip},
     Signature{"\xFD\x37zXZ\0"sv, "xz-compressed data", kUnxz},
     Signature{"\x5D\0\0"sv, "LZMA-compressed data", kUnlzma},
-    Signature{"\x28\xB5\x2F\xFD"sv, "zstd-compressed data", kUnzstd},
+    Signature{
+        "\x28\xB5\x2F\xFD"sv, "zstd-compressed data", kUnzstd, 0, false, TextFormat::Kind::zstd},
     Signature{"\x04\x22\x4D\x18"sv, "LZ4-compressed data", kUnlz4},
     Signature{"1AY&SY"sv, "bzip2-compressed data", kBunzip, 4},
     Signature{"\xFF\x06\0\0sNaPpY"sv, "Snappy-compressed data", kSnzip},
@@ -111,10 +113,27 @@ constexpr std::array kSignatures = {
     Signature{"\x93NUMPY"sv, "a NumPy array", kNumPy},
     Signature{"\xDE\xC0\xEF\xBE"sv, "an LMDB database", kPickle, 16, true},
     // Tokens and weights.
-    Signature{"MMIDIDX\0\0"sv, "the index of a Megatron dataset", kTokens},
+    Signature{"MMIDIDX\0\0"sv,
+              "the index of a Megatron dataset",
+              kTokens,
+              0,
+              false,
+              TextFormat::Kind::megatron_index},
     Signature{"TNTIDX\0\0"sv, "the index of a Megatron dataset", kTokens},
-    Signature{"\x88\xD8\x34\x01"sv, "a shard of tokens of llm.c, of GPT-2", kTokens, 0, true},
-    Signature{"\xA1\xD9\x34\x01"sv, "a shard of tokens of llm.c, of Llama 3", kTokens, 0, true},
+    Signature{"\x88\xD8\x34\x01"sv,
+              "a shard of tokens of llm.c, of GPT-2",
+              kTokens,
+              0,
+              true,
+              TextFormat::Kind::token_file},
+    Signature{"\xA1\xD9\x34\x01"sv,
+              "a shard of tokens of llm.c, of Llama 3",
+              kTokens,
+              0,
+              true,
+              TextFormat::Kind::token_file},
+    Signature{
+        "BIN.TOK\n"sv, "a shard of tokens of llmq", kTokens, 0, true, TextFormat::Kind::token_file},
     Signature{"\xC6\xD7\x34\x01"sv, "a model of llm.c", kWeights, 0, true},
     Signature{"GGUF"sv, "a GGUF model", kWeights, 0, true},
     Signature{"version https://git-lfs.github.com/spec/"sv, "a pointer of Git LFS", kLfs},
@@ -161,8 +180,9 @@ std::string advice_for(std::string_view advice, const std::string& file) {
 
 std::optional<TextFormat> other(std::string_view name,
                                 std::string_view advice,
-                                const fs::path& path) {
-  return TextFormat{.kind = TextFormat::Kind::other,
+                                const fs::path& path,
+                                TextFormat::Kind kind = TextFormat::Kind::other) {
+  return TextFormat{.kind = kind,
                     .name = std::string(name),
                     .advice = advice_for(advice, shell_word(path.string()))};
 }
@@ -220,18 +240,25 @@ bool is_safetensors(std::string_view head) {
   return head.size() > 9 && head.substr(4, 4) == "\0\0\0\0"sv && head[8] == '{';
 }
 
-// Beside the index that says where its documents begin.
-bool is_megatron_tokens(const fs::path& path) {
+// The magic of the index that says where the documents of tokens begin, which lies beside them.
+std::string magic_of_index(const fs::path& path) {
   if (path.extension() != ".bin") {
-    return false;
+    return {};
   }
   fs::path index = path;
   index.replace_extension(".idx");
   std::ifstream file(index, std::ios::binary);
   std::array<char, 9> magic{};
   file.read(magic.data(), magic.size());
-  const std::string_view text(magic.data(), static_cast<std::size_t>(file.gcount()));
-  return text == "MMIDIDX\0\0"sv || text.starts_with("TNTIDX\0\0"sv);
+  return {magic.data(), static_cast<std::size_t>(file.gcount())};
+}
+
+bool is_fairseq_index(const fs::path& path) {
+  return magic_of_index(path).starts_with("TNTIDX\0\0"sv);
+}
+
+bool is_megatron_tokens(const fs::path& path) {
+  return magic_of_index(path) == "MMIDIDX\0\0"sv || is_fairseq_index(path);
 }
 
 // The name of the encoding for iconv; empty for text that may be UTF-8.
@@ -327,7 +354,7 @@ TextFormat json_format(TextFormat::Kind kind,
   return {
       .kind = kind,
       .name = fmt::format(
-          "{}, which {} not parsed", name, kind == TextFormat::Kind::json_records ? "are" : "is"),
+          "{}, which {} not parsed", name, kind == TextFormat::Kind::json_document ? "is" : "are"),
       .advice = fmt::format("extract its text, as in `jq -r '{}' {} > text.txt`, and name the "
                             "result",
                             filter,
@@ -362,7 +389,7 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
       return json_format(Kind::json_records, "JSON records", path, ".[].text");
     }
     return head.find('\n') == std::string_view::npos
-               ? json_format(Kind::json_records, "JSON lines", path, ".text")
+               ? json_format(Kind::json_lines, "JSON lines", path, ".text")
                : json_format(Kind::json_document, "JSON", path, ".. | strings");
   }
   const std::optional<Json> first = parse_json(head.substr(0, end));
@@ -371,11 +398,14 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
   }
   const std::string extension = path.extension().string();
   const bool named_lines = extension == ".jsonl" || extension == ".ndjson";
+  // Lines of JSON are objects of a line each; what is laid out otherwise is not read so.
+  const bool is_line = !is_list && head.substr(0, end).find('\n') == std::string_view::npos;
+  const Kind of_several = is_line ? Kind::json_lines : Kind::json_records;
   head.remove_prefix(end);
   skip_space();
   if (head.empty() && (is_whole || !named_lines)) {
     if (named_lines && !is_list) {
-      return json_format(Kind::json_records, "JSON lines", path, filter_for(*first));
+      return json_format(of_several, "JSON lines", path, filter_for(*first));
     }
     return of_objects ? json_format(Kind::json_records,
                                     "JSON records",
@@ -391,7 +421,7 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
   if (!another) {
     return {};
   }
-  return json_format(Kind::json_records, "JSON lines", path, is_list ? ".[]" : filter_for(*first));
+  return json_format(of_several, "JSON lines", path, is_list ? ".[]" : filter_for(*first));
 }
 
 }  // namespace
@@ -401,6 +431,14 @@ std::optional<TextFormat> recognise_format(const fs::path& path,
                                            bool is_whole) {
   const std::string_view head = text_of(bytes);
   const bool has_nul = head.find('\0') != std::string_view::npos;
+  // Ids of 16 bits look like UTF-16.
+  if (is_megatron_tokens(path)) {
+    return other(
+        "the tokens of a Megatron dataset, by the index beside it",
+        kTokens,
+        path,
+        is_fairseq_index(path) ? TextFormat::Kind::other : TextFormat::Kind::megatron_tokens);
+  }
   if (const std::string_view encoding = wide_encoding(head); !encoding.empty()) {
     // Arrow's streams and UTF-16 begin differently: 0xFFFF is no character.
     const std::string file = shell_word(path.string());
@@ -414,7 +452,7 @@ std::optional<TextFormat> recognise_format(const fs::path& path,
   }
   for (const Signature& signature : kSignatures) {
     if (has_at(head, signature.offset, signature.bytes) && (has_nul || !signature.needs_nul)) {
-      return other(signature.name, signature.advice, path);
+      return other(signature.name, signature.advice, path, signature.kind);
     }
   }
   if (head.starts_with("PK\x03\x04"sv) || head.starts_with("PK\x05\x06"sv)) {
@@ -432,9 +470,6 @@ std::optional<TextFormat> recognise_format(const fs::path& path,
   }
   if (has_nul && path.extension() == ".mds") {
     return other("a shard of a MosaicML streaming dataset", kMds, path);
-  }
-  if (is_megatron_tokens(path)) {
-    return other("the tokens of a Megatron dataset, by the index beside it", kTokens, path);
   }
   if (has_nul && path.extension() == ".bin") {
     return other(

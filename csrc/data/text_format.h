@@ -18,6 +18,13 @@ struct TextFormat {
     other,          // not to be trained on as it is
     json_records,   // nor are the brackets, keys and numbers around texts
     json_document,  // one JSON value: a part of a source tree, or a corpus
+    // What is read, each in its own way.
+    json_lines,
+    gzip,
+    zstd,
+    megatron_index,
+    megatron_tokens,
+    token_file,  // of llm.c or llmq
   };
 
   Kind kind = Kind::other;

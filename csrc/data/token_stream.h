@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <optional>
 #include <span>
 #include <string>
-#include <vector>
-
-#include "csrc/core/file.h"
-#include "csrc/data/text_files.h"
 
 namespace memphis {
 
@@ -22,71 +15,43 @@ struct TokenRange {
   std::uint64_t size() const { return end - begin; }
 };
 
-// One file of a stream.
-struct Document {
-  std::filesystem::path path;
-  std::uint64_t num_bytes = 0;
-  std::string digest;  // of its bytes
-  // Of its beginning: a mark of UTF-8, three bytes that are trained on as any others, and the share
-  // of bytes that are not UTF-8, as in Latin-1.
-  bool begins_with_mark = false;
-  double share_outside_utf8 = 0;
-};
-
-// The documents of a list of files as one sequence of tokens: for each file bos, its bytes, eos.
-// The sequence is computed when it is read, from files that are held open: one that is deleted,
-// replaced or appended to meanwhile is read on as it was. Of a corpus of more files than a process
-// may open, those behind the first `max_held_files` are opened for each reading, and may be neither
-// replaced nor changed.
+// Documents as one sequence of tokens, of which any part is read at once.
 //
 // Reading is const and without state: any number of threads may read.
 class TokenStream {
  public:
-  // Leaves the better part of the system's limit to everything else.
-  static std::size_t default_max_held_files();
+  // A position from here on stays here, as does one in a document whose beginning is not known.
+  static constexpr std::int32_t kFarPosition = INT32_MAX;
 
-  // Reads every file once, for the fingerprint. One that is not text (it is empty, is of a format of
-  // text_format.h, or holds a NUL byte) is passed over if it was walked to, and DataError otherwise;
-  // an empty file is an error only if it is named, and a JSON document that was walked to is text,
-  // as the sources around it are. DataError on a file that cannot be read.
-  explicit TokenStream(const std::vector<TextFile>& files,
-                       std::size_t max_held_files = default_max_held_files());
+  TokenStream() = default;
+  virtual ~TokenStream() = default;
 
-  std::uint64_t num_tokens() const { return starts_.back(); }
-  std::size_t num_documents() const { return documents_.size(); }
-  const std::vector<Document>& documents() const { return documents_; }
-  const std::vector<PassedOver>& passed_over() const { return passed_over_; }
+  virtual std::uint64_t num_tokens() const = 0;
 
-  // Hexadecimal xxh3, 128 bits, of the tokenizer's name and of each document's size and content, in
-  // order. Paths do not enter: a corpus that moved is the same corpus.
-  const std::string& fingerprint() const { return fingerprint_; }
+  // Hexadecimal, of all that tokens depend on. Paths do not enter: a corpus that moved is the same
+  // corpus.
+  virtual const std::string& fingerprint() const = 0;
 
-  // Tokens [begin, begin + tokens.size()), and the index of each within its document (bos has 0),
-  // which stays at 2^31 - 1 from there on. Does not allocate, but for a file that is not held open.
-  // DataError, which names the file, if it has become shorter, is gone (unless held), cannot be read
-  // or has a NUL byte, which it had not: it was written to. ContractError beyond the last token or
-  // where the spans differ in size.
-  void read(std::uint64_t begin,
-            std::span<std::int32_t> tokens,
-            std::span<std::int32_t> position) const;
+  // Tokens [begin, begin + tokens.size()), and the index of each within its document (the first has
+  // 0), at most kFarPosition. Does not allocate, but for a file that is not held open. DataError,
+  // which names the file, if it is not what it was when the stream was opened. ContractError beyond
+  // the last token or where the spans differ in size.
+  virtual void read(std::uint64_t begin,
+                    std::span<std::int32_t> tokens,
+                    std::span<std::int32_t> position) const = 0;
 
- private:
-  // Where a document is read from.
-  struct Source {
-    std::int64_t modified_ns = 0;
-    std::optional<InputFile> held;  // else it is opened for each reading
-  };
+  // Whether some tokens are to be read and not to be learnt, as those of a prompt.
+  virtual bool has_mask() const { return false; }
+  // 1 for each token that is to be learnt, else 0, from `begin` on.
+  virtual void read_mask(std::uint64_t begin, std::span<std::uint8_t> learnt) const;
 
-  void read_document(std::size_t index,
-                     std::uint64_t begin,
-                     std::span<std::int32_t> tokens,
-                     std::span<std::int32_t> position) const;
+ protected:
+  TokenStream(const TokenStream&) = default;
+  TokenStream& operator=(const TokenStream&) = default;
+  TokenStream(TokenStream&&) = default;
+  TokenStream& operator=(TokenStream&&) = default;
 
-  std::vector<Document> documents_;
-  std::vector<Source> sources_;           // one a document
-  std::vector<std::uint64_t> starts_{0};  // first token of each document, then the number of tokens
-  std::vector<PassedOver> passed_over_;
-  std::string fingerprint_;
+  void require_within(std::uint64_t begin, std::size_t tokens, std::size_t positions) const;
 };
 
 }  // namespace memphis

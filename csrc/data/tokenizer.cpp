@@ -1,33 +1,130 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/data/tokenizer.h"
 
+#include <algorithm>
+#include <array>
+#include <system_error>
+
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
+#include "csrc/data/byte_pair_files.h"
+#include "csrc/data/sentence_piece.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
+namespace {
 
-std::vector<std::int32_t> ByteTokenizer::encode(std::string_view text) const {
-  std::vector<std::int32_t> tokens;
-  tokens.reserve(text.size());
-  for (const char letter : text) {
-    tokens.push_back(token_of(static_cast<std::byte>(letter)));
+namespace fs = std::filesystem;
+
+// The largest that are in use have 20 MB.
+constexpr std::uint64_t kMaxTokenizerBytes = std::uint64_t{256} << 20U;
+
+// In a folder, the first that is there.
+constexpr std::array kUsualNames{
+    "tokenizer.json", "tokenizer.tok.json", "tokenizer.model", "spiece.model", "tiktoken.model"};
+
+fs::path file_of(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) {
+    return path;
   }
-  return tokens;
+  for (const char* name : kUsualNames) {
+    if (fs::exists(path / name, ignored)) {
+      return path / name;
+    }
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored)) {
+    if (entry.path().extension() == ".tiktoken") {
+      return entry.path();
+    }
+  }
+  throw DataError("data.tokenizer " + path.string() +
+                  " holds no tokenizer (it is a folder without tokenizer.json, "
+                  "tokenizer.tok.json, tokenizer.model, spiece.model, tiktoken.model or a file "
+                  "*.tiktoken); name the file");
 }
 
-std::string ByteTokenizer::decode(std::span<const std::int32_t> tokens) const {
-  std::string text;
-  text.reserve(tokens.size());
-  for (const std::int32_t token : tokens) {
-    if (token < 0 || token >= kVocabSize) {
+}  // namespace
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
+  std::vector<std::int32_t> ids;
+  append(text, ids);
+  return ids;
+}
+
+void Tokenizer::require_known(std::span<const std::int32_t> ids) const {
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= vocab_size()) {
       require(false,
-              "token " + std::to_string(token) + " has no text (the byte tokenizer has ids 0 to " +
-                  std::to_string(kVocabSize - 1) + "); mask the ids beyond them when sampling");
+              "token " + std::to_string(id) + " has no text (the " + std::string(kind()) +
+                  " tokenizer has ids 0 to " + std::to_string(vocab_size() - 1) +
+                  "); mask the ids beyond them when sampling");
     }
-    if (token >= kFirstByte) {
-      text.push_back(static_cast<char>(token - kFirstByte));
+  }
+}
+
+std::string StreamingDecoder::push(std::int32_t id) {
+  held_ += tokenizer_.piece(id, is_first_);
+  is_first_ = is_first_ && held_.empty();
+  std::string text = held_.substr(0, complete_utf8(held_));
+  held_.erase(0, text.size());
+  return text;
+}
+
+std::string StreamingDecoder::finish() {
+  std::string text;
+  text.swap(held_);
+  is_first_ = true;
+  return text;
+}
+
+std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& name,
+                                                const std::string& pattern) {
+  if (name == "none") {
+    return nullptr;
+  }
+  if (name == ByteTokenizer::kName) {
+    return std::make_shared<const ByteTokenizer>();
+  }
+  const fs::path path = file_of(name);
+  const std::string content = read_text(path, kMaxTokenizerBytes);
+  if (content.empty()) {
+    throw DataError("data.tokenizer " + path.string() +
+                    " is empty (a download that was cut short, perhaps); fetch it again");
+  }
+  if (is_tokenizer_json(content) || is_tiktoken(content)) {
+    return open_byte_pair_tokenizer(path, content, pattern);
+  }
+  if (!pattern.empty()) {
+    throw DataError("data.tokenizer_pattern is given and " + path.string() +
+                    " is no tiktoken file (it has no line of base64 and a rank); leave it out");
+  }
+  return open_sentence_piece(path, content);
+}
+
+void ByteTokenizer::append(std::string_view text, std::vector<std::int32_t>& ids) const {
+  const std::size_t begin = ids.size();
+  ids.resize(begin + text.size());
+  std::transform(
+      text.begin(), text.end(), ids.begin() + static_cast<std::ptrdiff_t>(begin), [](char letter) {
+        return token_of(static_cast<std::byte>(letter));
+      });
+}
+
+std::string ByteTokenizer::decode(std::span<const std::int32_t> ids) const {
+  require_known(ids);
+  std::string text;
+  text.reserve(ids.size());
+  for (const std::int32_t id : ids) {
+    if (id >= kFirstByte) {
+      text.push_back(static_cast<char>(id - kFirstByte));
     }
   }
   return text;
+}
+
+std::string ByteTokenizer::piece(std::int32_t id, bool /*is_first*/) const {
+  return decode({&id, 1});
 }
 
 }  // namespace memphis

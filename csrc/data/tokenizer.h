@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,9 +12,81 @@
 
 namespace memphis {
 
+// Ids that stand for no text; -1 where the tokenizer has none.
+struct SpecialTokens {
+  std::int32_t pad = -1;
+  std::int32_t bos = -1;  // in front of a document
+  std::int32_t eos = -1;  // behind it
+};
+
+// Text as ids and back. Const calls may come from any number of threads.
+class Tokenizer {
+ public:
+  Tokenizer() = default;
+  virtual ~Tokenizer() = default;
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
+
+  virtual std::string_view kind() const = 0;  // "byte", "SentencePiece", "byte-level BPE"
+  virtual std::int32_t vocab_size() const = 0;
+  virtual SpecialTokens special() const = 0;
+
+  // Appends the ids of `text` alone: whoever starts a document puts bos in front. What is not UTF-8
+  // is read as the original program does: by SentencePiece as U+FFFD for each byte, by BPE as U+FFFD
+  // for each unit of utf8.h, by bytes as it is.
+  virtual void append(std::string_view text, std::vector<std::int32_t>& ids) const = 0;
+
+  // Special ids decode to nothing. ContractError on an id outside the vocabulary.
+  virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
+
+  // What the id adds to a text that is shown as it is generated: bytes that may end within a
+  // character. `is_first` where nothing was shown before.
+  virtual std::string piece(std::int32_t id, bool is_first) const = 0;
+
+  // Hexadecimal, of all that ids depend on: equal for tokenizers that give equal ids, wherever they
+  // lie.
+  virtual std::string fingerprint() const = 0;
+
+  // What to keep beside weights so that this tokenizer can be opened again; none for bytes.
+  virtual std::vector<std::filesystem::path> files() const = 0;
+
+  std::vector<std::int32_t> encode(std::string_view text) const;
+
+ protected:
+  // ContractError unless every id is within the vocabulary.
+  void require_known(std::span<const std::int32_t> ids) const;
+};
+
+// Shows ids as text while they come: a character once all its bytes are there.
+class StreamingDecoder {
+ public:
+  explicit StreamingDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  // The text that is complete with `id`; empty within a character.
+  std::string push(std::int32_t id);
+  // What is left: the beginning of a character, as it is.
+  std::string finish();
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string held_;
+  bool is_first_ = true;
+};
+
+// data.tokenizer: "byte"; "none", for a null pointer; or a path, of a SentencePiece model, a
+// tokenizer.json of byte-level BPE, a tokenizer.tok.json of Grok-2, a tiktoken file, or a folder
+// with one of them under its usual name. Which it is, is told from its content. `pattern` cuts the
+// text of a tiktoken file into words: one of kPatternNames, a regular expression, or empty where the
+// size of the vocabulary tells.
+//
+// DataError, with the file, where it is none of these, is damaged, or asks for what is not
+// implemented: what would give other ids than the original is refused.
+std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& name,
+                                                const std::string& pattern = {});
+
 // Bytes as tokens: ids 0, 1 and 2 are pad, bos and eos (as in Grok-1's tokenizer), byte b is b + 3.
 // Every text encodes and decodes to itself, whatever its encoding.
-class ByteTokenizer {
+class ByteTokenizer final : public Tokenizer {
  public:
   static constexpr std::string_view kName = "byte";
   static constexpr std::int32_t kPad = 0;
@@ -25,13 +99,14 @@ class ByteTokenizer {
     return kFirstByte + std::to_integer<std::int32_t>(byte);
   }
 
-  std::int32_t vocab_size() const { return kVocabSize; }
-
-  // The bytes of `text` alone: whoever starts a document puts kBos in front.
-  std::vector<std::int32_t> encode(std::string_view text) const;
-
-  // pad, bos and eos decode to nothing. ContractError on an id outside the vocabulary.
-  std::string decode(std::span<const std::int32_t> tokens) const;
+  std::string_view kind() const override { return kName; }
+  std::int32_t vocab_size() const override { return kVocabSize; }
+  SpecialTokens special() const override { return {.pad = kPad, .bos = kBos, .eos = kEos}; }
+  void append(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  std::string decode(std::span<const std::int32_t> ids) const override;
+  std::string piece(std::int32_t id, bool is_first) const override;
+  std::string fingerprint() const override { return std::string(kName); }
+  std::vector<std::filesystem::path> files() const override { return {}; }
 };
 
 }  // namespace memphis

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
@@ -25,18 +26,22 @@ namespace {
 
 // Each rank has opened what its machine has at these paths, and a step takes samples of all.
 Dataset agreed(Dataset dataset, Communicator& all) {
-  const auto describe = [](const char* key, const TokenStream* stream, const TokenRange& range) {
-    return stream == nullptr ? fmt::format("{}: nothing\n", key)
-                             : fmt::format("{}: {} of {} tokens, fingerprint {}\n",
-                                           key,
-                                           range.size(),
-                                           stream->num_tokens(),
-                                           stream->fingerprint());
+  const auto describe = [](const char* key, const auto& texts) {
+    std::string lines = texts.empty() ? fmt::format("{}: nothing\n", key) : std::string();
+    for (const auto& text : texts) {
+      lines += fmt::format("{}: {} of {} tokens, fingerprint {}\n",
+                           text.name.empty() ? key : fmt::format("{} ({})", key, text.name),
+                           text.range.size(),
+                           text.stream->num_tokens(),
+                           text.stream->fingerprint());
+    }
+    return lines;
   };
   require_same(all,
                "the text",
-               describe("data.train", dataset.train.get(), dataset.train_range) +
-                   describe("data.validation", dataset.validation.get(), dataset.validation_range),
+               describe("data.train", dataset.sources) +
+                   describe("data.validation", dataset.validation) +
+                   (dataset.tokenizer ? dataset.tokenizer->fingerprint() : std::string("none")),
                ExitCode::data);
   return dataset;
 }
@@ -83,11 +88,39 @@ Device take_device(const RunConfig& run, const World& world, Communicator& all) 
 Dataset open_text(const Config& config,
                   const std::vector<std::string>& default_roots,
                   Communicator& all) {
+  // What takes long is done once, in pieces: between two of them all ranks meet, so that none of
+  // them takes the others for lost.
+  constexpr double kPieceSeconds = 5;
+  const bool leads = all.rank() == 0;
+  std::optional<DatasetPreparation> preparation;
+  for (bool prepared = false; !prepared;) {
+    bool more = false;
+    together(all, "data.prepare", [&] {
+      if (leads) {
+        if (!preparation) {
+          preparation.emplace(config.data, default_roots, config.run.dir);
+        }
+        more = preparation->advance(kPieceSeconds);
+      }
+    });
+    prepared = largest_of_all(all, more ? 1 : 0, "data.prepare") == 0;
+  }
   Dataset dataset;
-  together(all, "data.open", [&] {
-    dataset =
-        open_dataset(config.data, config.batch.sequence_length, default_roots, config.run.dir);
-  });
+  const auto open = [&] {
+    dataset = open_dataset(config.data,
+                           config.batch.sequence_length,
+                           default_roots,
+                           config.run.dir,
+                           {.vocab_size = config.model.vocab_size, .pad_id = config.model.pad_id});
+  };
+  // The first rank keeps what it has learnt of the files, and the others need not read them.
+  for (const bool first : {true, false}) {
+    together(all, "data.open", [&] {
+      if (leads == first) {
+        open();
+      }
+    });
+  }
   if (all.rank() == 0) {
     for (const std::string& warning : dataset.warnings) {
       log_warning("{}", warning);

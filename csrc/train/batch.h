@@ -25,7 +25,7 @@ class StepBatch {
     std::int64_t valid_tokens = 0;
   };
 
-  // Those samples of `loader`, a TrainingLoader or a ValidationLoader, that this rank takes of the
+  // Those samples of `loader`, a MixtureLoader or a ValidationLoader, that this rank takes of the
   // ones from `first` on.
   template <class Loader>
   Counts fill(const Loader& loader, std::uint64_t first, const SampleShare& share) {

@@ -37,13 +37,13 @@ Evaluator::Evaluator(const Config& config,
                      const Groups& groups,
                      Grok& model,
                      Pipeline& pipeline,
-                     const ValidationLoader& loader,
+                     const std::vector<ValidationLoader>& sets,
                      Stream stream)
     : plan_(plan),
       groups_(groups),
       model_(model),
       pipeline_(pipeline),
-      loader_(loader),
+      sets_(sets),
       stream_(stream),
       batch_(plan.validation.shape.num_micro_batches * config.batch.micro_batch,
              config.batch.sequence_length,
@@ -53,43 +53,50 @@ Evaluator::Evaluator(const Config& config,
       micro_batch_(config.batch.micro_batch),
       windows_a_pass_(static_cast<std::uint64_t>(plan.validation.shape.num_micro_batches *
                                                  micro_batch_ * plan.share.data_context.count)),
-      num_windows_(count_windows(config, loader)),
+      num_targets_(sets.size()),
       host_scalars_(model.activations().shared.step_scalars),
-      host_stats_(model.activations().shared.stats) {}
+      host_stats_(model.activations().shared.stats) {
+  for (const ValidationLoader& loader : sets) {
+    num_windows_.push_back(count_windows(config, loader));
+  }
+}
 
-std::optional<std::int64_t> Evaluator::count_targets(const std::function<bool()>& gives_up) {
+std::optional<std::int64_t> Evaluator::count_targets(std::size_t set,
+                                                     const std::function<bool()>& gives_up) {
   std::int64_t count = 0;
-  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_pass_) {
+  for (std::uint64_t first = 0; first < num_windows_[set]; first += windows_a_pass_) {
     if (gives_up()) {
       return std::nullopt;
     }
     together(groups_.all_host(), "validation.count", [&] {
-      count += batch_.fill(FirstWindows(loader_, num_windows_), first, samples_).targets;
+      count += batch_.fill(FirstWindows(sets_[set], num_windows_[set]), first, samples_).targets;
     });
   }
   sum_over_ranks(groups_.data_context_host(), {&count, 1}, "validation.targets");
   return count;
 }
 
-std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& gives_up) {
+std::optional<Evaluator::Result> Evaluator::run(std::size_t set,
+                                                const std::function<bool()>& gives_up) {
+  std::optional<std::int64_t>& num_targets = num_targets_[set];
   const SharedActivations<TensorView>& shared = model_.activations().shared;
-  if (!num_targets_) {
-    num_targets_ = count_targets(gives_up);
-    if (!num_targets_) {
+  if (!num_targets) {
+    num_targets = count_targets(set, gives_up);
+    if (!num_targets) {
       return std::nullopt;
     }
   }
-  host_scalars_.set({.target = 1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets_, 1))},
+  host_scalars_.set({.target = 1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets, 1))},
                     model_.dims().L);
   host_scalars_.copy(stream_);
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
-  for (std::uint64_t first = 0; first < num_windows_; first += windows_a_pass_) {
+  for (std::uint64_t first = 0; first < num_windows_[set]; first += windows_a_pass_) {
     synchronize(stream_);  // the batch's memory is filled again
     if (gives_up()) {
       return std::nullopt;
     }
     together(groups_.all_host(), "validation.windows", [&] {
-      batch_.fill(FirstWindows(loader_, num_windows_), first, samples_);
+      batch_.fill(FirstWindows(sets_[set], num_windows_[set]), first, samples_);
     });
     pipeline_.run(plan_.validation, [&](const Action& action, MicroBatch& slot) {
       model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
@@ -104,7 +111,7 @@ std::optional<Evaluator::Result> Evaluator::run(const std::function<bool()>& giv
   }
   host_stats_.copy(stream_);
   synchronize(stream_);
-  return Result{.loss = host_stats_[Stat::loss], .targets = *num_targets_};
+  return Result{.loss = host_stats_[Stat::loss], .targets = *num_targets};
 }
 
 }  // namespace memphis

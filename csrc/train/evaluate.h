@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
@@ -17,7 +18,7 @@
 
 namespace memphis {
 
-// The mean cross entropy of the validation set. Uses the training model and its activations,
+// The mean cross entropy of each validation set. Uses the training model and its activations,
 // between steps. Ranks along `data` share the windows out; every rank calls, and has the result. A pass
 // is the plan's schedule of validation.
 class Evaluator {
@@ -27,34 +28,36 @@ class Evaluator {
             const Groups& groups,
             Grok& model,
             Pipeline& pipeline,
-            const ValidationLoader& loader,
+            const std::vector<ValidationLoader>& sets,
             Stream stream);
 
   struct Result {
     double loss = 0;  // nats per target
     std::int64_t targets = 0;
   };
-  // The first call reads the windows once more, to count their targets. `gives_up` is asked before
+  // Of one set. The first call for it reads the windows once more, to count their targets. `gives_up` is asked before
   // each pass through the model, on every rank, and gives the same answer on all of them: with true the pass ends
   // there, without a result.
-  std::optional<Result> run(const std::function<bool()>& gives_up = [] { return false; });
+  std::optional<Result> run(
+      std::size_t set, const std::function<bool()>& gives_up = [] { return false; });
+  std::size_t num_sets() const { return sets_.size(); }
 
  private:
   // Empty where it was given up.
-  std::optional<std::int64_t> count_targets(const std::function<bool()>& gives_up);
+  std::optional<std::int64_t> count_targets(std::size_t set, const std::function<bool()>& gives_up);
 
   const TrainingPlan& plan_;
   const Groups& groups_;
   Grok& model_;
   Pipeline& pipeline_;
-  const ValidationLoader& loader_;
+  const std::vector<ValidationLoader>& sets_;
   Stream stream_;
   StepBatch batch_;
   SampleShare samples_;
   std::int64_t micro_batch_;
-  std::uint64_t windows_a_pass_;  // of all ranks
-  std::uint64_t num_windows_;
-  std::optional<std::int64_t> num_targets_;
+  std::uint64_t windows_a_pass_;                          // of all ranks
+  std::vector<std::uint64_t> num_windows_;                // of each set
+  std::vector<std::optional<std::int64_t>> num_targets_;  // likewise
   HostScalars host_scalars_;
   HostStats host_stats_;
 };

@@ -446,7 +446,11 @@ std::vector<std::vector<float>> CachedModel::next(std::span<const Tokens* const>
 std::vector<GeneratedText> generate_texts(SequenceModel& model,
                                           const std::vector<std::string>& prompts,
                                           const SampleOptions& options) {
-  const ByteTokenizer tokenizer;
+  const ByteTokenizer bytes;
+  const Tokenizer& tokenizer = options.tokenizer == nullptr ? bytes : *options.tokenizer;
+  const SpecialTokens special = tokenizer.special();
+  // A document begins with bos or, where there is none, behind the eos of another.
+  const std::int32_t start = std::max(special.bos >= 0 ? special.bos : special.eos, 0);
   std::vector<GeneratedText> results(prompts.size());
   std::vector<std::optional<Sequence>> places(static_cast<std::size_t>(model.num_sequences()));
   std::size_t next_prompt = 0;
@@ -471,7 +475,7 @@ std::vector<GeneratedText> generate_texts(SequenceModel& model,
             .rng =
                 CounterRng(options.seed, index == 0 ? "sample" : "sample." + std::to_string(index)),
             .text = GrowingText(options.stop),
-            .context = {ByteTokenizer::kBos},
+            .context = {start},
             .result = {}});
         const std::vector<std::int32_t> tokens = tokenizer.encode(prompts[index]);
         place->context.insert(place->context.end(), tokens.begin(), tokens.end());
@@ -506,15 +510,16 @@ std::vector<GeneratedText> generate_texts(SequenceModel& model,
                      sequence.context,
                      options,
                      sequence.rng.uniform(static_cast<std::uint64_t>(sequence.result.num_tokens)));
-      if (token == ByteTokenizer::kEos) {
+      if (token == special.eos) {
         finish(places[i], GeneratedText::End::document);
         continue;
       }
       ++sequence.result.num_tokens;
       sequence.context.push_back(token);
       // A vocabulary may be larger than the tokenizer's; ids that mean nothing are left out.
-      if (token < ByteTokenizer::kVocabSize &&
-          sequence.text.add(tokenizer.decode(std::span(&token, 1)))) {
+      const bool is_first = prompts[sequence.prompt].empty() && sequence.result.num_tokens == 1;
+      if (token < tokenizer.vocab_size() &&
+          sequence.text.add(tokenizer.piece(token, is_first))) {
         finish(places[i], GeneratedText::End::stop);
         continue;
       }

@@ -10,6 +10,7 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/arena.h"
+#include "csrc/data/tokenizer.h"
 #include "csrc/model/grok.h"
 #include "csrc/model/key_value_cache.h"
 #include "csrc/model/pipeline.h"
@@ -142,6 +143,7 @@ struct SampleOptions {
   std::vector<std::string> stop = {};  // texts that end it, and are not part of it
   // Told of text `prompt` as it grows, in whole characters of UTF-8, where it is that.
   std::function<void(std::size_t prompt, std::string_view text)> on_text = {};
+  const Tokenizer* tokenizer = nullptr;  // null: of bytes
   // Asked before each token, on every rank, with the same answer on all of them: true ends the
   // text.
   std::function<bool()> gives_up = [] { return false; };

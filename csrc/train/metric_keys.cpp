@@ -61,6 +61,12 @@ constexpr std::array kKeys = {
               "communication_seconds is hidden behind work. Left out with it."},
     MetricKey{"validation", "step", "", "After which it was measured."},
     MetricKey{"validation", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{
+        "validation",
+        "validation_set",
+        "",
+        "Its name; left out where there is one set, of no name. The sets of a step have a line "
+        "each."},
     MetricKey{"validation",
               "validation_loss",
               "nats a token",

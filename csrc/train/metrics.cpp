@@ -153,14 +153,17 @@ void MetricsFile::write_step(const StepRecord& record) {
 }
 
 void MetricsFile::write_validation(std::int64_t step,
+                                   std::string_view set,
                                    double loss,
                                    std::int64_t targets,
                                    double elapsed_seconds) {
-  const nlohmann::ordered_json line = {{"step", step},
-                                       {"time", utc_now()},
-                                       {"validation_loss", loss},
-                                       {"validation_targets", targets},
-                                       {"elapsed_seconds", elapsed_seconds}};
+  nlohmann::ordered_json line = {{"step", step}, {"time", utc_now()}};
+  if (!set.empty()) {
+    line["validation_set"] = set;
+  }
+  line["validation_loss"] = loss;
+  line["validation_targets"] = targets;
+  line["elapsed_seconds"] = elapsed_seconds;
   write_line(line.dump());
 }
 

@@ -37,7 +37,9 @@ class MetricsFile {
     double model_flops_per_second = 0;
   };
   void write_step(const StepRecord& record);
+  // `set` is empty where there is one, of no name.
   void write_validation(std::int64_t step,
+                        std::string_view set,
                         double loss,
                         std::int64_t targets,
                         double elapsed_seconds);

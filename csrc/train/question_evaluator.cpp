@@ -13,6 +13,7 @@ QuestionEvaluator::QuestionEvaluator(const Config& config,
                                      const Groups& groups,
                                      Grok& model,
                                      Pipeline& pipeline,
+                                     const Tokenizer* tokenizer,
                                      Stream stream)
     : plan_(plan),
       groups_(groups),
@@ -32,7 +33,7 @@ QuestionEvaluator::QuestionEvaluator(const Config& config,
       const std::vector<Question> read = read_questions(file);
       questions_.insert(questions_.end(), read.begin(), read.end());
     }
-    windows_.emplace(questions_, config.batch.sequence_length);
+    windows_.emplace(questions_, config.batch.sequence_length, tokenizer);
   });
 }
 

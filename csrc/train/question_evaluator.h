@@ -28,6 +28,7 @@ class QuestionEvaluator {
                     const Groups& groups,
                     Grok& model,
                     Pipeline& pipeline,
+                    const Tokenizer* tokenizer,  // null: of bytes
                     Stream stream);
 
   // As Evaluator::run: nothing where it was given up.

@@ -159,11 +159,29 @@ bool same_validation(const Config& was,
          was_fingerprint == is_fingerprint;
 }
 
+bool same_tokenizer(const Chosen& chosen, const Dataset* dataset) {
+  const std::string& then = chosen.manifest.tokenizer_fingerprint;
+  return dataset != nullptr && dataset->tokenizer != nullptr && !then.empty() &&
+         dataset->tokenizer->fingerprint() == then;
+}
+
 void compare_text(const Chosen& chosen,
                   const Config& config,
                   const Dataset& dataset,
                   Resumption& result) {
-  const std::string& now = dataset.train->fingerprint();
+  const std::string& tokenizer_then = chosen.manifest.tokenizer_fingerprint;
+  const std::string tokenizer_now =
+      dataset.tokenizer ? dataset.tokenizer->fingerprint() : std::string("none");
+  if (!tokenizer_then.empty() && tokenizer_then != tokenizer_now) {
+    result.refused.push_back(
+        {.what =
+             fmt::format("the tokenizer is not that of the checkpoint (fingerprint {}, then {})",
+                         tokenizer_now,
+                         tokenizer_then),
+         .why = "tokens would stand for other text",
+         .keep = "the tokenizer of data.tokenizer"});
+  }
+  const std::string& now = dataset.fingerprint;
   const std::string& then = chosen.manifest.dataset_fingerprint;
   if (now != then) {
     const std::string what = fmt::format(
@@ -284,14 +302,15 @@ Resumption compare_with_checkpoint(const Chosen& chosen,
     if (key == "batch.sequence_length") {
       carry_position(change, at, result);
     } else if (key == "data.train") {
-      if (dataset != nullptr &&
-          dataset->train->fingerprint() == chosen.manifest.dataset_fingerprint) {
+      if (dataset != nullptr && dataset->fingerprint == chosen.manifest.dataset_fingerprint) {
         result.said.push_back(describe(change) + "; its text is the same");
       } else {
         result.said.push_back(describe(change));  // more is said of the text itself
       }
     } else if (key == "data.validation" && moved) {
       result.said.push_back(describe(change) + "; its text is the same");
+    } else if (key == "data.tokenizer" && same_tokenizer(chosen, dataset)) {
+      result.said.push_back(describe(change) + "; its ids are the same");
     } else if (key == "precision.compute") {
       // Said or refused below, by what the words mean here.
     } else if (change.rule->on_resume == OnResume::refused) {
@@ -357,7 +376,7 @@ void require_same_run(const Chosen& chosen, const Resumption& resumption) {
 }
 
 std::string validation_fingerprint(const Config& config, const Dataset& dataset) {
-  return config.data.validation.empty() ? std::string() : dataset.validation->fingerprint();
+  return config.data.validation.empty() ? std::string() : dataset.validation_fingerprint;
 }
 
 bool is_of_run(const Manifest& manifest,

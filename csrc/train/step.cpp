@@ -23,7 +23,7 @@ TrainStep::TrainStep(const Config& config,
                      Pipeline& pipeline,
                      Parameters& parameters,
                      Optimizer& optimizer,
-                     const TrainingLoader& loader,
+                     const MixtureLoader& loader,
                      bool graphs,
                      Stream stream)
     : config_(config),

@@ -55,7 +55,7 @@ class TrainStep {
             Pipeline& pipeline,
             Parameters& parameters,
             Optimizer& optimizer,
-            const TrainingLoader& loader,
+            const MixtureLoader& loader,
             bool graphs,
             Stream stream);
 
@@ -85,7 +85,7 @@ class TrainStep {
   Parameters& parameters_;
   GradientReduction reduction_;
   Optimizer& optimizer_;
-  const TrainingLoader& loader_;
+  const MixtureLoader& loader_;
   Stream stream_;
   StepBatch batch_;
   HostScalars host_scalars_;

@@ -121,10 +121,13 @@ Trainer::Trainer(const Config& config,
   }
 
   const BatchConfig& batch = config_.batch;
-  training_loader_.emplace(*dataset_.train,
-                           dataset_.train_range,
+  const Boundaries boundaries =
+      config_.data.document_boundaries ? Boundaries::kept : Boundaries::ignored;
+  training_loader_.emplace(dataset_.sources,
                            batch.sequence_length,
-                           static_cast<std::uint64_t>(config_.run.seed));
+                           static_cast<std::uint64_t>(config_.run.seed),
+                           boundaries);
+  describe_mixture();
   parameters_.emplace(plan_.parameters, compute_, device_, Parameters::Gradients::allocate);
   residency_.emplace(*parameters_, groups_, stream());
   activations_arena_.emplace("activations", plan_.activations.activation_bytes(), device_);
@@ -151,15 +154,25 @@ Trainer::Trainer(const Config& config,
                       *training_loader_,
                       graphs_,
                       stream());
-  if (dataset_.validation_range.size() > 1) {
-    validation_loader_.emplace(
-        *dataset_.validation, dataset_.validation_range, batch.sequence_length);
-    evaluator_.emplace(config_, plan_, groups_, *model_, *pipeline_, *validation_loader_, stream());
+  for (const ValidationSet& set : dataset_.validation) {
+    validation_loaders_.emplace_back(
+        *set.stream,
+        set.range,
+        batch.sequence_length,
+        boundaries,
+        static_cast<std::int32_t>(std::max<std::int64_t>(config_.model.pad_id, 0)));
+  }
+  if (!validation_loaders_.empty()) {
+    evaluator_.emplace(config_, plan_, groups_, *model_, *pipeline_, validation_loaders_, stream());
   }
   if (!config_.data.evaluate.empty()) {
-    questions_.emplace(config_, plan_, groups_, *model_, *pipeline_, stream());
+    questions_.emplace(
+        config_, plan_, groups_, *model_, *pipeline_, dataset_.tokenizer.get(), stream());
   }
-  if (plan_.sampling) {
+  if (plan_.sampling && dataset_.tokenizer == nullptr && leads_) {
+    log_info("data.tokenizer is none: no text is sampled");
+  }
+  if (plan_.sampling && dataset_.tokenizer != nullptr) {
     sampler_.emplace(config_.model, *plan_.sampling, *residency_, groups_, stream());
   }
 
@@ -211,7 +224,7 @@ StepResult Trainer::step() {
 
 double Trainer::validation_loss() {
   require(evaluator_.has_value(), "a run without validation data has no validation loss");
-  return evaluator_->run().value().loss;
+  return evaluator_->run(0).value().loss;
 }
 
 std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
@@ -259,7 +272,9 @@ void Trainer::save() {
   Manifest manifest;
   manifest.samples = static_cast<std::int64_t>(samples_);
   manifest.seed = config_.run.seed;
-  manifest.dataset_fingerprint = dataset_.train->fingerprint();
+  manifest.dataset_fingerprint = dataset_.fingerprint;
+  manifest.tokenizer_fingerprint =
+      dataset_.tokenizer ? dataset_.tokenizer->fingerprint() : std::string("none");
   manifest.validation_fingerprint = validation_fingerprint(config_, dataset_);
   manifest.loss_reference = loss_watch_.state().reference;
   manifest.exploded_at = loss_watch_.exploded() ? loss_watch_.state().exploded_at
@@ -407,29 +422,75 @@ void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gi
     return;
   }
   world_.activity().enter("validation");
-  const std::optional<Evaluator::Result> result = evaluator_->run(gives_up);
-  if (!result || !leads_) {
+  std::vector<Evaluator::Result> results;
+  for (std::size_t set = 0; set < evaluator_->num_sets(); ++set) {
+    const std::optional<Evaluator::Result> result = evaluator_->run(set, gives_up);
+    if (!result) {
+      return;
+    }
+    results.push_back(*result);
+  }
+  if (!leads_) {
     return;
   }
-  // These are the weights after the step's update, which its own loss says nothing of.
-  if (loss_watch_.exceeds(result->loss) && !weights_are_bad_) {
-    log_warning(
-        "step {} has validation loss {:.4g}, above {}: its weights have exploded and are "
-        "not saved before losses are below that again; {}",
-        step_,
-        result->loss,
-        loss_watch_.describe_limit(),
-        rotation_.way_back(step_ + 1, kCalmer));
-    weights_are_bad_ = true;
+  for (std::size_t set = 0; set < results.size(); ++set) {
+    const Evaluator::Result& result = results[set];
+    const std::string& name = dataset_.validation[set].name;
+    const std::string of_name = name.empty() ? "" : " of " + name;
+    // These are the weights after the step's update, which its own loss says nothing of.
+    if (loss_watch_.exceeds(result.loss) && !weights_are_bad_) {
+      log_warning(
+          "step {} has validation loss{} {:.4g}, above {}: its weights have exploded and are "
+          "not saved before losses are below that again; {}",
+          step_,
+          of_name,
+          result.loss,
+          loss_watch_.describe_limit(),
+          rotation_.way_back(step_ + 1, kCalmer));
+      weights_are_bad_ = true;
+    }
+    report.write([&](MetricsFile& metrics) {
+      metrics.write_validation(step_, name, result.loss, result.targets, elapsed_seconds);
+    });
+    log_info("step {}  validation loss{} {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
+             step_,
+             of_name,
+             result.loss,
+             result.targets,
+             elapsed_seconds);
   }
-  report.write([&](MetricsFile& metrics) {
-    metrics.write_validation(step_, result->loss, result->targets, elapsed_seconds);
-  });
-  log_info("step {}  validation loss {:.4f} nats a token, over {} tokens  (after {:.0f} s)",
-           step_,
-           result->loss,
-           result->targets,
-           elapsed_seconds);
+}
+
+void Trainer::describe_mixture() const {
+  if (!leads_ || dataset_.sources.size() == 1) {
+    return;
+  }
+  const Mixture& mixture = training_loader_->mixture();
+  const auto last = static_cast<std::uint64_t>(config_.schedule.steps * config_.batch.global_batch);
+  for (std::size_t i = 0; i < dataset_.sources.size(); ++i) {
+    log_info("{}: {} of {} samples, {} samples an epoch, {:.2f} epochs by step {}",
+             dataset_.sources[i].name,
+             mixture.parts(i),
+             mixture.period(),
+             training_loader_->num_samples(i),
+             training_loader_->epochs(i, last),
+             config_.schedule.steps);
+  }
+}
+
+void Trainer::say_epochs(std::uint64_t samples_before) {
+  for (std::size_t i = 0; leads_ && i < dataset_.sources.size(); ++i) {
+    const auto before = static_cast<std::uint64_t>(training_loader_->epochs(i, samples_before));
+    const auto now = static_cast<std::uint64_t>(training_loader_->epochs(i, samples_));
+    if (now > before) {
+      const std::string& name = dataset_.sources[i].name;
+      log_info("step {}  {} begins epoch {}, of {} samples",
+               step_,
+               name.empty() ? std::string("data.train") : name,
+               now + 1,
+               training_loader_->num_samples(i));
+    }
+  }
 }
 
 void Trainer::evaluate(Report& report, const GivesUp& gives_up) {
@@ -455,6 +516,7 @@ void Trainer::sample(Report& report, const GivesUp& gives_up) {
                     {.num_tokens = config_.metrics.sample_tokens,
                      .temperature = config_.metrics.sample_temperature,
                      .seed = static_cast<std::uint64_t>(config_.run.seed + step_),
+                     .tokenizer = dataset_.tokenizer.get(),
                      .gives_up = [&] { return gave_up = gave_up || gives_up(); }});
   if (gave_up || !leads_) {
     return;
@@ -611,7 +673,9 @@ void Trainer::train(const Owed& owed) {
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
+    const std::uint64_t samples_before = samples_;
     saving_if_text_is_lost([&] { record.result = watched_step(); });
+    say_epochs(samples_before);
     record.step = step_;
     record.samples = samples_;
     record.seconds = step_clock.seconds();

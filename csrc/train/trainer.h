@@ -97,6 +97,9 @@ class Trainer {
   bool weights_have_exploded();
   // Asked again and again, with the same answer on all ranks: whether the run is to stop.
   using GivesUp = std::function<bool()>;
+  void describe_mixture() const;
+  // Which epoch of each source the run is in, once that changes.
+  void say_epochs(std::uint64_t samples_before);
   // None leaves a line where it was given up.
   void validate(Report& report, double elapsed_seconds, const GivesUp& gives_up);
   void evaluate(Report& report, const GivesUp& gives_up);
@@ -133,8 +136,8 @@ class Trainer {
   LossWatch loss_watch_;
   Rotation rotation_;
   bool weights_are_bad_ = false;
-  std::optional<TrainingLoader> training_loader_;
-  std::optional<ValidationLoader> validation_loader_;
+  std::optional<MixtureLoader> training_loader_;
+  std::vector<ValidationLoader> validation_loaders_;
   std::optional<Parameters> parameters_;
   std::optional<WeightResidency> residency_;
   std::optional<Arena> activations_arena_;

@@ -16,6 +16,7 @@ Manifest example() {
       .seed = -1,
       .dataset_fingerprint = "0123456789abcdef",
       .validation_fingerprint = "fedcba9876543210",
+      .tokenizer_fingerprint = "byte",
       .loss_reference = 0.1,  // which no binary fraction is
       .exploded_at = 7,
       .config = "model:\n  preset: \"grok-1\"  # \u00e9\n",
@@ -32,6 +33,7 @@ TEST(Manifest, RoundTrips) {
 TEST(Manifest, ReadsThoseThatSayLess) {
   std::string text = write_manifest(example());
   for (const char* line : {" \"validation_fingerprint\": \"fedcba9876543210\",\n",
+                           " \"tokenizer_fingerprint\": \"byte\",\n",
                            " \"loss_reference\": 0.1,\n",
                            " \"exploded_at\": 7,\n"}) {
     const std::size_t place = text.find(line);
@@ -40,6 +42,7 @@ TEST(Manifest, ReadsThoseThatSayLess) {
   }
   Manifest expected = example();
   expected.validation_fingerprint.clear();
+  expected.tokenizer_fingerprint.clear();
   expected.loss_reference = 0;
   expected.exploded_at = 0;
   EXPECT_EQ(read_manifest(text, "manifest.json"), expected);
@@ -58,7 +61,7 @@ TEST(Manifest, RefusesWhatItDoesNotWrite) {
       {"\"step\": 420", "\"step\": 42e1", "'step' is 420.0, not a whole number from 0 to 2^63 - 1"},
       {"\"step\": 420", "\"step\": 420, \"step\": 421", "key 'step' stands twice in its JSON"},
       {"\"seed\": -1", "\"seed\": \"1\"", "'seed' is \"1\", not a whole number"},
-      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 11 fields where 10 are known"},
+      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 12 fields where 11 are known"},
       {"\"bytes\": 9", "\"bytes\": 9, \"mode\": 1", "there are 4 fields where 3 are known"},
       {"\"bytes\": 9", "\"bytes\": \"9\"", "'bytes' is \"9\", not a whole number"},
       {"0000000000000001", "1", "'xxh3' is '1', not 16 hexadecimal digits"},

@@ -67,8 +67,8 @@ std::vector<test::BadConfig> bad_configs() {
        with("data:\n  train: [{path: a.txt}]\n"),
        {},
        ExitCode::config,
-       "tiny.yaml:11:11: data.train[0] is a map (its value is a string); write one, in "
-       "quotes if it has signs of YAML"},
+       "tiny.yaml:11:11: data.train[0] is a map (it says no weight, which is its share of a "
+       "mixture's samples over the sum of all); write {path: a.txt, weight: 1}"},
       {"empty key",
        with("\"\": 1\n"),
        {},

@@ -306,11 +306,24 @@ std::vector<test::BadConfig> bad_configs() {
        ExitCode::config,
        "tiny.yaml:8:11: model.preset is mixtral-8x7b (it is one of grok-1 and grok-2); "
        "write grok-1 or grok-2"},
-      {"another tokenizer",
-       with("data:\n  tokenizer: sentencepiece\n"),
+      {"a path among maps",
+       with("data:\n  train: [{path: a, weight: 1}, b.txt]\n"),
        {},
        ExitCode::config,
-       "tiny.yaml:11:14: data.tokenizer is sentencepiece (there is only byte); write byte"},
+       "tiny.yaml:11:33: data.train[1] is b.txt (the entries are paths, which are one text, or "
+       "maps, which are a text each); write all of them as {path: a.txt}, or none"},
+      {"a weight of nothing",
+       with("data:\n  train: [{path: a, weight: 0}]\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:29: data.train[0].weight is 0 (a weight is above 0 and at most 1e6); use 1, "
+       "say"},
+      {"an entry's unknown key",
+       with("data:\n  train: [{path: a, wieght: 1}]\n"),
+       {},
+       ExitCode::config,
+       "tiny.yaml:11:21: unknown key data.train[0].wieght (an entry has no such key); did you mean "
+       "weight?"},
       {"list for a string",
        with("run:\n  dir: [a]\n"),
        {},

@@ -22,11 +22,14 @@ TEST(Dataset, TheEndOfTrainingTextIsHeldOut) {
   const std::string file = directory.write("a.txt", std::string(99, 'x'));  // 101 tokens
   for (const auto& [held_out, cut] : {std::pair{0.25, 75U}, {0.5, 50U}, {0.0, 101U}}) {
     const Dataset dataset = open_dataset(config_of({file}, held_out), 8, {});
-    EXPECT_EQ(dataset.train, dataset.validation);
-    EXPECT_EQ(dataset.train_range.begin, 0U);
-    EXPECT_EQ(dataset.train_range.end, cut);
-    EXPECT_EQ(dataset.validation_range.begin, cut);
-    EXPECT_EQ(dataset.validation_range.end, 101U);
+    EXPECT_EQ(dataset.validation.size(), held_out > 0 ? 1U : 0U);
+    EXPECT_EQ(dataset.sources[0].range.begin, 0U);
+    EXPECT_EQ(dataset.sources[0].range.end, cut);
+    if (held_out > 0) {
+      EXPECT_EQ(dataset.validation[0].stream, dataset.sources[0].stream);
+      EXPECT_EQ(dataset.validation[0].range.begin, cut);
+      EXPECT_EQ(dataset.validation[0].range.end, 101U);
+    }
   }
 }
 
@@ -37,16 +40,16 @@ TEST(Dataset, ValidationTextIsNotTrainedOn) {
   DataConfig config = config_of({directory.path().string()}, 0.25);
   config.validation = {held};
   const Dataset dataset = open_dataset(config, 8, {});
-  EXPECT_EQ(dataset.train_range.size(), 32U) << "all of a.txt and nothing of b.txt";
-  EXPECT_EQ(dataset.validation_range.size(), 22U);
-  EXPECT_NE(dataset.train->fingerprint(), dataset.validation->fingerprint());
+  EXPECT_EQ(dataset.sources[0].range.size(), 32U) << "all of a.txt and nothing of b.txt";
+  EXPECT_EQ(dataset.validation[0].range.size(), 22U);
+  EXPECT_NE(dataset.sources[0].stream->fingerprint(), dataset.validation[0].stream->fingerprint());
 }
 
 TEST(Dataset, WithoutTrainingTextTheDefaultIsRead) {
   const test::TemporaryDirectory directory;
   directory.write("a.txt", "0123456789");
   const Dataset dataset = open_dataset(config_of({}, 0), 8, {directory.path().string()});
-  EXPECT_EQ(dataset.train->num_tokens(), 12U);
+  EXPECT_EQ(dataset.sources[0].stream->num_tokens(), 12U);
   const std::string text =
       test::error_text<DataError>([] { open_dataset(config_of({}, 0), 8, {"/nowhere"}); });
   EXPECT_TRUE(test::follows_grammar(text));
@@ -135,7 +138,7 @@ TEST(Dataset, RunDirIsNotTrainedOn) {
   directory.write("a.txt", std::string(99, 'x'));
   const std::string root = directory.path().string();
   const auto fingerprint = [&] {
-    return open_dataset(config_of({root}, 0), 8, {}, root + "/runs/x").train->fingerprint();
+    return open_dataset(config_of({root}, 0), 8, {}, root + "/runs/x").fingerprint;
   };
   const std::string before = fingerprint();
   directory.write("runs/x/config.yaml", "run:\n");

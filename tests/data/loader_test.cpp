@@ -15,6 +15,7 @@
 
 #include "csrc/core/error.h"
 #include "csrc/core/rng.h"
+#include "csrc/data/text_stream.h"
 #include "csrc/data/tokenizer.h"
 #include "tests/support/temporary_directory.h"
 
@@ -73,17 +74,17 @@ std::string random_text(std::size_t num_bytes, std::string_view name) {
   return text;
 }
 
-TokenStream stream_of(const std::vector<std::string>& documents) {
+TextStream stream_of(const std::vector<std::string>& documents) {
   const test::TemporaryDirectory directory;  // an open file outlives its name
   std::vector<TextFile> files;
   files.reserve(documents.size());
   for (const std::string& text : documents) {
     files.push_back({.path = directory.write(std::to_string(files.size()), text)});
   }
-  return TokenStream(files);
+  return TextStream(files);
 }
 
-TokenStream random_stream(const std::vector<std::size_t>& document_bytes) {
+TextStream random_stream(const std::vector<std::size_t>& document_bytes) {
   std::vector<std::string> documents;
   documents.reserve(document_bytes.size());
   for (const std::size_t num_bytes : document_bytes) {
@@ -93,7 +94,7 @@ TokenStream random_stream(const std::vector<std::size_t>& document_bytes) {
 }
 
 // All tokens and positions of a stream.
-Sample whole(const TokenStream& stream) {
+Sample whole(const TextStream& stream) {
   Sample all(stream.num_tokens());
   stream.read(0, all.tokens, all.position);
   return all;
@@ -131,7 +132,7 @@ std::vector<int> count_inputs(const TrainingLoader& loader,
 }
 
 TEST(Loader, AnEpochReadsEveryTokenOnce) {
-  const TokenStream stream = random_stream({40, 3, 77, 1, 30, 25});
+  const TextStream stream = random_stream({40, 3, 77, 1, 30, 25});
   const Sample all = whole(stream);
   constexpr std::size_t kLength = 8;
   // Ranges whose remainder is nothing, something and nearly a whole sequence; one begins in a
@@ -150,7 +151,7 @@ TEST(Loader, AnEpochReadsEveryTokenOnce) {
 }
 
 TEST(Loader, BordersOfChunksMoveBetweenEpochs) {
-  const TokenStream stream = random_stream({500});
+  const TextStream stream = random_stream({500});
   constexpr std::size_t kLength = 16;
   const TrainingLoader loader(stream, {.begin = 0, .end = stream.num_tokens()}, kLength, 1);
   const Sample all = whole(stream);
@@ -165,7 +166,7 @@ TEST(Loader, BordersOfChunksMoveBetweenEpochs) {
 
 // What a sample must be, from the definition, given where it was cut.
 TEST(Loader, TargetsAndPositionsStayWithinTheDocumentAndTheSample) {
-  const TokenStream stream = random_stream({20, 2, 9, 1, 31});
+  const TextStream stream = random_stream({20, 2, 9, 1, 31});
   const Sample all = whole(stream);
   constexpr std::size_t kLength = 11;
   const std::size_t end = all.tokens.size() - 6;
@@ -192,7 +193,7 @@ TEST(Loader, TargetsAndPositionsStayWithinTheDocumentAndTheSample) {
 }
 
 TEST(Loader, HeldOutTokensAreNeverRead) {
-  const TokenStream stream = stream_of({std::string(100, 'a') + std::string(60, 'Z')});
+  const TextStream stream = stream_of({std::string(100, 'a') + std::string(60, 'Z')});
   const std::int32_t held = 'Z' + 3;
   const TrainingLoader loader(stream, {.begin = 0, .end = 101}, 7, 1);
   for (std::uint64_t index = 0; index < 20 * loader.num_samples(); ++index) {
@@ -203,7 +204,7 @@ TEST(Loader, HeldOutTokensAreNeverRead) {
 }
 
 TEST(Loader, ASampleIsAFunctionOfItsIndex) {
-  const TokenStream stream = random_stream({400, 300});
+  const TextStream stream = random_stream({400, 300});
   const TokenRange range{.begin = 0, .end = stream.num_tokens()};
   constexpr std::size_t kLength = 16;
   const TrainingLoader forward(stream, range, kLength, 5);
@@ -219,7 +220,7 @@ TEST(Loader, ASampleIsAFunctionOfItsIndex) {
 }
 
 TEST(Loader, SamplesDoNotAllocate) {
-  const TokenStream stream = random_stream({400, 300});
+  const TextStream stream = random_stream({400, 300});
   const TokenRange range{.begin = 0, .end = stream.num_tokens()};
   const TrainingLoader training(stream, range, 16, 5);
   const ValidationLoader validation(stream, range, 16);
@@ -234,9 +235,9 @@ TEST(Loader, SamplesDoNotAllocate) {
 
 TEST(Loader, SeedAndTextChooseTheOrder) {
   std::string text = random_text(4000, "text");
-  const TokenStream stream = stream_of({text});
+  const TextStream stream = stream_of({text});
   text.back() = static_cast<char>(text.back() ^ 1);
-  const TokenStream changed = stream_of({text});
+  const TextStream changed = stream_of({text});
   constexpr std::size_t kLength = 4;
   const TokenRange range{.begin = 0, .end = stream.num_tokens()};
   const TrainingLoader base(stream, range, kLength, 1);
@@ -253,7 +254,7 @@ TEST(Loader, SeedAndTextChooseTheOrder) {
 }
 
 TEST(Loader, ValidationPredictsEveryTokenOnce) {
-  const TokenStream stream = random_stream({40, 3, 30, 25});
+  const TextStream stream = random_stream({40, 3, 30, 25});
   const Sample all = whole(stream);
   constexpr std::size_t kLength = 8;
   for (const auto& [begin, end] :
@@ -285,7 +286,7 @@ TEST(Loader, ValidationPredictsEveryTokenOnce) {
 }
 
 TEST(Loader, ValidationBeyondItsEndIsPadding) {
-  const TokenStream stream = random_stream({40});
+  const TextStream stream = random_stream({40});
   for (const std::uint64_t end : {5U, 6U, 20U}) {
     const ValidationLoader loader(stream, {.begin = 5, .end = end}, 8);
     const Sample sample = draw(loader, loader.num_samples(), 8);
@@ -297,7 +298,7 @@ TEST(Loader, ValidationBeyondItsEndIsPadding) {
 }
 
 TEST(Loader, RefusesWhatItCannotHonour) {
-  const TokenStream stream = random_stream({40});
+  const TextStream stream = random_stream({40});
   EXPECT_NO_THROW(TrainingLoader(stream, {.begin = 0, .end = 9}, 8, 1));
   EXPECT_THROW(TrainingLoader(stream, {.begin = 0, .end = 8}, 8, 1), ContractError);
   EXPECT_THROW(TrainingLoader(stream, {.begin = 0, .end = 43}, 8, 1), ContractError);

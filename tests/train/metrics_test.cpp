@@ -61,7 +61,7 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     record.seconds = 1;
     record.result.communication.emplace();
     metrics.write_step(record);
-    metrics.write_validation(1, 2.0, 3, 4.0);
+    metrics.write_validation(1, "held", 2.0, 3, 4.0);
     metrics.write_sample(1, "text");
   }
   std::map<std::string_view, std::vector<std::string>> documented;

@@ -69,7 +69,7 @@ class Expected {
         tiny_(config.model, 2, 12, DType::f64, Device::cpu),
         weights_(std::move(weights)),
         dataset_(open_dataset(config.data, 12, {})),
-        loader_(*dataset_.train, dataset_.train_range, 12, 3) {
+        loader_(dataset_.sources, 12, 3) {
     for (const LogicalParameter& parameter : plan.logical) {
       moments_[parameter.name] = {Values(weights_.at(parameter.name).size()),
                                   Values(weights_.at(parameter.name).size())};
@@ -158,7 +158,7 @@ class Expected {
   std::map<std::string, Values> weights_;
   std::map<std::string, Moments> moments_;
   Dataset dataset_;
-  TrainingLoader loader_;
+  MixtureLoader loader_;
 };
 
 std::map<std::string, Values> weights_of(Trainer& trainer) {
@@ -227,7 +227,7 @@ TEST(Validation, IsTheMeanOverTheTargetsOfItsWindows) {
       }
     }
     const Dataset dataset = open_dataset(config.data, 12, {});
-    const ValidationLoader loader(*dataset.validation, dataset.validation_range, 12);
+    const ValidationLoader loader(*dataset.validation[0].stream, dataset.validation[0].range, 12);
     ASSERT_GT(loader.num_samples(), 6U);
     ASSERT_NE(loader.num_samples() % 3, 0U)
         << "the last micro-batch has windows that are not there";

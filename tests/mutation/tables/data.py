@@ -7,15 +7,14 @@ plant = planter("csrc")
 PERMUTATION = "data/permutation.cpp"
 LOADER = "data/loader.cpp"
 FILES = "data/text_files.cpp"
-STREAM = "data/token_stream.cpp"
+STREAM = "data/text_stream.cpp"
 TOKENIZER = "data/tokenizer.cpp"
 
 plant("data.permutation_key_high", PERMUTATION, "seed",
       "{low(key), high(key)}", "{low(key), 0}",
       "half of the key is not used")
 plant("data.sample_range_begin", LOADER, "Range",
-      "fill(*stream_, range_.begin + first, range_.end, part_of(out, 0, num_before_end))",
-      "fill(*stream_, first, range_.end, part_of(out, 0, num_before_end))",
+      "range_.begin + first,", "first,",
       "samples are read from before the range")
 plant("data.sample_seed", LOADER, "seed",
       "CounterRng(seed, \"data/order/\" + stream.fingerprint()).word64(0)", "CounterRng(0, \"data/order/\" + stream.fingerprint()).word64(0)",
@@ -33,8 +32,56 @@ plant("data.stream_nul", STREAM, "bound",
       "std::memchr(piece.data(), 0, piece.size())", "std::memchr(piece.data(), 0, piece.size() - 1)",
       "a NUL at the end of a piece passes for text")
 plant("data.token_first_byte", TOKENIZER, "bound",
-      "if (token >= kFirstByte) {", "if (token > kFirstByte) {",
+      "if (id >= kFirstByte) {", "if (id > kFirstByte) {",
       "a NUL byte has no text")
+plant("data.boundaries_ignored", LOADER, "condition",
+      "kept && out.position_S[i + 1] == 0", "out.position_S[i + 1] == 0",
+      "without boundaries documents end targets yet")
+plant("data.mask_one_off", LOADER, "off by one",
+      "targets[at - begin + i] = kNoTarget;", "targets[at - begin + i == 0 ? 0 : at - begin + i - 1] = kNoTarget;",
+      "the mask of a token takes away the target before")
+plant("data.mixture_owed", "data/mixture.cpp", "bound",
+      "num_sources > 1 && owed < period", "num_sources > 1 && owed < 0",
+      "a source may be chosen before it is owed a sample")
+plant("data.mixture_round", "data/mixture.cpp", "arithmetic",
+      "round * parts_[source] + before_[at]", "round * parts_[0] + before_[at]",
+      "the second period of a source repeats or skips samples")
+plant("data.merge_leftmost", "data/byte_pair.cpp", "condition",
+      "rank != other.rank ? rank > other.rank : left > other.left", "rank != other.rank ? rank > other.rank : left < other.left",
+      "of equal merges of a long word the rightmost comes first")
+plant("data.merge_stale", "data/byte_pair.cpp", "condition",
+      "merge.rank != best.rank || merge.id != best.id", "merge.rank == MergeTable::kNone",
+      "a pair that has changed is merged as it was")
+plant("data.utf8_surrogate", "data/utf8.cpp", "bound",
+      "first == 0xED ? 0x9F", "first == 0xED ? 0xBF",
+      "a surrogate passes for a character")
+plant("data.megatron_boundary", "data/token_files.cpp", "condition",
+      "boundary < before || ", "",
+      "boundaries of documents may go down")
+plant("data.megatron_vocabulary", "data/token_files.cpp", "bound",
+      "valid = value < static_cast<std::uint64_t>(vocab_size);", "valid = value <= static_cast<std::uint64_t>(vocab_size);",
+      "an id that is the vocabulary's size passes")
+plant("data.llmq_mask", "data/token_files.cpp", "off by one",
+      "const std::uint64_t bit = token == 0 ? 0 : token - 1;", "const std::uint64_t bit = token;",
+      "llmq's masks are of targets")
+plant("data.gzip_members", "data/document_reader.cpp", "dropped call",
+      "inflateReset(&stream_);", "",
+      "the second member of a gzip file is lost")
+plant("data.gzip_cut", "data/document_reader.cpp", "condition",
+      "if (!between_members_) {", "if (false) {",
+      "a gzip file that breaks off ends there in silence")
+plant("data.journal_line", "data/tokenize.cpp", "value",
+      "{\"offset\", reader ? reader->offset() : 0}", "{\"offset\", reader ? reader->offset() + 1 : 0}",
+      "a job goes on a byte too far")
+plant("data.prompt_learnt", "data/tokenize.cpp", "condition",
+      "put(*text, !masked, out);", "put(*text, true, out);",
+      "prompts are learnt")
+plant("data.pattern_space", "data/word_pattern.cpp", "value",
+      "R\"(\\p{Z}\\t-\\r\\x{85})\"", "R\"(\\s)\"",
+      "U+180E is a space to a tokenizer's pattern")
+plant("data.records_time", "data/file_records.cpp", "value",
+      "what, file.size(), file.modified_ns(),", "what, file.size(), 0,",
+      "what was learnt of a file holds for another of its size")
 
 # ---- questions
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "csrc/data/token_stream.h"
+#include "csrc/data/text_stream.h"
 
 #include <algorithm>
 #include <string_view>
@@ -25,13 +25,13 @@ std::vector<TextFile> write_files(const test::TemporaryDirectory& directory,
 
 std::string fingerprint_of(const std::vector<std::string>& contents) {
   const test::TemporaryDirectory directory;
-  return TokenStream(write_files(directory, contents)).fingerprint();
+  return TextStream(write_files(directory, contents)).fingerprint();
 }
 
-TEST(TokenStream, EveryRangeReadsAsTheConcatenationDoes) {
+TEST(TextStream, EveryRangeReadsAsTheConcatenationDoes) {
   const test::TemporaryDirectory directory;
   const std::vector<std::string> contents = {"a", "memphis\n", "\xC3\xBC\xFF", "xy"};
-  const TokenStream stream(write_files(directory, contents));
+  const TextStream stream(write_files(directory, contents));
 
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> position;
@@ -60,9 +60,9 @@ TEST(TokenStream, EveryRangeReadsAsTheConcatenationDoes) {
   }
 }
 
-TEST(TokenStream, RefusesToReadBeyondItsEnd) {
+TEST(TextStream, RefusesToReadBeyondItsEnd) {
   const test::TemporaryDirectory directory;
-  const TokenStream stream(write_files(directory, {"abc"}));
+  const TextStream stream(write_files(directory, {"abc"}));
   std::vector<std::int32_t> tokens(2);
   std::vector<std::int32_t> position(2);
   EXPECT_NO_THROW(stream.read(3, tokens, position));
@@ -71,12 +71,12 @@ TEST(TokenStream, RefusesToReadBeyondItsEnd) {
   EXPECT_THROW(stream.read(0, tokens, {position.data(), 1}), ContractError);
 }
 
-TEST(TokenStream, PassesOverWhatIsNotText) {
+TEST(TextStream, PassesOverWhatIsNotText) {
   const test::TemporaryDirectory directory;
   // The NUL of the last one lies in the second piece that is searched.
   std::string late_nul(200'000, 'x');
   late_nul.back() = '\0';
-  const TokenStream stream(
+  const TextStream stream(
       write_files(directory, {"", "ab", std::string("a\0b", 3), late_nul, "%PDF-1.4"}));
   EXPECT_EQ(stream.num_documents(), 1U);
   ASSERT_EQ(stream.passed_over().size(), 4U);
@@ -87,22 +87,22 @@ TEST(TokenStream, PassesOverWhatIsNotText) {
   EXPECT_EQ(stream.num_tokens(), 4U);
 }
 
-TEST(TokenStream, RefusesANamedFileThatIsNotText) {
+TEST(TextStream, RefusesANamedFileThatIsNotText) {
   const test::TemporaryDirectory directory;
   for (const std::string& content : {std::string(), std::string("a\0b", 3)}) {
     const std::string path = directory.write("named", content);
     const std::string text = test::error_text<DataError>(
-        [&] { const TokenStream stream({{.path = path, .origin = TextFile::Origin::named}}); });
+        [&] { const TextStream stream({{.path = path, .origin = TextFile::Origin::named}}); });
     EXPECT_TRUE(test::follows_grammar(text));
     EXPECT_NE(text.find(path), std::string::npos) << text;
   }
 }
 
 // A pattern asks for what it matches; an empty file has nothing to lose.
-TEST(TokenStream, RefusesWhatAPatternMatchesAndIsNotText) {
+TEST(TextStream, RefusesWhatAPatternMatchesAndIsNotText) {
   const test::TemporaryDirectory directory;
   const auto open = [&](const std::string& content) {
-    return TokenStream(
+    return TextStream(
         {{.path = directory.write("a", content), .origin = TextFile::Origin::matched}});
   };
   const std::string text = test::error_text<DataError>([&] { open(std::string("a\0b", 3)); });
@@ -112,36 +112,36 @@ TEST(TokenStream, RefusesWhatAPatternMatchesAndIsNotText) {
 }
 
 // JSON is a part of many a source tree; records are none, and neither is a corpus by its own name.
-TEST(TokenStream, AJsonDocumentAmongSourcesIsText) {
+TEST(TextStream, AJsonDocumentAmongSourcesIsText) {
   const test::TemporaryDirectory directory;
   const std::string document = "{\n \"name\": \"package\"\n}\n";
   const std::string records = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
-  const TokenStream stream(write_files(directory, {"words", document, records}));
+  const TextStream stream(write_files(directory, {"words", document, records}));
   EXPECT_EQ(stream.num_documents(), 2U);
   ASSERT_EQ(stream.passed_over().size(), 1U);
   EXPECT_EQ(stream.passed_over()[0].reason, "it holds JSON lines, which are not parsed");
   for (const std::string& content : {document, records}) {
     const std::string path = directory.write("named.json", content);
     const std::string text = test::error_text<DataError>(
-        [&] { const TokenStream named({{.path = path, .origin = TextFile::Origin::named}}); });
+        [&] { const TextStream named({{.path = path, .origin = TextFile::Origin::named}}); });
     EXPECT_NE(text.find("not parsed"), std::string::npos) << text;
     EXPECT_NE(text.find("jq -r"), std::string::npos) << text;
   }
 }
 
-TEST(TokenStream, KnowsWhatOfADocumentIsNotUtf8) {
+TEST(TextStream, KnowsWhatOfADocumentIsNotUtf8) {
   const test::TemporaryDirectory directory;
-  const TokenStream stream(write_files(directory, {"plain", "\xEF\xBB\xBFmarked", "\xE9t\xE9!"}));
+  const TextStream stream(write_files(directory, {"plain", "\xEF\xBB\xBFmarked", "\xE9t\xE9!"}));
   EXPECT_FALSE(stream.documents()[0].begins_with_mark);
   EXPECT_TRUE(stream.documents()[1].begins_with_mark);
   EXPECT_EQ(stream.documents()[1].share_outside_utf8, 0);
   EXPECT_EQ(stream.documents()[2].share_outside_utf8, 0.5);
 }
 
-TEST(TokenStream, RefusesAMissingFile) {
+TEST(TextStream, RefusesAMissingFile) {
   const test::TemporaryDirectory directory;
   const std::string text = test::error_text<DataError>(
-      [&] { const TokenStream stream({{.path = directory.path() / "absent"}}); });
+      [&] { const TextStream stream({{.path = directory.path() / "absent"}}); });
   EXPECT_TRUE(test::follows_grammar(text));
 }
 
@@ -166,7 +166,7 @@ class ChangedFile : public testing::TestWithParam<std::size_t> {
 
   test::TemporaryDirectory directory;
   std::filesystem::path second = directory.path() / "1";
-  TokenStream stream;
+  TextStream stream;
 };
 
 TEST_P(ChangedFile, ThatWasDeletedIsReadIfItWasHeld) {
@@ -203,7 +203,7 @@ TEST_P(ChangedFile, ThatHasANulIsRefused) {
 
 INSTANTIATE_TEST_SUITE_P(Held, ChangedFile, testing::Values(0, 1, 2));
 
-TEST(TokenStream, FingerprintIsOfContentSizesAndOrder) {
+TEST(TextStream, FingerprintIsOfContentSizesAndOrder) {
   const std::string base = fingerprint_of({"ab", "c"});
   EXPECT_EQ(base.size(), 32U);
   EXPECT_EQ(base, fingerprint_of({"ab", "c"})) << "the folder's name does not matter";

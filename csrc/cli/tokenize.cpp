@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/data/tokenize.h"
+
+#include <chrono>
+#include <filesystem>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "csrc/cli/commands.h"
+#include "csrc/cli/threads.h"
+#include "csrc/core/error.h"
+#include "csrc/core/log.h"
+#include "csrc/data/corpus.h"
+
+namespace memphis {
+namespace {
+
+struct TokenizeArguments {
+  std::vector<std::string> inputs;
+  std::string output;
+  std::string tokenizer;
+  std::string pattern;
+  TokenizeOptions options;
+  bool no_bos = false;
+  bool no_eos = false;
+};
+
+void require_new(const std::filesystem::path& prefix, const std::string& fingerprint) {
+  std::error_code ignored;
+  for (const char* suffix : {".bin", ".idx"}) {
+    const std::filesystem::path path = prefix.string() + suffix;
+    if (std::filesystem::exists(path, ignored) && !TokenizeJob::is_done(prefix, fingerprint)) {
+      throw ConfigError(fmt::format(
+          "{} is there (it is of other text, another tokenizer or other options, and nothing is "
+          "overwritten); choose another --output, or remove it",
+          path.string()));
+    }
+  }
+}
+
+void tokenize(TokenizeArguments& arguments) {
+  using Clock = std::chrono::steady_clock;
+  const auto tokenizer = open_tokenizer(arguments.tokenizer, arguments.pattern);
+  if (tokenizer == nullptr) {
+    throw ConfigError(
+        "--tokenizer is none (text is tokenized by a tokenizer); give byte or a path");
+  }
+  arguments.options.bos = !arguments.no_bos;
+  arguments.options.eos = !arguments.no_eos;
+  if (arguments.options.prompt_field.empty() != arguments.options.response_field.empty()) {
+    throw ConfigError(
+        "--prompt-field and --response-field stand together (a prompt is read and its response is "
+        "learnt); give both");
+  }
+  const std::vector<CorpusFile> files = list_corpus(arguments.inputs);
+  require_new(arguments.output, TokenizeJob::fingerprint(files, *tokenizer, arguments.options));
+  TokenizeJob job(files, tokenizer, arguments.options, arguments.output);
+  log_info("{} files, {} bytes; tokenizer {} of {} ids{}",
+           files.size(),
+           job.bytes_total(),
+           tokenizer->kind(),
+           tokenizer->vocab_size(),
+           job.resumed_at() == 0
+               ? std::string()
+               : fmt::format("; goes on at byte {}, where it was left", job.resumed_at()));
+  const auto begin = Clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
+  constexpr double kLineSeconds = 10;
+  double said = 0;
+  while (job.step()) {
+    if (seconds() - said >= kLineSeconds) {
+      said = seconds();
+      const double done = static_cast<double>(job.bytes_done() - job.resumed_at());
+      const double left = static_cast<double>(job.bytes_total() - job.bytes_done());
+      log_info("{:.1f} % of {} bytes, {:.1f} MB/s, {:.0f} s left",
+               100 * static_cast<double>(job.bytes_done()) /
+                   static_cast<double>(std::max<std::uint64_t>(job.bytes_total(), 1)),
+               job.bytes_total(),
+               done / said / 1e6,
+               left * said / std::max(done, 1.0));
+    }
+  }
+  const TokenizeJob::Counts& counts = job.counts();
+  if (counts.empty_documents + counts.blank_lines > 0) {
+    log_info("left out {} empty documents and {} blank lines",
+             counts.empty_documents,
+             counts.blank_lines);
+  }
+  if (counts.replaced > 0) {
+    log_warning(
+        "{} places are not UTF-8, and are read as U+FFFD (convert the text, as in `iconv -f "
+        "LATIN1 -t UTF-8`)",
+        counts.replaced);
+  }
+  fmt::print("{}.bin: {} documents, {} tokens, of {} bytes of text, in {:.2f} s\n",
+             arguments.output,
+             counts.documents,
+             counts.tokens,
+             counts.text_bytes,
+             seconds());
+}
+
+}  // namespace
+
+void add_tokenize_command(CLI::App& program) {
+  CLI::App* command = program.add_subcommand(
+      "tokenize",
+      "Writes a corpus as a Megatron dataset, OUTPUT.bin and OUTPUT.idx, which data.train takes. A "
+      "command that was stopped goes on when it is given again");
+  auto arguments = std::make_shared<TokenizeArguments>();
+  command
+      ->add_option("inputs",
+                   arguments->inputs,
+                   "Files, folders and patterns: text or lines of JSON, plain, gzip or zstd")
+      ->required();
+  command->add_option("--output", arguments->output, "The dataset's name, without .bin")
+      ->required();
+  command->add_option("--tokenizer", arguments->tokenizer, "byte, or a path, as in data.tokenizer")
+      ->required();
+  command->add_option("--pattern", arguments->pattern, "As data.tokenizer_pattern");
+  command->add_option("--field", arguments->options.field, "The text of a line of JSON");
+  command->add_option("--prompt-field",
+                      arguments->options.prompt_field,
+                      "In its place: what is read and not learnt");
+  command->add_option(
+      "--response-field", arguments->options.response_field, "Behind the prompt: what is learnt");
+  command->add_flag("--no-bos",
+                    arguments->no_bos,
+                    "No begin in front of a document, which else has one if the tokenizer has");
+  command->add_flag("--no-eos",
+                    arguments->no_eos,
+                    "No end behind a document, which else has one if the tokenizer has");
+  command->callback([arguments] {
+    use_cores();
+    tokenize(*arguments);
+  });
+}
+
+}  // namespace memphis

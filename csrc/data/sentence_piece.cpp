@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/data/sentence_piece.h"
+
+#include <utility>
+
+#include <sentencepiece_processor.h>
+
+#include "csrc/core/error.h"
+#include "csrc/data/digest.h"
+
+namespace memphis {
+namespace {
+
+constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, for a space
+
+class SentencePieceTokenizer final : public Tokenizer {
+ public:
+  SentencePieceTokenizer(std::filesystem::path path, const std::string& content)
+      : path_(std::move(path)), fingerprint_(digest_of(content)) {
+    const sentencepiece::util::Status status = processor_.LoadFromSerializedProto(content);
+    if (!status.ok()) {
+      throw DataError("cannot read the tokenizer " + path_.string() +
+                      " (it is neither JSON, nor tiktoken's lines of base64 and a rank, and as a "
+                      "SentencePiece model: " +
+                      std::string(status.message()) +
+                      "); name a tokenizer of one of these kinds, whole");
+    }
+    std::vector<std::string> pieces;
+    begins_with_space_ = processor_.Encode("a", &pieces).ok() && !pieces.empty() &&
+                         pieces.front().starts_with(kSpaceMark);
+  }
+
+  std::string_view kind() const override { return "SentencePiece"; }
+  std::int32_t vocab_size() const override { return processor_.GetPieceSize(); }
+  SpecialTokens special() const override {
+    return {.pad = processor_.pad_id(), .bos = processor_.bos_id(), .eos = processor_.eos_id()};
+  }
+
+  void append(std::string_view text, std::vector<std::int32_t>& ids) const override {
+    std::vector<int> own;
+    const sentencepiece::util::Status status =
+        processor_.Encode(absl::string_view(text.data(), text.size()), &own);
+    if (!status.ok()) {
+      throw DataError("SentencePiece cannot encode a text of " + std::to_string(text.size()) +
+                      " bytes with " + path_.string() + " (" + std::string(status.message()) +
+                      "); leave it out");
+    }
+    ids.insert(ids.end(), own.begin(), own.end());
+  }
+
+  std::string decode(std::span<const std::int32_t> ids) const override {
+    require_known(ids);
+    std::string text;
+    const sentencepiece::util::Status status =
+        processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
+    require(status.ok(), "ids of the vocabulary decode");
+    return text;
+  }
+
+  std::string piece(std::int32_t id, bool is_first) const override {
+    require_known({&id, 1});
+    if (processor_.IsControl(id)) {
+      return {};
+    }
+    if (processor_.IsByte(id)) {  // <0xE2>
+      return std::string(
+          1, static_cast<char>(std::stoi(processor_.IdToPiece(id).substr(3, 2), nullptr, 16)));
+    }
+    if (processor_.IsUnknown(id)) {
+      return decode({&id, 1});
+    }
+    std::string text = processor_.IdToPiece(id);
+    for (std::size_t at = text.find(kSpaceMark); at != std::string::npos;
+         at = text.find(kSpaceMark, at + 1)) {
+      text.replace(at, kSpaceMark.size(), " ");
+    }
+    if (is_first && begins_with_space_ && text.starts_with(' ')) {
+      text.erase(0, 1);
+    }
+    return text;
+  }
+
+  std::string fingerprint() const override { return fingerprint_; }
+  std::vector<std::filesystem::path> files() const override { return {path_}; }
+
+ private:
+  std::filesystem::path path_;
+  std::string fingerprint_;
+  sentencepiece::SentencePieceProcessor processor_;
+  bool begins_with_space_ = false;  // every text, in front of its first word
+};
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> open_sentence_piece(const std::filesystem::path& path,
+                                                     const std::string& content) {
+  return std::make_shared<const SentencePieceTokenizer>(path, content);
+}
+
+}  // namespace memphis

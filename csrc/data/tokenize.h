@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "csrc/data/document_reader.h"
+#include "csrc/data/tokenizer.h"
+
+namespace memphis {
+
+struct TokenizeOptions {
+  std::string field = "text";  // of a line of JSON
+  std::string prompt_field;    // in its place: read and not learnt
+  std::string response_field;  // behind the prompt, learnt
+  bool bos = true;             // in front of each document, if the tokenizer has one
+  bool eos = true;             // behind it
+  // Of a document, and about as much of a batch, which is what is in memory.
+  std::uint64_t max_document_bytes = std::uint64_t{256} << 20U;
+  std::uint64_t batch_bytes = std::uint64_t{8} << 20U;
+  std::uint64_t noted_bytes = std::uint64_t{64} << 20U;  // read again after a kill, at most
+};
+
+// Text to a Megatron dataset, PREFIX.bin and PREFIX.idx: one sequence a document. Where prompts are not
+// learnt, PREFIX.mask says so (token_files.h). PREFIX.meta.json says what it was made of and with.
+//
+// All threads of the team encode; the files are the same for any number of them. A job that was
+// stopped goes on, in any later process, behind the last batch that it had noted, if text, tokenizer and
+// options are the same; where they are not it begins anew. Half-written files are PREFIX.*.partial.
+class TokenizeJob {
+ public:
+  struct Counts {
+    std::uint64_t documents = 0;
+    std::uint64_t tokens = 0;
+    std::uint64_t text_bytes = 0;       // of documents, unpacked
+    std::uint64_t empty_documents = 0;  // which are left out
+    std::uint64_t blank_lines = 0;      // so are they
+    std::uint64_t replaced = 0;         // places that are not UTF-8, read as U+FFFD
+  };
+
+  // PreflightError where the output cannot be written or another process writes it. DataError where a
+  // file of the corpus cannot be read.
+  TokenizeJob(std::vector<CorpusFile> files,
+              std::shared_ptr<const Tokenizer> tokenizer,
+              TokenizeOptions options,
+              std::filesystem::path prefix);
+  ~TokenizeJob();
+  TokenizeJob(const TokenizeJob&) = delete;
+  TokenizeJob& operator=(const TokenizeJob&) = delete;
+
+  // Hexadecimal, of the files by name, size and time, the tokenizer and the options.
+  static std::string fingerprint(const std::vector<CorpusFile>& files,
+                                 const Tokenizer& tokenizer,
+                                 const TokenizeOptions& options);
+  // Whether a job of this fingerprint has written `prefix`.
+  static bool is_done(const std::filesystem::path& prefix, const std::string& fingerprint);
+
+  // One batch. False once all is written. DataError, with file, line and byte, on a line that is not
+  // JSON or lacks the field.
+  bool step();
+
+  const Counts& counts() const;
+  std::uint64_t bytes_done() const;  // of the files, packed as they are
+  std::uint64_t bytes_total() const;
+  std::uint64_t resumed_at() const;  // bytes that an earlier process had done
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// What `prefix` holds and what is made while it is not complete.
+constexpr std::string_view kTokensMetaSuffix = ".meta.json";
+
+}  // namespace memphis
