@@ -360,7 +360,6 @@ Opened open_part(const Part& part,
   (void)tokenizer_for_text(part.key, sorted, tokenizer);
   Opened opened;
   opened.text = std::make_shared<const TextStream>(sorted.text);
-  describe(part.key, part.list, *opened.text, warnings);
   opened.loss = loss_of(*opened.text).text;
   std::vector<std::shared_ptr<const TokenStream>> streams;
   if (opened.text->num_documents() > 0) {
@@ -401,16 +400,19 @@ Opened open_part(const Part& part,
     streams.push_back(opened.text);
   }
   opened.stream = join(std::move(streams));
-  log_info(
-      "{}{}: {} documents of text, {} files of JSON or for a tokenizer, {} of tokens: {} tokens, "
-      "fingerprint {}",
-      part.key,
-      part.name.empty() ? "" : " (" + part.name + ")",
-      opened.text->num_documents(),
-      sorted.documents.size(),
-      num_tokenized,
-      opened.stream->num_tokens(),
-      opened.stream->fingerprint());
+  std::string what = fmt::format("{} documents", opened.text->num_documents());
+  if (!sorted.documents.empty() || num_tokenized > 0) {
+    what += fmt::format(" of plain text, {} files of text that is tokenized, {} of tokens",
+                        sorted.documents.size(),
+                        num_tokenized);
+  }
+  log_info("{}{}: {}, {} tokens, fingerprint {}",
+           part.key,
+           part.name.empty() ? "" : " (" + part.name + ")",
+           what,
+           opened.stream->num_tokens(),
+           opened.stream->fingerprint());
+  describe(part.key, part.list, *opened.text, warnings);
   return opened;
 }
 void require_tokens(std::string_view what,

@@ -85,19 +85,23 @@ TEST_F(Input, FilesOfEveryKindAreNamedOrRead) {
   EXPECT_EQ(deep.code, 0) << deep.error;
   expect_holds(deep.error, "data.train: 2 documents");
 
-  directory_.write("d/x.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
   directory_.write("d/x.gz", "\x1F\x8B\x08 and more");
-  for (const char* name : {"d/x.jsonl", "d/x.gz", "d/*.gz"}) {
+  directory_.write("d/x.xz", std::string("\xFD\x37zXZ\0", 6));
+  for (const char* name : {"d/x.gz", "d/x.xz", "d/*.xz"}) {
     const Ended refused =
         shell(std::string("$M train $C run.dir=none 'data.train=[") + name + "]'");
     EXPECT_EQ(refused.code, 3) << name;
-    expect_holds(refused.error, name == std::string("d/x.jsonl") ? "jq -r" : "gunzip -k");
+    expect_holds(refused.error,
+                 name == std::string("d/x.gz") ? "damaged before byte 4" : "unxz -k");
   }
-  const Ended folder = shell("$M train $C run.dir=folder schedule.steps=6 data.train=[d]");
+  EXPECT_FALSE(exists("none"));
+  const Ended folder = shell(
+      "printf '{\"text\": \"a\"}\\n{\"text\": \"b\"}\\n' | gzip > d/y.gz; "
+      "$M train $C run.dir=folder schedule.steps=6 data.train=[d]");
   EXPECT_EQ(folder.code, 0) << folder.error;
   expect_holds(folder.error, "data.train: passed over 2 of 4 files");
   expect_holds(folder.error, path("d/x.gz") + " (it holds gzip-compressed data");
-  EXPECT_FALSE(exists("none"));
+  expect_holds(folder.error, "data.train: tokenized 2 documents, 2 bytes, to 6 tokens");
 }
 
 TEST_F(Input, ARunBesideItsTextReadsTheSameAtEveryStart) {

@@ -20,6 +20,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "csrc/checkpoint/store.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "csrc/plan/machine.h"
@@ -40,6 +41,48 @@ TEST_F(Job, TrainsAsOneRankDoes) {
   const std::vector<double> expected = losses("one");
   const std::vector<double> actual = losses("four");
   ASSERT_EQ(expected.size(), 40U);
+  ASSERT_EQ(actual.size(), 40U);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(actual[i], expected[i], 1e-9 * expected[i]) << "step " << i + 1;
+  }
+}
+
+// Of three sources, of which one is through its second epoch when the job is killed.
+TEST_F(Job, AMixtureGoesOnInTheMiddleOfAnEpochAtAnotherNumberOfRanks) {
+  const std::string text = tiny_text();
+  std::string records;
+  for (std::size_t begin = 0; begin + 400 <= text.size(); begin += 400) {
+    records += nlohmann::json{{"text", text.substr(begin, 400)}}.dump() + "\n";
+  }
+  directory_.write("large.jsonl", records);
+  directory_.write("small.jsonl", records.substr(0, records.find('\n', 1000) + 1));
+  const std::string root = directory_.path().string();
+  const Arguments mixture = {
+      "precision.compute=f64",
+      "checkpoint.every=1",
+      "checkpoint.keep=1000",
+      "batch.micro_batch=2",
+      "metrics.validate_every=0",
+      "data.train=[{path: " + root + "/large.jsonl, weight: 0.5}, {path: " + root +
+          "/small.jsonl, weight: 0.3}, {path: " + root + "/text.txt, weight: 0.2}]"};
+  ASSERT_EQ(train(1, "whole", mixture).code, 0);
+  const std::vector<double> expected = losses("whole");
+  ASSERT_EQ(expected.size(), 40U);
+
+  Process process(join(mpirun(2), join(program("killed", {}), mixture)), directory_.path());
+  const std::filesystem::path reached = directory_.path() / "killed/step-00000017";
+  while (process.running() && !std::filesystem::exists(reached / kManifestName)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  for (const pid_t rank : ranks_of(process)) {
+    ::kill(rank, SIGKILL);
+  }
+  EXPECT_NE(process.wait(), 0);
+  const Ended again = train(4, "killed", mixture);
+  ASSERT_EQ(again.code, 0) << again.error;
+  EXPECT_NE(again.error.find("small begins epoch"), std::string::npos) << again.error;
+  EXPECT_EQ(again.error.find("tokenizing"), std::string::npos) << "text was tokenized again";
+  const std::vector<double> actual = losses("killed");
   ASSERT_EQ(actual.size(), 40U);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     EXPECT_NEAR(actual[i], expected[i], 1e-9 * expected[i]) << "step " << i + 1;
