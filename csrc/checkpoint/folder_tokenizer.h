@@ -15,9 +15,17 @@ constexpr std::string_view kByteTokenizerClass = "MemphisByteTokenizer";
 
 // Of the byte tokenizer's ids those that no byte is, as csrc/data/tokenizer.h has them.
 struct ByteIds {
+  static constexpr std::int32_t pad = 0;
   static constexpr std::int32_t bos = 1;
   static constexpr std::int32_t eos = 2;
+  static constexpr std::int32_t first_byte = 3;
 };
+
+// The byte tokenizer for other programs: tokenizer.json of Hugging Face's tokenizers, a BPE without a
+// merge, and tokenizer_config.json. A text has bos in front there too. Source: the format of
+// github.com/huggingface/tokenizers; bytes are spelled as in GPT-2's vocabulary.
+std::string byte_tokenizer_json();
+std::string byte_tokenizer_config_json();
 
 // Whose token ids a model folder is of.
 struct FolderTokenizer {
@@ -25,8 +33,9 @@ struct FolderTokenizer {
   std::vector<std::string> files;  // of another program's, by name: "tokenizer.json"
 };
 
-// Of bytes is a checkpoint, and a folder without files of a tokenizer whose config.json says so by
-// `tokenizer_class` or whose vocabulary is that of bytes.
+// Of bytes is a checkpoint, a folder whose tokenizer.json is byte_tokenizer_json(), and one without
+// files of a tokenizer whose config.json says so by `tokenizer_class` or whose vocabulary is that of
+// bytes. Then no file is listed.
 FolderTokenizer find_tokenizer(const std::filesystem::path& folder, std::int64_t vocab_size);
 
 // The files, for an error, each with what it is where a download left something else in its place.

@@ -258,6 +258,8 @@ void ModelFolderWriter::commit(const fs::path& source, const FolderTokenizer& to
   std::error_code error;
   if (tokenizer.is_byte) {
     write_text(unfinished_ / kGenerationName, byte_generation_config(model_));
+    write_text(unfinished_ / "tokenizer.json", byte_tokenizer_json());
+    write_text(unfinished_ / "tokenizer_config.json", byte_tokenizer_config_json());
   } else if (fs::exists(source / kGenerationName, error)) {
     write_text(unfinished_ / kGenerationName, read_text(source / kGenerationName));
   }

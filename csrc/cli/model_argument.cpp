@@ -11,6 +11,11 @@
 #include "csrc/data/tokenizer.h"
 
 namespace memphis {
+
+static_assert(ByteIds::pad == ByteTokenizer::kPad && ByteIds::bos == ByteTokenizer::kBos &&
+              ByteIds::eos == ByteTokenizer::kEos &&
+              ByteIds::first_byte == ByteTokenizer::kFirstByte);
+
 namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;

@@ -311,6 +311,19 @@ TEST_F(Presharded, OtherLayersAreNamed) {
   expect_part(text, "model.layers.1.post_moe_norm.weight");
 }
 
+// Which names one file of a tensor, and there is one for each rank.
+TEST_F(Presharded, AnIndexSaysWhichTensorsThereAre) {
+  std::string map;
+  for (const auto& [name, tensor] : tensors_) {
+    map += (map.empty() ? "\"" : ", \"") + name + "\": \"" + name_of(0, 0) + "\"";
+  }
+  directory_.write("model.safetensors.index.json", "{\"weight_map\": {" + map + "}}");
+  expect_weights(tiny_model(), tensors_);
+  directory_.write("model.safetensors.index.json",
+                   "{\"weight_map\": {" + map + ", \"ghost\": \"x.safetensors\"}}");
+  expect_part(refusal(tiny_model()), "in none of the -TP- files are 1 of its tensors: ghost");
+}
+
 TEST_F(Weights, EveryTensorWithoutAPlaceIsNamedAndEveryMissingOne) {
   write("model.safetensors", tensors_of(tiny_model()));
   ModelConfig model = tiny_model();

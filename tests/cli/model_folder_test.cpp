@@ -248,6 +248,9 @@ TEST_F(ModelFolder, TextIsMadeOfTheTokensThatTheFolderIsOf) {
 
   const std::string config = bytes("ex/config.json");
   edit_config([](Json& edited) { edited.erase("tokenizer_class"); });
+  EXPECT_EQ(generate(path("ex")).out, exported.out);  // its tokenizer.json is that of bytes
+  fs::remove(path("ex/tokenizer.json"));
+  fs::remove(path("ex/tokenizer_config.json"));
   const auto expect_refused = [&](const std::string& part) {
     const Ended ended = generate(path("ex"));
     EXPECT_EQ(ended.code, 3) << ended.error;

@@ -20,6 +20,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "tests/checkpoint/source.h"
 #include "tests/support/error_text.h"
 #include "tests/support/layout_run.h"
 #include "tests/support/tiny_run.h"
@@ -78,7 +79,7 @@ TEST_F(InitialWeightsTest, EveryLayoutTakesAFolderInAndGivesTheSameBytesOut) {
     export_beginning("drawn_" + tied, layout_named("one"), drawn);
     const Files expected = files_of(path("drawn_" + tied));
     EXPECT_TRUE(expected.contains("model.safetensors.index.json"));
-    EXPECT_GT(expected.size(), 5U);
+    EXPECT_GT(expected.size(), 7U);
     for (const auto& [name, bytes] : expected) {
       if (name.ends_with(".safetensors")) {
         const SafetensorsFile file(path("drawn_" + tied) / name);
@@ -96,6 +97,63 @@ TEST_F(InitialWeightsTest, EveryLayoutTakesAFolderInAndGivesTheSameBytesOut) {
       export_beginning(folder, layout, begun);
       EXPECT_EQ(files_of(path(folder)), expected) << folder;
     }
+  }
+}
+
+// As xai-org/grok-2 is published: each file cut by tensor rank has a part of the experts, and ranks of
+// the run, which are cut otherwise, read what is theirs of them.
+TEST_F(InitialWeightsTest, FilesCutByTensorRankAreReadByEveryLayout) {
+  export_beginning("drawn", layout_named("one"), {"batch.global_batch=16"});
+  const Files expected = files_of(path("drawn"));
+  constexpr std::int64_t kParts = 2;
+  std::vector<TensorSource> common;
+  std::vector<std::vector<TensorSource>> parts(kParts);
+  for (const auto& [file, bytes] : expected) {
+    if (!file.ends_with(".safetensors")) {
+      continue;
+    }
+    const SafetensorsFile stored(path("drawn") / file);
+    for (const auto& [name, tensor] : stored.tensors()) {
+      std::size_t count = 1;
+      for (const std::int64_t dim : tensor.shape) {
+        count *= static_cast<std::size_t>(dim);
+      }
+      std::vector<float> values(count);
+      stored.read(
+          name, tensor.shape, 0, static_cast<std::int64_t>(count), DType::f32, values.data());
+      if (name.find("experts") == std::string::npos) {
+        common.push_back(source<float>(name, tensor.shape, values));
+        continue;
+      }
+      const bool by_columns = name.find(".w2.") != std::string::npos;
+      const std::int64_t rows = tensor.shape[0] / (by_columns ? 1 : kParts);
+      const std::int64_t columns = tensor.shape[1] / (by_columns ? kParts : 1);
+      for (std::int64_t part = 0; part < kParts; ++part) {
+        std::vector<float> piece;
+        for (std::int64_t row = 0; row < rows; ++row) {
+          for (std::int64_t column = 0; column < columns; ++column) {
+            const std::int64_t from_row = row + (by_columns ? 0 : part * rows);
+            const std::int64_t from_column = column + (by_columns ? part * columns : 0);
+            piece.push_back(
+                values[static_cast<std::size_t>(from_row * tensor.shape[1] + from_column)]);
+          }
+        }
+        parts[static_cast<std::size_t>(part)].push_back(
+            source<float>(name, {rows, columns}, piece));
+      }
+    }
+  }
+  fs::create_directories(path("cut"));
+  fs::copy(path("drawn/config.json"), path("cut/config.json"));
+  write_safetensors(path("cut/m-TP-common.safetensors"), common);
+  write_safetensors(path("cut/n-TP-000.safetensors"), parts[0]);
+  write_safetensors(path("cut/n-TP-001.safetensors"), parts[1]);
+  for (const Layout& layout : some_layouts()) {
+    export_beginning(
+        layout.name,
+        layout,
+        {"batch.global_batch=16", "run.seed=7", "run.init_from=" + path("cut").string()});
+    EXPECT_EQ(files_of(path(layout.name)), expected) << layout.name;
   }
 }
 
@@ -232,6 +290,11 @@ TEST_F(InitialWeightsTest, ServersFindTheTensorsAndKeysThatTheyLoad) {
     }
     const nlohmann::json generation =
         parse_json(read_text(path(folder) / "generation_config.json")).value();
+    const nlohmann::json tokenizer = parse_json(read_text(path(folder) / "tokenizer.json")).value();
+    EXPECT_EQ(tokenizer["model"]["vocab"].size(), 259U);
+    EXPECT_EQ(tokenizer["model"]["vocab"]["A"], 'A' + 3);
+    EXPECT_EQ(tokenizer["model"]["vocab"]["\u0120"], ' ' + 3);  // GPT-2's letter for a space
+    EXPECT_EQ(tokenizer["model"]["vocab"]["\u00ff"], 0xFF + 3);
     EXPECT_EQ(generation["bos_token_id"], 1);
     EXPECT_EQ(generation["eos_token_id"], 2);
   }

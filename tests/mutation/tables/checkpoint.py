@@ -70,3 +70,9 @@ plant("checkpoint.init_hand_on", STATE, "missing call",
       "  });\n  hand_on_weights(residency, groups, stream);\n}\n\nstd::filesystem::path find_model",
       "  });\n}\n\nstd::filesystem::path find_model",
       "ranks that hold the same weights have only those that they read")
+plant("checkpoint.byte_letters", "checkpoint/folder_tokenizer.cpp", "bound",
+      "(byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;", "byte >= 0xA1;",
+      "other programs read some bytes of an export as others")
+plant("checkpoint.index_of_parts", "checkpoint/hf.cpp", "missing call",
+      "      require_all_of_index(directory / kIndexFile);\n", "",
+      "a tensor that the index of a presharded folder names may be missing")
