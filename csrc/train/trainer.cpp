@@ -347,8 +347,18 @@ void Trainer::export_model() {
       if (leads_) {
         std::filesystem::path left = export_folder();  // of a process that was killed
         left += kUnfinishedSuffix;
-        std::filesystem::remove_all(left);
-        std::filesystem::create_directories(left.parent_path());
+        std::error_code error;
+        std::filesystem::remove_all(left, error);
+        if (!error) {
+          std::filesystem::create_directories(left.parent_path(), error);
+        }
+        if (error) {
+          throw CheckpointError(
+              fmt::format("cannot make room for {} ({}); check {} and its permissions",
+                          export_folder().string(),
+                          error.message(),
+                          left.parent_path().string()));
+        }
         require_space_beside(config_.run.dir, writer.num_bytes(), checkpoint);
       }
     });
@@ -362,10 +372,6 @@ void Trainer::export_model() {
     if (!is_of_files(error)) {
       throw;
     }
-    log_error(
-        "the model of step {} is not exported, and training goes on: {}", step_, error.what());
-    return;
-  } catch (const std::filesystem::filesystem_error& error) {
     log_error(
         "the model of step {} is not exported, and training goes on: {}", step_, error.what());
     return;

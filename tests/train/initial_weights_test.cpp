@@ -195,6 +195,26 @@ TEST_F(InitialWeightsTest, MasterWeightsAreThoseOfTheFolderAndNotTheRoundedOnes)
   });
 }
 
+// Of weights that several ranks hold each reads a piece: all have them whole, and compute with them.
+TEST_F(InitialWeightsTest, EveryRankHasTheWeightsThatItHolds) {
+  const Overrides model = {"precision.compute=f64", "batch.global_batch=16"};
+  export_beginning("drawn", layout_named("one"), model);
+  double expected = 0;
+  for (const Layout& layout : some_layouts()) {
+    Overrides overrides = layout.overrides;
+    overrides.insert(overrides.end(), model.begin(), model.end());
+    overrides.insert(overrides.end(), {"run.seed=7", "run.init_from=" + path("drawn").string()});
+    on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+      RankRun run(world, tiny_yaml(directory_), overrides);
+      const double loss = run.same_on_all(run.trainer().validation_loss());
+      if (world.rank() == 0) {
+        expected = expected == 0 ? loss : expected;
+        EXPECT_NEAR(loss, expected, 1e-9) << layout.name;
+      }
+    });
+  }
+}
+
 // What SGLang's and vLLM's Grok1ForCausalLM look for in a folder: every name that their loaders ask
 // for, whole, in the shape that they take, and no other. q, k and v, the two halves of gate_up and w1
 // and w3 of an expert they put together themselves. SGLang wants a head even where it is tied.
@@ -295,6 +315,7 @@ TEST_F(InitialWeightsTest, ServersFindTheTensorsAndKeysThatTheyLoad) {
     EXPECT_EQ(tokenizer["model"]["vocab"]["A"], 'A' + 3);
     EXPECT_EQ(tokenizer["model"]["vocab"]["\u0120"], ' ' + 3);  // GPT-2's letter for a space
     EXPECT_EQ(tokenizer["model"]["vocab"]["\u00ff"], 0xFF + 3);
+    EXPECT_EQ(tokenizer["model"]["vocab"]["\u0143"], 0xAD + 3);  // a hyphen that is not seen
     EXPECT_EQ(generation["bos_token_id"], 1);
     EXPECT_EQ(generation["eos_token_id"], 2);
   }
