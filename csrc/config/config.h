@@ -180,9 +180,9 @@ struct DataEntry {
 
 struct DataConfig {
   std::vector<std::string> train;  // files, directories and globs; empty: memphis's own sources
-  std::vector<std::string> validation;  // the same; empty: the held-out end of train
-  double held_out = 0.1;                // fraction of train, where validation is empty
-  std::string tokenizer = "byte";       // byte, none, or a path
+  std::vector<std::string> validation;     // the same; empty: the held-out end of train
+  double held_out = 0.1;                   // fraction of train, where validation is empty
+  std::string tokenizer = "byte";          // byte, none, or a path
   std::vector<std::string> evaluate = {};  // files of multiple-choice questions, jsonl
   // One for each of the paths where they are maps: the sources of a mixture, and the sets that are
   // validated on one by one. Empty: the paths are one text.

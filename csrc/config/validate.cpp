@@ -626,10 +626,11 @@ void check_data(const Config& config, const Checker& checker) {
       !data.field.empty() || !data.prompt_field.empty(),
       {"data.field"},
       "data.field is empty (it names the text of a line of JSON); leave it out for text");
-  checker.expect(data.tokenizer != "none" || data.evaluate.empty(),
-                 {"data.evaluate", "data.tokenizer"},
-                 "data.evaluate has questions of text (data.tokenizer is none); name the tokenizer, "
-                 "or leave the questions out");
+  checker.expect(
+      data.tokenizer != "none" || data.evaluate.empty(),
+      {"data.evaluate", "data.tokenizer"},
+      "data.evaluate has questions of text (data.tokenizer is none); name the tokenizer, "
+      "or leave the questions out");
   checker.expect(
       !data.validation.empty() || data.held_out > 0 || config.metrics.validate_every == 0,
       {"metrics.validate_every", "data.held_out"},

@@ -518,8 +518,7 @@ std::vector<GeneratedText> generate_texts(SequenceModel& model,
       sequence.context.push_back(token);
       // A vocabulary may be larger than the tokenizer's; ids that mean nothing are left out.
       const bool is_first = prompts[sequence.prompt].empty() && sequence.result.num_tokens == 1;
-      if (token < tokenizer.vocab_size() &&
-          sequence.text.add(tokenizer.piece(token, is_first))) {
+      if (token < tokenizer.vocab_size() && sequence.text.add(tokenizer.piece(token, is_first))) {
         finish(places[i], GeneratedText::End::stop);
         continue;
       }
