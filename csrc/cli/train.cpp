@@ -39,7 +39,12 @@ void add_train_command(CLI::App& program) {
   CLI::App* command = program.add_subcommand("train", "Trains a model, or goes on training it");
   auto arguments = std::make_shared<ConfigArguments>();
   add_config_arguments(*command, *arguments);
-  command->callback([arguments] {
+  auto quiet = std::make_shared<bool>(false);
+  command->add_flag("-q,--quiet", *quiet, "Logs warnings and errors alone");
+  command->callback([arguments, quiet] {
+    if (*quiet) {
+      log_warnings_alone();
+    }
     // To the very end: a rank that a signal ends while it loads, or when all is saved, would look
     // like one that is lost.
     std::optional<StopSignal> stop;

@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "csrc/core/printable.h"
+#include "csrc/core/progress.h"
 
 namespace memphis {
 namespace {
@@ -45,10 +46,15 @@ void log_warnings_alone() {
   spdlog::set_level(spdlog::level::warn);
 }
 
+bool logs_info() {
+  return spdlog::should_log(spdlog::level::info);
+}
+
 void log(LogLevel level, std::string_view message) {
   const auto spdlog_level = level == LogLevel::info      ? spdlog::level::info
                             : level == LogLevel::warning ? spdlog::level::warn
                                                          : spdlog::level::err;
+  const AboveLiveLine above;
   spdlog::log(spdlog_level, message);
 }
 

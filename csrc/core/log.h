@@ -15,6 +15,9 @@ void configure_log();
 // From now on this process says warnings and errors alone.
 void log_warnings_alone();
 
+// Whether what log_info() says is shown.
+bool logs_info();
+
 // spdlog's default logger gets `message`. Its own templates would have fmt compiled again by each
 // source that logs, which takes the compiler longer than the rest of most sources.
 enum class LogLevel { info, warning, error };

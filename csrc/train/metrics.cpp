@@ -15,6 +15,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
+#include "csrc/core/progress.h"
 #include "csrc/core/write_advice.h"
 
 namespace memphis {
@@ -61,17 +62,6 @@ std::string utc_now() {
                      utc.tm_min,
                      utc.tm_sec,
                      now.time_since_epoch().count() % 1000);
-}
-
-std::string duration(double seconds) {
-  const auto whole = static_cast<std::int64_t>(std::llround(seconds));
-  if (whole < 60) {
-    return fmt::format("{}s", whole);
-  }
-  if (whole < 3600) {
-    return fmt::format("{}m{:02}s", whole / 60, whole % 60);
-  }
-  return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);
 }
 
 }  // namespace
@@ -222,30 +212,50 @@ std::optional<double> peak_flops_per_second(Device device, int num_ranks) {
   }
 }
 
-std::string progress_line(const MetricsFile::StepRecord& record,
-                          std::int64_t last_step,
-                          double seconds_per_step,
-                          const ModelFlops& flops_per_token,
-                          std::optional<double> peak) {
-  const double tokens_per_second = static_cast<double>(record.result.tokens) / seconds_per_step;
+namespace {
+
+// "12034 tok/s  MFU 41.2% (44.0% un-halved)", or GFLOP/s where the peak is not known.
+std::string rate_text(double tokens_per_second,
+                      const ModelFlops& flops_per_token,
+                      std::optional<double> peak) {
   const double flops_per_second = tokens_per_second * flops_per_token.halved;
   const std::string rate =
       peak ? fmt::format("MFU {:.1f}% ({:.1f}% un-halved)",
                          100 * flops_per_second / *peak,
                          100 * tokens_per_second * flops_per_token.unhalved / *peak)
            : fmt::format("{:.1f} GFLOP/s", flops_per_second * 1e-9);
+  return fmt::format("{:.0f} tok/s  {}", tokens_per_second, rate);
+}
+
+}  // namespace
+
+std::string progress_line(const MetricsFile::StepRecord& record,
+                          std::int64_t last_step,
+                          double seconds_per_step,
+                          const ModelFlops& flops_per_token,
+                          std::optional<double> peak) {
   return fmt::format(
-      "step {}/{}  loss {:.4f}  grad {:.3f}  lr {:.2e}  busiest expert {:.2f}x  {:.0f} tok/s  {}  "
-      "eta {}",
+      "step {}/{}  loss {:.4f}  grad {:.3f}  lr {:.2e}  busiest expert {:.2f}x  {}  eta {}",
       record.step,
       last_step,
       record.result.loss,
       record.result.grad_norm,
       record.learning_rate,
       record.result.expert_load_max,
-      tokens_per_second,
-      rate,
-      duration(seconds_per_step * static_cast<double>(last_step - record.step)));
+      rate_text(
+          static_cast<double>(record.result.tokens) / seconds_per_step, flops_per_token, peak),
+      short_duration(seconds_per_step * static_cast<double>(last_step - record.step)));
+}
+
+std::string live_note(const MetricsFile::StepRecord& record,
+                      double seconds_per_step,
+                      const ModelFlops& flops_per_token,
+                      std::optional<double> peak) {
+  return fmt::format(
+      "loss {:.4f}  {}",
+      record.result.loss,
+      rate_text(
+          static_cast<double>(record.result.tokens) / seconds_per_step, flops_per_token, peak));
 }
 
 }  // namespace memphis

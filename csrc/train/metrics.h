@@ -103,4 +103,10 @@ std::string progress_line(const MetricsFile::StepRecord& record,
                           const ModelFlops& flops_per_token,
                           std::optional<double> peak);
 
+// The same beside a live line's bar: "loss 1.8342  12034 tok/s  102.6 GFLOP/s".
+std::string live_note(const MetricsFile::StepRecord& record,
+                      double seconds_per_step,
+                      const ModelFlops& flops_per_token,
+                      std::optional<double> peak);
+
 }  // namespace memphis

@@ -20,6 +20,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
+#include "csrc/core/progress.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/agreement.h"
 #include "csrc/train/initial_weights.h"
@@ -662,6 +663,11 @@ void Trainer::train(const Owed& owed) {
   const std::optional<double> peak = peak_flops_per_second(device_, world_.size());
   const Clock clock;
   double smoothed_seconds = 0;
+  std::optional<Progress> progress;
+  if (leads_) {
+    progress.emplace("train", last_step, "steps", step_);
+    progress->only_live();  // elsewhere there are lines of steps
+  }
 
   if (owed.validation) {
     validate(report, clock.seconds(), gives_up);
@@ -695,7 +701,10 @@ void Trainer::train(const Owed& owed) {
                            : kSmoothing * smoothed_seconds + (1 - kSmoothing) * record.seconds;
 
     const bool last = step_ == last_step;
-    if (leads_ && (due(step_, config_.metrics.every) || last)) {
+    if (leads_) {
+      progress->update(step_, live_note(record, smoothed_seconds, flops, peak));
+    }
+    if (leads_ && (last || (due(step_, config_.metrics.every) && !Progress::is_live()))) {
       log_info("{}", progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
     if (due(step_, config_.metrics.validate_every) || last) {
