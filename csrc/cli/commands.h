@@ -17,6 +17,7 @@ void add_evaluate_command(CLI::App& program);
 void add_export_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_bench_command(CLI::App& program);
+void add_report_command(CLI::App& program);
 void add_docs_command(CLI::App& program);
 void add_tokenize_command(CLI::App& program);
 

@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
   add_evaluate_command(program);
   add_bench_command(program);
   add_tokenize_command(program);
+  add_report_command(program);
   add_docs_command(program);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (!arguments.empty() && arguments.front() == "help") {  // help train

@@ -264,6 +264,7 @@ struct MetricsConfig {
   std::string sample_prompt = "\n";
   double sample_temperature = 0.8;  // 0: greedy
   bool trace = false;               // what each rank did when, to run.dir/trace
+  bool tensorboard = false;         // event files, to run.dir/tensorboard
 
   bool operator==(const MetricsConfig&) const = default;
 };

@@ -287,10 +287,12 @@ constexpr std::array kTexts = {
             "Between checkpoints; the last step is always saved. 0: that alone."},
     KeyText{"checkpoint.keep", "checkpoints", "", "How many of the newest stay."},
 
-    KeyText{"metrics.every",
-            "steps",
-            "",
-            "Between progress lines in the log; metrics.jsonl has every step."},
+    KeyText{
+        "metrics.every",
+        "steps",
+        "",
+        "Between progress lines in the log, and lines of the routing in metrics.jsonl, which has "
+        "every step."},
     KeyText{"metrics.validate_every",
             "steps",
             "",
@@ -317,6 +319,11 @@ constexpr std::array kTexts = {
             "",
             "",
             "Whether to write what each rank did when to run.dir/trace, for ui.perfetto.dev."},
+    KeyText{"metrics.tensorboard",
+            "",
+            "",
+            "Whether to write metrics, samples and expert loads as event files to "
+            "run.dir/tensorboard, for `tensorboard --logdir`, too."},
 };
 
 // A value's type with its range: "integer, 1 to 4096".

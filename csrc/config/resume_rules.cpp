@@ -151,6 +151,7 @@ constexpr std::array kRules = {
     ResumeRule{"metrics.sample_prompt", kFree, kReports},
     ResumeRule{"metrics.sample_temperature", kFree, kReports},
     ResumeRule{"metrics.trace", kFree, kReports},
+    ResumeRule{"metrics.tensorboard", kFree, kReports},
 };
 
 // A key that says something only beside another one.

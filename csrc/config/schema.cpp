@@ -455,6 +455,7 @@ std::vector<Field> fields_of(Config& c) {
       {"metrics", "sample_prompt", Text{&c.metrics.sample_prompt}},
       {"metrics", "sample_temperature", at_least(0, c.metrics.sample_temperature)},
       {"metrics", "trace", Switch{&c.metrics.trace}},
+      {"metrics", "tensorboard", Switch{&c.metrics.tensorboard}},
   };
 }
 

@@ -9,6 +9,34 @@ namespace memphis {
 namespace {
 
 constexpr std::array kKeys = {
+    MetricKey{"start", "step", "", "After which the process begins, or goes on."},
+    MetricKey{"start", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{
+        "start",
+        "steps_again",
+        "steps",
+        "Done by an earlier process after its last checkpoint, and now once more: their lines "
+        "are dropped."},
+    MetricKey{"start", "last_step", "", "schedule.steps."},
+    MetricKey{"start", "ranks", "", "Of the job."},
+    MetricKey{"start", "device", "text", "Ranks, their device and the type that they compute in."},
+    MetricKey{"start", "layout", "text", "The degrees of `parallel` that are more than one."},
+    MetricKey{"start", "parameters", "", "Of the model."},
+    MetricKey{
+        "start",
+        "model_flops_per_token",
+        "FLOP",
+        "Forward and backward, attention counted by its causal half. Over the peak this is MFU."},
+    MetricKey{"start", "model_flops_per_token_unhalved", "FLOP", "With the whole square."},
+    MetricKey{"start",
+              "hardware_flops_per_token",
+              "FLOP",
+              "The first, with what the backward pass computes again. Over the peak this is HFU."},
+    MetricKey{"start",
+              "peak_flops_per_second",
+              "FLOP/s",
+              "Dense bf16 peak of all ranks. Left out where it is not known."},
+    MetricKey{"start", "memory", "bytes", "The memory plan of the first rank, by kind."},
     MetricKey{"step", "step", "", "Of which the line is."},
     MetricKey{"step", "time", "UTC, ISO 8601", "When the line was written."},
     MetricKey{"step",
@@ -59,6 +87,38 @@ constexpr std::array kKeys = {
               "seconds",
               "For how long within the step rank 0 stood and waited for others; the rest of "
               "communication_seconds is hidden behind work. Left out with it."},
+    MetricKey{"routing", "step", "", "Of which the line is: each of which the log has a line."},
+    MetricKey{"routing", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{
+        "routing",
+        "expert_load",
+        "times an equal share",
+        "Tokens of each expert, a list for each layer; in the last micro-batch of each rank."},
+    MetricKey{
+        "routing",
+        "effective_experts",
+        "experts",
+        "Of each layer: exp of the entropy of its load. All of them: even. Below K + (E - K) / "
+        "4, of E experts of which a token takes K, in three lines in a row, the router has "
+        "collapsed, and the log warns with the layer's name."},
+    MetricKey{
+        "routing",
+        "router_entropy",
+        "of ln(experts)",
+        "Of each layer: entropy of the probabilities that the router gives a token, the mean. "
+        "1: it knows no difference; 0: it is certain."},
+    MetricKey{"routing",
+              "kept_probability",
+              "",
+              "Of each layer: sum of the probabilities of the experts that a token goes to, the "
+              "mean. 1: nothing is lost by taking K of them."},
+    MetricKey{"routing", "dropped_tokens", "tokens", "0: experts take whatever comes."},
+    MetricKey{"routing",
+              "slowest_rank",
+              "",
+              "Which rank worked longest in the step, apart from what it waited for others."},
+    MetricKey{"routing", "slowest_rank_seconds", "seconds", "For how long."},
+    MetricKey{"routing", "median_rank_seconds", "seconds", "For how long the rank in the middle."},
     MetricKey{"validation", "step", "", "After which it was measured."},
     MetricKey{"validation", "time", "UTC, ISO 8601", "When the line was written."},
     MetricKey{
@@ -91,6 +151,10 @@ constexpr std::array kKeys = {
         "sample",
         "text",
         "What the model wrote behind metrics.sample_prompt; bytes that are no UTF-8 are replaced."},
+    MetricKey{"end", "step", "", "The last one."},
+    MetricKey{"end", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{"end", "end", "text", "Why the process ended: `done`, or what its last line says."},
+    MetricKey{"end", "done", "", "Whether the run has come to its last step."},
 };
 
 std::string title_of(std::string_view line) {
@@ -99,6 +163,15 @@ std::string title_of(std::string_view line) {
   }
   if (line == "evaluation") {
     return "A line of an evaluation";
+  }
+  if (line == "start") {
+    return "A line of a start";
+  }
+  if (line == "end") {
+    return "A line of an end";
+  }
+  if (line == "routing") {
+    return "A line of the routing";
   }
   return line == "sample" ? "A line of a sample of the model's text"
                           : "A line of a validation loss";
@@ -131,8 +204,8 @@ std::string metrics_reference() {
       "# The keys of metrics.jsonl\n\n"
       "Written by `memphis docs metrics --markdown`, from csrc/train/. `run.dir/metrics.jsonl` has "
       "one\n"
-      "JSON object a line: one for each step, and others for validation losses, evaluations and "
-      "samples.\n";
+      "JSON object a line: one for each step, and others for starts, routing, validation losses,\n"
+      "evaluations, samples and ends. `memphis report RUN_DIR` shows them.\n";
   std::string_view line;
   for (const MetricKey& key : kKeys) {
     if (key.line != line) {

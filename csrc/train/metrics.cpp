@@ -40,10 +40,17 @@ std::int64_t step_of(const nlohmann::json& object) {
 }
 
 // The lines of an earlier process that stay: whole ones, of steps up to `last_step`.
-std::string kept_lines(const std::string& text, std::int64_t last_step) {
+// Those of starts and ends stay in any case, or nobody would know of them.
+std::string kept_lines(const std::string& text,
+                       std::int64_t last_step,
+                       std::int64_t& num_dropped_steps) {
   std::string kept;
   visit_lines(text, [&](const std::string& line, const nlohmann::json& object) {
-    kept += step_of(object) <= last_step ? line + "\n" : "";
+    if (step_of(object) <= last_step || object.contains("steps_again") || object.contains("end")) {
+      kept += line + "\n";
+    } else if (object.contains("loss")) {
+      ++num_dropped_steps;
+    }
   });
   return kept;
 }
@@ -70,7 +77,7 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed
     : path_(path) {
   if (std::filesystem::exists(path)) {
     const std::string text = read_text(path);
-    const std::string kept = kept_lines(text, resumed_step);
+    const std::string kept = kept_lines(text, resumed_step, steps_again_);
     if (kept != text) {
       write_text_atomically(path, kept);
     }
@@ -142,6 +149,71 @@ void MetricsFile::write_step(const StepRecord& record) {
   write_line(line.dump());
 }
 
+void MetricsFile::write_start(const StartRecord& record) {
+  const MemoryPlan& memory = record.memory;
+  nlohmann::ordered_json line = {
+      {"step", record.step},
+      {"time", utc_now()},
+      {"steps_again", steps_again_},
+      {"last_step", record.last_step},
+      {"ranks", record.num_ranks},
+      {"device", record.device},
+      {"layout", record.layout},
+      {"parameters", record.parameters},
+      {"model_flops_per_token", record.flops_per_token.halved},
+      {"model_flops_per_token_unhalved", record.flops_per_token.unhalved},
+      {"hardware_flops_per_token", record.hardware_flops_per_token}};
+  if (record.peak_flops_per_second) {
+    line["peak_flops_per_second"] = *record.peak_flops_per_second;
+  }
+  line["memory"] = {{"weights", memory.weights_bytes},
+                    {"gradients", memory.gradients_bytes},
+                    {"master weights", memory.master_bytes},
+                    {"moments", memory.moments_bytes},
+                    {"activations", memory.activations_bytes},
+                    {"workspace", memory.workspace_bytes},
+                    {"library workspace", memory.library_bytes},
+                    {"communication", memory.communication_bytes},
+                    {"sampling", memory.sampling_bytes},
+                    {"host", memory.host.total_bytes()}};
+  write_line(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+void MetricsFile::write_routing(std::int64_t step, const Routing& routing, const RankTimes& ranks) {
+  // Three digits say all that a plot shows, in a third of the room.
+  const auto rounded = [](double value) { return std::round(value * 1e3) / 1e3; };
+  const auto list = [&](const std::vector<double>& values) {
+    nlohmann::ordered_json array = nlohmann::ordered_json::array();
+    for (const double value : values) {
+      array.push_back(rounded(value));
+    }
+    return array;
+  };
+  nlohmann::ordered_json loads = nlohmann::ordered_json::array();
+  const auto experts = static_cast<std::size_t>(routing.num_experts);
+  for (std::size_t begin = 0; begin < routing.load_LE.size(); begin += experts) {
+    const auto first = routing.load_LE.begin() + static_cast<std::ptrdiff_t>(begin);
+    loads.push_back(list({first, first + static_cast<std::ptrdiff_t>(experts)}));
+  }
+  const nlohmann::ordered_json line = {{"step", step},
+                                       {"time", utc_now()},
+                                       {"expert_load", loads},
+                                       {"effective_experts", list(routing.effective_experts)},
+                                       {"router_entropy", list(routing.entropy)},
+                                       {"kept_probability", list(routing.kept_probability)},
+                                       {"dropped_tokens", 0},
+                                       {"slowest_rank", ranks.slowest_rank},
+                                       {"slowest_rank_seconds", ranks.slowest_seconds},
+                                       {"median_rank_seconds", ranks.median_seconds}};
+  write_line(line.dump());
+}
+
+void MetricsFile::write_end(std::int64_t step, bool done, std::string_view reason) {
+  const nlohmann::ordered_json line = {
+      {"step", step}, {"time", utc_now()}, {"end", reason}, {"done", done}};
+  write_line(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 void MetricsFile::write_validation(std::int64_t step,
                                    std::string_view set,
                                    double loss,
@@ -210,6 +282,21 @@ std::optional<double> peak_flops_per_second(Device device, int num_ranks) {
     default:
       return std::nullopt;
   }
+}
+
+std::string describe_flops(const MetricsFile::StartRecord& record) {
+  const auto giga = [](double flops) { return fmt::format("{:.4g} GFLOP", flops * 1e-9); };
+  return fmt::format(
+      "a token takes {} forward and backward, attention counted by its causal half ({} by the "
+      "whole "
+      "square; {} with what is computed again); {}",
+      giga(record.flops_per_token.halved),
+      giga(record.flops_per_token.unhalved),
+      giga(record.hardware_flops_per_token),
+      record.peak_flops_per_second
+          ? fmt::format("MFU = that * tokens/s / {:.4g} TFLOP/s, the dense bf16 peak of all ranks",
+                        *record.peak_flops_per_second * 1e-12)
+          : "the peak of this device is not known, so there is no MFU");
 }
 
 namespace {

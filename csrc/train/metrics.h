@@ -12,6 +12,7 @@
 #include "csrc/core/error.h"
 #include "csrc/data/questions.h"
 #include "csrc/plan/flops.h"
+#include "csrc/plan/memory.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -37,6 +38,23 @@ class MetricsFile {
     double model_flops_per_second = 0;
   };
   void write_step(const StepRecord& record);
+  // What a process is that begins, or goes on, after `step`.
+  struct StartRecord {
+    std::int64_t step = 0;
+    std::int64_t last_step = 0;
+    std::int64_t num_ranks = 1;
+    std::string device;  // "4 ranks of cpu (Xeon), f32"
+    std::string layout;
+    std::int64_t parameters = 0;
+    ModelFlops flops_per_token;
+    double hardware_flops_per_token = 0;  // with what is computed again
+    std::optional<double> peak_flops_per_second;
+    MemoryPlan memory;
+  };
+  void write_start(const StartRecord& record);
+  void write_routing(std::int64_t step, const Routing& routing, const RankTimes& ranks);
+  // Why no more lines come of this process.
+  void write_end(std::int64_t step, bool done, std::string_view reason);
   // `set` is empty where there is one, of no name.
   void write_validation(std::int64_t step,
                         std::string_view set,
@@ -49,6 +67,7 @@ class MetricsFile {
  private:
   void write_line(std::string line);
 
+  std::int64_t steps_again_ = 0;
   std::filesystem::path path_;
   int descriptor_ = -1;
 };
@@ -94,6 +113,9 @@ class Report {
 // Peak dense bf16 FLOP/s of the GPUs of so many ranks, for model FLOP utilisation; empty for a
 // device whose peak is not known, the CPU among them.
 std::optional<double> peak_flops_per_second(Device device, int num_ranks);
+
+// "FLOP a token: 28.1 M, attention counted by its causal half; ...": what MFU and HFU are shares of.
+std::string describe_flops(const MetricsFile::StartRecord& record);
 
 // "step 120/2000  loss 1.8342  grad 0.710  lr 3.10e-03  busiest expert 1.24x  12034 tok/s
 // 102.6 GFLOP/s  eta 2m05s".

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "csrc/optim/optimizer.h"
 #include "csrc/plan/training_plan.h"
 #include "csrc/train/batch.h"
+#include "csrc/train/routing.h"
 #include "csrc/train/step_graphs.h"
 
 namespace memphis {
@@ -64,6 +66,11 @@ class TrainStep {
   // weights are then of no use, and the last checkpoint is.
   StepResult run(std::int64_t step, std::uint64_t first_sample);
 
+  // Of the step that run() has returned from. Every rank calls. They read back what the step did
+  // not, so they are for a step now and then.
+  Routing routing();
+  RankTimes rank_times(const StepResult& result);
+
  private:
   // From the copy of the step's scalars to those of its statistics; returns the nodes of the graph.
   std::int64_t enqueue_or_launch();
@@ -92,6 +99,7 @@ class TrainStep {
   HostStats host_stats_;
   PinnedBuffer host_offsets_;  // i32, of each layer of the model; of this rank's, filled
   std::vector<std::int64_t> rows_LE_;
+  std::vector<std::byte> host_probs_;  // routing()'s
   Event begin_;
   Event filled_;
   Event differentiated_;

@@ -89,6 +89,8 @@ Trainer::Trainer(const Config& config,
       stream_(device_),
       plan_(agreed_plan(config_, compute_, device_, mesh_, groups_.all_host())),
       loss_watch_(config_.model.vocab_size, {}),
+      router_watch_(
+          config_.model.num_layers, config_.model.num_experts, config_.model.experts_per_token),
       rotation_(config_.run.dir, [this](const Manifest& manifest) {
         return is_of_run(
             manifest, config_, compute_, device_, validation_fingerprint(config_, dataset_));
@@ -631,14 +633,92 @@ Trainer::Owed Trainer::find_owed() {
           .sample = (owed & kSample) != 0};
 }
 
+MetricsFile::StartRecord Trainer::start_record(const ModelFlops& flops,
+                                               std::optional<double> peak) const {
+  MetricsFile::StartRecord record;
+  record.step = step_;
+  record.last_step = config_.schedule.steps;
+  record.num_ranks = mesh_.num_ranks();
+  record.device = fmt::format("{} rank{} of {} ({}), {}",
+                              mesh_.num_ranks(),
+                              mesh_.num_ranks() == 1 ? "" : "s",
+                              name_of(device_),
+                              device_info(device_).name,
+                              name_of(compute_));
+  for (const Axis axis : {Axis::pipeline,
+                          Axis::data,
+                          Axis::context,
+                          Axis::tensor,
+                          Axis::expert_data,
+                          Axis::expert,
+                          Axis::expert_tensor}) {
+    if (mesh_.degree(axis) > 1) {
+      record.layout += fmt::format(
+          "{}{} {}", record.layout.empty() ? "" : ", ", name_of(axis), mesh_.degree(axis));
+    }
+  }
+  record.parameters = plan_.parameters.num_parameters;
+  record.flops_per_token = flops;
+  record.hardware_flops_per_token = flops.halved + recompute_cost(config_.model,
+                                                                  config_.batch.sequence_length,
+                                                                  compute_,
+                                                                  plan_.activations.recompute)
+                                                       .flops;
+  record.peak_flops_per_second = peak;
+  record.memory = plan_.memory;
+  return record;
+}
+
+void Trainer::report_routing(Report& report, const StepResult& result) {
+  const Routing routing = train_step_->routing();
+  const RankTimes ranks = train_step_->rank_times(result);
+  if (!leads_) {
+    return;
+  }
+  report.write([&](MetricsFile& metrics) { metrics.write_routing(step_, routing, ranks); });
+  for (const RouterWatch::News& news : router_watch_.observe(routing)) {
+    if (news.collapsed) {
+      log_warning(
+          "step {}: the router of layer {} has collapsed: its tokens go to as few as {:.1f} of {} "
+          "experts would take, below {:.1f}; raise loss.balance, or lower optimizer.learning_rate",
+          step_,
+          news.layer,
+          news.effective_experts,
+          routing.num_experts,
+          router_watch_.limit());
+    } else {
+      log_warning(
+          "step {}: the router of layer {} spreads its tokens again, over {:.1f} of {} experts",
+          step_,
+          news.layer,
+          news.effective_experts,
+          routing.num_experts);
+    }
+  }
+}
+
 void Trainer::train(const Owed& owed) {
-  const std::int64_t last_step = config_.schedule.steps;
   Report report;
   together(groups_.all_host(), "metrics.jsonl", [&] {
     if (leads_) {
       report.open(std::filesystem::path(config_.run.dir) / kMetricsName, step_);
     }
   });
+  // Whoever reads the metrics is to know why they end.
+  const auto end = [&](bool done, const std::string& reason) {
+    report.write([&](MetricsFile& metrics) { metrics.write_end(step_, done, reason); });
+  };
+  try {
+    train(report, owed);
+  } catch (const Error& error) {
+    end(false, error.what());
+    throw;
+  }
+  end(true, "done");
+}
+
+void Trainer::train(Report& report, const Owed& owed) {
+  const std::int64_t last_step = config_.schedule.steps;
   const StopSignal stop;
   // Why the run is to stop, or 0: a signal, which may have reached some ranks and not others, or
   // metrics that the first rank cannot write. All stop, or none.
@@ -661,6 +741,11 @@ void Trainer::train(const Owed& owed) {
   };
   const ModelFlops flops = model_flops_per_token(config_.model, config_.batch.sequence_length);
   const std::optional<double> peak = peak_flops_per_second(device_, world_.size());
+  if (leads_) {
+    const MetricsFile::StartRecord start = start_record(flops, peak);
+    log_info("{}", describe_flops(start));
+    report.write([&](MetricsFile& metrics) { metrics.write_start(start); });
+  }
   const Clock clock;
   double smoothed_seconds = 0;
   std::optional<Progress> progress;
@@ -706,6 +791,9 @@ void Trainer::train(const Owed& owed) {
     }
     if (leads_ && (last || (due(step_, config_.metrics.every) && !Progress::is_live()))) {
       log_info("{}", progress_line(record, last_step, smoothed_seconds, flops, peak));
+    }
+    if (due(step_, config_.metrics.every) || last) {
+      report_routing(report, record.result);
     }
     if (due(step_, config_.metrics.validate_every) || last) {
       saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });

@@ -118,7 +118,11 @@ class Trainer {
   void saving_if_text_is_lost(const std::function<void()>& work);
   // What surrounds the steps: progress, metrics, validation, samples, checkpoints.
   void train(const Owed& owed);
+  void train(Report& report, const Owed& owed);
   void write_trace();
+  MetricsFile::StartRecord start_record(const ModelFlops& flops, std::optional<double> peak) const;
+  // What is said of the routing of the last step, and of ranks that are slow.
+  void report_routing(Report& report, const StepResult& result);
 
   std::unique_ptr<World> own_world_;  // of the only rank
   World& world_;
@@ -134,6 +138,7 @@ class Trainer {
   TrainingPlan plan_;  // for the memory that is left when all of the above is there
   // Of the first rank, which decides for all.
   LossWatch loss_watch_;
+  RouterWatch router_watch_;
   Rotation rotation_;
   bool weights_are_bad_ = false;
   std::optional<MixtureLoader> training_loader_;

@@ -44,6 +44,7 @@ stand_in id 'echo 1000'
 # shellcheck disable=SC2016  # the stand-in expands it
 stand_in dpkg-query 'shift 3; for package; do echo "$package installed"; done'
 stand_in clang-format-14 true
+stand_in chromium true
 expect "what does not build fails" ends "0 passed, 2 failed, 0 skipped" cpu
 expect "it says how long it takes" says "20 to 40 minutes"
 expect "and that it installs nothing" says "It installs nothing."

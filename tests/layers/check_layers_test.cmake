@@ -46,6 +46,8 @@ check(reject test_support_of_bench bench/timer.cpp "#include \"tests/support/tes
       "not a path from the root")
 check(reject bench_in_training csrc/train/step.cpp "#include \"bench/timer.h\""
       "csrc/train does not stand on bench")
+check(reject report_in_training csrc/train/step.cpp "#include \"csrc/report/page.h\""
+      "csrc/train does not stand on csrc/report")
 check(reject bench_of_the_model bench/grok.cpp "#include \"csrc/model/grok.h\""
       "bench does not stand on csrc/model")
 check(reject relative_path kernels/rope/rope.cpp "#include \"rope.h\"" "not a path from the root")

@@ -61,8 +61,16 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     record.seconds = 1;
     record.result.communication.emplace();
     metrics.write_step(record);
+    MetricsFile::StartRecord start;
+    start.peak_flops_per_second = 1e12;
+    metrics.write_start(start);
+    Routing routing;
+    routing.num_experts = 2;
+    routing.load_LE = {1, 1};
+    metrics.write_routing(1, routing, {});
     metrics.write_validation(1, "held", 2.0, 3, 4.0);
     metrics.write_sample(1, "text");
+    metrics.write_end(1, true, "done");
   }
   std::map<std::string_view, std::vector<std::string>> documented;
   for (const MetricKey& key : metric_keys()) {
@@ -70,7 +78,7 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     EXPECT_FALSE(key.meaning.empty()) << key.key;
   }
   std::istringstream lines(read_text(path));
-  for (const char* kind : {"step", "validation", "sample"}) {
+  for (const char* kind : {"step", "start", "routing", "validation", "sample", "end"}) {
     std::string line;
     ASSERT_TRUE(std::getline(lines, line)) << kind;
     std::vector<std::string> keys;
@@ -86,6 +94,61 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     }
     EXPECT_EQ(keys, documented[kind]) << line;
   }
+}
+
+// What is done again is counted, and that there were starts and ends stays.
+TEST(MetricsFile, RemembersThatARunWasRestarted) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("metrics.jsonl",
+                                           "{\"step\":0,\"steps_again\":0}\n"
+                                           "{\"step\":1,\"loss\":2.0}\n"
+                                           "{\"step\":2,\"loss\":1.5}\n"
+                                           "{\"step\":3,\"loss\":1.4}\n"
+                                           "{\"step\":3,\"validation_loss\":1.4}\n"
+                                           "{\"step\":3,\"end\":\"stopped\",\"done\":false}\n");
+  {
+    MetricsFile metrics(path, 1);
+    MetricsFile::StartRecord start;
+    start.step = 1;
+    metrics.write_start(start);
+  }
+  std::istringstream lines(read_text(path));
+  std::vector<nlohmann::json> objects;
+  for (std::string line; std::getline(lines, line);) {
+    objects.push_back(parse_json(line).value());
+  }
+  ASSERT_EQ(objects.size(), 4U);
+  EXPECT_EQ(objects[2].at("end"), "stopped");
+  EXPECT_EQ(objects[3].at("steps_again"), 2);
+}
+
+TEST(RouterWatch, NamesALayerThatCollapsesAndOneThatComesBack) {
+  RouterWatch watch(2, 8, 2);
+  EXPECT_EQ(watch.limit(), 3.5);
+  Routing routing;
+  routing.effective_experts = {7.5, 3.4};
+  EXPECT_TRUE(watch.observe(routing).empty());
+  EXPECT_TRUE(watch.observe(routing).empty());
+  const auto news = watch.observe(routing);
+  ASSERT_EQ(news.size(), 1U);
+  EXPECT_EQ(news[0].layer, 1);
+  EXPECT_TRUE(news[0].collapsed);
+  EXPECT_TRUE(watch.observe(routing).empty()) << "said once";
+  routing.effective_experts[1] = 3.5;
+  const auto back = watch.observe(routing);
+  ASSERT_EQ(back.size(), 1U);
+  EXPECT_FALSE(back[0].collapsed);
+  routing.effective_experts[1] = 3.4;
+  EXPECT_TRUE(watch.observe(routing).empty()) << "counted anew";
+}
+
+TEST(RouterWatch, CountsExpertsByTheEvennessOfTheirLoad) {
+  const std::vector<std::int64_t> even = {5, 5, 5, 5};
+  const std::vector<std::int64_t> two = {0, 8, 8, 0};
+  const std::vector<std::int64_t> none = {0, 0, 0, 0};
+  EXPECT_DOUBLE_EQ(effective_number(even.data(), 4), 4);
+  EXPECT_DOUBLE_EQ(effective_number(two.data(), 4), 2);
+  EXPECT_EQ(effective_number(none.data(), 4), 0);
 }
 
 TEST(MetricsFile, TellsWhatItHasOfAStep) {
@@ -176,7 +239,7 @@ TEST(ProgressLine, ShowsWhatTheStepDidAndWhatIsLeft) {
                                                                   {190, "1m00s"},
                                                                   {70 + 2 * 3599, "59m59s"},
                                                                   {70 + 2 * 3600, "1h00m"},
-                                                                  {70 + 2 * 90061, "25h01m"}};
+                                                                  {70 + 2 * 90061, "1d01h"}};
   for (const auto& [last_step, text] : left) {
     EXPECT_TRUE(line(last_step).ends_with("eta " + text)) << line(last_step);
   }
