@@ -236,6 +236,7 @@ class Finder {
       best = std::max(best, rate);
     }
     if (lowest_share < 1) {
+      step = turning_point(rates, (before + lowest) / 2, step);
       add(Weight::odd,
           step,
           "Throughput dropped",
@@ -246,6 +247,22 @@ class Finder {
           "Over a tenth of the run from this step on. Look which phase of a step grew, at the "
           "slowest rank, and at what else the machine did.");
     }
+  }
+
+  // The step before `last` from which on rates are below `limit`, but for one in four.
+  double turning_point(const std::vector<double>& rates, double limit, double last) const {
+    const auto end = std::lower_bound(run_.steps.begin(), run_.steps.end(), last);
+    std::int64_t above = 0;
+    double step = last;
+    for (auto i = end - run_.steps.begin(); i-- > 0;) {
+      above += rates[static_cast<std::size_t>(i)] > limit ? 1 : 0;
+      if (4 * above > end - run_.steps.begin() - i) {
+        break;
+      }
+      step = rates[static_cast<std::size_t>(i)] > limit ? step
+                                                        : run_.steps[static_cast<std::size_t>(i)];
+    }
+    return step;
   }
 
   void shares() {

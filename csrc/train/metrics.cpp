@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <vector>
 
 #include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
@@ -15,6 +16,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
+#include "csrc/core/printable.h"
 #include "csrc/core/progress.h"
 #include "csrc/core/write_advice.h"
 
@@ -74,7 +76,7 @@ std::string utc_now() {
 }  // namespace
 
 MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed_step)
-    : path_(path) {
+    : resumed_step_(resumed_step), path_(path) {
   if (std::filesystem::exists(path)) {
     const std::string text = read_text(path);
     const std::string kept = kept_lines(text, resumed_step, steps_again_);
@@ -95,6 +97,10 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed
 
 MetricsFile::~MetricsFile() {
   ::close(descriptor_);
+}
+
+void MetricsFile::also_to_tensorboard(const std::filesystem::path& dir) {
+  events_.emplace(dir, resumed_step_ + 1);
 }
 
 void MetricsFile::write_line(std::string line) {
@@ -147,6 +153,15 @@ void MetricsFile::write_step(const StepRecord& record) {
     line["exposed_seconds"] = result.communication->exposed_seconds;
   }
   write_line(line.dump());
+  if (events_) {
+    std::vector<EventFile::Scalar> scalars;
+    for (const auto& [key, value] : line.items()) {
+      if (value.is_number() && key != "step") {
+        scalars.push_back({key, value.get<double>()});
+      }
+    }
+    events_->write_scalars(record.step, scalars);
+  }
 }
 
 void MetricsFile::write_start(const StartRecord& record) {
@@ -206,6 +221,26 @@ void MetricsFile::write_routing(std::int64_t step, const Routing& routing, const
                                        {"slowest_rank_seconds", ranks.slowest_seconds},
                                        {"median_rank_seconds", ranks.median_seconds}};
   write_line(line.dump());
+  if (events_) {
+    std::vector<EventFile::Histogram> histograms;
+    std::vector<EventFile::Scalar> scalars;
+    for (std::size_t layer = 0; layer < routing.effective_experts.size(); ++layer) {
+      const auto first = routing.load_LE.begin() + static_cast<std::ptrdiff_t>(layer * experts);
+      histograms.push_back({fmt::format("expert_load/layer_{}", layer),
+                            {first, first + static_cast<std::ptrdiff_t>(experts)}});
+    }
+    events_->write_histograms(step, histograms);
+    std::vector<std::string> tags;
+    for (std::size_t layer = 0; layer < routing.effective_experts.size(); ++layer) {
+      tags.push_back(fmt::format("effective_experts/layer_{}", layer));
+      tags.push_back(fmt::format("router_entropy/layer_{}", layer));
+    }
+    for (std::size_t layer = 0; layer < routing.effective_experts.size(); ++layer) {
+      scalars.push_back({tags[2 * layer], routing.effective_experts[layer]});
+      scalars.push_back({tags[2 * layer + 1], routing.entropy[layer]});
+    }
+    events_->write_scalars(step, scalars);
+  }
 }
 
 void MetricsFile::write_end(std::int64_t step, bool done, std::string_view reason) {
@@ -227,6 +262,10 @@ void MetricsFile::write_validation(std::int64_t step,
   line["validation_targets"] = targets;
   line["elapsed_seconds"] = elapsed_seconds;
   write_line(line.dump());
+  if (events_) {
+    const EventFile::Scalar scalar{"validation_loss", loss};
+    events_->write_scalars(step, {&scalar, 1});
+  }
 }
 
 void MetricsFile::write_evaluation(std::int64_t step, const QuestionScores& scores) {
@@ -242,6 +281,9 @@ void MetricsFile::write_sample(std::int64_t step, std::string_view text) {
   const nlohmann::ordered_json line = {{"step", step}, {"time", utc_now()}, {"sample", text}};
   // A sample of bytes need not be UTF-8.
   write_line(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (events_) {
+    events_->write_text(step, "sample", printable(text, Lines::kept));
+  }
 }
 
 StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step) {

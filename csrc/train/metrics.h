@@ -13,6 +13,7 @@
 #include "csrc/data/questions.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/memory.h"
+#include "csrc/train/event_file.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -28,6 +29,9 @@ class MetricsFile {
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;
   MetricsFile& operator=(const MetricsFile&) = delete;
+
+  // From now on what is written goes to event files for TensorBoard in `dir`, too.
+  void also_to_tensorboard(const std::filesystem::path& dir);
 
   struct StepRecord {
     std::int64_t step = 0;
@@ -67,8 +71,10 @@ class MetricsFile {
  private:
   void write_line(std::string line);
 
+  std::int64_t resumed_step_;
   std::int64_t steps_again_ = 0;
   std::filesystem::path path_;
+  std::optional<EventFile> events_;
   int descriptor_ = -1;
 };
 

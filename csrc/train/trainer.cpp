@@ -701,7 +701,13 @@ void Trainer::train(const Owed& owed) {
   Report report;
   together(groups_.all_host(), "metrics.jsonl", [&] {
     if (leads_) {
-      report.open(std::filesystem::path(config_.run.dir) / kMetricsName, step_);
+      const std::filesystem::path dir = config_.run.dir;
+      report.open(dir / kMetricsName, step_);
+      if (config_.metrics.tensorboard) {
+        report.write(
+            [&](MetricsFile& metrics) { metrics.also_to_tensorboard(dir / "tensorboard"); });
+        report.rethrow();
+      }
     }
   });
   // Whoever reads the metrics is to know why they end.
