@@ -6,6 +6,8 @@
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
+#include "csrc/core/profiler_range.h"
+
 namespace memphis {
 namespace {
 
@@ -94,6 +96,7 @@ void Activity::begin_micro_batch(std::int64_t index, std::int64_t stage) {
 void Activity::enter(const char* phase, int layer) {
   const Clock::time_point now = Clock::now();
   end_phase(now);
+  begin_profiler_range(phase, layer);
   phase_ = phase;
   phase_begin_ = now;
   if (gpu_spans_) {
@@ -107,6 +110,7 @@ void Activity::enter(const char* phase, int layer) {
 }
 
 void Activity::end_phase(Clock::time_point now) {
+  end_profiler_range();  // a pop without a push is none
   if (trace_) {
     trace_->add({.track = "step",
                  .name = phase_,

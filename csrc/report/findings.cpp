@@ -27,6 +27,7 @@ class Finder {
     spikes();
     routers();
     ranks();
+    clocks();
     restarts();
     pace();
     shares();
@@ -172,6 +173,20 @@ class Finder {
                       slow.of),
           "All others wait for it in each step: look at its machine (clocks, temperature, other "
           "jobs), or, if it moves with the layout, at parallel.stages.");
+    }
+  }
+
+  void clocks() {
+    if (run_.throttled_looks > 0) {
+      add(Weight::odd,
+          run_.throttled_step,
+          "GPU clocks are held down",
+          fmt::format("{}; in {} of {} looks",
+                      run_.throttled,
+                      run_.throttled_looks,
+                      run_.gpu_watts.x.size()),
+          "Heat asks for cooling; a power limit is what large products run into, and costs the "
+          "share that the clock loses.");
     }
   }
 

@@ -79,6 +79,17 @@ class Plots {
     return draw(plot);
   }
 
+  std::string gpus(Points RunHistory::*points,
+                   const std::string& title,
+                   const std::string& unit,
+                   bool from_zero) const {
+    Plot plot{title, unit, "", {}, marks_, from_zero};
+    for (std::size_t i = 0; i < runs_.size(); ++i) {
+      plot.curves.push_back({runs_[i].name, static_cast<int>(i), false, false, runs_[i].*points});
+    }
+    return draw(plot);
+  }
+
   // FLOP over the peak, in all three conventions.
   std::string utilisation() const {
     Plot plot{"Utilisation", "% of the peak", "", {}, marks_, true};
@@ -200,6 +211,11 @@ std::string report_page(std::vector<RunHistory> runs) {
     rest += restarts_and_config(run);
     samples += samples_of(run);
   }
+  const std::string gpus =
+      plots.gpus(&RunHistory::gpu_watts, "Power of all GPUs", "W", true) +
+      plots.gpus(&RunHistory::joules_per_token, "Energy of a token", "J", true) +
+      plots.gpus(&RunHistory::gpu_celsius, "Hottest GPU", "degrees C", false) +
+      plots.gpus(&RunHistory::gpu_mhz, "Slowest clock", "MHz", false);
   const auto grid = [](const std::string& figures) {
     return figures.empty() ? "" : "<div class=\"plots\">" + figures + "</div>";
   };
@@ -221,8 +237,9 @@ std::string report_page(std::vector<RunHistory> runs) {
              cards) +
          section("What stands out", stands_out) + section("Learning", grid(learning)) +
          section("Speed", grid(speed + phases)) + section("Experts", grid(experts)) +
-         section("Trace", traces) + section("Memory, layout and arithmetic", memory) +
-         section("Samples", samples) + section("Starts, ends and config", rest) +
+         section("GPUs", grid(gpus)) + section("Trace", traces) +
+         section("Memory, layout and arithmetic", memory) + section("Samples", samples) +
+         section("Starts, ends and config", rest) +
          "<footer>Written by memphis report. Lines of more steps than a plot has room for show the "
          "lowest and the highest value of each stretch.</footer>\n</main><script>" +
          std::string(page_script()) + "</script></body></html>\n";

@@ -177,6 +177,8 @@ class Reader {
       run_.validation.add(step, number(object, "validation_loss"));
     } else if (object.contains("sample")) {
       run_.samples.push_back({whole(object, "step"), text_of(object, "sample")});
+    } else if (object.contains("gpu_watts")) {
+      add_gpus(step, object);
     } else if (object.contains("expert_load")) {
       add_look(step, object);
     } else if (object.contains("steps_again")) {
@@ -235,6 +237,24 @@ class Reader {
     understand_config(std::max<std::int64_t>(whole(object, "ranks"), 1));
     run_.steps_again += start.steps_again;
     run_.starts.push_back(std::move(start));
+  }
+
+  void add_gpus(double step, const Json& object) {
+    run_.gpu_watts.add(step, number(object, "gpu_watts"));
+    run_.gpu_celsius.add(step, number(object, "gpu_celsius_max"));
+    run_.gpu_mhz.add(step, number(object, "gpu_mhz_min"));
+    run_.joules_per_token.add(step, number(object, "joules_per_token"));
+    // A process counts its own.
+    const double joules = number_or(object, "gpu_joules", 0);
+    run_.joules += joules >= last_joules_ ? joules - last_joules_ : joules;
+    last_joules_ = joules;
+    if (number_or(object, "throttled_rank", -1) >= 0) {
+      if (run_.throttled_looks++ == 0) {
+        run_.throttled_step = step;
+        run_.throttled = fmt::format(
+            "rank {}: {}", whole(object, "throttled_rank"), text_of(object, "throttle_reasons"));
+      }
+    }
   }
 
   void add_look(double step, const Json& object) {
@@ -305,6 +325,7 @@ class Reader {
   std::map<std::int64_t, std::size_t> open_;  // of layers that are collapsed: place in collapses
   std::map<std::int64_t, SlowRank> slow_;
   std::int64_t looks_ = 0;
+  double last_joules_ = 0;
   std::size_t number_of_look_ = 0;
   std::size_t stride_ = 1;
 };

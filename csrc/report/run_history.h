@@ -110,6 +110,14 @@ struct RunHistory {
   std::vector<double>
       clock;  // of each step's line, seconds since 1970; not a number where it has none
   Points validation;
+  Points gpu_watts;
+  Points gpu_celsius;
+  Points gpu_mhz;
+  Points joules_per_token;
+  double joules = 0;  // of all processes
+  std::int64_t throttled_looks = 0;
+  double throttled_step = 0;  // the first
+  std::string throttled;      // "rank 3: heat"
   std::vector<SampleText> samples;
   // At most some thousand of all looks, evenly spread; collapses are of all of them.
   std::vector<RoutingLook> routing;

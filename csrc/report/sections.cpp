@@ -86,6 +86,10 @@ std::string summary_cards(const RunHistory& run, int color, bool named) {
                    "causal half");
     }
     html += card("parameters", short_number(start->parameters));
+    if (run.joules > 0) {
+      constexpr double kJoulesPerKwh = 3.6e6;
+      html += card("energy of GPUs", short_number(run.joules / kJoulesPerKwh), "kWh");
+    }
     html += card("restarts", std::to_string(run.starts.size() - 1));
   }
   return html + "</div>\n";

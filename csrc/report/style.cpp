@@ -22,10 +22,10 @@ header{display:flex;align-items:baseline;gap:18px;flex-wrap:wrap;margin-bottom:1
 h1{font-size:25px;margin:0;letter-spacing:-.01em}
 h2{font-size:18px;margin:36px 0 12px}
 .switch{margin-left:auto;color:var(--soft);font-size:13px;cursor:pointer}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:10px 0 4px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(126px,1fr));gap:12px;margin:10px 0 4px}
 .card,figure,.findings,.box{background:var(--card);border:1px solid var(--line);border-radius:10px}
 .card{padding:10px 14px}.card span{display:block;color:var(--soft);font-size:12px}
-.card b{font-size:20px;font-weight:600;font-variant-numeric:tabular-nums}.card i{font-style:normal;color:var(--soft);font-size:12px;margin-left:4px}
+.card b{font-size:20px;font-weight:600;font-variant-numeric:tabular-nums}.card i{font-style:normal;color:var(--soft);font-size:12px;display:block}
 .findings{list-style:none;margin:0;padding:4px 0}
 .findings li{padding:11px 18px;border-left:4px solid var(--line);border-bottom:1px solid var(--line)}
 .findings li:last-child{border-bottom:0}

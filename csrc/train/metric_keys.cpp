@@ -119,6 +119,20 @@ constexpr std::array kKeys = {
               "Which rank worked longest in the step, apart from what it waited for others."},
     MetricKey{"routing", "slowest_rank_seconds", "seconds", "For how long."},
     MetricKey{"routing", "median_rank_seconds", "seconds", "For how long the rank in the middle."},
+    MetricKey{"gpus", "step", "", "Of which the line is; there are none where no NVML is."},
+    MetricKey{"gpus", "time", "UTC, ISO 8601", "When the line was written."},
+    MetricKey{"gpus", "gpu_watts", "W", "Of the GPUs of all ranks."},
+    MetricKey{"gpus", "gpu_joules", "J", "The same, since this process began to train."},
+    MetricKey{"gpus", "joules_per_token", "J", "Since the line before."},
+    MetricKey{"gpus", "gpu_celsius_max", "C", "Of the hottest GPU."},
+    MetricKey{"gpus", "hottest_rank", "", "Whose that is; -1: none says."},
+    MetricKey{"gpus", "gpu_mhz_min", "MHz", "The lowest clock of any GPU's multiprocessors."},
+    MetricKey{"gpus", "slowest_clock_rank", "", "Whose that is; -1: none says."},
+    MetricKey{"gpus",
+              "throttled_rank",
+              "",
+              "The first rank whose clocks are held down by more than idleness; -1: none."},
+    MetricKey{"gpus", "throttle_reasons", "text", "Why, of any rank: power limit, heat, ..."},
     MetricKey{"validation", "step", "", "After which it was measured."},
     MetricKey{"validation", "time", "UTC, ISO 8601", "When the line was written."},
     MetricKey{
@@ -170,6 +184,9 @@ std::string title_of(std::string_view line) {
   if (line == "end") {
     return "A line of an end";
   }
+  if (line == "gpus") {
+    return "A line of the GPUs";
+  }
   if (line == "routing") {
     return "A line of the routing";
   }
@@ -204,8 +221,8 @@ std::string metrics_reference() {
       "# The keys of metrics.jsonl\n\n"
       "Written by `memphis docs metrics --markdown`, from csrc/train/. `run.dir/metrics.jsonl` has "
       "one\n"
-      "JSON object a line: one for each step, and others for starts, routing, validation losses,\n"
-      "evaluations, samples and ends. `memphis report RUN_DIR` shows them.\n";
+      "JSON object a line: one for each step, and others for starts, routing, GPUs, validation\n"
+      "losses, evaluations, samples and ends. `memphis report RUN_DIR` shows them.\n";
   std::string_view line;
   for (const MetricKey& key : kKeys) {
     if (key.line != line) {

@@ -10,7 +10,7 @@ namespace memphis {
 
 struct MetricKey {
   std::string_view
-      line;  // start, step, routing, validation, sample or end: an object is of one of these kinds
+      line;  // start, step, routing, gpus, validation, sample or end: an object is of one of these kinds
   std::string_view key;
   std::string_view unit;  // empty: a bare number
   std::string_view meaning;

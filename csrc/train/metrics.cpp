@@ -243,6 +243,22 @@ void MetricsFile::write_routing(std::int64_t step, const Routing& routing, const
   }
 }
 
+void MetricsFile::write_gpus(std::int64_t step, const GpuSummary& gpus, double joules_per_token) {
+  const nlohmann::ordered_json line = {
+      {"step", step},
+      {"time", utc_now()},
+      {"gpu_watts", gpus.watts},
+      {"gpu_joules", gpus.joules},
+      {"joules_per_token", joules_per_token},
+      {"gpu_celsius_max", gpus.hottest_celsius},
+      {"hottest_rank", gpus.hottest_rank},
+      {"gpu_mhz_min", gpus.slowest_mhz},
+      {"slowest_clock_rank", gpus.slowest_rank},
+      {"throttled_rank", gpus.throttled_rank},
+      {"throttle_reasons", describe_throttle(gpus.throttle_reasons)}};
+  write_line(line.dump());
+}
+
 void MetricsFile::write_end(std::int64_t step, bool done, std::string_view reason) {
   const nlohmann::ordered_json line = {
       {"step", step}, {"time", utc_now()}, {"end", reason}, {"done", done}};

@@ -14,6 +14,7 @@
 #include "csrc/plan/flops.h"
 #include "csrc/plan/memory.h"
 #include "csrc/train/event_file.h"
+#include "csrc/train/gpu_telemetry.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -59,6 +60,7 @@ class MetricsFile {
   void write_routing(std::int64_t step, const Routing& routing, const RankTimes& ranks);
   // Why no more lines come of this process.
   void write_end(std::int64_t step, bool done, std::string_view reason);
+  void write_gpus(std::int64_t step, const GpuSummary& gpus, double joules_per_token);
   // `set` is empty where there is one, of no name.
   void write_validation(std::int64_t step,
                         std::string_view set,

@@ -669,6 +669,30 @@ MetricsFile::StartRecord Trainer::start_record(const ModelFlops& flops,
   return record;
 }
 
+void Trainer::report_gpus(Report& report) {
+  if (!gpu_) {
+    return;
+  }
+  Communicator& all = groups_.all_host();
+  std::vector<std::int64_t> words(static_cast<std::size_t>(all.size()) * kReadingWords);
+  encode(gpu_->read(),
+         std::span(words).subspan(static_cast<std::size_t>(all.rank()) * kReadingWords,
+                                  kReadingWords));
+  sum_over_ranks(all, words, "step.gpus");
+  const GpuSummary gpus = summarize(words);
+  if (!leads_ || gpus.num_readings == 0) {
+    return;
+  }
+  const double tokens = static_cast<double>(samples_ - samples_said_) *
+                        static_cast<double>(config_.batch.sequence_length);
+  const double joules = gpus.joules - joules_said_;
+  joules_said_ = gpus.joules;
+  samples_said_ = samples_;
+  report.write([&](MetricsFile& metrics) {
+    metrics.write_gpus(step_, gpus, tokens > 0 ? joules / tokens : 0);
+  });
+}
+
 void Trainer::report_routing(Report& report, const StepResult& result) {
   const Routing routing = train_step_->routing();
   const RankTimes ranks = train_step_->rank_times(result);
@@ -752,6 +776,10 @@ void Trainer::train(Report& report, const Owed& owed) {
     log_info("{}", describe_flops(start));
     report.write([&](MetricsFile& metrics) { metrics.write_start(start); });
   }
+  if (device_ == Device::cuda && !device_info(device_).simulated) {
+    gpu_.emplace(kNvmlName, gpu_identity());
+  }
+  const std::uint64_t first_sample = samples_said_ = samples_;
   const Clock clock;
   double smoothed_seconds = 0;
   std::optional<Progress> progress;
@@ -800,6 +828,7 @@ void Trainer::train(Report& report, const Owed& owed) {
     }
     if (due(step_, config_.metrics.every) || last) {
       report_routing(report, record.result);
+      report_gpus(report);
     }
     if (due(step_, config_.metrics.validate_every) || last) {
       saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });
@@ -827,6 +856,13 @@ void Trainer::train(Report& report, const Owed& owed) {
     }
   }
   rotate();
+  if (leads_ && joules_said_ > 0) {
+    constexpr double kJoulesPerKwh = 3.6e6;
+    log_info("GPUs took {:.4g} kWh, {:.4g} J a token",
+             joules_said_ / kJoulesPerKwh,
+             joules_said_ / (static_cast<double>(samples_ - first_sample) *
+                             static_cast<double>(config_.batch.sequence_length)));
+  }
 }
 
 }  // namespace memphis

@@ -19,6 +19,7 @@
 #include "csrc/plan/training_plan.h"
 #include "csrc/train/evaluate.h"
 #include "csrc/train/generator.h"
+#include "csrc/train/gpu_telemetry.h"
 #include "csrc/train/loss_watch.h"
 #include "csrc/train/metrics.h"
 #include "csrc/train/question_evaluator.h"
@@ -122,6 +123,8 @@ class Trainer {
   void write_trace();
   MetricsFile::StartRecord start_record(const ModelFlops& flops, std::optional<double> peak) const;
   // What is said of the routing of the last step, and of ranks that are slow.
+  // What GPUs say of themselves, where they do. Both at the same steps, on every rank.
+  void report_gpus(Report& report);
   void report_routing(Report& report, const StepResult& result);
 
   std::unique_ptr<World> own_world_;  // of the only rank
@@ -139,6 +142,9 @@ class Trainer {
   // Of the first rank, which decides for all.
   LossWatch loss_watch_;
   RouterWatch router_watch_;
+  std::optional<GpuTelemetry> gpu_;
+  double joules_said_ = 0;  // of all GPUs, in the last line of them
+  std::uint64_t samples_said_ = 0;
   Rotation rotation_;
   bool weights_are_bad_ = false;
   std::optional<MixtureLoader> training_loader_;

@@ -68,6 +68,7 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     routing.num_experts = 2;
     routing.load_LE = {1, 1};
     metrics.write_routing(1, routing, {});
+    metrics.write_gpus(1, {}, 0);
     metrics.write_validation(1, "held", 2.0, 3, 4.0);
     metrics.write_sample(1, "text");
     metrics.write_end(1, true, "done");
@@ -78,7 +79,7 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     EXPECT_FALSE(key.meaning.empty()) << key.key;
   }
   std::istringstream lines(read_text(path));
-  for (const char* kind : {"step", "start", "routing", "validation", "sample", "end"}) {
+  for (const char* kind : {"step", "start", "routing", "gpus", "validation", "sample", "end"}) {
     std::string line;
     ASSERT_TRUE(std::getline(lines, line)) << kind;
     std::vector<std::string> keys;

@@ -6,13 +6,13 @@ plant = planter("csrc")
 
 PROGRESS = "core/progress.cpp"
 
-plant("progress.time_left", PROGRESS, "operand",
+plant("core.time_left", PROGRESS, "operand",
       "const std::int64_t since = state.done - state.begun;", "const std::int64_t since = state.done;",
       "a run that went on promises too early an end")
-plant("progress.over_the_end", PROGRESS, "missing clamp",
+plant("core.over_the_end", PROGRESS, "missing clamp",
       "? std::clamp(static_cast<double>(state.done) / static_cast<double>(state.total), 0.0, 1.0)",
       "? static_cast<double>(state.done) / static_cast<double>(state.total)",
       "a bar that is longer than its room")
-plant("progress.cut_character", PROGRESS, "condition",
+plant("core.cut_character", PROGRESS, "condition",
       "if (begins && count++ == columns) {", "if (count++ == columns) {",
       "a character is cut in two")

@@ -116,3 +116,17 @@ plant("train.questions_place", QUESTIONS, "index",
 plant("train.questions_owed", TRAINER, "missing call",
       "  if (owed.evaluation) {\n    evaluate(report, gives_up);\n  }\n", "",
       "an evaluation that a run was stopped before is left out")
+# ---- routing, telemetry, event files
+
+plant("train.collapse_looks", "train/routing.cpp", "condition",
+      "if (++looks == kLooks) {", "if (++looks >= kLooks) {",
+      "a collapsed router is warned of at each look")
+plant("train.counter_backwards", "train/gpu_telemetry.cpp", "condition",
+      "if (counter && counter_ && *counter >= *counter_) {", "if (counter && counter_) {",
+      "energy after the driver was loaded again is nonsense")
+plant("train.crc_mask", "train/event_file.cpp", "constant",
+      "std::rotr(crc32c(bytes), 15)", "std::rotl(crc32c(bytes), 15)",
+      "TensorBoard refuses each record")
+plant("train.starts_stay", "train/metrics.cpp", "condition",
+      'object.contains("end")) {', "false) {",
+      "why an earlier process ended is forgotten")
