@@ -21,6 +21,7 @@
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/parallel.h"
+#include "csrc/core/progress.h"
 
 namespace memphis {
 namespace {
@@ -305,6 +306,8 @@ void export_stored(ModelFolderWriter& writer,
   try {
     std::mutex mutex;
     NonFinite non_finite;
+    Progress progress("export", static_cast<std::int64_t>(portions.size()), "pieces");
+    std::int64_t num_done = 0;
     parallel_chunks(static_cast<std::int64_t>(portions.size()), [&](std::int64_t index) {
       const auto& [parameter, local] = portions[static_cast<std::size_t>(index)];
       const DType dtype = parameter->whole.dtype;
@@ -313,6 +316,7 @@ void export_stored(ModelFolderWriter& writer,
       writer.write(*parameter, local, elements.data());
       const std::lock_guard<std::mutex> lock(mutex);
       non_finite.scan(parameter->name, *parameter, local, dtype, elements.data());
+      progress.update(++num_done, parameter->name);
     });
     stored.require_head_of_tied_model();
     if (!non_finite.empty()) {

@@ -8,6 +8,7 @@
 #include "csrc/checkpoint/json.h"
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/core/error.h"
+#include "csrc/core/progress.h"
 
 namespace memphis {
 namespace {
@@ -131,11 +132,18 @@ FileRecord write_safetensors(const std::filesystem::path& path,
   const std::uint64_t length = layout.header.size();
   writer.write(std::as_bytes(std::span(&length, 1)));
   writer.write(layout.header);
+  constexpr std::uint64_t kMegabyte = 1'000'000;
+  Progress progress("write " + path.filename().string(),
+                    static_cast<std::int64_t>(layout.data_bytes / kMegabyte),
+                    "MB");
+  std::uint64_t written = 0;
   for (const TensorSource* tensor : layout.order) {
     std::uint64_t emitted = 0;
     tensor->emit([&](std::span<const std::byte> bytes) {
       emitted += bytes.size();
       writer.write(bytes);
+      written += bytes.size();
+      progress.update(static_cast<std::int64_t>(written / kMegabyte), tensor->name);
     });
     require(emitted == bytes_of(*tensor),
             fmt::format("the source of tensor '{}' emitted {} bytes and its shape has {}",

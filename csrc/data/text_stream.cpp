@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include "csrc/core/error.h"
 #include "csrc/core/parallel.h"
+#include "csrc/core/progress.h"
 #include "csrc/data/digest.h"
 #include "csrc/data/text_format.h"
 #include "csrc/data/tokenizer.h"
@@ -115,6 +117,8 @@ TextStream::TextStream(const std::vector<TextFile>& files, std::size_t max_held_
   std::vector<Examined> examined(files.size());
   std::vector<std::uint64_t> sizes(files.size());
   std::vector<Source> sources(files.size());
+  Progress progress("read text", static_cast<std::int64_t>(files.size()), "files");
+  std::atomic<std::int64_t> num_read = 0;
   parallel_chunks(static_cast<std::int64_t>(files.size()), [&](std::int64_t chunk) {
     const auto i = static_cast<std::size_t>(chunk);
     InputFile file(files[i].path);
@@ -124,6 +128,7 @@ TextStream::TextStream(const std::vector<TextFile>& files, std::size_t max_held_
     if (examined[i].not_text.empty() && i < max_held_files) {
       sources[i].held.emplace(std::move(file));
     }
+    progress.update(++num_read);
   });
 
   std::string summary(ByteTokenizer::kName);

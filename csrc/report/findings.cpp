@@ -33,8 +33,12 @@ class Finder {
     shares();
     validation();
     files();
+    // How it ended comes before what led there.
     std::stable_sort(found_.begin(), found_.end(), [](const Finding& a, const Finding& b) {
-      return a.weight != b.weight ? a.weight < b.weight : a.step < b.step;
+      if (a.weight != b.weight) {
+        return a.weight < b.weight;
+      }
+      return a.outcome != b.outcome ? a.outcome : a.step < b.step;
     });
     return std::move(found_);
   }
@@ -45,7 +49,7 @@ class Finder {
            const std::string& title,
            const std::string& number,
            const std::string& advice) {
-    found_.push_back({weight, step, title, number, advice});
+    found_.push_back({weight, step, title, number, advice, false});
   }
 
   void loss() {
@@ -73,6 +77,7 @@ class Finder {
                      : (stopped ? "Run was stopped" : "Run ended with an error"),
             fmt::format("after step {}", end.step),
             end.reason);
+        found_.back().outcome = true;
       }
     }
     if (!run_.config) {

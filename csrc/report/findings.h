@@ -16,9 +16,10 @@ struct Finding {
   std::string title;   // "Loss exploded"
   std::string number;  // "7.42 nats, limit 5.56"
   std::string advice;
+  bool outcome = false;  // how the run ended
 };
 
-// The gravest first, and of these in the order of steps. Thresholds:
+// The gravest first, of these how the run ended, and the rest in the order of steps. Thresholds:
 //
 //   exploded      as csrc/train/loss_watch.h says, which the log warns by
 //   spike         a loss above the median of the 64 before it by 6 of their deviations and a tenth

@@ -74,15 +74,25 @@ class Plots {
   std::string validation() const {
     Plot plot{"Validation loss", "nats a token", "Over the text that is held out.", {}, {}, false};
     for (std::size_t i = 0; i < runs_.size(); ++i) {
-      plot.curves.push_back({runs_[i].name, static_cast<int>(i), false, true, runs_[i].validation});
+      const RunHistory& run = runs_[i];
+      const auto name_of = [&](const std::string& set) {
+        return set.empty() ? run.name : run.alone ? set : run.name + ", " + set;
+      };
+      // Sets of one run are told apart by colour, those of several runs by their names alone.
+      const auto color = [&](std::size_t set) { return static_cast<int>(run.alone ? set : i); };
+      plot.curves.push_back({name_of(run.validation_set), color(0), false, true, run.validation});
+      for (std::size_t set = 0; set < run.more_validation.size(); ++set) {
+        const auto& [name, points] = run.more_validation[set];
+        plot.curves.push_back({name_of(name), color(set + 1), !run.alone, true, points});
+      }
     }
     return draw(plot);
   }
 
-  std::string gpus(Points RunHistory::*points,
-                   const std::string& title,
-                   const std::string& unit,
-                   bool from_zero) const {
+  std::string now_and_then(Points RunHistory::*points,
+                           const std::string& title,
+                           const std::string& unit,
+                           bool from_zero) const {
     Plot plot{title, unit, "", {}, marks_, from_zero};
     for (std::size_t i = 0; i < runs_.size(); ++i) {
       plot.curves.push_back({runs_[i].name, static_cast<int>(i), false, false, runs_[i].*points});
@@ -180,6 +190,7 @@ std::string report_page(std::vector<RunHistory> runs) {
   std::string learning =
       plots.loss() +
       (runs.size() > 1 || runs[0].validation.x.size() > 1 ? plots.validation() : "") +
+      plots.now_and_then(&RunHistory::accuracy, "Accuracy", "of questions", true) +
       plots.of(Column::grad_norm,
                "Gradient norm",
                "before clipping",
@@ -212,10 +223,10 @@ std::string report_page(std::vector<RunHistory> runs) {
     samples += samples_of(run);
   }
   const std::string gpus =
-      plots.gpus(&RunHistory::gpu_watts, "Power of all GPUs", "W", true) +
-      plots.gpus(&RunHistory::joules_per_token, "Energy of a token", "J", true) +
-      plots.gpus(&RunHistory::gpu_celsius, "Hottest GPU", "degrees C", false) +
-      plots.gpus(&RunHistory::gpu_mhz, "Slowest clock", "MHz", false);
+      plots.now_and_then(&RunHistory::gpu_watts, "Power of all GPUs", "W", true) +
+      plots.now_and_then(&RunHistory::joules_per_token, "Energy of a token", "J", true) +
+      plots.now_and_then(&RunHistory::gpu_celsius, "Hottest GPU", "degrees C", false) +
+      plots.now_and_then(&RunHistory::gpu_mhz, "Slowest clock", "MHz", false);
   const auto grid = [](const std::string& figures) {
     return figures.empty() ? "" : "<div class=\"plots\">" + figures + "</div>";
   };

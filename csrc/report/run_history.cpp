@@ -174,7 +174,7 @@ class Reader {
     if (object.contains("loss")) {
       add_step(step, object);
     } else if (object.contains("validation_loss")) {
-      run_.validation.add(step, number(object, "validation_loss"));
+      validation_of(text_of(object, "validation_set")).add(step, number(object, "validation_loss"));
     } else if (object.contains("sample")) {
       run_.samples.push_back({whole(object, "step"), text_of(object, "sample")});
     } else if (object.contains("gpu_watts")) {
@@ -183,16 +183,16 @@ class Reader {
       add_look(step, object);
     } else if (object.contains("steps_again")) {
       add_start(object);
+    } else if (object.contains("accuracy")) {
+      run_.accuracy.add(step, number(object, "accuracy"));
     } else if (object.contains("end")) {
       const auto done = object.find("done");
       run_.ends.push_back({whole(object, "step"),
                            text_of(object, "time"),
                            text_of(object, "end"),
                            done != object.end() && done->is_boolean() && done->get<bool>()});
-    } else {
-      return false;
     }
-    return true;
+    return true;  // or of a kind that another version writes
   }
 
   void add_step(double step, const Json& object) {
@@ -213,6 +213,19 @@ class Reader {
     for (std::size_t i = 0; i < kNumColumns; ++i) {
       run_.columns[i].push_back(number(object, kKeys[i]));
     }
+  }
+
+  Points& validation_of(const std::string& set) {
+    if (run_.validation.empty() || run_.validation_set == set) {
+      run_.validation_set = set;
+      return run_.validation;
+    }
+    for (auto& [name, points] : run_.more_validation) {
+      if (name == set) {
+        return points;
+      }
+    }
+    return run_.more_validation.emplace_back(set, Points{}).second;
   }
 
   void add_start(const Json& object) {

@@ -108,8 +108,11 @@ struct RunHistory {
   std::vector<double> steps;
   std::array<std::vector<double>, kNumColumns> columns;
   std::vector<double>
-      clock;  // of each step's line, seconds since 1970; not a number where it has none
-  Points validation;
+      clock;          // of each step's line, seconds since 1970; not a number where it has none
+  Points validation;  // of the first set
+  std::string validation_set;
+  std::vector<std::pair<std::string, Points>> more_validation;  // of the others, by name
+  Points accuracy;                                              // of questions
   Points gpu_watts;
   Points gpu_celsius;
   Points gpu_mhz;
@@ -139,7 +142,7 @@ struct RunHistory {
   const StartEvent* last_start() const { return starts.empty() ? nullptr : &starts.back(); }
 };
 
-// Reads metrics.jsonl line by line and config.yaml. A line that is no JSON object of a known kind is
+// Reads metrics.jsonl line by line and config.yaml. A line that is no JSON object of a step is
 // counted and passed over; a step that comes again takes the place of what was from there on.
 //
 // Errors      DataError where `dir` holds no metrics.jsonl.

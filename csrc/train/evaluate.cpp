@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "csrc/comm/together.h"
+#include "csrc/core/progress.h"
 
 namespace memphis {
 namespace {
@@ -90,7 +91,9 @@ std::optional<Evaluator::Result> Evaluator::run(std::size_t set,
                     model_.dims().L);
   host_scalars_.copy(stream_);
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
+  Progress progress("validation", static_cast<std::int64_t>(num_windows_[set]), "windows");
   for (std::uint64_t first = 0; first < num_windows_[set]; first += windows_a_pass_) {
+    progress.update(static_cast<std::int64_t>(first));
     synchronize(stream_);  // the batch's memory is filled again
     if (gives_up()) {
       return std::nullopt;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/metrics.h"
 
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
@@ -279,7 +280,9 @@ void MetricsFile::write_validation(std::int64_t step,
   line["elapsed_seconds"] = elapsed_seconds;
   write_line(line.dump());
   if (events_) {
-    const EventFile::Scalar scalar{"validation_loss", loss};
+    const std::string tag =
+        set.empty() ? "validation_loss" : fmt::format("validation_loss/{}", set);
+    const EventFile::Scalar scalar{tag, loss};
     events_->write_scalars(step, {&scalar, 1});
   }
 }
@@ -291,6 +294,12 @@ void MetricsFile::write_evaluation(std::int64_t step, const QuestionScores& scor
                                        {"accuracy_normalised", scores.accuracy_normalised},
                                        {"questions", scores.num_questions}};
   write_line(line.dump());
+  if (events_) {
+    const std::array scalars = {
+        EventFile::Scalar{"accuracy", scores.accuracy},
+        EventFile::Scalar{"accuracy_normalised", scores.accuracy_normalised}};
+    events_->write_scalars(step, scalars);
+  }
 }
 
 void MetricsFile::write_sample(std::int64_t step, std::string_view text) {

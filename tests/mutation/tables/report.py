@@ -10,7 +10,7 @@ NUMBERS = "report/numbers.cpp"
 PLOT = "report/plot.cpp"
 
 plant("report.gravest_first", FINDINGS, "order",
-      "return a.weight != b.weight ? a.weight < b.weight : a.step < b.step;", "return a.step < b.step;",
+      "return a.weight < b.weight;", "return a.step < b.step;",
       "an explosion stands below a spike that came before it")
 plant("report.worst_of_explosion", FINDINGS, "dropped line",
       "      worst = std::max(worst, std::isfinite(losses[i]) ? losses[i] : worst);\n", "",
