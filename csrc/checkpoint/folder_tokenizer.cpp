@@ -10,6 +10,7 @@
 #include <spdlog/fmt/ranges.h>
 
 #include "csrc/checkpoint/json.h"
+#include "csrc/checkpoint/manifest.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
@@ -22,6 +23,8 @@ namespace fs = std::filesystem;
 
 // 256 bytes, and pad, bos and eos.
 constexpr std::int64_t kByteVocabulary = 259;
+// Of csrc/data/tokenizer.h, which does not lie below this layer.
+constexpr std::string_view kByteFingerprint = "byte";
 
 // Of transformers, SentencePiece, tiktoken and xai-org/grok-2.
 constexpr std::array kTokenizerFiles{"tokenizer.json",
@@ -153,9 +156,15 @@ FolderTokenizer find_tokenizer(const fs::path& folder, std::int64_t vocab_size) 
   }
   const nlohmann::json config = read_json_object(folder / "config.json");
   const auto tokenizer_class = config.find("tokenizer_class");
-  // A run has no other tokenizer, however large its vocabulary. What an export says of itself holds
+  // A run says whose ids it has, however large its vocabulary. What an export says of itself holds
   // until somebody adds a tokenizer.
   const bool is_checkpoint = fs::exists(folder / kManifestName, error);
+  if (is_checkpoint) {
+    const fs::path manifest = folder / kManifestName;
+    const std::string written = read_manifest(read_text(manifest), manifest).tokenizer_fingerprint;
+    tokenizer.is_byte = written.empty() || written == kByteFingerprint;
+    return tokenizer;
+  }
   const bool says_so = tokenizer_class != config.end() && *tokenizer_class == kByteTokenizerClass;
   if (is_byte_tokenizer(folder)) {
     std::erase_if(tokenizer.files, [](const std::string& name) {
@@ -168,8 +177,7 @@ FolderTokenizer find_tokenizer(const fs::path& folder, std::int64_t vocab_size) 
     }
     tokenizer.files.insert(tokenizer.files.begin(), "tokenizer.json");
   }
-  tokenizer.is_byte =
-      is_checkpoint || (tokenizer.files.empty() && (says_so || vocab_size == kByteVocabulary));
+  tokenizer.is_byte = (tokenizer.files.empty() && (says_so || vocab_size == kByteVocabulary));
   return tokenizer;
 }
 

@@ -33,9 +33,9 @@ struct FolderTokenizer {
   std::vector<std::string> files;  // of another program's, by name: "tokenizer.json"
 };
 
-// Of bytes is a checkpoint, a folder whose tokenizer.json is byte_tokenizer_json(), and one without
-// files of a tokenizer whose config.json says so by `tokenizer_class` or whose vocabulary is that of
-// bytes. Then no file is listed.
+// Of bytes is a checkpoint whose run said so or knew nothing else, a folder whose tokenizer.json is
+// byte_tokenizer_json(), and one without files of a tokenizer whose config.json says so by
+// `tokenizer_class` or whose vocabulary is that of bytes. Then no file is listed.
 FolderTokenizer find_tokenizer(const std::filesystem::path& folder, std::int64_t vocab_size);
 
 // The files, for an error, each with what it is where a download left something else in its place.

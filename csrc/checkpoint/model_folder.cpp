@@ -334,6 +334,7 @@ void export_stored(ModelFolderWriter& writer,
 void export_from_ranks(ModelFolderWriter& writer,
                        const Parameters& parameters,
                        const Groups& groups,
+                       const FolderTokenizer& tokenizer,
                        Stream stream) {
   Communicator& all = groups.all_host();
   const bool leads = all.rank() == 0;
@@ -368,7 +369,7 @@ void export_from_ranks(ModelFolderWriter& writer,
     });
     together(all, "export.commit", [&] {
       if (leads) {
-        writer.commit({}, {.is_byte = true, .files = {}});
+        writer.commit({}, tokenizer);
       }
     });
   } catch (const Error&) {

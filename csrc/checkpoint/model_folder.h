@@ -109,6 +109,7 @@ void export_stored(ModelFolderWriter& writer,
 void export_from_ranks(ModelFolderWriter& writer,
                        const Parameters& parameters,
                        const Groups& groups,
+                       const FolderTokenizer& tokenizer,
                        Stream stream);
 
 }  // namespace memphis

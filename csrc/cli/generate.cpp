@@ -200,7 +200,9 @@ void generate(const GenerateArguments& arguments) {
   const std::vector<std::string> prompts =
       arguments.prompts_file.empty() ? arguments.prompts : read_prompts(arguments.prompts_file);
   const ModelFolder folder(arguments.model.path);
-  require_byte_tokenizer(folder);
+  const auto tokenizer = tokenizer_of(folder);
+  SampleOptions sample = arguments.sample;
+  sample.tokenizer = tokenizer.get();
   LoadedModel loaded(folder, arguments.model);
   constexpr std::int64_t kTalkTokens = 4096;  // of a talk, where the model sets no limit
   const std::int64_t length = window_of(loaded.config,
@@ -209,11 +211,11 @@ void generate(const GenerateArguments& arguments) {
   const auto num_prompts = static_cast<std::int64_t>(std::max<std::size_t>(prompts.size(), 1));
   TextMaker maker(loaded, std::min(arguments.batch, num_prompts), length, arguments.no_cache);
   if (arguments.interactive) {
-    talk(maker, arguments.sample);
+    talk(maker, sample);
   } else if (prompts.size() == 1 && arguments.prompts_file.empty()) {
-    write_text_of(maker, prompts.front(), arguments.sample);
+    write_text_of(maker, prompts.front(), sample);
   } else {
-    write_texts_of(maker, prompts, arguments.sample);
+    write_texts_of(maker, prompts, sample);
   }
 }
 

@@ -5,9 +5,13 @@
 
 #include "csrc/checkpoint/folder_tokenizer.h"
 #include "csrc/checkpoint/hf.h"
+#include "csrc/checkpoint/manifest.h"
 #include "csrc/checkpoint/model_state.h"
+#include "csrc/checkpoint/store.h"
 #include "csrc/cli/commands.h"
+#include "csrc/config/load.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 #include "csrc/data/tokenizer.h"
 
 namespace memphis {
@@ -75,6 +79,47 @@ void require_byte_tokenizer(const ModelFolder& folder) {
         folder.config.vocab_size,
         ByteTokenizer::kVocabSize));
   }
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder) {
+  const FolderTokenizer found = find_tokenizer(folder.path, folder.config.vocab_size);
+  std::shared_ptr<const Tokenizer> tokenizer;
+  const std::filesystem::path manifest_path = folder.path / kManifestName;
+  if (!found.is_byte && std::filesystem::exists(manifest_path)) {
+    const Manifest manifest = read_manifest(read_text(manifest_path), manifest_path);
+    const Config config =
+        parse_config(manifest.config, "its config", {}, Check::text, num_writers(manifest));
+    tokenizer = open_tokenizer(config.data.tokenizer, config.data.tokenizer_pattern);
+    if (tokenizer == nullptr) {
+      throw DataError(fmt::format(
+          "{} was trained with data.tokenizer=none (its ids stand for no known text); give token "
+          "ids to `memphis logits`",
+          folder.path.string()));
+    }
+    if (tokenizer->fingerprint() != manifest.tokenizer_fingerprint) {
+      throw DataError(fmt::format(
+          "{} is not the tokenizer that {} was trained with (its fingerprint is {} and was {}); "
+          "put that one back",
+          config.data.tokenizer,
+          folder.path.string(),
+          tokenizer->fingerprint(),
+          manifest.tokenizer_fingerprint));
+    }
+  } else if (!found.is_byte && !found.files.empty()) {
+    tokenizer = open_tokenizer(folder.path.string());
+  } else {
+    require_byte_tokenizer(folder);
+    return std::make_shared<const ByteTokenizer>();
+  }
+  if (tokenizer->vocab_size() > folder.config.vocab_size) {
+    throw DataError(fmt::format(
+        "{} has a vocabulary of {} and its tokenizer one of {} (they are not of one model); give "
+        "token ids to `memphis logits`",
+        folder.path.string(),
+        folder.config.vocab_size,
+        tokenizer->vocab_size()));
+  }
+  return tokenizer;
 }
 
 void require_fits(const ModelFolder& folder, DType compute, Device device) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +11,7 @@
 #include "csrc/checkpoint/weights.h"
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
+#include "csrc/data/tokenizer.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
 #include "csrc/model/weight_residency.h"
@@ -37,6 +39,10 @@ struct ModelFolder {
 // DataError unless its tokens are of the byte tokenizer: of another's ids the bytes of a text are a
 // random choice. To be asked before the weights are read.
 void require_byte_tokenizer(const ModelFolder& folder);
+
+// The tokenizer whose ids the model has: of bytes, the one that a checkpoint's run named, or the one
+// that lies in the folder. DataError where there is none, or it is not the one of the run.
+std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder);
 
 // PreflightError if the weights do not fit into the device's free memory as `compute`.
 void require_fits(const ModelFolder& folder, DType compute, Device device);

@@ -359,7 +359,8 @@ Opened open_part(const Part& part,
   const SortedFiles sorted = sort_files(part.list.files, config);
   (void)tokenizer_for_text(part.key, sorted, tokenizer);
   Opened opened;
-  opened.text = std::make_shared<const TextStream>(sorted.text);
+  opened.text = std::make_shared<const TextStream>(
+      sorted.text, TextStream::default_max_held_files(), &records);
   opened.loss = loss_of(*opened.text).text;
   std::vector<std::shared_ptr<const TokenStream>> streams;
   if (opened.text->num_documents() > 0) {

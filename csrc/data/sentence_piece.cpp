@@ -69,10 +69,12 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (processor_.IsUnknown(id)) {
       return decode({&id, 1});
     }
-    std::string text = processor_.IdToPiece(id);
-    for (std::size_t at = text.find(kSpaceMark); at != std::string::npos;
-         at = text.find(kSpaceMark, at + 1)) {
-      text.replace(at, kSpaceMark.size(), " ");
+    const std::string& marked = processor_.IdToPiece(id);
+    std::string text;
+    for (std::size_t at = 0; at < marked.size();) {
+      const bool is_space = std::string_view(marked).substr(at).starts_with(kSpaceMark);
+      text.push_back(is_space ? ' ' : marked[at]);
+      at += is_space ? kSpaceMark.size() : 1;
     }
     if (is_first && begins_with_space_ && text.starts_with(' ')) {
       text.erase(0, 1);

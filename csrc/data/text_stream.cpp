@@ -27,6 +27,9 @@ constexpr std::uint64_t kMarkers = 2;  // bos in front of a document's bytes, eo
 constexpr std::size_t kPieceBytes = std::size_t{128} * 1024;
 static_assert(kPieceBytes >= kFormatBytes);
 
+// Reading less than this again costs less than keeping it in mind.
+constexpr std::uint64_t kRecordedBytes = std::uint64_t{1} << 20U;
+
 constexpr std::string_view kUtf8Mark = "\xEF\xBB\xBF";
 
 // What reading a file has shown.
@@ -42,7 +45,7 @@ bool is_text(const TextFile& file, const TextFormat& format) {
   return format.kind == TextFormat::Kind::json_document && file.origin == TextFile::Origin::walked;
 }
 
-Examined examine(const TextFile& listed, const InputFile& file) {
+Examined examine(const TextFile& listed, const InputFile& file, FileRecords* records) {
   Examined result;
   if (file.size() == 0) {
     result.not_text = "it is empty";
@@ -67,6 +70,13 @@ Examined examine(const TextFile& listed, const InputFile& file) {
                                 std::memcmp(head.data(), kUtf8Mark.data(), kUtf8Mark.size()) == 0;
       result.share_outside_utf8 =
           static_cast<double>(count_bytes_outside_utf8(head)) / static_cast<double>(head.size());
+      const auto known = records != nullptr && file.size() >= kRecordedBytes
+                             ? records->find(file, "text")
+                             : std::nullopt;
+      if (known) {
+        result.digest = known->digest;
+        return result;
+      }
     }
     if (const void* nul = std::memchr(piece.data(), 0, piece.size())) {
       const auto at = static_cast<std::uint64_t>(static_cast<const std::byte*>(nul) - piece.data());
@@ -79,6 +89,9 @@ Examined examine(const TextFile& listed, const InputFile& file) {
     begin += piece.size();
   }
   result.digest = digest.hex();
+  if (records != nullptr && file.size() >= kRecordedBytes) {
+    records->put(file, "text", {.digest = result.digest, .largest_id = -1});
+  }
   return result;
 }
 
@@ -113,7 +126,9 @@ std::size_t TextStream::default_max_held_files() {
   return static_cast<std::size_t>(std::min(open_file_limit() / kPart, kMost));
 }
 
-TextStream::TextStream(const std::vector<TextFile>& files, std::size_t max_held_files) {
+TextStream::TextStream(const std::vector<TextFile>& files,
+                       std::size_t max_held_files,
+                       FileRecords* records) {
   std::vector<Examined> examined(files.size());
   std::vector<std::uint64_t> sizes(files.size());
   std::vector<Source> sources(files.size());
@@ -122,7 +137,7 @@ TextStream::TextStream(const std::vector<TextFile>& files, std::size_t max_held_
   parallel_chunks(static_cast<std::int64_t>(files.size()), [&](std::int64_t chunk) {
     const auto i = static_cast<std::size_t>(chunk);
     InputFile file(files[i].path);
-    examined[i] = examine(files[i], file);
+    examined[i] = examine(files[i], file, records);
     sizes[i] = file.size();
     sources[i].modified_ns = file.modified_ns();
     if (examined[i].not_text.empty() && i < max_held_files) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "csrc/core/file.h"
+#include "csrc/data/file_records.h"
 #include "csrc/data/text_files.h"
 #include "csrc/data/token_stream.h"
 
@@ -39,9 +40,11 @@ class TextStream final : public TokenStream {
   // Reads every file once, for the fingerprint. One that is not text (it is empty, is of a format of
   // text_format.h, or holds a NUL byte) is passed over if it was walked to, and DataError otherwise;
   // an empty file is an error only if it is named, and a JSON document that was walked to is text,
-  // as the sources around it are. DataError on a file that cannot be read.
+  // as the sources around it are. DataError on a file that cannot be read. A large file that
+  // `records` knows is not read again, but for its beginning.
   explicit TextStream(const std::vector<TextFile>& files,
-                      std::size_t max_held_files = default_max_held_files());
+                      std::size_t max_held_files = default_max_held_files(),
+                      FileRecords* records = nullptr);
 
   std::uint64_t num_tokens() const override { return starts_.back(); }
   std::size_t num_documents() const { return documents_.size(); }

@@ -365,7 +365,11 @@ void Trainer::export_model() {
         require_space_beside(config_.run.dir, writer.num_bytes(), checkpoint);
       }
     });
-    export_from_ranks(writer, *parameters_, groups_, stream());
+    export_from_ranks(writer,
+                      *parameters_,
+                      groups_,
+                      {.is_byte = config_.data.tokenizer == ByteTokenizer::kName, .files = {}},
+                      stream());
   } catch (const FailedElsewhere& error) {
     if (!is_of_files(error)) {
       throw;

@@ -249,6 +249,48 @@ TEST_F(Tokenize, BadInputIsNamedWithFileAndPlace) {
   }
 }
 
+TEST_F(Tokenize, AFileThatChangesWhileItIsReadIsNamed) {
+  const std::string line = "{\"text\": \"" + std::string(1000, 'a') + "\"}\n";
+  std::string lines;
+  for (int i = 0; i < 1000; ++i) {
+    lines += line;
+  }
+  const auto read_all = [&](const std::function<void(const std::string&)>& change) {
+    const std::string path = directory_.write("a.jsonl", lines);
+    return test::error_text<DataError>([&] {
+      DocumentReader reader({.path = path, .packing = Packing::none, .framing = Framing::lines},
+                            10'000);
+      std::string document;
+      ASSERT_TRUE(reader.next(document));
+      change(path);
+      while (reader.next(document)) {
+      }
+    });
+  };
+  const std::string grown =
+      read_all([](const std::string& path) { fs::resize_file(path, fs::file_size(path) + 1); });
+  EXPECT_NE(grown.find("has changed while it was read"), std::string::npos) << grown;
+  const std::string cut = read_all([](const std::string& path) { fs::resize_file(path, 600'000); });
+  EXPECT_NE(cut.find("a.jsonl"), std::string::npos) << cut;
+  EXPECT_TRUE(test::follows_grammar(cut)) << cut;
+}
+
+TEST_F(Tokenize, ALargeTextIsReadWholeOnceAndNotAtEveryStart) {
+  std::string text(std::size_t{2} << 20U, 'a');
+  const std::string file = directory_.write("a.txt", text);
+  DataConfig config;
+  config.train = {file};
+  config.held_out = 0;
+  const std::string first = open_dataset(config, 8, {}, at("run")).fingerprint;
+  const auto time = fs::last_write_time(file);
+  text.back() = 'b';
+  directory_.write("a.txt", text);
+  EXPECT_NE(open_dataset(config, 8, {}, at("run")).fingerprint, first) << "it was written to";
+  fs::last_write_time(file, time);
+  EXPECT_EQ(open_dataset(config, 8, {}, at("run")).fingerprint, first)
+      << "of its size and time it is the file that was read";
+}
+
 // What is unusual and no fault reads as it is meant.
 TEST_F(Tokenize, UnusualInputReads) {
   struct Case {

@@ -182,7 +182,7 @@ def equality(arguments, folder):
     models = [pathlib.Path(arguments.model)] if arguments.model else []
     for kind in ("bpe", "unigram"):
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sample), model_prefix=str(folder / kind), vocab_size=4000, model_type=kind,
+            sentence_iterator=iter(sample), model_prefix=str(folder / kind), vocab_size=18000, model_type=kind,
             byte_fallback=True, character_coverage=0.98, max_sentence_length=20000, minloglevel=2)
         models.append(folder / f"{kind}.model")
     for model in models:

@@ -55,8 +55,11 @@ class InitialWeightsTest : public testing::Test {
       RankRun run(world, tiny_yaml(directory_), overrides);
       ModelFolderWriter writer(
           path(folder), run.config().model, run.trainer().parameters().compute(), kSmallShard);
-      export_from_ranks(
-          writer, run.trainer().parameters(), run.trainer().groups(), run.trainer().stream());
+      export_from_ranks(writer,
+                        run.trainer().parameters(),
+                        run.trainer().groups(),
+                        {.is_byte = true, .files = {}},
+                        run.trainer().stream());
     });
   }
 
