@@ -106,7 +106,17 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder) {
           manifest.tokenizer_fingerprint));
     }
   } else if (!found.is_byte && !found.files.empty()) {
-    tokenizer = open_tokenizer(folder.path.string());
+    try {
+      tokenizer = open_tokenizer(folder.path.string());
+    } catch (const DataError& error) {
+      const std::string_view why = error.what();
+      throw DataError(
+          fmt::format("{} has a vocabulary of {} and {} ({}); give token ids to `memphis logits`",
+                      folder.path.string(),
+                      folder.config.vocab_size,
+                      "the tokenizer " + describe_files(folder.path, found),
+                      why.substr(0, why.rfind("; "))));
+    }
   } else {
     require_byte_tokenizer(folder);
     return std::make_shared<const ByteTokenizer>();
