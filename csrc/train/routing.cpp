@@ -123,9 +123,9 @@ RankTimes TrainStep::rank_times(const StepResult& result) {
   RankTimes ranks;
   ranks.slowest_rank = slowest - times.begin();
   ranks.slowest_seconds = static_cast<double>(*slowest) * kMillionth;
-  std::nth_element(times.begin(), times.begin() + all.size() / 2, times.end());
+  std::nth_element(times.begin(), times.begin() + (all.size() - 1) / 2, times.end());
   ranks.median_seconds =
-      static_cast<double>(times[static_cast<std::size_t>(all.size() / 2)]) * kMillionth;
+      static_cast<double>(times[static_cast<std::size_t>((all.size() - 1) / 2)]) * kMillionth;
   return ranks;
 }
 
