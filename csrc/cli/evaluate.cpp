@@ -17,6 +17,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/json.h"
 #include "csrc/core/printable.h"
+#include "csrc/data/encoded_text.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/questions.h"
 #include "csrc/data/text_stream.h"
@@ -170,23 +171,30 @@ bool holds_questions(const std::filesystem::path& file) {
 
 void evaluate(const EvaluateArguments& arguments) {
   const ModelFolder folder(arguments.model.path);
-  require_byte_tokenizer(folder);
+  const std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(folder);
   const std::int64_t length = window_length(folder.config, arguments.length);
   // All files before the weights: what is wrong with the last one is known at once.
   struct Text {
     std::vector<Question> questions;
     std::optional<QuestionWindows> windows;
-    std::unique_ptr<TextStream> stream;
+    std::unique_ptr<TokenStream> stream;
+    std::uint64_t num_bytes = 0;
   };
   std::vector<Text> texts;
   for (const std::string& file : arguments.files) {
     Text& text = texts.emplace_back();
     if (holds_questions(file)) {
       text.questions = read_questions(file);
-      text.windows.emplace(text.questions, length);
-    } else {
-      text.stream = std::make_unique<TextStream>(
+      text.windows.emplace(text.questions, length, tokenizer.get());
+    } else if (tokenizer->kind() == ByteTokenizer::kName) {
+      auto stream = std::make_unique<TextStream>(
           std::vector<TextFile>{{.path = file, .origin = TextFile::Origin::named}});
+      text.num_bytes = stream->documents().front().num_bytes;
+      text.stream = std::move(stream);
+    } else {
+      auto stream = std::make_unique<EncodedText>(file, *tokenizer);
+      text.num_bytes = stream->num_bytes();
+      text.stream = std::move(stream);
     }
   }
   LoadedModel loaded(folder, arguments.model);
@@ -208,11 +216,10 @@ void evaluate(const EvaluateArguments& arguments) {
     const ValidationLoader loader(
         *text.stream, {.begin = 0, .end = text.stream->num_tokens()}, length);
     const Loss loss = sum_of(pass.losses(loader));
-    const std::uint64_t num_bytes = text.stream->documents().front().num_bytes;
-    print_text(arguments.files[i], num_bytes, loss, arguments.json);
+    print_text(arguments.files[i], text.num_bytes, loss, arguments.json);
     all.nats += loss.nats;
     all.targets += loss.targets;
-    all_bytes += num_bytes;
+    all_bytes += text.num_bytes;
     ++num_texts;
   }
   if (num_texts > 1) {

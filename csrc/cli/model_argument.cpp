@@ -38,22 +38,6 @@ StoredWeights open_weights(const ModelFolder& folder, const ModelArgument& argum
   return stored;
 }
 
-}  // namespace
-
-void add_model_argument(CLI::App& command, ModelArgument& argument) {
-  command
-      .add_option("model",
-                  argument.path,
-                  "A model folder (config.json and safetensors) or a run "
-                  "directory")
-      ->required();
-  command.add_option("--device", argument.device, "cpu or cuda")->check(one_of({"cpu", "cuda"}));
-  command.add_option("--compute", argument.compute, "f32 or bf16")->check(one_of({"f32", "bf16"}));
-}
-
-ModelFolder::ModelFolder(const std::string& argument)
-    : path(find_model_folder(argument)), config(read_hf_config(path / "config.json")) {}
-
 void require_byte_tokenizer(const ModelFolder& folder) {
   const FolderTokenizer tokenizer = find_tokenizer(folder.path, folder.config.vocab_size);
   if (!tokenizer.is_byte) {
@@ -80,6 +64,22 @@ void require_byte_tokenizer(const ModelFolder& folder) {
         ByteTokenizer::kVocabSize));
   }
 }
+
+}  // namespace
+
+void add_model_argument(CLI::App& command, ModelArgument& argument) {
+  command
+      .add_option("model",
+                  argument.path,
+                  "A model folder (config.json and safetensors) or a run "
+                  "directory")
+      ->required();
+  command.add_option("--device", argument.device, "cpu or cuda")->check(one_of({"cpu", "cuda"}));
+  command.add_option("--compute", argument.compute, "f32 or bf16")->check(one_of({"f32", "bf16"}));
+}
+
+ModelFolder::ModelFolder(const std::string& argument)
+    : path(find_model_folder(argument)), config(read_hf_config(path / "config.json")) {}
 
 std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder) {
   const FolderTokenizer found = find_tokenizer(folder.path, folder.config.vocab_size);

@@ -36,12 +36,9 @@ struct ModelFolder {
   ModelConfig config;
 };
 
-// DataError unless its tokens are of the byte tokenizer: of another's ids the bytes of a text are a
-// random choice. To be asked before the weights are read.
-void require_byte_tokenizer(const ModelFolder& folder);
-
 // The tokenizer whose ids the model has: of bytes, the one that a checkpoint's run named, or the one
-// that lies in the folder. DataError where there is none, or it is not the one of the run.
+// that lies in the folder. DataError where there is none, or it is not the one of the run: of
+// another's ids a text is a random choice. To be asked before the weights are read.
 std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder);
 
 // PreflightError if the weights do not fit into the device's free memory as `compute`.

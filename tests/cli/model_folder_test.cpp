@@ -19,6 +19,7 @@
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "csrc/data/tokenizer.h"
 #include "tests/checkpoint/source.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
@@ -274,6 +275,35 @@ TEST_F(ModelFolder, TextIsMadeOfTheTokensThatTheFolderIsOf) {
 }
 
 // What a text is made of is asked for in many ways, and is the same text.
+// In the tokens of the run, and by the bytes of the text.
+TEST_F(ModelFolder, TextIsMeasuredByTheTokenizerOfTheRun) {
+  const fs::path tokenizer = fs::absolute("tests/data/golden/gpt2.json");
+  const std::string text = "grok routes every token to two experts.\n";
+  const std::string config = directory_.write("bpe.yaml", tiny_yaml(directory_));
+  const Ended trained = command({"train",
+                                 config,
+                                 "run.dir=" + path("bpe"),
+                                 "data.tokenizer=" + tokenizer.string(),
+                                 "model.vocab_size=1024",
+                                 "model.pad_id=-1",
+                                 "schedule.steps=1",
+                                 "schedule.warmup_steps=0"});
+  ASSERT_EQ(trained.code, 0) << trained.error;
+  const Ended ended = command({"evaluate", path("bpe"), directory_.write("a.txt", text), "--json"});
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  const Json line = parse_json(ended.out).value();
+  const auto opened = open_tokenizer(tokenizer.string());
+  const SpecialTokens special = opened->special();
+  const std::size_t around = (special.bos >= 0 ? 1U : 0U) + (special.eos >= 0 ? 1U : 0U);
+  const std::size_t targets = opened->encode(text).size() + around - 1;
+  EXPECT_EQ(line["tokens"], targets);
+  EXPECT_EQ(line["bytes"], text.size());
+  EXPECT_NEAR(line["bits_per_byte"].get<double>(),
+              line["loss"].get<double>() * static_cast<double>(targets) / std::log(2) /
+                  static_cast<double>(text.size()),
+              1e-6);
+}
+
 TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {
   const auto text = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"generate", path("ex"), "--tokens", "40", "--temperature", "0"});

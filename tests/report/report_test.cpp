@@ -103,6 +103,33 @@ TEST_F(Runs, NameTheStepOfAnExplosionAndItsNumber) {
   EXPECT_NE(findings.front().number.find("9.25"), std::string::npos) << findings.front().number;
 }
 
+// One step far off the others, of which the step is named; what is worse stands before it.
+TEST_F(Runs, NameASpikeAndWhatIsGraverFirst) {
+  const auto text = [](std::int64_t steps) {
+    std::string lines;
+    for (std::int64_t step = 1; step <= steps; ++step) {
+      // Losses differ a little, as they do: deviations from that are counted.
+      const double usual = 2 + 0.02 * static_cast<double>(step * 7 % 5);
+      lines += step_line(step, step == 150 ? 4.5 : usual, step == 149 ? 50 : 1);
+    }
+    return lines;
+  };
+  const auto spiked = find_what_stands_out(read(text(250)));
+  const Finding* const spike = find(spiked, "Loss spike");
+  ASSERT_NE(spike, nullptr);
+  EXPECT_EQ(spike->step, 150);
+
+  std::string exploded = text(250);
+  for (std::int64_t step = 251; step <= 300; ++step) {
+    exploded += step_line(step, 9.0);
+  }
+  const auto findings = find_what_stands_out(read(exploded));
+  const Finding* const gradient = find(findings, "Gradient spike");
+  ASSERT_NE(gradient, nullptr);
+  EXPECT_EQ(gradient->step, 149);
+  EXPECT_EQ(findings.front().title, "Loss exploded");
+}
+
 TEST_F(Runs, NameWhatIsNoNumber) {
   const auto findings = find_what_stands_out(
       read(falling(20) + "{\"step\":21,\"loss\":NaN}\n{\"step\":22,\"loss\":null}\n"));

@@ -124,9 +124,6 @@ plant("train.collapse_looks", "train/routing.cpp", "condition",
 plant("train.counter_backwards", "train/gpu_telemetry.cpp", "condition",
       "if (counter && counter_ && *counter >= *counter_) {", "if (counter && counter_) {",
       "energy after the driver was loaded again is nonsense")
-plant("train.crc_mask", "train/event_file.cpp", "constant",
-      "std::rotr(crc32c(bytes), 15)", "std::rotl(crc32c(bytes), 15)",
-      "TensorBoard refuses each record")
 plant("train.starts_stay", "train/metrics.cpp", "condition",
       'object.contains("end")) {', "false) {",
       "why an earlier process ended is forgotten")
