@@ -23,8 +23,8 @@ struct BlockContext {
   const BackwardScratch<TensorView>& scratch;  // absent views for inference
   TensorView key_valid_T;                      // absent where no token is the pad id
   TensorView routed_valid_T;                   // of the routed tokens
-  CachedSequences cached;                      // their keys and values of the layer are
-  TensorView cached_UCH;                       // here; absent but for inference
+  CachedSequences cached = {};                 // their keys and values of the layer are
+  TensorView cached_UCH = {};                  // here; absent but for inference
   Stream stream;
   // Of a backward pass, in both its parts: one op forms the gradient of a tensor, in one call.
   kernels::WeightGradient weight_gradient = kernels::WeightGradient::add;

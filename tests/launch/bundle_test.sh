@@ -47,12 +47,12 @@ trains() {
 expect "it trains with two ranks" trains
 expect "and saves" test -e "$scratch/run/step-00000002/COMMIT"
 
-# Of the processes that loaded the program or Open MPI, what came from elsewhere. They began as bash, which has
-# libtinfo; PMIx looks into its own folder where the machine has one; CUDA's libraries are the machine's.
+# Of the processes that loaded the program or Open MPI, what came from elsewhere: not of the system's own tools,
+# whose libselinux takes the bundle's libpcre2. They began as bash, which has libtinfo; PMIx looks into its own folder where the machine has one; CUDA's libraries are the machine's.
 foreign() {
   local file
   for file in "$scratch/loaded/"*; do
-    ! grep -q "calling init: $bundle/" "$file" || sed -n 's/.*calling init: //p' "$file"
+    ! grep -q "calling init: $bundle/.*/libopen-pal" "$file" || sed -n 's/.*calling init: //p' "$file"
   done | sort -u | grep -vE "^$bundle/|/(ld-linux-x86-64|lib(c|m|dl|pthread|rt|util|resolv|mvec|tinfo))\.so\.|/pmix2?/|/lib(cudart|cublas|cublasLt|nccl)\.so\." || true
 }
 is_alone() {
