@@ -29,7 +29,7 @@ void require_new(const std::filesystem::path& prefix, const std::string& fingerp
   std::error_code ignored;
   for (const char* suffix : {".bin", ".idx"}) {
     const std::filesystem::path path = prefix.string() + suffix;
-    if (std::filesystem::exists(path, ignored) && !TokenizeJob::is_done(prefix, fingerprint)) {
+    if (std::filesystem::exists(path, ignored) && !TokenizeJob::is_begun(prefix, fingerprint)) {
       throw ConfigError(fmt::format(
           "{} is there (it is of other text, another tokenizer or other options, and nothing is "
           "overwritten); choose another --output, or remove it",
@@ -52,15 +52,24 @@ void tokenize(TokenizeArguments& arguments) {
         "--prompt-field and --response-field stand together (a prompt is read and its response is "
         "learnt); give both");
   }
+  if (std::filesystem::path(arguments.output).filename().empty()) {
+    throw ConfigError(
+        fmt::format("--output {} is a folder (it names files, without .bin); give {}corpus, say",
+                    arguments.output,
+                    arguments.output));
+  }
   const std::vector<CorpusFile> files = list_corpus(arguments.inputs);
-  require_new(arguments.output, TokenizeJob::fingerprint(files, *tokenizer, arguments.options));
+  const std::string fingerprint = TokenizeJob::fingerprint(files, *tokenizer, arguments.options);
+  require_new(arguments.output, fingerprint);
+  const bool was_done = TokenizeJob::is_done(arguments.output, fingerprint);
   TokenizeJob job(files, tokenizer, arguments.options, arguments.output);
   log_info("{} files, {} bytes; tokenizer {} of {} ids{}",
            files.size(),
            job.bytes_total(),
            tokenizer->kind(),
            tokenizer->vocab_size(),
-           job.resumed_at() == 0
+           was_done ? "; was done before, and is kept"
+           : job.resumed_at() == 0
                ? std::string()
                : fmt::format("; goes on at byte {}, where it was left", job.resumed_at()));
   const auto begin = Clock::now();

@@ -248,8 +248,10 @@ struct TokenizeJob::State {
                     .blank_lines = journal.at("blank_lines").get<std::uint64_t>(),
                     .replaced = journal.at("replaced").get<std::uint64_t>()};
         } else {
-          log_info("{} is of other text, another tokenizer or other options, and is begun anew",
-                   partial(".bin").string());
+          log_info(
+              "{} is of other text, another tokenizer or other options, or cut short, and is begun "
+              "anew",
+              partial(".bin").string());
         }
       } catch (const Json::exception&) {
         log_info("{} is damaged: all is tokenized anew", partial(".journal").string());
@@ -359,7 +361,7 @@ struct TokenizeJob::State {
       out.ids.push_back(special.bos);
       out.learnt.resize(masked ? out.ids.size() : 0, 0);
     }
-    put(*text, !masked, out);
+    put(*text, response == nullptr, out);  // a text that is no line has no prompt
     if (response != nullptr) {
       put(*response, true, out);
     }
@@ -488,15 +490,10 @@ struct TokenizeJob::State {
       });
       index.sync();
     }
-    // The index last: without it there is no dataset.
-    fs::rename(tokens->path(), with(prefix, ".bin"));
-    if (mask) {
-      fs::rename(mask->path(), with(prefix, ".mask"));
-    }
-    fs::rename(index_path, with(prefix, ".idx"));
+    // The index last: without it there is no dataset. What the files are of stands first, so that those of
+    // a process that is killed in between are known for this job's.
     std::error_code ignored;
-    fs::remove(lengths->path(), ignored);
-    fs::remove(partial(".journal"), ignored);
+    fs::remove(with(prefix, ".idx"), ignored);
     const SpecialTokens special = tokenizer->special();
     const Json meta = {{"version", kVersion},
                        {"fingerprint", fingerprint},
@@ -512,7 +509,21 @@ struct TokenizeJob::State {
                        {"blank_lines", counts.blank_lines},
                        {"replaced", counts.replaced}};
     write_text_atomically(with(prefix, kTokensMetaSuffix), meta.dump(1) + "\n");
+    fs::rename(tokens->path(), with(prefix, ".bin"));
+    if (mask) {
+      fs::rename(mask->path(), with(prefix, ".mask"));
+    }
+    const fs::path folder = prefix.parent_path();
+    sync_directory(folder.empty() ? fs::path(".") : folder);
+    fs::rename(index_path, with(prefix, ".idx"));
+    remove_notes();
     finished = true;
+  }
+
+  void remove_notes() const {
+    std::error_code ignored;
+    fs::remove(partial(".lengths"), ignored);
+    fs::remove(partial(".journal"), ignored);
   }
 };
 
@@ -547,6 +558,7 @@ TokenizeJob::TokenizeJob(std::vector<CorpusFile> files,
   if (state.finished) {
     state.done_bytes = state.total_bytes;
     state.resumed = state.total_bytes;
+    state.remove_notes();
     return;
   }
   std::error_code error;
@@ -595,9 +607,14 @@ std::string TokenizeJob::fingerprint(const std::vector<CorpusFile>& files,
 
 bool TokenizeJob::is_done(const fs::path& prefix, const std::string& fingerprint) {
   std::error_code ignored;
+  return fs::exists(with(prefix, ".bin"), ignored) && fs::exists(with(prefix, ".idx"), ignored) &&
+         is_begun(prefix, fingerprint);
+}
+
+bool TokenizeJob::is_begun(const fs::path& prefix, const std::string& fingerprint) {
+  std::error_code ignored;
   const fs::path meta = with(prefix, kTokensMetaSuffix);
-  if (!fs::exists(with(prefix, ".bin"), ignored) || !fs::exists(with(prefix, ".idx"), ignored) ||
-      !fs::exists(meta, ignored)) {
+  if (!fs::exists(meta, ignored)) {
     return false;
   }
   const Json root = parse_json(read_text(meta)).value_or(Json());

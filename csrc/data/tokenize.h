@@ -57,6 +57,8 @@ class TokenizeJob {
                                  const TokenizeOptions& options);
   // Whether a job of this fingerprint has written `prefix`.
   static bool is_done(const std::filesystem::path& prefix, const std::string& fingerprint);
+  // Whether it has, or was stopped while it put the files in place: they are its own to write again.
+  static bool is_begun(const std::filesystem::path& prefix, const std::string& fingerprint);
 
   // One batch. False once all is written. DataError, with file, line and byte, on a line that is not
   // JSON or lacks the field.

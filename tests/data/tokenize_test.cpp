@@ -131,6 +131,14 @@ TEST_F(Tokenize, PromptsAreReadAndNotLearnt) {
   std::vector<std::uint8_t> learnt(16);
   stream->read_mask(0, learnt);
   EXPECT_EQ(learnt, (std::vector<std::uint8_t>{0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1}));
+  // Text beside it that is no lines of JSON has no prompts: all of it is learnt.
+  const std::string text = directory_.write("a.txt", "abc");
+  run({{.path = text}}, "plain", options, "byte");
+  const auto plain = open_megatron(at("plain.bin"), 259, records);
+  ASSERT_EQ(plain->num_tokens(), 5U);
+  learnt.assign(5, 0);
+  plain->read_mask(0, learnt);
+  EXPECT_EQ(learnt, (std::vector<std::uint8_t>{0, 1, 1, 1, 1}));
 }
 
 TEST_F(Tokenize, AStoppedJobGoesOnAndEndsWithTheSameFiles) {
@@ -162,6 +170,14 @@ TEST_F(Tokenize, AStoppedJobGoesOnAndEndsWithTheSameFiles) {
   EXPECT_EQ(read_text(at("parts.mask")), read_text(at("whole.mask")));
   EXPECT_FALSE(fs::exists(at("parts.journal.partial")));
   EXPECT_EQ(read_text(at("parts.meta.json")), read_text(at("whole.meta.json")));
+  // One that is killed while it puts its files in place knows them again.
+  const std::string fingerprint = TokenizeJob::fingerprint(files, *tokenizer, options);
+  fs::remove(at("parts.idx"));
+  EXPECT_FALSE(TokenizeJob::is_done(at("parts"), fingerprint));
+  EXPECT_TRUE(TokenizeJob::is_begun(at("parts"), fingerprint));
+  run(files, "parts", options, "byte");
+  EXPECT_TRUE(TokenizeJob::is_done(at("parts"), fingerprint));
+  EXPECT_EQ(both(at("parts")), both(at("whole")));
   // What was noted of other options counts for nothing.
   {
     TokenizeJob job(files, tokenizer, options, at("other"));

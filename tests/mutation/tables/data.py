@@ -71,8 +71,16 @@ plant("data.journal_line", "data/tokenize.cpp", "value",
       "{\"offset\", reader ? reader->offset() : 0}", "{\"offset\", reader ? reader->offset() + 1 : 0}",
       "a job goes on a byte too far")
 plant("data.prompt_learnt", "data/tokenize.cpp", "condition",
-      "put(*text, !masked, out);", "put(*text, true, out);",
+      "put(*text, response == nullptr, out);", "put(*text, true, out);",
       "prompts are learnt")
+plant("data.text_not_learnt", "data/tokenize.cpp", "condition",
+      "put(*text, response == nullptr, out);", "put(*text, !masked, out);",
+      "beside lines of JSON with prompts, text alone is not learnt")
+plant("data.placing_killed", "data/tokenize.cpp", "condition",
+      "return root.is_object() && root.value(\"fingerprint\", std::string()) == fingerprint;",
+      "return root.is_object() && root.value(\"fingerprint\", std::string()) == fingerprint &&\n"
+      "         fs::exists(with(prefix, \".idx\"), ignored);",
+      "a job that is killed as it puts its files in place takes them for another's")
 plant("data.records_time", "data/file_records.cpp", "value",
       "what, file.size(), file.modified_ns(),", "what, file.size(), 0,",
       "what was learnt of a file holds for another of its size")
