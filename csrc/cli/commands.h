@@ -31,8 +31,10 @@ void add_config_arguments(CLI::App& command, ConfigArguments& arguments);
 // a pipe, for all.
 Config load_config_of_job(const ConfigArguments& arguments, World& world);
 
-// For an option that is a number of `least` or more. CLI11's own names the largest double.
+// For an option that is a finite number of `least` or more. CLI11's own names the largest double, and
+// lets through what is not a number.
 CLI::Validator at_least(int least);
+CLI::Validator within(double least, double most);
 // For an option that is one of some words. A word that is none is told which was probably meant.
 CLI::Validator one_of(const std::vector<std::string>& words);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -39,8 +40,23 @@ CLI::Validator at_least(int least) {
       [least](const std::string& text) {
         double value = 0;
         const bool number = CLI::detail::lexical_cast(text, value);  // or the conversion says so
-        return number && value < least
+        return number && !std::isfinite(value)
+                   ? fmt::format("{} is no finite number; give {} or more", text, least)
+               : number && value < least
                    ? fmt::format("{} is too small; give {} or more", text, least)
+                   : std::string();
+      },
+      "");
+}
+
+CLI::Validator within(double least, double most) {
+  return CLI::Validator(
+      [least, most](const std::string& text) {
+        double value = 0;
+        const bool number = CLI::detail::lexical_cast(text, value);  // or the conversion says so
+        return number && !(value >= least && value <= most)
+                   ? fmt::format(
+                         "{} is not between {} and {}; give a number that is", text, least, most)
                    : std::string();
       },
       "");

@@ -41,14 +41,16 @@ void export_model(const std::string& run_dir,
 
 void add_export_command(CLI::App& program) {
   CLI::App* command = program.add_subcommand(
-      "export", "Writes the newest checkpoint of a run as a Hugging Face model folder");
+      "export",
+      "Writes a model, or the newest checkpoint of a run, as a Hugging Face model folder");
   struct Arguments {
     std::string run_dir;
     std::string out_dir;
     std::string shard_size = "5GB";
   };
   auto arguments = std::make_shared<Arguments>();
-  command->add_option("run_dir", arguments->run_dir, "A run directory")->required();
+  command->add_option("run_dir", arguments->run_dir, "A run directory or a model folder")
+      ->required();
   command->add_option("out_dir", arguments->out_dir, "A new folder")->required();
   command->add_option("--shard-size",
                       arguments->shard_size,

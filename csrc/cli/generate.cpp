@@ -56,6 +56,9 @@ std::vector<std::string> read_prompts(const std::string& file) {
   std::vector<std::string> prompts;
   std::istringstream lines(read_text(file));
   for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with('\r')) {
+      line.pop_back();  // of a file whose lines end with both
+    }
     prompts.push_back(line);
   }
   if (prompts.empty()) {
@@ -252,17 +255,17 @@ void add_generate_command(CLI::App& program) {
       ->add_option("--top-p",
                    arguments->sample.top_p,
                    "Draws of the fewest tokens that have this probability together")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(within(0, 1));
   command
       ->add_option("--min-p",
                    arguments->sample.min_p,
                    "Draws of no token below this share of the most probable one's probability")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(within(0, 1));
   command
       ->add_option("--repetition-penalty",
                    arguments->sample.repetition_penalty,
                    "Divides the logits of tokens that have come before; 1: none")
-      ->check(CLI::Range(1e-3, 1e3));
+      ->check(within(1e-3, 1e3));
   command
       ->add_option("--stop", arguments->sample.stop, "Ends the text before this; may be repeated")
       ->allow_extra_args(false);

@@ -14,6 +14,30 @@
 #include "csrc/report/run_history.h"
 
 namespace memphis {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Where the page goes, behind links. It takes the place of an earlier page and of nothing else: not of
+// a run's own file, nor of a device, which a rename would replace.
+fs::path place_of_page(const std::string& out) {
+  std::error_code ignored;
+  if (!fs::exists(out, ignored)) {
+    return out;
+  }
+  if (!fs::is_regular_file(out, ignored)) {
+    throw ConfigError(fmt::format(
+        "-o {} is there and is no file (the page is renamed into its place); name a file", out));
+  }
+  const std::string text = read_text(out);
+  if (!text.empty() && !text.starts_with("<!DOCTYPE html>")) {
+    throw ConfigError(fmt::format(
+        "-o {} is there and is no page (nothing else is overwritten); name another", out));
+  }
+  return fs::canonical(out);
+}
+
+}  // namespace
 
 void add_report_command(CLI::App& program) {
   struct Arguments {
@@ -26,11 +50,12 @@ void add_report_command(CLI::App& program) {
   command->add_option("runs", arguments->runs, "Run directories, laid over each other")->required();
   command->add_option("-o,--out", arguments->out, "The page");
   command->callback([arguments] {
+    const fs::path out = place_of_page(arguments->out);
     std::vector<RunHistory> runs;
     for (const std::string& dir : arguments->runs) {
       runs.push_back(read_run(dir));
     }
-    write_text_atomically(arguments->out, report_page(runs));
+    write_text_atomically(out, report_page(runs));
     log_info("wrote {}", arguments->out);
   });
 }

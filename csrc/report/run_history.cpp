@@ -25,6 +25,8 @@ namespace {
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 // A heat map has no more columns than this many pixels have.
 constexpr std::size_t kMaxLooks = 2048;
+// Whole numbers are exact below it.
+constexpr double kMaxStep = 9e15;
 // A rank is slow that works so many times as long as the one in the middle.
 constexpr double kSlow = 1.2;
 
@@ -60,7 +62,7 @@ double number_or(const Json& object, std::string_view key, double otherwise) {
 std::int64_t whole(const Json& object, std::string_view key) {
   const double value = number_or(object, key, 0);
   // Whatever a damaged file says, it is to be a whole number.
-  return std::abs(value) < 9e15 ? static_cast<std::int64_t>(value) : 0;
+  return std::abs(value) < kMaxStep ? static_cast<std::int64_t>(value) : 0;
 }
 
 std::string text_of(const Json& object, std::string_view key) {
@@ -168,8 +170,8 @@ class Reader {
 
   bool take(const Json& object) {
     const double step = number(object, "step");
-    if (std::isnan(step)) {
-      return false;
+    if (!(step >= 0 && step < kMaxStep)) {
+      return false;  // or it is not a number
     }
     if (object.contains("loss")) {
       add_step(step, object);

@@ -199,6 +199,24 @@ TEST_F(Cli, ANumberThatIsTooSmallIsRefusedWithTheLeast) {
   EXPECT_EQ(ended.code, 2);
   EXPECT_NE(ended.error.find("--ranks: 0 is too small; give 1 or more"), std::string::npos)
       << ended.error;
+  for (const char* option : {"--temperature", "--top-p", "--min-p", "--repetition-penalty"}) {
+    const Ended none = run({"generate", path("nothing"), "--prompt", "a", option, "nan"});
+    EXPECT_EQ(none.code, 2) << option << ": what is no number is no other value's word";
+    EXPECT_NE(none.error.find(option), std::string::npos) << none.error;
+  }
+}
+
+TEST_F(Cli, AReportTakesThePlaceOfAReportAlone) {
+  ASSERT_EQ(train("run").code, 0);
+  const std::string metrics = read_text(path("run/metrics.jsonl"));
+  EXPECT_EQ(run({"report", path("run"), "-o", path("run/metrics.jsonl")}).code, 2);
+  EXPECT_EQ(read_text(path("run/metrics.jsonl")), metrics);
+  EXPECT_EQ(run({"report", path("run"), "-o", path("run")}).code, 2);
+  ASSERT_EQ(run({"report", path("run"), "-o", path("a.html")}).code, 0);
+  fs::create_symlink(path("a.html"), path("b.html"));
+  EXPECT_EQ(run({"report", path("run"), "-o", path("b.html")}).code, 0);
+  EXPECT_TRUE(fs::is_symlink(path("b.html")));
+  EXPECT_TRUE(read_text(path("a.html")).starts_with("<!DOCTYPE html>"));
 }
 
 TEST_F(Cli, AnExportHasTheLogitsOfItsRun) {

@@ -218,9 +218,10 @@ TEST_F(Runs, NameAStallAndALossOfSpeed) {
 
 TEST_F(Runs, PassDamagedLinesOverAndOneThatIsBeingWritten) {
   const RunHistory run = read(falling(3) + "garbage\n[1]\n{\"step\":\"x\"}\n{\"step\":5}\n" +
+                              "{\"step\":1e300,\"loss\":1}\n{\"step\":-1,\"loss\":1}\n" +
                               step_line(4, 2) + "{\"step\":5,\"lo");
   EXPECT_EQ(run.steps.size(), 4U);
-  EXPECT_EQ(run.damaged_lines, 3) << "a line of another version is none";
+  EXPECT_EQ(run.damaged_lines, 5) << "a line of another version is none";
   EXPECT_EQ(run.first_damaged_line, 4);
   EXPECT_NE(find(find_what_stands_out(run), "Damaged"), nullptr);
 }

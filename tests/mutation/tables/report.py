@@ -39,3 +39,6 @@ plant("report.escaped", NUMBERS, "dropped escape",
 plant("report.pen", PLOT, "dropped line",
       "      pen_down = false;\n", "",
       "a curve goes on through what is not a number")
+plant("report.step_range", HISTORY, "dropped condition",
+      "if (!(step >= 0 && step < kMaxStep)) {", "if (std::isnan(step)) {",
+      "a damaged line with a step of 1e300 is drawn")
