@@ -44,6 +44,7 @@ class QuestionLine {
       question.endings.push_back(joined(question.context, text_of("endings", ending)));
     }
     question.label = label(endings.size());
+    question.place = fmt::format("{}:{}", file_.string(), number_);
     return question;
   }
 
@@ -132,11 +133,11 @@ QuestionWindows::QuestionWindows(const std::vector<Question>& questions,
   const SpecialTokens special = tokenizer.special();
   const std::int32_t start = std::max(special.bos >= 0 ? special.bos : special.eos, 0);
   const auto length = static_cast<std::size_t>(sequence_length);
-  for (std::size_t i = 0; i < questions.size(); ++i) {
-    for (const std::string& ending : questions[i].endings) {
+  for (const Question& question : questions) {
+    for (const std::string& ending : question.endings) {
       Window window;
       window.tokens = {start};
-      for (const std::int32_t token : tokenizer.encode(questions[i].context)) {
+      for (const std::int32_t token : tokenizer.encode(question.context)) {
         window.tokens.push_back(token);
       }
       window.first_target = window.tokens.size();
@@ -148,9 +149,9 @@ QuestionWindows::QuestionWindows(const std::vector<Question>& questions,
           window.tokens.size() > length + 1 ? window.tokens.size() - length - 1 : 0;
       if (excess >= window.first_target) {
         throw DataError(
-            fmt::format("question {} has an ending of {} tokens (a window has {}, and the token "
+            fmt::format("{}: it has an ending of {} tokens (a window has {}, and the token "
                         "before the ending is in it); shorten the ending, or use longer windows",
-                        i,
+                        question.place,
                         window.tokens.size() - window.first_target,
                         length));
       }

@@ -17,6 +17,7 @@ struct Question {
   std::string context;
   std::vector<std::string> endings;  // as they follow the context, with the space between
   std::int64_t label = 0;            // the right one
+  std::string place = {};            // file and line, of messages
 };
 
 // The questions of a jsonl file with the fields of HellaSwag: `ctx`, a text, `endings`, a list of two

@@ -68,7 +68,7 @@ TEST_F(QuestionsTest, WhatIsNoneIsRefusedWithItsLine) {
 
 TEST_F(QuestionsTest, EachEndingIsPredictedAfterItsContext) {
   const std::vector<Question> questions = {
-      {.context = "ab", .endings = {" c", " def"}, .label = 0}};
+      {.context = "ab", .endings = {" c", " def"}, .label = 0, .place = "q.jsonl:7"}};
   const auto token = [](char c) { return ByteTokenizer::token_of(static_cast<std::byte>(c)); };
   constexpr std::int64_t kLength = 6;
   const QuestionWindows windows(questions, kLength);
@@ -104,7 +104,7 @@ TEST_F(QuestionsTest, EachEndingIsPredictedAfterItsContext) {
   EXPECT_EQ(short_windows.sample(1, short_view), 4);
   EXPECT_EQ(tokens, (std::vector<std::int32_t>{token('b'), token(' '), token('d'), token('e')}));
   const std::string error = error_text<DataError>([&] { QuestionWindows(questions, 3); });
-  EXPECT_NE(error.find("question 0 has an ending of 4 tokens"), std::string::npos) << error;
+  EXPECT_NE(error.find("q.jsonl:7: it has an ending of 4 tokens"), std::string::npos) << error;
 }
 
 TEST_F(QuestionsTest, LengthCountsInOneScoreAlone) {
