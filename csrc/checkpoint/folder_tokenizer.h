@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,8 @@ std::string byte_tokenizer_config_json();
 struct FolderTokenizer {
   bool is_byte = false;            // memphis's byte tokenizer
   std::vector<std::string> files;  // of another program's, by name: "tokenizer.json"
+  // Of a run's own: the names beside weights of files that lie elsewhere.
+  std::map<std::string, std::filesystem::path> elsewhere = {};
 };
 
 // Of bytes is a checkpoint whose run said so or knew nothing else, a folder whose tokenizer.json is

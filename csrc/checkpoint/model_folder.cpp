@@ -267,6 +267,9 @@ void ModelFolderWriter::commit(const fs::path& source, const FolderTokenizer& to
   for (const std::string& name : tokenizer.files) {
     write_text(unfinished_ / name, read_text(source / name));
   }
+  for (const auto& [name, file] : tokenizer.elsewhere) {
+    write_text(unfinished_ / name, read_text(file));
+  }
   sync_directory(unfinished_);
   fs::rename(unfinished_, folder_, error);
   if (error) {

@@ -186,15 +186,16 @@ void evaluate(const EvaluateArguments& arguments) {
     if (holds_questions(file)) {
       text.questions = read_questions(file);
       text.windows.emplace(text.questions, length, tokenizer.get());
-    } else if (tokenizer->kind() == ByteTokenizer::kName) {
-      auto stream = std::make_unique<TextStream>(
-          std::vector<TextFile>{{.path = file, .origin = TextFile::Origin::named}});
-      text.num_bytes = stream->documents().front().num_bytes;
-      text.stream = std::move(stream);
+      continue;
+    }
+    // Also where its bytes are no tokens: it refuses what is no text.
+    auto bytes = std::make_unique<TextStream>(
+        std::vector<TextFile>{{.path = file, .origin = TextFile::Origin::named}});
+    text.num_bytes = bytes->documents().front().num_bytes;
+    if (tokenizer->kind() == ByteTokenizer::kName) {
+      text.stream = std::move(bytes);
     } else {
-      auto stream = std::make_unique<EncodedText>(file, *tokenizer);
-      text.num_bytes = stream->num_bytes();
-      text.stream = std::move(stream);
+      text.stream = std::make_unique<EncodedText>(file, *tokenizer);
     }
   }
   LoadedModel loaded(folder, arguments.model);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -7,14 +8,31 @@
 
 #include "csrc/checkpoint/model_folder.h"
 #include "csrc/checkpoint/model_state.h"
+#include "csrc/checkpoint/store.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
 #include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
+#include "csrc/core/log.h"
 #include "csrc/core/printable.h"
+#include "csrc/train/run_tokenizer.h"
 
 namespace memphis {
 namespace {
+
+// A run's tokenizer lies where its config says; weights are exported without one that is gone.
+FolderTokenizer find_tokenizer_of(const ModelFolder& folder) {
+  FolderTokenizer found = find_tokenizer(folder.path, folder.config.vocab_size);
+  if (found.is_byte || !std::filesystem::exists(folder.path / kManifestName)) {
+    return found;
+  }
+  try {
+    return tokenizer_to_export(tokenizer_of(folder).get());
+  } catch (const DataError& error) {
+    log_warning("the export has no tokenizer: {}", error.what());
+  }
+  return found;
+}
 
 void export_model(const std::string& run_dir,
                   const std::string& out_dir,
@@ -31,7 +49,7 @@ void export_model(const std::string& run_dir,
   const StoredWeights stored(folder.path, folder.config);
   // In the dtype of the stored weights: an export rounds nothing.
   ModelFolderWriter writer(out_dir, folder.config, stored.dtype(), *shard_bytes);
-  export_stored(writer, stored, folder.path, find_tokenizer(folder.path, folder.config.vocab_size));
+  export_stored(writer, stored, folder.path, find_tokenizer_of(folder));
   fmt::print("exported {} to {}\n",
              printable(folder.path.string(), Lines::kept),
              printable(out_dir, Lines::kept));

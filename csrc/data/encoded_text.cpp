@@ -14,7 +14,6 @@ EncodedText::EncodedText(const std::filesystem::path& file, const Tokenizer& tok
   DocumentReader reader({.path = file}, kMaxBytes);
   std::string text;
   reader.next(text);
-  num_bytes_ = text.size();
   const SpecialTokens special = tokenizer.special();
   if (special.bos >= 0) {
     tokens_.push_back(special.bos);

@@ -22,7 +22,6 @@ class EncodedText final : public TokenStream {
 
   EncodedText(const std::filesystem::path& file, const Tokenizer& tokenizer);
 
-  std::uint64_t num_bytes() const { return num_bytes_; }
   std::uint64_t num_tokens() const override { return tokens_.size(); }
   const std::string& fingerprint() const override { return fingerprint_; }
   void read(std::uint64_t begin,
@@ -30,7 +29,6 @@ class EncodedText final : public TokenStream {
             std::span<std::int32_t> position) const override;
 
  private:
-  std::uint64_t num_bytes_ = 0;
   std::vector<std::int32_t> tokens_;
   std::string fingerprint_;
 };

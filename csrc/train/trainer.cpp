@@ -24,6 +24,7 @@
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/agreement.h"
 #include "csrc/train/initial_weights.h"
+#include "csrc/train/run_tokenizer.h"
 #include "csrc/train/stop_signal.h"
 #include "csrc/train/trace_file.h"
 
@@ -365,11 +366,8 @@ void Trainer::export_model() {
         require_space_beside(config_.run.dir, writer.num_bytes(), checkpoint);
       }
     });
-    export_from_ranks(writer,
-                      *parameters_,
-                      groups_,
-                      {.is_byte = config_.data.tokenizer == ByteTokenizer::kName, .files = {}},
-                      stream());
+    export_from_ranks(
+        writer, *parameters_, groups_, tokenizer_to_export(dataset_.tokenizer.get()), stream());
   } catch (const FailedElsewhere& error) {
     if (!is_of_files(error)) {
       throw;

@@ -287,7 +287,8 @@ TEST_F(ModelFolder, TextIsMeasuredByTheTokenizerOfTheRun) {
                                  "model.vocab_size=1024",
                                  "model.pad_id=-1",
                                  "schedule.steps=1",
-                                 "schedule.warmup_steps=0"});
+                                 "schedule.warmup_steps=0",
+                                 "run.export_every=1"});
   ASSERT_EQ(trained.code, 0) << trained.error;
   const Ended ended = command({"evaluate", path("bpe"), directory_.write("a.txt", text), "--json"});
   ASSERT_EQ(ended.code, 0) << ended.error;
@@ -302,6 +303,19 @@ TEST_F(ModelFolder, TextIsMeasuredByTheTokenizerOfTheRun) {
               line["loss"].get<double>() * static_cast<double>(targets) / std::log(2) /
                   static_cast<double>(text.size()),
               1e-6);
+  // An export, also one of the run itself, has the tokenizer, and so is measured alike.
+  ASSERT_EQ(command({"export", path("bpe"), path("bpe-ex")}).code, 0);
+  for (const char* exported : {"bpe-ex", "bpe/export/step-00000001"}) {
+    EXPECT_EQ(bytes(std::string(exported) + "/tokenizer.json"), read_text(tokenizer));
+    const Ended again = command({"evaluate", path(exported), path("a.txt"), "--json"});
+    EXPECT_EQ(again.out, ended.out) << again.error;
+  }
+  // Beside text, what is none is refused whatever the tokenizer.
+  directory_.write("nul.txt", std::string(20, '\0'));
+  directory_.write("empty.txt", "");
+  for (const char* name : {"nul.txt", "empty.txt"}) {
+    EXPECT_EQ(command({"evaluate", path("bpe"), path(name)}).code, 3) << name;
+  }
 }
 
 TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {

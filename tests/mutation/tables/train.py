@@ -127,3 +127,6 @@ plant("train.counter_backwards", "train/gpu_telemetry.cpp", "condition",
 plant("train.starts_stay", "train/metrics.cpp", "condition",
       'object.contains("end")) {', "false) {",
       "why an earlier process ended is forgotten")
+plant("train.export_tokenizer", "train/run_tokenizer.cpp", "dropped line",
+      '    exported.elsewhere["tokenizer.json"] = file;\n', "",
+      "the export of a run is without its tokenizer")
