@@ -149,6 +149,12 @@ TEST_F(TokenFiles, AMegatronDatasetIsCheckedBeforeItIsRead) {
     const std::string text = problem([&] { (void)open_megatron(path, 100, records_); });
     EXPECT_NE(text.find(expected), std::string::npos) << text << "\nexpected: " << expected;
   }
+  // Four sequences, whose boundaries go down in the middle and end where they should.
+  const std::string down = write_pair(tokens, megatron_index(8, 2, {1, 1, 1, 2}, {0, 3, 2, 4}));
+  EXPECT_NE(problem([&] {
+              (void)open_megatron(down, 100, records_);
+            }).find("its boundary 2 of documents"),
+            std::string::npos);
   std::string path = write_pair(tokens.substr(0, 9), index);
   EXPECT_NE(
       problem([&] { (void)open_megatron(path, 100, records_); }).find("no whole number of ids"),

@@ -55,6 +55,12 @@ plant("data.merge_stale", "data/byte_pair.cpp", "condition",
 plant("data.utf8_surrogate", "data/utf8.cpp", "bound",
       "first == 0xED ? 0x9F", "first == 0xED ? 0xBF",
       "a surrogate passes for a character")
+plant("data.megatron_boundary", "data/token_files.cpp", "condition",
+      "boundary < before || ", "",
+      "boundaries of documents may go down")
+plant("data.pattern_space", "data/word_pattern.cpp", "value",
+      "R\"(\\p{Z}\\t-\\r\\x{85})\"", "R\"(\\s)\"",
+      "U+180E is a space to a tokenizer's pattern")
 plant("data.megatron_vocabulary", "data/token_files.cpp", "bound",
       "valid = value < static_cast<std::uint64_t>(vocab_size);", "valid = value <= static_cast<std::uint64_t>(vocab_size);",
       "an id that is the vocabulary's size passes")
