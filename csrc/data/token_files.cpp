@@ -615,7 +615,7 @@ class TokenFileStream final : public TokenStream {
         const std::uint64_t token = begin + done + i;
         const std::uint64_t bit = token == 0 ? 0 : token - 1;
         const auto byte = std::to_integer<unsigned>(bits[bit / 8 - first]);
-        learnt[done + i] = token == 0 ? 1 : static_cast<std::uint8_t>((byte >> (bit % 8)) & 1U);
+        learnt[done + i] = static_cast<std::uint8_t>(token == 0 ? 1U : (byte >> (bit % 8)) & 1U);
       }
       done += count;
     }
