@@ -448,8 +448,14 @@ class DeviceJob : public Job {
   }
 
   nlohmann::json first_step(const std::string& run_dir) const {
-    const std::string text = read_text(path(run_dir) + "/metrics.jsonl");
-    return parse_json(text.substr(0, text.find('\n'))).value();
+    std::ifstream metrics(path(run_dir) + "/metrics.jsonl");
+    for (std::string line; std::getline(metrics, line);) {
+      if (nlohmann::json object = parse_json(line).value(); object.contains("loss")) {
+        return object;
+      }
+    }
+    ADD_FAILURE() << "no step is in metrics.jsonl";
+    return {};
   }
 
   const Arguments small_ = {"run.device=cuda",
