@@ -273,7 +273,9 @@ std::vector<test::BadConfig> bad_configs() {
        {"run.seed.low=3"},
        ExitCode::config,
        "argument 'run.seed.low=3': unknown key run.seed.low (run has no such key); the keys "
-       "of run are dir, device, seed, resume, lost_seconds, hang_seconds and graph"},
+       "of run are dir, device, seed, resume, init_from, export_every, lost_seconds, hang_seconds "
+       "and "
+       "graph"},
       {"argument of the wrong type",
        kTiny,
        {"run.seed=one"},
