@@ -12,6 +12,7 @@
 #include "csrc/core/rng.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/tokenizer.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
@@ -24,18 +25,17 @@ std::int64_t round_up(std::int64_t count, std::int64_t multiple) {
   return (count + multiple - 1) / multiple * multiple;
 }
 
-// Bytes of an unfinished character of UTF-8 at the end of `text`; 0 where it is no UTF-8.
-std::size_t unfinished_bytes(std::string_view text) {
-  constexpr std::size_t kMost = 3;  // before the last byte of four
-  for (std::size_t back = 1; back <= std::min(kMost, text.size()); ++back) {
-    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
-    if ((byte & 0xC0U) == 0x80U) {
-      continue;  // within a character
-    }
-    const std::size_t length = byte >= 0xF0U ? 4 : byte >= 0xE0U ? 3 : byte >= 0xC0U ? 2 : 1;
-    return length > back ? back : 0;
-  }
-  return 0;
+// A row of the device's, whatever it is computed in. `stream` is done with it when this returns.
+template <class T>
+std::vector<T> to_host(const TensorView& row, Stream stream) {
+  synchronize(stream);  // the copies below are to memory that is not pinned (core/device.h)
+  const auto read = [&]<class Stored>(Stored /*type*/) {
+    std::vector<Stored> stored(static_cast<std::size_t>(row.num_elements()));
+    device_copy(stored.data(), row.data, row.bytes(), stream);
+    synchronize(stream);
+    return std::vector<T>(stored.begin(), stored.end());
+  };
+  return row.dtype == DType::f64 ? read(double{}) : read(float{});
 }
 
 // A text that grows, and what of it may be shown: not what may be the beginning of a stop text.
@@ -71,7 +71,7 @@ class GrowingText {
           }
         }
       }
-      end -= unfinished_bytes(std::string_view(text_).substr(0, end));
+      end = complete_utf8(std::string_view(text_).substr(0, end));
     }
     const std::size_t begin = std::min(shown_, end);
     shown_ = std::max(shown_, end);
@@ -176,11 +176,7 @@ InferenceModel::InferenceModel(const ModelConfig& model,
       pipeline_(plan_.messages, plan_.activations, groups, slots_, {}, workspace_arena_, stream),
       targets_T_(static_cast<std::size_t>(plan_.dims.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(plan_.dims.T)),
-      valid_T_(static_cast<std::size_t>(plan_.dims.T)) {
-  for (std::int64_t t = 0; t < plan_.dims.T; ++t) {
-    positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % plan_.dims.S);
-  }
-}
+      valid_T_(static_cast<std::size_t>(plan_.dims.T)) {}
 
 void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
   for (std::int64_t t = 0; t < plan_.dims.T; ++t) {
@@ -239,18 +235,7 @@ std::vector<double> InferenceModel::token_losses(const HostBatch& host) {
     model_.token_losses(slot);
     loss_T = slot.tensors.loss_T;
   });
-  synchronize(stream_);
-  std::vector<double> losses(static_cast<std::size_t>(plan_.dims.T));
-  if (loss_T.dtype == DType::f64) {
-    device_copy(losses.data(), loss_T.data, loss_T.bytes(), stream_);
-    synchronize(stream_);
-    return losses;
-  }
-  std::vector<float> narrow(losses.size());
-  device_copy(narrow.data(), loss_T.data, loss_T.bytes(), stream_);
-  synchronize(stream_);
-  std::copy(narrow.begin(), narrow.end(), losses.begin());
-  return losses;
+  return to_host<double>(loss_T, stream_);
 }
 
 std::vector<float> InferenceModel::logits_of(std::int64_t index) {
@@ -263,7 +248,7 @@ std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   }
   groups_.pipeline().run(
       Broadcast{.x = row, .root = static_cast<int>(head.rank)}, "head.logits", stream_);
-  return to_host(row);
+  return to_host<float>(row, stream_);
 }
 
 std::vector<std::vector<float>> InferenceModel::first_logits(std::int64_t count) {
@@ -274,27 +259,10 @@ std::vector<std::vector<float>> InferenceModel::first_logits(std::int64_t count)
     const std::int64_t rows = std::min(most, count - begin);
     const TensorView logits_CV = model_.logits_of_rows(slot, begin, rows);
     for (std::int64_t row = 0; row < rows; ++row) {
-      result.push_back(to_host(logits_CV.rows(row, 1)));
+      result.push_back(to_host<float>(logits_CV.rows(row, 1), stream_));
     }
   }
   return result;
-}
-
-std::vector<float> InferenceModel::to_host(const TensorView& row) {
-  std::vector<float> logits(static_cast<std::size_t>(plan_.dims.V));
-  synchronize(stream_);  // the copies below are to memory that is not pinned (core/device.h)
-  if (row.dtype == DType::f64) {
-    std::vector<double> wide(logits.size());
-    device_copy(wide.data(), row.data, row.bytes(), stream_);
-    synchronize(stream_);
-    std::transform(wide.begin(), wide.end(), logits.begin(), [](double value) {
-      return static_cast<float>(value);
-    });
-  } else {
-    device_copy(logits.data(), row.data, row.bytes(), stream_);
-    synchronize(stream_);
-  }
-  return logits;
 }
 
 void require_finite_logits(const std::vector<float>& logits, const std::string& place) {

@@ -64,7 +64,6 @@ class InferenceModel {
   Grok model_;
   Pipeline pipeline_;
   void run(const std::vector<std::int32_t>& tokens_T, const CachedSequences& cached);
-  std::vector<float> to_host(const TensorView& row);
 
   std::vector<std::int32_t> targets_T_;
   std::vector<std::int32_t> positions_T_;
