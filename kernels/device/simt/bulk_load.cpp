@@ -5,12 +5,13 @@
 
 namespace memphis::kernels::simt {
 
-// The swizzle acts on the address: that in shared memory, whose low bits are those of the pointer,
-// as its begin has the alignment of the widest pattern.
+// The swizzle acts on the address, of which it looks at the place within its period alone: shared
+// memory begins at a multiple of the widest one. Higher bits stay out of it, as a sum of them would
+// carry out of the 32 bits wherever the process has happened to get its memory.
 std::size_t box_place(const void* shared, std::uint32_t offset, Swizzle swizzle) {
-  const std::uintptr_t address = address_of(shared);
-  const auto low = static_cast<std::uint32_t>((address + offset) & 0xFFFFFFU);
-  return static_cast<std::size_t>(swizzled(low, swizzle)) - (address & 0xFFFFFFU);
+  constexpr std::uintptr_t kPeriod = 1024;
+  const auto begin = static_cast<std::uint32_t>(address_of(shared) % kPeriod);
+  return swizzled(begin + offset, swizzle) - begin;
 }
 
 // Device memory is copied by the byte: it is poisoned for the host's memcpy.

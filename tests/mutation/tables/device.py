@@ -79,6 +79,13 @@ plant("flag_fault.opt_in", "executor.cpp", "size",
       "shared_opt_in(0, call.dynamic_shared_bytes)",
       "static shared memory is forgotten where the launch asks for more")
 
+plant("box_place.period", "bulk_load.cpp", "index",
+      "constexpr std::uintptr_t kPeriod = 1024;", "constexpr std::uintptr_t kPeriod = 128;",
+      "the swizzle takes a box to begin at the first row of its pattern")
+plant("box_place.offset_alone", "bulk_load.cpp", "index",
+      "return swizzled(begin + offset, swizzle) - begin;", "return swizzled(offset, swizzle);",
+      "the swizzle follows the place in the box, not that in shared memory")
+
 plant("executor.pending", "gpu_launch.h", "order",
       "  simt_stream::enqueue(shape.stream.handle, [call, bound] {",
       "  [](void* /*stream*/, const auto& work) { work(); }(shape.stream.handle, [call, bound] {",
