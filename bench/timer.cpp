@@ -197,4 +197,10 @@ Roofs measure_roofs(BenchmarkTimer& timer, bool with_matmul) {
           .matmul_flops_per_second = with_matmul ? measure_matmul(timer) : 0.0};
 }
 
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
 }  // namespace memphis::bench

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "csrc/core/arena.h"
 #include "csrc/core/device.h"
@@ -60,5 +61,8 @@ struct Roofs {
 Roofs measure_roofs(BenchmarkTimer& timer, bool with_matmul);
 // FLOP/s of a product of two square matrices: OpenBLAS's sgemm on all threads, cuBLASLt in bf16.
 double measure_square_product(BenchmarkTimer& timer, std::int64_t size);
+
+// The upper one of the two in the middle where they are even in number; one value at least.
+double median(std::vector<double> values);
 
 }  // namespace memphis::bench

@@ -43,11 +43,6 @@ struct StepArguments {
   bool json = false;
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 // What a dense product reaches on this device: OpenBLAS's sgemm on as many threads as the steps
 // have, or cuBLASLt in bf16.
 double matmul_flops_per_second(Device device) {
@@ -307,7 +302,7 @@ void bench_step(const StepArguments& arguments, World& world) {
   const ClockOffset after = measure_clock_offset(*all);
   const std::vector<CommunicationRow> rows =
       gather_rows(*all, log.records(), before, after, arguments.steps);
-  const std::vector<OpRow> ops = profile_ops(trainer, device, median(matmul_rates));
+  const std::vector<OpRow> ops = profile_ops(trainer, device, bench::median(matmul_rates));
   if (world.rank() != 0) {
     return;
   }
@@ -315,11 +310,11 @@ void bench_step(const StepArguments& arguments, World& world) {
   const auto step_tokens =
       static_cast<double>(config.batch.global_batch * config.batch.sequence_length);
   const ModelFlops flops = model_flops_per_token(config.model, config.batch.sequence_length);
-  const double tokens_per_second = step_tokens / median(seconds);
-  const double without_optimizer = step_tokens / median(seconds_without_optimizer);
+  const double tokens_per_second = step_tokens / bench::median(seconds);
+  const double without_optimizer = step_tokens / bench::median(seconds_without_optimizer);
   const double model_flops = tokens_per_second * flops.halved;
   // All ranks measure at one time, each on what is its own.
-  const double matmul_flops = median(matmul_rates) * world.size();
+  const double matmul_flops = bench::median(matmul_rates) * world.size();
   const auto num_steps = static_cast<double>(arguments.steps);
   // A rank that waits may wait for more than what moves meanwhile: then nothing is hidden.
   const double hidden = communication > 0 ? std::max(0.0, 1 - exposed / communication) : 0;
@@ -331,7 +326,7 @@ void bench_step(const StepArguments& arguments, World& world) {
                                      {"model_flops_per_second", model_flops},
                                      {"matmul_flops_per_second", matmul_flops},
                                      {"ratio", model_flops / matmul_flops},
-                                     {"seconds_per_step", median(seconds)},
+                                     {"seconds_per_step", bench::median(seconds)},
                                      {"ranks", world.size()},
                                      {"communication_seconds", communication / num_steps},
                                      {"exposed_seconds", exposed / num_steps},
@@ -365,7 +360,7 @@ void bench_step(const StepArguments& arguments, World& world) {
       "{:.0f} tokens/s ({:.0f} without the optimizer), {:.3f} s a step (median of {}), device {}\n",
       tokens_per_second,
       without_optimizer,
-      median(seconds),
+      bench::median(seconds),
       seconds.size(),
       name_of(device));
   fmt::print("model {:.1f} GFLOP/s (un-halved {:.1f}), {} {:.1f} GFLOP/s, ratio {:.3f}\n",
@@ -387,7 +382,7 @@ void bench_step(const StepArguments& arguments, World& world) {
   if (device == Device::cuda) {
     print_launches(launches, num_steps);
   }
-  print_ops(ops, median(seconds));
+  print_ops(ops, bench::median(seconds));
   if (world.size() > 1) {
     fmt::print(
         "rank 0 of {}: communication {:.4f} s a step, {:.4f} s of it exposed, {:.0f} % hidden\n",

@@ -60,8 +60,7 @@ double seconds_of(Communicator& group, Stream stream, const std::function<void()
     seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
-  std::nth_element(seconds.begin(), seconds.begin() + kRepeats / 2, seconds.end());
-  std::int64_t nanoseconds = std::llround(seconds[kRepeats / 2] * kGiga);
+  std::int64_t nanoseconds = std::llround(bench::median(seconds) * kGiga);
   return static_cast<double>(largest_of_all(group, nanoseconds, "machine.slowest")) / kGiga;
 }
 
@@ -119,16 +118,23 @@ std::vector<int> ranks_here(Communicator& all) {
   return ranks;
 }
 
-void measure_products(bench::BenchmarkTimer& timer, Machine& machine) {
+// Two digits more than are known.
+double rounded(double value) {
+  return std::stod(fmt::format("{:.4g}", value));
+}
+
+// Numbers of ranks that measure at one time differ: the machine is that of the slowest.
+double least_of_all(Communicator& all, double value) {
+  constexpr double kUnit = 1e6;
+  return static_cast<double>(-largest_of_all(all, -std::llround(value * kUnit), "machine.least")) /
+         kUnit;
+}
+
+// Products of several sizes on a GPU, and its copy.
+void measure_gpu(Communicator& all, bench::BenchmarkTimer& timer, Machine& machine) {
   machine.measured_gflop.clear();
   machine.measured_per_mille.clear();
-  if (timer.stream().device == Device::cpu) {
-    // What a maker says of a processor's products is of no use for a processor that others share:
-    // MFU is counted of what is measured.
-    machine.large_f32_tflops = bench::measure_square_product(timer, bench::kMatmulSizeCpu) / kTera;
-    machine.peak_f32_tflops = machine.large_f32_tflops;
-    return;
-  }
+  together(all, "machine.products", [] {});
   std::vector<double> rates;
   for (std::int64_t size = 1024; size <= 16384; size *= 2) {
     const auto edge = static_cast<double>(size);
@@ -139,21 +145,33 @@ void measure_products(bench::BenchmarkTimer& timer, Machine& machine) {
   for (const double rate : rates) {
     machine.measured_per_mille.push_back(std::max(std::llround(1000 * rate / large), 1LL));
   }
-  machine.large_bf16_tflops = large / kTera;
+  together(all, "machine.copy", [] {});
+  const double copy = bench::measure_roofs(timer, false).copy_bytes_per_second / kGiga;
+  machine.memory_gb_per_second = std::max(machine.memory_gb_per_second, copy);
+  machine.copy_share = rounded(least_of_all(all, copy / machine.memory_gb_per_second));
+  machine.large_bf16_tflops = rounded(least_of_all(all, large / kTera));
   machine.peak_bf16_tflops = std::max(machine.peak_bf16_tflops, machine.large_bf16_tflops);
 }
 
-// Two digits more than are known.
-double rounded(double value) {
-  const double unit = std::pow(10, std::floor(std::log10(value)) - 3);
-  return std::round(value / unit) * unit;
-}
-
-// Numbers of ranks that measure at one time differ: the machine is that of the slowest.
-double least_of_all(Communicator& all, double value) {
-  constexpr double kUnit = 1e6;
-  return static_cast<double>(-largest_of_all(all, -std::llround(value * kUnit), "machine.least")) /
-         kUnit;
+// Others run on a processor's cores too, and its clock goes up and down by the second: products and
+// copies take turns for long enough to meet what a step will meet. What a maker says of its products
+// is of no use then: MFU is counted of what is measured.
+void measure_processor(Communicator& all, bench::BenchmarkTimer& timer, Machine& machine) {
+  constexpr int kRounds = 9;
+  std::vector<double> products;
+  std::vector<double> copies;
+  for (int round = 0; round < kRounds; ++round) {
+    together(all, "machine.products", [] {});
+    products.push_back(bench::measure_square_product(timer, bench::kMatmulSizeCpu) / kTera);
+    together(all, "machine.copy", [] {});
+    copies.push_back(bench::measure_roofs(timer, false).copy_bytes_per_second / kGiga);
+  }
+  machine.measured_gflop.clear();
+  machine.measured_per_mille.clear();
+  machine.large_f32_tflops = rounded(least_of_all(all, bench::median(products)));
+  machine.peak_f32_tflops = machine.large_f32_tflops;
+  machine.memory_gb_per_second = rounded(least_of_all(all, bench::median(copies)));
+  machine.copy_share = 1;
 }
 
 LinkLevel level_of(const Measured& measured, LinkLevel like, double sharers) {
@@ -193,19 +211,10 @@ void bench_machine(const MachineArguments& arguments, World& world) {
 
   {
     bench::BenchmarkTimer timer(device);
-    together(*all, "machine.products", [] {});
-    measure_products(timer, machine);
-    together(*all, "machine.copy", [] {});
-    const double copy = bench::measure_roofs(timer, false).copy_bytes_per_second / kGiga;
-    machine.memory_gb_per_second = std::max(machine.memory_gb_per_second, copy);
     if (device == Device::cpu) {
-      machine.memory_gb_per_second = rounded(least_of_all(*all, copy));
-      machine.copy_share = 1;
-      machine.large_f32_tflops = rounded(least_of_all(*all, machine.large_f32_tflops));
-      machine.peak_f32_tflops = machine.large_f32_tflops;
+      measure_processor(*all, timer, machine);
     } else {
-      machine.copy_share = rounded(least_of_all(*all, copy / machine.memory_gb_per_second));
-      machine.large_bf16_tflops = rounded(least_of_all(*all, machine.large_bf16_tflops));
+      measure_gpu(*all, timer, machine);
     }
   }
   if (all->size() > 1) {
