@@ -11,12 +11,10 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/pieces.h"
 #include "csrc/checkpoint/safetensors.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/checkpoint/tensor_names.h"
-#include "csrc/checkpoint/writer.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
@@ -26,60 +24,6 @@
 
 namespace memphis {
 namespace {
-
-constexpr const char* kConfigName = "config.json";
-
-// A piece of a tensor, flat; the tensor itself where that is all of it.
-TensorSource piece_source(const std::string& tensor,
-                          const LogicalParameter& parameter,
-                          const Range& local,
-                          const TensorView& elements_n,
-                          const PinnedBuffer& staging,
-                          Stream stream) {
-  TensorView view = elements_n;
-  if (local.count == parameter.whole.num_elements()) {
-    view.dims = parameter.whole.dims;
-    view.num_dims = parameter.whole.num_dims;
-  }
-  return source_of(piece_name(tensor, parameter, local), view, staging, stream);
-}
-
-// This rank's part of the weights: the elements that it counts, so that each is written once.
-std::vector<TensorSource> weight_sources(const Parameters& parameters,
-                                         const PinnedBuffer& staging,
-                                         Stream stream) {
-  std::vector<TensorSource> sources;
-  for (const LogicalParameter& parameter : parameters.plan().logical) {
-    for (const Range& run : parameters.plan().counted) {
-      const Range local = parameter.local(run);
-      if (local.count > 0) {
-        const TensorView elements_n = parameters.held_weights(parameter, local);
-        sources.push_back(
-            piece_source(parameter.name, parameter, local, elements_n, staging, stream));
-      }
-    }
-  }
-  return sources;
-}
-
-std::vector<TensorSource> optimizer_sources(const Parameters& parameters,
-                                            const Optimizer& optimizer,
-                                            const PinnedBuffer& staging,
-                                            Stream stream) {
-  std::vector<TensorSource> sources;
-  for (const Optimizer::StateTensor& state : optimizer.state()) {
-    for (const Range& run : parameters.plan().counted) {
-      const Range local = intersection(state.parameter->local(run), state.local);
-      if (local.count > 0) {
-        const TensorView elements_n = flat_view(
-            state.view, state.local.begin, local.begin, {{local.count}, state.view.dtype});
-        sources.push_back(
-            piece_source(state.name, *state.parameter, local, elements_n, staging, stream));
-      }
-    }
-  }
-  return sources;
-}
 
 // What a rank reads of a checkpoint.
 struct Wanted {
@@ -176,98 +120,6 @@ void hand_on_weights(WeightResidency& residency, const Groups& groups, Stream st
 }
 
 }  // namespace
-
-std::uint64_t checkpoint_bytes(const Parameters& parameters,
-                               const Optimizer& optimizer,
-                               const Groups& groups) {
-  const PinnedBuffer no_staging(0, Device::cpu);
-  auto bytes = static_cast<std::int64_t>(
-      safetensors_bytes(weight_sources(parameters, no_staging, {})) +
-      safetensors_bytes(optimizer_sources(parameters, optimizer, no_staging, {})));
-  sum_over_ranks(groups.all_host(), {&bytes, 1}, "checkpoint.bytes");
-  return static_cast<std::uint64_t>(bytes);
-}
-
-std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
-                                      std::int64_t step,
-                                      const Manifest& manifest,
-                                      const ModelConfig& model,
-                                      const Parameters& parameters,
-                                      const Optimizer& optimizer,
-                                      const Groups& groups,
-                                      Stream stream) {
-  Communicator& all = groups.all_host();
-  const bool leads = all.rank() == 0;
-  const auto name = [&](const char* whole_name, const char* stem) {
-    return all.size() == 1 ? std::string(whole_name)
-                           : piece_file_name(stem, all.rank(), all.size());
-  };
-  synchronize(stream);
-  const PinnedBuffer staging = make_staging(stream.device);
-  std::optional<CheckpointWriter> writer;
-  together(all, "checkpoint.begin", [&] {
-    if (leads) {
-      writer.emplace(run_dir, step);
-      ChecksumWriter config(writer->directory() / kConfigName);
-      config.write(write_hf_config(model, parameters.compute()));
-      writer->add_file(config.close());
-    }
-  });
-
-  constexpr std::size_t kNumFiles = 2;
-  std::array<FileRecord, kNumFiles> own;
-  together(all, "checkpoint.write", [&] {
-    const std::vector<TensorSource> weights = weight_sources(parameters, staging, stream);
-    const std::vector<TensorSource> state =
-        optimizer_sources(parameters, optimizer, staging, stream);
-    const std::filesystem::path directory = unfinished_directory(run_dir, step);
-    own[0] = write_safetensors(directory / name(kWeightsName, kWeightsStem), weights);
-    own[1] = write_safetensors(directory / name(kOptimizerName, kOptimizerStem), state);
-  });
-
-  // To the first rank [rank][file][bytes, checksum]; the names follow from the rank.
-  std::array<std::int64_t, 2 * kNumFiles> record{};
-  for (std::size_t i = 0; i < kNumFiles; ++i) {
-    record[2 * i] = static_cast<std::int64_t>(own[i].bytes);
-    record[2 * i + 1] = std::bit_cast<std::int64_t>(own[i].xxh3);
-  }
-  const std::int64_t num_records = leads ? all.size() : 1;
-  std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(num_records));
-  std::vector<std::int64_t> send_rows(static_cast<std::size_t>(all.size()), 0);
-  send_rows[0] = 1;
-  const std::vector<std::int64_t> recv_rows(send_rows.size(), leads ? 1 : 0);
-  const auto view_of = [&](auto& values, std::int64_t num_rows) {
-    return TensorView(values.data(),
-                      {num_rows, static_cast<std::int64_t>(record.size())},
-                      DType::i64,
-                      Device::cpu);
-  };
-  all.run(AllToAll{.y = view_of(records, num_records),
-                   .x = view_of(record, 1),
-                   .send_rows = send_rows,
-                   .recv_rows = recv_rows},
-          "checkpoint.records",
-          {});
-  std::filesystem::path path = run_dir / checkpoint_name(step);
-  together(all, "checkpoint.commit", [&] {
-    for (int rank = 0; leads && rank < all.size(); ++rank) {
-      for (std::size_t i = 0; i < kNumFiles; ++i) {
-        const std::size_t at = record.size() * static_cast<std::size_t>(rank) + 2 * i;
-        FileRecord file = own[i];
-        if (rank > 0) {
-          file.name = piece_file_name(i == 0 ? kWeightsStem : kOptimizerStem, rank, all.size());
-          file.bytes = static_cast<std::uint64_t>(records[at]);
-          file.xxh3 = std::bit_cast<std::uint64_t>(records[at + 1]);
-        }
-        writer->add_file(std::move(file));
-      }
-    }
-    if (leads) {
-      writer->commit(manifest);
-    }
-  });
-  return path;
-}
 
 std::int64_t num_writers(const Manifest& manifest) {
   for (const FileRecord& file : manifest.files) {

@@ -24,24 +24,9 @@
 // says which elements of the logical tensor it has.
 namespace memphis {
 
+constexpr const char* kConfigName = "config.json";
 constexpr const char* kWeightsName = "model.safetensors";
 constexpr const char* kOptimizerName = "optimizer.safetensors";
-
-// Bytes of a checkpoint's tensors, on all ranks.
-std::uint64_t checkpoint_bytes(const Parameters& parameters,
-                               const Optimizer& optimizer,
-                               const Groups& groups);
-
-// Saves and commits; `manifest` lacks only its step and files. Waits for the stream. Every rank
-// calls; if one fails, all throw and nothing is committed.
-std::filesystem::path save_checkpoint(const std::filesystem::path& run_dir,
-                                      std::int64_t step,
-                                      const Manifest& manifest,
-                                      const ModelConfig& model,
-                                      const Parameters& parameters,
-                                      const Optimizer& optimizer,
-                                      const Groups& groups,
-                                      Stream stream);
 
 // How a checkpoint was cut.
 struct WriterLayout {

@@ -65,7 +65,7 @@ fs::path sibling(const fs::path& path) {
   return result;
 }
 
-[[noreturn]] void fail(const fs::path& path, std::string_view problem) {
+[[noreturn]] void fail_npy(const fs::path& path, std::string_view problem) {
   throw DataError(fmt::format(
       "{}: {} (expected is a row-major float32 array, .npy version 1.0); write it with numpy.save",
       path.string(),
@@ -110,16 +110,16 @@ NpyArray read_npy(const fs::path& path) {
   const std::string bytes_of_file = read_text(path);
   const std::string_view bytes(bytes_of_file);
   if (bytes.size() < kPreambleBytes || !bytes.starts_with(kMagic)) {
-    fail(path, "it does not begin as one");
+    fail_npy(path, "it does not begin as one");
   }
   const auto byte_at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
   const std::size_t length = byte_at(kMagic.size()) + 256U * byte_at(kMagic.size() + 1);
   if (length > bytes.size() - kPreambleBytes) {
-    fail(path, "its header is truncated");
+    fail_npy(path, "its header is truncated");
   }
   std::string_view dict = bytes.substr(kPreambleBytes, length);
   if (!dict.starts_with(kBeforeShape)) {
-    fail(path, "its header is of another array type");
+    fail_npy(path, "its header is of another array type");
   }
   dict.remove_prefix(kBeforeShape.size());
 
@@ -130,7 +130,7 @@ NpyArray read_npy(const fs::path& path) {
     const auto [end, error] = std::from_chars(dict.data(), dict.data() + dict.size(), dim);
     if (error != std::errc() || dim < 0 ||
         __builtin_mul_overflow(count, static_cast<std::uint64_t>(dim), &count)) {
-      fail(path, "its shape is not a list of sizes");
+      fail_npy(path, "its shape is not a list of sizes");
     }
     array.dims.push_back(dim);
     dict.remove_prefix(static_cast<std::size_t>(end - dict.data()));
@@ -139,7 +139,7 @@ NpyArray read_npy(const fs::path& path) {
   const std::string_view values = bytes.substr(kPreambleBytes + length);
   // Divided, not multiplied: the count is the file's word.
   if (values.size() % sizeof(float) != 0 || values.size() / sizeof(float) != count) {
-    fail(path, fmt::format("it has {} bytes of values for {} values", values.size(), count));
+    fail_npy(path, fmt::format("it has {} bytes of values for {} values", values.size(), count));
   }
   array.values.resize(count);
   if (count > 0) {

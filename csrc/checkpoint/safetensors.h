@@ -111,7 +111,11 @@ std::uint64_t safetensors_bytes(std::span<const TensorSource> tensors);
 // file. Loads in Hugging Face's libraries. CheckpointError if it cannot be written; ContractError
 // if a name repeats or a source emits another number of bytes than its shape says. Then a part of
 // the file may be left.
+//
+// `shown`: whether how far it is stands in the live line (csrc/core/progress.h).
+enum class Shown : std::uint8_t { no, yes };
 FileRecord write_safetensors(const std::filesystem::path& path,
-                             std::span<const TensorSource> tensors);
+                             std::span<const TensorSource> tensors,
+                             Shown shown = Shown::yes);
 
 }  // namespace memphis

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <set>
 
 #include <spdlog/fmt/fmt.h>
@@ -125,7 +126,8 @@ std::uint64_t safetensors_bytes(std::span<const TensorSource> tensors) {
 }
 
 FileRecord write_safetensors(const std::filesystem::path& path,
-                             std::span<const TensorSource> tensors) {
+                             std::span<const TensorSource> tensors,
+                             Shown shown) {
   static_assert(std::endian::native == std::endian::little, "the format is little-endian");
   const Layout layout = lay_out(tensors);
   ChecksumWriter writer(path);
@@ -133,9 +135,12 @@ FileRecord write_safetensors(const std::filesystem::path& path,
   writer.write(std::as_bytes(std::span(&length, 1)));
   writer.write(layout.header);
   constexpr std::uint64_t kMegabyte = 1'000'000;
-  Progress progress("write " + path.filename().string(),
-                    static_cast<std::int64_t>(layout.data_bytes / kMegabyte),
-                    "MB");
+  std::optional<Progress> progress;
+  if (shown == Shown::yes) {
+    progress.emplace("write " + path.filename().string(),
+                     static_cast<std::int64_t>(layout.data_bytes / kMegabyte),
+                     "MB");
+  }
   std::uint64_t written = 0;
   for (const TensorSource* tensor : layout.order) {
     std::uint64_t emitted = 0;
@@ -143,7 +148,9 @@ FileRecord write_safetensors(const std::filesystem::path& path,
       emitted += bytes.size();
       writer.write(bytes);
       written += bytes.size();
-      progress.update(static_cast<std::int64_t>(written / kMegabyte), tensor->name);
+      if (progress) {
+        progress->update(static_cast<std::int64_t>(written / kMegabyte), tensor->name);
+      }
     });
     require(emitted == bytes_of(*tensor),
             fmt::format("the source of tensor '{}' emitted {} bytes and its shape has {}",

@@ -173,6 +173,7 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
                                                    : "what sums and gathers keep",
                describe(plan.communication));
   }
+  fmt::print("{}\n", describe_saves(plan, config.checkpoint));
   fmt::print("computed again in the backward pass: {}\n",
              describe(recompute, config.model.num_layers));
   if (recompute.any()) {

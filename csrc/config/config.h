@@ -54,6 +54,11 @@ struct ModelConfig {
 enum class DeviceChoice : std::uint8_t { automatic, cpu, cuda };       // auto | cpu | cuda
 enum class Resume : std::uint8_t { automatic, required, never };       // auto | required | never
 enum class GraphChoice : std::uint8_t { automatic, required, never };  // auto | required | never
+enum class BackgroundChoice : std::uint8_t {
+  automatic,
+  required,
+  never
+};  // auto | required | never
 
 struct RunConfig {
   std::string dir = "runs/default";
@@ -250,6 +255,9 @@ struct PrecisionConfig {
 struct CheckpointConfig {
   std::int64_t every = 200;  // steps; the last step is always saved; 0: only the last
   std::int64_t keep = 3;     // newest ones
+  // Saved while training goes on, from a copy in host memory; auto: where that has room.
+  BackgroundChoice background = BackgroundChoice::automatic;
+  std::int64_t max_failures = 2;  // saves in a row that fail and do not end the run
 
   bool operator==(const CheckpointConfig&) const = default;
 };

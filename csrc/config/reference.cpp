@@ -286,6 +286,19 @@ constexpr std::array kTexts = {
             "",
             "Between checkpoints; the last step is always saved. 0: that alone."},
     KeyText{"checkpoint.keep", "checkpoints", "", "How many of the newest stay."},
+    KeyText{
+        "checkpoint.background",
+        "",
+        "",
+        "Whether a checkpoint is written while training goes on, from a copy of it in host memory "
+        "that is made beneath the next step; auto: where there is room for it. never: training "
+        "stands until it is written."},
+    KeyText{
+        "checkpoint.max_failures",
+        "saves",
+        "",
+        "How many in a row may fail, for a full disk say, before the run ends; the last one, and "
+        "that of a run that is stopped, end it at once."},
 
     KeyText{
         "metrics.every",

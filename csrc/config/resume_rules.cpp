@@ -142,6 +142,9 @@ constexpr std::array kRules = {
     ResumeRule{
         "checkpoint.keep", kSaid, "after the next save this many checkpoints of the run are left"},
 
+    ResumeRule{"checkpoint.background", kFree, "the same files, written at another time"},
+    ResumeRule{"checkpoint.max_failures", kFree, kReports},
+
     ResumeRule{"metrics.every", kFree, kReports},
     ResumeRule{"metrics.validate_every", kFree, kReports},
     ResumeRule{"metrics.validate_batches", kFree, kReports},

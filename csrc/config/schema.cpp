@@ -445,6 +445,8 @@ std::vector<Field> fields_of(Config& c) {
 
       {"checkpoint", "every", count(c.checkpoint.every, 0, kMaxSteps)},
       {"checkpoint", "keep", count(c.checkpoint.keep, 1, kMaxCount)},
+      {"checkpoint", "background", one_of(c.checkpoint.background, {"auto", "required", "never"})},
+      {"checkpoint", "max_failures", count(c.checkpoint.max_failures, 0, kMaxCount)},
 
       {"metrics", "every", count(c.metrics.every, 1, kMaxSteps)},
       {"metrics", "validate_every", count(c.metrics.validate_every, 0, kMaxSteps)},

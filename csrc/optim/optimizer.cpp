@@ -105,8 +105,12 @@ std::array<double, 3> Optimizer::rates(double learning_rate, std::int64_t step) 
 }
 
 void Optimizer::step(const TensorView& rates_3, const TensorView& norm_1, Stream stream) {
+  const bool waits = this->waits();
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     const Segment& segment = parameters_.plan().segments[i];
+    if (waits) {
+      gate_->await(i, stream);
+    }
     if (segment.has_state()) {
       kernels::adamw({.param_n = parameters_.owned_weights(i),
                       .master_n = segments_[i].master_n,

@@ -18,6 +18,18 @@ namespace memphis {
 // Whether weights of this dtype have master weights apart from them.
 bool keeps_master(DType weights);
 
+// Whoever reads weights and the optimizer's state while a step is under way: they change in the
+// optimizer's step alone, a segment at a time, which waits for its reader first.
+class UpdateGate {
+ public:
+  virtual ~UpdateGate() = default;
+  // Whether nothing is left to wait for.
+  virtual bool is_open() const = 0;
+  // The CPU's segment may be changed on return, the GPU's by what follows on `stream`. Called for
+  // all segments of a step, ascending.
+  virtual void await(std::size_t segment, Stream stream) = 0;
+};
+
 // AdamW over all parameters, the state of each element on one of the ranks that hold it (ZeRO-1) or
 // on all of them. Owner of the moments and of the master weights of those segments whose weights
 // are narrower than f32; the other segments' weights are their own master.
@@ -53,6 +65,11 @@ class Optimizer {
   // other ranks keep are then on their way, or stale: see WeightResidency.
   void step(const TensorView& rates_3, const TensorView& norm_1, Stream stream);
 
+  // What each step waits for from now on; null: nothing. It outlives this.
+  void set_gate(UpdateGate* gate) { gate_ = gate; }
+  // Whether the next step waits. It cannot be part of a graph then: what it waits for is not.
+  bool waits() const { return gate_ != nullptr && !gate_->is_open(); }
+
   // A run of the optimizer's state: elements `local` of this rank's part of a logical parameter.
   struct StateTensor {
     std::string name;  // the parameter's, followed by .master, .m or .v
@@ -75,6 +92,7 @@ class Optimizer {
   WeightResidency& residency_;
   Parameters& parameters_;
   const Groups& groups_;
+  UpdateGate* gate_ = nullptr;
   Arena norms_arena_;
   TensorView runs_PW_;
   TensorView layers_LW_;

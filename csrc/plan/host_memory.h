@@ -51,12 +51,15 @@ struct HostMemoryPlan {
   std::size_t statistics_bytes =
       0;  // losses and counts, as they are read back, and the scalars of a step
   std::size_t exchange_bytes = 0;  // where rows go that ranks exchange
+  std::size_t snapshot_bytes = 0;  // what is saved while training goes on; 0: nothing is
   // While a checkpoint is saved or loaded.
   std::size_t staging_bytes = 0;
   std::size_t trace_bytes = 0;  // of metrics.trace; not page-locked
 
   // What stands from the beginning of a run to its end.
-  std::size_t standing_bytes() const { return batches_bytes + statistics_bytes + exchange_bytes; }
+  std::size_t standing_bytes() const {
+    return batches_bytes + statistics_bytes + exchange_bytes + snapshot_bytes;
+  }
   std::size_t total_bytes() const { return standing_bytes() + staging_bytes + trace_bytes; }
 };
 

@@ -74,6 +74,28 @@ std::size_t moments_bytes(const ParameterPlan& parameters) {
   return bytes;
 }
 
+std::size_t snapshot_bytes(const ParameterPlan& parameters) {
+  std::size_t bytes = 0;
+  const auto add = [&](std::int64_t num_elements, DType dtype) {
+    bytes += snapshot_piece_bytes(static_cast<std::size_t>(num_elements) * size_of(dtype));
+  };
+  for (const LogicalParameter& parameter : parameters.logical) {
+    const Segment& segment = parameters.segments[static_cast<std::size_t>(parameter.segment)];
+    const DType wide = accumulation_dtype(segment.dtype);
+    for (const Range& run : parameters.counted) {
+      const Range weights = parameter.local(run);
+      add(weights.count, segment.dtype);
+      const Range state = intersection(weights, parameter.local(segment.owned));
+      add(state.count, wide);
+      add(state.count, wide);
+      if (segment.dtype != wide) {
+        add(state.count, wide);
+      }
+    }
+  }
+  return bytes;
+}
+
 NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, const Share& share) {
   const DType sums = accumulation_dtype(compute);
   const auto num_runs = static_cast<std::int64_t>(parameters.counted.size());
@@ -108,6 +130,7 @@ std::string format_memory_table(const MemoryPlan& plan) {
   add({{"batches", plan.host.batches_bytes},
        {"statistics", plan.host.statistics_bytes},
        {"exchange", plan.host.exchange_bytes},
+       {"snapshot", plan.host.snapshot_bytes},
        {"staging", plan.host.staging_bytes},
        {"trace (not pinned)", plan.host.trace_bytes},
        {"total of the host", plan.host.total_bytes()}});

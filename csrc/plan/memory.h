@@ -51,6 +51,13 @@ std::size_t gradients_bytes(const ParameterPlan& parameters, DType compute);
 std::size_t master_bytes(const ParameterPlan& parameters);
 std::size_t moments_bytes(const ParameterPlan& parameters);
 
+// Of what a rank writes of a checkpoint (ParameterPlan::counted), weights and the optimizer's state: a
+// copy of it in host memory, each piece at a multiple of the widest type.
+constexpr std::size_t snapshot_piece_bytes(std::size_t bytes) {
+  return (bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+}
+std::size_t snapshot_bytes(const ParameterPlan& parameters);
+
 // Norms of runs of the gradient, of layers, and of the layers of all ranks of a stage, on the way
 // to the norm of all of it. One a row, because operands of ops are 16-byte aligned; the rest of a
 // row is zero. Layers are those of the whole model, with what comes before and after them: by this

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <spdlog/fmt/fmt.h>
+
 #include "csrc/core/trace.h"
 
 namespace memphis {
@@ -168,18 +170,42 @@ TrainingPlan plan_but_recompute(const Config& config,
   return plan;
 }
 
+bool fits(const MemoryPlan& memory, const DeviceRoom& room) {
+  return memory.needed_bytes(room.device) <= room.budget_bytes &&
+         (room.device == Device::cpu || memory.host.snapshot_bytes == 0 ||
+          memory.host.total_bytes() <= room.host_budget_bytes);
+}
+
+// Whether a snapshot is planned, whether it is left out where it has no room.
+struct SnapshotChoice {
+  bool planned = false;
+  bool optional = false;
+};
+SnapshotChoice snapshot_choice(const CheckpointConfig& config, bool background) {
+  const bool optional = config.background == BackgroundChoice::automatic;
+  return {.planned = config.background == BackgroundChoice::required ||
+                     (optional && background && config.every > 0),
+          .optional = optional};
+}
+
 // The first of `options`, from number `from` on, that fits, or the last.
 void choose_recompute(TrainingPlan& plan,
                       const std::vector<Recompute>& options,
                       std::size_t from,
+                      const SnapshotChoice& snapshot,
                       const DeviceRoom& room) {
+  const auto take_snapshot = [&](bool taken) {
+    plan.saves_in_background = taken;
+    plan.memory.host.snapshot_bytes = taken ? snapshot_bytes(plan.parameters) : 0;
+    return fits(plan.memory, room);
+  };
   for (std::size_t i = from; i < options.size(); ++i) {
     plan.recompute_option = i;
     plan.activations.recompute = options[i];
     plan.memory.activations_bytes = plan.activations.activation_bytes();
     plan.memory.workspace_bytes =
         plan.activations.workspace_bytes() + plan.norms.bytes() + plan.messages.bytes();
-    if (plan.memory.needed_bytes(room.device) <= room.budget_bytes) {
+    if (take_snapshot(snapshot.planned) || (snapshot.optional && take_snapshot(false))) {
       break;
     }
   }
@@ -210,12 +236,30 @@ TrainingPlan plan_training(const Config& config,
                            const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::size_t option) {
+                           std::size_t option,
+                           bool background) {
   Schedules schedules = make_schedules(config, mesh);
   TrainingPlan plan = plan_but_recompute(config, compute, room, mesh, rank, schedules);
-  choose_recompute(plan, options_of(config, compute, mesh), option, room);
+  choose_recompute(plan,
+                   options_of(config, compute, mesh),
+                   option,
+                   snapshot_choice(config.checkpoint, background),
+                   room);
   take(std::move(schedules), plan);
   return plan;
+}
+
+std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& config) {
+  if (plan.saves_in_background) {
+    return "checkpoints are written while training goes on";
+  }
+  std::string reason = "checkpoint.background is never";
+  if (config.background == BackgroundChoice::automatic) {
+    reason = config.every == 0 ? "there is one, at the end"
+                               : fmt::format("there is no room for a snapshot of {}",
+                                             human_bytes(snapshot_bytes(plan.parameters)));
+  }
+  return fmt::format("training stands while a checkpoint is written ({})", reason);
 }
 
 StagePlans plan_all_stages(const Config& config,
@@ -231,11 +275,14 @@ StagePlans plan_all_stages(const Config& config,
   }
   // Each begins where another has come to, until none goes on from there.
   std::size_t most = 0;
-  for (std::size_t before = 1; before != most;) {
-    before = most;
+  bool background = true;
+  for (bool agreed = false; !agreed;) {
+    agreed = true;
     for (TrainingPlan& stage : stages) {
-      choose_recompute(stage, options, before, room);
+      choose_recompute(stage, options, most, snapshot_choice(config.checkpoint, background), room);
+      agreed = agreed && stage.recompute_option == most && stage.saves_in_background == background;
       most = std::max(most, stage.recompute_option);
+      background = background && stage.saves_in_background;
     }
   }
   StagePlans plans;

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "csrc/config/config.h"
@@ -49,6 +51,8 @@ struct DeviceRoom {
   // What a rank may take altogether. It decides between what is kept and what is computed again;
   // a plan that exceeds it is made nevertheless (see require_fits).
   std::size_t budget_bytes = 0;
+  // Of the host's memory, beside a GPU. It decides whether checkpoints are saved in the background.
+  std::size_t host_budget_bytes = std::numeric_limits<std::size_t>::max();
 };
 
 // All that one rank's memory and work follow from, before a device is touched. It is derived here,
@@ -65,6 +69,7 @@ struct TrainingPlan {
   ActivationPlan activations;
   NormScratch norms;
   std::size_t recompute_option = 0;       // which of recompute_options it is
+  bool saves_in_background = false;       // and has room for a snapshot
   std::optional<InferencePlan> sampling;  // of the model that writes samples of text
   CommunicationPlan communication;
   MemoryPlan memory;
@@ -72,13 +77,19 @@ struct TrainingPlan {
 // Of rank `rank` of `mesh`, with the first of recompute_options that fits, from number `option` on,
 // or the last. Ranks are to compute the same again, because of the collectives in it, and may have
 // room for more or less than others, or other stages: they have agreed when all come to the largest
-// number that any came to before.
+// number that any came to before. So it is with checkpoint.background: where it is auto, a snapshot
+// goes before anything is computed again for it, and all leave it out (`background` false) if one has
+// no room.
 TrainingPlan plan_training(const Config& config,
                            DType compute,
                            const DeviceRoom& room,
                            const Mesh& mesh,
                            std::int64_t rank,
-                           std::size_t option = 0);
+                           std::size_t option = 0,
+                           bool background = true);
+
+// What training does while a checkpoint is written, and why: a line.
+std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& config);
 
 // The plans of the first rank at each place along Axis::pipeline, which agree on what is computed
 // again. One of them is kept: each has the whole schedule.

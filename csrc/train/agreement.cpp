@@ -141,18 +141,26 @@ TrainingPlan agreed_plan(
     const std::size_t part = demand.free_bytes / static_cast<std::size_t>(demand.num_ranks);
     room.budget_bytes = std::min(room.budget_bytes, part - part / kSpared);
   }
+  if (device != Device::cpu) {
+    for (const MemoryDemand& demand : demands_of_all(0, Device::cpu, all)) {
+      const std::size_t part = demand.free_bytes / static_cast<std::size_t>(demand.num_ranks);
+      room.host_budget_bytes = std::min(room.host_budget_bytes, part - part / kSpared);
+    }
+  }
   const std::int64_t rank = all.rank();
   // What fits one rank may be more than another has room for, which then goes on from there.
   TrainingPlan plan = plan_training(config, compute, room, mesh, rank);
   for (;;) {
     const auto most = static_cast<std::size_t>(
         largest_of_all(all, static_cast<std::int64_t>(plan.recompute_option), "memory.recompute"));
-    const bool differs = plan.recompute_option != most;
+    const bool background =
+        largest_of_all(all, plan.saves_in_background ? 0 : 1, "memory.snapshot") == 0;
+    const bool differs = plan.recompute_option != most || plan.saves_in_background != background;
     if (largest_of_all(all, differs ? 1 : 0, "memory.recompute") == 0) {
       return plan;
     }
     if (differs) {
-      plan = plan_training(config, compute, room, mesh, rank, most);
+      plan = plan_training(config, compute, room, mesh, rank, most, background);
     }
   }
 }

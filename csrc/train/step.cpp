@@ -106,10 +106,11 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   return result;
 }
 
-// What looks at each op or phase of a step by itself, a profile or a trace, finds none in a graph.
+// What looks at each op or phase of a step by itself, a profile or a trace, finds none in a graph; and
+// a graph waits for nothing that lies outside of it.
 std::int64_t TrainStep::enqueue_or_launch() {
   if (!graphs_ || kernels::OpProfile::active() != nullptr ||
-      groups_.activity().gpu_spans() != nullptr) {
+      groups_.activity().gpu_spans() != nullptr || optimizer_.waits()) {
     enqueue();
     return 0;
   }

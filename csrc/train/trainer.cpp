@@ -11,7 +11,7 @@
 
 #include "csrc/checkpoint/model_folder.h"
 #include "csrc/checkpoint/model_state.h"
-#include "csrc/checkpoint/read_back.h"
+#include "csrc/checkpoint/state_pieces.h"
 #include "csrc/checkpoint/store.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/together.h"
@@ -103,9 +103,10 @@ Trainer::Trainer(const Config& config,
              device_info(device_).name,
              name_of(compute_),
              mesh_.num_ranks());
-    log_info("memory plan of a rank:\n{}  computed again in the backward pass: {}",
+    log_info("memory plan of a rank:\n{}  computed again in the backward pass: {}\n  {}",
              format_memory_table(plan_.memory),
-             describe(plan_.activations.recompute, config_.model.num_layers));
+             describe(plan_.activations.recompute, config_.model.num_layers),
+             describe_saves(plan_, config_.checkpoint));
   }
   require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {
@@ -148,6 +149,13 @@ Trainer::Trainer(const Config& config,
                     *workspace_arena_,
                     stream());
   optimizer_.emplace(config_.optimizer, *residency_, groups_, plan_.norms);
+  saver_.emplace(config_.run.dir,
+                 config_.model,
+                 *parameters_,
+                 *optimizer_,
+                 groups_,
+                 stream(),
+                 plan_.saves_in_background);
   train_step_.emplace(config_,
                       plan_,
                       groups_,
@@ -267,12 +275,29 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
   return lock;
 }
 
-void Trainer::save() {
-  if (saved_step_ == step_) {
+void Trainer::save(Save how) {
+  if (saved_step_ == step_ || saver_->begun_step() == step_) {
+    if (how == Save::now) {
+      saver_->finish();
+      note_saved();
+    }
     return;
   }
   world_.activity().enter("saving a checkpoint");
-  const Clock clock;
+  try {
+    if (how == Save::now) {
+      saver_->finish();
+    } else {
+      saver_->make_way(step_);
+    }
+  } catch (const Error& error) {
+    // That the one before fails is no reason not to save this one.
+    if (how == Save::now ? !is_of_files(error) : !forgives(error)) {
+      throw;
+    }
+  }
+  note_saved();
+  rotate();
   Manifest manifest;
   manifest.samples = static_cast<std::int64_t>(samples_);
   manifest.seed = config_.run.seed;
@@ -286,19 +311,59 @@ void Trainer::save() {
                                                 : 0;
   manifest.config = to_yaml(config_);
   residency_->await_all();
-  const std::filesystem::path path = save_checkpoint(config_.run.dir,
-                                                     step_,
-                                                     manifest,
-                                                     config_.model,
-                                                     *parameters_,
-                                                     *optimizer_,
-                                                     groups_,
-                                                     stream());
-  saved_step_ = step_;
-  rotates_ = true;
-  if (leads_) {
-    log_info("saved {} in {:.2f} s; next sample {}", path.string(), clock.seconds(), samples_);
+  saving_samples_ = samples_;
+  try {
+    saver_->begin(step_, std::move(manifest));
+    if (how == Save::now) {
+      saver_->finish();
+    }
+  } catch (const Error& error) {
+    if (how == Save::now || !forgives(error)) {
+      throw;
+    }
   }
+  note_saved();
+}
+
+void Trainer::advance_save() {
+  try {
+    saver_->advance();
+  } catch (const Error& error) {
+    if (!forgives(error)) {
+      throw;
+    }
+  }
+  note_saved();
+}
+
+void Trainer::note_saved() {
+  if (saver_->committed_step() <= saved_step_) {
+    return;
+  }
+  saved_step_ = saver_->committed_step();
+  failed_saves_ = 0;
+  if (leads_) {
+    log_info("saved {} in {:.2f} s, of which training stood for {:.3f} s; next sample {}",
+             (std::filesystem::path(config_.run.dir) / checkpoint_name(saved_step_)).string(),
+             saver_->seconds(),
+             saver_->stalled_seconds(),
+             saving_samples_);
+  }
+}
+
+bool Trainer::forgives(const Error& error) {
+  if (!is_of_files(error) || ++failed_saves_ > config_.checkpoint.max_failures) {
+    return false;
+  }
+  if (dynamic_cast<const FailedElsewhere*>(&error) == nullptr) {
+    log_error(
+        "memphis: a checkpoint is not saved, and training goes on ({} in a row, of which "
+        "checkpoint.max_failures allows {}): {}",
+        failed_saves_,
+        config_.checkpoint.max_failures,
+        error.what());
+  }
+  return true;
 }
 
 bool Trainer::weights_have_exploded() {
@@ -306,21 +371,14 @@ bool Trainer::weights_have_exploded() {
 }
 
 void Trainer::rotate() {
-  if (!rotates_) {
+  if (saver_->read_back_step() <= rotated_step_) {
     return;
   }
-  rotates_ = false;
-  if (weights_have_exploded()) {
-    return;
+  rotated_step_ = saver_->read_back_step();
+  if (!weights_have_exploded()) {
+    saver_->prune(config_.checkpoint.keep,
+                  [this](const std::filesystem::path& path) { return rotation_.standing(path); });
   }
-  world_.activity().enter("deleting older checkpoints");
-  with_all_reading_back(groups_.all_host(), "checkpoint.prune", [&](const Verify& verify) {
-    prune(
-        config_.run.dir,
-        config_.checkpoint.keep,
-        [this](const std::filesystem::path& path) { return rotation_.standing(path); },
-        verify);
-  });
 }
 
 std::filesystem::path Trainer::export_folder() const {
@@ -341,6 +399,8 @@ void Trainer::export_model() {
   if (!owes_export()) {
     return;
   }
+  saver_->finish();  // the checkpoint is safe first
+  note_saved();
   world_.activity().enter("exporting the model");
   const Clock clock;
   residency_->await_all();
@@ -386,11 +446,22 @@ void Trainer::export_model() {
   }
 }
 
+// All ranks are here: what is being saved are the weights that have just shown what they are.
+void Trainer::give_up_save() {
+  try {
+    saver_->cancel();
+    note_saved();
+  } catch (const Error& error) {
+    log_error("memphis: {}", error.what());
+  }
+}
+
 StepResult Trainer::watched_step() {
   StepResult result;
   try {
     result = step();
   } catch (const DivergedError& error) {
+    give_up_save();
     if (!leads_) {
       throw;
     }
@@ -558,6 +629,7 @@ void Trainer::run() {
   try {
     train(owed);
   } catch (const Error& error) {
+    saver_->abandon();  // before another job may have the directory
     if (error.code() == ExitCode::preempted) {
       try {
         write_trace();  // all ranks are here
@@ -578,7 +650,7 @@ void Trainer::saving_if_text_is_lost(const std::function<void()>& work) {
   } catch (const Error& error) {
     // All ranks are here, at the same step; the weights are those of the last one that is whole.
     if (error.code() == ExitCode::data && step_ > 0) {
-      save();
+      save(Save::now);
     }
     throw;
   }
@@ -762,7 +834,7 @@ void Trainer::train(Report& report, const Owed& owed) {
   std::int64_t why = 0;
   const GivesUp gives_up = [&] { return (why = why == 0 ? agree_to_stop() : why) != 0; };
   const auto save_and_stop = [&] {
-    save();
+    save(Save::now);
     together(groups_.all_host(), "metrics.jsonl", [&] { report.rethrow(); });
     throw Error(ExitCode::preempted,
                 fmt::format("stopped by signal {} ({}) after step {}, which is saved; start the "
@@ -812,7 +884,8 @@ void Trainer::train(Report& report, const Owed& owed) {
     record.step = step_;
     record.samples = samples_;
     record.seconds = step_clock.seconds();
-    rotate();  // the checkpoint before this step, now that its weights have shown their loss
+    advance_save();
+    rotate();  // a checkpoint of before this step: its weights have shown their loss
     record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
     record.model_flops_per_second =
         static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
@@ -842,10 +915,10 @@ void Trainer::train(Report& report, const Owed& owed) {
       sample(report, gives_up);
     }
     if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
-      save();
+      save(last ? Save::now : Save::meanwhile);
     }
     if (!weights_have_exploded()) {
-      export_model();  // once the checkpoint is safe
+      export_model();
     }
     world_.activity().enter("end of the step");
     if (why == 0) {
@@ -858,6 +931,7 @@ void Trainer::train(Report& report, const Owed& owed) {
     }
   }
   rotate();
+  saver_->finish();
   if (leads_ && joules_said_ > 0) {
     constexpr double kJoulesPerKwh = 3.6e6;
     log_info("GPUs took {:.4g} kWh, {:.4g} J a token",

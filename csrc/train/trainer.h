@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/checkpoint/checkpoint_saver.h"
 #include "csrc/comm/communicator.h"
 #include "csrc/config/config.h"
 #include "csrc/data/dataset.h"
@@ -84,7 +85,16 @@ class Trainer {
   [[nodiscard]] std::unique_ptr<RunLock> prepare_run_directory() const;
   // Refuses a checkpoint of another run, or takes its position over.
   void go_on_from(const Chosen& chosen);
-  void save();
+  // Of this step: beneath the next ones where there is a snapshot, or to its end. A failure of the
+  // first kind is forgiven checkpoint.max_failures times.
+  enum class Save : std::uint8_t { meanwhile, now };
+  void save(Save how);
+  // Between two steps: what of a save under way can be gone on with.
+  void advance_save();
+  // What has come of it.
+  void note_saved();
+  bool forgives(const Error& error);
+  void give_up_save();
   // Writes a model folder where one is due and not there; what a disk does to it is said, and
   // nothing else is lost. Every rank calls.
   void export_model();
@@ -158,6 +168,7 @@ class Trainer {
   std::optional<Grok> model_;
   std::optional<Pipeline> pipeline_;
   std::optional<Optimizer> optimizer_;
+  std::optional<CheckpointSaver> saver_;
   std::optional<TrainStep> train_step_;
   std::optional<Evaluator> evaluator_;
   std::optional<QuestionEvaluator> questions_;
@@ -165,7 +176,10 @@ class Trainer {
   std::int64_t step_ = 0;
   std::uint64_t samples_ = 0;
   std::int64_t saved_step_ = -1;
-  bool rotates_ = false;           // a save has made older checkpoints superfluous, if it is well
+  std::uint64_t saving_samples_ = 0;  // the position of what is being saved
+  std::int64_t failed_saves_ = 0;     // in a row
+  std::int64_t rotated_step_ =
+      -1;  // whose checkpoint has made older ones superfluous, if it is well
   std::int64_t newest_step_ = -1;  // in run.dir, when a checkpoint was chosen
 };
 

@@ -454,8 +454,11 @@ TEST_F(Cli, PlanOfAPipelineHasTheMemoryOfItsLargestRank) {
 // Each way as it is printed makes the plan fit; where there is room nothing is offered.
 TEST_F(Cli, PlanPrintsWhatWouldMakeItFit) {
   const auto plan = [&](const std::string& budget, const std::string& more) {
-    std::vector<std::string> arguments = {
-        "plan", config_, "memory.recompute=none", "memory.budget_gib=" + budget};
+    std::vector<std::string> arguments = {"plan",
+                                          config_,
+                                          "memory.recompute=none",
+                                          "memory.budget_gib=" + budget,
+                                          "checkpoint.background=never"};
     if (!more.empty()) {
       arguments[2] = more;
     }

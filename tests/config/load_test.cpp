@@ -62,7 +62,7 @@ std::vector<test::BadConfig> bad_configs() {
        {},
        ExitCode::config,
        "tiny.yaml:11:3: unknown key checkpoint.compression (checkpoint has no such key); "
-       "the keys of checkpoint are every and keep"},
+       "the keys of checkpoint are every, keep, background and max_failures"},
       {"key inside a list",
        with("data:\n  train: [{path: a.txt}]\n"),
        {},

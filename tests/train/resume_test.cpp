@@ -287,6 +287,7 @@ TEST_F(Resume, ALossThatExplodesPushesNoHealthyCheckpointOut) {
     const End end = train(num_ranks,
                           {"schedule.steps=200",
                            "checkpoint.every=1",
+                           "checkpoint.background=never",
                            "checkpoint.keep=1",
                            "optimizer.learning_rate=100",
                            "optimizer.clip_norm=0"});
