@@ -134,6 +134,8 @@ std::string write_manifest(const Manifest& manifest) {
   root["tokenizer_fingerprint"] = manifest.tokenizer_fingerprint;
   root["loss_reference"] = manifest.loss_reference;
   root["exploded_at"] = manifest.exploded_at;
+  root["skipped_steps"] = manifest.skipped_steps;
+  root["skipped_in_a_row"] = manifest.skipped_in_a_row;
   root["files"] = nlohmann::ordered_json::array();
   for (const FileRecord& file : manifest.files) {
     nlohmann::ordered_json entry;
@@ -194,6 +196,14 @@ Manifest read_manifest(std::string_view text, const std::filesystem::path& path)
   }
   if (fields.contains("exploded_at")) {
     manifest.exploded_at = fields.count("exploded_at");
+    ++num_fields;
+  }
+  if (fields.contains("skipped_steps")) {
+    manifest.skipped_steps = fields.count("skipped_steps");
+    ++num_fields;
+  }
+  if (fields.contains("skipped_in_a_row")) {
+    manifest.skipped_in_a_row = fields.count("skipped_in_a_row");
     ++num_fields;
   }
   fields.expect_only(num_fields);

@@ -28,6 +28,9 @@ struct Manifest {
   // it is not known, and the step since which it has exploded, 0 where it has not.
   double loss_reference = 0;
   std::int64_t exploded_at = 0;
+  // Steps that were left out for their gradients' sake, of all and of the last ones.
+  std::int64_t skipped_steps = 0;
+  std::int64_t skipped_in_a_row = 0;
   std::string config;             // resolved, as YAML
   std::vector<FileRecord> files;  // the tensors
 

@@ -220,6 +220,12 @@ struct OptimizerConfig {
   double eps = 1e-8;
   double weight_decay = 0.1;
   double clip_norm = 1.0;  // 0: none
+  // Steps in a row whose gradient norm is not finite and that are left out; 0: the first ends the run.
+  std::int64_t max_skipped = 0;
+  // Of a gradient, before clipping: above it the run goes back to its last checkpoint and passes over
+  // the batch; 0: never.
+  double rewind_norm = 0;
+  std::int64_t max_rewinds = 3;  // to one checkpoint
 
   bool operator==(const OptimizerConfig&) const = default;
 };

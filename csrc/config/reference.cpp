@@ -250,6 +250,20 @@ constexpr std::array kTexts = {
             "",
             "Of matrices, decoupled: times the learning rate, each step."},
     KeyText{"optimizer.clip_norm", "", "", "Largest norm of the whole gradient; 0: none."},
+    KeyText{"optimizer.max_skipped",
+            "steps",
+            "",
+            "How many in a row may have a gradient whose norm is not finite: each is left out and "
+            "said, and its samples are passed over. One more ends the run; 0: the first does."},
+    KeyText{"optimizer.rewind_norm",
+            "",
+            "",
+            "Norm of the gradient, before clipping, above which the run goes back to its last "
+            "checkpoint and passes over the samples of that step; 0: never."},
+    KeyText{"optimizer.max_rewinds",
+            "times",
+            "",
+            "How often a run goes back to one checkpoint; once more ends it."},
 
     KeyText{"schedule.steps", "steps", "", "Where the run ends."},
     KeyText{"schedule.warmup_steps",

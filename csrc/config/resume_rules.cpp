@@ -126,6 +126,9 @@ constexpr std::array kRules = {
     ResumeRule{"optimizer.eps", kSaid, kOptimizer},
     ResumeRule{"optimizer.weight_decay", kSaid, kOptimizer},
     ResumeRule{"optimizer.clip_norm", kSaid, kOptimizer},
+    ResumeRule{"optimizer.max_skipped", kSaid, kOptimizer},
+    ResumeRule{"optimizer.rewind_norm", kSaid, kOptimizer},
+    ResumeRule{"optimizer.max_rewinds", kSaid, kOptimizer},
 
     ResumeRule{"schedule.steps", kSaid, kRate},
     ResumeRule{"schedule.warmup_steps", kSaid, kRate},

@@ -431,6 +431,9 @@ std::vector<Field> fields_of(Config& c) {
       {"optimizer", "eps", closed(kMinEpsilon, c.optimizer.eps, 1)},
       {"optimizer", "weight_decay", at_least(0, c.optimizer.weight_decay)},
       {"optimizer", "clip_norm", at_least(0, c.optimizer.clip_norm)},
+      {"optimizer", "max_skipped", count(c.optimizer.max_skipped, 0, kMaxCount)},
+      {"optimizer", "rewind_norm", at_least(0, c.optimizer.rewind_norm)},
+      {"optimizer", "max_rewinds", count(c.optimizer.max_rewinds, 1, kMaxCount)},
 
       {"schedule", "steps", required(c.schedule.steps, kMaxSteps)},
       {"schedule", "warmup_steps", count(c.schedule.warmup_steps, 0, kMaxSteps)},

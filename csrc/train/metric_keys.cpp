@@ -87,6 +87,12 @@ constexpr std::array kKeys = {
               "seconds",
               "For how long within the step rank 0 stood and waited for others; the rest of "
               "communication_seconds is hidden behind work. Left out with it."},
+    MetricKey{
+        "step",
+        "skipped",
+        "",
+        "true where the step was left out, as the norm of its gradient is not finite. What of "
+        "it is no number is left out too."},
     MetricKey{"routing", "step", "", "Of which the line is: each of which the log has a line."},
     MetricKey{"routing", "time", "UTC, ISO 8601", "When the line was written."},
     MetricKey{

@@ -153,6 +153,15 @@ void MetricsFile::write_step(const StepRecord& record) {
     line["communication_seconds"] = result.communication->seconds;
     line["exposed_seconds"] = result.communication->exposed_seconds;
   }
+  if (result.skipped) {
+    line["skipped"] = true;
+    // Of a step that was left out there may be numbers that JSON has none for.
+    for (const char* key : {"loss", "balance_loss", "router_z_loss", "grad_norm"}) {
+      if (!std::isfinite(line[key].get<double>())) {
+        line.erase(key);
+      }
+    }
+  }
   write_line(line.dump());
   if (events_) {
     std::vector<EventFile::Scalar> scalars;

@@ -241,13 +241,16 @@ Chosen chosen_from(const std::filesystem::path& path, Manifest manifest) {
   return chosen;
 }
 
-std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
-  const bool leads = all.rank() == 0;
+void await_run_directory(const RunConfig& run, Communicator& all) {
   together(all, "run.dir", [&] {
-    if (leads) {
+    if (all.rank() == 0) {
       RunLock::await_free(run.dir);
     }
   });
+}
+
+std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& all) {
+  const bool leads = all.rank() == 0;
   std::optional<Found> found;
   with_all_reading_back(all, "checkpoint.choose", [&](const Verify& verify) {
     found = choose_checkpoint(run.dir, run.resume, verify);

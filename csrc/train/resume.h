@@ -33,9 +33,11 @@ struct Chosen {
 // A checkpoint as its manifest tells.
 Chosen chosen_from(const std::filesystem::path& path, Manifest manifest);
 
+// Waits for another job that is about to leave run.dir. Every rank calls; if one fails, all throw.
+void await_run_directory(const RunConfig& run, Communicator& all_host);
+
 // Every rank goes on from the checkpoint that the first one has read back and chosen; nothing where
-// the run starts from scratch. Waits for another job that is about to leave run.dir. Every rank
-// calls; if one fails, all throw.
+// the run starts from scratch. Every rank calls; if one fails, all throw.
 std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& all_host);
 
 // What differs between a checkpoint and the run that is to go on from it.

@@ -83,8 +83,9 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
        .balance = static_cast<float>(config_.loss.balance),
        .router_z = static_cast<float>(config_.loss.router_z)},
       model_.dims().L);
-  const auto [rate, m_correction, v_correction] = optimizer_.rates(
-      learning_rate(config_.schedule, config_.optimizer.learning_rate, step), step);
+  const auto [rate, m_correction, v_correction] =
+      optimizer_.rates(learning_rate(config_.schedule, config_.optimizer.learning_rate, step),
+                       step - skipped_.steps);
   host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});
   filled_.record(stream_);
 
@@ -93,11 +94,21 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   activity.enter("statistics");
   synchronize(stream_);
   read(result);
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+  result.skipped = !std::isfinite(result.grad_norm);
+  skipped_ = result.skipped
+                 ? Skipped{.steps = skipped_.steps + 1, .in_a_row = skipped_.in_a_row + 1}
+                 : Skipped{.steps = skipped_.steps, .in_a_row = 0};
+  if (skipped_.in_a_row > config_.optimizer.max_skipped ||
+      (!std::isfinite(result.loss) && !result.skipped)) {
     throw DivergedError("step " + std::to_string(step) + " has loss " +
                         std::to_string(result.loss) + " and gradient norm " +
-                        std::to_string(result.grad_norm) +
-                        " (training diverged); go back to weights from before that");
+                        std::to_string(result.grad_norm) + " (training diverged" +
+                        (skipped_.in_a_row > 1 ? ": " + std::to_string(skipped_.in_a_row) +
+                                                     " steps in a row, of which "
+                                                     "optimizer.max_skipped allows " +
+                                                     std::to_string(config_.optimizer.max_skipped)
+                                               : "") +
+                        "); go back to weights from before that");
   }
   result.data_seconds = filled_.seconds_since(begin_);
   result.model_seconds = differentiated_.seconds_since(filled_);

@@ -30,6 +30,7 @@ struct StepResult {
   double balance = 0;  // 1 when every expert has its share
   double router_z = 0;
   double grad_norm = 0;  // before clipping
+  bool skipped = false;  // it is not finite, and weights and optimizer's state are as before
   // Busiest expert over an equal share, worst layer, last micro-batch of each rank.
   double expert_load_max = 0;
   std::int64_t tokens = 0;
@@ -62,9 +63,18 @@ class TrainStep {
             Stream stream);
 
   // Step number `step`, counted from 1, on samples [first_sample, first_sample + global_batch).
-  // Returns when the device is done. DivergedError if the loss or the gradient is not finite; the
-  // weights are then of no use, and the last checkpoint is.
+  // Returns when the device is done. A step whose gradient's norm is not finite changes nothing; after
+  // optimizer.max_skipped of them in a row it is a DivergedError. So is a loss that is not finite
+  // where the gradient is.
   StepResult run(std::int64_t step, std::uint64_t first_sample);
+
+  // Steps that were left out: the optimizer's own count is without them.
+  struct Skipped {
+    std::int64_t steps = 0;
+    std::int64_t in_a_row = 0;  // up to the last step
+  };
+  const Skipped& skipped() const { return skipped_; }
+  void set_skipped(const Skipped& skipped) { skipped_ = skipped; }
 
   // Of the step that run() has returned from. Every rank calls. They read back what the step did
   // not, so they are for a step now and then.
@@ -104,6 +114,7 @@ class TrainStep {
   Event filled_;
   Event differentiated_;
   Event end_;
+  Skipped skipped_;
   std::vector<bool> padding_;  // of the step's micro-batches
   std::optional<StepGraphs> graphs_;
 };

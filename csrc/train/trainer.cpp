@@ -56,6 +56,10 @@ bool is_of_files(const Error& error) {
          error.code() == ExitCode::data;
 }
 
+TrainStep::Skipped skipped_until(const Manifest& manifest) {
+  return {.steps = manifest.skipped_steps, .in_a_row = manifest.skipped_in_a_row};
+}
+
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
 
@@ -112,6 +116,7 @@ Trainer::Trainer(const Config& config,
   together(groups_.all_host(), "checkpoint.newest", [&] {
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });
+  await_run_directory(config_.run, groups_.all_host());
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
   std::optional<StoredWeights> initial;
   if (found) {
@@ -189,6 +194,7 @@ Trainer::Trainer(const Config& config,
   }
 
   if (found) {
+    train_step_->set_skipped(skipped_until(found->manifest));
     load_checkpoint(
         found->path, found->writer(), config_.model, *residency_, *optimizer_, groups_, stream());
   } else if (initial) {
@@ -213,8 +219,8 @@ void Trainer::go_on_from(const Chosen& chosen) {
   loss_watch_ = LossWatch(
       config_.model.vocab_size,
       {.reference = chosen.manifest.loss_reference, .exploded_at = chosen.manifest.exploded_at});
-  if (!leads_) {
-    return;
+  if (!leads_ || train_step_) {
+    return;  // a run that goes back has said it all
   }
   for (const std::string& line : resumption.said) {
     log_warning("{}", line);
@@ -227,7 +233,14 @@ void Trainer::go_on_from(const Chosen& chosen) {
   }
 }
 
+void Trainer::pass_over() {
+  while (passed_over_.contains(samples_)) {
+    samples_ += static_cast<std::uint64_t>(config_.batch.global_batch);
+  }
+}
+
 StepResult Trainer::step() {
+  pass_over();
   const StepResult result = train_step_->run(step_ + 1, samples_);
   ++step_;
   samples_ += static_cast<std::uint64_t>(config_.batch.global_batch);
@@ -309,6 +322,8 @@ void Trainer::save(Save how) {
   manifest.exploded_at = loss_watch_.exploded() ? loss_watch_.state().exploded_at
                          : weights_are_bad_     ? step_ + 1
                                                 : 0;
+  manifest.skipped_steps = train_step_->skipped().steps;
+  manifest.skipped_in_a_row = train_step_->skipped().in_a_row;
   manifest.config = to_yaml(config_);
   residency_->await_all();
   saving_samples_ = samples_;
@@ -399,8 +414,7 @@ void Trainer::export_model() {
   if (!owes_export()) {
     return;
   }
-  saver_->finish();  // the checkpoint is safe first
-  note_saved();
+  save_under_way_ends();  // the checkpoint is safe first
   world_.activity().enter("exporting the model");
   const Clock clock;
   residency_->await_all();
@@ -476,6 +490,17 @@ StepResult Trainer::watched_step() {
   if (!leads_) {
     return result;
   }
+  if (result.skipped) {
+    log_warning(
+        "step {} is left out: its gradient's norm is {}, with loss {:.4g}; {} in a row, of which "
+        "optimizer.max_skipped allows {}",
+        step_,
+        result.grad_norm,
+        result.loss,
+        train_step_->skipped().in_a_row,
+        config_.optimizer.max_skipped);
+    return result;
+  }
   switch (loss_watch_.observe(step_, result.loss)) {
     case LossWatch::News::none:
       break;
@@ -497,6 +522,70 @@ StepResult Trainer::watched_step() {
   }
   weights_are_bad_ = loss_watch_.exploded();
   return result;
+}
+
+bool Trainer::is_spike(const StepResult& result) const {
+  return config_.optimizer.rewind_norm > 0 && !result.skipped &&
+         result.grad_norm > config_.optimizer.rewind_norm;
+}
+
+// Everything in it follows from the samples and from what the checkpoint has, so that a run which is
+// killed and started again decides alike.
+bool Trainer::rewind(std::uint64_t samples, const StepResult& result) {
+  save_under_way_ends();
+  const std::int64_t spike = step_;
+  const std::string what =
+      fmt::format("step {} has a gradient of norm {:.4g}, above optimizer.rewind_norm {:.4g}",
+                  spike,
+                  result.grad_norm,
+                  config_.optimizer.rewind_norm);
+  if (saved_step_ < 0) {
+    if (leads_) {
+      log_warning("{}, and nothing is saved yet to go back to: training goes on", what);
+    }
+    return false;
+  }
+  RunConfig run = config_.run;
+  run.resume = Resume::required;
+  const Chosen chosen = agree_on_checkpoint(run, groups_.all_host()).value();
+  num_rewinds_ = chosen.manifest.step == rewound_to_ ? num_rewinds_ + 1 : 1;
+  rewound_to_ = chosen.manifest.step;
+  if (num_rewinds_ > config_.optimizer.max_rewinds) {
+    throw DivergedError(fmt::format(
+        "{} (the run went back to step {} {} times, as often as optimizer.max_rewinds allows); {}",
+        what,
+        rewound_to_,
+        config_.optimizer.max_rewinds,
+        leads_ ? rotation_.way_back(spike, kCalmer) : std::string()));
+  }
+  world_.activity().enter("going back to a checkpoint");
+  passed_over_.insert(samples);
+  go_on_from(chosen);
+  load_checkpoint(
+      chosen.path, chosen.writer(), config_.model, *residency_, *optimizer_, groups_, stream());
+  optimizer_->copy_tied_embedding(stream());
+  train_step_->set_skipped(skipped_until(chosen.manifest));
+  weights_are_bad_ = loss_watch_.exploded();
+  samples_said_ = std::min(samples_said_, samples_);
+  if (leads_) {
+    log_warning("{}: back to {}; samples {} to {} are passed over",
+                what,
+                chosen.path.string(),
+                samples,
+                samples + static_cast<std::uint64_t>(config_.batch.global_batch) - 1);
+  }
+  return true;
+}
+
+void Trainer::save_under_way_ends() {
+  try {
+    saver_->finish();
+  } catch (const Error& error) {
+    if (!forgives(error)) {
+      throw;
+    }
+  }
+  note_saved();
 }
 
 void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gives_up) {
@@ -795,8 +884,7 @@ void Trainer::report_routing(Report& report, const StepResult& result) {
   }
 }
 
-void Trainer::train(const Owed& owed) {
-  Report report;
+void Trainer::open(Report& report) {
   together(groups_.all_host(), "metrics.jsonl", [&] {
     if (leads_) {
       const std::filesystem::path dir = config_.run.dir;
@@ -808,6 +896,11 @@ void Trainer::train(const Owed& owed) {
       }
     }
   });
+}
+
+void Trainer::train(const Owed& owed) {
+  Report report;
+  open(report);
   // Whoever reads the metrics is to know why they end.
   const auto end = [&](bool done, const std::string& reason) {
     report.write([&](MetricsFile& metrics) { metrics.write_end(step_, done, reason); });
@@ -878,8 +971,13 @@ void Trainer::train(Report& report, const Owed& owed) {
   while (step_ < last_step) {
     const Clock step_clock;
     MetricsFile::StepRecord record;
+    pass_over();
     const std::uint64_t samples_before = samples_;
     saving_if_text_is_lost([&] { record.result = watched_step(); });
+    if (is_spike(record.result) && rewind(samples_before, record.result)) {
+      open(report);
+      continue;
+    }
     say_epochs(samples_before);
     record.step = step_;
     record.samples = samples_;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,13 @@ class Trainer {
   void note_saved();
   bool forgives(const Error& error);
   void give_up_save();
+  void save_under_way_ends();
+  // optimizer.rewind_norm: the state of the last checkpoint again, on samples without those of the
+  // step that has just been made, which begin with number `samples`. False where nothing is saved.
+  bool is_spike(const StepResult& result) const;
+  bool rewind(std::uint64_t samples, const StepResult& result);
+  // Moves on to samples that are not passed over.
+  void pass_over();
   // Writes a model folder where one is due and not there; what a disk does to it is said, and
   // nothing else is lost. Every rank calls.
   void export_model();
@@ -130,6 +138,8 @@ class Trainer {
   // What surrounds the steps: progress, metrics, validation, samples, checkpoints.
   void train(const Owed& owed);
   void train(Report& report, const Owed& owed);
+  // Of the run from this step on, on the first rank.
+  void open(Report& report);
   void write_trace();
   MetricsFile::StartRecord start_record(const ModelFlops& flops, std::optional<double> peak) const;
   // What is said of the routing of the last step, and of ranks that are slow.
@@ -176,6 +186,9 @@ class Trainer {
   std::int64_t step_ = 0;
   std::uint64_t samples_ = 0;
   std::int64_t saved_step_ = -1;
+  std::set<std::uint64_t> passed_over_;  // samples that begin a step's
+  std::int64_t rewound_to_ = -1;      // the step of the checkpoint that the run last went back to
+  std::int64_t num_rewinds_ = 0;      // to that one
   std::uint64_t saving_samples_ = 0;  // the position of what is being saved
   std::int64_t failed_saves_ = 0;     // in a row
   std::int64_t rotated_step_ =

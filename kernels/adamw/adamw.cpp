@@ -48,6 +48,9 @@ OpCheck check(const AdamW& op, Stream stream) {
 template <class T>
 void update(const AdamW& op) {
   using A = Accumulator<T>;
+  if (!std::isfinite(op.norm_1.as<A>()[0])) {
+    return;
+  }
   T* const param = op.param_n.as<T>();
   A* const master = op.master_n.as<A>();
   A* const m = op.m_n.as<A>();

@@ -5,6 +5,7 @@
 #include "kernels/adamw/adamw.h"
 
 #include <cmath>
+#include <limits>
 
 #include <gpu_launch.h>
 #include <gpu_memory.h>
@@ -66,6 +67,9 @@ template <class T, int kWidth>
 __global__ void adamw_kernel(Operands<T> op, AdamWCoefficients<float> c, std::int64_t n) {
   const std::int64_t block = blockIdx.x;  // 64 bits: parameter numbers pass 2^31
   const std::int64_t first = (block * kThreads + threadIdx.x) * kWidth;
+  if (!(fabsf(*op.norm) < std::numeric_limits<float>::infinity())) {
+    return;
+  }
   const float ratio = c.clip_norm / (*op.norm + AdamWCoefficients<float>::kNormFloor);
   const float clip = c.clip_norm > 0.0F && ratio < 1.0F ? ratio : 1.0F;
   const AdamWRates<float> r{

@@ -14,6 +14,7 @@ namespace memphis::kernels {
 //   u = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
 //   master -= learning_rate * (u + weight_decay * master)
 //   param = master, rounded to its dtype.
+// Where norm is not finite nothing is written: the gradient is of no use, and the step is left out.
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. norm lies on
 //             the device: the norm never travels to the host before the step. So do the rates,

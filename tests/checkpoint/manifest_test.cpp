@@ -61,7 +61,7 @@ TEST(Manifest, RefusesWhatItDoesNotWrite) {
       {"\"step\": 420", "\"step\": 42e1", "'step' is 420.0, not a whole number from 0 to 2^63 - 1"},
       {"\"step\": 420", "\"step\": 420, \"step\": 421", "key 'step' stands twice in its JSON"},
       {"\"seed\": -1", "\"seed\": \"1\"", "'seed' is \"1\", not a whole number"},
-      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 12 fields where 11 are known"},
+      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 14 fields where 13 are known"},
       {"\"bytes\": 9", "\"bytes\": 9, \"mode\": 1", "there are 4 fields where 3 are known"},
       {"\"bytes\": 9", "\"bytes\": \"9\"", "'bytes' is \"9\", not a whole number"},
       {"0000000000000001", "1", "'xxh3' is '1', not 16 hexadecimal digits"},

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <csignal>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -60,6 +61,7 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     record.step = 1;
     record.seconds = 1;
     record.result.communication.emplace();
+    record.result.skipped = true;
     metrics.write_step(record);
     MetricsFile::StartRecord start;
     start.peak_flops_per_second = 1e12;
@@ -121,6 +123,28 @@ TEST(MetricsFile, RemembersThatARunWasRestarted) {
   ASSERT_EQ(objects.size(), 4U);
   EXPECT_EQ(objects[2].at("end"), "stopped");
   EXPECT_EQ(objects[3].at("steps_again"), 2);
+}
+
+// JSON has no word for what is no number, and readers of the file know none.
+TEST(MetricsFile, LeavesOutWhatOfASkippedStepIsNoNumber) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "metrics.jsonl";
+  {
+    MetricsFile metrics(path, 0);
+    MetricsFile::StepRecord record;
+    record.step = 1;
+    record.seconds = 1;
+    record.result.loss = std::numeric_limits<double>::quiet_NaN();
+    record.result.balance = 1.5;
+    record.result.grad_norm = std::numeric_limits<double>::infinity();
+    record.result.skipped = true;
+    metrics.write_step(record);
+  }
+  const auto line = parse_json(read_text(path)).value();
+  EXPECT_EQ(line.at("skipped"), true);
+  EXPECT_EQ(line.at("balance_loss"), 1.5);
+  EXPECT_FALSE(line.contains("loss"));
+  EXPECT_FALSE(line.contains("grad_norm"));
 }
 
 TEST(RouterWatch, NamesALayerThatCollapsesAndOneThatComesBack) {

@@ -124,6 +124,19 @@ TEST_P(AdamW, IsAsCloseAsNaive) {
   EXPECT_EQ(actual.param, rounded_to(dtype, actual.master));
 }
 
+TEST_P(AdamW, LeavesAllAsItIsWhereTheNormIsNoNumber) {
+  Inputs in = draw(op_case(), target().dtype);
+  const std::int64_t n = op_case().num_parameters;
+  for (const double norm :
+       {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    in.norm = norm;
+    const State after = run(op_case(), in, target());
+    EXPECT_EQ(after.master, first(n, in.before.master));
+    EXPECT_EQ(after.m, first(n, in.before.m));
+    EXPECT_EQ(after.v, first(n, in.before.v));
+  }
+}
+
 TEST_P(AdamW, RepeatsItsBits) {
   const Inputs in = draw(op_case(), target().dtype);
   const State once = run(op_case(), in, target());
