@@ -191,6 +191,28 @@ TEST_F(Interruption, ACheckpointThatMayNotGrowIsRefusedAndTheLastOneStays) {
   expect_same_end("whole", "run");
 }
 
+// A disk may be full for a while: what fails is said, and the run goes on for as long as it was told to.
+TEST_F(Interruption, ASaveThatFailsIsForgivenSoManyTimes) {
+  const auto forgiven = [&](const std::string& run_dir, int max_failures) {
+    const Ended ended = shell(
+        "ulimit -f 32; exec \"$@\"",
+        train(run_dir,
+              {"checkpoint.every=2", "checkpoint.max_failures=" + std::to_string(max_failures)}));
+    EXPECT_EQ(ended.code, 4) << ended.error;
+    EXPECT_TRUE(contains(ended.error, "safetensors (File too large)")) << ended.error;
+    EXPECT_FALSE(is_saved(run_dir, "step-00000002"));
+    int count = 0;
+    const std::string said = "a checkpoint is not saved, and training goes on";
+    for (std::size_t at = 0; (at = ended.error.find(said, at)) != std::string::npos; ++at) {
+      ++count;
+    }
+    return count;
+  };
+  EXPECT_EQ(forgiven("never", 0), 0);
+  EXPECT_EQ(forgiven("twice", 2), 2);
+  EXPECT_EQ(run(train("twice")).code, 0) << "nothing was saved: it starts over";
+}
+
 // The steps since the last checkpoint are worth more than their lines.
 TEST_F(Interruption, MetricsThatCannotBeWrittenEndTheRunOnceItIsSaved) {
   ASSERT_EQ(run(train("whole")).code, 0);

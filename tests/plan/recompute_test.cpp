@@ -181,6 +181,63 @@ TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
   EXPECT_EQ(plan_within(std::size_t{1} << 60, 7).recompute_option, 7U) << "as others need it";
 }
 
+// A snapshot goes before anything is computed again for its sake, on the CPU, whose memory both are
+// in; on a GPU, where it lies in the host's.
+TEST(TrainingPlan, LeavesASnapshotOutWhereThereIsNoRoomForIt) {
+  const auto plan_within = [&](Device device,
+                               std::size_t bytes,
+                               std::size_t host_bytes,
+                               const std::vector<std::string>& more = {},
+                               bool background = true) {
+    std::vector<std::string> overrides = {
+        "parallel.tensor=8", "parallel.expert=8", "parallel.expert_buffer=1.5"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    const Config config = config_of(overrides, 64);
+    return plan_training(config,
+                         DType::bf16,
+                         {.device = device,
+                          .library_bytes = 0,
+                          .budget_bytes = bytes,
+                          .host_budget_bytes = host_bytes},
+                         Mesh(config.parallel, 64),
+                         5,
+                         0,
+                         background);
+  };
+  constexpr std::size_t kRoom = std::size_t{1} << 60;
+  const TrainingPlan roomy = plan_within(Device::cpu, kRoom, kRoom);
+  const std::size_t snapshot = snapshot_bytes(roomy.parameters);
+  EXPECT_TRUE(roomy.saves_in_background);
+  EXPECT_EQ(roomy.memory.host.snapshot_bytes, snapshot);
+  // Of bf16 the weights, and in f32 master weights and two moments; norms and routers in f32.
+  const auto elements = static_cast<double>(master_bytes(roomy.parameters)) / 4;
+  EXPECT_NEAR(static_cast<double>(snapshot), 14 * elements, 0.01 * 14 * elements);
+  EXPECT_EQ(describe_saves(roomy, {}), "checkpoints are written while training goes on");
+
+  const std::size_t needed = roomy.memory.needed_bytes(Device::cpu);
+  EXPECT_TRUE(plan_within(Device::cpu, needed, kRoom).saves_in_background) << "to the byte";
+  const TrainingPlan tight = plan_within(Device::cpu, needed - 1, kRoom);
+  EXPECT_FALSE(tight.saves_in_background);
+  EXPECT_EQ(tight.recompute_option, 0U);
+  EXPECT_EQ(tight.memory.needed_bytes(Device::cpu), needed - snapshot);
+  EXPECT_NE(describe_saves(tight, {}).find("there is no room for a snapshot of "),
+            std::string::npos);
+  EXPECT_GT(plan_within(Device::cpu, needed - snapshot - 1, kRoom).recompute_option, 0U);
+
+  const std::size_t host = plan_within(Device::cuda, kRoom, kRoom).memory.host.total_bytes();
+  EXPECT_TRUE(plan_within(Device::cuda, kRoom, host).saves_in_background);
+  EXPECT_FALSE(plan_within(Device::cuda, kRoom, host - 1).saves_in_background);
+
+  EXPECT_FALSE(
+      plan_within(Device::cpu, kRoom, kRoom, {"checkpoint.background=never"}).saves_in_background);
+  EXPECT_FALSE(plan_within(Device::cpu, kRoom, kRoom, {"checkpoint.every=0"}).saves_in_background);
+  EXPECT_FALSE(plan_within(Device::cpu, kRoom, kRoom, {}, false).saves_in_background)
+      << "another rank has no room";
+  EXPECT_TRUE(
+      plan_within(Device::cpu, 0, kRoom, {"checkpoint.background=required"}).saves_in_background)
+      << "and the run is refused";
+}
+
 // The gradient of the head's weight goes through a GPU's memory once for each run of tokens.
 TEST(TrainingPlan, HasLongRunsOfLogitsOnAGpu) {
   const auto rows = [](Device device, const std::vector<std::string>& overrides) {

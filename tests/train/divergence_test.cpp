@@ -84,7 +84,8 @@ class SkippedStep : public testing::TestWithParam<std::string> {
                                           "batch.sequence_length=16",
                                           "model.vocab_size=264",
                                           "model.ffn_dim=16",
-                                          "schedule.warmup_steps=0"};
+                                          "schedule.warmup_steps=0",
+                                          "schedule.decay=constant"};
     overrides.push_back(fmt::format("optimizer.max_skipped={}", max_skipped));
     return tiny_config(directory_, overrides);
   }
@@ -114,6 +115,35 @@ TEST_P(SkippedStep, ChangesNothingAndIsNotCounted) {
     const BrokenWeight broken(trainer);
     EXPECT_TRUE(trainer.step().skipped) << "two in a row, and not two of all";
   }
+}
+
+// The first step of Adam has the length of the learning rate, whatever the gradient's: steps that were
+// left out before it have not made it a later one.
+TEST_P(SkippedStep, IsNotOneOfTheOptimizersSteps) {
+  Trainer trainer(config(), {});
+  {
+    const BrokenWeight broken(trainer);
+    trainer.step();
+    trainer.step();
+  }
+  const auto norm = [&] {
+    for (const StatePiece& piece : weight_pieces(trainer.parameters())) {
+      if (piece.name == "model.norm.weight") {
+        return elements(
+            piece.view, {.begin = 0, .count = piece.view.num_elements()}, trainer.stream());
+      }
+    }
+    return std::vector<double>();
+  };
+  const std::vector<double> before = norm();
+  trainer.step();
+  const std::vector<double> after = norm();
+  double moved = 0;
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    moved = std::max(moved, std::abs(after[i] - before[i]));
+  }
+  // As the third step it would be 0.62 of that.
+  EXPECT_NEAR(moved, 4e-3, 0.05 * 4e-3);
 }
 
 TEST_P(SkippedStep, EndsTheRunAfterSoManyInARow) {

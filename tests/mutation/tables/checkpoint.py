@@ -10,6 +10,23 @@ STORE = "checkpoint/store.cpp"
 WRITER = "checkpoint/writer.cpp"
 FILE = "core/file.cpp"
 
+SAVER = "checkpoint/checkpoint_saver.cpp"
+plant("checkpoint.saver_ungated", "optim/optimizer.cpp", "missing call",
+      "    if (waits) {\n      gate_->await(i, stream);\n    }\n", "",
+      "the optimizer changes what a snapshot has not copied yet")
+plant("checkpoint.saver_unread", SAVER, "missing call",
+      "      verify_files(directory, files, verdict_);\n", "",
+      "older checkpoints go without the newest having been read back")
+plant("checkpoint.saver_left", SAVER, "missing call",
+      "  begun_step_ = committed_step_;\n  writer_.reset();\n", "  begun_step_ = committed_step_;\n",
+      "what was given up lies about")
+plant("checkpoint.saver_begun", SAVER, "missing call",
+      "  begun_step_ = committed_step_;\n  writer_.reset();\n", "  writer_.reset();\n",
+      "a save that failed counts as begun")
+plant("checkpoint.snapshot_later", "checkpoint/snapshot.cpp", "order",
+      "    copied.data = static_cast<std::byte*>(memory_.data()) + used_;\n", "",
+      "what is written is read from the weights as they are by then")
+
 plant("checkpoint.never_over_work", STORE, "condition",
       "      if (!entry.unfinished) {\n        throw ConfigError(", "      if (entry.unfinished) {\n        throw ConfigError(",
       "run.resume never starts over what is saved")

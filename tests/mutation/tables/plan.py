@@ -261,11 +261,12 @@ plant("plan.again_first", "plan/recompute.h", "comparison",
       "layer < num_layers ? groups : rest", "layer <= num_layers ? groups : rest",
       "one layer more is computed again than was asked for")
 plant("plan.again_cheapest", "plan/training_plan.cpp", "comparison",
-      "if (plan.memory.needed_bytes(room.device) <= room.budget_bytes) {",
-      "if (plan.memory.needed_bytes(room.device) < room.budget_bytes) {",
+      "return memory.needed_bytes(room.device) <= room.budget_bytes &&",
+      "return memory.needed_bytes(room.device) < room.budget_bytes &&",
       "what fits to the byte does not fit")
 plant("plan.again_agreed", "plan/training_plan.cpp", "condition",
-      "before != most;) {", "before == 1;) {",
+      "for (bool agreed = false; !agreed;) {\n    agreed = true;",
+      "for (bool agreed = false, once = true; !agreed && once; once = false) {\n    agreed = true;",
       "what the first stage has room for is taken for what all have")
 plant("plan.again_nested", "plan/recompute.cpp", "condition",
       "groups != rest && has_all_of(groups, rest) && layers", "groups != rest && !rest.any() && layers",

@@ -130,3 +130,22 @@ plant("train.starts_stay", "train/metrics.cpp", "condition",
 plant("train.export_tokenizer", "train/run_tokenizer.cpp", "dropped line",
       '    exported.elsewhere["tokenizer.json"] = file;\n', "",
       "the export of a run is without its tokenizer")
+
+# ---- steps that are left out, runs that go back, saves that fail
+
+plant("train.skipped_counts", "train/step.cpp", "index",
+      "step - skipped_.steps);", "step);",
+      "the optimizer counts steps that were left out")
+plant("train.skipped_for_ever", "train/step.cpp", "condition",
+      "Skipped{.steps = skipped_.steps, .in_a_row = 0};",
+      "Skipped{.steps = skipped_.steps, .in_a_row = skipped_.in_a_row};",
+      "steps that were left out now and then end the run")
+plant("train.rewind_same_samples", TRAINER, "missing call",
+      "  passed_over_.insert(samples);\n", "",
+      "a run goes back to the samples that it has just gone back for")
+plant("train.rewind_keeps_lines", TRAINER, "missing call",
+      "      open(report);\n      continue;\n", "      continue;\n",
+      "metrics have steps twice that were done again")
+plant("train.forgiving", TRAINER, "condition",
+      "++failed_saves_ > config_.checkpoint.max_failures", "++failed_saves_ >= config_.checkpoint.max_failures",
+      "one failed save less is forgiven than was asked for")
