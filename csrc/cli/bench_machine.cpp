@@ -157,7 +157,7 @@ void measure_gpu(Communicator& all, bench::BenchmarkTimer& timer, Machine& machi
 // copies take turns for long enough to meet what a step will meet. What a maker says of its products
 // is of no use then: MFU is counted of what is measured.
 void measure_processor(Communicator& all, bench::BenchmarkTimer& timer, Machine& machine) {
-  constexpr int kRounds = 9;
+  constexpr int kRounds = 5;
   std::vector<double> products;
   std::vector<double> copies;
   for (int round = 0; round < kRounds; ++round) {

@@ -84,6 +84,7 @@ class SkippedStep : public testing::TestWithParam<std::string> {
                                           "batch.sequence_length=16",
                                           "model.vocab_size=264",
                                           "model.ffn_dim=16",
+                                          "model.num_layers=1",
                                           "schedule.warmup_steps=0",
                                           "schedule.decay=constant"};
     overrides.push_back(fmt::format("optimizer.max_skipped={}", max_skipped));
