@@ -347,7 +347,11 @@ TEST_P(BackwardPartsTest, GiveTheBitsOfOnePart) {
   if (const std::string reason = skip_reason(GetParam()); !reason.empty()) {
     GTEST_SKIP() << reason;
   }
-  for (const Model& model : models()) {
+  std::vector<Model> tested = models();
+  if (GetParam().device == Device::cuda && device_info(Device::cuda).simulated) {
+    tested.erase(tested.begin());  // the other has all of its parts, and takes a minute
+  }
+  for (const Model& model : tested) {
     SCOPED_TRACE(model.name);
     Layers layers(model.config, GetParam());
     expect_same_bits(layers);
