@@ -60,6 +60,8 @@ enum class BackgroundChoice : std::uint8_t {
   never
 };  // auto | required | never
 
+inline constexpr std::int64_t kAutoTimeLimit = -1;
+
 struct RunConfig {
   std::string dir = "runs/default";
   DeviceChoice device = DeviceChoice::automatic;
@@ -74,6 +76,12 @@ struct RunConfig {
   double hang_seconds = 600;
   // A GPU's step is launched as one graph; auto: where it can be.
   GraphChoice graph = GraphChoice::automatic;
+  // Seconds from the start of the process until all is to be saved and the run stopped; 0: none;
+  // kAutoTimeLimit: where the scheduler says when it ends the job.
+  std::int64_t time_limit = kAutoTimeLimit;
+  double failure_hours = 50700;     // of a rank's work, between two failures that end the job
+  std::int64_t verify_every = 100;  // steps between comparisons of the replicas' weights; 0: none
+  std::int64_t recompute_check_every = 0;  // steps between micro-batches computed twice; 0: none
 
   bool operator==(const RunConfig&) const = default;
 };
@@ -258,12 +266,18 @@ struct PrecisionConfig {
   bool operator==(const PrecisionConfig&) const = default;
 };
 
+// Of checkpoint.every: as often as what a save takes and how often the job fails make best.
+inline constexpr std::int64_t kAutoInterval = -1;
+
 struct CheckpointConfig {
-  std::int64_t every = 200;  // steps; the last step is always saved; 0: only the last
-  std::int64_t keep = 3;     // newest ones
+  // Steps; the last step is always saved; 0: only the last; or kAutoInterval.
+  std::int64_t every = 200;
+  std::int64_t keep = 3;  // newest ones
   // Saved while training goes on, from a copy in host memory; auto: where that has room.
   BackgroundChoice background = BackgroundChoice::automatic;
   std::int64_t max_failures = 2;  // saves in a row that fail and do not end the run
+  // Steps: the first one from each multiple on stays for ever; 0: none.
+  std::int64_t keep_every = 0;
 
   bool operator==(const CheckpointConfig&) const = default;
 };

@@ -112,6 +112,28 @@ constexpr std::array kTexts = {
             "bits. auto: where one rank runs without metrics.trace; required: fail where that "
             "cannot be. Padding makes steps differ: those that have it in other micro-batches than "
             "the first four kinds of steps are launched kernel by kernel."},
+    KeyText{"run.time_limit",
+            "",
+            "",
+            "After how long since its start a run saves and stops, with exit code 10, in time for "
+            "what a step and a save have taken: 3h50m, say. auto: when Slurm says that it ends the "
+            "job, where it does; none: never. Slurm's end counts beside a time that is given."},
+    KeyText{"run.failure_hours",
+            "hours",
+            "",
+            "Between two failures that end the job, of one rank; a job of N ranks fails N times as "
+            "often. checkpoint.every auto goes by it."},
+    KeyText{"run.verify_every",
+            "steps",
+            "",
+            "Between comparisons of the weights of ranks that hold the same: one that differs is "
+            "named, and the run ends with exit code 13 before anything is saved. Also before each "
+            "save; 0: never."},
+    KeyText{"run.recompute_check_every",
+            "steps",
+            "",
+            "Between steps whose first micro-batch is computed twice: a rank whose gradients are "
+            "not the same to the bit is named, and the run ends with exit code 13; 0: never."},
 
     KeyText{"parallel.pipeline", "ranks", "", "Ranks that share out the layers."},
     KeyText{"parallel.schedule",
@@ -298,7 +320,9 @@ constexpr std::array kTexts = {
     KeyText{"checkpoint.every",
             "steps",
             "",
-            "Between checkpoints; the last step is always saved. 0: that alone."},
+            "Between checkpoints; the last step is always saved. 0: that alone. auto: by Young's "
+            "rule, from what a save stops training for and from run.failure_hours, as measured in "
+            "the run."},
     KeyText{"checkpoint.keep", "checkpoints", "", "How many of the newest stay."},
     KeyText{
         "checkpoint.background",
@@ -313,6 +337,12 @@ constexpr std::array kTexts = {
         "",
         "How many in a row may fail, for a full disk say, before the run ends; the last one, and "
         "that of a run that is stopped, end it at once."},
+    KeyText{
+        "checkpoint.keep_every",
+        "steps",
+        "",
+        "The first checkpoint from each multiple of so many steps on stays for ever, beside the "
+        "newest; 0: none does."},
 
     KeyText{
         "metrics.every",
@@ -356,7 +386,11 @@ constexpr std::array kTexts = {
 // A value's type with its range: "integer, 1 to 4096".
 struct TypeOf {
   std::string operator()(const Integer& target) const {
-    return "integer, " + std::to_string(target.low) + " to " + std::to_string(target.high);
+    return "integer, " + std::to_string(target.low) + " to " + std::to_string(target.high) +
+           (target.word.empty() ? "" : ", or " + std::string(target.word));
+  }
+  std::string operator()(const Duration& /*target*/) const {
+    return "time of d, h, m and s, or auto or none";
   }
   std::string operator()(const Number& target) const {
     return std::string("number, ") + (target.low_kind == Number::Low::above ? "above " : "") +

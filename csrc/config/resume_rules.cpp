@@ -79,6 +79,10 @@ constexpr std::array kRules = {
     ResumeRule{"run.lost_seconds", kFree, "the patience of ranks with each other"},
     ResumeRule{"run.hang_seconds", kFree, "the patience of ranks with each other"},
     ResumeRule{"run.graph", kFree, "the same kernels, launched together or one by one"},
+    ResumeRule{"run.time_limit", kFree, kReports},
+    ResumeRule{"run.failure_hours", kFree, kReports},
+    ResumeRule{"run.verify_every", kFree, kReports},
+    ResumeRule{"run.recompute_check_every", kFree, kReports},
 
     ResumeRule{"parallel.pipeline", kSaid, kRounding},
     ResumeRule{"parallel.schedule", kSaid, kRounding},
@@ -144,6 +148,9 @@ constexpr std::array kRules = {
     ResumeRule{"checkpoint.every", kFree, kReports},
     ResumeRule{
         "checkpoint.keep", kSaid, "after the next save this many checkpoints of the run are left"},
+    ResumeRule{"checkpoint.keep_every",
+               kSaid,
+               "after the next save the first from each multiple on are left beside the newest"},
 
     ResumeRule{"checkpoint.background", kFree, "the same files, written at another time"},
     ResumeRule{"checkpoint.max_failures", kFree, kReports},

@@ -2,7 +2,10 @@
 #include "csrc/config/schema.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "csrc/config/path_text.h"
@@ -30,6 +33,7 @@ constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max() - 1;
 constexpr double kMaxFactor = 1e6;
 constexpr double kMinEpsilon = 1e-20;
 constexpr double kMaxTheta = 1e12;
+constexpr double kMaxFailureHours = 1e12;
 
 Integer count(std::int64_t& value, std::int64_t low, std::int64_t high) {
   return {.value = &value, .low = low, .high = high};
@@ -111,12 +115,81 @@ WordSet recompute_words(MemoryConfig& memory) {
   return result;
 }
 
+struct TimeUnit {
+  char letter;
+  std::int64_t seconds;
+};
+constexpr std::array kTimeUnits = {
+    TimeUnit{'d', 86400}, TimeUnit{'h', 3600}, TimeUnit{'m', 60}, TimeUnit{'s', 1}};
+constexpr std::int64_t kMaxSeconds = 365 * kTimeUnits[0].seconds;
+
+// Of "3h50m"; nothing of what is none.
+std::optional<std::int64_t> seconds_of(std::string_view text) {
+  std::int64_t seconds = 0;
+  std::size_t next_unit = 0;
+  while (!text.empty()) {
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const auto digits = static_cast<std::size_t>(end - text.data());
+    if (error != std::errc{} || digits == text.size() || number < 0 || number > kMaxSeconds) {
+      return std::nullopt;
+    }
+    while (next_unit < kTimeUnits.size() && kTimeUnits[next_unit].letter != text[digits]) {
+      ++next_unit;
+    }
+    if (next_unit == kTimeUnits.size()) {
+      return std::nullopt;
+    }
+    seconds += number * kTimeUnits[next_unit++].seconds;
+    text.remove_prefix(digits + 1);
+  }
+  return seconds;
+}
+
+std::string duration_text(std::int64_t seconds) {
+  std::string text;
+  for (const auto& [letter, unit] : kTimeUnits) {
+    if (seconds >= unit) {
+      text += std::to_string(seconds / unit) + letter;
+      seconds %= unit;
+    }
+  }
+  return text;
+}
+
+// Whether it is meant as one, whatever is wrong with it.
+bool looks_numeric(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789+-.eE") == std::string_view::npos;
+}
+
 class Assigner {
  public:
   Assigner(const YamlNode& node, std::string path) : node_(node), path_(std::move(path)) {}
 
   void operator()(const Integer& target) const {
+    if (!target.word.empty() && node_.kind == YamlNode::Kind::scalar &&
+        !looks_numeric(node_.text)) {
+      word_of(node_, {target.word});
+      *target.value = target.word_value;
+      return;
+    }
     *target.value = integer_of(node_, path_, target.low, target.high);
+  }
+
+  void operator()(const Duration& target) const {
+    const std::string text = parse_string(node_, path_);
+    if (text == "auto" || text == "none") {
+      *target.value = text == "auto" ? target.auto_value : 0;
+      return;
+    }
+    const std::optional<std::int64_t> seconds = seconds_of(text);
+    if (!seconds || *seconds < 1 || *seconds > kMaxSeconds) {
+      refuse(node_,
+             path_,
+             "it is auto, none, or a time from 1s to 365d, its largest unit first",
+             "write 3h50m, say, with d, h, m and s");
+    }
+    *target.value = *seconds;
   }
 
   void operator()(const Number& target) const {
@@ -297,7 +370,15 @@ class Assigner {
 };
 
 struct Printer {
-  std::string operator()(const Integer& target) const { return std::to_string(*target.value); }
+  std::string operator()(const Integer& target) const {
+    const bool is_word = !target.word.empty() && *target.value == target.word_value;
+    return is_word ? std::string(target.word) : std::to_string(*target.value);
+  }
+  std::string operator()(const Duration& target) const {
+    return *target.value == 0                   ? "none"
+           : *target.value == target.auto_value ? "auto"
+                                                : duration_text(*target.value);
+  }
   std::string operator()(const Number& target) const { return print_number(*target.value); }
   std::string operator()(const Switch& target) const { return *target.value ? "true" : "false"; }
   std::string operator()(const Text& target) const {
@@ -388,6 +469,10 @@ std::vector<Field> fields_of(Config& c) {
       {"run", "lost_seconds", at_least(0, c.run.lost_seconds)},
       {"run", "hang_seconds", at_least(0, c.run.hang_seconds)},
       {"run", "graph", one_of(c.run.graph, {"auto", "required", "never"})},
+      {"run", "time_limit", Duration{&c.run.time_limit, kAutoTimeLimit}},
+      {"run", "failure_hours", above(0, c.run.failure_hours, kMaxFailureHours)},
+      {"run", "verify_every", count(c.run.verify_every, 0, kMaxSteps)},
+      {"run", "recompute_check_every", count(c.run.recompute_check_every, 0, kMaxSteps)},
 
       {"parallel", "pipeline", count(c.parallel.pipeline, 1, kMaxCount)},
       {"parallel", "schedule", one_of(c.parallel.schedule, schedule_words())},
@@ -446,10 +531,17 @@ std::vector<Field> fields_of(Config& c) {
 
       {"precision", "compute", one_of(c.precision.compute, {"auto", "bf16", "f32", "f64"})},
 
-      {"checkpoint", "every", count(c.checkpoint.every, 0, kMaxSteps)},
+      {"checkpoint",
+       "every",
+       Integer{.value = &c.checkpoint.every,
+               .low = 0,
+               .high = kMaxSteps,
+               .word = "auto",
+               .word_value = kAutoInterval}},
       {"checkpoint", "keep", count(c.checkpoint.keep, 1, kMaxCount)},
       {"checkpoint", "background", one_of(c.checkpoint.background, {"auto", "required", "never"})},
       {"checkpoint", "max_failures", count(c.checkpoint.max_failures, 0, kMaxCount)},
+      {"checkpoint", "keep_every", count(c.checkpoint.keep_every, 0, kMaxSteps)},
 
       {"metrics", "every", count(c.metrics.every, 1, kMaxSteps)},
       {"metrics", "validate_every", count(c.metrics.validate_every, 0, kMaxSteps)},

@@ -21,6 +21,15 @@ struct Integer {
   std::int64_t low;
   std::int64_t high;
   bool required = false;  // no default: 0 means that it was not given
+  // What may be written in place of a number, and the value, below `low`, that it stands for.
+  std::string_view word = {};
+  std::int64_t word_value = -1;
+};
+
+// A time in whole seconds, written as "3h50m" with d, h, m and s; or none, which is 0; or auto.
+struct Duration {
+  std::int64_t* value;
+  std::int64_t auto_value;
 };
 
 struct Number {
@@ -79,7 +88,8 @@ struct WordSet {
 struct Field {
   std::string_view section;
   std::string_view key;
-  std::variant<Integer, Number, Switch, Text, TextList, IntegerList, Choice, WordSet> target;
+  std::variant<Integer, Duration, Number, Switch, Text, TextList, IntegerList, Choice, WordSet>
+      target;
 
   std::string path() const { return std::string(section) + "." + std::string(key); }
   bool names_paths() const;

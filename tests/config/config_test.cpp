@@ -105,7 +105,8 @@ Config every_key_set() {
       "  router_init_std: 0.03\n"
       "run: {dir: \"runs/a \\\"b\\\" \\\\ \\u00e9\", device: cpu, seed: 77, resume: never,\n"
       "      init_from: models/a, export_every: 31,\n"
-      "      graph: required}\n"
+      "      graph: required, time_limit: 3h50m, failure_hours: 1000, verify_every: 41,\n"
+      "      recompute_check_every: 42}\n"
       "parallel: {pipeline: 1, data: 1, context: 1, expert: 1, tensor: 1, expert_tensor: 1,\n"
       "           zero: 0, sequence_parallel: false, schedule: interleaved, chunks: 3,\n"
       "           stages: [0, 2, 1]}\n"
@@ -117,7 +118,7 @@ Config every_key_set() {
       "schedule: {steps: 1000, warmup_steps: 17, decay: wsd, decay_steps: 19, min_ratio: 0.25}\n"
       "loss: {balance: 0.02, router_z: 0.004}\n"
       "precision: {compute: bf16}\n"
-      "checkpoint: {every: 11, keep: 5}\n"
+      "checkpoint: {every: 11, keep: 5, keep_every: 43}\n"
       "metrics: {every: 2, validate_every: 21, validate_batches: 22, sample_every: 23,\n"
       "          evaluate_every: 32,\n"
       "          sample_tokens: 24, sample_prompt: \"ROMEO:\\n\\ttab\\x01\",\n"
@@ -161,7 +162,11 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
                        .resume = Resume::never,
                        .init_from = "models/a",
                        .export_every = 31,
-                       .graph = GraphChoice::required}));
+                       .graph = GraphChoice::required,
+                       .time_limit = (3 * 60 + 50) * 60,
+                       .failure_hours = 1000,
+                       .verify_every = 41,
+                       .recompute_check_every = 42}));
   EXPECT_EQ(config.parallel.zero, 0);
   EXPECT_EQ(config.parallel.schedule, ScheduleKind::interleaved);
   EXPECT_EQ(config.parallel.chunks, 3);
@@ -190,7 +195,7 @@ TEST(Config, EveryKeyReachesItsOwnMember) {
                             .min_ratio = 0.25}));
   EXPECT_EQ(config.loss, (LossConfig{.balance = 0.02, .router_z = 0.004}));
   EXPECT_EQ(config.precision.compute, Precision::bf16);
-  EXPECT_EQ(config.checkpoint, (CheckpointConfig{.every = 11, .keep = 5}));
+  EXPECT_EQ(config.checkpoint, (CheckpointConfig{.every = 11, .keep = 5, .keep_every = 43}));
   EXPECT_EQ(config.metrics,
             (MetricsConfig{.every = 2,
                            .validate_every = 21,
@@ -261,6 +266,32 @@ TEST(Overrides, TakeWordsOneByOneOrInAList) {
     EXPECT_NE(to_yaml(config).find("recompute: " + words + "\n"), std::string::npos) << words;
     EXPECT_EQ(parse_config(to_yaml(config), "again.yaml", {}).memory, config.memory) << words;
   }
+}
+
+TEST(Overrides, TakeTimesInUnitsAndWords) {
+  const auto seconds = [](const std::string& text) {
+    return parse_config(kTiny, "tiny.yaml", {"run.time_limit=" + text}).run.time_limit;
+  };
+  EXPECT_EQ(seconds("auto"), kAutoTimeLimit);
+  EXPECT_EQ(seconds("none"), 0);
+  EXPECT_EQ(seconds("90s"), 90);
+  EXPECT_EQ(seconds("1d2h3m4s"), ((24 + 2) * 60 + 3) * 60 + 4);
+  for (const std::string text :
+       {"3600", "h", "3h50", "5m1h", "1h1h", "0s", "366d", "-1h", "1.5h"}) {
+    EXPECT_THROW(seconds(text), ConfigError) << text;
+  }
+  for (const std::string text : {"auto", "none", "3h50m", "1d"}) {
+    const Config config = parse_config(kTiny, "tiny.yaml", {"run.time_limit=" + text});
+    EXPECT_NE(to_yaml(config).find("  time_limit: " + text + "\n"), std::string::npos) << text;
+  }
+}
+
+TEST(Overrides, TakeAWordForAnInterval) {
+  const Config config = parse_config(kTiny, "tiny.yaml", {"checkpoint.every=auto"});
+  EXPECT_EQ(config.checkpoint.every, kAutoInterval);
+  EXPECT_NE(to_yaml(config).find("  every: auto\n"), std::string::npos);
+  EXPECT_THROW(parse_config(kTiny, "tiny.yaml", {"checkpoint.every=-1"}), ConfigError);
+  EXPECT_THROW(parse_config(kTiny, "tiny.yaml", {"checkpoint.every=often"}), ConfigError);
 }
 
 TEST(Overrides, TakeListsOfIntegers) {

@@ -62,7 +62,7 @@ std::vector<test::BadConfig> bad_configs() {
        {},
        ExitCode::config,
        "tiny.yaml:11:3: unknown key checkpoint.compression (checkpoint has no such key); "
-       "the keys of checkpoint are every, keep, background and max_failures"},
+       "the keys of checkpoint are every, keep, background, max_failures and keep_every"},
       {"key inside a list",
        with("data:\n  train: [{path: a.txt}]\n"),
        {},
@@ -273,9 +273,8 @@ std::vector<test::BadConfig> bad_configs() {
        {"run.seed.low=3"},
        ExitCode::config,
        "argument 'run.seed.low=3': unknown key run.seed.low (run has no such key); the keys "
-       "of run are dir, device, seed, resume, init_from, export_every, lost_seconds, hang_seconds "
-       "and "
-       "graph"},
+       "of run are dir, device, seed, resume, init_from, export_every, lost_seconds, "
+       "hang_seconds, graph, time_limit, failure_hours, verify_every and recompute_check_every"},
       {"argument of the wrong type",
        kTiny,
        {"run.seed=one"},
