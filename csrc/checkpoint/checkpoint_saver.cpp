@@ -340,7 +340,7 @@ void CheckpointSaver::abandon() noexcept {
   give_up();
 }
 
-void CheckpointSaver::prune(std::int64_t keep, Judge judge) {
+void CheckpointSaver::prune(KeepRule keep, Judge judge) {
   if (!leads_) {
     return;
   }

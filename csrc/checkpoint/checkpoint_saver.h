@@ -85,7 +85,7 @@ class CheckpointSaver {
 
   // prune (store.h), by the first rank's thread, which alone asks `judge`. Deletes nothing unless
   // the newest checkpoint was read back and found good.
-  void prune(std::int64_t keep, Judge judge);
+  void prune(KeepRule keep, Judge judge);
 
  private:
   enum class Phase : std::uint8_t { idle, writing, committing, reading };

@@ -473,11 +473,35 @@ bool remove_nothing_saved(const fs::path& run_dir) {
   return true;
 }
 
-void prune(const fs::path& run_dir, std::int64_t keep, const Judge& judge, const Verify& verify) {
-  require(keep >= 1, "the newest checkpoint is always kept");
+namespace {
+
+// Whether the first of `from_here`, newest first, is the first that counts from a multiple on.
+bool stays_for_ever(std::span<const StepEntry> from_here,
+                    const KeepRule& keep,
+                    const Judge& judge) {
+  const std::int64_t step = from_here.front().step;
+  if (keep.every == 0 || step < keep.every) {
+    return false;
+  }
+  const std::int64_t multiple = step / keep.every * keep.every;
+  return std::none_of(from_here.begin() + 1, from_here.end(), [&](const StepEntry& older) {
+    return !older.unfinished && older.step >= multiple && older.step < step &&
+           has_marker(older.path) && judge(older.path) == Standing::counts;
+  });
+}
+
+}  // namespace
+
+void prune(const fs::path& run_dir,
+           const KeepRule& keep,
+           const Judge& judge,
+           const Verify& verify) {
+  require(keep.newest >= 1, "the newest checkpoint is always kept");
   std::int64_t num_counted = 0;
   bool newest = true;
-  for (const StepEntry& entry : list_entries(run_dir)) {
+  const std::vector<StepEntry> entries = list_entries(run_dir);
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const StepEntry& entry = entries[i];
     if (entry.unfinished || entry.step < 0) {
       continue;
     }
@@ -497,8 +521,12 @@ void prune(const fs::path& run_dir, std::int64_t keep, const Judge& judge, const
     }
     if (has_marker(entry.path)) {
       const Standing standing = judge(entry.path);
-      if (standing == Standing::counts && num_counted < keep) {
+      if (standing == Standing::counts && num_counted < keep.newest) {
         ++num_counted;
+        continue;
+      }
+      if (standing == Standing::counts &&
+          stays_for_ever(std::span(entries).subspan(i), keep, judge)) {
         continue;
       }
       if (standing == Standing::foreign) {

@@ -104,12 +104,19 @@ std::optional<Found> choose_checkpoint(const std::filesystem::path& run_dir,
 enum class Standing : std::uint8_t { counts, spare, foreign };
 using Judge = std::function<Standing(const std::filesystem::path&)>;
 
-// Deletes checkpoints but the newest, the newest `keep` that count, and foreign ones; also what has
-// no marker. First reads the newest back, and deletes nothing, with a warning, unless it is valid;
+// What stays of those that count: the newest so many, of which there is one at least, and the first
+// from each multiple of `every` steps on; 0: none of these.
+struct KeepRule {
+  std::int64_t newest = 1;
+  std::int64_t every = 0;
+};
+
+// Deletes checkpoints but the newest, those that count and that `keep` says, and foreign ones; also
+// what has no marker. First reads the newest back, and deletes nothing, with a warning, unless it is valid;
 // nothing, too, unless it counts. A checkpoint that cannot be deleted is a warning: a run does not
-// end for want of tidiness. keep >= 1.
+// end for want of tidiness.
 void prune(const std::filesystem::path& run_dir,
-           std::int64_t keep,
+           const KeepRule& keep,
            const Judge& judge,
            const Verify& verify = verify_checkpoint);
 

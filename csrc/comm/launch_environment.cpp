@@ -77,6 +77,11 @@ Variables launch_variables() {
   return variables;
 }
 
+std::string job_end_time() {
+  const char* const value = std::getenv("SLURM_JOB_END_TIME");
+  return value == nullptr ? std::string() : std::string(value);
+}
+
 bool launched_by_mpi(const Variables& variables) {
   for (const std::string_view name :
        {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"}) {

@@ -12,6 +12,9 @@ using Variables = std::map<std::string, std::string, std::less<>>;
 
 Variables launch_variables();  // of this process
 
+// When the scheduler ends the job, as it says: SLURM_JOB_END_TIME; empty where it does not.
+std::string job_end_time();
+
 // Where a process stands in its job.
 struct Place {
   int rank = 0;

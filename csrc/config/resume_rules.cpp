@@ -148,12 +148,11 @@ constexpr std::array kRules = {
     ResumeRule{"checkpoint.every", kFree, kReports},
     ResumeRule{
         "checkpoint.keep", kSaid, "after the next save this many checkpoints of the run are left"},
+    ResumeRule{"checkpoint.background", kFree, "the same files, written at another time"},
+    ResumeRule{"checkpoint.max_failures", kFree, kReports},
     ResumeRule{"checkpoint.keep_every",
                kSaid,
                "after the next save the first from each multiple on are left beside the newest"},
-
-    ResumeRule{"checkpoint.background", kFree, "the same files, written at another time"},
-    ResumeRule{"checkpoint.max_failures", kFree, kReports},
 
     ResumeRule{"metrics.every", kFree, kReports},
     ResumeRule{"metrics.validate_every", kFree, kReports},

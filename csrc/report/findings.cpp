@@ -68,7 +68,8 @@ class Finder {
     if (!run_.ends.empty() && !run_.ends.back().done) {
       const EndEvent& end = run_.ends.back();
       const bool diverged = end.reason.find("diverged") != std::string::npos;
-      const bool stopped = end.reason.find("stopped by signal") != std::string::npos;
+      const bool stopped = end.reason.find("stopped by signal") != std::string::npos ||
+                           end.reason.find("stopped ahead of") != std::string::npos;
       const bool goes_on = !run_.starts.empty() && run_.starts.back().time > end.time;
       if (!goes_on) {
         add(stopped ? Weight::note : Weight::bad,

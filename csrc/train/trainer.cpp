@@ -13,6 +13,7 @@
 #include "csrc/checkpoint/model_state.h"
 #include "csrc/checkpoint/state_pieces.h"
 #include "csrc/checkpoint/store.h"
+#include "csrc/comm/launch_environment.h"
 #include "csrc/comm/solo.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
@@ -40,6 +41,13 @@ class Clock {
  private:
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
+
+// On the clock of intervals and limits.
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+constexpr double kSecondsOfHour = 3600;
 
 constexpr const char* kMetricsName = "metrics.jsonl";
 
@@ -327,6 +335,9 @@ void Trainer::save(Save how) {
   manifest.config = to_yaml(config_);
   residency_->await_all();
   saving_samples_ = samples_;
+  if (save_interval_) {
+    save_interval_->begun(now_seconds());
+  }
   try {
     saver_->begin(step_, std::move(manifest));
     if (how == Save::now) {
@@ -357,12 +368,23 @@ void Trainer::note_saved() {
   }
   saved_step_ = saver_->committed_step();
   failed_saves_ = 0;
+  if (time_limit_) {
+    time_limit_->saved(saver_->seconds());
+  }
+  if (save_interval_) {
+    save_interval_->saved(saver_->stalled_seconds(), saver_->seconds());
+  }
   if (leads_) {
-    log_info("saved {} in {:.2f} s, of which training stood for {:.3f} s; next sample {}",
+    log_info("saved {} in {:.2f} s, of which training stood for {:.3f} s; next sample {}{}",
              (std::filesystem::path(config_.run.dir) / checkpoint_name(saved_step_)).string(),
              saver_->seconds(),
              saver_->stalled_seconds(),
-             saving_samples_);
+             saving_samples_,
+             save_interval_
+                 ? fmt::format("; a save each {:.3g} s, for a failure each {:.3g} h",
+                               save_interval_->seconds(),
+                               save_interval_->seconds_between_failures() / kSecondsOfHour)
+                 : std::string());
   }
 }
 
@@ -378,7 +400,18 @@ bool Trainer::forgives(const Error& error) {
         config_.checkpoint.max_failures,
         error.what());
   }
+  if (save_interval_) {
+    save_interval_->failed();
+  }
   return true;
+}
+
+bool Trainer::save_is_due() {
+  if (config_.checkpoint.every != kAutoInterval) {
+    return due(step_, config_.checkpoint.every);
+  }
+  const bool now_due = leads_ && save_interval_->due(now_seconds());
+  return largest_of_all(groups_.all_host(), now_due ? 1 : 0, "step.save") != 0;
 }
 
 bool Trainer::weights_have_exploded() {
@@ -391,7 +424,7 @@ void Trainer::rotate() {
   }
   rotated_step_ = saver_->read_back_step();
   if (!weights_have_exploded()) {
-    saver_->prune(config_.checkpoint.keep,
+    saver_->prune({.newest = config_.checkpoint.keep, .every = config_.checkpoint.keep_every},
                   [this](const std::filesystem::path& path) { return rotation_.standing(path); });
   }
 }
@@ -914,26 +947,62 @@ void Trainer::train(const Owed& owed) {
   end(true, "done");
 }
 
+void Trainer::watch_the_clock() {
+  const std::uint64_t bytes = checkpoint_bytes(*parameters_, *optimizer_, groups_);
+  together(groups_.all_host(), "time.limit", [&] {
+    if (!leads_) {
+      return;
+    }
+    const double now = now_seconds();
+    if (config_.checkpoint.every == kAutoInterval) {
+      save_interval_.emplace(config_.run.failure_hours * kSecondsOfHour / world_.size());
+    }
+    const auto unix_now = std::chrono::system_clock::now().time_since_epoch();
+    const std::optional<TimeEnd> end = end_of_time(config_.run.time_limit,
+                                                   now - process_seconds(),
+                                                   job_end_time(),
+                                                   std::chrono::duration<double>(unix_now).count(),
+                                                   now);
+    if (end) {
+      // Until a save is measured, as configs/machines has it of storage that many share.
+      constexpr double kBytesPerSecond = 0.1e9;
+      const double bytes_of_rank = static_cast<double>(bytes) / world_.size();
+      time_limit_.emplace(*end, now, bytes_of_rank / kBytesPerSecond);
+      log_info("the run saves and stops ahead of {}, in {:.0f} s", end->why, end->at - now);
+    }
+  });
+}
+
 void Trainer::train(Report& report, const Owed& owed) {
   const std::int64_t last_step = config_.schedule.steps;
   const StopSignal stop;
   // Why the run is to stop, or 0: a signal, which may have reached some ranks and not others, or
   // metrics that the first rank cannot write. All stop, or none.
   constexpr std::int64_t kReportFailed = 1 << 20;
+  constexpr std::int64_t kTimeIsUp = 1 << 19;
+  const auto reason_to_stop = [&]() -> std::int64_t {
+    if (report.failed()) {
+      return kReportFailed;
+    }
+    return time_limit_ && time_limit_->reached(now_seconds()) ? kTimeIsUp : stop.received();
+  };
   const auto agree_to_stop = [&] {
-    return largest_of_all(
-        groups_.all_host(), report.failed() ? kReportFailed : stop.received(), "step.signal");
+    return largest_of_all(groups_.all_host(), reason_to_stop(), "step.signal");
   };
   std::int64_t why = 0;
   const GivesUp gives_up = [&] { return (why = why == 0 ? agree_to_stop() : why) != 0; };
   const auto save_and_stop = [&] {
     save(Save::now);
     together(groups_.all_host(), "metrics.jsonl", [&] { report.rethrow(); });
+    // Only the first rank's is printed, and it alone knows of the time.
+    const std::string cause =
+        why != kTimeIsUp ? fmt::format("by signal {} ({})", why, strsignal(static_cast<int>(why)))
+        : time_limit_    ? fmt::format("ahead of {}", time_limit_->why())
+                         : std::string("ahead of the time limit");
     throw Error(ExitCode::preempted,
-                fmt::format("stopped by signal {} ({}) after step {}, which is saved; start the "
-                            "same command again to go on",
-                            why,
-                            strsignal(static_cast<int>(why)),
+                fmt::format("stopped {} after step {}, which is saved; start the same command "
+                            "again to go on",
+                            cause,
                             step_));
   };
   const ModelFlops flops = model_flops_per_token(config_.model, config_.batch.sequence_length);
@@ -946,6 +1015,7 @@ void Trainer::train(Report& report, const Owed& owed) {
   if (device_ == Device::cuda && !device_info(device_).simulated) {
     gpu_.emplace(kNvmlName, gpu_identity());
   }
+  watch_the_clock();
   const std::uint64_t first_sample = samples_said_ = samples_;
   const Clock clock;
   double smoothed_seconds = 0;
@@ -982,6 +1052,9 @@ void Trainer::train(Report& report, const Owed& owed) {
     record.step = step_;
     record.samples = samples_;
     record.seconds = step_clock.seconds();
+    if (time_limit_) {
+      time_limit_->stepped(record.seconds);
+    }
     advance_save();
     rotate();  // a checkpoint of before this step: its weights have shown their loss
     record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
@@ -1012,7 +1085,7 @@ void Trainer::train(Report& report, const Owed& owed) {
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);
     }
-    if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
+    if (last || (save_is_due() && !weights_have_exploded())) {
       save(last ? Save::now : Save::meanwhile);
     }
     if (!weights_have_exploded()) {

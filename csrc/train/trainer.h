@@ -28,6 +28,7 @@
 #include "csrc/train/resume.h"
 #include "csrc/train/rotation.h"
 #include "csrc/train/run_lock.h"
+#include "csrc/train/save_times.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -108,6 +109,8 @@ class Trainer {
   void export_model();
   bool owes_export();
   std::filesystem::path export_folder() const;
+  // Whether checkpoint.every asks for a save after this step; the same on all ranks.
+  bool save_is_due();
   // Deletes what the last save has made superfluous, once its weights are known to be well.
   void rotate();
   // step(), and what its loss says of the run.
@@ -140,6 +143,8 @@ class Trainer {
   void train(Report& report, const Owed& owed);
   // Of the run from this step on, on the first rank.
   void open(Report& report);
+  // Begins to keep run.time_limit, the scheduler's limit and checkpoint.every: auto.
+  void watch_the_clock();
   void write_trace();
   MetricsFile::StartRecord start_record(const ModelFlops& flops, std::optional<double> peak) const;
   // What is said of the routing of the last step, and of ranks that are slow.
@@ -167,6 +172,8 @@ class Trainer {
   std::uint64_t samples_said_ = 0;
   Rotation rotation_;
   bool weights_are_bad_ = false;
+  std::optional<SaveInterval> save_interval_;  // of checkpoint.every: auto
+  std::optional<TimeLimit> time_limit_;
   std::optional<MixtureLoader> training_loader_;
   std::vector<ValidationLoader> validation_loaders_;
   std::optional<Parameters> parameters_;

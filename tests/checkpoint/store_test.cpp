@@ -328,16 +328,35 @@ TEST(Store, PruneKeepsTheNewestOnes) {
     save(directory.path(), step);
   }
   directory.write("metrics.jsonl", "{}\n");
-  prune(directory.path(), 4, counts);
+  prune(directory.path(), KeepRule{4}, counts);
   EXPECT_EQ(entries(directory.path()).size(), 5U);
-  prune(directory.path(), 2, counts);
+  prune(directory.path(), KeepRule{2}, counts);
   EXPECT_EQ(entries(directory.path()),
             (std::set<std::string>{"metrics.jsonl", "step-00000030", "step-00000040"}));
-  prune(directory.path(), 1, counts);
-  prune(directory.path(), 1, counts);
+  prune(directory.path(), KeepRule{1}, counts);
+  prune(directory.path(), KeepRule{1}, counts);
   EXPECT_EQ(entries(directory.path()), (std::set<std::string>{"metrics.jsonl", "step-00000040"}));
   EXPECT_TRUE(find_newest_valid(directory.path()).newest);
-  EXPECT_THROW(prune(directory.path(), 0, counts), ContractError);
+  EXPECT_THROW(prune(directory.path(), KeepRule{0}, counts), ContractError);
+}
+
+TEST(Store, PruneKeepsTheFirstFromEachMultipleForEver) {
+  const TemporaryDirectory directory;
+  // By the clock: no step is a multiple but 200.
+  for (const std::int64_t step : {7, 90, 130, 180, 200, 260, 410, 490, 520}) {
+    save(directory.path(), step);
+  }
+  // 410 is another run's: 490 is the first of this one from 400 on.
+  const auto judge = [](const fs::path& checkpoint) {
+    return checkpoint.filename() == "step-00000410" ? Standing::foreign : Standing::counts;
+  };
+  for (int again = 0; again < 2; ++again) {
+    prune(directory.path(), {.newest = 1, .every = 100}, judge);
+    EXPECT_EQ(
+        entries(directory.path()),
+        (std::set<std::string>{
+            "step-00000130", "step-00000200", "step-00000410", "step-00000490", "step-00000520"}));
+  }
 }
 
 TEST(Store, PruneDeletesNothingWhileTheNewestIsNotValid) {
@@ -345,7 +364,7 @@ TEST(Store, PruneDeletesNothingWhileTheNewestIsNotValid) {
     const TemporaryDirectory directory;
     save(directory.path(), 10);
     damage.inflict(save(directory.path(), 20));
-    prune(directory.path(), 1, counts);
+    prune(directory.path(), KeepRule{1}, counts);
     const Scan scan = find_newest_valid(directory.path());
     ASSERT_TRUE(scan.newest) << damage.name;
     EXPECT_EQ(scan.newest->manifest.step, 10) << damage.name;
@@ -357,7 +376,7 @@ TEST(Store, PruneDoesNotCountWhatHasNoMarker) {
   save(directory.path(), 10);
   fs::remove(save(directory.path(), 20) / "COMMIT");
   save(directory.path(), 30);
-  prune(directory.path(), 2, counts);
+  prune(directory.path(), KeepRule{2}, counts);
   EXPECT_EQ(entries(directory.path()), (std::set<std::string>{"step-00000010", "step-00000030"}));
 }
 
@@ -367,7 +386,7 @@ TEST(Store, PruneOfALinkLeavesWhatItPointsAt) {
   fs::create_directory(directory.path() / "run");
   fs::create_directory_symlink(archived, directory.path() / "run" / "step-00000010");
   save(directory.path() / "run", 20);
-  prune(directory.path() / "run", 1, counts);
+  prune(directory.path() / "run", KeepRule{1}, counts);
   EXPECT_EQ(entries(directory.path() / "run"), std::set<std::string>{"step-00000020"});
   EXPECT_TRUE(verify_checkpoint(archived).manifest);
 }
@@ -383,7 +402,7 @@ TEST(Store, PruneLeavesForeignOnesAndCountsNoSpareOnes) {
            : name == "step-00000040" || name == "step-00000050" ? Standing::spare
                                                                 : Standing::counts;
   };
-  prune(directory.path(), 2, judge);
+  prune(directory.path(), KeepRule{2}, judge);
   EXPECT_EQ(
       entries(directory.path()),
       (std::set<std::string>{"step-00000020", "step-00000030", "step-00000060", "step-00000070"}));
@@ -395,7 +414,7 @@ TEST(Store, PruneDeletesNothingForANewestThatDoesNotCount) {
     for (const std::int64_t step : {10, 20, 30}) {
       save(directory.path(), step);
     }
-    prune(directory.path(), 1, [&](const fs::path& checkpoint) {
+    prune(directory.path(), KeepRule{1}, [&](const fs::path& checkpoint) {
       return checkpoint.filename() == "step-00000030" ? newest : Standing::counts;
     });
     EXPECT_EQ(entries(directory.path()).size(), 3U);

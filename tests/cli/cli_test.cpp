@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -97,6 +98,35 @@ TEST_F(Cli, ASignalSavesAndTheRunGoesOnToTheSameBits) {
   ASSERT_EQ(train("stopped").code, 0);
   expect_same_checkpoint("whole", "stopped");
   expect_all_steps("stopped");
+}
+
+// The scheduler says when, and the run when it has started; either ends as a signal does.
+TEST_F(Cli, ATimeLimitSavesAndTheRunGoesOnToTheSameBits) {
+  const Ended limited =
+      train("endless", {"run.time_limit=1s", "checkpoint.every=0", "schedule.steps=1000000"});
+  EXPECT_EQ(limited.code, 10);
+  EXPECT_NE(limited.error.find("stopped ahead of run.time_limit after step "), std::string::npos)
+      << limited.error;
+  ASSERT_EQ(train("whole").code, 0);
+  ASSERT_EQ(::setenv("SLURM_JOB_END_TIME", "1000000000", 1), 0);  // long ago
+  const Ended slurm = train("limited", {"checkpoint.every=0"});
+  EXPECT_EQ(slurm.code, 10);
+  EXPECT_NE(slurm.error.find("after step 1, which is saved"), std::string::npos) << slurm.error;
+  EXPECT_NE(slurm.error.find("ahead of the end of the Slurm job"), std::string::npos)
+      << slurm.error;
+  ASSERT_EQ(train("limited", {"run.time_limit=none"}).code, 0);
+  ASSERT_EQ(::unsetenv("SLURM_JOB_END_TIME"), 0);
+  expect_same_checkpoint("whole", "limited");
+  expect_all_steps("limited");
+}
+
+TEST_F(Cli, AnIntervalByArithmeticBeginsWithASaveAfterTheFirstStep) {
+  const Ended ended = train("auto", {"checkpoint.every=auto", "checkpoint.keep=1"});
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  EXPECT_NE(ended.error.find("step-00000001 in "), std::string::npos) << ended.error;
+  EXPECT_NE(ended.error.find("for a failure each 5.07e+04 h"), std::string::npos) << ended.error;
+  ASSERT_EQ(train("whole").code, 0);
+  expect_same_checkpoint("whole", "auto");
 }
 
 TEST_F(Cli, ARunKilledBeforeItsFirstCheckpointStartsOverAndSaysSo) {

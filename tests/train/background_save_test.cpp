@@ -269,7 +269,7 @@ TEST_F(Saver, IsCommittedThenReadBackThenRotated) {
     EXPECT_LT(saver.read_back_step(), step);
     saver.finish();
     EXPECT_EQ(saver.read_back_step(), step);
-    saver.prune(2, [](const fs::path& /*checkpoint*/) { return Standing::counts; });
+    saver.prune({.newest = 2}, [](const fs::path& /*checkpoint*/) { return Standing::counts; });
   }
   saver.finish();
   EXPECT_EQ(committed_checkpoints(run_dir()),
@@ -372,12 +372,12 @@ TEST_F(Saver, DamageThatIsReadBackKeepsOlderOnes) {
     }
     saver.finish();
   }
-  saver.prune(1, all_count);
+  saver.prune({.newest = 1}, all_count);
   saver.finish();
   EXPECT_EQ(committed_checkpoints(run_dir()).size(), 3U);
   saver.begin(4, {});
   saver.finish();
-  saver.prune(1, all_count);
+  saver.prune({.newest = 1}, all_count);
   saver.finish();
   EXPECT_EQ(committed_checkpoints(run_dir()), std::vector{run_dir() / "step-00000004"});
 }
@@ -394,7 +394,7 @@ TEST_F(Saver, KeepsNothingFromSaveToSave) {
   const auto save = [&](std::int64_t step) {
     saver.begin(step, {});
     saver.finish();
-    saver.prune(1, [](const fs::path& /*checkpoint*/) { return Standing::counts; });
+    saver.prune({.newest = 1}, [](const fs::path& /*checkpoint*/) { return Standing::counts; });
     saver.finish();
   };
   save(1);

@@ -93,3 +93,9 @@ plant("checkpoint.byte_letters", "checkpoint/folder_tokenizer.cpp", "bound",
 plant("checkpoint.index_of_parts", "checkpoint/hf.cpp", "missing call",
       "      require_all_of_index(directory / kIndexFile);\n", "",
       "a tensor that the index of a presharded folder names may be missing")
+plant("checkpoint.keep_before_multiple", STORE, "condition",
+      "keep.every == 0 || step < keep.every", "keep.every == 0",
+      "the first checkpoint of a run stays for ever")
+plant("checkpoint.keep_all_of_multiple", STORE, "condition",
+      "older.step >= multiple && older.step < step &&", "older.step == multiple &&",
+      "by the clock, every checkpoint stays for ever")

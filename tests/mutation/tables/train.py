@@ -9,6 +9,7 @@ GENERATOR = "train/generator.cpp"
 STEP = "train/step.cpp"
 REPORT = "train/communication_report.cpp"
 GRAPHS = "train/step_graphs.cpp"
+SAVE_TIMES = "train/save_times.cpp"
 
 plant("train.step_token_scale", STEP, "scale by degree",
       ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(config_.batch.micro_batch * config_.batch.sequence_length),",
@@ -149,3 +150,18 @@ plant("train.rewind_keeps_lines", TRAINER, "missing call",
 plant("train.forgiving", TRAINER, "condition",
       "++failed_saves_ > config_.checkpoint.max_failures", "++failed_saves_ >= config_.checkpoint.max_failures",
       "one failed save less is forgiven than was asked for")
+plant("train.interval_of_first_save", SAVE_TIMES, "missing step",
+      "kPast * cost_seconds_ + (1 - kPast) * cost", "cost_seconds_",
+      "saves go on as often on a disk that has become slow")
+plant("train.none_is_slurms", SAVE_TIMES, "condition",
+      "if (limit == 0 || job_end.empty())", "if (job_end.empty())",
+      "run.time_limit: none stops at Slurm's end")
+plant("train.later_end", SAVE_TIMES, "comparison",
+      "if (!end || at < end->at)", "if (!end)",
+      "Slurm ends a job before its own limit, unsaved")
+plant("train.no_time_to_save", SAVE_TIMES, "missing term",
+      "step_seconds_ + 2 * save_seconds_ + kEndSeconds", "step_seconds_ + kEndSeconds",
+      "the job ends while it saves")
+plant("train.shortest_save", SAVE_TIMES, "comparison",
+      "measured_ ? std::max(save_seconds_, seconds) : seconds", "seconds",
+      "a save that was quick by chance is planned with")
