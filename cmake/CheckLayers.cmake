@@ -9,7 +9,7 @@
 cmake_minimum_required(VERSION 3.25)
 
 set(layers csrc/core csrc/config csrc/plan csrc/comm kernels csrc/data csrc/model csrc/optim csrc/checkpoint
-           csrc/train csrc/report bench csrc/cli)
+           csrc/train csrc/doctor csrc/report bench csrc/cli)
 set(uses_csrc/core "")
 set(uses_csrc/config "")
 set(uses_csrc/plan csrc/config)
@@ -21,8 +21,9 @@ set(uses_csrc/optim csrc/model csrc/plan csrc/config csrc/comm kernels)
 set(uses_csrc/checkpoint csrc/model csrc/optim csrc/config csrc/plan csrc/comm)
 set(uses_csrc/train csrc/config csrc/plan csrc/comm kernels csrc/data csrc/model csrc/optim csrc/checkpoint)
 set(uses_bench kernels)
+set(uses_csrc/doctor csrc/config csrc/plan csrc/comm kernels csrc/data csrc/checkpoint csrc/train)
 set(uses_csrc/report csrc/config csrc/plan csrc/train)
-set(uses_csrc/cli ${uses_csrc/train} csrc/train csrc/report bench)
+set(uses_csrc/cli ${uses_csrc/train} csrc/train csrc/doctor csrc/report bench)
 
 set(problems "")
 macro(problem)

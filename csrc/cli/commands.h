@@ -19,6 +19,7 @@ void add_generate_command(CLI::App& program);
 void add_bench_command(CLI::App& program);
 void add_report_command(CLI::App& program);
 void add_docs_command(CLI::App& program);
+void add_doctor_command(CLI::App& program);
 void add_tokenize_command(CLI::App& program);
 
 // `CONFIG [section.key=value ...]`, as train, plan and bench step take it.

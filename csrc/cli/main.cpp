@@ -45,6 +45,7 @@ int run(int argc, char** argv) {
   add_tokenize_command(program);
   add_report_command(program);
   add_docs_command(program);
+  add_doctor_command(program);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (!arguments.empty() && arguments.front() == "help") {  // help train
     arguments.erase(arguments.begin());

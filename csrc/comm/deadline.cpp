@@ -9,14 +9,17 @@
 
 namespace memphis {
 
-Deadline::Deadline(double seconds, ExitCode code, std::string cause) {
+Deadline::Deadline(double seconds, ExitCode code, std::string cause)
+    : Deadline(seconds, code, [cause = std::move(cause)] { return cause; }) {}
+
+Deadline::Deadline(double seconds, ExitCode code, std::function<std::string()> cause) {
   if (seconds <= 0) {
     return;
   }
   thread_ = std::thread([this, seconds, code, cause = std::move(cause)] {
     std::unique_lock lock(mutex_);
     if (!changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return met_; })) {
-      log_error("memphis: {}", cause);
+      log_error("memphis: {}", cause());
       std::_Exit(static_cast<int>(code));  // the thread that waits holds what exit() would destroy
     }
   });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -16,6 +17,8 @@ namespace memphis {
 class Deadline {
  public:
   Deadline(double seconds, ExitCode code, std::string cause);
+  // The cause is asked for when the time is up, on another thread.
+  Deadline(double seconds, ExitCode code, std::function<std::string()> cause);
   ~Deadline();
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;

@@ -173,6 +173,29 @@ TEST_F(Cli, ASecondJobIsToldOfTheFirstBeforeThatHasSaved) {
       << second.error;
 }
 
+TEST_F(Cli, TheDoctorListsGoodAndBadNodesAndEndsWithWhatIsWrong) {
+  const std::string bad = path("bad.txt");
+  const std::string good = path("good.txt");
+  const Ended well =
+      run({"doctor", config_, "run.dir=" + path("run"), "--bad", bad, "--good", good});
+  EXPECT_EQ(well.code, 0) << well.out << well.error;
+  EXPECT_EQ(read_text(bad), "");
+  EXPECT_EQ(read_text(good).back(), '\n');
+  EXPECT_NE(well.out.find("not checked: "), std::string::npos) << well.out;
+  EXPECT_FALSE(fs::exists(path("run")));
+  const Ended degrees = run({"doctor", config_, "parallel.tensor=3", "--bad", bad, "--good", good});
+  EXPECT_EQ(degrees.code, 2);
+  EXPECT_NE(degrees.out.find("bad   config             argument 'parallel.tensor=3'"),
+            std::string::npos)
+      << degrees.out;
+  // No file system, and so no shared memory, is below the folder that stands for the root.
+  const Ended sick = run({"doctor", "--root", path("none"), "--bad", bad, "--good", good});
+  EXPECT_EQ(sick.code, 5);
+  EXPECT_NE(sick.out.find("bad   /dev/shm"), std::string::npos) << sick.out;
+  EXPECT_EQ(read_text(good), "");
+  EXPECT_EQ(read_text(bad).back(), '\n');
+}
+
 TEST_F(Cli, PlanSaysWhatAResumeWouldChangeAndFailsWhereTrainWould) {
   const auto plan = [&](const std::vector<std::string>& more) {
     std::vector<std::string> arguments = {"plan", "--resume", config_, "run.dir=" + path("run")};
