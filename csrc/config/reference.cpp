@@ -321,8 +321,7 @@ constexpr std::array kTexts = {
             "steps",
             "",
             "Between checkpoints; the last step is always saved. 0: that alone. auto: by Young's "
-            "rule, from what a save stops training for and from run.failure_hours, as measured in "
-            "the run."},
+            "rule, from what a save costs, as measured in the run, and from run.failure_hours."},
     KeyText{"checkpoint.keep", "checkpoints", "", "How many of the newest stay."},
     KeyText{
         "checkpoint.background",

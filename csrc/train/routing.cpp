@@ -122,6 +122,9 @@ RankTimes TrainStep::rank_times(const StepResult& result) {
   const auto slowest = std::max_element(times.begin(), times.end());
   RankTimes ranks;
   ranks.slowest_rank = slowest - times.begin();
+  for (const std::int64_t time : times) {
+    ranks.seconds.push_back(static_cast<double>(time) * kMillionth);
+  }
   ranks.slowest_seconds = static_cast<double>(*slowest) * kMillionth;
   std::nth_element(times.begin(), times.begin() + (all.size() - 1) / 2, times.end());
   ranks.median_seconds =

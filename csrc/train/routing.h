@@ -47,6 +47,7 @@ struct RankTimes {
   std::int64_t slowest_rank = 0;
   double slowest_seconds = 0;
   double median_seconds = 0;
+  std::vector<double> seconds;  // by rank
 };
 
 }  // namespace memphis

@@ -162,8 +162,29 @@ const PendingWeights& TrainStep::pending_of(const Action& action) const {
 
 void TrainStep::run(const Action& action, MicroBatch& slot) {
   const std::int64_t index = action.micro_batch;
-  const kernels::WeightGradient weight_gradient = reduction_.weight_gradient(index == 0);
-  GradientSink* const sink = reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches);
+  run(action,
+      slot,
+      reduction_.weight_gradient(index == 0),
+      reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches));
+}
+
+void TrainStep::differentiate_again() {
+  groups_.activity().enter("computing a micro-batch again");
+  // The others' messages are sent as they lie: each rank keeps to the schedule.
+  const auto act = [&](const Action& action, MicroBatch& slot) {
+    if (action.micro_batch == 0) {
+      run(action, slot, kernels::WeightGradient::write, nullptr);
+    }
+  };
+  pipeline_.run(plan_.schedule, std::cref(act));
+  synchronize(stream_);
+}
+
+void TrainStep::run(const Action& action,
+                    MicroBatch& slot,
+                    kernels::WeightGradient weight_gradient,
+                    GradientSink* sink) {
+  const std::int64_t index = action.micro_batch;
   switch (action.kind) {
     case ActionKind::forward: {
       const std::int64_t size = config_.batch.micro_batch;

@@ -76,6 +76,11 @@ class TrainStep {
   const Skipped& skipped() const { return skipped_; }
   void set_skipped(const Skipped& skipped) { skipped_ = skipped; }
 
+  // Computes the gradients of the step's first micro-batch once more, where the backward pass leaves
+  // them and not reduced, from the weights as they are now. Nothing that a later step reads is
+  // changed. Every rank calls, and none before the first step.
+  void differentiate_again();
+
   // Of the step that run() has returned from. Every rank calls. They read back what the step did
   // not, so they are for a step now and then.
   Routing routing();
@@ -86,6 +91,10 @@ class TrainStep {
   std::int64_t enqueue_or_launch();
   void enqueue();
   void run(const Action& action, MicroBatch& slot);
+  void run(const Action& action,
+           MicroBatch& slot,
+           kernels::WeightGradient weight_gradient,
+           GradientSink* sink);
   const PendingWeights& pending_of(const Action& action) const;
   StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
   void sum_losses_over_ranks();

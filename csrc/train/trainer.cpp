@@ -2,6 +2,7 @@
 #include "csrc/train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -179,6 +180,7 @@ Trainer::Trainer(const Config& config,
                       *training_loader_,
                       graphs_,
                       stream());
+  replica_check_.emplace(mesh_, groups_, *parameters_, stream());
   for (const ValidationSet& set : dataset_.validation) {
     validation_loaders_.emplace_back(
         *set.stream,
@@ -255,6 +257,26 @@ StepResult Trainer::step() {
   return result;
 }
 
+void Trainer::verify_replicas() {
+  if (verified_step_ == step_) {
+    return;
+  }
+  world_.activity().enter("comparing weights");
+  residency_->await_all();
+  replica_check_->compare_weights();
+  verified_step_ = step_;
+}
+
+void Trainer::check_repeats() {
+  residency_->await_all();
+  std::array<std::uint64_t, 2> hashes{};
+  for (std::uint64_t& hash : hashes) {
+    train_step_->differentiate_again();
+    hash = replica_check_->hash_of_gradients();
+  }
+  replica_check_->require_repeated(hashes[0], hashes[1]);
+}
+
 double Trainer::validation_loss() {
   require(evaluator_.has_value(), "a run without validation data has no validation loss");
   return evaluator_->run(0).value().loss;
@@ -303,6 +325,9 @@ void Trainer::save(Save how) {
       note_saved();
     }
     return;
+  }
+  if (config_.run.verify_every > 0) {
+    verify_replicas();
   }
   world_.activity().enter("saving a checkpoint");
   try {
@@ -446,6 +471,9 @@ bool Trainer::owes_export() {
 void Trainer::export_model() {
   if (!owes_export()) {
     return;
+  }
+  if (config_.run.verify_every > 0) {
+    verify_replicas();
   }
   save_under_way_ends();  // the checkpoint is safe first
   world_.activity().enter("exporting the model");
@@ -892,6 +920,24 @@ void Trainer::report_gpus(Report& report) {
 void Trainer::report_routing(Report& report, const StepResult& result) {
   const Routing routing = train_step_->routing();
   const RankTimes ranks = train_step_->rank_times(result);
+  for (const SlowRankWatch::News& news : slow_rank_watch_.observe(ranks.seconds)) {
+    const std::string host =
+        text_of_rank(groups_.all_host(), news.rank, host_name(), "step.slow_rank");
+    if (leads_ && news.slow) {
+      log_warning(
+          "step {}: rank {} on {} is slow: its own work takes {:.3g} s a step, where the median of "
+          "all ranks is {:.3g} s with a deviation of {:.2g} s; see what `memphis doctor` says of "
+          "that machine",
+          step_,
+          news.rank,
+          host,
+          news.seconds,
+          news.spread.median,
+          news.spread.deviation);
+    } else if (leads_) {
+      log_warning("step {}: rank {} on {} is as fast as the others again", step_, news.rank, host);
+    }
+  }
   if (!leads_) {
     return;
   }
@@ -1075,6 +1121,12 @@ void Trainer::train(Report& report, const Owed& owed) {
     if (due(step_, config_.metrics.every) || last) {
       report_routing(report, record.result);
       report_gpus(report);
+    }
+    if (due(step_, config_.run.verify_every)) {
+      verify_replicas();
+    }
+    if (due(step_, config_.run.recompute_check_every)) {
+      check_repeats();
     }
     if (due(step_, config_.metrics.validate_every) || last) {
       saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });

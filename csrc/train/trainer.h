@@ -25,10 +25,12 @@
 #include "csrc/train/loss_watch.h"
 #include "csrc/train/metrics.h"
 #include "csrc/train/question_evaluator.h"
+#include "csrc/train/replica_check.h"
 #include "csrc/train/resume.h"
 #include "csrc/train/rotation.h"
 #include "csrc/train/run_lock.h"
 #include "csrc/train/save_times.h"
+#include "csrc/train/slow_rank_watch.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -54,6 +56,11 @@ class Trainer {
 
   // From now on StepResult::communication tells of the GPU's collectives too.
   void time_communication();
+
+  // Compares the weights of ranks that hold the same: Error(bad_hardware) on all where some differ.
+  void verify_replicas();
+  // Computes a micro-batch of the last step twice: the same where a rank's gradients differ.
+  void check_repeats();
 
   double validation_loss();
   // Of data.evaluate, of which there is something.
@@ -167,6 +174,7 @@ class Trainer {
   // Of the first rank, which decides for all.
   LossWatch loss_watch_;
   RouterWatch router_watch_;
+  SlowRankWatch slow_rank_watch_;  // on every rank, to the same end
   std::optional<GpuTelemetry> gpu_;
   double joules_said_ = 0;  // of all GPUs, in the last line of them
   std::uint64_t samples_said_ = 0;
@@ -187,6 +195,7 @@ class Trainer {
   std::optional<Optimizer> optimizer_;
   std::optional<CheckpointSaver> saver_;
   std::optional<TrainStep> train_step_;
+  std::optional<ReplicaCheck> replica_check_;
   std::optional<Evaluator> evaluator_;
   std::optional<QuestionEvaluator> questions_;
   std::optional<InferenceModel> sampler_;
@@ -200,7 +209,8 @@ class Trainer {
   std::int64_t failed_saves_ = 0;     // in a row
   std::int64_t rotated_step_ =
       -1;  // whose checkpoint has made older ones superfluous, if it is well
-  std::int64_t newest_step_ = -1;  // in run.dir, when a checkpoint was chosen
+  std::int64_t verified_step_ = -1;  // whose weights were last compared
+  std::int64_t newest_step_ = -1;    // in run.dir, when a checkpoint was chosen
 };
 
 }  // namespace memphis

@@ -165,3 +165,37 @@ plant("train.no_time_to_save", SAVE_TIMES, "missing term",
 plant("train.shortest_save", SAVE_TIMES, "comparison",
       "measured_ ? std::max(save_seconds_, seconds) : seconds", "seconds",
       "a save that was quick by chance is planned with")
+
+REPLICAS = "train/replica_check.cpp"
+TRAINER = "train/trainer.cpp"
+plant("train.replica_of_half", REPLICAS, "comparison",
+      "2 * votes[group][hash] <= sizes[group]", "2 * votes[group][hash] < sizes[group]",
+      "of two ranks that differ none is named")
+plant("train.replica_groups", REPLICAS, "index",
+      "own[2 * i] = mesh_.group(axis, all.rank()).first;", "own[2 * i] = 0;",
+      "ranks that hold other parts of the model are called dissenters")
+plant("train.replica_segments", REPLICAS, "condition",
+      "return segment.replicas == axis; }", "return segment.replicas == axis && axis == Axis::data_context; }",
+      "experts and norms are not compared")
+plant("train.verify_before_save", TRAINER, "missing step",
+      "  if (config_.run.verify_every > 0) {\n    verify_replicas();\n  }\n  world_.activity().enter(\"saving a checkpoint\");",
+      "  world_.activity().enter(\"saving a checkpoint\");",
+      "weights that differ between ranks are saved")
+plant("train.verify_when_due", TRAINER, "missing step",
+      "    if (due(step_, config_.run.verify_every)) {\n      verify_replicas();\n    }\n", "",
+      "weights are compared before saves alone")
+plant("train.repeat_adds", STEP, "value",
+      "run(action, slot, kernels::WeightGradient::write, nullptr);", "run(action, slot, kernels::WeightGradient::add, nullptr);",
+      "the second computation adds to the first, and every machine is called broken")
+plant("train.repeat_of_one", REPLICAS, "value",
+      "first != second ? 1 : 0", "0",
+      "a machine that computes something else each time is well")
+plant("train.outlier_of_two", "train/outliers.cpp", "value",
+      "constexpr std::size_t kFewest = 3;", "constexpr std::size_t kFewest = 1;",
+      "of two ranks one is called slow by the other")
+plant("train.slow_at_once", "train/slow_rank_watch.cpp", "value",
+      "looks_[rank] = is_slow ? looks_[rank] + 1 : 0;", "looks_[rank] = is_slow ? looks_[rank] + 3 : 0;",
+      "one slow step is a slow rank")
+plant("train.interval_while_saving", "train/save_times.cpp", "missing condition",
+      "  if (seconds_ == 0) {\n    begun_at_.reset();\n  }\n", "  begun_at_.reset();\n",
+      "a disk that is full is written to at every step")

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Machines that lie: bits that are flipped in one rank's memory or on its way to another are found, the
+// rank is named, and nothing is saved of it.
+#include "csrc/train/replica_check.h"
+
+#include <atomic>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "csrc/comm/threads.h"
+#include "csrc/comm/together.h"
+#include "csrc/core/error.h"
+#include "tests/support/layout_run.h"
+#include "tests/support/tiny_run.h"
+#include "tests/support/world_decorator.h"
+
+namespace memphis::test {
+namespace {
+
+using Ranks = std::vector<int>;
+
+TEST(Dissenters, AreThoseOutsideOfTheMajorityOfTheirGroup) {
+  EXPECT_EQ(dissenters({}), Ranks{});
+  using Hashes = std::vector<ReplicaHash>;
+  EXPECT_EQ(dissenters(Hashes{{0, 7}, {0, 7}, {0, 7}}), Ranks{});
+  EXPECT_EQ(dissenters(Hashes{{0, 7}, {0, 8}, {0, 7}}), Ranks{1});
+  EXPECT_EQ(dissenters(Hashes{{0, 7}, {0, 8}}), (Ranks{0, 1})) << "none tells which of two";
+  EXPECT_EQ(dissenters(Hashes{{0, 7}, {0, 8}, {0, 7}, {0, 8}}), (Ranks{0, 1, 2, 3}));
+  // Two groups, one beside the other, and one rank alone.
+  EXPECT_EQ(dissenters(Hashes{{0, 7}, {1, 8}, {0, 7}, {1, 9}, {0, 6}, {1, 8}, {6, 1}}),
+            (Ranks{3, 4}));
+}
+
+void flip_a_bit(const TensorView& view, std::int64_t element = 0) {
+  static_cast<unsigned char*>(view.data)[static_cast<std::size_t>(element) * size_of(view.dtype)] ^=
+      1U;
+}
+
+class Replicas : public testing::Test {
+ protected:
+  // Of the job, whose ranks each call `body`.
+  struct End {
+    ExitCode code = ExitCode::done;
+    std::string text;
+  };
+  // All ranks throw, and one of them has the reason.
+  template <class Body>
+  static End end_of(int num_ranks, const Body& body) {
+    End end;
+    std::mutex mutex;
+    try {
+      run_threads(num_ranks, [&](World& world) {
+        try {
+          body(world);
+        } catch (const FailedElsewhere&) {
+          throw;
+        } catch (const Error& error) {
+          const std::lock_guard lock(mutex);
+          end.text = error.what();
+          throw;
+        }
+      });
+    } catch (const Error& error) {
+      end.code = error.code();
+    }
+    return end;
+  }
+  std::vector<std::string> overrides(const std::vector<std::string>& more) const {
+    std::vector<std::string> all = {
+        "batch.global_batch=24", "batch.micro_batch=2", "metrics.validate_every=0"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  std::string yaml() const { return tiny_yaml(directory_); }
+  bool has_saved(std::int64_t step) const {
+    return std::filesystem::exists(directory_.path() / "run" /
+                                   ("step-0000000" + std::to_string(step)));
+  }
+
+  TemporaryDirectory directory_;
+};
+
+// The others have what they should; of two that differ both are named.
+TEST_F(Replicas, AFlippedBitNamesItsRankBeforeAnythingIsSaved) {
+  struct Row {
+    const char* verify;
+    const char* save;
+  };
+  // At the step that is due, or else before the save.
+  for (const Row& row : {Row{"run.verify_every=2", "checkpoint.every=0"},
+                         Row{"run.verify_every=1000000", "checkpoint.every=2"}}) {
+    std::atomic<std::int64_t> step = 0;
+    const End end = end_of(4, [&](World& world) {
+      RankRun run(world,
+                  yaml(),
+                  overrides({"parallel.data=4",
+                             "parallel.zero=0",
+                             "schedule.steps=4",
+                             "schedule.warmup_steps=1",
+                             row.verify,
+                             row.save}));
+      run.trainer().step();
+      if (world.rank() == 2) {
+        flip_a_bit(run.trainer().parameters().segment_weights(0));
+      }
+      try {
+        run.trainer().run();
+      } catch (const Error&) {
+        step = run.trainer().current_step();
+        throw;
+      }
+    });
+    EXPECT_EQ(end.code, ExitCode::bad_hardware) << end.text;
+    EXPECT_NE(end.text.find("the weights of rank 2 on "), std::string::npos) << end.text;
+    EXPECT_EQ(end.text.find("rank 1"), std::string::npos) << end.text;
+    EXPECT_EQ(step, 2) << row.verify;
+    EXPECT_FALSE(has_saved(2));
+    EXPECT_FALSE(has_saved(4));
+  }
+}
+
+TEST_F(Replicas, EveryKindOfThemIsCompared) {
+  struct Row {
+    const char* name;
+    int num_ranks;
+    std::vector<std::string> overrides;
+    Axis axis;
+    const char* named;  // where the last rank's bit is flipped
+  };
+  const std::vector<Row> rows = {
+      {"owned by one", 4, {"parallel.data=4", "parallel.zero=1"}, Axis::data_context, "rank 3 on "},
+      {"dense under ZeRO-2", 3, {"parallel.zero=2"}, Axis::data_context, "rank 2 on "},
+      {"experts", 4, {"parallel.expert=2", "parallel.zero=0"}, Axis::expert_data, "ranks 1 on "},
+      {"norms",
+       4,
+       {"parallel.tensor=2", "parallel.expert=4", "parallel.zero=0"},
+       Axis::stage_ranks,
+       "rank 3 on "},
+  };
+  for (const Row& row : rows) {
+    std::atomic<int> num_flipped = 0;
+    const End end = end_of(row.num_ranks, [&](World& world) {
+      RankRun run(world, yaml(), overrides(row.overrides));
+      Trainer& trainer = run.trainer();
+      trainer.step();
+      trainer.verify_replicas();  // all are well
+      trainer.step();
+      Parameters& parameters = trainer.parameters();
+      const std::vector<Segment>& segments = parameters.plan().segments;
+      for (std::size_t i = 0; world.rank() + 1 == row.num_ranks && i < segments.size(); ++i) {
+        if (segments[i].replicas == row.axis && segments[i].replicated()) {
+          flip_a_bit(parameters.segment_weights(i), segments[i].num_elements - 1);
+          ++num_flipped;
+          break;
+        }
+      }
+      trainer.verify_replicas();
+    });
+    EXPECT_EQ(num_flipped, 1) << row.name;
+    EXPECT_EQ(end.code, ExitCode::bad_hardware) << row.name << ": " << end.text;
+    EXPECT_NE(end.text.find(row.named), std::string::npos) << row.name << ": " << end.text;
+  }
+}
+
+// Of a layout of each kind: computing twice is no fault, and changes no bit of the run.
+TEST_F(Replicas, WhatIsComputedTwiceIsTheSameAndChangesNothing) {
+  const std::vector<std::vector<std::string>> layouts = {
+      {},
+      {"parallel.tensor=2", "parallel.expert=2", "parallel.zero=2"},
+      {"parallel.data=4", "parallel.zero=3"},
+      {"parallel.pipeline=2", "parallel.schedule=1f1b"},
+      {"parallel.pipeline=2", "parallel.schedule=zb-h1"},
+  };
+  for (const std::vector<std::string>& layout : layouts) {
+    std::vector<Tensors> states;
+    for (const bool checks : {false, true}) {
+      const End end = end_of(layout.empty() ? 1 : 4, [&](World& world) {
+        RankRun run(world, yaml(), overrides(layout));
+        for (int step = 0; step < 3; ++step) {
+          run.trainer().step();
+          if (checks) {
+            run.trainer().check_repeats();
+          }
+        }
+        Tensors state = run.state();
+        if (world.rank() == 0) {
+          states.push_back(std::move(state));
+        }
+      });
+      ASSERT_EQ(end.code, ExitCode::done) << end.text;
+    }
+    EXPECT_TRUE(states[0] == states[1]) << (layout.empty() ? "one rank" : layout.front());
+  }
+}
+
+// Flips a bit of what a rank sends, once, when it is told to.
+class LyingCommunicator final : public CommunicatorDecorator {
+ public:
+  LyingCommunicator(std::unique_ptr<Communicator> real, const bool& armed)
+      : CommunicatorDecorator(std::move(real)), armed_(armed) {}
+
+ private:
+  void before(const Collective& collective, std::string_view name) override {
+    const auto* const moved = std::get_if<AllToAll>(&collective);
+    if (armed_ && !lied_ && moved != nullptr && name == "moe.dispatch") {
+      lied_ = true;
+      // An f32's lowest bits might be lost in rounding: the sign's byte is not.
+      static_cast<unsigned char*>(moved->x.data)[3] ^= 0x80U;
+    }
+  }
+
+  const bool& armed_;
+  bool lied_ = false;
+};
+
+class LyingWorld final : public WorldDecorator {
+ public:
+  explicit LyingWorld(World& real) : WorldDecorator(real) {}
+  std::unique_ptr<Communicator> create_group(std::string axis,
+                                             std::span<const int> ranks,
+                                             Device device,
+                                             Traffic traffic) override {
+    return std::make_unique<LyingCommunicator>(
+        real().create_group(std::move(axis), ranks, device, traffic), armed);
+  }
+
+  bool armed = false;
+};
+
+TEST_F(Replicas, WhatIsComputedOtherwiseTheSecondTimeNamesWhoComputedIt) {
+  const End end = end_of(4, [&](World& real) {
+    LyingWorld world(real);
+    RankRun run(world, yaml(), overrides({"parallel.expert=2", "parallel.data=4"}));
+    run.trainer().step();
+    run.trainer().check_repeats();
+    // Ranks 2 and 3 have the experts of each other's tokens.
+    world.armed = world.rank() == 3;
+    run.trainer().check_repeats();
+  });
+  EXPECT_EQ(end.code, ExitCode::bad_hardware);
+  EXPECT_NE(end.text.find("ranks 2 on "), std::string::npos) << end.text;
+  EXPECT_NE(end.text.find(" and 3 on "), std::string::npos) << end.text;
+  EXPECT_NE(end.text.find("computed the same micro-batch twice"), std::string::npos) << end.text;
+}
+
+}  // namespace
+}  // namespace memphis::test
