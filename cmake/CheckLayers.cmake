@@ -5,6 +5,8 @@
 # Reads the sources of csrc/, kernels/ and bench/, which are the product, and stops with every line that
 #   - includes a layer which its own does not stand on (each includes itself, core, and its row below);
 #   - switches by the preprocessor, or writes PTX, outside kernels/device/, the one dialect's folder;
+#   - changes a file or a directory by itself and not through csrc/core/file_calls.h, where tests make each
+#     call fail (reading is free);
 #   - or is missing: `#pragma once` in a header.
 cmake_minimum_required(VERSION 3.25)
 
@@ -24,6 +26,16 @@ set(uses_bench kernels)
 set(uses_csrc/doctor csrc/config csrc/plan csrc/comm kernels csrc/data csrc/checkpoint csrc/train)
 set(uses_csrc/report csrc/config csrc/plan csrc/train)
 set(uses_csrc/cli ${uses_csrc/train} csrc/train csrc/doctor csrc/report bench)
+
+# What changes files, and by what right it stands where it does: the pipe of a signal handler, which may
+# call little else, and the memory that the simulated ranks of one machine share, which ends with them.
+set(file_calls
+    "(^|[^A-Za-z0-9_>])::(creat|write|pwrite|writev|pwritev|fsync|fdatasync|rename|renameat|unlink|unlinkat|rmdir|mkdir|mkdirat|truncate|ftruncate)[(]"
+    "std::(ofstream|fstream)[^A-Za-z0-9_]"
+    "(^|[^A-Za-z0-9_])(fopen|freopen)[(]"
+    "(fs|filesystem)::(rename|remove|remove_all|create_[a-z_]+|copy|copy_file|resize_file|permissions)[(]"
+    "O_(WRONLY|RDWR).*::open|::open.*O_(WRONLY|RDWR)")
+set(may_call_files csrc/core/file_calls.cpp csrc/train/stop_signal.cpp csrc/comm/simt_nccl/meeting.cpp)
 
 set(problems "")
 macro(problem)
@@ -82,6 +94,15 @@ foreach(file IN LISTS files)
     if(ptx)
       problem("${file}: asm (PTX belongs in kernels/device, one function an instruction)")
     endif()
+  endif()
+
+  if(NOT file IN_LIST may_call_files)
+    foreach(call IN LISTS file_calls)
+      file(STRINGS ${ROOT}/${file} lines REGEX "${call}")
+      foreach(line IN LISTS lines)
+        problem("${file}: ${line} (files are changed through csrc/core/file_calls.h)")
+      endforeach()
+    endforeach()
   endif()
 
   if(file MATCHES "\\.h$")

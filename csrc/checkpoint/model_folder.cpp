@@ -182,10 +182,8 @@ std::uint64_t ModelFolderWriter::num_bytes() const {
 void ModelFolderWriter::begin() {
   require_new_folder(folder_);
   require_new_folder(unfinished_);
-  std::error_code error;
-  fs::create_directories(unfinished_, error);
-  if (error) {
-    throw CheckpointError("cannot create " + unfinished_.string() + " (" + error.message() +
+  if (const int error = make_directories(unfinished_); error != 0) {
+    throw CheckpointError("cannot create " + unfinished_.string() + " (" + system_reason(error) +
                           "); choose another folder or fix permissions");
   }
   try {
@@ -271,21 +269,18 @@ void ModelFolderWriter::commit(const fs::path& source, const FolderTokenizer& to
     write_text(unfinished_ / name, read_text(file));
   }
   sync_directory(unfinished_);
-  fs::rename(unfinished_, folder_, error);
-  if (error) {
+  if (const int failed = rename_path(unfinished_, folder_); failed != 0) {
     throw CheckpointError("cannot rename " + unfinished_.string() + " to " + folder_.string() +
-                          " (" + error.message() + "); choose another folder");
+                          " (" + system_reason(failed) + "); choose another folder");
   }
-  const fs::path parent = folder_.parent_path();
-  sync_directory(parent.empty() ? fs::path(".") : parent);
+  sync_directory(directory_of(folder_));
 }
 
 void ModelFolderWriter::abandon() noexcept {
   for (File& file : files_) {
     file.writer.reset();
   }
-  std::error_code ignored;
-  fs::remove_all(unfinished_, ignored);
+  remove_tree(unfinished_);
 }
 
 void export_stored(ModelFolderWriter& writer,

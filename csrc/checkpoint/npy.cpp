@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 
 namespace memphis {
 namespace {
@@ -60,8 +61,7 @@ std::uint64_t count_of(std::span<const std::int64_t> dims) {
 fs::path sibling(const fs::path& path) {
   fs::path result = path;
   result += ".tmp-" + std::to_string(::getpid());
-  std::error_code ignored;
-  fs::remove(result, ignored);  // of an earlier process with our id
+  remove_file(result);  // of an earlier process with our id
   return result;
 }
 
@@ -81,8 +81,7 @@ NpyWriter::NpyWriter(const fs::path& path, std::span<const std::int64_t> dims)
 
 NpyWriter::~NpyWriter() {
   if (!closed_) {
-    std::error_code ignored;
-    fs::remove(temporary_, ignored);
+    remove_file(temporary_);
   }
 }
 
@@ -95,15 +94,13 @@ void NpyWriter::write(std::span<const float> values) {
 void NpyWriter::close() {
   require(remaining_ == 0, "fewer values are written than the array has");
   writer_.close();
-  std::error_code error;
-  fs::rename(temporary_, path_, error);
-  if (error) {
-    throw CheckpointError(fmt::format(
-        "cannot write {} ({}); fix the path or its permissions", path_.string(), error.message()));
+  if (const int error = rename_path(temporary_, path_); error != 0) {
+    throw CheckpointError(fmt::format("cannot write {} ({}); fix the path or its permissions",
+                                      path_.string(),
+                                      system_reason(error)));
   }
   closed_ = true;
-  const fs::path parent = path_.parent_path();
-  sync_directory(parent.empty() ? fs::path(".") : parent);
+  sync_directory(directory_of(path_));
 }
 
 NpyArray read_npy(const fs::path& path) {

@@ -44,25 +44,6 @@ class Invalid : public std::runtime_error {
   bool denied_;
 };
 
-class Descriptor {
- public:
-  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
-  ~Descriptor() {
-    if (descriptor_ >= 0) {
-      ::close(descriptor_);
-    }
-  }
-  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int get() const { return descriptor_; }
-
- private:
-  int descriptor_;
-};
-
 struct OpenFile {
   Descriptor descriptor;
   std::uint64_t bytes;
@@ -73,8 +54,8 @@ struct OpenFile {
 OpenFile open_in(const Descriptor& directory, const std::string& name) {
   // O_NONBLOCK: opening a pipe would wait for its writer.
   Descriptor descriptor(
-      ::openat(directory.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  if (descriptor.get() < 0) {
+      ::openat(directory.number(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  if (!descriptor.is_open()) {
     const int error_number = errno;
     if (error_number == ENOENT) {
       throw Invalid(name + " is missing");
@@ -86,7 +67,7 @@ OpenFile open_in(const Descriptor& directory, const std::string& name) {
                   error_number);
   }
   struct stat status {};
-  if (::fstat(descriptor.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+  if (::fstat(descriptor.number(), &status) != 0 || !S_ISREG(status.st_mode)) {
     throw Invalid(name + " is not a regular file");
   }
   return {.descriptor = std::move(descriptor), .bytes = static_cast<std::uint64_t>(status.st_size)};
@@ -98,10 +79,10 @@ template <class Use>
 void read_through(const OpenFile& file, const std::string& name, const Use& use) {
   // What fsync has made clean is dropped from the cache, so that the device is read and not the
   // memory that was written from. Advice: where the system declines, the cache is read.
-  ::posix_fadvise(file.descriptor.get(), 0, 0, POSIX_FADV_DONTNEED);
+  ::posix_fadvise(file.descriptor.number(), 0, 0, POSIX_FADV_DONTNEED);
   std::vector<std::byte> buffer(std::size_t{1} << 20U);
   while (true) {
-    const ssize_t count = ::read(file.descriptor.get(), buffer.data(), buffer.size());
+    const ssize_t count = ::read(file.descriptor.number(), buffer.data(), buffer.size());
     if (count < 0 && errno == EINTR) {
       continue;
     }
@@ -151,8 +132,8 @@ void check_file(const Descriptor& directory, const FileRecord& record) {
 }
 
 Descriptor open_directory(const fs::path& path) {
-  Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (directory.get() < 0) {
+  Descriptor directory = open_path(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!directory.is_open()) {
     const int error_number = errno;
     // O_DIRECTORY turns a link's ELOOP into ENOTDIR.
     throw Invalid(error_number == ENOTDIR || error_number == ELOOP
@@ -226,22 +207,19 @@ bool has_metrics(const fs::path& run_dir) {
 }
 
 bool warn_unless_removed(const fs::path& path) {
-  std::error_code error;
-  fs::remove_all(path, error);
-  if (error) {
-    log_warning("cannot remove {} ({}); remove it by hand", path.string(), error.message());
+  const int error = remove_tree(path);
+  if (error != 0) {
+    log_warning("cannot remove {} ({}); remove it by hand", path.string(), system_reason(error));
   }
-  return !error;
+  return error == 0;
 }
 
 // The rename makes it invalid in one step; what a crash leaves of it is then known for what it is.
 void remove_checkpoint(const fs::path& path) {
   fs::path unfinished = path;
   unfinished += kUnfinishedSuffix;
-  std::error_code error;
-  fs::rename(path, unfinished, error);
-  if (error) {
-    log_warning("cannot remove {} ({}); remove it by hand", path.string(), error.message());
+  if (const int error = rename_path(path, unfinished); error != 0) {
+    log_warning("cannot remove {} ({}); remove it by hand", path.string(), system_reason(error));
   } else if (warn_unless_removed(unfinished)) {
     log_info("removed {}", path.string());
   }
@@ -458,8 +436,7 @@ void note_nothing_saved(const fs::path& run_dir) {
 
 bool remove_nothing_saved(const fs::path& run_dir) {
   const fs::path path = run_dir / kNothingSavedName;
-  if (::unlink(path.c_str()) != 0) {
-    const int error_number = errno;
+  if (const int error_number = remove_file(path); error_number != 0) {
     if (error_number == ENOENT) {
       return false;
     }

@@ -2,7 +2,6 @@
 #include "csrc/checkpoint/writer.h"
 
 #include <cerrno>
-#include <system_error>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
@@ -12,6 +11,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
+#include "csrc/core/write_advice.h"
 
 namespace memphis {
 namespace {
@@ -20,19 +20,18 @@ namespace fs = std::filesystem;
 
 constexpr mode_t kDirectoryMode = 0750;  // checkpoints are not for everybody on a shared cluster
 
-[[noreturn]] void throw_write_error(const fs::path& path, const std::error_code& error) {
-  throw CheckpointError(fmt::format(
-      "cannot write {} ({}); what was saved before is untouched, free space or fix permissions and "
-      "start again",
-      path.string(),
-      error.message()));
+[[noreturn]] void throw_write_error(const fs::path& path, int error) {
+  throw CheckpointError(
+      fmt::format("cannot write {} ({}); what was saved before is untouched, {} and start again",
+                  path.string(),
+                  system_reason(error),
+                  write_advice(error)));
 }
 
 // A network file system may rename and then fail to say so: what is there afterwards decides.
 void rename_directory(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::rename(from, to, error);
-  if (error && (fs::exists(from) || !fs::exists(to))) {
+  const int error = rename_path(from, to);
+  if (error != 0 && (fs::exists(from) || !fs::exists(to))) {
     throw_write_error(to, error);
   }
 }
@@ -46,9 +45,7 @@ CheckpointWriter::CheckpointWriter(const fs::path& run_dir, std::int64_t step, O
       unfinished_(run_dir / (checkpoint_name(step) + std::string(kUnfinishedSuffix))),
       final_(run_dir / checkpoint_name(step)) {
   require(step >= 0, "a checkpoint's step is not negative");
-  std::error_code error;
-  fs::create_directories(run_dir, error);
-  if (error) {
+  if (const int error = make_directories(run_dir); error != 0) {
     throw_write_error(run_dir, error);
   }
   remove_unfinished(run_dir);
@@ -61,17 +58,16 @@ CheckpointWriter::CheckpointWriter(const fs::path& run_dir, std::int64_t step, O
                       final_.string()));
     }
     if (verdict.denied) {
-      throw_write_error(final_, std::make_error_code(std::errc::permission_denied));
+      throw_write_error(final_, EACCES);
     }
     log_warning("replacing {}: {}", final_.string(), verdict.reason);
-    fs::remove_all(final_, error);
-    if (error) {
+    if (const int error = remove_tree(final_); error != 0) {
       throw_write_error(final_, error);
     }
   }
   observe("create directory");
-  if (::mkdir(unfinished_.c_str(), kDirectoryMode) != 0) {
-    throw_write_error(unfinished_, std::error_code(errno, std::generic_category()));
+  if (const int error = make_directory(unfinished_, kDirectoryMode); error != 0) {
+    throw_write_error(unfinished_, error);
   }
 }
 
@@ -79,11 +75,9 @@ CheckpointWriter::~CheckpointWriter() {
   if (committed_) {
     return;
   }
-  std::error_code error;
   const fs::path& left = renamed_ ? final_ : unfinished_;
-  fs::remove_all(left, error);
-  if (error) {
-    log_warning("cannot remove {} ({}); remove it by hand", left.string(), error.message());
+  if (const int error = remove_tree(left); error != 0) {
+    log_warning("cannot remove {} ({}); remove it by hand", left.string(), system_reason(error));
   } else if (removed_record_) {
     try {
       note_nothing_saved(run_dir_);

@@ -63,14 +63,39 @@ bool raise_open_file_limit() {
                         std::string(write_advice(error_number)) + " and start again");
 }
 
-void close_durably(int& descriptor, const std::filesystem::path& path) {
-  if (::fsync(descriptor) != 0) {
+void close_durably(Descriptor& descriptor, const std::filesystem::path& path) {
+  if (const int error = flush_file(descriptor.number()); error != 0) {
+    throw_write_error(path, error);
+  }
+  if (const int error = descriptor.close_checked(); error != 0) {
+    throw_write_error(path, error);
+  }
+}
+
+Descriptor open_to_write(const std::filesystem::path& path, int flags) {
+  constexpr mode_t kMode = 0640;  // checkpoints are not for everybody on a shared cluster
+  Descriptor descriptor = open_path(path, O_WRONLY | flags, kMode);
+  if (!descriptor.is_open()) {
     throw_write_error(path, errno);
   }
-  // A network file system may report a failed write only here.
-  if (::close(std::exchange(descriptor, -1)) != 0) {
-    throw_write_error(path, errno);
+  return descriptor;
+}
+
+// Where symbolic links lead from `path`, also to what is not there yet.
+std::filesystem::path end_of_links(std::filesystem::path path) {
+  constexpr int kMostLinks = 40;  // as the system's own limit
+  std::error_code error;
+  for (int i = 0; std::filesystem::is_symlink(path, error); ++i) {
+    if (i == kMostLinks) {
+      throw_write_error(path, ELOOP);
+    }
+    const std::filesystem::path next = std::filesystem::read_symlink(path, error);
+    if (error) {
+      throw_write_error(path, error.value());
+    }
+    path = path.parent_path() / next;  // which is `next` where that is absolute
   }
+  return path;
 }
 
 }  // namespace
@@ -190,32 +215,14 @@ std::string read_text(const std::filesystem::path& path, std::uint64_t max_bytes
   return text;
 }
 
-DurableWriter::DurableWriter(const std::filesystem::path& path) : path_(path) {
-  constexpr mode_t kMode = 0640;  // checkpoints are not for everybody on a shared cluster
-  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode);
-  if (descriptor_ < 0) {
-    throw_write_error(path_, errno);
-  }
-}
-
-DurableWriter::~DurableWriter() {
-  if (descriptor_ >= 0) {
-    ::close(descriptor_);
-  }
-}
+DurableWriter::DurableWriter(const std::filesystem::path& path)
+    : path_(path), descriptor_(open_to_write(path, O_CREAT | O_EXCL)) {}
 
 void DurableWriter::write(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
-    if (count < 0) {
-      if (errno == EINTR) {
-        continue;
-      }
-      throw_write_error(path_, errno);
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    bytes_written_ += static_cast<std::uint64_t>(count);
+  if (const int error = write_all(descriptor_.number(), bytes); error != 0) {
+    throw_write_error(path_, error);
   }
+  bytes_written_ += bytes.size();
 }
 
 void DurableWriter::write(std::string_view text) {
@@ -226,33 +233,12 @@ void DurableWriter::close() {
   close_durably(descriptor_, path_);
 }
 
-PlacedWriter::PlacedWriter(const std::filesystem::path& path, Open open) : path_(path) {
-  constexpr mode_t kMode = 0640;  // as a DurableWriter's
-  const int created = open == Open::create ? O_CREAT | O_EXCL : 0;
-  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | created, kMode);
-  if (descriptor_ < 0) {
-    throw_write_error(path_, errno);
-  }
-}
-
-PlacedWriter::~PlacedWriter() {
-  if (descriptor_ >= 0) {
-    ::close(descriptor_);
-  }
-}
+PlacedWriter::PlacedWriter(const std::filesystem::path& path, Open open)
+    : path_(path), descriptor_(open_to_write(path, open == Open::create ? O_CREAT | O_EXCL : 0)) {}
 
 void PlacedWriter::write(std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count =
-        ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0) {
-      if (errno == EINTR) {
-        continue;
-      }
-      throw_write_error(path_, errno);
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
+  if (const int error = write_all_at(descriptor_.number(), bytes, offset); error != 0) {
+    throw_write_error(path_, error);
   }
 }
 
@@ -261,34 +247,42 @@ void PlacedWriter::close() {
 }
 
 void sync_directory(const std::filesystem::path& directory) {
-  const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) {
-    throw_write_error(directory, errno);
-  }
-  const int status = ::fsync(descriptor);
-  const int error_number = errno;
-  ::close(descriptor);
-  // Some file systems do not sync directories and say so; that is their promise, not a failure.
-  if (status != 0 && error_number != EINVAL) {
-    throw_write_error(directory, error_number);
+  if (const int error = flush_directory(directory); error != 0) {
+    throw_write_error(directory, error);
   }
 }
 
 void write_text_atomically(const std::filesystem::path& path, std::string_view text) {
-  std::filesystem::path temporary = path;
+  const std::filesystem::path place = end_of_links(path);
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(place, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&
+      !std::filesystem::is_directory(status)) {
+    Descriptor device = open_to_write(place, 0);
+    int failed = write_all(device.number(), text);
+    if (failed == 0) {
+      failed = device.close_checked();
+    }
+    if (failed != 0) {
+      throw_write_error(place, failed);
+    }
+    return;
+  }
+  std::filesystem::path temporary = place;
   temporary += ".tmp-" + std::to_string(::getpid());
-  std::error_code ignored;
-  std::filesystem::remove(temporary, ignored);  // of an earlier process with our id
-  {
+  remove_file(temporary);  // of an earlier process with our id
+  try {
     DurableWriter writer(temporary);
     writer.write(text);
     writer.close();
+    if (const int failed = rename_path(temporary, place); failed != 0) {
+      throw_write_error(place, failed);
+    }
+  } catch (const CheckpointError&) {
+    remove_file(temporary);
+    throw;
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) {
-    throw_write_error(path, errno);
-  }
-  const std::filesystem::path parent = path.parent_path();
-  sync_directory(parent.empty() ? std::filesystem::path(".") : parent);
+  sync_directory(directory_of(place));
 }
 
 }  // namespace memphis

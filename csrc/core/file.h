@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "csrc/core/file_calls.h"
+
 namespace memphis {
 
 // What the system says of a value of errno.
@@ -65,9 +67,6 @@ class DurableWriter {
  public:
   // The file must not exist yet.
   explicit DurableWriter(const std::filesystem::path& path);
-  ~DurableWriter();
-  DurableWriter(const DurableWriter&) = delete;
-  DurableWriter& operator=(const DurableWriter&) = delete;
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
@@ -78,7 +77,7 @@ class DurableWriter {
 
  private:
   std::filesystem::path path_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
   std::uint64_t bytes_written_ = 0;
 };
 
@@ -92,9 +91,6 @@ class PlacedWriter {
     existing
   };  // of a name that must not, or must, be there
   PlacedWriter(const std::filesystem::path& path, Open open);
-  ~PlacedWriter();
-  PlacedWriter(const PlacedWriter&) = delete;
-  PlacedWriter& operator=(const PlacedWriter&) = delete;
 
   // The file is as long as the last byte that was written.
   void write(std::uint64_t offset, std::span<const std::byte> bytes);
@@ -103,14 +99,16 @@ class PlacedWriter {
 
  private:
   std::filesystem::path path_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 // Makes the entries of a directory durable: a rename or a new file is not, until this returns.
 void sync_directory(const std::filesystem::path& directory);
 
 // Writes `text` to a sibling, flushes it, renames it over `path` and flushes the directory: a
-// reader sees the old file or the new one, whole, at any time.
+// reader sees the old file or the new one, whole, at any time, and the sibling is gone after a
+// failure too. Where `path` is a symbolic link, that which it leads to is replaced and the link
+// stays. A device or a pipe is written to as it stands: a rename would put a file in its place.
 void write_text_atomically(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace memphis

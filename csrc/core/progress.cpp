@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "csrc/core/file_calls.h"
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
 
@@ -24,14 +25,9 @@ constexpr std::chrono::seconds kPlain{10};
 
 constexpr std::string_view kClear = "\r\x1b[K";
 
-void write_all(std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t count = ::write(STDERR_FILENO, text.data(), text.size());
-    if (count <= 0) {
-      return;  // nobody looks any more
-    }
-    text.remove_prefix(static_cast<std::size_t>(count));
-  }
+// Where nobody looks any more, nobody misses it.
+void show(std::string_view text) {
+  static_cast<void>(write_all(STDERR_FILENO, text));
 }
 
 std::size_t terminal_columns() {
@@ -117,14 +113,14 @@ class LiveLine {
  private:
   void clear() {
     if (drawn_) {
-      write_all(kClear);
+      show(kClear);
       drawn_ = false;
     }
   }
   void draw() {
     // The last column stays free: a terminal may break the line behind it.
     const std::size_t columns = std::max<std::size_t>(terminal_columns(), 2) - 1;
-    write_all(std::string(kClear) + shown_.back()->line(columns));
+    show(std::string(kClear) + shown_.back()->line(columns));
     drawn_ = true;
   }
 

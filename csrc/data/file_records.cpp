@@ -61,8 +61,7 @@ void FileRecords::save() const {
   for (const auto& [key, record] : records_) {
     files[key] = {{"digest", record.digest}, {"largest_id", record.largest_id}};
   }
-  std::error_code ignored;
-  std::filesystem::create_directories(path_.parent_path(), ignored);
+  make_directories(path_.parent_path());  // what fails here fails below
   try {
     write_text_atomically(path_,
                           nlohmann::json{{"version", kVersion}, {"files", files}}.dump(

@@ -36,70 +36,74 @@ fs::path with(const fs::path& prefix, std::string_view suffix) {
   return prefix.string() + std::string(suffix);
 }
 
+[[noreturn]] void fail(std::string_view what, const fs::path& path, int error) {
+  throw PreflightError(fmt::format("cannot {} {} ({}); {}, and start again: what is done is kept",
+                                   what,
+                                   path.string(),
+                                   system_reason(error),
+                                   write_advice(error)));
+}
+
+void rename_or_fail(const fs::path& from, const fs::path& to) {
+  if (const int error = rename_path(from, to); error != 0) {
+    fail("rename", from, error);
+  }
+}
+
+void flush_names(const fs::path& directory) {
+  if (const int error = flush_directory(directory); error != 0) {
+    fail("write", directory, error);
+  }
+}
+
 // A file that is written from some place on.
 class AppendFile {
  public:
-  explicit AppendFile(fs::path path) : path_(std::move(path)) {
-    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) {
-      fail("open");
+  explicit AppendFile(fs::path path)
+      : path_(std::move(path)), descriptor_(open_path(path_, O_RDWR | O_CREAT, 0666)) {
+    if (!descriptor_.is_open()) {
+      fail("open", path_, errno);
     }
   }
-  ~AppendFile() { ::close(descriptor_); }
-  AppendFile(const AppendFile&) = delete;
-  AppendFile& operator=(const AppendFile&) = delete;
 
   const fs::path& path() const { return path_; }
 
   // False where another process has it.
-  bool lock() const { return ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0; }
+  bool lock() const { return ::flock(descriptor_.number(), LOCK_EX | LOCK_NB) == 0; }
 
   std::uint64_t size() const {
-    const off_t end = ::lseek(descriptor_, 0, SEEK_END);
+    const off_t end = ::lseek(descriptor_.number(), 0, SEEK_END);
     if (end < 0) {
-      fail("read");
+      fail("read", path_, errno);
     }
     return static_cast<std::uint64_t>(end);
   }
 
   void cut(std::uint64_t size) {
-    if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0 ||
-        ::lseek(descriptor_, static_cast<off_t>(size), SEEK_SET) < 0) {
-      fail("cut");
+    int error = cut_file(descriptor_.number(), size);
+    if (error == 0 && ::lseek(descriptor_.number(), static_cast<off_t>(size), SEEK_SET) < 0) {
+      error = errno;
+    }
+    if (error != 0) {
+      fail("cut", path_, error);
     }
   }
 
   void write(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
-      if (count < 0 && errno == EINTR) {
-        continue;
-      }
-      if (count < 0) {
-        fail("write");
-      }
-      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    if (const int error = write_all(descriptor_.number(), bytes); error != 0) {
+      fail("write", path_, error);
     }
   }
 
   void sync() const {
-    if (::fsync(descriptor_) != 0) {
-      fail("write");
+    if (const int error = flush_file(descriptor_.number()); error != 0) {
+      fail("write", path_, error);
     }
   }
 
  private:
-  [[noreturn]] void fail(std::string_view what) const {
-    const int error = errno;
-    throw PreflightError(fmt::format("cannot {} {} ({}); {}, and start again: what is done is kept",
-                                     what,
-                                     path_.string(),
-                                     system_reason(error),
-                                     write_advice(error)));
-  }
-
   fs::path path_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 template <class T>
@@ -492,8 +496,7 @@ struct TokenizeJob::State {
     }
     // The index last: without it there is no dataset. What the files are of stands first, so that those of
     // a process that is killed in between are known for this job's.
-    std::error_code ignored;
-    fs::remove(with(prefix, ".idx"), ignored);
+    remove_file(with(prefix, ".idx"));
     const SpecialTokens special = tokenizer->special();
     const Json meta = {{"version", kVersion},
                        {"fingerprint", fingerprint},
@@ -509,21 +512,21 @@ struct TokenizeJob::State {
                        {"blank_lines", counts.blank_lines},
                        {"replaced", counts.replaced}};
     write_text_atomically(with(prefix, kTokensMetaSuffix), meta.dump(1) + "\n");
-    fs::rename(tokens->path(), with(prefix, ".bin"));
+    rename_or_fail(tokens->path(), with(prefix, ".bin"));
     if (mask) {
-      fs::rename(mask->path(), with(prefix, ".mask"));
+      rename_or_fail(mask->path(), with(prefix, ".mask"));
     }
-    const fs::path folder = prefix.parent_path();
-    sync_directory(folder.empty() ? fs::path(".") : folder);
-    fs::rename(index_path, with(prefix, ".idx"));
+    flush_names(directory_of(prefix));
+    rename_or_fail(index_path, with(prefix, ".idx"));
+    // The notes are what a loss of power would need to go on, until the index has its name for good.
+    flush_names(directory_of(prefix));
     remove_notes();
     finished = true;
   }
 
   void remove_notes() const {
-    std::error_code ignored;
-    fs::remove(partial(".lengths"), ignored);
-    fs::remove(partial(".journal"), ignored);
+    remove_file(partial(".lengths"));
+    remove_file(partial(".journal"));
   }
 };
 
@@ -561,9 +564,9 @@ TokenizeJob::TokenizeJob(std::vector<CorpusFile> files,
     state.remove_notes();
     return;
   }
-  std::error_code error;
-  if (const fs::path folder = state.prefix.parent_path(); !folder.empty()) {
-    fs::create_directories(folder, error);
+  const fs::path folder = state.prefix.parent_path();
+  if (const int error = make_directories(folder); error != 0) {
+    fail("open", folder, error);
   }
   state.tokens.emplace(state.partial(".bin"));
   if (!state.tokens->lock()) {

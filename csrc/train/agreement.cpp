@@ -201,8 +201,8 @@ void require_memory(
 void require_shared(const std::filesystem::path& dir) {
   // A machine that has looked for it in vain may believe so for half a minute yet, on NFS, unless
   // it asks for more than a look.
+  make_directories(dir);
   std::error_code ignored;
-  std::filesystem::create_directories(dir, ignored);
   if (!std::filesystem::exists(dir / kRunConfigName, ignored)) {
     throw PreflightError(fmt::format(
         "run.dir {} is not that of rank 0 (there is no {} that it wrote, seen from {}, and each "

@@ -107,29 +107,34 @@ Message event_of(std::int64_t step) {
   return event;
 }
 
+[[noreturn]] void throw_open_error(const std::filesystem::path& path, int error) {
+  throw PreflightError(
+      fmt::format("cannot open {} for writing ({}); check run.dir and its permissions, or set "
+                  "metrics.tensorboard to false",
+                  path.string(),
+                  system_reason(error)));
+}
+
 }  // namespace
 
 EventFile::EventFile(const std::filesystem::path& dir, std::int64_t step) {
-  std::error_code error;
-  std::filesystem::create_directories(dir, error);  // what fails here fails below, with a reason
+  if (const int error = make_directories(dir); error != 0) {
+    throw_open_error(dir, error);
+  }
   constexpr std::size_t kMostName = 256;
   std::array<char, kMostName> host{};
   ::gethostname(host.data(), host.size() - 1);
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
   // TensorBoard knows them by the middle, and reads them in the order of their names.
-  for (int number = 0; descriptor_ < 0; ++number) {
+  for (int number = 0; !descriptor_.is_open(); ++number) {
     path_ =
         dir / fmt::format(
                   "events.out.tfevents.{:010}.{}.{}.{}", seconds, host.data(), ::getpid(), number);
     constexpr mode_t kMode = 0666;  // less the umask
-    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, kMode);
-    if (descriptor_ < 0 && errno != EEXIST) {
-      throw PreflightError(
-          fmt::format("cannot open {} for writing ({}); check run.dir and its "
-                      "permissions, or set metrics.tensorboard to false",
-                      path_.string(),
-                      system_reason(errno)));
+    descriptor_ = open_path(path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, kMode);
+    if (!descriptor_.is_open() && errno != EEXIST) {
+      throw_open_error(path_, errno);
     }
   }
   Message version = event_of(0);
@@ -140,25 +145,14 @@ EventFile::EventFile(const std::filesystem::path& dir, std::int64_t step) {
   write_record(start.message(7, Message().number(1, kStart)).bytes());
 }
 
-EventFile::~EventFile() {
-  ::close(descriptor_);
-}
-
 void EventFile::write_record(const std::string& event) {
   const std::string length = raw(static_cast<std::uint64_t>(event.size()));
   const std::string record = length + raw(masked_crc(length)) + event + raw(masked_crc(event));
-  std::string_view left = record;
-  while (!left.empty()) {
-    const ssize_t count = ::write(descriptor_, left.data(), left.size());
-    if (count >= 0) {
-      left.remove_prefix(static_cast<std::size_t>(count));
-    } else if (errno != EINTR) {
-      const int error_number = errno;
-      throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",
-                                       path_.string(),
-                                       system_reason(error_number),
-                                       write_advice(error_number)));
-    }
+  if (const int error = write_all(descriptor_.number(), record); error != 0) {
+    throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",
+                                     path_.string(),
+                                     system_reason(error),
+                                     write_advice(error)));
   }
 }
 

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "csrc/core/file_calls.h"
+
 namespace memphis {
 
 // A file of events as TensorBoard reads them: scalars, texts and histograms of a step. One is written
@@ -20,9 +22,6 @@ class EventFile {
  public:
   // In `dir`, which is made; `step` is the first one that will come.
   EventFile(const std::filesystem::path& dir, std::int64_t step);
-  ~EventFile();
-  EventFile(const EventFile&) = delete;
-  EventFile& operator=(const EventFile&) = delete;
 
   struct Scalar {
     std::string_view tag;
@@ -42,7 +41,7 @@ class EventFile {
   void write_record(const std::string& event);
 
   std::filesystem::path path_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 }  // namespace memphis

@@ -86,18 +86,14 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed
     }
   }
   constexpr mode_t kMode = 0666;  // less the umask
-  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, kMode);
-  if (descriptor_ < 0) {
+  descriptor_ = open_path(path, O_WRONLY | O_CREAT | O_APPEND, kMode);
+  if (!descriptor_.is_open()) {
     throw PreflightError(
         fmt::format("cannot open {} for writing ({}); check run.dir and its "
                     "permissions",
                     path.string(),
                     system_reason(errno)));
   }
-}
-
-MetricsFile::~MetricsFile() {
-  ::close(descriptor_);
 }
 
 void MetricsFile::also_to_tensorboard(const std::filesystem::path& dir) {
@@ -107,21 +103,13 @@ void MetricsFile::also_to_tensorboard(const std::filesystem::path& dir) {
 void MetricsFile::write_line(std::string line) {
   line += '\n';
   struct stat before {};
-  bool written = ::fstat(descriptor_, &before) == 0;
-  std::string_view left = line;
-  while (written && !left.empty()) {
-    const ssize_t count = ::write(descriptor_, left.data(), left.size());
-    if (count >= 0) {
-      left.remove_prefix(static_cast<std::size_t>(count));
-    } else {
-      written = errno == EINTR;
-    }
-  }
-  if (written) {
+  const bool known = ::fstat(descriptor_.number(), &before) == 0;
+  const int error_number = known ? write_all(descriptor_.number(), line) : errno;
+  if (error_number == 0) {
     return;
   }
-  const int error_number = errno;
-  if (left.size() < line.size() && ::ftruncate(descriptor_, before.st_size) != 0) {
+  // Of a line that was written in part the rest would never come.
+  if (known && cut_file(descriptor_.number(), static_cast<std::uint64_t>(before.st_size)) != 0) {
     log_warning("the last line of {} is cut short", path_.string());
   }
   throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",

@@ -10,6 +10,7 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file_calls.h"
 #include "csrc/data/questions.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/memory.h"
@@ -27,9 +28,6 @@ class MetricsFile {
   // Opens for appending. A line of a step after `resumed_step`, written before the run was killed,
   // and a last line that was cut short are dropped: those steps will be run and written again.
   MetricsFile(const std::filesystem::path& path, std::int64_t resumed_step);
-  ~MetricsFile();
-  MetricsFile(const MetricsFile&) = delete;
-  MetricsFile& operator=(const MetricsFile&) = delete;
 
   // From now on what is written goes to event files for TensorBoard in `dir`, too.
   void also_to_tensorboard(const std::filesystem::path& dir);
@@ -77,7 +75,7 @@ class MetricsFile {
   std::int64_t steps_again_ = 0;
   std::filesystem::path path_;
   std::optional<EventFile> events_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 // What a metrics.jsonl has of a step.

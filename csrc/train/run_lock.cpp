@@ -37,20 +37,6 @@ std::filesystem::path lock_path(const std::filesystem::path& run_dir) {
   return run_dir / "lock";
 }
 
-// An open file, closed when it goes; -1 is none.
-struct Descriptor {
-  explicit Descriptor(int open_file) : number(open_file) {}
-  ~Descriptor() {
-    if (number >= 0) {
-      ::close(number);
-    }
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int number;
-};
-
 // Takes the lock once no other job has it. False, with a warning, where there are no locks.
 bool await_lock(int descriptor,
                 int operation,
@@ -95,47 +81,41 @@ bool await_lock(int descriptor,
 RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience) {
   const std::filesystem::path path = lock_path(run_dir);
   constexpr mode_t kMode = 0666;
-  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
-  if (descriptor_ < 0) {
+  descriptor_ = open_path(path, O_RDWR | O_CREAT, kMode);
+  if (!descriptor_.is_open()) {
     throw PreflightError(
         fmt::format("cannot open {} ({}); fix permissions or choose another run.dir",
                     path.string(),
                     system_reason(errno)));
   }
-  try {
-    if (!await_lock(descriptor_, LOCK_EX, run_dir, patience)) {
-      return;
-    }
-  } catch (...) {
-    ::close(descriptor_);
-    throw;
+  if (!await_lock(descriptor_.number(), LOCK_EX, run_dir, patience)) {
+    return;
   }
   const std::string owner = fmt::format("process {} {}", ::getpid(), own_machine());
-  if (::ftruncate(descriptor_, 0) != 0 ||
-      ::pwrite(descriptor_, owner.data(), owner.size(), 0) < 0) {
+  int error = cut_file(descriptor_.number(), 0);
+  if (error == 0) {
+    error = write_all(descriptor_.number(), owner);
+  }
+  if (error != 0) {
     log_warning("cannot write to {} ({}); a job that finds it locked will not know by whom",
                 path.string(),
-                system_reason(errno));
+                system_reason(error));
   }
 }
 
 void RunLock::await_free(const std::filesystem::path& run_dir, const Patience& patience) {
-  const Descriptor file(::open(lock_path(run_dir).c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.number >= 0) {
-    await_lock(file.number, LOCK_SH, run_dir, patience);
+  const Descriptor file = open_path(lock_path(run_dir), O_RDONLY);
+  if (file.is_open()) {
+    await_lock(file.number(), LOCK_SH, run_dir, patience);
   }
 }
 
 std::optional<std::string> RunLock::owner(const std::filesystem::path& run_dir) {
-  const Descriptor file(::open(lock_path(run_dir).c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.number < 0 || ::flock(file.number, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
+  const Descriptor file = open_path(lock_path(run_dir), O_RDONLY);
+  if (!file.is_open() || ::flock(file.number(), LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
     return std::nullopt;
   }
-  return read_owner(file.number);
-}
-
-RunLock::~RunLock() {
-  ::close(descriptor_);
+  return read_owner(file.number());
 }
 
 }  // namespace memphis

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "csrc/core/file_calls.h"
+
 namespace memphis {
 
 // Keeps other jobs out of a run directory as long as it lives: two in one would delete what the
@@ -24,7 +26,6 @@ class RunLock {
   // after all. Where the file system has no locks, a warning.
   explicit RunLock(const std::filesystem::path& run_dir, const Patience& patience);
   explicit RunLock(const std::filesystem::path& run_dir) : RunLock(run_dir, Patience()) {}
-  ~RunLock();
 
   // Waits, as above, until no other job has it, without taking it or making anything: what is read
   // of the directory then is of a job that has ended.
@@ -33,11 +34,9 @@ class RunLock {
 
   // The job that has it: "process 4711 on node7". Nothing where none has.
   static std::optional<std::string> owner(const std::filesystem::path& run_dir);
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
 
  private:
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 }  // namespace memphis

@@ -3,11 +3,11 @@
 
 #include <cerrno>
 #include <chrono>
-#include <fstream>
 #include <map>
 #include <string>
 #include <string_view>
 
+#include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/comm/together.h"
@@ -57,17 +57,22 @@ std::string events(const Trace& trace, int rank) {
   return lines;
 }
 
+[[noreturn]] void throw_write_error(const std::filesystem::path& path, int error) {
+  throw DataError(fmt::format("cannot write {} ({}); {} or set metrics.trace to false",
+                              path.string(),
+                              system_reason(error),
+                              write_advice(error)));
+}
+
 void write(const std::filesystem::path& path, const std::string& lines) {
-  errno = 0;
-  std::ofstream file(path, std::ios::trunc);
-  file << "[\n" << lines << "\n]\n";
-  file.close();
-  if (!file) {
-    const int error_number = errno;
-    throw DataError(fmt::format("cannot write {} ({}); {} or set metrics.trace to false",
-                                path.string(),
-                                system_reason(error_number),
-                                write_advice(error_number)));
+  constexpr mode_t kMode = 0666;  // less the umask
+  Descriptor file = open_path(path, O_WRONLY | O_CREAT | O_TRUNC, kMode);
+  int error = file.is_open() ? write_all(file.number(), "[\n" + lines + "\n]\n") : errno;
+  if (error == 0) {
+    error = file.close_checked();
+  }
+  if (error != 0) {
+    throw_write_error(path, error);
   }
 }
 
@@ -76,7 +81,9 @@ void write(const std::filesystem::path& path, const std::string& lines) {
 void write_traces(const std::filesystem::path& dir, const Trace& trace, Communicator& all_host) {
   const int rank = all_host.rank();
   together(all_host, "trace.write", [&] {
-    std::filesystem::create_directories(dir);
+    if (const int error = make_directories(dir); error != 0) {
+      throw_write_error(dir, error);
+    }
     write(file_of(dir, rank), events(trace, rank));
     if (trace.num_left_out() > 0) {
       log_warning("rank {}: the trace has the first {} spans; {} more are left out",

@@ -290,10 +290,8 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
       return;
     }
     const std::filesystem::path dir = config_.run.dir;
-    std::error_code error;
-    std::filesystem::create_directories(dir, error);
-    if (error) {
-      throw PreflightError("cannot create run.dir " + dir.string() + " (" + error.message() +
+    if (const int error = make_directories(dir); error != 0) {
+      throw PreflightError("cannot create run.dir " + dir.string() + " (" + system_reason(error) +
                            "); choose another run.dir or fix permissions");
     }
     lock = std::make_unique<RunLock>(dir);
@@ -486,16 +484,15 @@ void Trainer::export_model() {
       if (leads_) {
         std::filesystem::path left = export_folder();  // of a process that was killed
         left += kUnfinishedSuffix;
-        std::error_code error;
-        std::filesystem::remove_all(left, error);
-        if (!error) {
-          std::filesystem::create_directories(left.parent_path(), error);
+        int error = remove_tree(left);
+        if (error == 0) {
+          error = make_directories(left.parent_path());
         }
-        if (error) {
+        if (error != 0) {
           throw CheckpointError(
               fmt::format("cannot make room for {} ({}); check {} and its permissions",
                           export_folder().string(),
-                          error.message(),
+                          system_reason(error),
                           left.parent_path().string()));
         }
         require_space_beside(config_.run.dir, writer.num_bytes(), checkpoint);

@@ -2,6 +2,7 @@
 #include "csrc/core/file.h"
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <fstream>
 #include <iterator>
@@ -243,6 +244,69 @@ TEST(WriteTextAtomically, AFailureLeavesTheOldFile) {
       [&] { write_text_atomically(directory.path() / "state", "new"); });
   EXPECT_TRUE(test::follows_grammar(text));
   EXPECT_EQ(read_text(directory.path() / "state/inner"), "kept");
+}
+
+TEST(WriteTextAtomically, AFailureLeavesNothingBeside) {
+  const test::TemporaryDirectory directory;
+  directory.write("state/inner", "kept");
+  EXPECT_THROW(write_text_atomically(directory.path() / "state", "new"), CheckpointError);
+  {
+    const FileSizeLimit limit(1000);
+    EXPECT_THROW(write_text_atomically(directory.path() / "large", std::string(4000, 'x')),
+                 CheckpointError);
+  }
+  EXPECT_EQ(count_entries(directory.path()), 1U);
+}
+
+TEST(WriteTextAtomically, ALinkStaysAndWhatItLeadsToIsReplaced) {
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path& here = directory.path();
+  directory.write("elsewhere/page", "old");
+  std::filesystem::create_symlink("elsewhere/page", here / "second");
+  std::filesystem::create_symlink(here / "second", here / "first");
+  write_text_atomically(here / "first", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(here / "first"));
+  EXPECT_TRUE(std::filesystem::is_symlink(here / "second"));
+  EXPECT_EQ(read_text(here / "elsewhere/page"), "new");
+  // Of a name that is not there yet.
+  std::filesystem::create_symlink("elsewhere/later", here / "dangling");
+  write_text_atomically(here / "dangling", "text");
+  EXPECT_TRUE(std::filesystem::is_symlink(here / "dangling"));
+  EXPECT_EQ(read_text(here / "elsewhere/later"), "text");
+  EXPECT_EQ(count_entries(here / "elsewhere"), 2U);
+  std::filesystem::create_symlink("loop", here / "loop");
+  const std::string text =
+      test::error_text<CheckpointError>([&] { write_text_atomically(here / "loop", "text"); });
+  EXPECT_TRUE(test::follows_grammar(text));
+}
+
+// As root a rename over /dev/null would take the device away from the whole machine.
+TEST(WriteTextAtomically, APipeStaysOne) {
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path pipe = directory.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::string read;
+  std::thread reader([&] { read = read_text(pipe); });
+  write_text_atomically(pipe, "text");
+  if (!std::filesystem::is_fifo(pipe)) {
+    std::filesystem::remove(pipe);  // else the reader would wait for ever
+    ADD_FAILURE() << "the pipe is a file now";
+    reader.detach();
+    return;
+  }
+  reader.join();
+  EXPECT_EQ(read, "text");
+  EXPECT_EQ(count_entries(directory.path()), 1U);
+}
+
+TEST(MakeDirectories, MakesAllThatAreMissing) {
+  const test::TemporaryDirectory directory;
+  EXPECT_EQ(make_directories(directory.path() / "a/b/c/"), 0);
+  EXPECT_TRUE(std::filesystem::is_directory(directory.path() / "a/b/c"));
+  EXPECT_EQ(make_directories(directory.path() / "a/b"), 0);
+  directory.write("file", "");
+  EXPECT_EQ(make_directories(directory.path() / "file/below"), ENOTDIR);
+  EXPECT_EQ(make_directories(directory.path() / "file"), ENOTDIR);
 }
 
 TEST(SyncDirectory, NamesADirectoryThatIsMissing) {

@@ -56,4 +56,10 @@ check(reject unknown_layer csrc/extra/a.cpp "int a;" "csrc/extra is not a layer"
 check(reject preprocessor csrc/core/device.cpp "  #  ifdef __CUDACC__" "the build picks the file")
 check(reject preprocessor_if kernels/rope/rope.cu "#if(X)" "the build picks the file")
 check(reject include_guard csrc/core/a.h "#ifndef A_H\n#define A_H\n#endif" "no #pragma once")
+check(accept reading csrc/data/loader.cpp "std::ifstream file(path);\nconst int d = ::open(p, O_RDONLY);")
+check(accept members csrc/core/file.cpp "void DurableWriter::write(std::string_view text) {}")
+foreach(call IN ITEMS "::write(d, p, n);" "std::ofstream file(path);" "fs::rename(a, b)\;" "std::filesystem::remove_all(a)\;"
+        "d = ::open(p, O_WRONLY)\;" "  ::fsync(d)\;" "FILE* file = fopen(p, q)\;")
+  check(reject file_call csrc/train/metrics.cpp "${call}" "files are changed through")
+endforeach()
 check(reject ptx kernels/rope/rope.cu "  asm volatile(\"bar.sync 0;\");" "PTX belongs in")

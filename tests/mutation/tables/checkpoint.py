@@ -40,7 +40,8 @@ plant("checkpoint.writer_sync_run", WRITER, "missing fsync",
       "  sync_directory(run_dir_);\n", "",
       "a committed checkpoint may be lost with the power")
 plant("checkpoint.file_sync", FILE, "missing fsync",
-      "  if (::fsync(descriptor) != 0) {\n    throw_write_error(path, errno);\n  }\n", "",
+      "  if (const int error = flush_file(descriptor.number()); error != 0) {\n"
+      "    throw_write_error(path, error);\n  }\n", "",
       "a file that was closed may be empty after a crash")
 
 # ---- safetensors, npy and other programs' folders

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults in csrc/core/progress."""
+"""Faults in csrc/core: progress, and the calls that change files."""
 from table import planter
 
 plant = planter("csrc")
@@ -16,3 +16,40 @@ plant("core.over_the_end", PROGRESS, "missing clamp",
 plant("core.cut_character", PROGRESS, "condition",
       "if (begins && count++ == columns) {", "if (count++ == columns) {",
       "a character is cut in two")
+
+# ---- what changes files
+
+FILE = "core/file.cpp"
+CALLS = "core/file_calls.cpp"
+
+plant("core.write_in_pieces", CALLS, "operand",
+      "    bytes = bytes.subspan(static_cast<std::size_t>(count));", "    bytes = {};",
+      "a write that the system took in part is taken for done")
+plant("core.write_interrupted", CALLS, "condition",
+      "      if (errno == EINTR) {", "      if (errno == EAGAIN) {",
+      "a signal ends a write")
+plant("core.place_of_piece", CALLS, "operand",
+      "static_cast<off_t>(offset + done)", "static_cast<off_t>(offset)",
+      "the second piece of a write lies over the first")
+plant("core.close_fails", CALLS, "unchecked",
+      "return error == EINTR ? 0 : error;", "return 0;",
+      "what a file failed to write, and said when it was closed, is not heard")
+plant("core.directory_is_durable", CALLS, "missing fsync",
+      "  const int error = flush_directory(above);", "  const int error = 0;",
+      "a new run directory may be lost with the power, and its checkpoints with it")
+plant("core.no_sync_of_directories", CALLS, "condition",
+      "return error == EINVAL ? 0 : error;", "return error;",
+      "nothing can be saved on a file system that does not sync directories")
+plant("core.link_stays", FILE, "condition",
+      "std::filesystem::is_symlink(path, error); ++i", "false; ++i",
+      "a link is replaced by a file, and what it leads to stays old")
+plant("core.link_is_relative", FILE, "operand",
+      "    path = path.parent_path() / next;", "    path = next;",
+      "a relative link is taken from where the program runs")
+plant("core.pipe_stays", FILE, "condition",
+      "  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&",
+      "  if (false && !std::filesystem::is_regular_file(status) &&",
+      "a device or a pipe is renamed over")
+plant("core.nothing_left", FILE, "missing call",
+      "    remove_file(temporary);\n    throw;", "    throw;",
+      "a file that could not be written is left beside")
