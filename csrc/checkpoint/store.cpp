@@ -434,20 +434,20 @@ void note_nothing_saved(const fs::path& run_dir) {
                         "over. This file goes before the first one is committed.\n");
 }
 
-bool remove_nothing_saved(const fs::path& run_dir) {
+void remove_nothing_saved(const fs::path& run_dir) {
   const fs::path path = run_dir / kNothingSavedName;
   if (const int error_number = remove_file(path); error_number != 0) {
     if (error_number == ENOENT) {
-      return false;
+      return;
     }
-    throw CheckpointError(fmt::format(
-        "cannot remove {} ({}; it says that nothing was saved, which is about to change); fix "
-        "permissions and start again",
-        path.string(),
-        system_reason(error_number)));
+    throw CheckpointError(
+        fmt::format("cannot remove {} ({}; it says that nothing was saved, which is not so any "
+                    "more); remove it "
+                    "by hand",
+                    path.string(),
+                    system_reason(error_number)));
   }
   sync_directory(run_dir);
-  return true;
 }
 
 namespace {

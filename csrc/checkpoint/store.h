@@ -82,10 +82,10 @@ std::int64_t newest_step(const std::filesystem::path& run_dir);
 // that ended so early may start over, and one whose checkpoints are gone may not. Without the file
 // nothing is known.
 constexpr std::string_view kNothingSavedName = "nothing-saved-yet";
-// Durable on return. CheckpointError if it cannot be written or removed. The second tells whether
-// the file was there.
+// Beside a checkpoint that was committed, valid or damaged, it says nothing any more: it goes right
+// after the first commit. Durable on return. CheckpointError if it cannot be written or removed.
 void note_nothing_saved(const std::filesystem::path& run_dir);
-bool remove_nothing_saved(const std::filesystem::path& run_dir);
+void remove_nothing_saved(const std::filesystem::path& run_dir);
 
 // What run.resume makes of a run directory; logs what is chosen and why newer ones are not.
 //   auto      the newest valid one; nothing, with a line, if nothing was ever saved there

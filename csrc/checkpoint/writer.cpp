@@ -78,12 +78,6 @@ CheckpointWriter::~CheckpointWriter() {
   const fs::path& left = renamed_ ? final_ : unfinished_;
   if (const int error = remove_tree(left); error != 0) {
     log_warning("cannot remove {} ({}); remove it by hand", left.string(), system_reason(error));
-  } else if (removed_record_) {
-    try {
-      note_nothing_saved(run_dir_);
-    } catch (const CheckpointError& failed) {
-      log_warning("{}", failed.what());
-    }
   }
 }
 
@@ -139,13 +133,18 @@ fs::path CheckpointWriter::commit(Manifest manifest) {
   renamed_ = true;
   observe("flush run directory");
   sync_directory(run_dir_);
-  // From here on nobody may take the run for one that never saved.
-  observe("remove record");
-  removed_record_ = remove_nothing_saved(run_dir_);
   observe("write marker");
   // Whole or absent: a marker that was cut short would look like damage.
   write_text_atomically(final_ / kMarkerName, checksum_text(checksum_of(text)) + "\n");
   committed_ = true;
+  // After the marker, for a process that is killed here must find one or the other: with neither it
+  // would have to take the run for one whose checkpoints are damaged.
+  observe("remove record");
+  try {
+    remove_nothing_saved(run_dir_);
+  } catch (const CheckpointError& failed) {
+    log_warning("{}", failed.what());  // the marker says more than the record
+  }
   observe("done");
   return final_;
 }

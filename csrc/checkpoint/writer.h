@@ -21,8 +21,8 @@ namespace memphis {
 //   1. each file written, summed and flushed in step-N.tmp/
 //   2. manifest.json written and flushed, the directory flushed
 //   3. step-N.tmp renamed to step-N, the run directory flushed
-//   4. the record that nothing was ever saved goes, if it is there (store.h)
-//   5. COMMIT appears whole, flushed with the directory
+//   4. COMMIT appears whole, flushed with the directory
+//   5. the record that nothing was ever saved goes, if it is there (store.h)
 //
 // The marker and not the rename commits, because not every file system renames atomically. One
 // process owns the writer; others may write files into directory() and have them added by their
@@ -66,7 +66,6 @@ class CheckpointWriter {
   std::vector<FileRecord> files_;
   std::set<std::string, std::less<>> names_;  // of these: a large job has very many
   bool renamed_ = false;
-  bool removed_record_ = false;
   bool committed_ = false;
 };
 

@@ -988,6 +988,11 @@ void Trainer::train(const Owed& owed) {
     throw;
   }
   end(true, "done");
+  try {
+    report.rethrow();
+  } catch (const Error& error) {
+    log_warning("the run is done, and its metrics do not say so: {}", error.what());
+  }
 }
 
 void Trainer::watch_the_clock() {

@@ -144,13 +144,39 @@ TEST(CheckpointWriter, AKillAtAnyInstantLeavesTheOldOrTheNew) {
     EXPECT_EQ(entries(directory.path()), (std::set<std::string>{"step-00000010", "step-00000020"}))
         << "killed at instant " << instant;
   }
-  // 1 directory, 2 files of 3 + 2 and 3 pieces, manifest, flush, rename, flush, record, marker,
+  // 1 directory, 2 files of 3 + 2 and 3 pieces, manifest, flush, rename, flush, marker, record,
   // done.
   EXPECT_EQ(num_instants, 1 + 2 + 5 + 3 + 7);
 }
 
-// The record that nothing was saved is gone before anything is, and stays where nothing is.
-TEST(CheckpointWriter, TheRecordOfNothingSavedIsNeverBesideACheckpoint) {
+TEST(CheckpointWriter, AKillAtAnyInstantOfTheFirstSaveLeavesARunThatGoesOn) {
+  bool was_killed = true;
+  for (int instant = 0; was_killed; ++instant) {
+    const TemporaryDirectory directory;
+    note_nothing_saved(directory.path());
+    directory.write("metrics.jsonl", "{}\n");
+    was_killed = WIFSIGNALED(status_of_child([&] {
+      int seen = 0;
+      save(directory.path(), kFirst, [&](std::string_view) {
+        if (seen++ == instant) {
+          ::kill(::getpid(), SIGKILL);
+        }
+      });
+    }));
+    EXPECT_NO_THROW({
+      const auto found = choose_checkpoint(directory.path(), Resume::automatic);
+      if (!found) {
+        save(directory.path(), kFirst);
+      }
+    }) << "killed at instant "
+       << instant;
+    EXPECT_EQ(newest_step(directory.path()), kFirst);
+  }
+}
+
+// A job that ends at any instant of its first save is one that never saved, or has a checkpoint: the
+// record that nothing was saved goes when the marker is there, and never before.
+TEST(CheckpointWriter, TheFirstSaveLeavesTheRecordOfNothingSavedOrACheckpoint) {
   struct Stop {};
   bool stopped = true;
   for (int instant = 0; stopped; ++instant) {
@@ -161,19 +187,16 @@ TEST(CheckpointWriter, TheRecordOfNothingSavedIsNeverBesideACheckpoint) {
     bool committed = false;
     try {
       save(directory.path(), kFirst, [&](std::string_view place) {
-        committed = place == "done";
-        if (committed || place == "write marker") {
-          EXPECT_FALSE(fs::exists(directory.path() / kNothingSavedName)) << place;
-        }
+        committed = committed || place == "remove record";
+        EXPECT_EQ(fs::exists(directory.path() / kNothingSavedName), place != "done") << place;
         if (seen++ == instant) {
           throw Stop();
         }
       });
-      committed = true;
+      EXPECT_FALSE(fs::exists(directory.path() / kNothingSavedName));
     } catch (const Stop&) {
       stopped = true;
     }
-    EXPECT_EQ(fs::exists(directory.path() / kNothingSavedName), !committed) << instant;
     EXPECT_EQ(choose_checkpoint(directory.path(), Resume::automatic).has_value(), committed);
   }
 }
@@ -187,7 +210,7 @@ TEST(CheckpointWriter, AnExceptionAtAnyInstantLeavesNothingBehind) {
     bool committed = false;
     try {
       save(directory.path(), kSecond, [&](std::string_view place) {
-        committed = place == "done";
+        committed = committed || place == "remove record";
         if (seen++ == instant) {
           throw Stop();
         }

@@ -39,6 +39,15 @@ plant("checkpoint.writer_sync", WRITER, "missing fsync",
 plant("checkpoint.writer_sync_run", WRITER, "missing fsync",
       "  sync_directory(run_dir_);\n", "",
       "a committed checkpoint may be lost with the power")
+plant("checkpoint.record_stays", WRITER, "order",
+      "  observe(\"write marker\");\n", "  remove_nothing_saved(run_dir_);\n  observe(\"write marker\");\n",
+      "a job that is killed in its first commit cannot be started again")
+plant("checkpoint.links_of_checkpoints", STORE, "missing flag",
+      "O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK", "O_RDONLY | O_CLOEXEC | O_NONBLOCK",
+      "a file of a checkpoint may lie anywhere, and be another one")
+plant("checkpoint.bytes_changed", STORE, "condition",
+      "  if (checksum.value() != record.xxh3) {", "  if (checksum.value() != record.xxh3 && record.bytes < 4096) {",
+      "large files of a checkpoint are believed")
 plant("checkpoint.file_sync", FILE, "missing fsync",
       "  if (const int error = flush_file(descriptor.number()); error != 0) {\n"
       "    throw_write_error(path, error);\n  }\n", "",
