@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <queue>
+#include <utility>
 
 namespace memphis {
 namespace {
