@@ -12,13 +12,17 @@
 #include "tests/fuzz/fuzz.h"
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: %s FOLDER...\n", argv[0]);
     return 2;
   }
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(argv[1])) {
-    paths.push_back(entry.path());
+  for (int i = 1; i < argc; ++i) {
+    for (const auto& entry : std::filesystem::directory_iterator(argv[i])) {
+      if (entry.is_regular_file()) {
+        paths.push_back(entry.path());
+      }
+    }
   }
   std::sort(paths.begin(), paths.end());
   std::size_t count = 0;

@@ -70,11 +70,13 @@ for target in "${targets[@]}"; do
   clang++-14 -fsanitize=fuzzer,address,undefined -fno-sanitize=vptr "$build/objects/fuzz_$target.o" \
     "${objects[@]}" -o "$build/fuzz_$target" $libraries
   mkdir -p -- "$build/corpus/$target" "$build/found/$target"
+  seeds=("$here/seeds/$target")
+  [[ $target != config ]] || seeds+=("$root/configs")
   echo "== $target"
   # Sanitizers hold memory against a reader that believes a file's word for a size.
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0 "$build/fuzz_$target" "$limit" -timeout=20 -rss_limit_mb=2048 \
     -malloc_limit_mb=512 -max_len=65536 -print_final_stats=1 -verbosity=0 -seed=1 \
-    -artifact_prefix="$build/found/$target/" "$build/corpus/$target" "$here/seeds/$target" \
+    -artifact_prefix="$build/found/$target/" "$build/corpus/$target" "${seeds[@]}" \
     >"$build/$target.log" 2>&1 || status=1
   grep -E "stat::number_of_executed_units|ERROR|runtime error|SUMMARY|Test unit written" "$build/$target.log" || true
 done
