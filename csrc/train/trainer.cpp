@@ -624,6 +624,7 @@ bool Trainer::rewind(std::uint64_t samples, const StepResult& result) {
   optimizer_->copy_tied_embedding(stream());
   train_step_->set_skipped(skipped_until(chosen.manifest));
   weights_are_bad_ = loss_watch_.exploded();
+  verified_step_ = -1;  // what a step left before says nothing of what it leaves again
   samples_said_ = std::min(samples_said_, samples_);
   if (leads_) {
     log_warning("{}: back to {}; samples {} to {} are passed over",

@@ -19,7 +19,7 @@ plant("train.scalars_of_first_step", STEP, "missing step",
       "  if (static int copies = 0; copies++ == 0) {\n    host_scalars_.copy(stream_);\n  }\n",
       "later steps have the learning rate and the weights of losses of the first")
 plant("train.first_micro_batch", STEP, "off by one",
-      "reduction_.weight_gradient(index == 0);", "reduction_.weight_gradient(index <= 1);",
+      "reduction_.weight_gradient(index == 0),", "reduction_.weight_gradient(index <= 1),",
       "the second micro-batch of a step writes over the first")
 plant("train.validation_stride", EVALUATE, "scale by degree",
       "micro_batch_ * plan.share.data_context.count)),", "micro_batch_)),",
