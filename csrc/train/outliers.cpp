@@ -34,12 +34,9 @@ Spread spread_of(std::span<const double> values) {
 }
 
 std::vector<std::size_t> outliers(std::span<const double> values, Side side, double least_share) {
-  constexpr std::size_t kFewest = 3;
   constexpr double kDeviations = 6;
   std::vector<std::size_t> found;
-  if (values.size() < kFewest) {
-    return found;
-  }
+  // Of two, each is a deviation / 1.4826 away from their middle, and neither is found.
   const Spread spread = spread_of(values);
   const double limit = std::max(kDeviations * spread.deviation, least_share * spread.median);
   for (std::size_t i = 0; i < values.size(); ++i) {

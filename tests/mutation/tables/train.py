@@ -190,8 +190,8 @@ plant("train.repeat_adds", STEP, "value",
 plant("train.repeat_of_one", REPLICAS, "value",
       "first != second ? 1 : 0", "0",
       "a machine that computes something else each time is well")
-plant("train.outlier_of_two", "train/outliers.cpp", "value",
-      "constexpr std::size_t kFewest = 3;", "constexpr std::size_t kFewest = 1;",
+plant("train.outlier_of_spread", "train/outliers.cpp", "missing term",
+      "std::max(kDeviations * spread.deviation, least_share * spread.median)", "least_share * spread.median",
       "of two ranks one is called slow by the other")
 plant("train.slow_at_once", "train/slow_rank_watch.cpp", "value",
       "looks_[rank] = is_slow ? looks_[rank] + 1 : 0;", "looks_[rank] = is_slow ? looks_[rank] + 3 : 0;",
