@@ -101,6 +101,10 @@ int remove_file(const std::filesystem::path& path) {
   return result(::unlink(path.c_str()));
 }
 
+int remove_directory(const std::filesystem::path& path) {
+  return result(::rmdir(path.c_str()));
+}
+
 int remove_tree(const std::filesystem::path& path) {
   std::error_code error;
   std::filesystem::remove_all(path, error);

@@ -69,6 +69,9 @@ std::filesystem::path directory_of(const std::filesystem::path& path);
 // ENOENT where there is none.
 int remove_file(const std::filesystem::path& path);
 
+// ENOTEMPTY where something is in it.
+int remove_directory(const std::filesystem::path& path);
+
 // With all that is below; 0 where there is nothing.
 int remove_tree(const std::filesystem::path& path);
 

@@ -155,7 +155,8 @@ class Examination {
       try {
         made = within(instruments_.patience_seconds, [folder, word] {
           std::error_code ignored;
-          const bool is_new = fs::create_directories(folder, ignored);
+          const bool is_new = !fs::exists(folder, ignored);
+          make_directories(folder);  // what fails here fails below, with a reason
           write_text_atomically(folder / kWordName, word);
           return is_new;
         });
@@ -176,8 +177,7 @@ class Examination {
         const auto read = within(instruments_.patience_seconds, [folder] {
           // A machine that has looked in vain may believe so for a while, on NFS, unless it makes
           // something there.
-          std::error_code ignored;
-          fs::create_directories(folder, ignored);
+          make_directories(folder);
           return read_text(folder / kWordName, 64);
         });
         seen = read.value_or(std::string());
@@ -197,13 +197,11 @@ class Examination {
     largest_of_all(*all_, 0, "doctor.looked");
     if (leads()) {
       within(instruments_.patience_seconds, [folder, remove = *made] {
-        std::error_code ignored;
-        fs::remove(folder / kWordName, ignored);
-        return remove && fs::remove(folder, ignored);
+        remove_file(folder / kWordName);
+        return remove && remove_directory(folder) == 0;
       });
     } else if (seen != word && speaks_for_node()) {
-      std::error_code ignored;
-      fs::remove(folder, ignored);  // unless there is something in it
+      remove_directory(folder);  // unless there is something in it
     }
   }
 

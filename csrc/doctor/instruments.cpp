@@ -77,8 +77,7 @@ double measure_copy(Device device) {
 double measure_write(const std::filesystem::path& path) {
   const std::vector<std::byte> piece(std::size_t{8} << 20);
   constexpr int kPieces = 8;
-  std::error_code ignored;
-  std::filesystem::remove(path, ignored);
+  remove_file(path);
   const auto begin = std::chrono::steady_clock::now();
   try {
     DurableWriter writer(path);
@@ -87,12 +86,12 @@ double measure_write(const std::filesystem::path& path) {
     }
     writer.close();
   } catch (...) {
-    std::filesystem::remove(path, ignored);
+    remove_file(path);
     throw;
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  std::filesystem::remove(path, ignored);
+  remove_file(path);
   constexpr double kMega = 1e6;
   return static_cast<double>(piece.size()) * kPieces / seconds / kMega;
 }
