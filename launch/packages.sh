@@ -11,7 +11,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 tools=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config git:git python3:python3)
 libraries=(libopenblas-dev libyaml-cpp-dev libbenchmark-dev libcli11-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
-  libsentencepiece-dev libpcre2-dev zlib1g-dev libzstd-dev
+  libsentencepiece-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
   libopenmpi-dev openmpi-bin)
 for_tests=
 list_only=

@@ -22,8 +22,8 @@ struct ByteIds {
   static constexpr std::int32_t first_byte = 3;
 };
 
-// The byte tokenizer for other programs: tokenizer.json of Hugging Face's tokenizers, a BPE without a
-// merge, and tokenizer_config.json. A text has bos in front there too. Source: the format of
+// The byte tokenizer for other programs: tokenizer.json of Hugging Face's tokenizers, a BPE without
+// a merge, and tokenizer_config.json. A text has bos in front there too. Source: the format of
 // github.com/huggingface/tokenizers; bytes are spelled as in GPT-2's vocabulary.
 std::string byte_tokenizer_json();
 std::string byte_tokenizer_config_json();
@@ -32,8 +32,7 @@ std::string byte_tokenizer_config_json();
 struct FolderTokenizer {
   bool is_byte = false;            // memphis's byte tokenizer
   std::vector<std::string> files;  // of another program's, by name: "tokenizer.json"
-  // Of a run's own: the names beside weights of files that lie elsewhere.
-  std::map<std::string, std::filesystem::path> elsewhere = {};
+  std::map<std::string, std::string> contents = {};  // of a run's own, by name
 };
 
 // Of bytes is a checkpoint whose run said so or knew nothing else, a folder whose tokenizer.json is

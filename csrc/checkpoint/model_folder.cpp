@@ -265,8 +265,8 @@ void ModelFolderWriter::commit(const fs::path& source, const FolderTokenizer& to
   for (const std::string& name : tokenizer.files) {
     write_text(unfinished_ / name, read_text(source / name));
   }
-  for (const auto& [name, file] : tokenizer.elsewhere) {
-    write_text(unfinished_ / name, read_text(file));
+  for (const auto& [name, content] : tokenizer.contents) {
+    write_text(unfinished_ / name, content);
   }
   sync_directory(unfinished_);
   if (const int failed = rename_path(unfinished_, folder_); failed != 0) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -15,12 +16,15 @@
 #include "csrc/cli/model_argument.h"
 #include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "csrc/core/log.h"
 #include "csrc/core/printable.h"
 #include "csrc/data/encoded_text.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/questions.h"
 #include "csrc/data/text_stream.h"
+#include "csrc/data/utf8.h"
 #include "csrc/train/batch.h"
 #include "csrc/train/generator.h"
 
@@ -165,6 +169,28 @@ void print_questions(const std::string& file, const QuestionScores& scores, bool
              json);
 }
 
+// A loss on what is no text is measured as asked for, and is no loss on text.
+void warn_of_encoding(const std::string& path, bool is_byte) {
+  const InputFile file(path);
+  Utf8Count count;
+  std::vector<std::byte> piece(std::size_t{1} << 20U);
+  for (std::uint64_t begin = 0; begin < file.size(); begin += piece.size()) {
+    piece.resize(std::min<std::uint64_t>(piece.size(), file.size() - begin));
+    file.read(begin, piece);
+    count.add({reinterpret_cast<const char*>(piece.data()), piece.size()});
+  }
+  count.finish();
+  if (count.places() > 0) {
+    log_warning(
+        "{}: {} places are not UTF-8, the first at byte {}, and are measured as {} (convert the "
+        "text, as in `iconv -f LATIN1 -t UTF-8`)",
+        path,
+        count.places(),
+        count.first_byte(),
+        is_byte ? "the bytes that they are" : "U+FFFD");
+  }
+}
+
 bool holds_questions(const std::filesystem::path& file) {
   return file.extension() == ".jsonl";
 }
@@ -192,7 +218,9 @@ void evaluate(const EvaluateArguments& arguments) {
     auto bytes = std::make_unique<TextStream>(
         std::vector<TextFile>{{.path = file, .origin = TextFile::Origin::named}});
     text.num_bytes = bytes->documents().front().num_bytes;
-    if (tokenizer->kind() == ByteTokenizer::kName) {
+    const bool is_byte = tokenizer->kind() == ByteTokenizer::kName;
+    warn_of_encoding(file, is_byte);
+    if (is_byte) {
       text.stream = std::move(bytes);
     } else {
       text.stream = std::make_unique<EncodedText>(file, *tokenizer);

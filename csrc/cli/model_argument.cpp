@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/cli/model_argument.h"
 
+#include <system_error>
+
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/checkpoint/folder_tokenizer.h"
@@ -12,6 +14,7 @@
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/data/kept_tokenizer.h"
 #include "csrc/data/tokenizer.h"
 
 namespace memphis {
@@ -36,6 +39,21 @@ StoredWeights open_weights(const ModelFolder& folder, const ModelArgument& argum
   StoredWeights stored(folder.path, folder.config);
   require_fits(folder, compute_of(argument), device_of(argument));
   return stored;
+}
+
+// What its run kept, if that is the tokenizer of the checkpoint; and else what its config names.
+std::shared_ptr<const Tokenizer> tokenizer_of_run(const std::filesystem::path& run_dir,
+                                                  const DataConfig& data,
+                                                  const std::string& fingerprint) {
+  const std::filesystem::path kept = kept_tokenizer(run_dir);
+  std::error_code ignored;
+  if (data.tokenizer != "none" && std::filesystem::is_directory(kept, ignored)) {
+    auto tokenizer = open_tokenizer(kept.string());
+    if (tokenizer->fingerprint() == fingerprint) {
+      return tokenizer;
+    }
+  }
+  return open_tokenizer(data.tokenizer, data.tokenizer_pattern);
 }
 
 void require_byte_tokenizer(const ModelFolder& folder) {
@@ -89,7 +107,8 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder) {
     const Manifest manifest = read_manifest(read_text(manifest_path), manifest_path);
     const Config config =
         parse_config(manifest.config, "its config", {}, Check::text, num_writers(manifest));
-    tokenizer = open_tokenizer(config.data.tokenizer, config.data.tokenizer_pattern);
+    tokenizer =
+        tokenizer_of_run(folder.path.parent_path(), config.data, manifest.tokenizer_fingerprint);
     if (tokenizer == nullptr) {
       throw DataError(fmt::format(
           "{} was trained with data.tokenizer=none (its ids stand for no known text); give token "

@@ -11,6 +11,7 @@
 #include "csrc/core/error.h"
 #include "csrc/core/log.h"
 #include "csrc/data/corpus.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
@@ -96,10 +97,7 @@ void tokenize(TokenizeArguments& arguments) {
              counts.blank_lines);
   }
   if (counts.replaced > 0) {
-    log_warning(
-        "{} places are not UTF-8, and are read as U+FFFD (convert the text, as in `iconv -f "
-        "LATIN1 -t UTF-8`)",
-        counts.replaced);
+    log_warning("{}", describe_replaced(counts.replaced));
   }
   fmt::print("{}.bin: {} documents, {} tokens, of {} bytes of text, in {:.2f} s\n",
              arguments.output,

@@ -232,8 +232,8 @@ constexpr std::array kTexts = {
             "",
             "",
             "byte: a token is a byte, or one of pad, begin and end. none: the data are ids, of no "
-            "known text. Else the path of a SentencePiece model, a tokenizer.json of byte-level "
-            "BPE, a tiktoken file, or a folder with one of them."},
+            "known text. Else the path of a SentencePiece model, a tokenizer.json of BPE, "
+            "a tiktoken file, or a folder with one of them."},
     KeyText{"data.evaluate",
             "",
             "nothing",

@@ -11,7 +11,7 @@
 
 namespace memphis {
 
-// The merges of byte-level BPE: of two neighbours, which id they become and which pair goes first.
+// The merges of BPE: of two neighbours, which id they become and which pair goes first.
 class MergeTable {
  public:
   struct Merge {
@@ -61,10 +61,10 @@ class MergeTable {
   std::size_t count_ = 0;
 };
 
-// Merges `ids`, a word's bytes, until no neighbours merge: each time the pair of the lowest rank, of
-// equal ones the leftmost. Leaves the result in ids[0, n) and returns n.
+// Merges `ids`, a word's bytes or characters, until no neighbours merge: each time the pair of the
+// lowest rank, of equal ones the leftmost. Leaves the result in ids[0, n) and returns n.
 //
-// Cost  O(n log n) for a word of n bytes.
+// Cost  O(n log n) for a word of n ids.
 std::size_t merge_word(const MergeTable& merges, std::span<std::int32_t> ids);
 
 }  // namespace memphis

@@ -19,18 +19,20 @@
 #include "csrc/data/digest.h"
 #include "csrc/data/document_reader.h"
 #include "csrc/data/file_records.h"
+#include "csrc/data/kept_tokenizer.h"
 #include "csrc/data/text_format.h"
 #include "csrc/data/text_stream.h"
 #include "csrc/data/token_files.h"
 #include "csrc/data/tokenize.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
 
 // How many of a list a line names; the rest are counted.
 constexpr std::size_t kMaxNamed = 8;
-// Of the bytes of a corpus, from which on it is worth a warning that they are not trained on, and of
-// those of a file, that they are not UTF-8.
+// Of the bytes of a corpus, from which on it is worth a warning that they are not trained on, and
+// of those of a file, that they are not UTF-8.
 constexpr double kMuchOfCorpus = 0.02;
 constexpr double kMuchOfFile = 0.01;
 
@@ -335,11 +337,7 @@ void say_tokenized(const std::string& key,
              counts.blank_lines);
   }
   if (counts.replaced > 0) {
-    warnings.push_back(
-        fmt::format("{}: {} places are not UTF-8, and are read as U+FFFD (convert the text, as in "
-                    "`iconv -f LATIN1 -t UTF-8`)",
-                    key,
-                    counts.replaced));
+    warnings.push_back(key + ": " + describe_replaced(counts.replaced));
   }
 }
 
@@ -487,7 +485,12 @@ Dataset open_dataset(const DataConfig& config,
   require(sequence_length >= 1, "a sequence has at least one token");
   require(config.held_out >= 0 && config.held_out < 1, "data.held_out is in [0, 1)");
   Dataset dataset;
-  dataset.tokenizer = open_tokenizer(config.tokenizer, config.tokenizer_pattern);
+  dataset.tokenizer = open_tokenizer_of_run(config.tokenizer, config.tokenizer_pattern, run_dir);
+  if (reads_kept_tokenizer(config.tokenizer, run_dir)) {
+    log_info("data.tokenizer {} is not there: what the run kept of it is read, {}",
+             config.tokenizer,
+             kept_tokenizer(run_dir).string());
+  }
   if (config.tokenizer != ByteTokenizer::kName) {
     require_fitting(dataset.tokenizer.get(), config, options);
   }
@@ -609,7 +612,7 @@ DatasetPreparation::DatasetPreparation(const DataConfig& config,
                                        const std::vector<std::string>& default_roots,
                                        const std::filesystem::path& run_dir)
     : state_(std::make_unique<State>()) {
-  state_->tokenizer = open_tokenizer(config.tokenizer, config.tokenizer_pattern);
+  state_->tokenizer = open_tokenizer_of_run(config.tokenizer, config.tokenizer_pattern, run_dir);
   state_->options = tokenize_options(config);
   state_->run_dir = run_dir;
   Lists lists = lists_of(config, default_roots, run_dir);

@@ -16,7 +16,9 @@ constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, for a space
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   SentencePieceTokenizer(std::filesystem::path path, const std::string& content)
-      : path_(std::move(path)), fingerprint_(digest_of(content)) {
+      : path_(std::move(path)),
+        fingerprint_(digest_of(content)),
+        files_{{.name = "tokenizer.model", .content = content}} {
     const sentencepiece::util::Status status = processor_.LoadFromSerializedProto(content);
     if (!status.ok()) {
       throw DataError("cannot read the tokenizer " + path_.string() +
@@ -83,11 +85,12 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   std::string fingerprint() const override { return fingerprint_; }
-  std::vector<std::filesystem::path> files() const override { return {path_}; }
+  const std::vector<TokenizerFile>& files() const override { return files_; }
 
  private:
   std::filesystem::path path_;
   std::string fingerprint_;
+  std::vector<TokenizerFile> files_;
   sentencepiece::SentencePieceProcessor processor_;
   bool begins_with_space_ = false;  // every text, in front of its first word
 };

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <system_error>
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/data/byte_pair_files.h"
+#include "csrc/data/rank_files.h"
 #include "csrc/data/sentence_piece.h"
 #include "csrc/data/utf8.h"
 
@@ -121,6 +123,11 @@ std::string ByteTokenizer::decode(std::span<const std::int32_t> ids) const {
     }
   }
   return text;
+}
+
+const std::vector<TokenizerFile>& ByteTokenizer::files() const {
+  static const std::vector<TokenizerFile> kNone;
+  return kNone;
 }
 
 std::string ByteTokenizer::piece(std::int32_t id, bool /*is_first*/) const {

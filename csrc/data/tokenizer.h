@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,6 +18,14 @@ struct SpecialTokens {
   std::int32_t eos = -1;  // behind it
 };
 
+// A file that a tokenizer is opened from, whole, under the name that it has in a folder.
+struct TokenizerFile {
+  std::string name;
+  std::string content;
+
+  bool operator==(const TokenizerFile&) const = default;
+};
+
 // Text as ids and back. Const calls may come from any number of threads.
 class Tokenizer {
  public:
@@ -27,28 +34,30 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  virtual std::string_view kind() const = 0;  // "byte", "SentencePiece", "byte-level BPE"
+  virtual std::string_view kind() const = 0;  // "byte", "SentencePiece", "byte-level BPE", "BPE"
   virtual std::int32_t vocab_size() const = 0;
   virtual SpecialTokens special() const = 0;
 
   // Appends the ids of `text` alone: whoever starts a document puts bos in front. What is not UTF-8
-  // is read as the original program does: by SentencePiece as U+FFFD for each byte, by BPE as U+FFFD
-  // for each unit of utf8.h, by bytes as it is.
+  // is read as the original program does: by SentencePiece as U+FFFD for each byte, by BPE as
+  // U+FFFD for each unit of utf8.h, by bytes as it is.
   virtual void append(std::string_view text, std::vector<std::int32_t>& ids) const = 0;
 
   // Special ids decode to nothing. ContractError on an id outside the vocabulary.
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
 
   // What the id adds to a text that is shown as it is generated: bytes that may end within a
-  // character. `is_first` where nothing was shown before.
+  // character. `is_first` where all ids before it are special: what stands for nothing at the
+  // beginning of a text is left out.
   virtual std::string piece(std::int32_t id, bool is_first) const = 0;
 
   // Hexadecimal, of all that ids depend on: equal for tokenizers that give equal ids, wherever they
   // lie.
   virtual std::string fingerprint() const = 0;
 
-  // What to keep beside weights so that this tokenizer can be opened again; none for bytes.
-  virtual std::vector<std::filesystem::path> files() const = 0;
+  // A folder of these opens as this tokenizer, of the same fingerprint; none for bytes. They are as
+  // they were when it was opened, whatever has become of its path since.
+  virtual const std::vector<TokenizerFile>& files() const = 0;
 
   std::vector<std::int32_t> encode(std::string_view text) const;
 
@@ -74,10 +83,10 @@ class StreamingDecoder {
 };
 
 // data.tokenizer: "byte"; "none", for a null pointer; or a path, of a SentencePiece model, a
-// tokenizer.json of byte-level BPE, a tokenizer.tok.json of Grok-2, a tiktoken file, or a folder
-// with one of them under its usual name. Which it is, is told from its content. `pattern` cuts the
-// text of a tiktoken file into words: one of kPatternNames, a regular expression, or empty where the
-// size of the vocabulary tells.
+// tokenizer.json of BPE, a tokenizer.tok.json of Grok-2, a tiktoken file, or a folder with one of
+// them under its usual name. Which it is, is told from its content. `pattern` cuts the text of a
+// tiktoken file into words: gpt2, cl100k, o200k, llama3, qwen, a regular expression, or empty where
+// the `pattern` of a tokenizer_config.json beside it tells, or the size of the vocabulary.
 //
 // DataError, with the file, where it is none of these, is damaged, or asks for what is not
 // implemented: what would give other ids than the original is refused.
@@ -106,7 +115,7 @@ class ByteTokenizer final : public Tokenizer {
   std::string decode(std::span<const std::int32_t> ids) const override;
   std::string piece(std::int32_t id, bool is_first) const override;
   std::string fingerprint() const override { return std::string(kName); }
-  std::vector<std::filesystem::path> files() const override { return {}; }
+  const std::vector<TokenizerFile>& files() const override;
 };
 
 }  // namespace memphis

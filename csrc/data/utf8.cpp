@@ -98,4 +98,34 @@ std::size_t complete_utf8(std::string_view text) {
   return text.size();
 }
 
+void Utf8Count::add(std::string_view piece) {
+  held_ += piece;
+  const std::size_t whole = complete_utf8(held_);
+  count(std::string_view(held_).substr(0, whole));
+  held_.erase(0, whole);
+}
+
+void Utf8Count::finish() {
+  count(held_);
+  held_.clear();
+}
+
+void Utf8Count::count(std::string_view text) {
+  for (std::size_t i = skip_ascii(text, 0); i < text.size(); i = skip_ascii(text, i)) {
+    const Utf8Unit unit = utf8_unit(text.substr(i));
+    if (!unit.whole) {
+      first_byte_ = places_ == 0 ? num_bytes_ + i : first_byte_;
+      ++places_;
+    }
+    i += unit.bytes;
+  }
+  num_bytes_ += text.size();
+}
+
+std::string describe_replaced(std::uint64_t places) {
+  return std::to_string(places) +
+         " places are not UTF-8, and are read as U+FFFD (convert the text, as in `iconv -f LATIN1 "
+         "-t UTF-8`)";
+}
+
 }  // namespace memphis

@@ -26,4 +26,25 @@ std::string with_replacements(std::string_view text, std::uint64_t& replaced);
 // text: all but at most three.
 std::size_t complete_utf8(std::string_view text);
 
+// Counts the units that are no characters, of a text that comes piece by piece.
+class Utf8Count {
+ public:
+  void add(std::string_view piece);
+  void finish();  // what broke off is none
+
+  std::uint64_t places() const { return places_; }
+  std::uint64_t first_byte() const { return first_byte_; }  // of the text, of the first place
+
+ private:
+  void count(std::string_view text);
+
+  std::string held_;             // the beginning of a character, which `piece` ended in
+  std::uint64_t num_bytes_ = 0;  // that were counted
+  std::uint64_t places_ = 0;
+  std::uint64_t first_byte_ = 0;
+};
+
+// What a reader of text says of them: "3 places are not UTF-8, and are read as U+FFFD (...)".
+std::string describe_replaced(std::uint64_t places);
+
 }  // namespace memphis

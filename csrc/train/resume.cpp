@@ -16,6 +16,7 @@
 #include "csrc/config/resume_rules.h"
 #include "csrc/core/error.h"
 #include "csrc/core/log.h"
+#include "csrc/data/kept_tokenizer.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/run_lock.h"
 
@@ -179,7 +180,8 @@ void compare_text(const Chosen& chosen,
                          tokenizer_now,
                          tokenizer_then),
          .why = "tokens would stand for other text",
-         .keep = "the tokenizer of data.tokenizer"});
+         .keep = "the tokenizer of data.tokenizer, of which " +
+                 kept_tokenizer(config.run.dir).string() + " may have a copy"});
   }
   const std::string& now = dataset.fingerprint;
   const std::string& then = chosen.manifest.dataset_fingerprint;

@@ -6,8 +6,7 @@
 
 namespace memphis {
 
-// What an export of a run has of its tokenizer: of another than that of bytes its files, under names that
-// open_tokenizer knows in a folder. A tiktoken file's pattern is in none.
+// What an export of a run has of its tokenizer: a folder that opens as the same one.
 FolderTokenizer tokenizer_to_export(const Tokenizer* tokenizer);
 
 }  // namespace memphis

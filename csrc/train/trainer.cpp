@@ -23,6 +23,7 @@
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
 #include "csrc/core/progress.h"
+#include "csrc/data/kept_tokenizer.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/agreement.h"
 #include "csrc/train/initial_weights.h"
@@ -136,7 +137,7 @@ Trainer::Trainer(const Config& config,
                found->path.string());
     }
   } else {
-    initial = open_initial_weights(config_, groups_.all_host());
+    initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());
   }
 
   const BatchConfig& batch = config_.batch;
@@ -311,6 +312,7 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
       remove_nothing_saved(dir);
     }
     write_text_atomically(dir / kRunConfigName, to_yaml(config_));
+    keep_tokenizer(dir, dataset_.tokenizer.get());
   });
   together(groups_.all_host(), "run.dir.shared", [&] { require_shared(config_.run.dir); });
   return lock;

@@ -274,6 +274,38 @@ TEST_F(ModelFolder, TextIsMadeOfTheTokensThatTheFolderIsOf) {
   EXPECT_EQ(bytes("copy/tokenizer.json"), bytes("ex/tokenizer.json"));
 }
 
+// Weights know the ids that they were trained on, whatever kind of tokenizer those are of.
+TEST_F(ModelFolder, ARunIsToldThatItsTokenizerIsNotThatOfTheWeights) {
+  const std::string config = directory_.write("other.yaml", tiny_yaml(directory_));
+  const std::string bpe = fs::absolute("tests/data/golden/gpt2.json").string();
+  const std::string other = fs::absolute("tests/data/golden/o200k.json").string();
+  const auto begin = [&](const std::string& run, std::vector<std::string> more) {
+    more.insert(more.begin(),
+                {"train",
+                 config,
+                 "run.dir=" + path(run),
+                 "model.vocab_size=1024",
+                 "model.pad_id=-1",
+                 "schedule.steps=1",
+                 "schedule.warmup_steps=0"});
+    const Ended ended = command(more);
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    return ended.error.find("its weights know other tokens") != std::string::npos;
+  };
+  begin("first", {"data.tokenizer=" + bpe});
+  ASSERT_EQ(command({"export", path("first"), path("first-ex")}).code, 0);
+  for (const char* from : {"first", "first-ex"}) {
+    const std::string init = "run.init_from=" + path(from);
+    const std::string run = std::string("from-") + from;
+    EXPECT_FALSE(begin(run + "-same", {init, "data.tokenizer=" + bpe}));
+    EXPECT_TRUE(begin(run + "-other", {init, "data.tokenizer=" + other}));
+    EXPECT_TRUE(begin(run + "-byte", {init}));
+  }
+  // The same tokenizer in another file.
+  directory_.write("first-ex/tokenizer.json", read_text(bpe) + "\n");
+  EXPECT_FALSE(begin("again", {"run.init_from=" + path("first-ex"), "data.tokenizer=" + bpe}));
+}
+
 // What a text is made of is asked for in many ways, and is the same text.
 // In the tokens of the run, and by the bytes of the text.
 TEST_F(ModelFolder, TextIsMeasuredByTheTokenizerOfTheRun) {
@@ -310,12 +342,68 @@ TEST_F(ModelFolder, TextIsMeasuredByTheTokenizerOfTheRun) {
     const Ended again = command({"evaluate", path(exported), path("a.txt"), "--json"});
     EXPECT_EQ(again.out, ended.out) << again.error;
   }
+  // What is not UTF-8 is measured, and told with its place.
+  directory_.write("latin.txt", std::string("caf\xE9 routes tokens, na\xEFve\n"));
+  for (const char* model : {"bpe", "ex"}) {
+    const Ended latin = command({"evaluate", path(model), path("latin.txt")});
+    EXPECT_EQ(latin.code, 0) << latin.error;
+    EXPECT_NE(latin.error.find(path("latin.txt") + ": 2 places are not UTF-8, the first at byte 3"),
+              std::string::npos)
+        << latin.error;
+  }
   // Beside text, what is none is refused whatever the tokenizer.
   directory_.write("nul.txt", std::string(20, '\0'));
   directory_.write("empty.txt", "");
   for (const char* name : {"nul.txt", "empty.txt"}) {
     EXPECT_EQ(command({"evaluate", path("bpe"), path(name)}).code, 3) << name;
   }
+}
+
+// Whatever becomes of the file that data.tokenizer names, and with the pattern that is not in it.
+TEST_F(ModelFolder, ARunKeepsItsTokenizer) {
+  const std::string ranks = read_text("tests/data/golden/gpt2.tiktoken");
+  const std::string tokenizer = directory_.write("own.tiktoken", ranks);
+  const std::string pattern = R"(\s+|[^\s]{1,3})";
+  const std::string config = directory_.write("own.yaml", tiny_yaml(directory_));
+  const auto train = [&](const std::string& steps) {
+    return command({"train",
+                    config,
+                    "run.dir=" + path("own"),
+                    "data.tokenizer=" + tokenizer,
+                    "data.tokenizer_pattern=" + pattern,
+                    "model.vocab_size=1024",
+                    "model.pad_id=-1",
+                    "schedule.steps=" + steps,
+                    "schedule.warmup_steps=0"});
+  };
+  const Ended trained = train("1");
+  ASSERT_EQ(trained.code, 0) << trained.error;
+  const std::string text = directory_.write("a.txt", "grok routes every token to two experts.\n");
+  const auto losses = [&](const std::string& model) {
+    const Ended ended = command({"evaluate", model, text, "--json"});
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    return ended.out;
+  };
+  const std::string measured = losses(path("own"));
+  const auto opened = open_tokenizer(tokenizer, pattern);
+  fs::remove(tokenizer);
+  EXPECT_EQ(losses(path("own")), measured);
+  ASSERT_EQ(command({"export", path("own"), path("own-ex")}).code, 0);
+  EXPECT_EQ(losses(path("own-ex")), measured);
+  const auto exported = open_tokenizer(path("own-ex"));
+  EXPECT_EQ(exported->fingerprint(), opened->fingerprint());
+  EXPECT_EQ(exported->encode("routes every"), opened->encode("routes every"));
+  const Ended went_on = train("2");
+  EXPECT_EQ(went_on.code, 0) << went_on.error;
+  EXPECT_NE(went_on.error.find("what the run kept of it is read"), std::string::npos)
+      << went_on.error;
+  // Another one in its place is told by its fingerprint.
+  directory_.write("own.tiktoken", ranks + "eHh4eHh4eA== 900\n");
+  const Ended refused = train("3");
+  EXPECT_EQ(refused.code, 2) << refused.error;
+  EXPECT_NE(refused.error.find("the tokenizer is not that of the checkpoint"), std::string::npos)
+      << refused.error;
+  EXPECT_NE(refused.error.find(path("own/tokenizer")), std::string::npos) << refused.error;
 }
 
 TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {

@@ -11,6 +11,7 @@
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "csrc/data/byte_pair.h"
+#include "csrc/data/text_normalizer.h"
 #include "csrc/data/tokenizer.h"
 #include "csrc/data/utf8.h"
 #include "tests/support/error_text.h"
@@ -38,6 +39,25 @@ TEST(Tokenizers, GiveTheIdsOfTheirOriginals) {
         EXPECT_EQ(tokenizer->decode(ids), golden.at("decoded").at(i).get<std::string>()) << file;
       } else if (texts[i].find("<|") == std::string::npos) {
         EXPECT_EQ(tokenizer->decode(ids), texts[i]) << file;
+      }
+    }
+  }
+}
+
+// Vocabularies of characters, in the ways in which such files are written, and normalized text.
+TEST(Tokenizers, OfCharactersGiveTheIdsOfTheirOriginals) {
+  const Json root = parse_json(read_text(kGolden / "character_ids.json")).value();
+  const auto texts = root.at("texts").get<std::vector<std::string>>();
+  ASSERT_EQ(root.at("tokenizers").size(), 5U);
+  for (const auto& [file, golden] : root.at("tokenizers").items()) {
+    const auto tokenizer = open_tokenizer((kGolden / file).string());
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      const auto ids = golden.at("ids").at(i).get<std::vector<std::int32_t>>();
+      EXPECT_EQ(tokenizer->encode(texts[i]), ids) << file << ": " << texts[i];
+      // `tokenizers` shows an added token as it was looked for, which none ever was in a text.
+      if (texts[i].find("</s>") == std::string::npos) {
+        EXPECT_EQ(tokenizer->decode(ids), golden.at("decoded").at(i).get<std::string>())
+            << file << ": " << texts[i];
       }
     }
   }
@@ -77,6 +97,49 @@ TEST(Tokenizers, ReadInvalidUtf8AsPythonReplacesIt) {
   const auto tokenizer = open_tokenizer((kGolden / "gpt2.json").string());
   for (const auto& [bytes, replaced] : cases) {
     EXPECT_EQ(tokenizer->encode(bytes), tokenizer->encode(replaced)) << replaced;
+  }
+}
+
+// Of conformance tests of Unicode and of what is known to go wrong.
+TEST(TextNormalizer, GivesTheNormalForms) {
+  using Form = TextNormalizer::Form;
+  struct Case {
+    const char* text;
+    const char* nfc;
+    const char* nfkd;
+  };
+  const std::vector<Case> cases = {
+      {"plain", "plain", "plain"},
+      {"cafe\u0301.", "caf\u00e9.", "cafe\u0301."},
+      {"e\u0301e\u0301", "\u00e9\u00e9", "e\u0301e\u0301"},
+      {"q\u0307\u0323x", "q\u0323\u0307x", "q\u0323\u0307x"},
+      {"\u1100\u1161\u11a8", "\uac01", "\u1100\u1161\u11a8"},
+      {"\u1112\u1170\u11a7\u1191", "\ud6fc\u11a7\u1191", "\u1112\u1170\u11a7\u1191"},
+      {"\ufb01 \uff21", "\ufb01 \uff21", "fi A"},
+      {"\u212b", "\u00c5", "A\u030a"}};
+  for (const Case& each : cases) {
+    TextNormalizer nfc;
+    nfc.add(Form::nfc);
+    EXPECT_EQ(nfc.apply(each.text), each.nfc);
+    TextNormalizer nfkd;
+    nfkd.add(Form::nfkd);
+    EXPECT_EQ(nfkd.apply(each.text), each.nfkd);
+  }
+}
+
+TEST(Utf8, PlacesThatAreNoneAreCountedHoweverTheTextIsCut) {
+  const std::string text = "na\u00efve \xE6\xBC \xFF\xC0\xAF \U0001f469 \xF0\x9F\x91";
+  std::uint64_t expected = 0;
+  (void)with_replacements(text, expected);
+  ASSERT_EQ(expected, 5U);
+  for (std::size_t bytes = 1; bytes <= text.size(); ++bytes) {
+    Utf8Count count;
+    for (std::size_t at = 0; at < text.size(); at += bytes) {
+      count.add(std::string_view(text).substr(at, bytes));
+    }
+    count.finish();
+    EXPECT_EQ(count.places(), expected) << bytes;
+    EXPECT_EQ(count.first_byte(), 7U) << bytes;
   }
 }
 
@@ -146,13 +209,13 @@ TEST(Tokenizers, AreRefusedByNameWhereTheyAreNotWhatTheyShouldBe) {
       {"", "", "is empty"},
       {bpe.substr(0, bpe.size() / 2), "", "breaks off or is damaged"},
       {"{}", "", "lacks what a tokenizer.json has"},
-      {with("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}"),
+      {with("\"normalizer\":null", "\"normalizer\":{\"type\":\"Lowercase\"}"),
        "",
-       "its normalizer is NFC"},
+       "its normalizer is Lowercase"},
       {with("\"type\":\"BPE\"", "\"type\":\"Unigram\""), "", "its model is Unigram"},
-      {with("\"type\":\"ByteLevel\"", "\"type\":\"Metaspace\""),
+      {with("\"type\":\"ByteLevel\"", "\"type\":\"Whitespace\""),
        "",
-       "its pre-tokenizer is Metaspace"},
+       "its pre-tokenizer is Whitespace"},
       {with("\"merges\":[", "\"merges\":[[\"zz\",\"qq\"],"), "", "is not in the vocabulary"},
       {with("\"lstrip\":false", "\"lstrip\":true"), "", "has lstrip"},
       {ranks, "", "set data.tokenizer_pattern"},
@@ -174,6 +237,32 @@ TEST(Tokenizers, AreRefusedByNameWhereTheyAreNotWhatTheyShouldBe) {
   }
 }
 
+// Also the pattern of a tiktoken file, which is not in it.
+TEST(Tokenizers, AFolderOfTheirFilesOpensAsTheSameOne) {
+  const Json root = parse_json(read_text(kGolden / "ids.json")).value();
+  const auto texts = root.at("texts").get<std::vector<std::string>>();
+  struct Case {
+    const char* file;
+    const char* pattern;
+  };
+  const std::vector<Case> cases = {{"gpt2.json", ""},
+                                   {"bpe.model", ""},
+                                   {"gpt2.tiktoken", "qwen"},
+                                   {"gpt2.tiktoken", R"(\s+|[^\s]{1,3})"}};
+  for (const Case& each : cases) {
+    const auto opened = open_tokenizer((kGolden / each.file).string(), each.pattern);
+    const test::TemporaryDirectory folder;
+    for (const TokenizerFile& file : opened->files()) {
+      folder.write(file.name, file.content);
+    }
+    const auto again = open_tokenizer(folder.path().string());
+    EXPECT_EQ(again->fingerprint(), opened->fingerprint()) << each.file << " " << each.pattern;
+    for (const std::string& text : texts) {
+      EXPECT_EQ(again->encode(text), opened->encode(text)) << each.pattern << ": " << text;
+    }
+  }
+}
+
 TEST(Tokenizers, AFolderStandsForTheOneInIt) {
   const test::TemporaryDirectory directory;
   directory.write("a/tokenizer.json", read_text(kGolden / "gpt2.json"));
@@ -182,7 +271,9 @@ TEST(Tokenizers, AFolderStandsForTheOneInIt) {
   const auto found = open_tokenizer((directory.path() / "a").string());
   EXPECT_EQ(found->fingerprint(), named->fingerprint());
   EXPECT_NE(found->fingerprint(), open_tokenizer((kGolden / "o200k.json").string())->fingerprint());
-  EXPECT_EQ(found->files(), std::vector<fs::path>{directory.path() / "a/tokenizer.json"});
+  EXPECT_EQ(found->files(),
+            (std::vector<TokenizerFile>{
+                {.name = "tokenizer.json", .content = read_text(kGolden / "gpt2.json")}}));
   EXPECT_EQ(found->special().eos, 0);
   EXPECT_EQ(open_tokenizer("none"), nullptr);
   const std::string text = test::error_text<DataError>(

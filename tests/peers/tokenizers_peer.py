@@ -112,6 +112,63 @@ def train(documents, pattern, vocab_size, path):
     return tokenizer, ranks
 
 
+MARK = "\u2581"
+DECODER = [{"type": "Replace", "pattern": {"String": MARK}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
+
+
+def metaspace(scheme, split):
+    return {"type": "Metaspace", "replacement": MARK, "prepend_scheme": scheme, "split": split}
+
+
+# A vocabulary of characters, in the ways in which such files are written. Falls back on bytes where the second is
+# set; one of the added tokens is looked for in normalized text.
+CHARACTERS = {
+    "llama2": ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": MARK}, REPLACE]},
+                "pre_tokenizer": None, "decoder": {"type": "Sequence", "decoders": DECODER + [STRIP]}}, True),
+    "mistral": ({"normalizer": None, "pre_tokenizer": metaspace("first", False),
+                 "decoder": {"type": "Sequence", "decoders": DECODER + [STRIP]}}, True),
+    "gemma": ({"normalizer": REPLACE, "pre_tokenizer": {"type": "Split", "pattern": {"String": " "},
+                                                        "behavior": "MergedWithPrevious", "invert": False},
+               "decoder": {"type": "Sequence", "decoders": DECODER}}, True),
+    "metaspace": ({"normalizer": {"type": "NFKC"}, "pre_tokenizer": metaspace("always", True),
+                   "decoder": metaspace("always", True)}, False),
+}
+
+
+def train_characters(documents, vocab_size, folder):
+    """A tokenizer.json in each of these ways, of one vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    special = ["<unk>", "<s>", "</s>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(documents, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special + [f"<0x{byte:02X}>" for byte in range(256)],
+        limit_alphabet=vocab_size // 12, show_progress=False, max_token_length=16))
+    root = json.loads(tokenizer.to_str())
+    root["added_tokens"] = [token for token in root["added_tokens"] if token["content"] in special]
+    root["added_tokens"][2].update(normalized=True, special=False)
+    tokenizers = {}
+    for name, (parts, falls_back) in CHARACTERS.items():
+        model = dict(root["model"], byte_fallback=falls_back, fuse_unk=True, unk_token="<unk>")
+        (folder / f"{name}.json").write_text(json.dumps(dict(root, model=model, **parts), ensure_ascii=False))
+        tokenizers[name] = Tokenizer.from_file(str(folder / f"{name}.json"))
+    return tokenizers
+
+
+def train_normalized(documents, vocab_size, folder):
+    """Bytes of normalized text, as Qwen's."""
+    from tokenizers import Tokenizer
+    train(documents, LLAMA3, vocab_size, folder / "nfc")
+    (folder / "nfc.tiktoken").unlink()
+    root = json.loads((folder / "nfc.json").read_text())
+    root["normalizer"] = {"type": "NFC"}
+    root["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    (folder / "nfc.json").write_text(json.dumps(root, ensure_ascii=False))
+    return {"nfc": Tokenizer.from_file(str(folder / "nfc.json"))}
+
+
 def read_dataset(prefix):
     """Documents of a Megatron dataset, by its description."""
     index = pathlib.Path(f"{prefix}.idx").read_bytes()
@@ -179,6 +236,10 @@ def equality(arguments, folder):
         original = tiktoken.Encoding(name, pat_str=expression, mergeable_ranks=ranks, special_tokens={})
         got = tokenize(arguments, path, folder / f"{name}.tiktoken", expression, folder)
         differ += compare(f"tiktoken, {name}", documents, got, original.encode_ordinary)
+    for name, tokenizer in {**train_characters(sample, 16000, folder), **train_normalized(sample, 8000, folder)}.items():
+        got = tokenize(arguments, path, folder / f"{name}.json", None, folder)
+        differ += compare(f"tokenizers, {name}", documents, got,
+                          lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
     models = [pathlib.Path(arguments.model)] if arguments.model else []
     for kind in ("bpe", "unigram"):
         sentencepiece.SentencePieceTrainer.train(
@@ -221,6 +282,20 @@ def golden(folder):
     cases["bpe.model"] = {"pattern": "", "ids": [processor.encode(text) for text in texts],
                           "decoded": [processor.decode(processor.encode(text)) for text in texts]}
     (folder / "ids.json").write_text(json.dumps({"texts": texts, "tokenizers": cases}, ensure_ascii=True) + "\n")
+
+
+def golden_characters(folder):
+    """The same of vocabularies of characters, and of text that is normalized."""
+    sample = [text for text in corpus(1) if len(text) < 20000][:400]
+    texts = ["", " ", "Hello, world!", "  two  spaces\n\n\tand\r\nlines ", "</s>a<s> b</s> </s>", "<s>a", "a \u2581b\u2581",
+             "naïve cafe\u0301 \u00c5\u212b \ufb01 \u1100\u1161\u11a8 q\u0323\u0307 \uff21", "漢字かな交じり文、です。",
+             "עברית العربية हिन्दी ไทย \U0001f469\u200d\U0001f469", "\x01\x7f\u3000x", "a" * 90, "x = foo(bar[1:2])"]
+    tokenizers = {**train_characters(sample, 900, folder), **train_normalized(sample, 600, folder)}
+    cases = {}
+    for name, tokenizer in tokenizers.items():
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        cases[f"{name}.json"] = {"ids": ids, "decoded": [tokenizer.decode(each) for each in ids]}
+    (folder / "character_ids.json").write_text(json.dumps({"texts": texts, "tokenizers": cases}) + "\n")
 
 
 WORKER = None
@@ -327,6 +402,7 @@ def main():
         return 2
     if arguments.golden:
         golden(arguments.golden)
+        golden_characters(arguments.golden)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if arguments.speed:

@@ -110,3 +110,35 @@ plant("data.reader_changed", "data/document_reader.cpp", "dropped call",
 plant("data.text_recorded", "data/text_stream.cpp", "dropped call",
       "        result.digest = known->digest;\n        return result;\n", "",
       "a large text is read whole at every start")
+
+TOKENIZER_JSON = "data/tokenizer_json.cpp"
+plant("data.own_pattern", "data/byte_pair_files.cpp", "dropped line",
+      "    beside[kPatternKey] = file.own_pattern;\n", "",
+      "a tiktoken file is kept without what cuts its text")
+plant("data.kept_tokenizer_gone", "data/kept_tokenizer.cpp", "condition",
+      "!fs::exists(name, ignored) &&", "fs::exists(name, ignored) &&",
+      "a run whose tokenizer is gone cannot go on")
+plant("data.prepended_first", "data/byte_pair_tokenizer.cpp", "condition",
+      "metaspace.prepended == Metaspace::Prepended::first && is_first", "metaspace.prepended == Metaspace::Prepended::first",
+      "a space stands in front of what follows an added token")
+plant("data.merged_with_next", "data/byte_pair_tokenizer.cpp", "condition",
+      "          if (is_match || !after_match) {\n", "          if (!is_match || !after_match) {\n",
+      "a word begins behind its mark")
+plant("data.byte_fallback", TOKENIZER_JSON, "index",
+      "characters.byte_ids[*byte] = id;", "characters.byte_ids[0] = id;",
+      "bytes of an unknown character have no ids")
+plant("data.fuse_unknown", "data/byte_pair_tokenizer.cpp", "condition",
+      "!after_unknown || !characters.fuses_unknown", "!after_unknown || characters.fuses_unknown",
+      "a stretch of unknown characters is many tokens")
+plant("data.normal_form", "data/text_normalizer.cpp", "off by one",
+      "    other -= other > begin ? 1 : 0;\n", "",
+      "a letter does not combine with the accent behind it")
+plant("data.normalized_added", TOKENIZER_JSON, "dropped line",
+      "      token.text = parts.normalizer.apply(token.text);  // as what it is looked for in\n", "",
+      "an added token is not found in normalized text")
+plant("data.hidden_space", "data/byte_pair_tokenizer.cpp", "condition",
+      "is_first = is_first && bytes_of(id).empty();", "is_first = is_first && bytes.empty();",
+      "of two spaces in front of a text the second is not shown")
+plant("data.utf8_first", "data/utf8.cpp", "Range",
+      "places_ == 0 ? num_bytes_ + i", "places_ == 0 ? i",
+      "a place is told from its piece on")

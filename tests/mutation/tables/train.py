@@ -68,8 +68,8 @@ plant("train.init_model", "train/initial_weights.cpp", "condition",
       "  if (false) {\n    throw ConfigError(fmt::format(\n        \"run.init_from",
       "weights run under arithmetic other than their own")
 plant("train.init_checkpoint_wins", TRAINER, "condition",
-      "  } else {\n    initial = open_initial_weights(config_, groups_.all_host());\n  }",
-      "  }\n  initial = open_initial_weights(config_, groups_.all_host());",
+      "  } else {\n    initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());\n  }",
+      "  }\n  initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());",
       "a folder that a run no longer needs is opened")
 plant("train.export_goes_on", TRAINER, "condition",
       "  } catch (const Error& error) {\n    if (!is_of_files(error)) {",
@@ -129,7 +129,7 @@ plant("train.starts_stay", "train/metrics.cpp", "condition",
       'object.contains("end")) {', "false) {",
       "why an earlier process ended is forgotten")
 plant("train.export_tokenizer", "train/run_tokenizer.cpp", "dropped line",
-      '    exported.elsewhere["tokenizer.json"] = file;\n', "",
+      '    exported.contents[file.name] = file.content;\n', "",
       "the export of a run is without its tokenizer")
 
 # ---- steps that are left out, runs that go back, saves that fail
@@ -199,3 +199,6 @@ plant("train.slow_at_once", "train/slow_rank_watch.cpp", "value",
 plant("train.interval_while_saving", "train/save_times.cpp", "missing condition",
       "  if (seconds_ == 0) {\n    begun_at_.reset();\n  }\n", "  begun_at_.reset();\n",
       "a disk that is full is written to at every step")
+plant("train.init_tokenizer", "train/initial_weights.cpp", "condition",
+      "ids_of_sample(*theirs) == ids_of_sample(own)", "theirs->kind() == own.kind()",
+      "weights of another tokenizer of the kind are trained on without a word")
