@@ -20,6 +20,7 @@
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
+#include "csrc/core/progress.h"
 #include "csrc/data/encoded_text.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/questions.h"
@@ -77,10 +78,11 @@ class WindowPass {
                   .global_batch = num_sequences},
                  {}) {}
 
-  // Of each window of a loader.
+  // Of each window of a loader, which are of `file`.
   template <class Windows>
-  std::vector<Loss> losses(const Windows& windows) {
+  std::vector<Loss> losses(const Windows& windows, const std::string& file) {
     std::vector<Loss> result;
+    Progress progress("evaluate", static_cast<std::int64_t>(windows.num_samples()), "windows");
     const std::int64_t B = model_.dims().B;
     const auto S = static_cast<std::size_t>(model_.dims().S);
     for (std::uint64_t first = 0; first < windows.num_samples();
@@ -97,6 +99,7 @@ class WindowPass {
           loss.targets += host.targets_T[t] >= 0 ? 1 : 0;
         }
       }
+      progress.update(static_cast<std::int64_t>(result.size()), file);
     }
     return result;
   }
@@ -235,7 +238,7 @@ void evaluate(const EvaluateArguments& arguments) {
     const Text& text = texts[i];
     if (text.windows) {
       std::vector<double> nats;
-      for (const Loss& loss : pass.losses(*text.windows)) {
+      for (const Loss& loss : pass.losses(*text.windows, arguments.files[i])) {
         require_finite(arguments.files[i], loss.nats);
         nats.push_back(loss.nats);
       }
@@ -244,7 +247,7 @@ void evaluate(const EvaluateArguments& arguments) {
     }
     const ValidationLoader loader(
         *text.stream, {.begin = 0, .end = text.stream->num_tokens()}, length);
-    const Loss loss = sum_of(pass.losses(loader));
+    const Loss loss = sum_of(pass.losses(loader, arguments.files[i]));
     print_text(arguments.files[i], text.num_bytes, loss, arguments.json);
     all.nats += loss.nats;
     all.targets += loss.targets;

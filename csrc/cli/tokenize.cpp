@@ -10,6 +10,7 @@
 #include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
 #include "csrc/core/log.h"
+#include "csrc/core/progress.h"
 #include "csrc/data/corpus.h"
 #include "csrc/data/utf8.h"
 
@@ -75,19 +76,14 @@ void tokenize(TokenizeArguments& arguments) {
                : fmt::format("; goes on at byte {}, where it was left", job.resumed_at()));
   const auto begin = Clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
-  constexpr double kLineSeconds = 10;
-  double said = 0;
-  while (job.step()) {
-    if (seconds() - said >= kLineSeconds) {
-      said = seconds();
-      const double done = static_cast<double>(job.bytes_done() - job.resumed_at());
-      const double left = static_cast<double>(job.bytes_total() - job.bytes_done());
-      log_info("{:.1f} % of {} bytes, {:.1f} MB/s, {:.0f} s left",
-               100 * static_cast<double>(job.bytes_done()) /
-                   static_cast<double>(std::max<std::uint64_t>(job.bytes_total(), 1)),
-               job.bytes_total(),
-               done / said / 1e6,
-               left * said / std::max(done, 1.0));
+  {
+    Progress progress("tokenize",
+                      static_cast<std::int64_t>(job.bytes_total() >> 10U),
+                      "KiB",
+                      static_cast<std::int64_t>(job.resumed_at() >> 10U));
+    while (job.step()) {
+      progress.update(static_cast<std::int64_t>(job.bytes_done() >> 10U),
+                      fmt::format("{} tokens", job.counts().tokens));
     }
   }
   const TokenizeJob::Counts& counts = job.counts();

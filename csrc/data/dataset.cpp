@@ -19,10 +19,12 @@
 #include "csrc/data/digest.h"
 #include "csrc/data/document_reader.h"
 #include "csrc/data/file_records.h"
+#include "csrc/data/joined_stream.h"
 #include "csrc/data/kept_tokenizer.h"
+#include "csrc/data/megatron_stream.h"
 #include "csrc/data/text_format.h"
 #include "csrc/data/text_stream.h"
-#include "csrc/data/token_files.h"
+#include "csrc/data/token_file_stream.h"
 #include "csrc/data/tokenize.h"
 #include "csrc/data/utf8.h"
 
@@ -225,6 +227,10 @@ void require_same_tokenizer(std::filesystem::path path, const Tokenizer* tokeniz
         tokenizer->kind(),
         tokenizer->fingerprint()));
   }
+}
+
+std::filesystem::path records_of_run(const std::filesystem::path& run_dir) {
+  return run_dir.empty() ? run_dir : run_dir / "tokens" / "files.json";
 }
 
 // A key's entries: its one text, or one of its named ones.
@@ -498,7 +504,7 @@ Dataset open_dataset(const DataConfig& config,
     log_info("data.train is not given: memphis's own sources are trained on: {}",
              list_of(default_roots, [](const std::string& root) { return root; }));
   }
-  FileRecords records(run_dir.empty() ? run_dir : run_dir / "tokens" / "files.json");
+  FileRecords records(records_of_run(run_dir));
   const auto open = [&](const Part& part) {
     return open_part(part, config, dataset.tokenizer, run_dir, options, records, dataset.warnings);
   };
@@ -601,6 +607,7 @@ struct DatasetPreparation::State {
     std::string key;
     SortedFiles sorted;
   };
+  std::vector<SortedFiles> parts;
   std::shared_ptr<const Tokenizer> tokenizer;
   TokenizeOptions options;
   std::filesystem::path run_dir;
@@ -620,6 +627,7 @@ DatasetPreparation::DatasetPreparation(const DataConfig& config,
     for (const Part& part : *parts) {
       SortedFiles sorted = sort_files(part.list.files, config);
       (void)tokenizer_for_text(part.key, sorted, state_->tokenizer);
+      state_->parts.push_back(sorted);
       if (!sorted.documents.empty()) {
         state_->work.push_back({part.key, std::move(sorted)});
       }
@@ -628,6 +636,37 @@ DatasetPreparation::DatasetPreparation(const DataConfig& config,
 }
 
 DatasetPreparation::~DatasetPreparation() = default;
+
+std::vector<IdScan::Column> DatasetPreparation::unread_ids(std::int64_t vocab_size) const {
+  const FileRecords records(records_of_run(state_->run_dir));
+  std::vector<IdScan::Column> unread;
+  const auto add = [&](const IdColumn& ids) {
+    if (!records.find(ids.file, scan_name(ids))) {
+      unread.push_back(IdScan::describe(ids));
+    }
+  };
+  for (const SortedFiles& sorted : state_->parts) {
+    if (!sorted.documents.empty()) {
+      add(megatron_ids(
+          tokens_prefix(state_->run_dir, sorted, *state_->tokenizer, state_->options).string() +
+          ".idx"));
+    }
+    for (const std::filesystem::path& path : sorted.megatron) {
+      require_same_tokenizer(path, state_->tokenizer.get());
+      add(megatron_ids(path));
+    }
+    for (const std::filesystem::path& path : sorted.token_files) {
+      add(token_file_ids(path, vocab_size));
+    }
+  }
+  return unread;
+}
+
+void DatasetPreparation::keep(const IdScan& scan, const std::string& results) const {
+  FileRecords records(records_of_run(state_->run_dir));
+  scan.keep(results, records);
+  records.save();
+}
 
 bool DatasetPreparation::advance(double seconds) {
   const auto begin = std::chrono::steady_clock::now();

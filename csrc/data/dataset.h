@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "csrc/config/config.h"
+#include "csrc/data/id_scan.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/token_stream.h"
 #include "csrc/data/tokenizer.h"
@@ -43,15 +44,15 @@ struct DatasetOptions {
 // and warns where that is much of a corpus, where text is not UTF-8, and where a text of validation
 // is trained on under another name. `run_dir` is passed over, whatever it lies in.
 //
-// Text that is no plain file of bytes, of JSON, compressed or for a tokenizer, is tokenized at the first
-// start into run_dir/tokens, and read from there. What was learnt by reading files whole is kept
-// there, so that the next start does not read them again.
+// Text that is no plain file of bytes, of JSON, compressed or for a tokenizer, is tokenized at the
+// first start into run_dir/tokens, and read from there. What was learnt by reading files whole is
+// kept there, so that the next start does not read them again.
 //
 // Without data.train the text is that of `default_roots`, which the caller chooses. Without
 // data.validation the last data.held_out of the training tokens of each source is held out:
-// training has the first floor(tokens * (1 - held_out)). A file of data.validation is never trained on,
-// even if data.train covers it; one that both name is a ConfigError, as is data.train left out where
-// there are no default_roots.
+// training has the first floor(tokens * (1 - held_out)). A file of data.validation is never trained
+// on, even if data.train covers it; one that both name is a ConfigError, as is data.train left out
+// where there are no default_roots.
 //
 // DataError where a file or an entry cannot be read, where training is left with fewer than
 // sequence_length + 1 tokens, or where validation is asked for and has no token to predict.
@@ -62,8 +63,8 @@ Dataset open_dataset(const DataConfig& config,
                      const std::filesystem::path& run_dir = {},
                      const DatasetOptions& options = {});
 
-// The part of open_dataset that may take long, in pieces: one rank of a job does it while the others
-// wait, and hear between pieces that it goes on.
+// The parts of open_dataset that may take long, in pieces, between which ranks hear of each other.
+// One rank of a job tokenizes while the others wait; ids are read by all.
 class DatasetPreparation {
  public:
   DatasetPreparation(const DataConfig& config,
@@ -73,8 +74,13 @@ class DatasetPreparation {
   DatasetPreparation(const DatasetPreparation&) = delete;
   DatasetPreparation& operator=(const DatasetPreparation&) = delete;
 
-  // Works for about so long. False once all is prepared.
+  // Tokenizes for about so long. False once all is.
   bool advance(double seconds);
+
+  // After that: the ids that no start has read yet, for all ranks to share out.
+  std::vector<IdScan::Column> unread_ids(std::int64_t vocab_size) const;
+  // What they have found, for open_dataset to take it from `run_dir`.
+  void keep(const IdScan& scan, const std::string& results) const;
 
  private:
   struct State;

@@ -8,6 +8,7 @@
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/file_calls.h"
 
 namespace memphis {
 namespace {
@@ -35,32 +36,30 @@ void keep_tokenizer(const fs::path& run_dir, const Tokenizer* tokenizer) {
   const fs::path folder = kept_tokenizer(run_dir);
   fs::path unfinished = folder;
   unfinished += ".tmp";
-  std::error_code error;
-  fs::remove_all(unfinished, error);  // of a process that was killed
+  remove_tree(unfinished);  // of a process that was killed
   const std::vector<TokenizerFile> files =
       tokenizer == nullptr ? std::vector<TokenizerFile>() : tokenizer->files();
   if (!files.empty() && lies_in(folder, files)) {
     return;
   }
-  const auto require_done = [&](const std::error_code& why) {
-    if (why) {
+  const auto require_done = [&](int error) {
+    if (error != 0) {
       throw PreflightError("cannot keep the tokenizer in " + folder.string() + " (" +
-                           why.message() + "); fix permissions, or choose another run.dir");
+                           system_reason(error) + "); fix permissions, or choose another run.dir");
     }
   };
-  fs::remove_all(folder, error);
-  require_done(error);
-  if (files.empty()) {
-    return;
+  if (!files.empty()) {
+    constexpr mode_t kDirectoryMode = 0750;  // as a checkpoint's
+    require_done(make_directory(unfinished, kDirectoryMode));
+    for (const TokenizerFile& file : files) {
+      write_text_atomically(unfinished / file.name, file.content);
+    }
   }
-  fs::create_directory(unfinished, error);
-  require_done(error);
-  for (const TokenizerFile& file : files) {
-    write_text_atomically(unfinished / file.name, file.content);
+  require_done(remove_tree(folder));
+  if (!files.empty()) {
+    require_done(rename_path(unfinished, folder));
+    sync_directory(run_dir);
   }
-  fs::rename(unfinished, folder, error);
-  require_done(error);
-  sync_directory(run_dir);
 }
 
 std::shared_ptr<const Tokenizer> open_tokenizer_of_run(const std::string& name,

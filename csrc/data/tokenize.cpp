@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "csrc/core/error.h"
@@ -21,7 +22,7 @@
 #include "csrc/core/parallel.h"
 #include "csrc/core/write_advice.h"
 #include "csrc/data/digest.h"
-#include "csrc/data/token_files.h"
+#include "csrc/data/megatron_stream.h"
 #include "csrc/data/utf8.h"
 
 namespace memphis {
@@ -68,8 +69,15 @@ class AppendFile {
 
   const fs::path& path() const { return path_; }
 
-  // False where another process has it.
-  bool lock() const { return ::flock(descriptor_.number(), LOCK_EX | LOCK_NB) == 0; }
+  // False where another process has it, or had it and has given the file its last name since: then
+  // what is locked is no longer what lies at the path.
+  bool lock() const {
+    struct stat here {};
+    struct stat there {};
+    return ::flock(descriptor_.number(), LOCK_EX | LOCK_NB) == 0 &&
+           ::fstat(descriptor_.number(), &here) == 0 && ::stat(path_.c_str(), &there) == 0 &&
+           here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+  }
 
   std::uint64_t size() const {
     const off_t end = ::lseek(descriptor_.number(), 0, SEEK_END);

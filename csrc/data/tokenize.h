@@ -24,12 +24,14 @@ struct TokenizeOptions {
   std::uint64_t noted_bytes = std::uint64_t{64} << 20U;  // read again after a kill, at most
 };
 
-// Text to a Megatron dataset, PREFIX.bin and PREFIX.idx: one sequence a document. Where prompts are not
-// learnt, PREFIX.mask says so (token_files.h). PREFIX.meta.json says what it was made of and with.
+// Text to a Megatron dataset, PREFIX.bin and PREFIX.idx: one sequence a document. Where prompts are
+// not learnt, PREFIX.mask says so (megatron_stream.h). PREFIX.meta.json says what it was made of
+// and with.
 //
 // All threads of the team encode; the files are the same for any number of them. A job that was
-// stopped goes on, in any later process, behind the last batch that it had noted, if text, tokenizer and
-// options are the same; where they are not it begins anew. Half-written files are PREFIX.*.partial.
+// stopped goes on, in any later process, behind the last batch that it had noted, if text,
+// tokenizer and options are the same; where they are not it begins anew. Half-written files are
+// PREFIX.*.partial.
 class TokenizeJob {
  public:
   struct Counts {
@@ -41,8 +43,8 @@ class TokenizeJob {
     std::uint64_t replaced = 0;         // places that are not UTF-8, read as U+FFFD
   };
 
-  // PreflightError where the output cannot be written or another process writes it. DataError where a
-  // file of the corpus cannot be read.
+  // PreflightError where the output cannot be written or another process writes it. DataError where
+  // a file of the corpus cannot be read.
   TokenizeJob(std::vector<CorpusFile> files,
               std::shared_ptr<const Tokenizer> tokenizer,
               TokenizeOptions options,
@@ -57,11 +59,12 @@ class TokenizeJob {
                                  const TokenizeOptions& options);
   // Whether a job of this fingerprint has written `prefix`.
   static bool is_done(const std::filesystem::path& prefix, const std::string& fingerprint);
-  // Whether it has, or was stopped while it put the files in place: they are its own to write again.
+  // Whether it has, or was stopped while it put the files in place: they are its own to write
+  // again.
   static bool is_begun(const std::filesystem::path& prefix, const std::string& fingerprint);
 
-  // One batch. False once all is written. DataError, with file, line and byte, on a line that is not
-  // JSON or lacks the field.
+  // One batch. False once all is written. DataError, with file, line and byte, on a line that is
+  // not JSON or lacks the field.
   bool step();
 
   const Counts& counts() const;

@@ -18,6 +18,9 @@
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/core/memory_pools.h"
+#include "csrc/core/progress.h"
+#include "csrc/data/id_scan.h"
+#include "csrc/plan/range.h"
 #include "csrc/plan/ways_to_fit.h"
 #include "kernels/matmul/matmul.h"
 
@@ -70,6 +73,58 @@ std::vector<MemoryDemand> demands_of_all(std::size_t bytes, Device device, Commu
   return demands;
 }
 
+// Each rank reads its piece of the ids that no start has read yet, and the first one keeps what all
+// have found. `preparation` is the first one's.
+void read_ids(const Config& config,
+              const std::optional<DatasetPreparation>& preparation,
+              Communicator& all) {
+  constexpr double kPieceSeconds = 1;
+  constexpr std::uint64_t kChunkMib = kScanBytes >> 20U;
+  std::string unread;
+  together(all, "data.unread", [&] {
+    if (preparation) {
+      unread = IdScan::to_text(preparation->unread_ids(config.model.vocab_size));
+    }
+  });
+  const std::vector<IdScan::Column> columns =
+      IdScan::from_text(text_of_rank(all, 0, unread, "data.unread"));
+  if (columns.empty()) {
+    return;
+  }
+  std::optional<IdScan> scan;
+  together(all, "data.ids", [&] {
+    scan.emplace(columns, config.model.vocab_size);
+    const Piece piece{.index = all.rank(), .count = all.size()};
+    const Range own = piece.of(static_cast<std::int64_t>(scan->num_chunks()));
+    scan->take(static_cast<std::uint64_t>(own.begin), static_cast<std::uint64_t>(own.end()));
+  });
+  std::optional<Progress> progress;
+  if (all.rank() == 0) {
+    progress.emplace(
+        "reading ids", static_cast<std::int64_t>(scan->num_chunks() * kChunkMib), "MiB");
+  }
+  for (bool done = false; !done;) {
+    bool more = false;
+    together(all, "data.ids", [&] { more = scan->advance(kPieceSeconds); });
+    std::array<std::int64_t, 2> sums{static_cast<std::int64_t>(scan->num_read() * kChunkMib),
+                                     more ? 1 : 0};
+    sum_over_ranks(all, sums, "data.ids");
+    if (progress) {
+      progress->update(sums[0]);
+    }
+    done = sums[1] == 0;
+  }
+  std::string results;
+  for (int rank = 0; rank < all.size(); ++rank) {
+    results += text_of_rank(all, rank, scan->result(), "data.ids");
+  }
+  together(all, "data.ids.keep", [&] {
+    if (preparation) {
+      preparation->keep(*scan, results);
+    }
+  });
+}
+
 }  // namespace
 
 const Config& agreed_config(const Config& config, World& world, Communicator& all) {
@@ -105,6 +160,7 @@ Dataset open_text(const Config& config,
     });
     prepared = largest_of_all(all, more ? 1 : 0, "data.prepare") == 0;
   }
+  read_ids(config, preparation, all);
   Dataset dataset;
   const auto open = [&] {
     dataset = open_dataset(config.data,

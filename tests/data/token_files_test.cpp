@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "csrc/data/token_files.h"
 
 #include <cstring>
 #include <functional>
@@ -7,7 +6,11 @@
 #include <gtest/gtest.h>
 
 #include "csrc/core/error.h"
+#include "csrc/data/id_scan.h"
+#include "csrc/data/joined_stream.h"
 #include "csrc/data/loader.h"
+#include "csrc/data/megatron_stream.h"
+#include "csrc/data/token_file_stream.h"
 #include "tests/support/error_text.h"
 #include "tests/support/temporary_directory.h"
 
@@ -324,6 +327,57 @@ TEST_F(TokenFiles, JoinedStreamsReadOneBehindTheOther) {
   EXPECT_EQ(all.tokens, (std::vector<std::int32_t>{1, 2, 3, 1, 2, 3}));
   EXPECT_EQ(all.position, (std::vector<std::int32_t>{0, 1, 2, 0, 1, 2}));
   EXPECT_NE(joined->fingerprint(), one->fingerprint());
+}
+
+// However chunks are shared out, records are those of one process.
+TEST_F(TokenFiles, ScansOfPartsAreTheScanOfTheWhole) {
+  std::vector<std::int32_t> first(3'000'000, 7);  // three chunks
+  first[2'900'000] = 90;
+  const std::string a = directory_.write("a", packed(first));
+  const std::string b = directory_.write("b", "x" + packed(std::vector<std::uint16_t>(9, 5)));
+  const auto column = [](const std::string& path, IdColumn::Type type, std::uint64_t offset) {
+    IdColumn ids{.file = InputFile(path), .offset = offset, .type = type};
+    ids.count = (ids.file.size() - offset) / ids.item_bytes();
+    return ids;
+  };
+  const IdColumn ids_a = column(a, IdColumn::Type::i32, 0);
+  const IdColumn ids_b = column(b, IdColumn::Type::u16, 1);
+  FileRecords alone;
+  const std::vector<FileRecords::Record> expected = {scan(ids_a, 100, alone),
+                                                     scan(ids_b, 100, alone)};
+  EXPECT_EQ(expected[0].largest_id, 90);
+  EXPECT_EQ(expected[1].largest_id, 5);
+  const auto columns =
+      IdScan::from_text(IdScan::to_text({IdScan::describe(ids_a), IdScan::describe(ids_b)}));
+  std::string results;
+  const std::vector<std::uint64_t> cuts = {0, 2, 2, 4};
+  for (std::size_t part = 0; part + 1 < cuts.size(); ++part) {
+    IdScan scan(columns, 100);
+    ASSERT_EQ(scan.num_chunks(), 4U);
+    scan.take(cuts[part], cuts[part + 1]);
+    while (scan.advance(0)) {
+    }
+    EXPECT_EQ(scan.num_read(), cuts[part + 1] - cuts[part]);
+    results += scan.result();
+  }
+  FileRecords records;
+  IdScan(columns, 100).keep(results, records);
+  const std::vector<const IdColumn*> files = {&ids_a, &ids_b};
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const auto found = records.find(files[i]->file, scan_name(*files[i]));
+    ASSERT_TRUE(found.has_value());
+    EXPECT_EQ(found->digest, expected[i].digest);
+    EXPECT_EQ(found->largest_id, expected[i].largest_id);
+  }
+  const std::string text = problem([&] {
+    IdScan scan(columns, 90);
+    scan.take(2, 4);
+    scan.advance(0);
+  });
+  EXPECT_NE(text.find("its token 2900000, at byte 11600000, is 90"), std::string::npos) << text;
+  directory_.write("b", "longer than it was for the first rank");
+  EXPECT_NE(problem([&] { IdScan(columns, 100); }).find("where the first rank reads it"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 #include "csrc/data/corpus.h"
 #include "csrc/data/dataset.h"
 #include "csrc/data/file_records.h"
-#include "csrc/data/token_files.h"
+#include "csrc/data/megatron_stream.h"
 #include "tests/support/error_text.h"
 #include "tests/support/temporary_directory.h"
 

@@ -4,7 +4,8 @@
 #include <vector>
 
 #include "csrc/data/file_records.h"
-#include "csrc/data/token_files.h"
+#include "csrc/data/megatron_stream.h"
+#include "csrc/data/token_file_stream.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace {

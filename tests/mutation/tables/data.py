@@ -55,16 +55,16 @@ plant("data.merge_stale", "data/byte_pair.cpp", "condition",
 plant("data.utf8_surrogate", "data/utf8.cpp", "bound",
       "first == 0xED ? 0x9F", "first == 0xED ? 0xBF",
       "a surrogate passes for a character")
-plant("data.megatron_boundary", "data/token_files.cpp", "condition",
+plant("data.megatron_boundary", "data/megatron_stream.cpp", "condition",
       "boundary < before || ", "",
       "boundaries of documents may go down")
 plant("data.pattern_space", "data/word_pattern.cpp", "value",
       "R\"(\\p{Z}\\t-\\r\\x{85})\"", "R\"(\\s)\"",
       "U+180E is a space to a tokenizer's pattern")
-plant("data.megatron_vocabulary", "data/token_files.cpp", "bound",
+plant("data.megatron_vocabulary", "data/id_column.cpp", "bound",
       "valid = value < static_cast<std::uint64_t>(vocab_size);", "valid = value <= static_cast<std::uint64_t>(vocab_size);",
       "an id that is the vocabulary's size passes")
-plant("data.llmq_mask", "data/token_files.cpp", "off by one",
+plant("data.llmq_mask", "data/token_file_stream.cpp", "off by one",
       "const std::uint64_t bit = token == 0 ? 0 : token - 1;", "const std::uint64_t bit = token;",
       "llmq's masks are of targets")
 plant("data.gzip_members", "data/document_reader.cpp", "dropped call",
@@ -142,3 +142,9 @@ plant("data.hidden_space", "data/byte_pair_tokenizer.cpp", "condition",
 plant("data.utf8_first", "data/utf8.cpp", "Range",
       "places_ == 0 ? num_bytes_ + i", "places_ == 0 ? i",
       "a place is told from its piece on")
+plant("data.scan_column", "data/id_scan.cpp", "index",
+      "chunk - starts_[column]", "chunk",
+      "of the second file other ids are read than its first")
+plant("data.scan_kept", "data/id_scan.cpp", "Range",
+      "std::uint64_t chunk = starts_[i]; chunk < starts_[i + 1]", "std::uint64_t chunk = starts_[i]; chunk + 1 < starts_[i + 1]",
+      "a file's record is without its last ids")

@@ -23,7 +23,7 @@ plant("doctor.any_word", DIAGNOSIS, "condition",
       "seen == word\n              ? good", "true\n              ? good",
       "a run.dir that is another one is taken for shared")
 plant("doctor.word_stays", DIAGNOSIS, "missing step",
-      "fs::remove(folder / kWordName, ignored);", "",
+      "remove_file(folder / kWordName);", "",
       "the doctor leaves a file in run.dir")
 plant("doctor.hangs", DIAGNOSIS, "missing limit",
       "const auto found = within(instruments_.patience_seconds, look);", "const auto found = within(1e6, look);",
