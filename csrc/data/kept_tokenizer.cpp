@@ -34,12 +34,10 @@ fs::path kept_tokenizer(const fs::path& run_dir) {
 
 void keep_tokenizer(const fs::path& run_dir, const Tokenizer* tokenizer) {
   const fs::path folder = kept_tokenizer(run_dir);
-  fs::path unfinished = folder;
-  unfinished += ".tmp";
-  remove_tree(unfinished);  // of a process that was killed
   const std::vector<TokenizerFile> files =
       tokenizer == nullptr ? std::vector<TokenizerFile>() : tokenizer->files();
-  if (!files.empty() && lies_in(folder, files)) {
+  std::error_code ignored;
+  if (files.empty() ? !fs::exists(folder, ignored) : lies_in(folder, files)) {
     return;
   }
   const auto require_done = [&](int error) {
@@ -48,6 +46,9 @@ void keep_tokenizer(const fs::path& run_dir, const Tokenizer* tokenizer) {
                            system_reason(error) + "); fix permissions, or choose another run.dir");
     }
   };
+  fs::path unfinished = folder;
+  unfinished += ".tmp";
+  require_done(remove_tree(unfinished));  // of a process that was killed
   if (!files.empty()) {
     constexpr mode_t kDirectoryMode = 0750;  // as a checkpoint's
     require_done(make_directory(unfinished, kDirectoryMode));

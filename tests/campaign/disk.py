@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -55,6 +56,9 @@ class Disk:
 
     def environment(self, at=0, how="", log=False, shadow=False, rank=None):
         """What the program, or the ranks that a launcher starts, are to have in their environment."""
+        # A loader that does not find it says so and goes on without.
+        if not os.path.isfile(self.library):
+            sys.exit(f"there is no {self.library} (it makes the faults); build memphis_file_faults")
         more = {"LD_PRELOAD": self.library, "FILE_FAULTS_UNDER": self.files, "OMP_NUM_THREADS": "1"}
         if at:
             more.update(FILE_FAULTS_AT=str(at), FILE_FAULTS_HOW=how)

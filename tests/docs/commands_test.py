@@ -31,6 +31,7 @@ NOT_RUN = {
     "build/cpu/memphis bench kernels --filter swish": "the op is the reader's to write",
     "build/simt/": "is of another build; examples/CMakeLists.txt and the op's tests run it there",
     "build/cuda/": "needs a GPU",
+    "mpirun --bind-to none -n 16 build/cpu/memphis doctor": "is for a cluster of 16 ranks",
     "mpirun --bind-to none -n 2 build/simt/memphis": "is of another build; its tests run jobs there",
     "launch/bundle.sh": "gathers a build; tests/launch/bundle_test.sh does it",
     "tests/gpu.sh": "needs a GPU; tests/launch/bundle_test.sh rehearses it",
