@@ -16,6 +16,7 @@
 #include "csrc/comm/clock_offset.h"
 #include "csrc/comm/together.h"
 #include "csrc/core/arena.h"
+#include "csrc/core/device.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/doctor/job_checks.h"
@@ -80,9 +81,10 @@ class Examination {
       return;
     }
     const auto here = static_cast<int>(std::count(nodes_.begin(), nodes_.end(), instruments_.node));
-    const NodeQuestion asked{.num_ranks = all_->size(),
-                             .num_ranks_here = here,
-                             .num_gpus_needed = question_.device == Device::cuda ? here : 0};
+    // A simulated GPU is in no slot.
+    const bool on_gpus = question_.device == Device::cuda && !device_info(Device::cuda).simulated;
+    const NodeQuestion asked{
+        .num_ranks = all_->size(), .num_ranks_here = here, .num_gpus_needed = on_gpus ? here : 0};
     own_.push_back(
         good("MPI", fmt::format("{} of {} ranks, {}", here, all_->size(), question_.launched_by)));
     add("machine", [instruments = instruments_, asked] { return check_node(instruments, asked); });

@@ -59,7 +59,10 @@ TEST_F(Input, TextThatIsCutShortEndsTheRunWithItsNameAndWhatWasLearntIsSaved) {
                    "metrics.validate_every=0"},
                   directory_.path());
   const fs::path metrics = path("run/metrics.jsonl");
-  while (process.running() && (!fs::exists(metrics) || fs::file_size(metrics) == 0)) {
+  const auto has_a_step = [&] {
+    return fs::exists(metrics) && read_text(metrics).find("\"loss\"") != std::string::npos;
+  };
+  while (process.running() && !has_a_step()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   fs::resize_file(text, 0);
