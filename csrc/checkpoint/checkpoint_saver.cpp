@@ -105,9 +105,7 @@ void CheckpointSaver::begin(std::int64_t step, Manifest manifest) {
 void CheckpointSaver::take(std::int64_t step, Manifest&& manifest) {
   const Stopwatch stopwatch(stall_);
   together(groups_.all_host(), "checkpoint.begin", [&] {
-    if (background_.started()) {
-      background_.wait();  // the first rank deletes older ones
-    }
+    background_.wait();  // the first rank deletes older ones
     if (leads_) {
       writer_.emplace(run_dir_, step);
     }
@@ -230,11 +228,7 @@ void CheckpointSaver::judge_read_back() {
 
 void CheckpointSaver::settle(const char* name) {
   try {
-    together(groups_.all_host(), name, [&] {
-      if (background_.started()) {
-        background_.wait();
-      }
-    });
+    together(groups_.all_host(), name, [&] { background_.wait(); });
   } catch (...) {
     give_up();
     throw;
@@ -291,12 +285,6 @@ bool CheckpointSaver::pass_phase(bool waits) {
 }
 
 void CheckpointSaver::advance() {
-  if (leads_ && phase_ == Phase::idle && background_.started() && background_.done()) {
-    background_.wait();
-  }
-  if (phase_ == Phase::idle) {
-    return;
-  }
   const bool stands = !snapshot_;
   while (phase_ != Phase::idle && pass_phase(stands)) {
   }
@@ -331,9 +319,7 @@ void CheckpointSaver::cancel() {
 
 void CheckpointSaver::abandon() noexcept {
   try {
-    if (background_.started()) {
-      background_.wait();
-    }
+    background_.wait();
   } catch (...) {
     // What has failed the job is what is said.
   }
@@ -345,9 +331,7 @@ void CheckpointSaver::prune(KeepRule keep, Judge judge) {
     return;
   }
   require(phase_ == Phase::idle, "older checkpoints go when none is under way");
-  if (background_.started()) {
-    background_.wait();
-  }
+  background_.wait();
   background_.start([this, keep, judge = std::move(judge)] {
     const Verify verify = [this](const std::filesystem::path& path) {
       return path == read_back_ ? verdict_ : verify_checkpoint(path);

@@ -29,7 +29,7 @@ class Background {
   bool started() const { return started_; }
   // Whether that is at its end.
   bool done() const;
-  // Returns once it is, and throws what it threw.
+  // Returns once it is, and throws what it threw; at once where nothing was started.
   void wait();
 
  private:

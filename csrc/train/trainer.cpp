@@ -376,9 +376,10 @@ void Trainer::save(Save how) {
   note_saved();
 }
 
-void Trainer::advance_save() {
+template <class Work>
+void Trainer::go_on_saving(const Work& work) {
   try {
-    saver_->advance();
+    work();
   } catch (const Error& error) {
     if (!forgives(error)) {
       throw;
@@ -475,7 +476,7 @@ void Trainer::export_model() {
   if (config_.run.verify_every > 0) {
     verify_replicas();
   }
-  save_under_way_ends();  // the checkpoint is safe first
+  go_on_saving([&] { saver_->finish(); });  // the checkpoint is safe first
   world_.activity().enter("exporting the model");
   const Clock clock;
   residency_->await_all();
@@ -592,7 +593,7 @@ bool Trainer::is_spike(const StepResult& result) const {
 // Everything in it follows from the samples and from what the checkpoint has, so that a run which is
 // killed and started again decides alike.
 bool Trainer::rewind(std::uint64_t samples, const StepResult& result) {
-  save_under_way_ends();
+  go_on_saving([&] { saver_->finish(); });
   const std::int64_t spike = step_;
   const std::string what =
       fmt::format("step {} has a gradient of norm {:.4g}, above optimizer.rewind_norm {:.4g}",
@@ -636,17 +637,6 @@ bool Trainer::rewind(std::uint64_t samples, const StepResult& result) {
                 samples + static_cast<std::uint64_t>(config_.batch.global_batch) - 1);
   }
   return true;
-}
-
-void Trainer::save_under_way_ends() {
-  try {
-    saver_->finish();
-  } catch (const Error& error) {
-    if (!forgives(error)) {
-      throw;
-    }
-  }
-  note_saved();
 }
 
 void Trainer::validate(Report& report, double elapsed_seconds, const GivesUp& gives_up) {
@@ -1106,7 +1096,7 @@ void Trainer::train(Report& report, const Owed& owed) {
     if (time_limit_) {
       time_limit_->stepped(record.seconds);
     }
-    advance_save();
+    go_on_saving([&] { saver_->advance(); });
     rotate();  // a checkpoint of before this step: its weights have shown their loss
     record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
     record.model_flops_per_second =

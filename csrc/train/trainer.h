@@ -98,13 +98,12 @@ class Trainer {
   // first kind is forgiven checkpoint.max_failures times.
   enum class Save : std::uint8_t { meanwhile, now };
   void save(Save how);
-  // Between two steps: what of a save under way can be gone on with.
-  void advance_save();
-  // What has come of it.
+  // Work of the saver on what is under way, and what has come of it.
+  template <class Work>
+  void go_on_saving(const Work& work);
   void note_saved();
   bool forgives(const Error& error);
   void give_up_save();
-  void save_under_way_ends();
   // optimizer.rewind_norm: the state of the last checkpoint again, on samples without those of the
   // step that has just been made, which begin with number `samples`. False where nothing is saved.
   bool is_spike(const StepResult& result) const;
