@@ -8,6 +8,7 @@
 #include "kernels/adamw/adamw.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/attention_merge.h"
+#include "kernels/attention/gather_heads.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -52,6 +53,7 @@ MEMPHIS_NO_CUDA(rope_backward, RopeBackward)
 MEMPHIS_NO_CUDA(attention_forward, AttentionForward)
 MEMPHIS_NO_CUDA(attention_backward, AttentionBackward)
 MEMPHIS_NO_CUDA(attention_merge, AttentionMerge)
+MEMPHIS_NO_CUDA(gather_heads, GatherHeads)
 MEMPHIS_NO_CUDA(experts_forward, ExpertsForward)
 MEMPHIS_NO_CUDA(experts_backward, ExpertsBackward)
 MEMPHIS_NO_CUDA(experts_backward_weights, ExpertsBackwardWeights)

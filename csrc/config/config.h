@@ -119,14 +119,23 @@ constexpr const ScheduleRule& rule_of(ScheduleKind kind) {
   return kScheduleRules[static_cast<std::size_t>(kind)];
 }
 
+// Which tokens of a sequence ranks along `context` have, csrc/plan/context_order.h; auto: what
+// balances their work.
+enum class ContextOrderKind : std::uint8_t { automatic, zigzag, blocks };
+// How they come to each other's keys and values, csrc/model/context_exchange.h; auto: as the plan
+// finds best.
+enum class ContextExchange : std::uint8_t { automatic, gather, ring, all_to_all };
+
 struct ParallelConfig {
   std::int64_t pipeline = 1;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   std::int64_t chunks = 0;  // stages a rank; derived: what the schedule is made for
   // Layers of each of the pipeline x chunks stages, in the order of the model; empty: evenly.
   std::vector<std::int64_t> stages = {};
-  std::int64_t data = 0;  // derived: what the other degrees leave of the ranks
-  std::int64_t context = 1;
+  std::int64_t data = 0;     // derived: what the other degrees leave of the ranks
+  std::int64_t context = 1;  // ranks that share out the tokens of a sequence
+  ContextOrderKind context_order = ContextOrderKind::automatic;
+  ContextExchange context_exchange = ContextExchange::automatic;
   std::int64_t expert = 1;
   std::int64_t tensor = 1;
   std::int64_t expert_tensor = 1;

@@ -159,7 +159,22 @@ constexpr std::array kTexts = {
     KeyText{"parallel.context",
             "ranks",
             "",
-            "Ranks that share out a sequence's positions throughout. Only 1 yet."},
+            "Ranks that share out the tokens of a sequence, for long ones; twice as many divide "
+            "batch.sequence_length."},
+    KeyText{"parallel.context_order",
+            "",
+            "",
+            "Which tokens each of them has, so that their work is equal: zigzag (two pieces, one "
+            "from the front and one from the back), blocks (of up to 128 tokens, dealt out by how "
+            "many keys they see), or auto: zigzag for a sequence of one document, else blocks."},
+    KeyText{
+        "parallel.context_exchange",
+        "",
+        "",
+        "How they come to each other's keys and values: gather (all at once, one kernel), ring "
+        "(from neighbour to neighbour beside the work), all_to_all (whole sequences, some of the "
+        "heads each, within a machine), or auto: gather, and ring where gathering would take "
+        "more than a tenth of attention."},
     KeyText{"parallel.expert", "ranks", "", "Ranks that share out the experts of a layer."},
     KeyText{"parallel.tensor",
             "ranks",

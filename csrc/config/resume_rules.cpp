@@ -90,6 +90,8 @@ constexpr std::array kRules = {
     ResumeRule{"parallel.stages", kSaid, kRounding},
     ResumeRule{"parallel.data", kSaid, kRounding},
     ResumeRule{"parallel.context", kSaid, kRounding},
+    ResumeRule{"parallel.context_order", kSaid, kRounding},
+    ResumeRule{"parallel.context_exchange", kSaid, kRounding},
     ResumeRule{"parallel.expert", kSaid, kRounding},
     ResumeRule{"parallel.tensor", kSaid, kRounding},
     ResumeRule{"parallel.expert_tensor", kSaid, kRounding},

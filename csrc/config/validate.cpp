@@ -260,11 +260,18 @@ class Degrees {
   bool tensor_fits(std::int64_t degree) const {
     const ModelConfig& model = config_.model;
     return num_ranks_ % degree == 0 && model.num_heads % degree == 0 && kv_heads_fit(degree) &&
-           config_.batch.sequence_length % degree == 0 && model.dense_ffn_dim % degree == 0;
+           config_.batch.sequence_length % (degree * config_.parallel.context) == 0 &&
+           model.dense_ffn_dim % degree == 0;
   }
   bool kv_heads_fit(std::int64_t tensor) const {
     const std::int64_t num_kv_heads = config_.model.num_kv_heads;
     return num_kv_heads % tensor == 0 || tensor % num_kv_heads == 0;
+  }
+  bool context_fits(std::int64_t degree) const {
+    const std::int64_t tensor = config_.parallel.tensor;
+    const std::int64_t length = config_.batch.sequence_length;
+    return num_ranks_ / tensor % degree == 0 && (degree == 1 || length % (2 * degree) == 0) &&
+           length % (degree * tensor) == 0;
   }
   bool expert_fits(std::int64_t degree) const {
     return num_ranks_ % degree == 0 && config_.model.num_experts % degree == 0;
@@ -283,6 +290,10 @@ class Degrees {
   }
   std::string tensor_advice() const {
     return advice(config_.parallel.tensor, config_.model.num_heads, &Degrees::tensor_fits);
+  }
+  std::string context_advice() const {
+    return advice(
+        config_.parallel.context, config_.batch.sequence_length / 2, &Degrees::context_fits);
   }
   std::string expert_advice() const {
     return advice(config_.parallel.expert, config_.model.num_experts, &Degrees::expert_fits);
@@ -315,7 +326,7 @@ class Degrees {
   // The least ranks of a stage that both folds of it cut.
   std::int64_t stage_ranks() const {
     const ParallelConfig& parallel = config_.parallel;
-    return std::lcm(parallel.tensor, parallel.expert * parallel.expert_tensor);
+    return std::lcm(parallel.tensor * parallel.context, parallel.expert * parallel.expert_tensor);
   }
   std::string more_ranks() const {
     const std::string wanted = text_of(config_.parallel.pipeline * stage_ranks());
@@ -330,10 +341,6 @@ class Degrees {
 // The degrees fold the ranks: pipeline x data x context x tensor, and the same with expert_data x
 // expert x expert_tensor for the ranks of a stage.
 void resolve_mesh(ParallelConfig& parallel, const Degrees& degrees, const Checker& checker) {
-  checker.expect(parallel.context == 1,
-                 {"parallel.context"},
-                 shown("parallel.context", parallel.context) +
-                     " is not supported (every rank has whole sequences); use 1");
   checker.expect(degrees.job_ranks() % parallel.pipeline == 0,
                  {"parallel.pipeline"},
                  shown("parallel.pipeline", parallel.pipeline) + " does not divide " +
@@ -346,18 +353,27 @@ void resolve_mesh(ParallelConfig& parallel, const Degrees& degrees, const Checke
                  shown("parallel.tensor", parallel.tensor) + " does not divide " +
                      degrees.ranks_of_stage() +
                      " (a layer is cut over so many neighbouring ranks)" + degrees.tensor_advice());
-  const std::int64_t data = num_ranks / parallel.tensor;
+  const std::int64_t sequences = num_ranks / parallel.tensor;
+  checker.expect(sequences % parallel.context == 0,
+                 {"parallel.context", "parallel.tensor", "parallel.pipeline"},
+                 shown("parallel.context", parallel.context) + " times " +
+                     shown("parallel.tensor", parallel.tensor) + " does not divide " +
+                     degrees.ranks_of_stage() + " (so many share out the tokens of a sequence)" +
+                     degrees.context_advice());
+  const std::int64_t data = sequences / parallel.context;
   const bool is_pipeline = parallel.pipeline > 1;
-  checker.expect(parallel.data == 0 || parallel.data == data,
-                 {"parallel.data", "parallel.tensor", "parallel.pipeline"},
-                 shown("parallel.data", parallel.data) + " times " +
-                     shown("parallel.tensor", parallel.tensor) +
-                     (is_pipeline ? " times " + shown("parallel.pipeline", parallel.pipeline)
-                                  : std::string()) +
-                     " is not " + degrees.ranks_of_job() +
-                     " (every rank has a place); start the job with " +
-                     text_of(parallel.data * parallel.tensor * parallel.pipeline) +
-                     " ranks, or use " + text_of(data));
+  checker.expect(
+      parallel.data == 0 || parallel.data == data,
+      {"parallel.data", "parallel.tensor", "parallel.pipeline"},
+      shown("parallel.data", parallel.data) + " times " +
+          shown("parallel.tensor", parallel.tensor) +
+          (parallel.context > 1 ? " times " + shown("parallel.context", parallel.context)
+                                : std::string()) +
+          (is_pipeline ? " times " + shown("parallel.pipeline", parallel.pipeline)
+                       : std::string()) +
+          " is not " + degrees.ranks_of_job() + " (every rank has a place); start the job with " +
+          text_of(parallel.data * parallel.tensor * parallel.context * parallel.pipeline) +
+          " ranks, or use " + text_of(data));
   parallel.data = data;
   checker.expect(num_ranks % parallel.expert == 0,
                  {"parallel.expert", "parallel.pipeline"},
@@ -454,6 +470,47 @@ void resolve_stages(ParallelConfig& parallel, std::int64_t num_layers, const Che
                                   : "take " + text_of(-missing) + " from the numbers"));
 }
 
+// Of a sequence, ranks along `context` have tokens that those along `tensor` share out once more.
+void check_context(const Config& config, const Degrees& degrees, const Checker& checker) {
+  const ParallelConfig& parallel = config.parallel;
+  const std::int64_t context = parallel.context;
+  const std::int64_t length = config.batch.sequence_length;
+  checker.expect(context == 1 || length % (2 * context) == 0,
+                 {"parallel.context", "batch.sequence_length"},
+                 shown("batch.sequence_length", length) + " is not a multiple of twice " +
+                     shown("parallel.context", context) +
+                     " (a rank has a piece from the front of a sequence and one from its back)" +
+                     degrees.context_advice());
+  checker.expect(length % (context * parallel.tensor) == 0,
+                 {"parallel.tensor", "parallel.context", "batch.sequence_length"},
+                 (context == 1 ? shown("parallel.tensor", parallel.tensor)
+                               : shown("parallel.tensor", parallel.tensor) + " times " +
+                                     shown("parallel.context", context)) +
+                     " does not divide " + shown("batch.sequence_length", length) +
+                     " (each sequence is cut into so many pieces for its norms and experts)" +
+                     degrees.tensor_advice());
+  if (parallel.context_exchange != ContextExchange::all_to_all) {
+    return;
+  }
+  const std::int64_t num_kv_heads = config.model.num_kv_heads;
+  checker.expect(num_kv_heads % (context * parallel.tensor) == 0,
+                 {"parallel.context_exchange", "parallel.context", "model.num_kv_heads"},
+                 "parallel.context_exchange is all_to_all and " +
+                     shown("parallel.context", context) + " times " +
+                     shown("parallel.tensor", parallel.tensor) + " does not divide " +
+                     shown("model.num_kv_heads", num_kv_heads) +
+                     " (each rank takes whole key/value heads); use gather or ring");
+  constexpr std::int64_t kGpusOfMachine = 8;
+  checker.expect(context * parallel.tensor <= kGpusOfMachine,
+                 {"parallel.context_exchange", "parallel.context"},
+                 "parallel.context_exchange is all_to_all and " +
+                     shown("parallel.context", context) + " times " +
+                     shown("parallel.tensor", parallel.tensor) + " exceeds " +
+                     text_of(kGpusOfMachine) +
+                     " (every rank sends to every other, which is for the links of one machine); "
+                     "use gather or ring");
+}
+
 void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& checker) {
   ParallelConfig& parallel = config.parallel;
   const ModelConfig& model = config.model;
@@ -489,13 +546,7 @@ void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& che
                      " do not divide one another (a rank has some key/value heads, or ranks share "
                      "one)" +
                      degrees.tensor_advice());
-  check_cut("parallel.tensor",
-            tensor,
-            "batch.sequence_length",
-            config.batch.sequence_length,
-            "each sequence is cut into so many pieces for its norms and experts",
-            degrees.tensor_advice(),
-            checker);
+  check_context(config, degrees, checker);
   check_cut("parallel.tensor",
             tensor,
             "model.dense_ffn_dim",

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/attention/attention.h"
 
+#include "csrc/model/attention_heads.h"
 #include "csrc/model/block.h"
+#include "csrc/model/context_attention.h"
 #include "csrc/model/key_value_cache.h"
 #include "csrc/model/regions.h"
 #include "kernels/matmul/matmul.h"
@@ -12,23 +14,6 @@ namespace memphis {
 using namespace kernels;
 
 namespace {
-
-// Where heads lie in a token of a fused buffer: queries, then keys, then values.
-HeadsView queries_of(const TensorView& qkv_TCH, const Dims& d) {
-  return {qkv_TCH, 0, d.local_N};
-}
-HeadsView keys_of(const TensorView& qkv_TCH, const Dims& d) {
-  return {qkv_TCH, d.local_N, d.local_G};
-}
-HeadsView values_of(const TensorView& qkv_TCH, const Dims& d) {
-  return {qkv_TCH, d.local_N + d.local_G, d.local_G};
-}
-
-AttentionScore score_of(const ModelConfig& model) {
-  return {.scale = static_cast<float>(model.attention_multiplier),
-          .cap = static_cast<float>(model.attention_cap),
-          .temperature_len = model.attention_temperature_len};
-}
 
 // What a pass adds to the keys and values of its sequences.
 void keep_keys(const BlockContext& context, const Layer& layer) {
@@ -76,18 +61,29 @@ void attend_to_cache(const BlockContext& context, const Layer& layer) {
 // (6) to (9), up to the output projection
 void attend(const BlockContext& context, const Layer& layer) {
   const Dims& d = context.dims;
+  if (d.exchange_keys) {
+    return context_attention_forward(context, layer);
+  }
   attention_forward({.out_TNH = layer.heads_TNH,
                      .lse_BNS = layer.lse_BNS,
                      .q_TNH = queries_of(layer.qkv_TCH, d),
                      .k_UGH = keys_of(layer.qkv_TCH, d),
                      .v_UGH = values_of(layer.qkv_TCH, d),
                      .position_T = context.batch.position_T,
-                     .key_valid_U = context.key_valid_T,
+                     .key_valid_U = context.key_valid_U,
                      .score = score_of(context.model)},
                     context.stream);
 }
 
 }  // namespace
+
+void differentiate_attention(const AttentionBackward& op, Stream stream) {
+  require(
+      attention_backward_workspace_bytes(op, stream.device) <= op.workspace_W.bytes(),
+      "the backward pass of attention asks for more scratch than the plan has for it (they have "
+      "a sum each); make attention_workspace_bytes of csrc/plan the kernel's");
+  attention_backward(op, stream);
+}
 
 void attention_branch_forward(const BlockContext& context,
                               const LayerWeights& weights,
@@ -158,16 +154,15 @@ void attention_branch_backward(const BlockContext& context,
                                     .k_UGH = keys_of(layer.qkv_TCH, d),
                                     .v_UGH = values_of(layer.qkv_TCH, d),
                                     .position_T = context.batch.position_T,
-                                    .key_valid_U = context.key_valid_T,
+                                    .key_valid_U = context.key_valid_U,
                                     .delta_BNS = scratch.delta_BNS,
                                     .workspace_W = scratch.attention_workspace_W,
                                     .score = score_of(context.model)};
-  // With less it would take slower kernels, and say nothing.
-  require(
-      attention_backward_workspace_bytes(scores, stream.device) <= scores.workspace_W.bytes(),
-      "the backward pass of attention asks for more scratch than the plan has for it (they have "
-      "a sum each); make attention_workspace_bytes of csrc/plan the kernel's");
-  attention_backward(scores, stream);
+  if (d.exchange_keys) {
+    context_attention_backward(context, layer, kept, scores);
+  } else {
+    differentiate_attention(scores, stream);
+  }
   rope_backward({.dx_TCH = kept.dqkv_TCH,
                  .table_SH = context.shared.rope_table_SH,
                  .position_T = context.batch.position_T,

@@ -21,7 +21,7 @@ struct BlockContext {
   const BatchActivations<TensorView>& batch;
   const SharedActivations<TensorView>& shared;
   const BackwardScratch<TensorView>& scratch;  // absent views for inference
-  TensorView key_valid_T;                      // absent where no token is the pad id
+  TensorView key_valid_U;                      // absent where no token is the pad id
   TensorView routed_valid_T;                   // of the routed tokens
   CachedSequences cached = {};                 // their keys and values of the layer are
   TensorView cached_UCH = {};                  // here; absent but for inference

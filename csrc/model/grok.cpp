@@ -32,6 +32,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "csrc/model/block.h"
 #include "csrc/model/key_value_cache.h"
@@ -83,13 +84,20 @@ Grok::Grok(const ModelConfig& model,
       parameters_(residency.parameters()),
       activations_(activations),
       stream_(stream) {
+  if (const TensorView& keys_P = activations_.shared.part_keys_P; keys_P.present()) {
+    const std::vector<std::int32_t> counts(static_cast<std::size_t>(keys_P.num_elements()),
+                                           static_cast<std::int32_t>(dims_.S));
+    device_copy(keys_P.data, counts.data(), keys_P.bytes(), stream_);
+    synchronize(stream_);
+  }
   rope_table({.table_SH = activations_.shared.rope_table_SH, .theta = model_.rope_theta}, stream_);
 }
 
 void Grok::load(MicroBatch& batch, const HostBatch& host) {
   const auto copy = [&](const TensorView& to, const auto& from) {
-    require(static_cast<std::int64_t>(from.size()) == dims_.T, "a batch has B * S tokens");
     if (to.present()) {
+      require(static_cast<std::int64_t>(from.size()) == to.num_elements(),
+              "a batch has B * S tokens, and keys of whole sequences");
       device_copy(to.data, from.data(), to.bytes(), stream_);
     }
   };
@@ -97,11 +105,19 @@ void Grok::load(MicroBatch& batch, const HostBatch& host) {
   copy(batch.tensors.targets_T, host.targets_T);
   copy(batch.tensors.position_T, host.positions_T);
   copy(batch.tensors.valid_T, host.valid_T);
-  batch.key_valid_T = host.any_padding ? batch.tensors.valid_T : TensorView{};
-  batch.routed_valid_T = batch.key_valid_T;
+  copy(batch.tensors.place_T, host.places_T);
+  const bool by_number = dims_.key_exchange == ContextExchange::ring;
+  copy(batch.tensors.key_valid_U, by_number ? host.numbered_valid_U : host.key_valid_U);
+  copy(batch.tensors.key_position_U, host.key_position_U);
+  copy(batch.tensors.key_place_U, host.key_place_U);
+  copy(batch.tensors.key_number_U, host.key_number_U);
+  copy(batch.tensors.key_of_number_U, host.key_of_number_U);
+  const TensorView& keys = dims_.exchange_keys ? batch.tensors.key_valid_U : batch.tensors.valid_T;
+  batch.key_valid_U = host.any_padding ? keys : TensorView{};
+  batch.routed_valid_T = host.any_padding ? batch.tensors.valid_T : TensorView{};
   if (host.any_padding && batch.tensors.routed_valid_T.present()) {
     batch.routed_valid_T = batch.tensors.routed_valid_T;
-    copy_piece(block_context(batch), batch.routed_valid_T, batch.key_valid_T);
+    copy_piece(block_context(batch), batch.routed_valid_T, batch.tensors.valid_T);
   }
 }
 
@@ -112,7 +128,7 @@ BlockContext Grok::block_context(const MicroBatch& batch) const {
           .batch = batch.tensors,
           .shared = activations_.shared,
           .scratch = activations_.backward,
-          .key_valid_T = batch.key_valid_T,
+          .key_valid_U = batch.key_valid_U,
           .routed_valid_T = batch.routed_valid_T,
           .cached = batch.cached,
           .cached_UCH = {},

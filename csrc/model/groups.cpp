@@ -50,6 +50,10 @@ Groups::Groups(World& world,
                               traffic);
   };
   tensor_ = create(Axis::tensor, device);
+  context_ = create(Axis::context, device);
+  if (mesh.degree(Axis::tensor) > 1 && mesh.degree(Axis::context) > 1) {
+    sequence_ranks_ = create(Axis::sequence_ranks, device, "", Traffic::numbers);
+  }
   kv_sharers_ =
       world.create_group(kKvSharers, kv_sharer_ranks(model, mesh, world.rank()).ranks(), device);
   data_context_ = create(Axis::data_context, device);
@@ -94,6 +98,7 @@ Groups::Groups(Device device)
     : own_activity_(std::make_unique<Activity>()),
       activity_(own_activity_.get()),
       tensor_(make_solo(device)),
+      context_(make_solo(device)),
       kv_sharers_(make_solo(device)),
       data_context_(make_solo(device)),
       expert_ranks_(make_solo(device)),
@@ -104,6 +109,10 @@ Groups::Groups(Device device)
       expert_ranks_host_(make_solo(Device::cpu)),
       data_context_host_(make_solo(Device::cpu)),
       all_host_(make_solo(Device::cpu)) {}
+
+Communicator& Groups::sequence_ranks() const {
+  return sequence_ranks_ ? *sequence_ranks_ : context_->size() > 1 ? *context_ : *tensor_;
+}
 
 Communicator& Groups::replicas(Axis axis) const {
   switch (axis) {

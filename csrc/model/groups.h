@@ -26,6 +26,9 @@ class Groups {
   explicit Groups(Device device);
 
   Communicator& tensor() const { return *tensor_; }
+  Communicator& context() const { return *context_; }
+  // Those of both, who share out a sequence.
+  Communicator& sequence_ranks() const;
   Communicator& kv_sharers() const { return *kv_sharers_; }
   Communicator& data_context() const { return *data_context_; }
   Communicator& expert_ranks() const { return *expert_ranks_; }
@@ -53,6 +56,8 @@ class Groups {
   std::unique_ptr<Activity> own_activity_;  // of one rank, alone
   Activity* activity_;
   std::unique_ptr<Communicator> tensor_;
+  std::unique_ptr<Communicator> context_;
+  std::unique_ptr<Communicator> sequence_ranks_;  // null where context or tensor is all of them
   std::unique_ptr<Communicator> kv_sharers_;
   std::unique_ptr<Communicator> data_context_;
   std::unique_ptr<Communicator> expert_ranks_;

@@ -12,11 +12,12 @@ namespace memphis {
 // What one term weighs in the means over the whole step, which may be many micro-batches, and the
 // coefficients of the auxiliary losses (summed over layers).
 struct LossScales {
-  float target = 0;    // 1 / number of targets of the step
-  float sequence = 0;  // 1 / number of sequences of the step
-  float token = 0;     // 1 / number of valid tokens of the step
-  float balance = 0;   // coefficient
-  float router_z = 0;  // coefficient
+  float target = 0;         // 1 / number of targets of the step
+  float sequence = 0;       // 1 / number of sequences of the step
+  float token = 0;          // 1 / number of valid tokens of the step
+  float balance = 0;        // coefficient
+  float router_z = 0;       // coefficient
+  float own_sequences = 1;  // 0: another rank adds the balance losses of this one's sequences
 };
 
 // SharedActivations::step_scalars, written by the host before a step: what differs from step to
@@ -46,7 +47,7 @@ class HostScalars {
     const float per_layer = 1.0F / static_cast<float>(num_layers);
     const auto wide = [](float value) { return static_cast<double>(value); };
     set(StepScalar::target, {wide(scales.target)});
-    set(StepScalar::balance_mean, {wide(scales.sequence * per_layer)});
+    set(StepScalar::balance_mean, {wide(scales.own_sequences * (scales.sequence * per_layer))});
     set(StepScalar::z_mean, {wide(scales.token * per_layer)});
     set(StepScalar::auxiliary,
         {wide(scales.balance * scales.sequence), wide(scales.router_z * scales.token)});

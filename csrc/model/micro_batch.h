@@ -19,7 +19,16 @@ struct HostBatch {
   std::span<const std::int32_t> targets_T;
   std::span<const std::int32_t> positions_T;
   std::span<const std::uint8_t> valid_T;  // 0 where the token is the pad id
-  bool any_padding = false;               // some valid_T is 0
+  // Where the tokens of a sequence lie on several ranks, of which those above are this one's, as
+  // BatchActivations has them; U = B * whole_S long but for places.
+  std::span<const std::int32_t> places_T = {};
+  std::span<const std::uint8_t> key_valid_U = {};       // in the order of sequences
+  std::span<const std::uint8_t> numbered_valid_U = {};  // of numbers
+  std::span<const std::int32_t> key_position_U = {};    // of sequences
+  std::span<const std::int32_t> key_place_U = {};       // of numbers
+  std::span<const std::int32_t> key_number_U = {};
+  std::span<const std::int32_t> key_of_number_U = {};
+  bool any_padding = false;  // some key is not valid
 };
 
 // All that there is of one micro-batch in one stage between the calls of Grok: its tensors, in a slot
@@ -52,7 +61,7 @@ struct MicroBatch {
   const BatchActivations<TensorView>& tensors;
   const std::vector<LayerActivations<TensorView>>& layers;  // of the stage
   std::vector<ExpertExchange> exchanges;                    // a layer each
-  TensorView key_valid_T;                                   // absent where no token is the pad id
+  TensorView key_valid_U;                                   // absent where no token is the pad id
   TensorView routed_valid_T;                                // of the routed tokens
   CachedSequences cached;                                   // of inference alone
 };

@@ -166,7 +166,8 @@ void route(const BlockContext& context,
                  context.stream);
   // A sequence's pieces are balanced as one.
   for (const TensorView& sums : {layer.counts_BE, layer.probs_sum_BE, layer.valid_B}) {
-    context.groups.tensor().run(AllReduce{.y = sums, .x = sums}, "moe.balance", context.stream);
+    context.groups.sequence_ranks().run(
+        AllReduce{.y = sums, .x = sums}, "moe.balance", context.stream);
   }
   router_balance({.balance_B = layer.balance_B,
                   .counts_BE = layer.counts_BE,

@@ -68,23 +68,69 @@ std::size_t attention_workspace_bytes(const Dims& d, DType compute) {
     return 0;
   }
   constexpr std::int64_t kAligned = 16;
-  const std::int64_t tiles_of_queries = round_up(d.S, kQueries) / kQueries;
+  const Dims::AttentionCall call = d.attention_call();
+  const std::int64_t tiles_of_queries = round_up(call.S, kQueries) / kQueries;
   const std::int64_t query_tiles = d.B * tiles_of_queries;
-  const std::int64_t key_tiles = d.B * (round_up(d.S, kKeys) / kKeys);
-  const bool sliced = d.local_G * key_tiles < kItemsWanted &&
-                      d.local_N / d.local_G * tiles_of_queries / kStepsOfSlice > 1;
+  const std::int64_t key_tiles = d.B * (round_up(call.keys_S, kKeys) / kKeys);
+  const bool sliced =
+      call.G * key_tiles < kItemsWanted && call.N / call.G * tiles_of_queries / kStepsOfSlice > 1;
 
   // Gradients of queries in f32; of rows, four numbers, the first key, and a number for the tile.
-  const std::int64_t dquery = query_tiles * d.local_N * kQueries * kHeadWidth * 4;
-  const std::int64_t rows = query_tiles * d.local_N * round_up(kQueries * 5 * 4 + 4, kAligned);
-  const std::int64_t sums = sliced ? key_tiles * d.local_G * 2 * kKeys * kHeadWidth * 4 : 0;
+  const std::int64_t dquery = query_tiles * call.N * kQueries * kHeadWidth * 4;
+  const std::int64_t rows = query_tiles * call.N * round_up(kQueries * 5 * 4 + 4, kAligned);
+  const std::int64_t sums = sliced ? key_tiles * call.G * 2 * kKeys * kHeadWidth * 4 : 0;
   // What tiles see, and whose turn it is.
   const std::int64_t seen =
       (query_tiles + key_tiles) * 16 + round_up(key_tiles * kKeys * 4, kAligned);
-  const std::int64_t turns = round_up(query_tiles * d.local_N * 4, kAligned) +
-                             round_up(key_tiles * d.local_G * 2 * 4, kAligned) + 16;
+  const std::int64_t turns = round_up(query_tiles * call.N * 4, kAligned) +
+                             round_up(key_tiles * call.G * 2 * 4, kAligned) + 16;
   return static_cast<std::size_t>(dquery + rows + sums + seen + turns);
 }
+
+namespace {
+
+void plan_key_exchange(const Dims& d, DType compute, ActivationPlan& plan) {
+  BatchActivations<TensorSpec>& batch = plan.batch;
+  SharedActivations<TensorSpec>& shared = plan.shared;
+  const TensorSpec of_keys_U = {{d.U}, DType::i32};
+  batch.key_valid_U = {{d.U}, DType::u8};
+  if (d.key_exchange == ContextExchange::ring) {
+    const std::int64_t ranks = d.context().count;
+    batch.place_T = {{d.T}, DType::i32};
+    batch.key_place_U = of_keys_U;
+    shared.ring_keys_2TCH = {{2, d.T, 2 * d.local_G, d.H}, compute};
+    shared.part_out_PTNH = {{ranks, d.T, d.local_N, d.H}, compute};
+    shared.part_lse_PBNS = {{ranks, d.B, d.local_N, d.S}, accumulation_dtype(compute)};
+    shared.part_keys_P = {{ranks}, DType::i32};
+    return;
+  }
+  const Dims::AttentionCall call = d.attention_call();
+  batch.key_number_U = of_keys_U;
+  batch.key_of_number_U = of_keys_U;
+  if (d.key_exchange == ContextExchange::gather) {
+    batch.place_T = {{d.T}, DType::i32};
+    shared.keys_UCH = {{d.U, 2 * call.G, d.H}, compute};
+  } else {
+    batch.key_position_U = of_keys_U;
+    shared.keys_UCH = {{d.U, call.N + 2 * call.G, d.H}, compute};
+    shared.out_UNH = {{d.U, call.N, d.H}, compute};
+    shared.numbered_out_UNH = shared.out_UNH;
+  }
+  shared.numbered_keys_UCH = shared.keys_UCH;
+}
+
+void plan_key_gradients(const Dims& d, DType compute, ActivationPlan& plan) {
+  BackwardScratch<TensorSpec>& backward = plan.backward;
+  if (d.key_exchange == ContextExchange::ring) {
+    backward.dkeys_UCH = {{d.U, 2 * d.local_G, d.H}, compute};
+    backward.ring_dkeys_2TCH = plan.shared.ring_keys_2TCH;
+    return;
+  }
+  backward.dkeys_UCH = plan.shared.keys_UCH;
+  backward.dout_UNH = plan.shared.out_UNH;
+}
+
+}  // namespace
 
 ActivationPlan plan_activations(const Dims& d,
                                 DType compute,
@@ -105,7 +151,8 @@ ActivationPlan plan_activations(const Dims& d,
   layer.attention_in_rrms_T = {{{d.residual_T}, sums}};
   layer.qkv_TCH = {{{d.T, d.local_C, d.H}, compute}, block};
   layer.heads_TNH = {{{d.T, d.local_N, d.H}, compute}, attention, true};
-  layer.lse_BNS = {{{d.B, d.local_N, d.S}, sums}};
+  const Dims::AttentionCall call = d.attention_call();
+  layer.lse_BNS = {{{d.B, call.N, call.S}, sums}};
   layer.attention_out_TD = {{{d.residual_T, d.D}, compute}, block};
   layer.attention_out_rrms_T = {{{d.residual_T}, sums}};
   layer.residual_TD = {{{d.residual_T, d.D}, compute}, block};
@@ -139,7 +186,7 @@ ActivationPlan plan_activations(const Dims& d,
   batch.targets_T = {{d.T}, DType::i32};
   batch.position_T = {{d.T}, DType::i32};
   batch.valid_T = {{d.T}, DType::u8};
-  shared.rope_table_SH = {{d.S, d.H}, sums};
+  shared.rope_table_SH = {{d.whole_S, d.H}, sums};
   batch.hidden_TD = {{d.residual_T, d.D}, compute};
   shared.expert_out_RD = {{d.local_R, d.D}, compute};
   shared.permute_counts_PE = {{ScratchRows::permute_chunks, d.E * d.expert_pieces}, DType::i32};
@@ -164,6 +211,9 @@ ActivationPlan plan_activations(const Dims& d,
     shared.vocab_stats_2PC = {{2, d.T / d.routed_T, columns}, sums};
     shared.vocab_joined_2C = {{2, columns}, sums};
   }
+  if (d.exchange_keys) {
+    plan_key_exchange(d, compute, plan);
+  }
   if (d.expert_pieces > 1) {
     shared.spread_experts_TK = {{d.routed_T, d.K * d.expert_pieces}, DType::i32};
     shared.spread_gates_TK = {{d.routed_T, d.K * d.expert_pieces}, sums};
@@ -185,7 +235,7 @@ ActivationPlan plan_activations(const Dims& d,
   }
   if (inference) {
     shared.capped_logits_CV = {{d.head_chunk, d.local_V.count}, sums};
-    if (d.tensor_parallel || !stages.front().head || !stages.front().embedding) {
+    if (d.tensor_parallel || d.exchange_keys || !stages.front().head || !stages.front().embedding) {
       shared.row_logits_V = {{d.V}, sums};
     }
     return plan;
@@ -198,10 +248,13 @@ ActivationPlan plan_activations(const Dims& d,
   backward.dbranch_in_TD = {{d.residual_T, d.D}, compute};
   backward.dqkv_TCH = {{d.T, d.local_C, d.H}, compute};
   backward.dheads_TNH = {{d.T, d.local_N, d.H}, compute};
-  backward.delta_BNS = {{d.B, d.local_N, d.S}, sums};
+  backward.delta_BNS = {{d.B, call.N, call.S}, sums};
   if (device == Device::cuda && attention_workspace_bytes(d, compute) > 0) {
     const std::size_t bytes = attention_workspace_bytes(d, compute);
     backward.attention_workspace_W = {{static_cast<std::int64_t>(bytes)}, DType::u8};
+  }
+  if (d.exchange_keys) {
+    plan_key_gradients(d, compute, plan);
   }
   backward.drows_RD = {{d.local_R, d.D}, compute};
   backward.dexpert_hidden_RF = {{d.local_R, d.local_F}, compute};

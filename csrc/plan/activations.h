@@ -65,7 +65,17 @@ struct BatchActivations {
   T tokens_T;   // absent but in the stage of the embedding
   T targets_T;  // this, final_in, final_rrms and loss but in that of the head
   T position_T;
-  T valid_T;         // u8
+  T valid_T;  // u8
+  // Where the tokens of a sequence lie on several ranks, what csrc/model/context_attention.h reads of
+  // these: the places of this rank's; of all keys of the sequences, in the order in which attention
+  // has them, whether each is valid, its position in its document and its place; the number that
+  // ContextOrder gives each key and, the other way, the key of each number.
+  T place_T;
+  T key_valid_U;  // u8
+  T key_position_U;
+  T key_place_U;
+  T key_number_U;
+  T key_of_number_U;
   T routed_valid_T;  // of the routed tokens, where tensor ranks share the work of a token
   T hidden_TD;       // what the stage begins with: the embedding, or the stage before has made it
   T final_in_TD;     // final_norm(h)
@@ -123,6 +133,19 @@ struct SharedActivations {
   T vocab_stats_2C;
   T vocab_stats_2PC;
   T vocab_joined_2C;
+  // Where the tokens of a sequence lie on several ranks, by the way in which they come to each other's
+  // keys. Gathered: keys and values, which are heads [0, G) and [G, 2G), by their numbers and by their
+  // places. From all to all: some heads of the queries before them, and what attention makes of these.
+  T numbered_keys_UCH;
+  T keys_UCH;
+  T numbered_out_UNH;
+  T out_UNH;
+  // In a ring: keys and values that are here and those on their way; outputs, or gradients of queries,
+  // of the keys of each rank; the keys of a sequence that each has.
+  T ring_keys_2TCH;
+  T part_out_PTNH;
+  T part_lse_PBNS;
+  T part_keys_P;
   T stats;         // [2 + 2L, kStatWidth]: see Stat
   T step_scalars;  // [5, kStatWidth]: see StepScalar; of training alone
 
@@ -139,6 +162,10 @@ struct BackwardScratch {
   T dqkv_TCH;
   T dheads_TNH;
   T delta_BNS;
+  // Where the tokens of a sequence lie on several ranks.
+  T dkeys_UCH;              // as keys; in a ring those of this rank's keys, by who has found them
+  T dout_UNH;               // as out
+  T ring_dkeys_2TCH;        // as ring_keys
   T attention_workspace_W;  // u8; absent where no kernel asks for it
   T drows_RD;
   T dexpert_hidden_RF;
@@ -341,6 +368,12 @@ void BatchActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.targets_T, b.targets_T);
   visit(a.position_T, b.position_T);
   visit(a.valid_T, b.valid_T);
+  visit(a.place_T, b.place_T);
+  visit(a.key_valid_U, b.key_valid_U);
+  visit(a.key_position_U, b.key_position_U);
+  visit(a.key_place_U, b.key_place_U);
+  visit(a.key_number_U, b.key_number_U);
+  visit(a.key_of_number_U, b.key_of_number_U);
   visit(a.routed_valid_T, b.routed_valid_T);
   visit(a.hidden_TD, b.hidden_TD);
   visit(a.final_in_TD, b.final_in_TD);
@@ -370,6 +403,14 @@ void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.vocab_stats_2C, b.vocab_stats_2C);
   visit(a.vocab_stats_2PC, b.vocab_stats_2PC);
   visit(a.vocab_joined_2C, b.vocab_joined_2C);
+  visit(a.numbered_keys_UCH, b.numbered_keys_UCH);
+  visit(a.keys_UCH, b.keys_UCH);
+  visit(a.numbered_out_UNH, b.numbered_out_UNH);
+  visit(a.out_UNH, b.out_UNH);
+  visit(a.ring_keys_2TCH, b.ring_keys_2TCH);
+  visit(a.part_out_PTNH, b.part_out_PTNH);
+  visit(a.part_lse_PBNS, b.part_lse_PBNS);
+  visit(a.part_keys_P, b.part_keys_P);
   visit(a.stats, b.stats);
   visit(a.step_scalars, b.step_scalars);
 }
@@ -383,6 +424,9 @@ void BackwardScratch<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.dqkv_TCH, b.dqkv_TCH);
   visit(a.dheads_TNH, b.dheads_TNH);
   visit(a.delta_BNS, b.delta_BNS);
+  visit(a.dkeys_UCH, b.dkeys_UCH);
+  visit(a.dout_UNH, b.dout_UNH);
+  visit(a.ring_dkeys_2TCH, b.ring_dkeys_2TCH);
   visit(a.attention_workspace_W, b.attention_workspace_W);
   visit(a.drows_RD, b.drows_RD);
   visit(a.dexpert_hidden_RF, b.dexpert_hidden_RF);

@@ -98,9 +98,25 @@ void add_layers(HostBuffers& buffers,
     buffers.all_reduce(shared.partial_TD);
     buffers.all_gather(shared.routed_out_TD, num_sequences);
   }
+}
+
+// What balances the experts of a sequence, over the ranks that share it out.
+void add_balance(HostBuffers& buffers, const ActivationPlan& activations) {
+  if (!has_layers(activations)) {
+    return;
+  }
   const LayerActivations<LayerTensor>& layer = activations.layer;
   for (const LayerTensor* sums : {&layer.counts_BE, &layer.probs_sum_BE, &layer.valid_B}) {
     buffers.all_reduce(sums->spec);
+  }
+}
+
+// Gradients of the keys and values of a layer's sequences, where they are gathered: that by itself
+// takes nothing, nor do the rows of the other ways.
+void add_keys(HostBuffers& buffers, const CommunicatedTensors& tensors) {
+  const Dims& d = tensors.dims;
+  if (d.key_exchange == ContextExchange::gather && has_layers(tensors.activations)) {
+    buffers.reduce_scatter({{d.T, 2 * d.local_G, d.H}, tensors.compute});
   }
 }
 
@@ -150,12 +166,27 @@ void add_gradients(HostBuffers& buffers, const CommunicatedTensors& tensors, Axi
   }
 }
 
+// The group that Groups::sequence_ranks() is.
+std::string_view who_balances(const Dims& dims) {
+  return name_of(!dims.exchange_keys    ? Axis::tensor
+                 : dims.tensor_parallel ? Axis::sequence_ranks
+                                        : Axis::context);
+}
+
 std::size_t host_bytes(const PlannedGroup& group, const CommunicatedTensors& tensors) {
   HostBuffers buffers(group);
   const DType wide = accumulation_dtype(tensors.compute);
   const TensorSpec& stats = tensors.activations.shared.stats;
+  if (group.name == who_balances(tensors.dims)) {
+    add_balance(buffers, tensors.activations);
+    if (tensors.sampling != nullptr) {
+      add_balance(buffers, *tensors.sampling);
+    }
+  }
   if (group.name == name_of(Axis::tensor)) {
     add_tensor(buffers, tensors);
+  } else if (group.name == name_of(Axis::context)) {
+    add_keys(buffers, tensors);
   } else if (group.name == kKvSharers) {
     for (const LayerRun& run : tensors.parameters.shared_kv) {
       buffers.all_reduce(run.elements.count, wide);
@@ -198,6 +229,10 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
     add(name_of(axis), use, mesh.group(axis, rank));
   };
   add_axis(Axis::tensor, GroupUse::collectives);
+  add_axis(Axis::context, GroupUse::collectives);
+  if (mesh.degree(Axis::tensor) > 1 && mesh.degree(Axis::context) > 1) {
+    add_axis(Axis::sequence_ranks, GroupUse::numbers);
+  }
   add(kKvSharers, GroupUse::collectives, kv_sharer_ranks(model, mesh, rank));
   add_axis(Axis::data_context, GroupUse::collectives);
   add_axis(Axis::expert_ranks, GroupUse::rows);

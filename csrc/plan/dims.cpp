@@ -35,6 +35,21 @@ std::int64_t Dims::pad_chunk(std::int64_t tokens) const {
   return round_up(tokens, kChunkMultiple);
 }
 
+Dims::AttentionCall Dims::attention_call() const {
+  AttentionCall call{.S = S, .keys_S = S, .N = local_N, .G = local_G};
+  if (!exchange_keys || key_exchange == ContextExchange::ring) {
+    return call;
+  }
+  call.keys_S = whole_S;
+  if (key_exchange == ContextExchange::all_to_all) {
+    const std::int64_t ranks = context().count;
+    call.S = whole_S;
+    call.N /= ranks;
+    call.G /= ranks;
+  }
+  return call;
+}
+
 KvShare kv_share(const ModelConfig& model, const Share& share) {
   const Piece& tensor = share.tensor;
   if (model.num_kv_heads % tensor.count == 0) {
@@ -61,13 +76,17 @@ Dims make_dims(const ModelConfig& model,
   const Piece& tensor = share.tensor;
   Dims dims;
   dims.B = num_sequences;
-  dims.S = sequence_length;
-  dims.T = num_sequences * sequence_length;
+  dims.S = sequence_length / share.context.count;
+  dims.whole_S = sequence_length;
+  dims.T = num_sequences * dims.S;
+  dims.U = num_sequences * sequence_length;
+  dims.own_U = {.begin = share.context.index * dims.T, .count = dims.T};
   dims.piece_S = tensor.of(dims.S);
   dims.routed_T = dims.B * dims.piece_S.count;
   dims.split_sequences = share.sequence_parallel && tensor.count > 1;
   dims.tensor_parallel = tensor.count > 1;
   dims.expert_ranks = share.expert.count * share.expert_tensor.count;
+  dims.exchange_keys = share.context.count > 1;
   dims.exchange_rows = dims.expert_ranks > 1;
   dims.residual_T = dims.split_sequences ? dims.routed_T : dims.T;
   dims.D = model.d_model;

@@ -15,8 +15,11 @@ namespace memphis {
 // local_E, rows sent_R or local_R.
 struct Dims {
   std::int64_t B = 0;  // sequences of a micro-batch
-  std::int64_t S = 0;
+  std::int64_t S = 0;  // tokens of a sequence: those of them that this rank has along `context`
+  std::int64_t whole_S = 0;     // all of them, which are the keys of its queries
   std::int64_t T = 0;           // tokens of a micro-batch: what attention and the head see
+  std::int64_t U = 0;           // keys of a micro-batch: B * whole_S
+  Range own_U;                  // those of this rank's tokens, where they are numbered by rank
   std::int64_t residual_T = 0;  // tokens of the residual stream and its norms
   std::int64_t routed_T = 0;    // tokens whose experts this rank chooses
   Range piece_S;                // their positions within each sequence
@@ -41,6 +44,11 @@ struct Dims {
   // as 2^27 logits are, at least 8.
   std::int64_t head_chunk = 0;
 
+  // Which of the ranks that share a sequence out this is.
+  Piece context() const {
+    return {.index = T == 0 ? 0 : own_U.begin / T, .count = S == 0 ? 1 : whole_S / S};
+  }
+
   // The expert that the `index`-th of all experts is a piece of, a cut one counted once for each of
   // its pieces.
   std::int64_t expert_of(std::int64_t index) const;
@@ -56,9 +64,22 @@ struct Dims {
   bool split_sequences = false;  // the residual stream holds a piece of each sequence
   bool tensor_parallel = false;  // attention, dense FFN and head give partial sums
   bool exchange_rows = false;    // experts lie on several ranks
+  bool exchange_keys = false;    // tokens of a sequence do
+  // How, where they do; never automatic.
+  ContextExchange key_exchange = ContextExchange::gather;
+
+  // What a call of attention has of a sequence: queries, keys, and heads of both.
+  struct AttentionCall {
+    std::int64_t S = 0;
+    std::int64_t keys_S = 0;
+    std::int64_t N = 0;
+    std::int64_t G = 0;
+  };
+  AttentionCall attention_call() const;
 };
 
-// Sequences of the micro-batch that ranks along `tensor` share.
+// Sequences of the micro-batch that ranks along `context` and `tensor` share, of `sequence_length`
+// tokens each.
 Dims make_dims(const ModelConfig& model,
                std::int64_t num_sequences,
                std::int64_t sequence_length,

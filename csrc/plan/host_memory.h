@@ -12,10 +12,20 @@
 // system cannot take back, and which all ranks of a machine take from one pool.
 namespace memphis {
 
-// Tokens, targets, positions and whether each is valid.
-constexpr std::size_t batch_bytes(std::int64_t num_sequences, std::int64_t sequence_length) {
-  constexpr std::size_t kBytesPerToken = 3 * sizeof(std::int32_t) + sizeof(std::uint8_t);
-  return static_cast<std::size_t>(num_sequences * sequence_length) * kBytesPerToken;
+// Tokens, targets, positions and whether each is valid; where tokens of a sequence lie on several
+// ranks, of those of this one, and their places, and what the ways to the others' keys ask of every
+// key: position, number, the key and the place of each number, and, by both orders, whether it is
+// valid.
+constexpr std::size_t batch_bytes(std::int64_t num_sequences,
+                                  std::int64_t sequence_length,
+                                  std::int64_t context_ranks = 1) {
+  constexpr std::size_t kNumber = sizeof(std::int32_t);
+  constexpr std::size_t kMark = sizeof(std::uint8_t);
+  const auto num_keys = static_cast<std::size_t>(num_sequences * sequence_length);
+  const auto num_tokens = num_keys / static_cast<std::size_t>(context_ranks);
+  return context_ranks == 1
+             ? num_tokens * (3 * kNumber + kMark)
+             : num_tokens * (4 * kNumber + kMark) + num_keys * (4 * kNumber + 2 * kMark);
 }
 
 // Of the cross entropy of so many tokens, in the widest type.

@@ -25,6 +25,8 @@ std::string_view name_of(Axis axis) {
       return "expert_tensor";
     case Axis::data_context:
       return "data_context";
+    case Axis::sequence_ranks:
+      return "sequence_ranks";
     case Axis::stage_ranks:
       return "stage_ranks";
     case Axis::expert_ranks:
@@ -81,6 +83,8 @@ Mesh::Place Mesh::place(Axis axis) const {
       return {.stride = 1, .degree = expert_ranks};
     case Axis::expert_data:
       return {.stride = expert_ranks, .degree = expert_data_};
+    case Axis::sequence_ranks:
+      return {.stride = 1, .degree = p.context * p.tensor};
     case Axis::stage_ranks:
       return {.stride = 1, .degree = num_ranks_ / p.pipeline};
     case Axis::pipeline:

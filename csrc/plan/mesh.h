@@ -25,7 +25,8 @@ enum class Axis : std::uint8_t {
   expert,
   expert_tensor,
   // Products of neighbouring axes.
-  data_context,  // replicas of a dense parameter that tensor ranks share out
+  data_context,    // replicas of a dense parameter that tensor ranks share out
+  sequence_ranks,  // context x tensor: who shares out one sequence
   stage_ranks,  // data x context x tensor: who works on one place of a pipeline; replicas of a norm
   expert_ranks,  // expert x expert_tensor: where a token's rows go
   world,

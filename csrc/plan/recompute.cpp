@@ -56,7 +56,7 @@ RecomputeCost cost_of_layer(const Dims& d, DType compute, const RecomputeGroups&
     elements += 2 * 2 * d.D + 2 * d.K * d.D;
   }
   if (again(GivenBackBy::attention)) {
-    flops += 2 * d.S * d.local_N * d.H;  // two products of half the square
+    flops += 2 * d.whole_S * d.local_N * d.H;  // two products of half the square
     elements += (d.local_C + d.local_N) * d.H;
   }
   if (again(GivenBackBy::experts)) {
@@ -150,7 +150,7 @@ std::vector<Recompute> recompute_options(const ModelConfig& model,
     double weight;
     std::size_t bytes;
   };
-  const Dims whole = make_dims(model, 1, dims.S);
+  const Dims whole = make_dims(model, 1, dims.whole_S);
   ActivationPlan plan = plan_activations(dims, compute, Keep::all_layers, Device::cpu);
   const auto candidate = [&](const Recompute& recompute) -> Candidate {
     plan.recompute = recompute;

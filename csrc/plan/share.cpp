@@ -30,6 +30,8 @@ Share make_share(const ModelConfig& model,
   return {.tensor = piece(Axis::tensor),
           .expert = piece(Axis::expert),
           .expert_tensor = piece(Axis::expert_tensor),
+          .data = piece(Axis::data),
+          .context = piece(Axis::context),
           .data_context = piece(Axis::data_context),
           .expert_data = piece(Axis::expert_data),
           .stage_ranks = piece(Axis::stage_ranks),
@@ -49,8 +51,8 @@ std::vector<StageLayers> stages_of(const ModelConfig& model, const Share& share)
 
 SampleShare::SampleShare(const BatchConfig& batch, const Share& share)
     : micro_batch_(batch.micro_batch),
-      num_sequences_(batch.global_batch / share.data_context.count),
-      data_(share.data_context) {}
+      num_sequences_(batch.global_batch / share.data.count),
+      data_(share.data) {}
 
 std::int64_t SampleShare::place(std::int64_t i) const {
   return (i / micro_batch_ * data_.count + data_.index) * micro_batch_ + i % micro_batch_;

@@ -27,7 +27,9 @@ struct Share {
   Piece tensor = {};         // heads, dense FFN, vocabulary; tokens outside of attention
   Piece expert = {};         // experts
   Piece expert_tensor = {};  // the width of an expert
-  Piece data_context = {};   // sequences; optimizer state of what tensor cuts
+  Piece data = {};           // sequences
+  Piece context = {};        // the tokens of a sequence (csrc/plan/context_order.h)
+  Piece data_context = {};   // optimizer state of what tensor cuts
   Piece expert_data = {};    // optimizer state of experts
   Piece stage_ranks = {};    // optimizer state of what no axis cuts
   // What this rank has of a model that is cut into stages, by chunk; empty: all of it, in one.
@@ -52,6 +54,8 @@ std::vector<StageLayers> stages_of(const ModelConfig& model, const Share& share)
 // run of the global order, so that one rank would take the same samples in the same micro-batches.
 class SampleShare {
  public:
+  // Of one rank, which takes all of them.
+  SampleShare() = default;
   SampleShare(const BatchConfig& batch, const Share& share);
 
   std::int64_t num_sequences() const { return num_sequences_; }  // of a step, on this rank
@@ -59,8 +63,8 @@ class SampleShare {
   std::int64_t place(std::int64_t i) const;
 
  private:
-  std::int64_t micro_batch_;
-  std::int64_t num_sequences_;
+  std::int64_t micro_batch_ = 1;
+  std::int64_t num_sequences_ = 0;
   Piece data_;
 };
 

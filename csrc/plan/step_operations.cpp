@@ -120,7 +120,73 @@ class Writer {
 
   void attention_forward() {
     whole_tokens();
+    gather_keys();
     sum_terms();
+  }
+
+  // ---- what csrc/model/context_attention.cpp moves
+
+  std::size_t heads_bytes(std::int64_t heads) const {
+    return static_cast<std::size_t>(d_.U * heads * d_.H) * size_of(compute_);
+  }
+  void context_move(Pattern pattern, std::string_view name, std::size_t bytes) {
+    move(exchange, pattern, "context", name, bytes);
+  }
+  // A rank's piece to one other, of which sent_bytes() takes an equal share off for its own.
+  void shift(std::string_view name) {
+    const auto others = static_cast<std::size_t>(d_.context().count - 1);
+    context_move(Pattern::all_to_all, name, heads_bytes(2 * d_.local_G) / others);
+  }
+  void exchange_heads(std::string_view name) {
+    const Dims::AttentionCall call = d_.attention_call();
+    context_move(Pattern::all_to_all, name, heads_bytes(call.N + 2 * call.G));
+  }
+  void exchange_outputs(std::string_view name) {
+    context_move(Pattern::all_to_all, name, heads_bytes(d_.attention_call().N));
+  }
+
+  void gather_keys() {
+    if (!d_.exchange_keys) {
+      return;
+    }
+    switch (d_.key_exchange) {
+      case ContextExchange::ring:
+        for (std::int64_t i = 1; i < d_.context().count; ++i) {
+          shift("context.ring");
+        }
+        return;
+      case ContextExchange::all_to_all:
+        exchange_heads("context.heads");
+        return exchange_outputs("context.out");
+      default:
+        return context_move(Pattern::all_gather, "context.keys", heads_bytes(2 * d_.local_G));
+    }
+  }
+  void attention_backward() {
+    if (!d_.exchange_keys) {
+      return;
+    }
+    const std::int64_t ranks = d_.context().count;
+    switch (d_.key_exchange) {
+      case ContextExchange::ring:
+        for (std::int64_t i = 0; i < ranks; ++i) {
+          if (i + 1 < ranks) {
+            shift("context.ring");
+          }
+          if (i > 0) {
+            shift("context.dkeys");
+          }
+        }
+        return;
+      case ContextExchange::all_to_all:
+        exchange_heads("context.heads");
+        exchange_outputs("context.dout");
+        exchange_outputs("context.out");
+        return exchange_heads("context.dheads");
+      default:
+        gather_keys();
+        return context_move(Pattern::reduce_scatter, "context.dkeys", heads_bytes(2 * d_.local_G));
+    }
   }
 
   void dispatch() { rows("moe.dispatch", d_.D, compute_); }
@@ -132,11 +198,14 @@ class Writer {
   }
 
   void moe_forward() {
-    if (d_.tensor_parallel) {
+    if (d_.tensor_parallel || d_.exchange_keys) {
       const LayerActivations<LayerTensor>& layer = plan_.activations.layer;
+      const char* const ranks = !d_.exchange_keys    ? "tensor"
+                                : d_.tensor_parallel ? "sequence_ranks"
+                                                     : "context";
       for (const TensorSpec& spec :
            {layer.counts_BE.spec, layer.probs_sum_BE.spec, layer.valid_B.spec}) {
-        move(exchange, Pattern::all_reduce, "tensor", "moe.balance", spec.bytes());
+        move(exchange, Pattern::all_reduce, ranks, "moe.balance", spec.bytes());
       }
     }
     if (d_.exchange_rows) {
@@ -160,6 +229,8 @@ class Writer {
   void recompute_layer(const RecomputeGroups& groups) {
     if (groups.block) {
       attention_forward();
+    } else if (groups.attention) {
+      gather_keys();
     }
     if (groups.block || (groups.norm && !d_.exchange_rows)) {
       dispatch();
@@ -177,7 +248,12 @@ class Writer {
     if (d_.local_dense_F > 0) {
       weights_product(with_weights);
     }
-    weights_product(with_weights);
+    whole_tokens();
+    attention_backward();
+    if (with_weights) {
+      whole_tokens();
+    }
+    sum_terms();
   }
   // Two products, of which the first reads the gradient of the branch and the second, for the
   // gradient of its weight, the branch's input.

@@ -8,6 +8,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/trace.h"
+#include "csrc/plan/context_exchange.h"
 
 namespace memphis {
 namespace {
@@ -55,16 +56,33 @@ void take(Schedules&& schedules, TrainingPlan& plan) {
   plan.validation = std::move(schedules.validation);
 }
 
-Dims dims_of(const Config& config, std::int64_t num_sequences, const Share& share) {
-  return make_dims(config.model, num_sequences, config.batch.sequence_length, share);
+// Of the device and the ranks that share a sequence out, what decides how they do.
+struct KeyRoute {
+  RankGroup context;
+  DType compute;
+  Device device;
+};
+
+Dims dims_of(const Config& config,
+             std::int64_t num_sequences,
+             const Share& share,
+             const KeyRoute& route,
+             bool trains) {
+  Dims dims = make_dims(config.model, num_sequences, config.batch.sequence_length, share);
+  if (dims.exchange_keys) {
+    dims.key_exchange =
+        choose_key_exchange(config, dims, route.context, route.compute, route.device, trains);
+  }
+  return dims;
 }
 
 // The gradient of the head's weight, in f32, is read and written for each run of tokens: on an H100
 // its product waits for memory below 1200 rows, and at 4096 for less than a third of its time.
 constexpr std::int64_t kHeadRowsOfGpu = 4096;
 
-Dims training_dims(const Config& config, const Share& share, Device device) {
-  Dims dims = dims_of(config, config.batch.micro_batch, share);
+Dims training_dims(const Config& config, const Share& share, const KeyRoute& route) {
+  const Device device = route.device;
+  Dims dims = dims_of(config, config.batch.micro_batch, share, route, true);
   if (config.memory.head_rows > 0) {
     dims.head_chunk = std::min(config.memory.head_rows, dims.T);
   } else if (device == Device::cuda) {
@@ -76,7 +94,10 @@ Dims training_dims(const Config& config, const Share& share, Device device) {
 std::vector<Recompute> options_of(const Config& config, DType compute, const Mesh& mesh) {
   const Share first = make_share(config.model, config.parallel, mesh, 0);
   return recompute_options(
-      config.model, config.memory, dims_of(config, config.batch.micro_batch, first), compute);
+      config.model,
+      config.memory,
+      make_dims(config.model, config.batch.micro_batch, config.batch.sequence_length, first),
+      compute);
 }
 
 // The places for rows that all layers of all slots of a model have.
@@ -96,6 +117,7 @@ HostMemoryPlan plan_host_memory(const Config& config,
                                 const PipelineSchedule& validation,
                                 Device device) {
   const std::int64_t S = config.batch.sequence_length;
+  const std::int64_t context = plan.share.context.count;
   const std::int64_t micro_batch = config.batch.micro_batch;
   const bool validates = !config.data.validation.empty() || config.data.held_out > 0;
   const std::int64_t validated = validates ? validation.shape.num_micro_batches : 0;
@@ -104,9 +126,11 @@ HostMemoryPlan plan_host_memory(const Config& config,
   const std::size_t stats_bytes =
       plan.activations.shared.stats.bytes() + plan.activations.shared.step_scalars.bytes();
   return {
-      .batches_bytes = batch_bytes(plan.num_micro_batches * micro_batch, S) +
-                       batch_bytes(validated * micro_batch, S) + batch_bytes(asked, S) +
-                       token_losses_bytes(asked * S),
+      .batches_bytes = batch_bytes(plan.num_micro_batches * micro_batch, S, context) +
+                       batch_bytes(validated * micro_batch, S, context) +
+                       batch_bytes(asked, S, context) +
+                       (plan.sampling && context > 1 ? batch_bytes(1, S, context) : 0) +
+                       token_losses_bytes(asked * plan.dims.S),
       .statistics_bytes = (validates ? 2 : 1) * stats_bytes +
                           static_cast<std::size_t>(plan.dims.L) * expert_offsets_bytes(plan.dims),
       .exchange_bytes =
@@ -125,7 +149,9 @@ TrainingPlan plan_but_recompute(const Config& config,
                                 const Schedules& schedules) {
   TrainingPlan plan;
   plan.share = make_share(config.model, config.parallel, mesh, rank);
-  plan.dims = training_dims(config, plan.share, room.device);
+  const KeyRoute route{
+      .context = mesh.group(Axis::context, rank), .compute = compute, .device = room.device};
+  plan.dims = training_dims(config, plan.share, route);
   plan.num_micro_batches = schedules.step.shape.num_micro_batches;
   const std::int64_t pipeline_rank = mesh.index(Axis::pipeline, rank);
   plan.messages = plan_message_buffers(
@@ -133,7 +159,7 @@ TrainingPlan plan_but_recompute(const Config& config,
   plan.parameters = plan_parameters(config.model, compute, plan.share);
   const std::vector<StageLayers> stages = stages_of(config.model, plan.share);
   if (config.metrics.sample_every > 0) {
-    plan.sampling = plan_inference_of(dims_of(config, 1, plan.share),
+    plan.sampling = plan_inference_of(dims_of(config, 1, plan.share, route, false),
                                       compute,
                                       room.device,
                                       stages,

@@ -86,6 +86,26 @@ class GrowingText {
   std::size_t shown_ = 0;
 };
 
+// Sequences of which each is one document, for StepBatch::fill().
+class WholeSequences {
+ public:
+  WholeSequences(const std::vector<std::int32_t>& tokens, std::int64_t length)
+      : tokens_(tokens), length_(static_cast<std::size_t>(length)) {}
+
+  std::int64_t sample(std::uint64_t index, const SampleView& out) const {
+    std::copy_n(tokens_.begin() + static_cast<std::ptrdiff_t>(index * length_),
+                length_,
+                out.tokens_S.begin());
+    std::fill(out.targets_S.begin(), out.targets_S.end(), kNoTarget);
+    std::iota(out.position_S.begin(), out.position_S.end(), 0);
+    return 0;
+  }
+
+ private:
+  const std::vector<std::int32_t>& tokens_;
+  std::size_t length_;
+};
+
 // A prompt under way.
 struct Sequence {
   std::size_t prompt;
@@ -176,13 +196,27 @@ InferenceModel::InferenceModel(const ModelConfig& model,
       pipeline_(plan_.messages, plan_.activations, groups, slots_, {}, workspace_arena_, stream),
       targets_T_(static_cast<std::size_t>(plan_.dims.T), kNoTarget),
       positions_T_(static_cast<std::size_t>(plan_.dims.T)),
-      valid_T_(static_cast<std::size_t>(plan_.dims.T)) {}
+      valid_T_(static_cast<std::size_t>(plan_.dims.T)) {
+  const Dims& d = plan_.dims;
+  if (d.exchange_keys) {
+    batch_.emplace(d.B,
+                   d.whole_S,
+                   model.pad_id,
+                   stream.device,
+                   SequenceShare{.context = d.context(), .micro_batch = d.B});
+  }
+}
 
 void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T) {
+  require_in_vocabulary(tokens_T);
+  if (batch_) {
+    batch_->fill(WholeSequences(tokens_T, plan_.dims.whole_S));
+    return run(batch_->micro_batch(0, plan_.dims.B), {});
+  }
   for (std::int64_t t = 0; t < plan_.dims.T; ++t) {
     positions_T_[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % plan_.dims.S);
   }
-  run(tokens_T, {});
+  run(host_batch(tokens_T), {});
 }
 
 void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T,
@@ -201,23 +235,33 @@ void InferenceModel::forward(const std::vector<std::int32_t>& tokens_T,
           static_cast<std::int32_t>(cached.begin[index] + std::min(s, last));
     }
   }
-  run(tokens_T, cached);
+  require_in_vocabulary(tokens_T);
+  run(host_batch(tokens_T), cached);
 }
 
-void InferenceModel::run(const std::vector<std::int32_t>& tokens_T, const CachedSequences& cached) {
+void InferenceModel::require_in_vocabulary(const std::vector<std::int32_t>& tokens) const {
+  for (const std::int32_t token : tokens) {
+    require(token >= 0 && token < plan_.dims.V,
+            "token " + std::to_string(token) + " is outside the vocabulary of " +
+                std::to_string(plan_.dims.V));
+  }
+}
+
+// At the positions that are set already.
+HostBatch InferenceModel::host_batch(const std::vector<std::int32_t>& tokens_T) {
   bool any_padding = false;
   for (std::size_t t = 0; t < tokens_T.size(); ++t) {
-    require(tokens_T[t] >= 0 && tokens_T[t] < plan_.dims.V,
-            "token " + std::to_string(tokens_T[t]) + " is outside the vocabulary of " +
-                std::to_string(plan_.dims.V));
-    valid_T_[t] = tokens_T[t] != config_.pad_id ? 1 : 0;
+    valid_T_[t] = is_key(tokens_T[t]) ? 1 : 0;
     any_padding = any_padding || valid_T_[t] == 0;
   }
-  const HostBatch host = {.tokens_T = tokens_T,
-                          .targets_T = targets_T_,
-                          .positions_T = positions_T_,
-                          .valid_T = valid_T_,
-                          .any_padding = any_padding};
+  return {.tokens_T = tokens_T,
+          .targets_T = targets_T_,
+          .positions_T = positions_T_,
+          .valid_T = valid_T_,
+          .any_padding = any_padding};
+}
+
+void InferenceModel::run(const HostBatch& host, const CachedSequences& cached) {
   pipeline_.run(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
     model_.load(slot, host);
     slot.cached = cached;
@@ -243,9 +287,14 @@ std::vector<float> InferenceModel::logits_of(std::int64_t index) {
   const PipelineShape& shape = plan_.schedule.shape;
   const StagePlace head = shape.place_of(shape.num_stages() - 1);
   TensorView row = activations_.shared.row_logits_V;
-  if (MicroBatch& slot = pipeline_.slot_of(head.chunk, 0); slot.stage.head) {
-    row = model_.logits(slot, index);
+  const StepBatch::Owner owner =
+      batch_ ? batch_->owner_of(index) : StepBatch::Owner{.token = index};
+  MicroBatch& slot = pipeline_.slot_of(head.chunk, 0);
+  if (slot.stage.head && owner.rank == plan_.dims.context().index) {
+    row = model_.logits(slot, owner.token);
   }
+  groups_.context().run(
+      Broadcast{.x = row, .root = static_cast<int>(owner.rank)}, "head.logits", stream_);
   groups_.pipeline().run(
       Broadcast{.x = row, .root = static_cast<int>(head.rank)}, "head.logits", stream_);
   return to_host<float>(row, stream_);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 #include "csrc/model/key_value_cache.h"
 #include "csrc/model/pipeline.h"
 #include "csrc/plan/training_plan.h"
+#include "csrc/train/batch.h"
 
 namespace memphis {
 
@@ -35,7 +37,7 @@ class InferenceModel {
   // Whether later tokens see one of that id: all but the pad id.
   bool is_key(std::int32_t token) const { return token != config_.pad_id; }
 
-  // Runs the model on `tokens_T`, B * S of them, each sequence one document from position 0.
+  // Runs the model on `tokens_T`, B whole sequences, each one document from position 0.
   // ContractError on a token outside the vocabulary.
   void forward(const std::vector<std::int32_t>& tokens_T);
 
@@ -47,7 +49,7 @@ class InferenceModel {
   // rank.
   std::vector<double> token_losses(const HostBatch& host);
 
-  // Logits of token `index` of the last forward(), [V], f32.
+  // Logits of token `index` of `tokens_T` of the last forward(), [V], f32.
   std::vector<float> logits_of(std::int64_t index);
   // Of tokens [0, count), on one rank.
   std::vector<std::vector<float>> first_logits(std::int64_t count);
@@ -63,8 +65,12 @@ class InferenceModel {
   std::vector<MicroBatch> slots_;
   Grok model_;
   Pipeline pipeline_;
-  void run(const std::vector<std::int32_t>& tokens_T, const CachedSequences& cached);
+  void run(const HostBatch& host, const CachedSequences& cached);
+  HostBatch host_batch(const std::vector<std::int32_t>& tokens_T);
+  void require_in_vocabulary(const std::vector<std::int32_t>& tokens) const;
 
+  // Whole sequences, of which this rank takes its tokens, where ranks share them out.
+  std::optional<StepBatch> batch_;
   std::vector<std::int32_t> targets_T_;
   std::vector<std::int32_t> positions_T_;
   std::vector<std::uint8_t> valid_T_;
@@ -98,7 +104,7 @@ class WindowModel : public SequenceModel {
   // `model` has one sequence, and outlives this.
   explicit WindowModel(InferenceModel& model) : model_(model) {}
   std::int64_t num_sequences() const override { return 1; }
-  std::int64_t length() const override { return model_.dims().S; }
+  std::int64_t length() const override { return model_.dims().whole_S; }
   std::vector<std::vector<float>> next(std::span<const Tokens* const> contexts) override;
 
  private:

@@ -89,6 +89,12 @@ constexpr std::array kKeys = {
               "communication_seconds is hidden behind work. Left out with it."},
     MetricKey{
         "step",
+        "context_imbalance",
+        "times an equal share",
+        "Where ranks share sequences out: pairs of a query and a key that it sees, on the rank "
+        "that has most of them, over the mean; of rank 0's samples. 1: all wait for nobody."},
+    MetricKey{
+        "step",
         "skipped",
         "",
         "true where the step was left out, as the norm of its gradient is not finite. What of "

@@ -141,6 +141,9 @@ void MetricsFile::write_step(const StepRecord& record) {
     line["communication_seconds"] = result.communication->seconds;
     line["exposed_seconds"] = result.communication->exposed_seconds;
   }
+  if (result.context_imbalance) {
+    line["context_imbalance"] = *result.context_imbalance;
+  }
   if (result.skipped) {
     line["skipped"] = true;
     // Of a step that was left out there may be numbers that JSON has none for.

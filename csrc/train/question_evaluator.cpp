@@ -23,7 +23,8 @@ QuestionEvaluator::QuestionEvaluator(const Config& config,
       batch_(plan.validation.shape.num_micro_batches * config.batch.micro_batch,
              config.batch.sequence_length,
              config.model.pad_id,
-             stream.device),
+             stream.device,
+             sequence_share(config, plan.share)),
       samples_(config.batch, plan.share),
       micro_batch_(config.batch.micro_batch),
       num_micro_batches_(plan.validation.shape.num_micro_batches),
@@ -60,8 +61,8 @@ void QuestionEvaluator::add_losses(std::uint64_t first) {
 }
 
 std::optional<QuestionScores> QuestionEvaluator::run(const std::function<bool()>& gives_up) {
-  const auto windows_a_pass = static_cast<std::uint64_t>(num_micro_batches_ * micro_batch_ *
-                                                         plan_.share.data_context.count);
+  const auto windows_a_pass =
+      static_cast<std::uint64_t>(num_micro_batches_ * micro_batch_ * plan_.share.data.count);
   window_losses_.assign(windows_->num_samples(), 0);
   for (std::uint64_t first = 0; first < windows_->num_samples(); first += windows_a_pass) {
     synchronize(stream_);  // the batch's memory is filled again

@@ -40,7 +40,8 @@ TrainStep::TrainStep(const Config& config,
       batch_(samples_.num_sequences(),
              config.batch.sequence_length,
              config.model.pad_id,
-             stream.device),
+             stream.device,
+             sequence_share(config, plan.share)),
       host_scalars_(model.activations().shared.step_scalars),
       host_stats_(model.activations().shared.stats),
       host_offsets_(static_cast<std::size_t>(model.dims().L) * expert_offsets_bytes(model.dims()),
@@ -76,12 +77,17 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
   const auto fill = [&] { counts = batch_.fill(loader_, first_sample, samples_); };
   together(groups_.all_host(), "step.samples", std::cref(fill));
   counts = sum_counts(counts);
+  if (plan_.share.context.count > 1) {
+    result.context_imbalance = batch_.context_imbalance();
+  }
   host_scalars_.set(
       {.target = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.targets, 1)),
        .sequence = 1.0F / static_cast<float>(global_batch),
        .token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),
        .balance = static_cast<float>(config_.loss.balance),
-       .router_z = static_cast<float>(config_.loss.router_z)},
+       .router_z = static_cast<float>(config_.loss.router_z),
+       // Ranks that share a sequence out have its balance loss alike, and one of them adds it.
+       .own_sequences = plan_.share.context.index == 0 ? 1.0F : 0.0F},
       model_.dims().L);
   const auto [rate, m_correction, v_correction] =
       optimizer_.rates(learning_rate(config_.schedule, config_.optimizer.learning_rate, step),
@@ -205,14 +211,15 @@ void TrainStep::run(const Action& action,
 }
 
 StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {
-  // Ranks along `data` have samples of their own, the others of a stage the same.
+  // Ranks along `data` have samples of their own, along `context` tokens of them; those along `tensor`
+  // have the same.
   std::array<std::int64_t, 2> sums = {counts.targets, counts.valid_tokens};
   sum_over_ranks(groups_.data_context_host(), sums, "step.counts");
   return {.targets = sums[0], .valid_tokens = sums[1]};
 }
 
 void TrainStep::sum_losses_over_ranks() {
-  // A tensor rank has the z loss of its tokens, and the other losses of all.
+  // A tensor rank has the z loss of its tokens, and the other losses of all that these ranks have.
   const SharedActivations<TensorView>& shared = model_.activations().shared;
   const Range rows = stat_rows(Stat::z, shared.stats);
   const TensorView z_LW = shared.stats.rows(rows.begin, rows.count);

@@ -33,6 +33,8 @@ struct StepResult {
   bool skipped = false;  // it is not finite, and weights and optimizer's state are as before
   // Busiest expert over an equal share, worst layer, last micro-batch of each rank.
   double expert_load_max = 0;
+  // Of this rank's samples, where ranks share them out: see StepBatch.
+  std::optional<double> context_imbalance;
   std::int64_t tokens = 0;
   // Kernels, products, copies, memsets and events of the graph that was launched; 0: there was none.
   std::int64_t graph_nodes = 0;

@@ -321,11 +321,42 @@ std::vector<test::BadConfig> bad_configs() {
        "stage); take 2 from the numbers"},
       {"parallel degree context",
        kTiny,
-       {"parallel.context=2"},
+       {"parallel.context=3"},
        ExitCode::config,
-       "argument 'parallel.context=2': parallel.context 2 is not supported (every rank has whole "
-       "sequences); use 1",
-       2},
+       "argument 'parallel.context=3': parallel.context 3 times parallel.tensor 1 does not divide "
+       "the 4 ranks of this job (so many share out the tokens of a sequence); use 2 or 4",
+       4},
+      {"sequences over ranks along context",
+       kTiny,
+       {"parallel.context=4", "batch.sequence_length=12"},
+       ExitCode::config,
+       "argument 'parallel.context=4': batch.sequence_length 12 is not a multiple of twice "
+       "parallel.context 4 (a rank has a piece from the front of a sequence and one from its "
+       "back); "
+       "use 2",
+       4},
+      {"key heads over ranks along context",
+       kTiny,
+       {"parallel.context=4", "model.num_kv_heads=2", "parallel.context_exchange=all_to_all"},
+       ExitCode::config,
+       "argument 'parallel.context_exchange=all_to_all': parallel.context_exchange is all_to_all "
+       "and "
+       "parallel.context 4 times parallel.tensor 1 does not divide model.num_kv_heads 2 (each rank "
+       "takes whole key/value heads); use gather or ring",
+       4},
+      {"whole sequences over the ranks of two machines",
+       kTiny,
+       {"parallel.context=16",
+        "model.num_kv_heads=16",
+        "model.num_heads=16",
+        "parallel.context_exchange=all_to_all"},
+       ExitCode::config,
+       "argument 'parallel.context_exchange=all_to_all': parallel.context_exchange is all_to_all "
+       "and "
+       "parallel.context 16 times parallel.tensor 1 exceeds 8 (every rank sends to every other, "
+       "which "
+       "is for the links of one machine); use gather or ring",
+       16},
       {"parallel degree data of one rank",
        kTiny,
        {"parallel.data=2"},

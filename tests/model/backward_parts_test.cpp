@@ -218,7 +218,7 @@ class Layers {
             .batch = batch.tensors,
             .shared = activations_.shared,
             .scratch = activations_.backward,
-            .key_valid_T = batch.key_valid_T,
+            .key_valid_U = batch.key_valid_U,
             .routed_valid_T = batch.routed_valid_T,
             .stream = stream(),
             .weight_gradient = &batch == batches_.front().get() ? kernels::WeightGradient::write

@@ -135,7 +135,11 @@ TEST(SampleShare, TakesEachSampleOnceInMicroBatches) {
   const BatchConfig batch{.sequence_length = 8, .micro_batch = 3, .global_batch = 24};
   std::vector<std::vector<std::int64_t>> by_micro_batch(2);
   for (std::int64_t rank = 0; rank < 4; ++rank) {
-    const SampleShare share(batch, {.data_context = {.index = rank, .count = 4}});
+    // Ranks along `context` take the same samples.
+    const SampleShare share(batch,
+                            {.data = {.index = rank, .count = 4},
+                             .context = {.index = rank % 2, .count = 2},
+                             .data_context = {.index = 2 * rank + rank % 2, .count = 8}});
     ASSERT_EQ(share.num_sequences(), 6);
     for (std::int64_t i = 0; i < share.num_sequences(); ++i) {
       by_micro_batch[static_cast<std::size_t>(i / 3)].push_back(share.place(i));

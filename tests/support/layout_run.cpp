@@ -137,6 +137,15 @@ Layout piped(const std::string& name,
   return result;
 }
 
+Layout in_context(const Layout& layout, int context, const std::vector<std::string>& more) {
+  Layout result = layout;
+  result.name += "_context" + std::to_string(context);
+  result.num_ranks *= context;
+  result.overrides.push_back("parallel.context=" + std::to_string(context));
+  result.overrides.insert(result.overrides.end(), more.begin(), more.end());
+  return result;
+}
+
 const std::vector<Layout>& layouts() {
   static const std::vector<Layout> table = {
       layout("one", 1, 1, 1, 1),

@@ -37,6 +37,9 @@ Layout piped(const std::string& name,
              int pipeline,
              const std::vector<std::string>& more);
 
+// The same with the tokens of each sequence on `context` ranks, and as many times the ranks.
+Layout in_context(const Layout& layout, int context, const std::vector<std::string>& more = {});
+
 // Layouts without a pipeline, the first of one rank. The model has 4 query heads, 2 key/value
 // heads, 4 experts of width 48; a step is 16 sequences.
 const std::vector<Layout>& layouts();

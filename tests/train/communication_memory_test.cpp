@@ -68,6 +68,8 @@ TEST(PlannedGroups, AreThoseThatARankMakes) {
         {"parallel.tensor=4", "parallel.expert=4", "parallel.expert_tensor=2"},
         {"parallel.pipeline=2", "parallel.tensor=2", "model.tie_embeddings=false"},
         {"parallel.pipeline=4", "parallel.expert=2"},
+        {"parallel.context=4", "parallel.expert=2"},
+        {"parallel.context=2", "parallel.tensor=4", "parallel.pipeline=2"},
         {"parallel.pipeline=2", "parallel.schedule=interleaved", "parallel.chunks=2"},
         {"parallel.pipeline=2", "parallel.schedule=zbv"}}) {
     constexpr int kNumRanks = 16;
@@ -127,6 +129,10 @@ void expect_as_planned(const Layout& layout,
           << layout.name << ", rank " << world.rank() << ", " << name;
     };
     expect(name_of(Axis::tensor), groups.tensor());
+    expect(name_of(Axis::context), groups.context());
+    if (run.mesh().degree(Axis::tensor) > 1 && run.mesh().degree(Axis::context) > 1) {
+      expect(name_of(Axis::sequence_ranks), groups.sequence_ranks());
+    }
     expect(kKvSharers, groups.kv_sharers());
     expect(name_of(Axis::data_context), groups.data_context());
     expect(name_of(Axis::expert_ranks), groups.expert_ranks());
@@ -145,6 +151,13 @@ TEST(CommunicationMemory, IsWhatThePlanSays) {
   }
   expect_as_planned(layout_named("data2"), "f32", {"parallel.zero=0"});
   expect_as_planned(layout_named("data2"), "f64", {"parallel.zero=2"});
+  for (const char* exchange : {"gather", "ring", "all_to_all"}) {
+    const std::vector<std::string> more = {std::string("parallel.context_exchange=") + exchange,
+                                           "model.num_kv_heads=4",
+                                           "metrics.sample_every=1"};
+    expect_as_planned(in_context(layout_named("data2_expert2"), 2), "bf16", more);
+    expect_as_planned(in_context(layout_named("tensor2"), 2), "f32", more);
+  }
 }
 
 TEST(CommunicationMemory, OfAPipelineIsWhatThePlansSay) {

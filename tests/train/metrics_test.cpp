@@ -61,6 +61,7 @@ TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
     record.step = 1;
     record.seconds = 1;
     record.result.communication.emplace();
+    record.result.context_imbalance = 1.02;
     record.result.skipped = true;
     metrics.write_step(record);
     MetricsFile::StartRecord start;

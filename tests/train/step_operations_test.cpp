@@ -196,6 +196,18 @@ std::vector<Layout> cases() {
   add("dense_whole_sequences",
       layout_named("data2_tensor2_whole_sequences_expert4"),
       {"model.dense_ffn_dim=40", "model.tie_embeddings=false"});
+  for (const char* exchange : {"gather", "ring", "all_to_all"}) {
+    const std::vector<std::string> more = {std::string("parallel.context_exchange=") + exchange,
+                                           "model.num_kv_heads=4"};
+    const auto name = [&](const char* what) { return std::string(exchange) + "_" + what; };
+    add(name("keys"), in_context(layout_named("data2_expert2"), 2), more);
+    add(name("keys_of_heads"), in_context(layout_named("tensor2_expert2"), 2), more);
+    for (const char* again : {"attention", "block"}) {
+      add(name(again),
+          in_context(layout_named("one"), 4, {std::string("memory.recompute=") + again}),
+          more);
+    }
+  }
   const std::vector<std::pair<const char*, std::vector<std::string>>> schedules = {
       {"1f1b", {}},
       {"interleaved", {"parallel.chunks=2", "parallel.stages=[1,0,0,1]"}},
