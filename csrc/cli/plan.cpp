@@ -19,6 +19,7 @@
 #include "csrc/config/resume_rules.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/plan/context_exchange.h"
 #include "csrc/plan/effective_time.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/layout_search.h"
@@ -47,6 +48,7 @@ void print_mesh(const Mesh& mesh) {
   fmt::print("\nranks {}; along each axis, and who is there with rank 0\n", mesh.num_ranks());
   for (const Axis axis : {Axis::pipeline,
                           Axis::data,
+                          Axis::context,
                           Axis::tensor,
                           Axis::expert_data,
                           Axis::expert,
@@ -186,6 +188,9 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
   const Dims& dims = plan.dims;
   if (dims.head_chunk < dims.T) {
     fmt::print("logits of {} tokens of {} at a time\n", dims.head_chunk, dims.T);
+  }
+  if (dims.exchange_keys) {
+    fmt::print("{}\n", describe_key_exchange(config, dims));
   }
   if (plan.dims.exchange_rows) {
     const double shares = static_cast<double>(plan.dims.local_R) / plan.dims.equal_share_of_rows();

@@ -489,6 +489,15 @@ void check_context(const Config& config, const Degrees& degrees, const Checker& 
                      " does not divide " + shown("batch.sequence_length", length) +
                      " (each sequence is cut into so many pieces for its norms and experts)" +
                      degrees.tensor_advice());
+  const std::int64_t tokens = config.batch.micro_batch * length / context;
+  constexpr std::int64_t kTokensMultiple = 16;
+  checker.expect(
+      context == 1 || parallel.context_exchange != ContextExchange::ring ||
+          tokens % kTokensMultiple == 0,
+      {"parallel.context_exchange", "parallel.context", "batch.micro_batch"},
+      "parallel.context_exchange is ring and a rank has " + text_of(tokens) +
+          " tokens of a micro-batch (what belongs to each rank's keys starts aligned, a byte a "
+          "token too); use gather, or a batch.micro_batch with which they are a multiple of 16");
   if (parallel.context_exchange != ContextExchange::all_to_all) {
     return;
   }

@@ -428,6 +428,24 @@ std::size_t ActivationPlan::workspace_bytes() const {
                      [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); });
 }
 
+std::size_t ActivationPlan::keys_bytes() const {
+  std::size_t bytes = 0;
+  for (const TensorSpec* spec : {&shared.numbered_keys_UCH,
+                                 &shared.keys_UCH,
+                                 &shared.numbered_out_UNH,
+                                 &shared.out_UNH,
+                                 &shared.ring_keys_2TCH,
+                                 &shared.part_out_PTNH,
+                                 &shared.part_lse_PBNS,
+                                 &shared.part_keys_P,
+                                 &backward.dkeys_UCH,
+                                 &backward.dout_UNH,
+                                 &backward.ring_dkeys_2TCH}) {
+    bytes += spec->present() ? arena_bytes(*spec) : 0;
+  }
+  return bytes;
+}
+
 Activations allocate_activations(const ActivationPlan& plan, Arena& activations, Arena& workspace) {
   Activations result;
   result.recompute = plan.recompute;

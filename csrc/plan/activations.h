@@ -260,6 +260,8 @@ struct ActivationPlan {
   std::size_t activation_bytes() const;
   // Of `shared`, `backward`, and of `layer` what is computed again, in one place for all layers.
   std::size_t workspace_bytes() const;
+  // Of these, what ranks that share a sequence out have of each other's keys, and their gradients.
+  std::size_t keys_bytes() const;
 
  private:
   std::size_t place_of(std::int64_t ChunkActivations::*count,

@@ -3,7 +3,6 @@
 
 #include <spdlog/fmt/fmt.h>
 
-#include "csrc/core/error.h"
 #include "csrc/plan/communication.h"
 
 namespace memphis {
@@ -19,59 +18,54 @@ constexpr double kCpuBytes = 5e9;
 
 constexpr double kMostGathered = 0.1;
 
-// Each part of a merge is an operand of attention by itself.
-bool has_whole_parts(const Dims& dims, DType compute) {
-  constexpr std::size_t kAlignment = 16;
-  const auto bytes = [](std::int64_t elements, DType dtype) {
-    return static_cast<std::size_t>(elements) * size_of(dtype);
-  };
-  return bytes(dims.T * dims.local_N * dims.H, compute) % kAlignment == 0 &&
-         bytes(2 * dims.T * dims.local_G * dims.H, compute) % kAlignment == 0 &&
-         bytes(dims.T * dims.local_N, accumulation_dtype(compute)) % kAlignment == 0 &&
-         bytes(dims.T, DType::i32) % kAlignment == 0 && bytes(dims.T, DType::u8) % kAlignment == 0;
-}
+// Each rank's part is an operand of attention by itself, down to a byte a token, and those start
+// aligned. csrc/config refuses a ring that is asked for where it cannot be.
+constexpr std::int64_t kTokensMultiple = 16;
 
 }  // namespace
 
-double gathered_share(const ModelConfig& model,
-                      const RankGroup& context,
-                      std::int64_t sequence_length,
-                      Device device) {
+double gathered_share(const Config& config, Device device) {
+  const ModelConfig& model = config.model;
+  const RankGroup context = {
+      .first = 0, .stride = config.parallel.tensor, .count = config.parallel.context};
   const bool gpu = device == Device::cuda;
   const double rate = gpu ? kGpuAttention : kCpuAttention;
   const double link = !gpu                           ? kCpuBytes
                       : lies_on_one_machine(context) ? kNvLinkBytes
                                                      : kNetworkBytes;
   return 2 * static_cast<double>(context.count - 1) * static_cast<double>(model.num_kv_heads) *
-         rate / (static_cast<double>(model.num_heads * sequence_length) * link);
+         rate / (static_cast<double>(model.num_heads * config.batch.sequence_length) * link);
 }
 
-ContextExchange choose_key_exchange(const Config& config,
-                                    const Dims& dims,
-                                    const RankGroup& context,
-                                    DType compute,
-                                    Device device,
-                                    bool trains) {
-  ContextExchange wanted = config.parallel.context_exchange;
-  const bool automatic = wanted == ContextExchange::automatic;
-  if (automatic) {
-    const double share =
-        gathered_share(config.model, context, config.batch.sequence_length, device);
-    wanted = share > kMostGathered ? ContextExchange::ring : ContextExchange::gather;
+bool prefers_ring(const Config& config, Device device) {
+  const ContextExchange wanted = config.parallel.context_exchange;
+  return wanted == ContextExchange::automatic ? gathered_share(config, device) > kMostGathered
+                                              : wanted == ContextExchange::ring;
+}
+
+ContextExchange choose_key_exchange(const Config& config, const Dims& dims, Device device) {
+  if (prefers_ring(config, device)) {
+    return dims.T % kTokensMultiple == 0 ? ContextExchange::ring : ContextExchange::gather;
   }
-  if (wanted != ContextExchange::ring || has_whole_parts(dims, compute)) {
-    return wanted;
-  }
-  if (trains && !automatic) {
-    throw ConfigError(fmt::format(
-        "parallel.context_exchange is ring and a rank has {} tokens of a micro-batch and {} heads "
-        "(what it makes of each rank's keys is a tensor by itself, of whole 16 bytes); use gather, "
-        "or "
-        "a batch.micro_batch with which the tokens are a multiple of 16",
-        dims.T,
-        dims.local_N));
-  }
-  return ContextExchange::gather;
+  const ContextExchange wanted = config.parallel.context_exchange;
+  return wanted == ContextExchange::automatic ? ContextExchange::gather : wanted;
+}
+
+std::string describe_key_exchange(const Config& config, const Dims& dims) {
+  constexpr std::string_view kOrders[] = {
+      "zigzag where it is one document, else blocks", "zigzag", "blocks"};
+  constexpr std::string_view kWays[] = {
+      "", "are gathered", "travel in a ring", "and queries are exchanged from all to all"};
+  const Device device = config.run.device == DeviceChoice::cpu ? Device::cpu : Device::cuda;
+  return fmt::format(
+      "{} ranks share out each sequence, {} tokens each ({}); keys {} (gathering them takes {:.0f} "
+      "% "
+      "of what attention does forward)",
+      dims.context().count,
+      dims.S,
+      kOrders[static_cast<std::size_t>(config.parallel.context_order)],
+      kWays[static_cast<std::size_t>(dims.key_exchange)],
+      100 * gathered_share(config, device));
 }
 
 RingStep ring_step(const Piece& ring, std::int64_t steps) {

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
-#include "csrc/core/dtype.h"
 #include "csrc/plan/dims.h"
-#include "csrc/plan/mesh.h"
+#include "csrc/plan/range.h"
 
 // How ranks that share a sequence out come to each other's keys: csrc/model/context_attention.h.
 namespace memphis {
@@ -16,21 +16,20 @@ namespace memphis {
 // key/value heads for a query head and S tokens a sequence, 2 (c - 1) (G / N) R / (S w). R is the
 // rate of attention in FLOP/s and w what a rank sends in bytes/s: on a GPU an H100's and its links',
 // NVLink's where the ranks are on one machine; on the CPU a few cores' and their memory's.
-double gathered_share(const ModelConfig& model,
-                      const RankGroup& context,
-                      std::int64_t sequence_length,
-                      Device device);
+// The same on every rank: of the ranks along `context` of the first.
+double gathered_share(const Config& config, Device device);
 
-// As the config says; where that is automatic, a ring if gathering takes more than a tenth and the
-// ring can be, else gather. A model that `trains` is refused the ring that it is to have with a
-// ConfigError, where the parts that one merges are not whole 16 bytes, as kernels need them; one
-// that writes samples, whose micro-batch is another, gathers then.
-ContextExchange choose_key_exchange(const Config& config,
-                                    const Dims& dims,
-                                    const RankGroup& context,
-                                    DType compute,
-                                    Device device,
-                                    bool trains);
+// Whether the config says ring, or is automatic and gathering takes more than a tenth.
+bool prefers_ring(const Config& config, Device device);
+
+// As the config says; where that is automatic, a ring if gathering takes more than a tenth, else
+// gather. A micro-batch whose tokens on a rank are no multiple of 16 gathers: that of a run that is
+// to have a ring is refused with its config, so that this is one that writes samples.
+ContextExchange choose_key_exchange(const Config& config, const Dims& dims, Device device);
+
+// "8 ranks share out each sequence, 16384 tokens each (zigzag where it is one document, else
+// blocks); keys travel in a ring (gathering them takes 20 % of what attention does forward)".
+std::string describe_key_exchange(const Config& config, const Dims& dims);
 
 // The ranks along `context`, in a ring: who this one sends to, and whom it receives from, if what
 // moves goes `steps` ranks on; below 0, back.

@@ -159,9 +159,18 @@ void balance(Config& config) {
   }
 }
 
+// Of so many ranks: with fewer tokens each, products of a layer are too small, and what a shorter
+// sequence takes need not be shared out.
+std::int64_t most_context(const Config& config, std::int64_t ranks) {
+  constexpr std::int64_t kFewestTokens = 2048;
+  return std::max<std::int64_t>(std::min(ranks, config.batch.sequence_length / kFewestTokens),
+                                config.parallel.context);
+}
+
 std::vector<Change> changes_of(const Config& config) {
   std::vector<Change> changes;
-  for (std::int64_t ParallelConfig::*degree : {&ParallelConfig::tensor,
+  for (std::int64_t ParallelConfig::*degree : {&ParallelConfig::context,
+                                               &ParallelConfig::tensor,
                                                &ParallelConfig::expert,
                                                &ParallelConfig::expert_tensor,
                                                &ParallelConfig::pipeline}) {
@@ -286,35 +295,47 @@ LayoutSearch search_layouts(const Config& config,
     schedules.push_back({ScheduleKind::interleaved, config.parallel.chunks});
   }
   const ModelConfig& model = config.model;
+  const auto consider = [&](const Config& changed) {
+    const std::optional<Config> valid = planner.resolve(changed);
+    if (!valid) {
+      return;
+    }
+    if (const std::optional<double> least = planner.least_without_waiting(*valid)) {
+      ++result.num_tried;
+      candidates.push_back({*valid, *least});
+    }
+  };
+  // Every combination of the degrees, for which every schedule and micro-batch.
+  const auto each_schedule = [&](const ParallelConfig& degrees) {
+    for (const std::int64_t micro_batch : powers(4)) {
+      for (const Schedule& schedule : degrees.pipeline == 1 ? one_rank : schedules) {
+        Config changed = config;
+        changed.parallel = degrees;
+        changed.parallel.schedule = schedule.kind;
+        changed.parallel.chunks = schedule.chunks;
+        changed.parallel.stages.clear();
+        changed.parallel.zero = std::min<std::int64_t>(degrees.zero, 1);
+        changed.batch.micro_batch = micro_batch;
+        changed.memory.recompute_auto = true;
+        changed.memory.recompute = {};
+        changed.memory.recompute_layers = 0;
+        consider(changed);
+      }
+    }
+  };
+  ParallelConfig degrees = config.parallel;
   for (const std::int64_t pipeline : powers(std::min(num_ranks, model.num_layers))) {
-    for (const std::int64_t tensor : powers(std::min(num_ranks / pipeline, model.num_heads))) {
-      for (const std::int64_t expert : powers(std::min(num_ranks / pipeline, model.num_experts))) {
-        for (const std::int64_t pieces : powers(std::min(num_ranks / pipeline / expert, tensor))) {
-          for (const std::int64_t micro_batch : powers(4)) {
-            for (const Schedule& schedule : pipeline == 1 ? one_rank : schedules) {
-              Config changed = config;
-              ParallelConfig& p = changed.parallel;
-              p.pipeline = pipeline;
-              p.tensor = tensor;
-              p.expert = expert;
-              p.expert_tensor = pieces;
-              p.schedule = schedule.kind;
-              p.chunks = schedule.chunks;
-              p.stages.clear();
-              p.zero = std::min<std::int64_t>(p.zero, 1);
-              changed.batch.micro_batch = micro_batch;
-              changed.memory.recompute_auto = true;
-              changed.memory.recompute = {};
-              changed.memory.recompute_layers = 0;
-              const std::optional<Config> valid = planner.resolve(changed);
-              if (!valid) {
-                continue;
-              }
-              if (const std::optional<double> least = planner.least_without_waiting(*valid)) {
-                ++result.num_tried;
-                candidates.push_back({*valid, *least});
-              }
-            }
+    degrees.pipeline = pipeline;
+    const std::int64_t of_stage = num_ranks / pipeline;
+    for (const std::int64_t tensor : powers(std::min(of_stage, model.num_heads))) {
+      degrees.tensor = tensor;
+      for (const std::int64_t context : powers(most_context(config, of_stage / tensor))) {
+        degrees.context = context;
+        for (const std::int64_t expert : powers(std::min(of_stage, model.num_experts))) {
+          degrees.expert = expert;
+          for (const std::int64_t pieces : powers(std::min(of_stage / expert, tensor))) {
+            degrees.expert_tensor = pieces;
+            each_schedule(degrees);
           }
         }
       }

@@ -34,7 +34,7 @@ std::string human_bytes(std::size_t bytes) {
 
 std::size_t MemoryPlan::total_bytes() const {
   return weights_bytes + gradients_bytes + master_bytes + moments_bytes + activations_bytes +
-         workspace_bytes + library_bytes + communication_bytes + sampling_bytes;
+         workspace_bytes + keys_bytes + library_bytes + communication_bytes + sampling_bytes;
 }
 
 std::size_t weights_bytes(const ParameterPlan& parameters) {
@@ -106,6 +106,7 @@ NormScratch plan_norm_scratch(const ParameterPlan& parameters, DType compute, co
 }
 
 std::string format_memory_table(const MemoryPlan& plan) {
+  constexpr const char* kKeys = "keys of sequences";
   struct Row {
     const char* name;
     std::size_t bytes;
@@ -113,6 +114,9 @@ std::string format_memory_table(const MemoryPlan& plan) {
   std::string table;
   const auto add = [&](std::initializer_list<Row> rows) {
     for (const auto& [name, bytes] : rows) {
+      if (bytes == 0 && std::string_view(name) == kKeys) {
+        continue;  // of few runs
+      }
       table += fmt::format("  {:<18} {:>16} bytes {:>12}\n", name, bytes, human_bytes(bytes));
     }
   };
@@ -122,6 +126,7 @@ std::string format_memory_table(const MemoryPlan& plan) {
        {"moments", plan.moments_bytes},
        {"activations", plan.activations_bytes},
        {"workspace", plan.workspace_bytes},
+       {kKeys, plan.keys_bytes},
        {"library workspace", plan.library_bytes},
        {"communication", plan.communication_bytes},
        {"sampling", plan.sampling_bytes},

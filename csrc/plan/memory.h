@@ -24,6 +24,7 @@ struct MemoryPlan {
   std::size_t moments_bytes = 0;
   std::size_t activations_bytes = 0;
   std::size_t workspace_bytes = 0;
+  std::size_t keys_bytes = 0;           // of whole sequences, where ranks share them out
   std::size_t library_bytes = 0;        // cuBLASLt's workspace
   std::size_t communication_bytes = 0;  // CommunicationPlan's
   std::size_t sampling_bytes = 0;       // activations of the model that writes samples of text

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "csrc/core/error.h"
+#include "csrc/plan/context_exchange.h"
 
 namespace memphis {
 
@@ -15,6 +16,16 @@ std::int64_t RunDescription::num_micro_batches() const {
 double RunDescription::step_tokens() const {
   return static_cast<double>(batch.global_batch * batch.sequence_length);
 }
+
+namespace {
+
+bool travels_in_ring(const Config& config) {
+  const ParallelConfig& parallel = config.parallel;
+  const Device device = config.run.device == DeviceChoice::cpu ? Device::cpu : Device::cuda;
+  return parallel.context > 1 && prefers_ring(config, device);
+}
+
+}  // namespace
 
 RunDescription describe_run(const Config& config, DType compute, std::int64_t num_ranks) {
   const ModelConfig& model = config.model;
@@ -39,6 +50,7 @@ RunDescription describe_run(const Config& config, DType compute, std::int64_t nu
           .parallel = config.parallel,
           .batch = config.batch,
           .techniques = {.products = is_bf16 ? Products::bf16 : Products::f32,
+                         .context_overlap = travels_in_ring(config),
                          .routed = true,
                          .experts_at_once = true,
                          .sharded_weights = config.parallel.zero == 3},

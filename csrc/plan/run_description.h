@@ -55,6 +55,7 @@ struct Techniques {
   bool eager = false;
   bool tensor_overlap = false;   // gathers and sums of tensor ranks go on beside their products
   bool expert_overlap = false;   // rows of a micro-batch travel beside the work of another one
+  bool context_overlap = true;   // keys of other ranks travel beside the scores of what has come
   bool message_overlap = true;   // messages of a pipeline go on beside work
   bool data_overlap = true;      // gradients and weights of replicas go on beside work
   bool one_row_a_node = false;   // a token crosses the network once for each node it has experts on

@@ -539,6 +539,7 @@ class Operations {
  private:
   static ExchangeKind kind_of(const StepOperation& operation) {
     return operation.group == name_of(Axis::tensor)         ? ExchangeKind::tensor
+           : operation.group == name_of(Axis::context)      ? ExchangeKind::context
            : operation.group == name_of(Axis::expert_ranks) ? ExchangeKind::rows
                                                             : ExchangeKind::numbers;
   }
@@ -593,7 +594,8 @@ void add_again(const Config& config,
   }
   const std::int64_t S = config.batch.sequence_length;
   work.again.streams = recompute_cost_of_layer(config.model, S, compute, groups).bytes *
-                       real(config.batch.micro_batch * S) / real(config.parallel.tensor);
+                       real(config.batch.micro_batch * S) /
+                       real(config.parallel.tensor * config.parallel.context);
 }
 
 }  // namespace

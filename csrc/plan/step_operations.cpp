@@ -407,7 +407,7 @@ class Writer {
       acquire(layer, layer > begin ? std::optional(layer - 1) : std::nullopt);
       const RecomputeGroups again = plan_.activations.recompute.of_layer(layer);
       const double again_flops =
-          static_cast<double>(d_.T) *
+          static_cast<double>(d_.U) *
           recompute_cost_of_layer(config_.model, config_.batch.sequence_length, compute_, again)
               .flops;
       if (again.any()) {
@@ -504,7 +504,8 @@ class Writer {
     operations_.push_back({.kind = kind,
                            .layer = layer,
                            .micro_batch = micro_batch_,
-                           .flops = flops / static_cast<double>(plan_.share.tensor.count)});
+                           .flops = flops / static_cast<double>(plan_.share.tensor.count *
+                                                                plan_.share.context.count)});
   }
   void move(OperationKind kind,
             Pattern pattern,

@@ -210,8 +210,9 @@ class Pricer {
               imbalance * (t_.expert_overlap ? c_.rows_seen * seconds : seconds);
           break;
         case ExchangeKind::context:
-          // Travels beside the scores of what has come.
-          at(parts, StepPart::context) += std::max(seconds - at(parts, StepPart::attention), 0.0);
+          at(parts, StepPart::context) +=
+              t_.context_overlap ? std::max(seconds - at(parts, StepPart::attention), 0.0)
+                                 : seconds;
           break;
         case ExchangeKind::weights:
           weights += seconds;

@@ -56,22 +56,10 @@ void take(Schedules&& schedules, TrainingPlan& plan) {
   plan.validation = std::move(schedules.validation);
 }
 
-// Of the device and the ranks that share a sequence out, what decides how they do.
-struct KeyRoute {
-  RankGroup context;
-  DType compute;
-  Device device;
-};
-
-Dims dims_of(const Config& config,
-             std::int64_t num_sequences,
-             const Share& share,
-             const KeyRoute& route,
-             bool trains) {
+Dims dims_of(const Config& config, std::int64_t num_sequences, const Share& share, Device device) {
   Dims dims = make_dims(config.model, num_sequences, config.batch.sequence_length, share);
   if (dims.exchange_keys) {
-    dims.key_exchange =
-        choose_key_exchange(config, dims, route.context, route.compute, route.device, trains);
+    dims.key_exchange = choose_key_exchange(config, dims, device);
   }
   return dims;
 }
@@ -80,9 +68,8 @@ Dims dims_of(const Config& config,
 // its product waits for memory below 1200 rows, and at 4096 for less than a third of its time.
 constexpr std::int64_t kHeadRowsOfGpu = 4096;
 
-Dims training_dims(const Config& config, const Share& share, const KeyRoute& route) {
-  const Device device = route.device;
-  Dims dims = dims_of(config, config.batch.micro_batch, share, route, true);
+Dims training_dims(const Config& config, const Share& share, Device device) {
+  Dims dims = dims_of(config, config.batch.micro_batch, share, device);
   if (config.memory.head_rows > 0) {
     dims.head_chunk = std::min(config.memory.head_rows, dims.T);
   } else if (device == Device::cuda) {
@@ -149,9 +136,7 @@ TrainingPlan plan_but_recompute(const Config& config,
                                 const Schedules& schedules) {
   TrainingPlan plan;
   plan.share = make_share(config.model, config.parallel, mesh, rank);
-  const KeyRoute route{
-      .context = mesh.group(Axis::context, rank), .compute = compute, .device = room.device};
-  plan.dims = training_dims(config, plan.share, route);
+  plan.dims = training_dims(config, plan.share, room.device);
   plan.num_micro_batches = schedules.step.shape.num_micro_batches;
   const std::int64_t pipeline_rank = mesh.index(Axis::pipeline, rank);
   plan.messages = plan_message_buffers(
@@ -159,7 +144,7 @@ TrainingPlan plan_but_recompute(const Config& config,
   plan.parameters = plan_parameters(config.model, compute, plan.share);
   const std::vector<StageLayers> stages = stages_of(config.model, plan.share);
   if (config.metrics.sample_every > 0) {
-    plan.sampling = plan_inference_of(dims_of(config, 1, plan.share, route, false),
+    plan.sampling = plan_inference_of(dims_of(config, 1, plan.share, room.device),
                                       compute,
                                       room.device,
                                       stages,
@@ -229,8 +214,9 @@ void choose_recompute(TrainingPlan& plan,
     plan.recompute_option = i;
     plan.activations.recompute = options[i];
     plan.memory.activations_bytes = plan.activations.activation_bytes();
-    plan.memory.workspace_bytes =
-        plan.activations.workspace_bytes() + plan.norms.bytes() + plan.messages.bytes();
+    plan.memory.keys_bytes = plan.activations.keys_bytes();
+    plan.memory.workspace_bytes = plan.activations.workspace_bytes() - plan.memory.keys_bytes +
+                                  plan.norms.bytes() + plan.messages.bytes();
     if (take_snapshot(snapshot.planned) || (snapshot.optional && take_snapshot(false))) {
       break;
     }

@@ -46,6 +46,12 @@ Knob degree_knob(std::int64_t ParallelConfig::*degree) {
   return {.values = {raise_degree(degree, 2), raise_degree(degree, 4)}};
 }
 
+// Sequences whose pieces are still enough work for a rank.
+bool is_long(const Config& config) {
+  constexpr std::int64_t kLongSequence = 16384;
+  return config.batch.sequence_length >= kLongSequence;
+}
+
 Knob pipeline_knob() {
   return {.values = {raise_pipeline(2), raise_pipeline(4), raise_pipeline(8)}};
 }
@@ -90,6 +96,9 @@ std::vector<Knob> knobs_of(const Config& config) {
   knobs.push_back(degree_knob(&ParallelConfig::tensor));
   knobs.push_back(degree_knob(&ParallelConfig::expert));
   knobs.push_back(degree_knob(&ParallelConfig::expert_tensor));
+  if (is_long(config)) {
+    knobs.push_back(degree_knob(&ParallelConfig::context));
+  }
   knobs.push_back(pipeline_knob());
   if (config.parallel.expert_buffer == 0) {
     Knob buffer{.values = {}, .risk = "a micro-batch that routes more to one rank ends the run"};
@@ -234,11 +243,15 @@ constexpr std::int64_t kMostTimesTheRanks = 1024;
 constexpr std::int64_t kTimesWithAllChanges = 16;
 
 std::vector<std::vector<Change>> changes_for(const Config& config, std::int64_t times) {
-  const std::vector<std::function<Change(std::int64_t)>> degrees = {
+  std::vector<std::function<Change(std::int64_t)>> degrees = {
       [](std::int64_t factor) { return raise_degree(&ParallelConfig::tensor, factor); },
       [](std::int64_t factor) { return raise_degree(&ParallelConfig::expert, factor); },
       [](std::int64_t factor) { return raise_degree(&ParallelConfig::expert_tensor, factor); },
       raise_pipeline};
+  if (is_long(config)) {
+    degrees.push_back(
+        [](std::int64_t factor) { return raise_degree(&ParallelConfig::context, factor); });
+  }
   std::vector<std::vector<Change>> result = {{[](Config& changed) { changed.parallel.data = 0; }}};
   for (std::size_t i = 0; i < degrees.size(); ++i) {
     for (std::int64_t factor = times > kTimesWithAllChanges ? times : 2; factor <= times;

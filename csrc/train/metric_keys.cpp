@@ -92,7 +92,8 @@ constexpr std::array kKeys = {
         "context_imbalance",
         "times an equal share",
         "Where ranks share sequences out: pairs of a query and a key that it sees, on the rank "
-        "that has most of them, over the mean; of rank 0's samples. 1: all wait for nobody."},
+        "that has most of them, over the mean; of rank 0's samples. 1: nobody waits. The log says "
+        "`busiest context rank`."},
     MetricKey{
         "step",
         "skipped",

@@ -389,13 +389,16 @@ std::string progress_line(const MetricsFile::StepRecord& record,
                           const ModelFlops& flops_per_token,
                           std::optional<double> peak) {
   return fmt::format(
-      "step {}/{}  loss {:.4f}  grad {:.3f}  lr {:.2e}  busiest expert {:.2f}x  {}  eta {}",
+      "step {}/{}  loss {:.4f}  grad {:.3f}  lr {:.2e}  busiest expert {:.2f}x{}  {}  eta {}",
       record.step,
       last_step,
       record.result.loss,
       record.result.grad_norm,
       record.learning_rate,
       record.result.expert_load_max,
+      record.result.context_imbalance
+          ? fmt::format("  busiest context rank {:.2f}x", *record.result.context_imbalance)
+          : std::string(),
       rate_text(
           static_cast<double>(record.result.tokens) / seconds_per_step, flops_per_token, peak),
       short_duration(seconds_per_step * static_cast<double>(last_step - record.step)));

@@ -344,6 +344,19 @@ std::vector<test::BadConfig> bad_configs() {
        "parallel.context 4 times parallel.tensor 1 does not divide model.num_kv_heads 2 (each rank "
        "takes whole key/value heads); use gather or ring",
        4},
+      {"a ring of few tokens",
+       kTiny,
+       {"parallel.context=4",
+        "parallel.context_exchange=ring",
+        "batch.sequence_length=24",
+        "batch.micro_batch=2"},
+       ExitCode::config,
+       "argument 'parallel.context_exchange=ring': parallel.context_exchange is ring and a rank "
+       "has "
+       "12 tokens of a micro-batch (what belongs to each rank's keys starts aligned, a byte a "
+       "token "
+       "too); use gather, or a batch.micro_batch with which they are a multiple of 16",
+       4},
       {"whole sequences over the ranks of two machines",
        kTiny,
        {"parallel.context=16",

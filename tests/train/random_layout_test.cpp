@@ -99,7 +99,8 @@ Layout draw_layout(Draw& draw,
     const std::int64_t tensor = draw.divisor_of(ranks);
     const std::int64_t expert = draw.divisor_of(ranks);
     const std::int64_t expert_tensor = draw.divisor_of(ranks / expert);
-    const std::int64_t data = ranks / tensor;
+    const std::int64_t context = draw.divisor_of(ranks / tensor);
+    const std::int64_t data = ranks / tensor / context;
     const std::int64_t micro_batch = draw.of<std::int64_t>({1, 2, 3, 4});
     Layout layout{.name = "ranks " + std::to_string(ranks),
                   .num_ranks = static_cast<int>(ranks),
@@ -107,6 +108,10 @@ Layout draw_layout(Draw& draw,
                   .overrides = model.overrides};
     for (const std::string& override :
          {set("parallel.tensor", tensor),
+          set("parallel.context", context),
+          "parallel.context_order=" + draw.of<std::string>({"auto", "auto", "zigzag", "blocks"}),
+          "parallel.context_exchange=" +
+              draw.of<std::string>({"auto", "gather", "ring", "all_to_all"}),
           set("parallel.expert", expert),
           set("parallel.expert_tensor", expert_tensor),
           set("parallel.zero", draw.of<std::int64_t>({0, 1, 2, 3})),
