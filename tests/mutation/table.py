@@ -22,7 +22,7 @@ Mutation = collections.namedtuple("Mutation", "name area file kind old new occur
 MUTATIONS = []
 
 TABLES = ("attention", "device", "grouped_matmul", "kernels", "plan", "model", "optim", "data",
-          "checkpoint", "comm", "config", "train", "doctor", "core", "report")
+          "checkpoint", "comm", "config", "train", "doctor", "core", "report", "context")
 
 
 def planter(root):

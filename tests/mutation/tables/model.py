@@ -8,7 +8,7 @@ plant = planter("csrc")
 
 ATTENTION = "model/attention.cpp"
 
-plant("model.attention_cap", ATTENTION, "operand",
+plant("model.attention_cap", "model/attention_heads.h", "operand",
       ".cap = static_cast<float>(model.attention_cap),", ".cap = 0.0F,",
       "scores are not capped")
 

@@ -22,7 +22,7 @@ plant("train.first_micro_batch", STEP, "off by one",
       "reduction_.weight_gradient(index == 0),", "reduction_.weight_gradient(index <= 1),",
       "the second micro-batch of a step writes over the first")
 plant("train.validation_stride", EVALUATE, "scale by degree",
-      "micro_batch_ * plan.share.data_context.count)),", "micro_batch_)),",
+      "micro_batch_ * plan.share.data.count)),", "micro_batch_)),",
       "ranks along data validate windows twice")
 plant("train.validation_clear", EVALUATE, "initial value",
       "  device_zero(shared.stats.data, shared.stats.bytes(), stream_);\n", "",
