@@ -26,6 +26,7 @@
 
 #include "csrc/comm/together.h"
 #include "csrc/core/device.h"
+#include "csrc/data/tokenizer.h"
 #include "tests/support/departure.h"
 #include "tests/support/layout_run.h"
 #include "tests/support/tiny_run.h"
@@ -57,15 +58,20 @@ std::string documents(const TemporaryDirectory& directory) {
   return directory.write("documents.jsonl", lines);
 }
 
+// A byte that stands for no token.
+std::string pad_id(char byte) {
+  return "model.pad_id=" + std::to_string(ByteTokenizer::kFirstByte + byte);
+}
+
 const std::vector<Text>& texts() {
   static const TemporaryDirectory directory;
   static const std::string lines = "data.train=[" + documents(directory) + "]";
   static const std::vector<Text> table = {
       {"one_document", {}},
       {"documents", {lines, "model.attention_temperature_len=8"}},
-      // The byte that is most of them is the pad id.
-      {"padding", {lines, "model.pad_id=101", "model.attention_cap=0"}},
-      {"dense", {"model.dense_ffn_dim=16", "model.tie_embeddings=false", "model.pad_id=116"}}};
+      // The letter that is most of them is the pad id.
+      {"padding", {lines, pad_id('e'), "model.attention_cap=0"}},
+      {"dense", {"model.dense_ffn_dim=16", "model.tie_embeddings=false", pad_id('t')}}};
   return table;
 }
 
@@ -207,20 +213,20 @@ std::vector<Case> exchange_cases() {
                                "tensor2_whole_sequences",
                                "tensor4_shared_heads",
                                "data2_tensor2_expert2_split2"}) {
-        for (std::size_t text = 0; text < texts().size(); ++text) {
-          Layout layout = in_context(layout_named(name), context);
-          layout.name += std::string("_") + exchange + "_on_" + texts()[text].name;
-          layout.overrides.push_back(std::string("parallel.context_exchange=") + exchange);
-          // Twice the heads of a rank at most: each takes whole ones.
-          const std::vector<std::string> heads = {"model.num_kv_heads=8", "model.num_heads=8"};
-          const std::vector<std::string> model =
-              std::string(exchange) == "all_to_all" ? heads : std::vector<std::string>{};
-          layout.overrides.insert(layout.overrides.end(), model.begin(), model.end());
-          if (!model.empty() && context * tensor_degree(layout) > 8) {
-            continue;
-          }
-          result.push_back({texts()[text], layout, model});
+        const Text& text = texts()[result.size() % texts().size()];
+        Layout layout = in_context(layout_named(name), context);
+        layout.name += std::string("_") + exchange + "_on_" + text.name;
+        layout.overrides.push_back(std::string("parallel.context_exchange=") + exchange);
+        // From all to all each rank takes whole heads, on one machine.
+        const bool of_heads = std::string(exchange) == "all_to_all";
+        if (of_heads && context * tensor_degree(layout) > 8) {
+          continue;
         }
+        const std::vector<std::string> model =
+            of_heads ? std::vector<std::string>{"model.num_kv_heads=8", "model.num_heads=8"}
+                     : std::vector<std::string>{};
+        layout.overrides.insert(layout.overrides.end(), model.begin(), model.end());
+        result.push_back({text, layout, model});
       }
     }
   }
@@ -262,9 +268,8 @@ TEST(Context, ARankWhoseTokensAreAllPaddingAddsNothing) {
   for (int i = 0; i < 600; ++i) {
     lines += R"({"text": "ab)" + std::string(29, 'z') + "\"}\n";
   }
-  const Text text{
-      "nothing",
-      {"data.train=[" + directory.write("nothing.jsonl", lines) + "]", "model.pad_id=122"}};
+  const Text text{"nothing",
+                  {"data.train=[" + directory.write("nothing.jsonl", lines) + "]", pad_id('z')}};
   const Outcome one = train(on(text, layouts().front()), Ranks::threads, "f64", kNumSteps);
   for (const int context : {2, 4}) {
     SCOPED_TRACE(context);
@@ -274,6 +279,24 @@ TEST(Context, ARankWhoseTokensAreAllPaddingAddsNothing) {
       EXPECT_TRUE(std::isfinite(loss));
     }
     expect_same_run(actual, one);
+  }
+}
+
+// In a micro-batch of one sequence there is one such token, or none: some ranks have no padding of
+// their own, and see that of the others.
+TEST(Context, ARankWithoutPaddingDoesNotSeeThatOfTheOthers) {
+  const Text text{"rare", {pad_id('.')}};
+  const Outcome one = train(on(text, layouts().front()), Ranks::threads, "f64", kNumSteps);
+  for (const char* exchange : {"gather", "ring"}) {
+    SCOPED_TRACE(exchange);
+    expect_same_run(train(on(text,
+                             in_context(layout_named("data4_expert4_batch1"),
+                                        2,
+                                        {std::string("parallel.context_exchange=") + exchange})),
+                          Ranks::threads,
+                          "f64",
+                          kNumSteps),
+                    one);
   }
 }
 

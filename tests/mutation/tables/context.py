@@ -15,9 +15,6 @@ plant("plan.context_zigzag", ORDER, "index",
 plant("plan.context_pairs", ORDER, "operand",
       "+= position_S[t] + 1;", "+= position_S[t];",
       "a query does not count the key that it is")
-plant("plan.context_heaviest", ORDER, "order",
-      "return of_a != of_b ? of_a > of_b : a < b;", "return of_a != of_b ? of_a < of_b : a < b;",
-      "the heaviest blocks come last, when nothing is left to make up for them")
 plant("plan.context_even_out", ORDER, "missing step",
       "  even_out();\n}", "}",
       "ranks keep what their turns gave them")
@@ -66,9 +63,6 @@ plant("model.context_order_back", CONTEXT, "operand",
 plant("model.context_ring_home", CONTEXT, "sign",
       "const RingStep home = ring_step(ring, -i);", "const RingStep home = ring_step(ring, i);",
       "gradients of keys go to the rank as far the other way")
-plant("model.context_ring_keys", CONTEXT, "operand",
-      "op.sequence_keys = d.whole_S;", "op.sequence_keys = d.S;",
-      "queries without a key give their gradient to each part as if it were all")
 plant("model.context_ring_valid", CONTEXT, "operand",
       "        op.key_valid_U = of_rank(context, context.key_valid_U, rank);\n", "",
       "padding is a key in the ring's backward pass")
@@ -79,9 +73,6 @@ plant("model.context_sequence_ranks", "model/groups.cpp", "missing collective",
       "return sequence_ranks_ ? *sequence_ranks_ : context_->size() > 1 ? *context_ : *tensor_;",
       "return *tensor_;",
       "a sequence's pieces on other ranks are balanced by themselves")
-plant("model.context_logits", "train/generator.cpp", "operand",
-      "slot.stage.head && owner.rank == plan_.dims.context().index", "slot.stage.head",
-      "every rank computes the logits of a token of its own")
 
 # ---- the op
 
