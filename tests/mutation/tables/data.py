@@ -76,11 +76,11 @@ plant("data.gzip_cut", "data/document_reader.cpp", "condition",
 plant("data.journal_line", "data/tokenize.cpp", "value",
       "{\"offset\", reader ? reader->offset() : 0}", "{\"offset\", reader ? reader->offset() + 1 : 0}",
       "a job goes on a byte too far")
-plant("data.prompt_learnt", "data/tokenize.cpp", "condition",
+plant("data.prompt_learnt", "data/document_encoder.cpp", "condition",
       "put(*text, response == nullptr, out);", "put(*text, true, out);",
       "prompts are learnt")
-plant("data.text_not_learnt", "data/tokenize.cpp", "condition",
-      "put(*text, response == nullptr, out);", "put(*text, !masked, out);",
+plant("data.text_not_learnt", "data/document_encoder.cpp", "condition",
+      "put(*text, response == nullptr, out);", "put(*text, !is_masked(), out);",
       "beside lines of JSON with prompts, text alone is not learnt")
 plant("data.placing_killed", "data/tokenize.cpp", "condition",
       "return root.is_object() && root.value(\"fingerprint\", std::string()) == fingerprint;",
