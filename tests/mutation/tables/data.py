@@ -148,3 +148,12 @@ plant("data.scan_column", "data/id_scan.cpp", "index",
 plant("data.scan_kept", "data/id_scan.cpp", "Range",
       "std::uint64_t chunk = starts_[i]; chunk < starts_[i + 1]", "std::uint64_t chunk = starts_[i]; chunk + 1 < starts_[i + 1]",
       "a file's record is without its last ids")
+plant("data.rest_recorded", "data/id_stream.cpp", "dropped call",
+      "  records.put(file, what, {.digest = hex, .largest_id = 0});\n", "",
+      "masks are read whole by every rank, at every start")
+plant("data.modes_recorded", "data/megatron_stream.cpp", "condition",
+      "    if (!known) {\n      if (modes_at_ != 0) {", "    if (!known) {\n      if (false) {",
+      "what is no text in a dataset of several kinds passes for ids")
+plant("data.ids_as_text", "data/text_format.cpp", "condition",
+      "signature.kind == TextFormat::Kind::token_file && begins_as(signature)", "false",
+      "ids of 32 bits are taken for text in UTF-32")
