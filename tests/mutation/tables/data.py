@@ -157,3 +157,30 @@ plant("data.modes_recorded", "data/megatron_stream.cpp", "condition",
 plant("data.ids_as_text", "data/text_format.cpp", "condition",
       "signature.kind == TextFormat::Kind::token_file && begins_as(signature)", "false",
       "ids of 32 bits are taken for text in UTF-32")
+
+GROWING = "data/growing_text.cpp"
+plant("data.stop_shown", GROWING, "condition",
+      "          end = std::min(end, text_.size() - count);\n", "",
+      "the beginning of a stop text is shown")
+plant("data.stop_first", GROWING, "condition",
+      "first = std::min(first, text_.find(stop, from));", "first = text_.find(stop, from);",
+      "of several stop texts the last one alone ends a text")
+plant("data.begins_behind_special", GROWING, "condition",
+      "is_first_ = is_first_ && !tokenizer_.begins_text(id);", "is_first_ = false;",
+      "a text whose first id is special begins with a space")
+plant("data.begins_behind_prompt", GROWING, "condition",
+      "return has_text(id) && tokenizer_.begins_text(id);", "return false;",
+      "behind a prompt the space in front of a word is not shown")
+plant("data.hidden_spaces", "data/sentence_piece.cpp", "value",
+      "hides_spaces_ = !processor_.IsUnknown(space) && decode(std::vector{space, space}).empty();",
+      "hides_spaces_ = false;",
+      "of several spaces in front of a text the second is shown, and does not decode")
+plant("data.document_start", "data/tokenizer.cpp", "value",
+      "std::max(special().eos, 0)", "0",
+      "a document without a text begins with any token")
+plant("data.document_bos", "data/tokenizer.cpp", "condition",
+      "if (special().bos >= 0) {", "if (special().bos >= 0 || special().eos >= 0) {",
+      "without bos another id stands in front of a document")
+plant("data.questions_finite", QUESTIONS, "condition",
+      "!std::isfinite(loss(i))", "std::isinf(loss(i))",
+      "losses that are no numbers are compared")
