@@ -100,11 +100,12 @@ void DocumentEncoder::append(const RawDocument& raw, EncodedDocuments& out) cons
           record->type_name());
     }
     if (problem.empty()) {
-      text = is_masked() ? field_of(*record, options_.prompt_field, "data.prompt_field", problem)
-                         : field_of(*record, options_.field, "data.field", problem);
+      text = is_masked()
+                 ? field_of(*record, options_.prompt_field, name_of("prompt_field"), problem)
+                 : field_of(*record, options_.field, name_of("field"), problem);
     }
     if (problem.empty() && is_masked()) {
-      response = field_of(*record, options_.response_field, "data.response_field", problem);
+      response = field_of(*record, options_.response_field, name_of("response_field"), problem);
     }
     if (!problem.empty()) {
       out.problem = place_of(from, raw) + " " + problem;
@@ -150,6 +151,15 @@ void DocumentEncoder::append(const RawDocument& raw, EncodedDocuments& out) cons
   out.lengths.push_back(static_cast<std::int32_t>(length));
   out.counts.text_bytes += text->size() + (response == nullptr ? 0 : response->size());
   ++out.counts.documents;
+}
+
+// "data.prompt_field", or "--prompt-field".
+std::string DocumentEncoder::name_of(std::string_view field) const {
+  std::string name = (options_.named_as_options ? "--" : "data.") + std::string(field);
+  if (options_.named_as_options) {
+    std::replace(name.begin(), name.end(), '_', '-');
+  }
+  return name;
 }
 
 void DocumentEncoder::put_special(std::int32_t id, bool learnt, EncodedDocuments& out) const {

@@ -48,6 +48,7 @@ class DocumentEncoder {
 
  private:
   void put(std::string_view text, bool learnt, EncodedDocuments& out) const;
+  std::string name_of(std::string_view field) const;
   void put_special(std::int32_t id, bool learnt, EncodedDocuments& out) const;
 
   const std::vector<CorpusFile>& files_;

@@ -10,8 +10,10 @@ struct TokenizeOptions {
   std::string field = "text";  // of a line of JSON
   std::string prompt_field;    // in its place: read and not learnt
   std::string response_field;  // behind the prompt, learnt
-  bool bos = true;             // in front of each document, if the tokenizer has one
-  bool eos = true;             // behind it
+  // Whose words messages use for these three: --field, or data.field.
+  bool named_as_options = false;
+  bool bos = true;  // in front of each document, if the tokenizer has one
+  bool eos = true;  // behind it
   // Of a document, and about as much of a batch, which is what is in memory.
   std::uint64_t max_document_bytes = std::uint64_t{256} << 20U;
   std::uint64_t batch_bytes = std::uint64_t{8} << 20U;

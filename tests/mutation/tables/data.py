@@ -184,3 +184,9 @@ plant("data.document_bos", "data/tokenizer.cpp", "condition",
 plant("data.questions_finite", QUESTIONS, "condition",
       "!std::isfinite(loss(i))", "std::isinf(loss(i))",
       "losses that are no numbers are compared")
+plant("data.large_unread", "data/document_reader.cpp", "bound",
+      "state.source->file().size() > state.max_bytes", "state.source->file().size() >= state.max_bytes",
+      "a text of the most bytes is refused")
+plant("data.option_words", "data/document_encoder.cpp", "value",
+      "std::replace(name.begin(), name.end(), '_', '-');", "",
+      "an option is asked for that is not there")
