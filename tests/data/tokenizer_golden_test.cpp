@@ -72,8 +72,9 @@ TEST(Tokenizers, BeginADocument) {
   expected.insert(expected.begin(), with_bos->special().bos);
   EXPECT_EQ(with_bos->begin_document("a word"), expected);
   EXPECT_EQ(with_bos->begin_document(""), std::vector{with_bos->special().bos});
-  const auto without = open_tokenizer((kGolden / "o200k.json").string());
+  const auto without = open_tokenizer((kGolden / "llama2.json").string());
   ASSERT_LT(without->special().bos, 0);
+  ASSERT_GT(without->special().eos, 0);
   EXPECT_EQ(without->begin_document("a word"), without->encode("a word"));
   EXPECT_EQ(without->begin_document(""), std::vector{without->special().eos});
 }
