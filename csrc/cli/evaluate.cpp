@@ -28,6 +28,7 @@
 #include "csrc/data/utf8.h"
 #include "csrc/train/batch.h"
 #include "csrc/train/generator.h"
+#include "csrc/train/window_losses.h"
 
 namespace memphis {
 namespace {
@@ -84,20 +85,22 @@ class WindowPass {
     std::vector<Loss> result;
     Progress progress("evaluate", static_cast<std::int64_t>(windows.num_samples()), "windows");
     const std::int64_t B = model_.dims().B;
-    const auto S = static_cast<std::size_t>(model_.dims().S);
+    const auto S = static_cast<std::ptrdiff_t>(model_.dims().S);
     for (std::uint64_t first = 0; first < windows.num_samples();
          first += static_cast<std::uint64_t>(B)) {
       batch_.fill(windows, first, samples_);
       const HostBatch host = batch_.micro_batch(0, B);
-      const std::vector<double> losses_T = model_.token_losses(host);
-      const auto count = static_cast<std::size_t>(
+      std::vector<double> losses_T = model_.token_losses(host);
+      const TensorView loss_T(losses_T.data(), {model_.dims().T}, DType::f64, Device::cpu);
+      const std::vector<double> nats = sum_windows(loss_T, S);
+      const auto count = static_cast<std::ptrdiff_t>(
           std::min<std::uint64_t>(windows.num_samples() - first, static_cast<std::uint64_t>(B)));
-      for (std::size_t b = 0; b < count; ++b) {
-        Loss& loss = result.emplace_back();
-        for (std::size_t t = b * S; t < (b + 1) * S; ++t) {
-          loss.nats += losses_T[t];
-          loss.targets += host.targets_T[t] >= 0 ? 1 : 0;
-        }
+      for (std::ptrdiff_t b = 0; b < count; ++b) {
+        const auto targets_S = host.targets_T.begin() + b * S;
+        result.push_back(
+            {.nats = nats[static_cast<std::size_t>(b)],
+             .targets = std::count_if(
+                 targets_S, targets_S + S, [](std::int32_t target) { return target >= 0; })});
       }
       progress.update(static_cast<std::int64_t>(result.size()), file);
     }
@@ -239,7 +242,6 @@ void evaluate(const EvaluateArguments& arguments) {
     if (text.windows) {
       std::vector<double> nats;
       for (const Loss& loss : pass.losses(*text.windows, arguments.files[i])) {
-        require_finite(arguments.files[i], loss.nats);
         nats.push_back(loss.nats);
       }
       print_questions(arguments.files[i], score_questions(text.questions, nats), arguments.json);

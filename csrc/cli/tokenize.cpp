@@ -47,6 +47,7 @@ void tokenize(TokenizeArguments& arguments) {
     throw ConfigError(
         "--tokenizer is none (text is tokenized by a tokenizer); give byte or a path");
   }
+  arguments.options.named_as_options = true;
   arguments.options.bos = !arguments.no_bos;
   arguments.options.eos = !arguments.no_eos;
   if (arguments.options.prompt_field.empty() != arguments.options.response_field.empty()) {

@@ -74,7 +74,7 @@ std::shared_ptr<const Tokenizer> open_byte_pair_tokenizer(const fs::path& path,
     return open_tiktoken(path, content, pattern);
   }
   if (!pattern.empty()) {
-    throw DataError("data.tokenizer_pattern is given and " + path.string() +
+    throw DataError("a pattern is given for the tokenizer and " + path.string() +
                     " is no tiktoken file (it says itself how text is cut); leave it out");
   }
   const std::optional<Json> root = parse_json(content);

@@ -206,6 +206,7 @@ std::unique_ptr<Source> open_source(const CorpusFile& file) {
 struct DocumentReader::State {
   std::unique_ptr<Source> source;
   Framing framing;
+  bool is_plain;
   std::uint64_t max_bytes;
   std::uint64_t offset;
   std::uint64_t line;
@@ -225,17 +226,20 @@ struct DocumentReader::State {
     return end > 0;
   }
 
+  [[noreturn]] void refuse_large() const {
+    throw DataError(fmt::format(
+        "{} has a {} of more than {} bytes, from byte {} of its text on{} (a tokenizer is given a "
+        "document at once, and that many bytes are its most); split it into several",
+        source->file().path().string(),
+        framing == Framing::lines ? "line" : "document",
+        max_bytes,
+        offset,
+        framing == Framing::lines ? fmt::format(", line {}", line + 1) : std::string()));
+  }
+
   void take(std::string& document, std::size_t count) {
     if (document.size() + count > max_bytes) {
-      throw DataError(fmt::format(
-          "{} has a {} of more than {} bytes, from byte {} of its text on{} (a tokenizer is given "
-          "a "
-          "document at once, and that many bytes are its most); split it into several",
-          source->file().path().string(),
-          framing == Framing::lines ? "line" : "document",
-          max_bytes,
-          offset,
-          framing == Framing::lines ? fmt::format(", line {}", line + 1) : std::string()));
+      refuse_large();
     }
     document.append(reinterpret_cast<const char*>(buffer.data() + begin), count);
     begin += count;
@@ -249,6 +253,7 @@ DocumentReader::DocumentReader(const CorpusFile& file,
     : state_(std::make_unique<State>()) {
   state_->source = open_source(file);
   state_->framing = file.framing;
+  state_->is_plain = file.packing == Packing::none;
   state_->max_bytes = max_bytes;
   state_->offset = offset;
   state_->line = line;
@@ -265,6 +270,9 @@ bool DocumentReader::next(std::string& document) {
   if (state.framing == Framing::whole) {
     if (state.offset > 0) {
       return false;
+    }
+    if (state.is_plain && state.source->file().size() > state.max_bytes) {
+      state.refuse_large();  // before as much of it is read
     }
     while (state.begin < state.end || state.fill()) {
       state.take(document, state.end - state.begin);

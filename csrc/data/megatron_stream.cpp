@@ -14,6 +14,7 @@
 #include "csrc/core/file.h"
 #include "csrc/data/digest.h"
 #include "csrc/data/id_scan.h"
+#include "csrc/data/id_stream.h"
 
 namespace memphis {
 namespace {
@@ -58,13 +59,13 @@ constexpr std::array kMegatronTypes = {DtypeOfMegatron{1, Type::u8},
                                        DtypeOfMegatron{7, Type::f32},
                                        DtypeOfMegatron{8, Type::u16}};
 
-class MegatronStream final : public TokenStream {
+class MegatronStream final : public IdStream {
  public:
   MegatronStream(const fs::path& index,
                  const fs::path& tokens,
                  std::int64_t vocab_size,
                  FileRecords& records)
-      : index_(index), ids_{.file = InputFile(tokens)}, vocab_size_(vocab_size) {
+      : IdStream(InputFile(tokens), vocab_size), index_(index) {
     read_header();
     const std::string index_digest = check_index(records);
     const FileRecords::Record record = scan(ids_, vocab_size, records);
@@ -74,41 +75,17 @@ class MegatronStream final : public TokenStream {
     Digest digest;
     digest.update("megatron " + index_digest + " " + record.digest);
     if (mask_) {
-      digest.update(digest_of_mask(records));
+      digest.update(digest_of_rest("", *mask_, 0, "mask", records));
     }
     fingerprint_ = digest.hex();
   }
 
   // Of its header alone.
   MegatronStream(const fs::path& index, const fs::path& tokens)
-      : index_(index), ids_{.file = InputFile(tokens)}, vocab_size_(0) {
+      : IdStream(InputFile(tokens), 0), index_(index) {
     read_header();
   }
-  IdColumn ids() && { return std::move(ids_); }
-
-  std::uint64_t num_tokens() const override { return ids_.count; }
-  const std::string& fingerprint() const override { return fingerprint_; }
   bool has_mask() const override { return mask_.has_value(); }
-
-  void read(std::uint64_t begin,
-            std::span<std::int32_t> tokens,
-            std::span<std::int32_t> position) const override {
-    require_within(begin, tokens.size(), position.size());
-    ids_.read(begin, tokens, vocab_size_);
-    if (tokens.empty()) {
-      return;
-    }
-    std::uint64_t document = document_of(begin);
-    for (std::size_t done = 0; done < tokens.size(); ++document) {
-      const std::uint64_t first = start_of(document);
-      const std::uint64_t after = start_of(document + 1);
-      const std::uint64_t at = begin + done;
-      const std::size_t count =
-          static_cast<std::size_t>(std::min<std::uint64_t>(tokens.size() - done, after - at));
-      count_up(position.subspan(done, count), at - first);
-      done += count;
-    }
-  }
 
   void read_mask(std::uint64_t begin, std::span<std::uint8_t> learnt) const override {
     if (!mask_) {
@@ -121,6 +98,21 @@ class MegatronStream final : public TokenStream {
 
  private:
   static constexpr std::uint64_t kHeaderBytes = 34;
+
+  void read_positions(std::uint64_t begin,
+                      std::span<const std::int32_t> tokens,
+                      std::span<std::int32_t> position) const override {
+    std::uint64_t document = document_of(begin);
+    for (std::size_t done = 0; done < tokens.size(); ++document) {
+      const std::uint64_t first = start_of(document);
+      const std::uint64_t after = start_of(document + 1);
+      const std::uint64_t at = begin + done;
+      const std::size_t count =
+          static_cast<std::size_t>(std::min<std::uint64_t>(tokens.size() - done, after - at));
+      count_up(position.subspan(done, count), at - first);
+      done += count;
+    }
+  }
 
   void read_header() {
     const fs::path& path = index_.path();
@@ -177,9 +169,7 @@ class MegatronStream final : public TokenStream {
     lengths_at_ = kHeaderBytes;
     pointers_at_ = lengths_at_ + 4 * num_sequences_;
     documents_at_ = pointers_at_ + 8 * num_sequences_;
-    if (index_.size() != size) {
-      check_modes(size);
-    }
+    modes_at_ = index_.size() == size ? 0 : size;
     const std::uint64_t bytes = ids_.file.size();
     if (bytes % ids_.item_bytes() != 0) {
       refuse_tokens(
@@ -191,15 +181,22 @@ class MegatronStream final : public TokenStream {
   }
 
   // Of several kinds of data in one dataset.
-  void check_modes(std::uint64_t begin) const {
-    for (std::uint64_t i = 0; i < num_sequences_; ++i) {
-      if (const auto mode = read_one<std::int8_t>(index_, begin + i); mode != 0) {
+  void check_modes() const {
+    std::vector<std::byte> modes(kScanBytes);
+    for (std::uint64_t first = 0; first < num_sequences_; first += modes.size()) {
+      const auto piece =
+          std::span(modes).first(std::min<std::uint64_t>(modes.size(), num_sequences_ - first));
+      index_.read(modes_at_ + first, piece);
+      const auto found = std::find_if(
+          piece.begin(), piece.end(), [](std::byte mode) { return mode != std::byte{}; });
+      if (found != piece.end()) {
+        const std::uint64_t sequence = first + static_cast<std::uint64_t>(found - piece.begin());
         refuse_tokens(
             index_.path(),
             fmt::format("the mode of its sequence {}, at byte {}, is {}: it is not of text alone",
-                        i,
-                        begin + i,
-                        mode),
+                        sequence,
+                        modes_at_ + sequence,
+                        static_cast<std::int8_t>(*found)),
             "give a dataset of text");
       }
     }
@@ -214,6 +211,9 @@ class MegatronStream final : public TokenStream {
     constexpr std::uint64_t kMostCoarse = 1U << 14U;
     stride_ = std::max<std::uint64_t>(1, (num_documents_ + kMostCoarse) / kMostCoarse);
     if (!known) {
+      if (modes_at_ != 0) {
+        check_modes();
+      }
       Digest digest;
       std::uint64_t expected = 0;
       constexpr std::uint64_t kPiece = 1U << 16U;
@@ -346,34 +346,16 @@ class MegatronStream final : public TokenStream {
     return low;
   }
 
-  std::string digest_of_mask(FileRecords& records) const {
-    if (const auto known = records.find(*mask_, "mask")) {
-      return known->digest;
-    }
-    Digest digest;
-    std::vector<std::byte> piece(kScanBytes);
-    for (std::uint64_t begin = 0; begin < mask_->size(); begin += piece.size()) {
-      const auto part =
-          std::span(piece).first(std::min<std::uint64_t>(piece.size(), mask_->size() - begin));
-      mask_->read(begin, part);
-      digest.update(std::span<const std::byte>(part));
-    }
-    records.put(*mask_, "mask", {.digest = digest.hex(), .largest_id = 0});
-    return digest.hex();
-  }
-
   InputFile index_;
-  IdColumn ids_;
-  std::int64_t vocab_size_;
   std::uint64_t num_sequences_ = 0;
   std::uint64_t num_documents_ = 0;
   std::uint64_t lengths_at_ = 0;
   std::uint64_t pointers_at_ = 0;
   std::uint64_t documents_at_ = 0;
+  std::uint64_t modes_at_ = 0;         // 0: none
   std::uint64_t stride_ = 1;           // documents
   std::vector<std::uint64_t> coarse_;  // first token of every stride_-th document
   std::optional<InputFile> mask_;
-  std::string fingerprint_;
 };
 
 struct Halves {

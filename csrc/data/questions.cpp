@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cmath>
 #include <sstream>
 
 #include <spdlog/fmt/fmt.h>
@@ -130,20 +131,13 @@ QuestionWindows::QuestionWindows(const std::vector<Question>& questions,
                                  const Tokenizer* given) {
   const ByteTokenizer bytes;
   const Tokenizer& tokenizer = given == nullptr ? bytes : *given;
-  const SpecialTokens special = tokenizer.special();
-  const std::int32_t start = std::max(special.bos >= 0 ? special.bos : special.eos, 0);
   const auto length = static_cast<std::size_t>(sequence_length);
   for (const Question& question : questions) {
     for (const std::string& ending : question.endings) {
       Window window;
-      window.tokens = {start};
-      for (const std::int32_t token : tokenizer.encode(question.context)) {
-        window.tokens.push_back(token);
-      }
+      window.tokens = tokenizer.begin_document(question.context);
       window.first_target = window.tokens.size();
-      for (const std::int32_t token : tokenizer.encode(ending)) {
-        window.tokens.push_back(token);
-      }
+      tokenizer.append(ending, window.tokens);
       // The last token is a target alone.
       const std::size_t excess =
           window.tokens.size() > length + 1 ? window.tokens.size() - length - 1 : 0;
@@ -192,6 +186,17 @@ QuestionScores score_questions(const std::vector<Question>& questions,
     std::size_t best = 0;
     std::size_t best_normalised = 0;
     const auto loss = [&](std::size_t i) { return window_losses[window + i]; };
+    for (std::size_t i = 0; i < question.endings.size(); ++i) {
+      if (!std::isfinite(loss(i))) {
+        throw DivergedError(fmt::format(
+            "{}: the loss of ending {}, counted from 0, is {} (what the weights compute "
+            "is beyond the range of its type); use an older checkpoint, or compute in "
+            "f32",
+            question.place,
+            i,
+            loss(i)));
+      }
+    }
     const auto mean = [&](std::size_t i) {
       return loss(i) / static_cast<double>(question.endings[i].size());
     };

@@ -28,9 +28,9 @@ struct Question {
 // Errors      DataError, naming file and line, for anything else, and for a file without a question.
 std::vector<Question> read_questions(const std::filesystem::path& file);
 
-// A window for each ending of each question, question by question: the start of a document, the
-// context and the ending, of which each token of the ending is a target. Of a context that is too
-// long the beginning falls out. A sample as the loaders give them.
+// A window for each ending of each question, question by question: a document that begins with the
+// context, and the ending, of which each token is a target. Of a context that is too long the
+// beginning falls out. A sample as the loaders give them.
 //
 // Errors      DataError where an ending alone fills a window.
 class QuestionWindows {
@@ -59,6 +59,9 @@ struct QuestionScores {
 
 // From the cross entropy of each window, in nats, all of its targets together. Of endings that are
 // equally good the first is the answer.
+//
+// Errors      DivergedError, naming question and ending, where a loss is not finite: no answer is
+//             better than it, and none is worse.
 QuestionScores score_questions(const std::vector<Question>& questions,
                                std::span<const double> window_losses);
 

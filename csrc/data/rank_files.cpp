@@ -145,8 +145,8 @@ TiktokenFile read_tiktoken(const fs::path& path,
           fmt::format("a tiktoken file does not say how text is cut into words, and of {} "
                       "ranks none is known",
                       num_ranks),
-          "set data.tokenizer_pattern to gpt2, cl100k, o200k, llama3 or qwen, or to its "
-          "regular expression");
+          "set data.tokenizer_pattern, or --pattern of the command tokenize, to gpt2, cl100k, "
+          "o200k, llama3 or qwen, or to its regular expression");
     }
     expression = known->pattern;
   }

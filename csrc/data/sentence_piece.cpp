@@ -27,9 +27,16 @@ class SentencePieceTokenizer final : public Tokenizer {
                       std::string(status.message()) +
                       "); name a tokenizer of one of these kinds, whole");
     }
-    std::vector<std::string> pieces;
-    begins_with_space_ = processor_.Encode("a", &pieces).ok() && !pieces.empty() &&
-                         pieces.front().starts_with(kSpaceMark);
+    // How a text decodes that begins with spaces, which the model says and the library does not tell.
+    for (std::int32_t id = 0; id < processor_.GetPieceSize(); ++id) {
+      if (processor_.IdToPiece(id).starts_with(kSpaceMark)) {
+        hides_first_space_ = !decode({&id, 1}).starts_with(' ');
+        break;
+      }
+    }
+    const std::int32_t space =
+        processor_.PieceToId(absl::string_view(kSpaceMark.data(), kSpaceMark.size()));
+    hides_spaces_ = !processor_.IsUnknown(space) && decode(std::vector{space, space}).empty();
   }
 
   std::string_view kind() const override { return "SentencePiece"; }
@@ -78,11 +85,13 @@ class SentencePieceTokenizer final : public Tokenizer {
       text.push_back(is_space ? ' ' : marked[at]);
       at += is_space ? kSpaceMark.size() : 1;
     }
-    if (is_first && begins_with_space_ && text.starts_with(' ')) {
+    if (is_first && hides_first_space_ && text.starts_with(' ')) {
       text.erase(0, 1);
     }
     return text;
   }
+
+  bool begins_text(std::int32_t id) const override { return !piece(id, hides_spaces_).empty(); }
 
   std::string fingerprint() const override { return fingerprint_; }
   const std::vector<TokenizerFile>& files() const override { return files_; }
@@ -92,7 +101,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string fingerprint_;
   std::vector<TokenizerFile> files_;
   sentencepiece::SentencePieceProcessor processor_;
-  bool begins_with_space_ = false;  // every text, in front of its first word
+  bool hides_first_space_ = false;  // that a text begins with, which is put in front of every one
+  bool hides_spaces_ = false;       // and so of each piece, until the text has begun
 };
 
 }  // namespace

@@ -439,6 +439,15 @@ std::optional<TextFormat> recognise_format(const fs::path& path,
         path,
         is_fairseq_index(path) ? TextFormat::Kind::other : TextFormat::Kind::megatron_tokens);
   }
+  const auto begins_as = [&](const Signature& signature) {
+    return has_at(head, signature.offset, signature.bytes) && (has_nul || !signature.needs_nul);
+  };
+  // Likewise ids of 32 bits, most of which have their upper half empty; their mark tells.
+  for (const Signature& signature : kSignatures) {
+    if (signature.kind == TextFormat::Kind::token_file && begins_as(signature)) {
+      return other(signature.name, signature.advice, path, signature.kind);
+    }
+  }
   if (const std::string_view encoding = wide_encoding(head); !encoding.empty()) {
     // Arrow's streams and UTF-16 begin differently: 0xFFFF is no character.
     const std::string file = shell_word(path.string());
@@ -451,7 +460,7 @@ std::optional<TextFormat> recognise_format(const fs::path& path,
                           file)};
   }
   for (const Signature& signature : kSignatures) {
-    if (has_at(head, signature.offset, signature.bytes) && (has_nul || !signature.needs_nul)) {
+    if (begins_as(signature)) {
       return other(signature.name, signature.advice, path, signature.kind);
     }
   }

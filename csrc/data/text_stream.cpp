@@ -96,7 +96,7 @@ Examined examine(const TextFile& listed, const InputFile& file, FileRecords* rec
 }
 
 [[noreturn]] void refuse(const TextFile& file, const Examined& examined) {
-  throw DataError("cannot train on " + file.path.string() + " (" + examined.not_text + "); " +
+  throw DataError("cannot use " + file.path.string() + " (" + examined.not_text + "); " +
                   examined.advice +
                   (file.origin == TextFile::Origin::named
                        ? ""

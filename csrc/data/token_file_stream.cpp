@@ -10,8 +10,8 @@
 
 #include <spdlog/fmt/fmt.h>
 
-#include "csrc/data/digest.h"
 #include "csrc/data/id_scan.h"
+#include "csrc/data/id_stream.h"
 
 namespace memphis {
 namespace {
@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 using Type = IdColumn::Type;
 
 // One file with a header of 1024 bytes.
-class TokenFileStream final : public TokenStream {
+class TokenFileStream final : public IdStream {
  public:
   TokenFileStream(const fs::path& path,
                   Separator separator,
@@ -28,28 +28,20 @@ class TokenFileStream final : public TokenStream {
                   FileRecords& records)
       : TokenFileStream(path, separator, vocab_size) {
     const FileRecords::Record record = scan(ids_, vocab_size, records);
-    Digest digest;
-    digest.update(fmt::format("tokens {} {} {} {} {}",
-                              separator_.first,
-                              separator_.last,
-                              positions_at_ != 0,
-                              mask_at_ != 0,
-                              record.digest));
-    for (const auto& [begin, end] : {std::pair{positions_at_, positions_at_ + 4 * ids_.count},
-                                     std::pair{mask_at_, mask_at_ + (ids_.count + 7) / 8}}) {
-      std::vector<std::byte> piece(kScanBytes);
-      for (std::uint64_t at = begin; begin != 0 && at < end; at += piece.size()) {
-        const auto part = std::span(piece).first(std::min<std::uint64_t>(piece.size(), end - at));
-        ids_.file.read(at, part);
-        digest.update(std::span<const std::byte>(part));
-      }
-    }
-    fingerprint_ = digest.hex();
+    const std::string what = fmt::format("tokens {} {} {} {} {}",
+                                         separator_.first,
+                                         separator_.last,
+                                         positions_at_ != 0,
+                                         mask_at_ != 0,
+                                         record.digest);
+    // Positions and the mask, which lie behind the ids.
+    fingerprint_ = digest_of_rest(
+        what, ids_.file, ids_.offset + ids_.count * ids_.item_bytes(), what, records);
   }
 
   // Of its header alone.
   TokenFileStream(const fs::path& path, Separator separator, std::int64_t vocab_size)
-      : ids_{.file = InputFile(path)}, separator_(separator), vocab_size_(vocab_size) {
+      : IdStream(InputFile(path), vocab_size), separator_(separator) {
     if (ids_.file.size() < kHeaderBytes) {
       refuse_tokens(
           path,
@@ -65,42 +57,7 @@ class TokenFileStream final : public TokenStream {
       read_llmc_header();
     }
   }
-  IdColumn ids() && { return std::move(ids_); }
-
-  std::uint64_t num_tokens() const override { return ids_.count; }
-  const std::string& fingerprint() const override { return fingerprint_; }
   bool has_mask() const override { return mask_at_ != 0; }
-
-  void read(std::uint64_t begin,
-            std::span<std::int32_t> tokens,
-            std::span<std::int32_t> position) const override {
-    require_within(begin, tokens.size(), position.size());
-    ids_.read(begin, tokens, vocab_size_);
-    if (tokens.empty()) {
-      return;
-    }
-    if (positions_at_ != 0) {
-      ids_.file.read(positions_at_ + 4 * begin, std::as_writable_bytes(position));
-      for (std::int32_t& each : position) {
-        each = std::max(each, 0);
-      }
-      return;
-    }
-    std::int32_t before = -1;
-    if (begin > 0 && separator_.last >= 0) {
-      ids_.read(begin - 1, {&before, 1}, vocab_size_);
-    }
-    std::uint64_t at = begin == 0 ? 0 : kFarPosition;
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const bool begins = begin + i == 0 ||
-                          (separator_.first >= 0 && tokens[i] == separator_.first) ||
-                          (separator_.last >= 0 && before == separator_.last);
-      at = begins ? 0 : at;
-      position[i] = static_cast<std::int32_t>(std::min<std::uint64_t>(at, kFarPosition));
-      ++at;
-      before = tokens[i];
-    }
-  }
 
   void read_mask(std::uint64_t begin, std::span<std::uint8_t> learnt) const override {
     if (mask_at_ == 0) {
@@ -129,6 +86,32 @@ class TokenFileStream final : public TokenStream {
 
  private:
   static constexpr std::uint64_t kHeaderBytes = 1024;
+
+  void read_positions(std::uint64_t begin,
+                      std::span<const std::int32_t> tokens,
+                      std::span<std::int32_t> position) const override {
+    if (positions_at_ != 0) {
+      ids_.file.read(positions_at_ + 4 * begin, std::as_writable_bytes(position));
+      for (std::int32_t& each : position) {
+        each = std::max(each, 0);
+      }
+      return;
+    }
+    std::int32_t before = -1;
+    if (begin > 0 && separator_.last >= 0) {
+      ids_.read(begin - 1, {&before, 1}, vocab_size_);
+    }
+    std::uint64_t at = begin == 0 ? 0 : kFarPosition;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      const bool begins = begin + i == 0 ||
+                          (separator_.first >= 0 && tokens[i] == separator_.first) ||
+                          (separator_.last >= 0 && before == separator_.last);
+      at = begins ? 0 : at;
+      position[i] = static_cast<std::int32_t>(std::min<std::uint64_t>(at, kFarPosition));
+      ++at;
+      before = tokens[i];
+    }
+  }
 
   std::int32_t header(std::uint64_t word) const {
     return read_one<std::int32_t>(ids_.file, 4 * word);
@@ -203,12 +186,9 @@ class TokenFileStream final : public TokenStream {
     }
   }
 
-  IdColumn ids_;
   Separator separator_;
-  std::int64_t vocab_size_;
   std::uint64_t positions_at_ = 0;  // of llmq; 0: none
   std::uint64_t mask_at_ = 0;
-  std::string fingerprint_;
 };
 
 }  // namespace

@@ -8,21 +8,10 @@
 #include <vector>
 
 #include "csrc/data/document_reader.h"
+#include "csrc/data/tokenize_options.h"
 #include "csrc/data/tokenizer.h"
 
 namespace memphis {
-
-struct TokenizeOptions {
-  std::string field = "text";  // of a line of JSON
-  std::string prompt_field;    // in its place: read and not learnt
-  std::string response_field;  // behind the prompt, learnt
-  bool bos = true;             // in front of each document, if the tokenizer has one
-  bool eos = true;             // behind it
-  // Of a document, and about as much of a batch, which is what is in memory.
-  std::uint64_t max_document_bytes = std::uint64_t{256} << 20U;
-  std::uint64_t batch_bytes = std::uint64_t{8} << 20U;
-  std::uint64_t noted_bytes = std::uint64_t{64} << 20U;  // read again after a kill, at most
-};
 
 // Text to a Megatron dataset, PREFIX.bin and PREFIX.idx: one sequence a document. Where prompts are
 // not learnt, PREFIX.mask says so (megatron_stream.h). PREFIX.meta.json says what it was made of
@@ -34,14 +23,7 @@ struct TokenizeOptions {
 // PREFIX.*.partial.
 class TokenizeJob {
  public:
-  struct Counts {
-    std::uint64_t documents = 0;
-    std::uint64_t tokens = 0;
-    std::uint64_t text_bytes = 0;       // of documents, unpacked
-    std::uint64_t empty_documents = 0;  // which are left out
-    std::uint64_t blank_lines = 0;      // so are they
-    std::uint64_t replaced = 0;         // places that are not UTF-8, read as U+FFFD
-  };
+  using Counts = TokenizeCounts;
 
   // PreflightError where the output cannot be written or another process writes it. DataError where
   // a file of the corpus cannot be read.

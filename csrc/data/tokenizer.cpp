@@ -40,7 +40,7 @@ fs::path file_of(const fs::path& path) {
       return entry.path();
     }
   }
-  throw DataError("data.tokenizer " + path.string() +
+  throw DataError(path.string() +
                   " holds no tokenizer (it is a folder without tokenizer.json, "
                   "tokenizer.tok.json, tokenizer.model, spiece.model, tiktoken.model or a file "
                   "*.tiktoken); name the file");
@@ -65,19 +65,16 @@ void Tokenizer::require_known(std::span<const std::int32_t> ids) const {
   }
 }
 
-std::string StreamingDecoder::push(std::int32_t id) {
-  held_ += tokenizer_.piece(id, is_first_);
-  is_first_ = is_first_ && held_.empty();
-  std::string text = held_.substr(0, complete_utf8(held_));
-  held_.erase(0, text.size());
-  return text;
-}
-
-std::string StreamingDecoder::finish() {
-  std::string text;
-  text.swap(held_);
-  is_first_ = true;
-  return text;
+std::vector<std::int32_t> Tokenizer::begin_document(std::string_view text) const {
+  std::vector<std::int32_t> ids;
+  if (special().bos >= 0) {
+    ids.push_back(special().bos);
+  }
+  append(text, ids);
+  if (ids.empty()) {
+    ids.push_back(std::max(special().eos, 0));
+  }
+  return ids;
 }
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& name,
@@ -91,14 +88,14 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& name,
   const fs::path path = file_of(name);
   const std::string content = read_text(path, kMaxTokenizerBytes);
   if (content.empty()) {
-    throw DataError("data.tokenizer " + path.string() +
+    throw DataError("the tokenizer " + path.string() +
                     " is empty (a download that was cut short, perhaps); fetch it again");
   }
   if (is_tokenizer_json(content) || is_tiktoken(content)) {
     return open_byte_pair_tokenizer(path, content, pattern);
   }
   if (!pattern.empty()) {
-    throw DataError("data.tokenizer_pattern is given and " + path.string() +
+    throw DataError("a pattern is given for the tokenizer and " + path.string() +
                     " is no tiktoken file (it has no line of base64 and a rank); leave it out");
   }
   return open_sentence_piece(path, content);

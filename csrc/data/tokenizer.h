@@ -47,9 +47,11 @@ class Tokenizer {
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
 
   // What the id adds to a text that is shown as it is generated: bytes that may end within a
-  // character. `is_first` where all ids before it are special: what stands for nothing at the
-  // beginning of a text is left out.
+  // character. `is_first` where the text has not begun yet: what stands for nothing there is left
+  // out.
   virtual std::string piece(std::int32_t id, bool is_first) const = 0;
+  // Whether a text has begun with this id, as it has with none that is special.
+  virtual bool begins_text(std::int32_t id) const { return !piece(id, false).empty(); }
 
   // Hexadecimal, of all that ids depend on: equal for tokenizers that give equal ids, wherever they
   // lie.
@@ -61,25 +63,14 @@ class Tokenizer {
 
   std::vector<std::int32_t> encode(std::string_view text) const;
 
+  // The ids that a document of `text` begins with, at least one: bos, if the tokenizer has it, and
+  // those of the text. Where there is neither it is eos, behind which another document begins, and
+  // where there is no eos id 0, because a model goes on from something.
+  std::vector<std::int32_t> begin_document(std::string_view text) const;
+
  protected:
   // ContractError unless every id is within the vocabulary.
   void require_known(std::span<const std::int32_t> ids) const;
-};
-
-// Shows ids as text while they come: a character once all its bytes are there.
-class StreamingDecoder {
- public:
-  explicit StreamingDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-
-  // The text that is complete with `id`; empty within a character.
-  std::string push(std::int32_t id);
-  // What is left: the beginning of a character, as it is.
-  std::string finish();
-
- private:
-  const Tokenizer& tokenizer_;
-  std::string held_;
-  bool is_first_ = true;
 };
 
 // data.tokenizer: "byte"; "none", for a null pointer; or a path, of a SentencePiece model, a

@@ -19,6 +19,7 @@
 #include "csrc/core/log.h"
 #include "csrc/core/memory_pools.h"
 #include "csrc/core/progress.h"
+#include "csrc/data/dataset_preparation.h"
 #include "csrc/data/id_scan.h"
 #include "csrc/plan/range.h"
 #include "csrc/plan/ways_to_fit.h"

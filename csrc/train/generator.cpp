@@ -10,9 +10,9 @@
 
 #include "csrc/core/error.h"
 #include "csrc/core/rng.h"
+#include "csrc/data/growing_text.h"
 #include "csrc/data/loader.h"
 #include "csrc/data/tokenizer.h"
-#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
@@ -37,54 +37,6 @@ std::vector<T> to_host(const TensorView& row, Stream stream) {
   };
   return row.dtype == DType::f64 ? read(double{}) : read(float{});
 }
-
-// A text that grows, and what of it may be shown: not what may be the beginning of a stop text.
-class GrowingText {
- public:
-  explicit GrowingText(const std::vector<std::string>& stop) : stop_(stop) {}
-
-  // True where the text has come to an end, which is cut off.
-  bool add(std::string_view piece) {
-    const std::size_t before = text_.size();
-    text_ += piece;
-    std::size_t first = std::string::npos;
-    for (const std::string& stop : stop_) {
-      const std::size_t from = before + 1 > stop.size() ? before + 1 - stop.size() : 0;
-      first = std::min(first, text_.find(stop, from));
-    }
-    if (first == std::string::npos) {
-      return false;
-    }
-    text_.resize(first);
-    return true;
-  }
-
-  // What has not been shown; all that is left where the text is `done`.
-  std::string_view show(bool done) {
-    std::size_t end = text_.size();
-    if (!done) {
-      for (const std::string& stop : stop_) {
-        for (std::size_t count = std::min(stop.size() - 1, text_.size()); count > 0; --count) {
-          if (text_.ends_with(std::string_view(stop).substr(0, count))) {
-            end = std::min(end, text_.size() - count);
-            break;
-          }
-        }
-      }
-      end = complete_utf8(std::string_view(text_).substr(0, end));
-    }
-    const std::size_t begin = std::min(shown_, end);
-    shown_ = std::max(shown_, end);
-    return std::string_view(text_).substr(begin, shown_ - begin);
-  }
-
-  std::string take() { return std::move(text_); }
-
- private:
-  const std::vector<std::string>& stop_;
-  std::string text_;
-  std::size_t shown_ = 0;
-};
 
 // Sequences of which each is one document, for StepBatch::fill().
 class WholeSequences {
@@ -466,8 +418,6 @@ std::vector<GeneratedText> generate_texts(SequenceModel& model,
   const ByteTokenizer bytes;
   const Tokenizer& tokenizer = options.tokenizer == nullptr ? bytes : *options.tokenizer;
   const SpecialTokens special = tokenizer.special();
-  // A document begins with bos or, where there is none, behind the eos of another.
-  const std::int32_t start = std::max(special.bos >= 0 ? special.bos : special.eos, 0);
   std::vector<GeneratedText> results(prompts.size());
   std::vector<std::optional<Sequence>> places(static_cast<std::size_t>(model.num_sequences()));
   std::size_t next_prompt = 0;
@@ -487,15 +437,14 @@ std::vector<GeneratedText> generate_texts(SequenceModel& model,
     for (std::optional<Sequence>& place : places) {
       if (!place && next_prompt < prompts.size() && options.num_tokens > 0) {
         const std::size_t index = next_prompt++;
+        SequenceModel::Tokens context = tokenizer.begin_document(prompts[index]);
         place.emplace(Sequence{
             .prompt = index,
             .rng =
                 CounterRng(options.seed, index == 0 ? "sample" : "sample." + std::to_string(index)),
-            .text = GrowingText(options.stop),
-            .context = {start},
+            .text = GrowingText(tokenizer, context, options.stop),
+            .context = std::move(context),
             .result = {}});
-        const std::vector<std::int32_t> tokens = tokenizer.encode(prompts[index]);
-        place->context.insert(place->context.end(), tokens.begin(), tokens.end());
       }
       contexts.push_back(place ? &place->context : nullptr);
       any = any || place.has_value();
@@ -533,9 +482,7 @@ std::vector<GeneratedText> generate_texts(SequenceModel& model,
       }
       ++sequence.result.num_tokens;
       sequence.context.push_back(token);
-      // A vocabulary may be larger than the tokenizer's; ids that mean nothing are left out.
-      const bool is_first = prompts[sequence.prompt].empty() && sequence.result.num_tokens == 1;
-      if (token < tokenizer.vocab_size() && sequence.text.add(tokenizer.piece(token, is_first))) {
+      if (sequence.text.add(token)) {
         finish(places[i], GeneratedText::End::stop);
         continue;
       }

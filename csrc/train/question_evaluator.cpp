@@ -5,6 +5,7 @@
 
 #include "csrc/comm/together.h"
 #include "csrc/plan/host_memory.h"
+#include "csrc/train/window_losses.h"
 
 namespace memphis {
 
@@ -44,19 +45,17 @@ void QuestionEvaluator::add_losses(std::uint64_t first) {
   if (!has_head_ || plan_.share.tensor.index != 0) {
     return;
   }
-  const std::int64_t S = plan_.dims.S;
-  const bool wide = model_.activations().shared.stats.dtype == DType::f64;
-  for (std::int64_t i = 0; i < num_micro_batches_ * micro_batch_; ++i) {
-    const std::uint64_t window = first + static_cast<std::uint64_t>(samples_.place(i));
-    if (window >= window_losses_.size()) {
-      continue;
+  const TensorView own(losses_.data(),
+                       {num_micro_batches_ * plan_.dims.T},
+                       model_.activations().shared.stats.dtype,
+                       Device::cpu);
+  const std::vector<double> sums = sum_windows(own, plan_.dims.S);
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    const std::uint64_t window =
+        first + static_cast<std::uint64_t>(samples_.place(static_cast<std::int64_t>(i)));
+    if (window < window_losses_.size()) {
+      window_losses_[window] = sums[i];
     }
-    double sum = 0;
-    for (std::int64_t t = i * S; t < (i + 1) * S; ++t) {
-      sum += wide ? static_cast<const double*>(losses_.data())[t]
-                  : static_cast<double>(static_cast<const float*>(losses_.data())[t]);
-    }
-    window_losses_[window] = sum;
   }
 }
 
@@ -92,7 +91,11 @@ std::optional<QuestionScores> QuestionEvaluator::run(const std::function<bool()>
                        DType::f64,
                        Device::cpu);
   groups_.all_host().run(AllReduce{.y = all, .x = all}, "evaluate.losses", {});
-  return score_questions(questions_, window_losses_);
+  QuestionScores scores;
+  together(groups_.all_host(), "evaluate.score", [&] {
+    scores = score_questions(questions_, window_losses_);
+  });
+  return scores;
 }
 
 }  // namespace memphis

@@ -31,7 +31,8 @@ class QuestionEvaluator {
                     const Tokenizer* tokenizer,  // null: of bytes
                     Stream stream);
 
-  // As Evaluator::run: nothing where it was given up.
+  // As Evaluator::run: nothing where it was given up. DivergedError, naming the question, where a loss
+  // is not finite.
   std::optional<QuestionScores> run(const std::function<bool()>& gives_up = [] { return false; });
   // Of each window, as the last run() found it.
   std::span<const double> window_losses() const { return window_losses_; }

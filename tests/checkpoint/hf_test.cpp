@@ -305,6 +305,48 @@ TEST(HfConfig, ReadsWhatItWrites) {
   EXPECT_THROW(write_hf_config(read(kGrok2), DType::i32), ContractError);
 }
 
+// What a server takes a config for that lacks a key, and would run another model with.
+TEST(HfConfig, NothingIsLeftToWhatAServerAssumes) {
+  struct Assumed {
+    const char* server;
+    const char* key;
+    Json value;  // where the key is absent
+  };
+  // Source: their models grok1.py and grok.py.
+  const std::vector<Assumed> rows = {{"vLLM", "num_experts", 8},
+                                     {"vLLM", "num_experts_per_tok", 2},
+                                     {"vLLM", "router_logit_softcapping", 30.0},
+                                     {"vLLM", "attn_logit_softcapping", 30.0},
+                                     {"vLLM", "attn_output_multiplier", 1.0},
+                                     {"vLLM", "output_multiplier_scale", 0.5773502691896257},
+                                     {"vLLM", "embedding_multiplier_scale", 78.38367176906169},
+                                     {"SGLang", "head_dim", 128},
+                                     {"SGLang", "rope_theta", 10000},
+                                     {"SGLang", "moe_intermediate_size", 176},  // the dense width
+                                     {"SGLang", "attn_logit_softcapping", 30.0},
+                                     {"SGLang", "attn_temperature_len", -1},
+                                     {"SGLang", "residual_moe", false},
+                                     {"SGLang", "load_presharded_moe", true}};
+  Json other = minimal();
+  other["num_local_experts"] = 4;
+  other["num_experts_per_tok"] = 3;
+  other["moe_intermediate_size"] = 48;
+  other["residual_moe"] = true;
+  other["router_logit_softcapping"] = 25.0;
+  other["attn_logit_softcapping"] = 20.0;
+  other["head_dim"] = 16;
+  other["rope_theta"] = 5e5;
+  other["attn_temperature_len"] = 64;
+  const Json written = parse_json(write_hf_config(read(other.dump()), DType::bf16)).value();
+  for (const Assumed& row : rows) {
+    ASSERT_TRUE(written.contains(row.key)) << row.server << " " << row.key;
+    EXPECT_NE(written[row.key], row.value) << row.server << " " << row.key;
+    if (other.contains(row.key)) {
+      EXPECT_EQ(written[row.key], other[row.key]) << row.server << " " << row.key;
+    }
+  }
+}
+
 class Folder : public testing::Test {
  protected:
   void write_shard(const std::string& name, const std::vector<TensorSource>& tensors) {

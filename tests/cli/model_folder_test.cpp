@@ -2,6 +2,7 @@
 //
 // What the commands that read weights do with folders as users have them: of other programs, of
 // another model, damaged, not finite.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -306,7 +307,6 @@ TEST_F(ModelFolder, ARunIsToldThatItsTokenizerIsNotThatOfTheWeights) {
   EXPECT_FALSE(begin("again", {"run.init_from=" + path("first-ex"), "data.tokenizer=" + bpe}));
 }
 
-// What a text is made of is asked for in many ways, and is the same text.
 // In the tokens of the run, and by the bytes of the text.
 TEST_F(ModelFolder, TextIsMeasuredByTheTokenizerOfTheRun) {
   const fs::path tokenizer = fs::absolute("tests/data/golden/gpt2.json");
@@ -406,6 +406,7 @@ TEST_F(ModelFolder, ARunKeepsItsTokenizer) {
   EXPECT_NE(refused.error.find(path("own/tokenizer")), std::string::npos) << refused.error;
 }
 
+// What a text is made of is asked for in many ways, and is the same text.
 TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {
   const auto text = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"generate", path("ex"), "--tokens", "40", "--temperature", "0"});
@@ -435,6 +436,164 @@ TEST_F(ModelFolder, TextIsTheSameHoweverItIsAskedFor) {
     arguments.insert(arguments.end(), wrong.begin(), wrong.end());
     EXPECT_EQ(command(arguments).code, 2);
   }
+}
+
+// Each line goes on with the text so far, as one prompt does that holds all of it, and an empty line
+// begins anew. Each text has draws of its own.
+TEST_F(ModelFolder, ATalkGoesOnWithItsText) {
+  const auto talk = [&](const std::string& lines, std::vector<std::string> more) {
+    directory_.write("lines.txt", lines);
+    more.insert(more.begin(), {MEMPHIS_BINARY, "generate", path("ex"), "--interactive"});
+    std::vector<std::string> arguments = {
+        "/bin/sh", "-c", "exec \"$@\" < " + path("lines.txt"), "sh"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Ended ended = run_to_end(arguments, directory_.path());
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    return ended.out;
+  };
+  const auto text = [&](const std::string& prompt, std::vector<std::string> more) {
+    more.insert(more.begin(), {"generate", path("ex"), "--prompt", prompt});
+    const Ended ended = command(more);
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    EXPECT_EQ(ended.out.rfind(prompt, 0), 0U) << ended.out;
+    return ended.out.substr(
+        std::min(prompt.size(), ended.out.size()));  // with a line end behind it
+  };
+  const std::vector<std::string> best = {"--tokens", "12", "--temperature", "0"};
+  const std::string first = text("grok ", best);
+  const std::string begun = "grok " + first.substr(0, first.size() - 1);
+  const std::string second = text(begun + "to two", best);
+  const std::string other = text("token", best);
+  EXPECT_EQ(talk("grok \nto two\n\ntoken\n", best), first + second + other);
+  EXPECT_EQ(talk("grok ", best), first) << "a last line without an end";
+  EXPECT_EQ(talk("", best), "");
+  // A stop text is none of what a talk goes on with.
+  std::vector<std::string> stopped = best;
+  const std::string stop = first.substr(4, 3);
+  stopped.insert(stopped.end(), {"--stop", stop});
+  const std::string cut = first.substr(0, first.find(stop));
+  EXPECT_EQ(talk("grok \nto two\n", stopped), cut + "\n" + text("grok " + cut + "to two", stopped));
+  const std::vector<std::string> drawn = {"--tokens", "12", "--temperature", "2", "--seed", "5"};
+  std::vector<std::string> next = drawn;
+  next.back() = "6";
+  EXPECT_EQ(talk("grok \n\ngrok \n", drawn), text("grok ", drawn) + text("grok ", next));
+}
+
+// However many are made at a time, each prompt has its text, its number of tokens and its end, in the
+// order of the prompts.
+TEST_F(ModelFolder, ABatchIsItsPromptsOneByOne) {
+  directory_.write("prompts.txt", "token\r\ngrok \n\nto two experts of many\nto\n");
+  const auto texts = [&](const std::string& batch, std::vector<std::string> more) {
+    more.insert(more.begin(),
+                {"generate",
+                 path("ex"),
+                 "--prompts",
+                 path("prompts.txt"),
+                 "--batch",
+                 batch,
+                 "--tokens",
+                 "25"});
+    const Ended ended = command(more);
+    EXPECT_EQ(ended.code, 0) << ended.error;
+    return ended.out;
+  };
+  const std::vector<std::string> warm = {"--temperature", "0.7"};
+  const std::string alone = texts("1", warm);
+  std::istringstream lines(alone);
+  std::vector<Json> objects;
+  for (std::string line; std::getline(lines, line);) {
+    objects.push_back(parse_json(line).value());
+  }
+  const std::vector<std::string> prompts = {"token", "grok ", "", "to two experts of many", "to"};
+  ASSERT_EQ(objects.size(), prompts.size());
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    EXPECT_EQ(objects[i]["prompt"], prompts[i]);
+    const std::string end = objects[i]["end"];
+    EXPECT_TRUE(end == "length" ? objects[i]["tokens"] == 25 : end == "document") << alone;
+  }
+  for (const char* batch : {"2", "8"}) {
+    EXPECT_EQ(texts(batch, warm), alone) << batch;
+  }
+  EXPECT_EQ(texts("1", {"--temperature", "0.7", "--no-cache"}), alone);
+  // Several prompts of the command line likewise.
+  EXPECT_EQ(command({"generate",
+                     path("ex"),
+                     "--prompt",
+                     "token",
+                     "--prompt",
+                     "grok ",
+                     "--tokens",
+                     "25",
+                     "--temperature",
+                     "0.7"})
+                .out,
+            alone.substr(0, alone.find('\n', alone.find('\n') + 1) + 1));
+  // One that ends by a stop text says so, and its tokens, of bytes, are those that were made.
+  const auto most_probable = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"--temperature", "0"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    std::vector<Json> result;
+    std::istringstream stream(texts("3", arguments));
+    for (std::string line; std::getline(stream, line);) {
+      result.push_back(parse_json(line).value());
+    }
+    EXPECT_EQ(result.size(), prompts.size());
+    return result;
+  };
+  const std::vector<Json> plain = most_probable({});
+  const std::string stop = plain.at(1)["text"].get<std::string>().substr(6, 2);
+  const std::vector<Json> stopped = most_probable({"--stop", stop});
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::string text = plain.at(i)["text"];
+    if (!std::all_of(text.begin(), text.end(), [](char c) { return c > 0; })) {
+      EXPECT_NE(i, 1U) << "the one that the stop text is of, " << text;
+      continue;  // JSON has not its bytes
+    }
+    const std::size_t at = text.find(stop);
+    EXPECT_EQ(stopped.at(i)["text"], text.substr(0, at)) << i;
+    if (at != std::string::npos) {
+      EXPECT_EQ(stopped.at(i)["end"], "stop");
+      EXPECT_EQ(stopped.at(i)["tokens"], at + stop.size());
+    }
+  }
+}
+
+// What is wrong is told in the words of the command that was given.
+TEST_F(ModelFolder, CommandsNameTheirOwnOptions) {
+  directory_.write("a.jsonl", "{\"body\": \"a\"}\n");
+  const auto expect = [&](const std::vector<std::string>& arguments, const std::string& part) {
+    const Ended ended = command(arguments);
+    EXPECT_EQ(ended.code, 3) << ended.error;
+    EXPECT_NE(ended.error.find(part), std::string::npos) << ended.error << "\nlacks: " << part;
+    for (const char* other : {"train on", "data.field", "data.tokenizer "}) {
+      EXPECT_EQ(ended.error.find(other), std::string::npos) << ended.error;
+    }
+  };
+  const std::string bpe = fs::absolute("tests/data/golden/gpt2.json").string();
+  expect({"tokenize", path("a.jsonl"), "--tokenizer", bpe, "--output", path("out")},
+         "set --field to");
+  directory_.write("empty.json", "");
+  expect({"tokenize", path("a.jsonl"), "--tokenizer", path("empty.json"), "--output", path("out")},
+         "the tokenizer " + path("empty.json") + " is empty");
+  directory_.write("table.parquet", std::string("PAR1\0\0\0\0PAR1", 12));
+  expect({"evaluate", path("ex"), path("table.parquet")},
+         "cannot use " + path("table.parquet") + " (it holds");
+  expect({"tokenize", path("table.parquet"), "--tokenizer", bpe, "--output", path("out")},
+         "cannot use " + path("table.parquet") + " (it holds");
+}
+
+// Answers to questions of a model that has none.
+TEST_F(ModelFolder, QuestionsOfLossesThatAreNotFiniteHaveNoAnswer) {
+  edit_config([](Json& config) { config["output_multiplier_scale"] = 3e38; });
+  const std::string good = R"({"ctx": "a", "endings": ["b", "c"], "label": 0})";
+  directory_.write("q.jsonl", good + "\n" + good + "\n");
+  directory_.write("a.txt", "grok routes");
+  const Ended asked = command({"evaluate", path("ex"), path("q.jsonl")});
+  EXPECT_EQ(asked.code, 14) << asked.error;
+  EXPECT_EQ(asked.out, "");
+  EXPECT_NE(asked.error.find("q.jsonl:1: the loss of ending 0"), std::string::npos) << asked.error;
+  const Ended measured = command({"evaluate", path("ex"), path("a.txt")});
+  EXPECT_EQ(measured.code, 14) << measured.error;
 }
 
 // The same from logits: what a program that knows nothing of losses makes of the model.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/data/questions.h"
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -117,6 +118,42 @@ TEST_F(QuestionsTest, LengthCountsInOneScoreAlone) {
   EXPECT_EQ(scores.accuracy, 0.5);             // 4 < 9, and 2.5 is least
   EXPECT_EQ(scores.accuracy_normalised, 1.0);  // 9 / 9 < 4 / 2
   EXPECT_EQ(score_questions(questions, std::vector<double>{1, 2, 3, 3, 3}).accuracy, 0);
+}
+
+// Of a tokenizer without a token for it a document begins with its text.
+TEST_F(QuestionsTest, AWindowBeginsAsADocumentDoes) {
+  const auto tokenizer = open_tokenizer("tests/data/golden/o200k.json");
+  ASSERT_LT(tokenizer->special().bos, 0);
+  const std::vector<Question> questions = {
+      {.context = "every token", .endings = {" to two", " to one"}, .label = 0}};
+  std::vector<std::int32_t> expected = tokenizer->encode("every token");
+  const std::size_t num_context = expected.size();
+  tokenizer->append(" to two", expected);
+  constexpr std::int64_t kLength = 40;
+  const QuestionWindows windows(questions, kLength, tokenizer.get());
+  std::vector<std::int32_t> tokens(kLength);
+  std::vector<std::int32_t> targets(kLength);
+  std::vector<std::int32_t> positions(kLength);
+  EXPECT_EQ(windows.sample(0, {.tokens_S = tokens, .targets_S = targets, .position_S = positions}),
+            static_cast<std::int64_t>(expected.size() - num_context));
+  for (std::size_t i = 0; i + 1 < expected.size(); ++i) {
+    EXPECT_EQ(tokens[i], expected[i]) << i;
+    EXPECT_EQ(targets[i], i + 1 < num_context ? kNoTarget : expected[i + 1]) << i;
+  }
+}
+
+// No answer is better than it, and none is worse.
+TEST_F(QuestionsTest, ALossThatIsNotFiniteIsNamed) {
+  const std::vector<Question> questions = {
+      {.context = "a", .endings = {" b", " c"}, .label = 1, .place = "q.jsonl:1"},
+      {.context = "a", .endings = {" b", " c", " d"}, .label = 2, .place = "q.jsonl:3"}};
+  for (const double loss : {std::nan(""), static_cast<double>(INFINITY)}) {
+    const std::string error = error_text<DivergedError>([&] {
+      (void)score_questions(questions, std::vector<double>{1, 2, 3, 4, loss});
+    });
+    EXPECT_TRUE(follows_grammar(error)) << error;
+    EXPECT_NE(error.find("q.jsonl:3: the loss of ending 2"), std::string::npos) << error;
+  }
 }
 
 }  // namespace

@@ -209,6 +209,30 @@ TEST(TextFormat, MegatronTokensAreKnownByTheIndexBesideThem) {
   EXPECT_FALSE(recognise((directory.path() / "other.bin").string(), "words").has_value());
 }
 
+// As much of them as is looked at, of which the header is a small part.
+TEST(TextFormat, IdsAreNotTakenForTextOfWideCharacters) {
+  const auto file = [](std::string_view mark, std::size_t item) {
+    std::string bytes(mark);
+    bytes.resize(1024);
+    for (std::uint32_t id = 1; bytes.size() < kFormatBytes; id = id * 5 % 251 + 1) {
+      bytes += static_cast<char>(id);
+      bytes.append(item - 1, '\0');
+    }
+    return bytes;
+  };
+  const std::string gpt2 = file("\x88\xD8\x34\x01"sv, 2);
+  const std::string llama3 = file("\xA1\xD9\x34\x01"sv, 4);
+  const std::string llmq = file("BIN.TOK\n"sv, 4);
+  for (const std::string& bytes : {gpt2, llama3, llmq}) {
+    const auto format = recognise("x.bin", bytes, false);
+    ASSERT_TRUE(format.has_value());
+    EXPECT_EQ(format->kind, Kind::token_file) << format->name;
+    const auto text = recognise("x.txt", bytes.substr(1024), false);
+    ASSERT_TRUE(text.has_value());
+    EXPECT_NE(text->name.find("UTF-"), std::string::npos) << "what these ids look like";
+  }
+}
+
 TEST(TextFormat, BytesOutsideUtf8AreCounted) {
   const auto count = [](std::string_view text) { return count_bytes_outside_utf8(bytes_of(text)); };
   EXPECT_EQ(count(""), 0U);

@@ -216,6 +216,66 @@ TEST_F(TokenFiles, WhatWasLearntIsKeptForAFileThatIsAsItWas) {
   EXPECT_NE(open_megatron(index, 100, records)->fingerprint(), fingerprint);
 }
 
+// What lies beside the ids likewise: an index with its kinds of data, and masks, of which a job's
+// first rank keeps what the others would find.
+TEST_F(TokenFiles, WhatLiesBesideIdsIsReadOnce) {
+  const std::filesystem::path kept = directory_.path() / "kept/files.json";
+  const auto fingerprint_of =
+      [&](const std::function<std::unique_ptr<const TokenStream>(FileRecords&)>& open) {
+        FileRecords records(kept);
+        std::string fingerprint = open(records)->fingerprint();
+        records.save();
+        return fingerprint;
+      };
+  // Of the same size and time.
+  const auto rewrite = [&](const std::string& name, const std::string& content) {
+    const auto time = std::filesystem::last_write_time(directory_.path() / name);
+    directory_.write(name, content);
+    std::filesystem::last_write_time(directory_.path() / name, time);
+  };
+  const auto later = [&](const std::string& name) {
+    const std::filesystem::path path = directory_.path() / name;
+    std::filesystem::last_write_time(
+        path, std::filesystem::last_write_time(path) + std::chrono::seconds(1));
+  };
+  const auto megatron = [&](FileRecords& records) {
+    return open_megatron(directory_.path() / "a.idx", 100, records);
+  };
+  const std::string index = megatron_index(8, 2, {2, 1}, {0, 1, 2});
+  const std::string mask = std::string(kMaskMagic);
+  write_pair(packed(std::vector<std::uint16_t>{5, 6, 7}), index + std::string(2, '\0'));
+  directory_.write("a.mask", mask + std::string("\0\1\1", 3));
+  const std::string first = fingerprint_of(megatron);
+  rewrite("a.mask", mask + std::string("\1\1\1", 3));
+  rewrite("a.idx", index + std::string("\0\1", 2));
+  EXPECT_EQ(fingerprint_of(megatron), first);
+  later("a.mask");
+  EXPECT_NE(fingerprint_of(megatron), first);
+  later("a.idx");
+  const std::string text = problem([&] { (void)fingerprint_of(megatron); });
+  EXPECT_NE(text.find("the mode of its sequence 1, at byte 83, is 1"), std::string::npos) << text;
+
+  const auto llmq = [](char bits) {
+    std::vector<std::int32_t> words(256);
+    std::memcpy(words.data(), "BIN.TOK\n", 8);
+    words[2] = 2;
+    words[3] = 4;
+    words[4] = 3;
+    words[5] = 10;
+    words[6] = 1;
+    return packed(words) + packed(std::vector<std::int32_t>{1, 2, 9}) + bits;
+  };
+  const auto token_file = [&](FileRecords& records) {
+    return open_token_file(directory_.path() / "q.bin", {}, 10, records);
+  };
+  directory_.write("q.bin", llmq('\3'));
+  const std::string of_mask = fingerprint_of(token_file);
+  rewrite("q.bin", llmq('\2'));
+  EXPECT_EQ(fingerprint_of(token_file), of_mask);
+  later("q.bin");
+  EXPECT_NE(fingerprint_of(token_file), of_mask);
+}
+
 TEST_F(TokenFiles, LlmcFilesReadInBothWidths) {
   const auto header = [](std::int32_t magic, std::int32_t version, std::int32_t count) {
     std::vector<std::int32_t> words(256);

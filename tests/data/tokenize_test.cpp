@@ -12,6 +12,7 @@
 #include "csrc/core/file.h"
 #include "csrc/data/corpus.h"
 #include "csrc/data/dataset.h"
+#include "csrc/data/encoded_text.h"
 #include "csrc/data/file_records.h"
 #include "csrc/data/megatron_stream.h"
 #include "tests/support/error_text.h"
@@ -262,6 +263,52 @@ TEST_F(Tokenize, BadInputIsNamedWithFileAndPlace) {
     EXPECT_NE(text.find(each.expected), std::string::npos)
         << text << "\nexpected: " << each.expected;
     EXPECT_TRUE(test::follows_grammar(text)) << text;
+  }
+}
+
+// Fields are options of a command and keys of a config.
+TEST_F(Tokenize, AFieldThatIsNotThereIsAskedForInTheUsersWords) {
+  const std::string path = directory_.write("a.jsonl", R"({"body": "a", "question": "b"})");
+  const auto told = [&](TokenizeOptions options) {
+    return test::error_text<DataError>([&] {
+      run({{.path = path, .packing = Packing::none, .framing = Framing::lines}}, "out", options);
+    });
+  };
+  TokenizeOptions of_prompts;
+  of_prompts.prompt_field = "question";
+  of_prompts.response_field = "answer";
+  for (TokenizeOptions options : {TokenizeOptions{}, of_prompts}) {
+    const std::string field = options.prompt_field.empty() ? "field" : "response_field";
+    EXPECT_NE(told(options).find("; set data." + field + " to"), std::string::npos);
+    options.named_as_options = true;
+    const std::string text = told(options);
+    EXPECT_NE(text.find(field == "field" ? "; set --field to" : "; set --response-field to"),
+              std::string::npos)
+        << text;
+  }
+}
+
+// What is a tokenizer's most is known before any of it is read.
+TEST_F(Tokenize, ATextThatIsTooLargeIsRefusedUnread) {
+  const std::string path = directory_.write("large.txt", "x");
+  fs::resize_file(path, EncodedText::kMaxBytes + 1);  // of which the disk has a block
+  const auto tokenizer = open_tokenizer(kBytePairs);
+  for (const std::function<void()>& read :
+       std::vector<std::function<void()>>{[&] { const EncodedText text(path, *tokenizer); },
+                                          [&] { run({{.path = path}}, "out"); }}) {
+    const std::string text = test::error_text<DataError>(read);
+    EXPECT_NE(text.find("a document of more than 268435456 bytes"), std::string::npos) << text;
+    EXPECT_TRUE(test::follows_grammar(text)) << text;
+  }
+  // To the byte, packed or not.
+  directory_.write("ten.txt", "0123456789");
+  shell("gzip -k ten.txt");
+  for (const CorpusFile& file : {CorpusFile{.path = at("ten.txt")},
+                                 CorpusFile{.path = at("ten.txt.gz"), .packing = Packing::gzip}}) {
+    std::string document;
+    EXPECT_TRUE(DocumentReader(file, 10).next(document));
+    EXPECT_EQ(document, "0123456789");
+    EXPECT_THROW(DocumentReader(file, 9).next(document), DataError);
   }
 }
 

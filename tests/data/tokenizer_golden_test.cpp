@@ -63,21 +63,20 @@ TEST(Tokenizers, OfCharactersGiveTheIdsOfTheirOriginals) {
   }
 }
 
-TEST(Tokenizers, StreamWholeCharacters) {
-  const std::string text = "naïve 漢字 👩‍👩 end";
-  for (const char* file : {"gpt2.json", "o200k.tiktoken", "bpe.model"}) {
-    const auto tokenizer = open_tokenizer((kGolden / file).string(),
-                                          std::string(file).ends_with(".tiktoken") ? "o200k" : "");
-    const std::vector<std::int32_t> ids = tokenizer->encode(text);
-    StreamingDecoder decoder(*tokenizer);
-    std::string shown;
-    for (const std::int32_t id : ids) {
-      const std::string more = decoder.push(id);
-      EXPECT_TRUE(is_utf8(more)) << file;
-      shown += more;
-    }
-    EXPECT_EQ(shown + decoder.finish(), tokenizer->decode(ids)) << file;
-  }
+// With bos, or where there is none with its text alone, as when it is trained on; with something in
+// any case.
+TEST(Tokenizers, BeginADocument) {
+  const auto with_bos = open_tokenizer((kGolden / "bpe.model").string());
+  ASSERT_GE(with_bos->special().bos, 0);
+  std::vector<std::int32_t> expected = with_bos->encode("a word");
+  expected.insert(expected.begin(), with_bos->special().bos);
+  EXPECT_EQ(with_bos->begin_document("a word"), expected);
+  EXPECT_EQ(with_bos->begin_document(""), std::vector{with_bos->special().bos});
+  const auto without = open_tokenizer((kGolden / "llama2.json").string());
+  ASSERT_LT(without->special().bos, 0);
+  ASSERT_GT(without->special().eos, 0);
+  EXPECT_EQ(without->begin_document("a word"), without->encode("a word"));
+  EXPECT_EQ(without->begin_document(""), std::vector{without->special().eos});
 }
 
 TEST(Tokenizers, ReadInvalidUtf8AsPythonReplacesIt) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/question_evaluator.h"
 
+#include <cmath>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -9,8 +10,10 @@
 
 #include <gtest/gtest.h>
 
+#include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "tests/support/error_text.h"
 #include "tests/support/layout_run.h"
 #include "tests/support/tiny_run.h"
 
@@ -59,6 +62,25 @@ TEST(QuestionEvaluator, EveryLayoutFindsTheSameLosses) {
         EXPECT_GT(losses[i], 1);
         EXPECT_NEAR(losses[i], expected[i], 1e-9 * expected[i]) << layout.name << " window " << i;
       }
+    });
+  }
+}
+
+// Every rank is told, by one of them.
+TEST(QuestionEvaluator, ALossThatIsNotFiniteIsNamed) {
+  const TemporaryDirectory directory;
+  const std::string file = directory.write("q.jsonl", questions_text());
+  for (const char* name : {"one", "data2_tensor2_expert2_split2"}) {
+    const Layout& layout = layout_named(name);
+    std::vector<std::string> overrides = run_overrides(layout, "f64");
+    overrides.push_back("data.evaluate=[" + file + "]");
+    on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+      RankRun run(world, tiny_yaml(directory), overrides);
+      run.trainer().parameters().weights().head_VD.as<double>()[0] = INFINITY;
+      const std::string error = error_text<Error>([&] { (void)run.trainer().questions().run(); });
+      EXPECT_NE(error.find(world.rank() == 0 ? file + ":1: the loss of ending " : "on rank 0"),
+                std::string::npos)
+          << error;
     });
   }
 }

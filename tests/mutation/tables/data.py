@@ -76,11 +76,11 @@ plant("data.gzip_cut", "data/document_reader.cpp", "condition",
 plant("data.journal_line", "data/tokenize.cpp", "value",
       "{\"offset\", reader ? reader->offset() : 0}", "{\"offset\", reader ? reader->offset() + 1 : 0}",
       "a job goes on a byte too far")
-plant("data.prompt_learnt", "data/tokenize.cpp", "condition",
+plant("data.prompt_learnt", "data/document_encoder.cpp", "condition",
       "put(*text, response == nullptr, out);", "put(*text, true, out);",
       "prompts are learnt")
-plant("data.text_not_learnt", "data/tokenize.cpp", "condition",
-      "put(*text, response == nullptr, out);", "put(*text, !masked, out);",
+plant("data.text_not_learnt", "data/document_encoder.cpp", "condition",
+      "put(*text, response == nullptr, out);", "put(*text, !is_masked(), out);",
       "beside lines of JSON with prompts, text alone is not learnt")
 plant("data.placing_killed", "data/tokenize.cpp", "condition",
       "return root.is_object() && root.value(\"fingerprint\", std::string()) == fingerprint;",
@@ -148,3 +148,45 @@ plant("data.scan_column", "data/id_scan.cpp", "index",
 plant("data.scan_kept", "data/id_scan.cpp", "Range",
       "std::uint64_t chunk = starts_[i]; chunk < starts_[i + 1]", "std::uint64_t chunk = starts_[i]; chunk + 1 < starts_[i + 1]",
       "a file's record is without its last ids")
+plant("data.rest_recorded", "data/id_stream.cpp", "dropped call",
+      "  records.put(file, what, {.digest = hex, .largest_id = 0});\n", "",
+      "masks are read whole by every rank, at every start")
+plant("data.modes_recorded", "data/megatron_stream.cpp", "condition",
+      "    if (!known) {\n      if (modes_at_ != 0) {", "    if (!known) {\n      if (false) {",
+      "what is no text in a dataset of several kinds passes for ids")
+plant("data.ids_as_text", "data/text_format.cpp", "condition",
+      "signature.kind == TextFormat::Kind::token_file && begins_as(signature)", "false",
+      "ids of 32 bits are taken for text in UTF-32")
+
+GROWING = "data/growing_text.cpp"
+plant("data.stop_shown", GROWING, "condition",
+      "          end = std::min(end, text_.size() - count);\n", "",
+      "the beginning of a stop text is shown")
+plant("data.stop_first", GROWING, "condition",
+      "first = std::min(first, text_.find(stop, from));", "first = text_.find(stop, from);",
+      "of several stop texts the last one alone ends a text")
+plant("data.begins_behind_special", GROWING, "condition",
+      "is_first_ = is_first_ && !tokenizer_.begins_text(id);", "is_first_ = false;",
+      "a text whose first id is special begins with a space")
+plant("data.begins_behind_prompt", GROWING, "condition",
+      "return has_text(id) && tokenizer_.begins_text(id);", "return false;",
+      "behind a prompt the space in front of a word is not shown")
+plant("data.hidden_spaces", "data/sentence_piece.cpp", "value",
+      "hides_spaces_ = !processor_.IsUnknown(space) && decode(std::vector{space, space}).empty();",
+      "hides_spaces_ = false;",
+      "of several spaces in front of a text the second is shown, and does not decode")
+plant("data.document_start", "data/tokenizer.cpp", "value",
+      "std::max(special().eos, 0)", "0",
+      "a document without a text begins with any token")
+plant("data.document_bos", "data/tokenizer.cpp", "condition",
+      "if (special().bos >= 0) {", "if (special().bos >= 0 || special().eos >= 0) {",
+      "without bos another id stands in front of a document")
+plant("data.questions_finite", QUESTIONS, "condition",
+      "!std::isfinite(loss(i))", "std::isinf(loss(i))",
+      "losses that are no numbers are compared")
+plant("data.large_unread", "data/document_reader.cpp", "bound",
+      "state.source->file().size() > state.max_bytes", "state.source->file().size() >= state.max_bytes",
+      "a text of the most bytes is refused")
+plant("data.option_words", "data/document_encoder.cpp", "value",
+      "std::replace(name.begin(), name.end(), '_', '-');", "",
+      "an option is asked for that is not there")

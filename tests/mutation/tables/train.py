@@ -100,10 +100,6 @@ plant("train.draw_penalty", GENERATOR, "sign",
       "logits[index] > 0 ? logits[index] / penalty : logits[index] * penalty;",
       "logits[index] / penalty;",
       "tokens of negative logits that have come before become more probable")
-plant("train.stop_shown", GENERATOR, "condition",
-      "            end = std::min(end, text_.size() - count);\n", "",
-      "the beginning of a stop text is shown")
-
 # ---- questions
 
 QUESTIONS = "train/question_evaluator.cpp"
@@ -112,7 +108,7 @@ plant("train.questions_tensor", QUESTIONS, "condition",
       "if (!has_head_ || plan_.share.tensor.index != 0) {", "if (!has_head_) {",
       "ranks along tensor count losses once each")
 plant("train.questions_place", QUESTIONS, "index",
-      "first + static_cast<std::uint64_t>(samples_.place(i));", "first + static_cast<std::uint64_t>(i);",
+      "samples_.place(static_cast<std::int64_t>(i))", "static_cast<std::int64_t>(i)",
       "ranks along data put their losses where the first one's belong")
 plant("train.questions_owed", TRAINER, "missing call",
       "  if (owed.evaluation) {\n    evaluate(report, gives_up);\n  }\n", "",
