@@ -136,4 +136,49 @@ inline std::vector<ChoicesCase> choices_cases() {
   };
 }
 
+struct ArrivalCase {
+  std::string name;
+  std::int64_t num_senders;
+  std::int64_t num_experts;  // of a rank
+  std::int64_t rank;
+  std::int64_t most_rows;           // of a sender for an expert; 0: none arrive
+  std::int64_t only_sender = -1;    // the others send nothing to this rank
+  std::int64_t only_expert = -1;    // of this rank, for which rows arrive
+  std::int64_t missing_places = 0;  // rows without one
+  bool tested = true;
+};
+
+inline std::vector<ArrivalCase> arrival_cases() {
+  return {
+      {.name = "one", .num_senders = 1, .num_experts = 1, .rank = 0, .most_rows = 3},
+      {.name = "none", .num_senders = 3, .num_experts = 2, .rank = 1, .most_rows = 0},
+      {.name = "first_rank", .num_senders = 4, .num_experts = 2, .rank = 0, .most_rows = 9},
+      {.name = "last_rank", .num_senders = 4, .num_experts = 2, .rank = 3, .most_rows = 9},
+      {.name = "one_expert_a_rank", .num_senders = 8, .num_experts = 1, .rank = 5, .most_rows = 40},
+      {.name = "one_rank", .num_senders = 1, .num_experts = 8, .rank = 0, .most_rows = 50},
+      // A sender's rows for an expert are more than the threads of the GPU's block for them.
+      {.name = "long", .num_senders = 3, .num_experts = 3, .rank = 1, .most_rows = 500},
+      // More senders than lanes of a warp.
+      {.name = "many_senders", .num_senders = 70, .num_experts = 3, .rank = 41, .most_rows = 12},
+      {.name = "one_sender",
+       .num_senders = 5,
+       .num_experts = 4,
+       .rank = 2,
+       .most_rows = 30,
+       .only_sender = 3},
+      {.name = "one_expert",
+       .num_senders = 5,
+       .num_experts = 4,
+       .rank = 4,
+       .most_rows = 30,
+       .only_expert = 2},
+      {.name = "no_room",
+       .num_senders = 4,
+       .num_experts = 3,
+       .rank = 2,
+       .most_rows = 200,
+       .missing_places = 77},
+  };
+}
+
 }  // namespace memphis::bench

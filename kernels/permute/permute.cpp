@@ -44,6 +44,29 @@ OpCheck check(const PermuteIndex& op, Stream stream) {
   return check;
 }
 
+OpCheck check(const ArrivalIndex& op, Stream stream) {
+  OpCheck check("arrival_index", stream);
+  check.num_dims("slot_R", op.slot_R, 1);
+  check.num_dims("offsets_E1", op.offsets_E1, 1);
+  check.num_dims("sent_offsets_PE1", op.sent_offsets_PE1, 2);
+  const std::int64_t R = op.slot_R.dim(0);
+  const std::int64_t E = op.offsets_E1.dim(0) - 1;
+  const std::int64_t P = op.sent_offsets_PE1.dim(0);
+  check.condition(E >= 1 && E <= kMaxExperts, [&] {
+    return std::to_string(E) + " experts of a rank (each has blocks of the GPU); use 1 to " +
+           std::to_string(kMaxExperts);
+  });
+  check.condition(op.rank >= 0 && op.rank < P, [&] {
+    return "rank is " + std::to_string(op.rank) + " of " + std::to_string(P) +
+           " (rows arrive at one of them); use 0 to " + std::to_string(P - 1);
+  });
+  check.tensor("slot_R", op.slot_R, {R}, DType::i32);
+  check.tensor("source_R", op.source_R, {R}, DType::i32);
+  check.tensor("offsets_E1", op.offsets_E1, {E + 1}, DType::i32);
+  check.tensor("sent_offsets_PE1", op.sent_offsets_PE1, {P, P * E + 1}, DType::i32);
+  return check;
+}
+
 OpCheck check(const Permute& op, Stream stream) {
   OpCheck check("permute", stream);
   check.num_dims("x_TD", op.x_TD, 2);
@@ -146,6 +169,49 @@ void index_rows(const PermuteIndex& op) {
     slot[a] = row;
     source[row] = static_cast<std::int32_t>(a);
   }
+}
+
+// One thread, as the index.
+void index_arrivals(const ArrivalIndex& op) {
+  const std::int64_t R = op.slot_R.dim(0);
+  const std::int64_t E = op.offsets_E1.dim(0) - 1;
+  const std::int64_t P = op.sent_offsets_PE1.dim(0);
+  auto* const slot = op.slot_R.as<std::int32_t>();
+  auto* const source = op.source_R.as<std::int32_t>();
+  auto* const offsets = op.offsets_E1.as<std::int32_t>();
+  // Of one sender, where the rows of each expert of this rank begin.
+  const auto sent_from = [&](std::int64_t sender) {
+    return op.sent_offsets_PE1.as<std::int32_t>() + sender * (P * E + 1) + op.rank * E;
+  };
+  for (std::int64_t sender = 0; sender < P; ++sender) {
+    for (std::int64_t e = 0; e < E; ++e) {
+      const std::int32_t* const sent = sent_from(sender) + e;
+      if (sent[1] < sent[0]) {
+        throw ContractError("arrival_index: offsets of rank " + std::to_string(sender) +
+                            " fall from " + std::to_string(sent[0]) + " to " +
+                            std::to_string(sent[1]) + " at expert " +
+                            std::to_string(op.rank * E + e) +
+                            " (rows lie by expert); send the offsets of a permute_index");
+      }
+    }
+  }
+  std::int64_t place = 0;
+  for (std::int64_t e = 0; e < E; ++e) {
+    offsets[e] = static_cast<std::int32_t>(place);
+    std::int64_t before = 0;  // rows that have come from the senders before
+    for (std::int64_t sender = 0; sender < P; ++sender) {
+      const std::int32_t* const sent = sent_from(sender);
+      std::int64_t arrived = before + sent[e] - sent[0];
+      for (std::int32_t row = sent[e]; row < sent[e + 1]; ++row, ++arrived, ++place) {
+        if (arrived < R && place < R) {
+          slot[arrived] = static_cast<std::int32_t>(place);
+          source[place] = static_cast<std::int32_t>(arrived);
+        }
+      }
+      before += sent[E] - sent[0];
+    }
+  }
+  offsets[E] = static_cast<std::int32_t>(place);
 }
 
 template <class T>
@@ -272,6 +338,14 @@ void permute_index(const PermuteIndex& op, Stream stream) {
     return cuda::permute_index(op, stream);
   }
   index_rows(op);
+}
+
+void arrival_index(const ArrivalIndex& op, Stream stream) {
+  const OpCheck call = check(op, stream);
+  if (stream.device == Device::cuda) {
+    return cuda::arrival_index(op, stream);
+  }
+  index_arrivals(op);
 }
 
 void permute(const Permute& op, Stream stream) {

@@ -2,8 +2,9 @@
 //
 // The index is a counting sort in three launches: a block counts the experts of its chunk, one
 // block turns the counts into first rows, and a warp places a chunk in order. Bound by latency: R
-// is thousands. The moves give a row to a warp and are bound by memory. Choices are spread and
-// gathered by a thread each.
+// is thousands. The order of what arrives is a launch: a block places the rows of one sender for one
+// expert. The moves give a row to a warp and are bound by memory. Choices are spread and gathered by
+// a thread each.
 #include "kernels/permute/permute.h"
 
 #include <cstdint>
@@ -18,9 +19,10 @@
 namespace memphis::kernels::cuda {
 namespace {
 
-constexpr int kMaxExperts = 1024;   // the contract's; one thread of the scanning block for each
-constexpr int kCountThreads = 256;  // a chunk of Grok-1's 16384 rows is 128 assignments
-constexpr int kRowsPerBlock = 8;    // warps of a block that moves rows
+constexpr int kMaxExperts = 1024;     // the contract's; one thread of the scanning block for each
+constexpr int kCountThreads = 256;    // a chunk of Grok-1's 16384 rows is 128 assignments
+constexpr int kArrivalThreads = 128;  // of a block that places what one rank sends to one expert
+constexpr int kRowsPerBlock = 8;      // warps of a block that moves rows
 constexpr int kMoveThreads = kRowsPerBlock * gpu::kWarpSize;
 constexpr int kChoiceThreads = 256;  // of a block whose threads take choices
 
@@ -149,6 +151,59 @@ __global__ void permute_place_kernel(std::int32_t* __restrict__ slot,
       }
     }
     gpu::sync_warp();  // `next` is advanced
+  }
+}
+
+// The sum over the warp, in every lane.
+__device__ __forceinline__ int warp_total(int value) {
+  return gpu::shuffle_from(inclusive_scan(value), gpu::kWarpSize - 1);
+}
+
+// Every warp sums what lies before for itself: P numbers, fewer than a barrier is worth.
+// grid: (P, E), block: kArrivalThreads
+__global__ void arrival_index_kernel(std::int32_t* __restrict__ slot,
+                                     std::int32_t* __restrict__ source,
+                                     std::int32_t* __restrict__ offsets,
+                                     const std::int32_t* __restrict__ sent_offsets,
+                                     std::int64_t R,
+                                     int P,
+                                     int E,
+                                     int rank) {
+  const int sender = static_cast<int>(blockIdx.x);
+  const int expert = static_cast<int>(blockIdx.y);
+  const int thread = static_cast<int>(threadIdx.x);
+  const std::int64_t stride = static_cast<std::int64_t>(P) * E + 1;
+  const std::int32_t* const of_rank = sent_offsets + static_cast<std::int64_t>(rank) * E;
+
+  // reduce: rows of experts before this one, and those of senders before this one
+  int place = 0;
+  int arrived = 0;
+  for (int other = gpu::lane_id(); other < P; other += gpu::kWarpSize) {
+    const std::int32_t* const sent = of_rank + other * stride;
+    place += sent[expert] - sent[0];
+    if (other < sender) {
+      place += sent[expert + 1] - sent[expert];
+      arrived += sent[E] - sent[0];
+    }
+  }
+  place = warp_total(place);
+  arrived = warp_total(arrived);
+
+  // write
+  const std::int32_t* const own = of_rank + sender * stride;
+  const int count = own[expert + 1] - own[expert];
+  arrived += own[expert] - own[0];
+  for (int i = thread; i < count; i += kArrivalThreads) {
+    if (arrived + i < R && place + i < R) {
+      slot[arrived + i] = place + i;
+      source[place + i] = arrived + i;
+    }
+  }
+  if (thread == 0 && sender == 0) {
+    offsets[expert] = place;
+  }
+  if (thread == 0 && sender == P - 1 && expert == E - 1) {
+    offsets[E] = place + count;
   }
 }
 
@@ -341,6 +396,24 @@ void permute_index(const PermuteIndex& op, Stream stream) {
          R,
          chunk,
          E);
+}
+
+void arrival_index(const ArrivalIndex& op, Stream stream) {
+  const std::int64_t E = op.offsets_E1.dim(0) - 1;
+  const std::int64_t P = op.sent_offsets_PE1.dim(0);
+  launch(arrival_index_kernel,
+         {.grid = {.x = P, .y = E},
+          .block = {.x = kArrivalThreads},
+          .shared_bytes = 0,
+          .stream = stream},
+         op.slot_R.as<std::int32_t>(),
+         op.source_R.as<std::int32_t>(),
+         op.offsets_E1.as<std::int32_t>(),
+         op.sent_offsets_PE1.as<std::int32_t>(),
+         op.slot_R.dim(0),
+         static_cast<int>(P),
+         static_cast<int>(E),
+         static_cast<int>(op.rank));
 }
 
 void permute(const Permute& op, Stream stream) {

@@ -26,6 +26,29 @@ void permute_index(const PermuteIndex& op, Stream stream);
 
 constexpr std::int64_t kPermuteChunks = 128;
 
+// The order in which rows lie that have come from several ranks: by expert, then by sender, then as
+// sent. P ranks have E experts each, rank r those from r * E on; a rank sends its rows in the order
+// of its own index over all of them, and what arrives lies sender after sender. The row that
+// arrives as number i goes to slot[i], and source[slot[i]] == i. Rows of this rank's expert e are
+// offsets[e] .. offsets[e + 1].
+//
+// Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device. R is the room
+//             for rows: of more than that the ones without a place are left out, and offsets[E] says
+//             how many there are. Of fewer, the rest of slot and source is not written.
+// Order       deterministic. No host round trip.
+// Async       returns after enqueueing on `stream`; operands must outlive it.
+// Errors      ContractError on shape, dtype, device or alignment; offsets that fall are a
+//             ContractError on the CPU and the caller's duty on the GPU.
+// Cost        writes 2 R numbers, and reads P of each of P * E pairs: latency.
+struct ArrivalIndex {
+  TensorView slot_R;            // out  i32
+  TensorView source_R;          // out  i32
+  TensorView offsets_E1;        // out  i32, [E + 1], the last is how many rows arrive
+  TensorView sent_offsets_PE1;  // in   i32, [P, P * E + 1], PermuteIndex::offsets_E1 of each rank
+  std::int64_t rank;            // at which the rows arrive
+};
+void arrival_index(const ArrivalIndex& op, Stream stream);
+
 // Two moves, each the other's derivative. permute is the dispatch, and the combine's backward:
 //   x_RD[r] = scale * x_TD[source[r] / K]
 // unpermute is the combine, and the dispatch's backward, the sum over a token's K rows:
@@ -90,6 +113,7 @@ void gather_choices(const GatherChoices& op, Stream stream);
 // permute.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void permute_index(const PermuteIndex& op, Stream stream);
+void arrival_index(const ArrivalIndex& op, Stream stream);
 void permute(const Permute& op, Stream stream);
 void unpermute(const Unpermute& op, Stream stream);
 void spread_choices(const SpreadChoices& op, Stream stream);

@@ -13,6 +13,7 @@
 namespace memphis::test {
 namespace {
 
+using kernels::arrival_index;
 using kernels::gather_choices;
 using kernels::kPermuteChunks;
 using kernels::permute;
@@ -326,6 +327,113 @@ TEST_P(ChoicesTest, GradientsAreSummedInOrder) {
     expected.push_back(sum);
   }
   EXPECT_EQ(dgates.values(stream.view()), expected);
+}
+
+class ArrivalTest : public OpTest<ArrivalCase> {
+ protected:
+  // What each sender has for each expert of each rank; -7 is what a place holds that is not written.
+  static constexpr double kUntouched = -7;
+
+  void SetUp() override {
+    OpTest<ArrivalCase>::SetUp();
+    const ArrivalCase& c = op_case();
+    const std::int64_t all_experts = c.num_senders * c.num_experts;
+    Values counts = random_integers(c.num_senders * all_experts, "counts", 0, c.most_rows + 1);
+    for (std::int64_t sender = 0; sender < c.num_senders; ++sender) {
+      sent_offsets_.push_back(0);
+      for (std::int64_t e = 0; e < all_experts; ++e) {
+        double& count = counts[static_cast<std::size_t>(sender * all_experts + e)];
+        const std::int64_t local = e - c.rank * c.num_experts;
+        if (local >= 0 && local < c.num_experts) {
+          const bool none = (c.only_sender >= 0 && sender != c.only_sender) ||
+                            (c.only_expert >= 0 && local != c.only_expert);
+          count = none ? 0 : count;
+          experts_.insert(
+              experts_.end(), static_cast<std::size_t>(count), static_cast<double>(local));
+        }
+        sent_offsets_.push_back(sent_offsets_.back() + count);
+      }
+    }
+  }
+
+  Index run() const {
+    const ArrivalCase& c = op_case();
+    const Device device = target().device;
+    const OwnedStream stream(device);
+    const auto room = static_cast<std::int64_t>(experts_.size()) + kSpare - c.missing_places;
+    const Values untouched(static_cast<std::size_t>(room), kUntouched);
+    const TestTensor slot({{room}, DType::i32}, device, untouched);
+    const TestTensor source({{room}, DType::i32}, device, untouched);
+    const TestTensor offsets({{c.num_experts + 1}, DType::i32}, device);
+    const TestTensor sent(
+        {{c.num_senders, c.num_senders * c.num_experts + 1}, DType::i32}, device, sent_offsets_);
+    arrival_index({.slot_R = slot,
+                   .source_R = source,
+                   .offsets_E1 = offsets,
+                   .sent_offsets_PE1 = sent,
+                   .rank = c.rank},
+                  stream.view());
+    return {.slot = slot.values(stream.view()),
+            .source = source.values(stream.view()),
+            .offsets = offsets.values(stream.view())};
+  }
+
+  static constexpr std::int64_t kSpare = 5;
+  Values sent_offsets_;
+  Values experts_;  // of the rows in the order in which they arrive
+};
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         ArrivalTest,
+                         on_all_targets(arrival_cases()),
+                         name_of_op_test<ArrivalCase>);
+
+// The order is that of a stable sort of the rows as they arrive, and nothing else is written.
+TEST_P(ArrivalTest, IsAStableSortByExpert) {
+  const Index expected = naive_index({.name = "",
+                                      .num_tokens = static_cast<std::int64_t>(experts_.size()),
+                                      .num_experts = op_case().num_experts,
+                                      .num_choices = 1,
+                                      .width = 1},
+                                     experts_);
+  const Index actual = run();
+  EXPECT_EQ(actual.offsets, expected.offsets);
+  const std::size_t room = actual.slot.size();
+  Values slot(room, kUntouched);
+  Values source(room, kUntouched);
+  for (std::size_t arrived = 0; arrived < experts_.size(); ++arrived) {
+    const auto place = static_cast<std::size_t>(expected.slot[arrived]);
+    if (arrived < room && place < room) {
+      slot[arrived] = static_cast<double>(place);
+      source[place] = static_cast<double>(arrived);
+    }
+  }
+  EXPECT_EQ(actual.slot, slot);
+  EXPECT_EQ(actual.source, source);
+}
+
+TEST(ArrivalContract, NamesTheOperand) {
+  const TestTensor slot({{4}, DType::i32}, Device::cpu);
+  const TestTensor source({{4}, DType::i32}, Device::cpu);
+  const TestTensor offsets({{3}, DType::i32}, Device::cpu);
+  const TestTensor sent({{2, 5}, DType::i32}, Device::cpu, {0, 1, 2, 3, 4, 0, 1, 3, 2, 4});
+  const Stream stream;
+  const kernels::ArrivalIndex falling{.slot_R = slot,
+                                      .source_R = source,
+                                      .offsets_E1 = offsets,
+                                      .sent_offsets_PE1 = sent,
+                                      .rank = 1};
+  EXPECT_TRUE(rejects([&] { arrival_index(falling, stream); },
+                      "offsets of rank 1 fall from 3 to 2 at expert 2"));
+  kernels::ArrivalIndex bad = falling;
+  bad.rank = 2;
+  EXPECT_TRUE(rejects([&] { arrival_index(bad, stream); }, "rank is 2 of 2"));
+  bad = falling;
+  bad.source_R = offsets;
+  EXPECT_TRUE(rejects([&] { arrival_index(bad, stream); }, "source_R is i32[3]"));
+  bad = falling;
+  bad.offsets_E1 = slot;
+  EXPECT_TRUE(rejects([&] { arrival_index(bad, stream); },
+                      "sent_offsets_PE1 is i32[2, 5], expected i32[2, 7]"));
 }
 
 TEST(ChoicesContract, NamesTheOperand) {
