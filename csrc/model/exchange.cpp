@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
 #include "csrc/plan/host_memory.h"
+#include "kernels/permute/permute.h"
 
 namespace memphis {
 namespace {
@@ -17,22 +17,12 @@ namespace {
 // rows that did not fit would soon be raised again.
 constexpr double kSpareRoom = 1.25;
 
-std::size_t i32_bytes(std::int64_t count) {
-  return static_cast<std::size_t>(count) * sizeof(std::int32_t);
-}
-
-TensorView host_counts(std::vector<std::int64_t>& counts) {
-  return {counts.data(), {static_cast<std::int64_t>(counts.size())}, DType::i64, Device::cpu};
-}
-
 }  // namespace
 
 ExpertExchange::ExpertExchange(const Dims& dims, Device device)
     : dims_(dims),
-      offsets_(dims.exchange_rows ? expert_offsets_bytes(dims) : 0, device),
-      arrival_(arrival_bytes(dims), device),
-      counts_(static_cast<std::size_t>(dims.E * dims.expert_pieces)),
-      all_counts_(static_cast<std::size_t>(dims.expert_ranks * dims.E * dims.expert_pieces)),
+      sent_offsets_(sent_offsets_bytes(dims), device),
+      copied_(device, Event::Use::ordering),
       send_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       recv_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       num_arrived_(dims.local_R) {}
@@ -41,65 +31,55 @@ void ExpertExchange::count(const BlockContext& context, const Layer& layer) {
   if (!dims_.exchange_rows) {
     return;
   }
-  const std::int64_t local_E = dims_.local_E;
-  const std::int64_t num_ranks = dims_.expert_ranks;
-  auto* const offsets = static_cast<std::int32_t*>(offsets_.data());
-  device_copy(offsets, layer.offsets_E1.data, layer.offsets_E1.bytes(), context.stream);
-  synchronize(context.stream);
-  for (std::size_t e = 0; e < counts_.size(); ++e) {
-    counts_[e] = offsets[e + 1] - offsets[e];
-  }
   // All counts and not only those for this rank: a few more bytes, and ranks agree on whether all
   // have room.
-  Communicator& ranks = context.groups.expert_ranks_host();
-  ranks.run(AllGather{.y = host_counts(all_counts_), .x = host_counts(counts_)}, "moe.counts", {});
-  const auto rows_between = [&](std::int64_t sender, std::int64_t receiver) {
-    const auto begin = all_counts_.begin() + (sender * num_ranks + receiver) * local_E;
-    return std::accumulate(begin, begin + local_E, std::int64_t{0});
+  const TensorView& sent_offsets_PE1 = context.shared.sent_offsets_PE1;
+  Communicator& ranks = context.groups.expert_ranks();
+  rank_ = ranks.rank();
+  ranks.run(AllGather{.y = sent_offsets_PE1, .x = layer.offsets_E1}, "moe.counts", context.stream);
+  device_copy(
+      sent_offsets_.data(), sent_offsets_PE1.data, sent_offsets_PE1.bytes(), context.stream);
+  copied_.record(context.stream);
+  reads_counts_ = true;
+  kernels::arrival_index({.slot_R = layer.arrival_slot_R1.reshape({dims_.local_R}),
+                          .source_R = layer.arrival_source_R,
+                          .offsets_E1 = layer.arrival_offsets_E1,
+                          .sent_offsets_PE1 = sent_offsets_PE1,
+                          .rank = rank_},
+                         context.stream);
+}
+
+std::int64_t ExpertExchange::num_arrived() const {
+  if (reads_counts_) {
+    copied_.wait();
+    read_counts();
+  }
+  return num_arrived_;
+}
+
+void ExpertExchange::read_counts() const {
+  reads_counts_ = false;
+  const auto rows_between = [&](std::int64_t sender, std::int64_t receiver) -> std::int64_t {
+    const std::int32_t* const offsets = static_cast<const std::int32_t*>(sent_offsets_.data()) +
+                                        sender * num_expert_offsets(dims_) +
+                                        receiver * dims_.local_E;
+    return offsets[dims_.local_E] - offsets[0];
   };
   std::int64_t most_arrived = 0;
-  for (std::int64_t receiver = 0; receiver < num_ranks; ++receiver) {
+  for (std::int64_t receiver = 0; receiver < dims_.expert_ranks; ++receiver) {
     std::int64_t arrived = 0;
-    for (std::int64_t sender = 0; sender < num_ranks; ++sender) {
+    for (std::int64_t sender = 0; sender < dims_.expert_ranks; ++sender) {
       arrived += rows_between(sender, receiver);
     }
     most_arrived = std::max(most_arrived, arrived);
   }
   require_room(most_arrived);
   num_arrived_ = 0;
-  for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
-    send_rows_[static_cast<std::size_t>(rank)] = rows_between(ranks.rank(), rank);
-    recv_rows_[static_cast<std::size_t>(rank)] = rows_between(rank, ranks.rank());
-    num_arrived_ += recv_rows_[static_cast<std::size_t>(rank)];
+  for (std::int64_t other = 0; other < dims_.expert_ranks; ++other) {
+    send_rows_[static_cast<std::size_t>(other)] = rows_between(rank_, other);
+    recv_rows_[static_cast<std::size_t>(other)] = rows_between(other, rank_);
+    num_arrived_ += recv_rows_[static_cast<std::size_t>(other)];
   }
-
-  // By expert, then by sender, then as sent.
-  auto* const source = static_cast<std::int32_t*>(arrival_.data());
-  std::int32_t* const slot = source + dims_.local_R;
-  std::int32_t* const arrival_offsets = slot + dims_.local_R;
-  std::int32_t next = 0;
-  for (std::int64_t e = 0; e < local_E; ++e) {
-    arrival_offsets[e] = next;
-    std::int64_t received = 0;
-    for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
-      for (std::int64_t other = 0; other < local_E; ++other) {
-        const std::int64_t count = all_counts_[static_cast<std::size_t>(
-            (rank * num_ranks + ranks.rank()) * local_E + other)];
-        for (std::int64_t i = 0; other == e && i < count; ++i) {
-          source[next] = static_cast<std::int32_t>(received + i);
-          slot[received + i] = next++;
-        }
-        received += count;
-      }
-    }
-  }
-  arrival_offsets[local_E] = next;
-  const auto upload = [&](const TensorView& to, const std::int32_t* from, std::int64_t n) {
-    device_copy(to.data, from, i32_bytes(n), context.stream);
-  };
-  upload(layer.arrival_source_R, source, num_arrived_);
-  upload(layer.arrival_slot_R1, slot, num_arrived_);
-  upload(layer.arrival_offsets_E1, arrival_offsets, local_E + 1);
 }
 
 void ExpertExchange::require_room(std::int64_t num_rows) const {

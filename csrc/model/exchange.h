@@ -17,18 +17,22 @@ namespace memphis {
 // to each of them, each computes its term of the down projection, and the sum over a token's
 // choices is the sum over the terms too.
 //
-// Counts pass through the host, because a collective's sizes are the host's to give. One object
-// serves one layer from its forward to its backward pass.
+// Counts stay where the rows are, and so does the order that follows from them. The host reads them
+// besides, because a collective's sizes and an op's shapes are its to give. One object serves one
+// layer from its forward to its backward pass.
 class ExpertExchange {
  public:
   explicit ExpertExchange(const Dims& dims, Device device);
 
-  // Tells the others the counts of layer.offsets_E1 and sets the layer's arrival_* tensors. If more
-  // rows arrive at one of the ranks than the plan has room for, all throw the same ConfigError,
-  // which names the number to raise: nothing is dropped.
+  // Tells the others the counts of layer.offsets_E1 and sets the layer's arrival_* tensors: one
+  // collective of expert_ranks, and nothing that the host waits for on the GPU.
   void count(const BlockContext& context, const Layer& layer);
 
-  std::int64_t num_arrived() const { return num_arrived_; }
+  // Rows that arrive, of the room for local_R. The first call after count() waits for the counts,
+  // which are copied right behind their exchange: enqueue what does not need them before it. If more
+  // rows arrive at one of the ranks than the plan has room for, all throw the same ConfigError, which
+  // names the number to raise: nothing is dropped.
+  std::int64_t num_arrived() const;
 
   // Rows as sent -> rows as received, or back.
   void dispatch(const BlockContext& context,
@@ -41,16 +45,18 @@ class ExpertExchange {
                const char* name) const;
 
  private:
+  void read_counts() const;
   void require_room(std::int64_t num_rows) const;
 
   Dims dims_;
-  PinnedBuffer offsets_;              // i32 [E * expert_pieces + 1]
-  PinnedBuffer arrival_;              // i32 source [local_R], slot [local_R], offsets [local_E + 1]
-  std::vector<std::int64_t> counts_;  // [E * expert_pieces], sent to each expert
-  std::vector<std::int64_t> all_counts_;  // [expert_ranks, E * expert_pieces], of every rank
-  std::vector<std::int64_t> send_rows_;
-  std::vector<std::int64_t> recv_rows_;
-  std::int64_t num_arrived_ = 0;
+  PinnedBuffer sent_offsets_;  // i32 [expert_ranks, E * expert_pieces + 1], of every rank
+  Event copied_;
+  std::int64_t rank_ = 0;  // among expert_ranks
+  // What the host makes of the counts, once it asks for them.
+  mutable bool reads_counts_ = false;
+  mutable std::vector<std::int64_t> send_rows_;
+  mutable std::vector<std::int64_t> recv_rows_;
+  mutable std::int64_t num_arrived_;
 };
 
 }  // namespace memphis

@@ -90,7 +90,6 @@ Groups::Groups(World& world,
     tied_ = make_solo(device);
   }
   // Names of their own: what two groups move at one time lies on two tracks of the trace.
-  expert_ranks_host_ = create(Axis::expert_ranks, Device::cpu, "_host");
   data_context_host_ = create(Axis::data_context, Device::cpu, "_host");
 }
 
@@ -106,7 +105,6 @@ Groups::Groups(Device device)
       stage_ranks_(make_solo(device)),
       pipeline_(make_solo(device)),
       tied_(make_solo(device)),
-      expert_ranks_host_(make_solo(Device::cpu)),
       data_context_host_(make_solo(Device::cpu)),
       all_host_(make_solo(Device::cpu)) {}
 

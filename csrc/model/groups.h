@@ -41,7 +41,6 @@ class Groups {
   // Of a queue of message_queues(): its two ranks. Null on the others.
   Communicator* queue(std::size_t index) const { return queues_[index].get(); }
   // The ranks of these, for counts in host memory.
-  Communicator& expert_ranks_host() const { return *expert_ranks_host_; }
   Communicator& data_context_host() const { return *data_context_host_; }
   // Every rank of the job, for what all must know.
   Communicator& all_host() const { return *all_host_; }
@@ -66,7 +65,6 @@ class Groups {
   std::unique_ptr<Communicator> pipeline_;
   std::unique_ptr<Communicator> tied_;
   std::vector<std::unique_ptr<Communicator>> queues_;
-  std::unique_ptr<Communicator> expert_ranks_host_;
   std::unique_ptr<Communicator> data_context_host_;
   std::unique_ptr<Communicator> all_host_;
 };

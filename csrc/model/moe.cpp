@@ -67,10 +67,11 @@ void send_rows(const BlockContext& context,
             context.stream);
     return;
   }
-  const std::int64_t R = exchange.num_arrived();
-  const TensorView received_RD = shared.received_RD.rows(0, R);
   permute({.x_RD = shared.sent_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
           context.stream);
+  // Behind that, as the host may wait for it.
+  const std::int64_t R = exchange.num_arrived();
+  const TensorView received_RD = shared.received_RD.rows(0, R);
   exchange.dispatch(context, received_RD, shared.sent_RD, name);
   permute({.x_RD = rows_RD.rows(0, R),
            .x_TD = received_RD,

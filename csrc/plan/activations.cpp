@@ -226,6 +226,7 @@ ActivationPlan plan_activations(const Dims& d,
     shared.sent_RD = {{d.sent_R, d.D}, compute};
     shared.sent_gates_R1 = {{d.sent_R, 1}, sums};
     shared.received_RD = {{d.local_R, d.D}, compute};
+    shared.sent_offsets_PE1 = {{d.expert_ranks, d.E * d.expert_pieces + 1}, DType::i32};
   }
   if (d.local_dense_F > 0) {
     layer.dense_gate_up_TF = {{{d.T, 2 * d.local_dense_F}, compute}, experts, true};

@@ -125,6 +125,7 @@ struct SharedActivations {
   T sent_RD;
   T sent_gates_R1;
   T received_RD;
+  T sent_offsets_PE1;  // of each of these ranks, its layer's offsets_E1
   T logits_CV;         // of head_chunk tokens, before the multiplier; their gradient after it
   T capped_logits_CV;  // of inference alone
   T row_logits_V;      // the same, of one token and the whole vocabulary where that is cut
@@ -399,6 +400,7 @@ void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.sent_RD, b.sent_RD);
   visit(a.sent_gates_R1, b.sent_gates_R1);
   visit(a.received_RD, b.received_RD);
+  visit(a.sent_offsets_PE1, b.sent_offsets_PE1);
   visit(a.logits_CV, b.logits_CV);
   visit(a.capped_logits_CV, b.capped_logits_CV);
   visit(a.row_logits_V, b.row_logits_V);

@@ -42,11 +42,11 @@ constexpr std::size_t expert_offsets_bytes(const Dims& dims) {
   return static_cast<std::size_t>(num_expert_offsets(dims)) * sizeof(std::int32_t);
 }
 
-// What a layer of a micro-batch keeps of rows that arrive from other ranks: source and slot of
-// each, and where the rows of each expert begin. Nothing where no rows are exchanged.
-constexpr std::size_t arrival_bytes(const Dims& dims) {
+// What a layer of a micro-batch keeps of the rows that ranks exchange: those offsets, of every rank.
+// Nothing where none are exchanged.
+constexpr std::size_t sent_offsets_bytes(const Dims& dims) {
   return dims.exchange_rows
-             ? static_cast<std::size_t>(2 * dims.local_R + dims.local_E + 1) * sizeof(std::int32_t)
+             ? static_cast<std::size_t>(dims.expert_ranks) * expert_offsets_bytes(dims)
              : 0;
 }
 
@@ -60,7 +60,7 @@ struct HostMemoryPlan {
   std::size_t batches_bytes = 0;  // the samples of a step, and of a pass of validation
   std::size_t statistics_bytes =
       0;  // losses and counts, as they are read back, and the scalars of a step
-  std::size_t exchange_bytes = 0;  // where rows go that ranks exchange
+  std::size_t exchange_bytes = 0;  // how many rows ranks exchange
   std::size_t snapshot_bytes = 0;  // what is saved while training goes on; 0: nothing is
   // While a checkpoint is saved or loaded.
   std::size_t staging_bytes = 0;

@@ -211,10 +211,9 @@ class Writer {
     if (d_.exchange_rows) {
       move(exchange,
            Pattern::all_gather,
-           "expert_ranks_host",
+           "expert_ranks",
            "moe.counts",
-           static_cast<std::size_t>(d_.expert_ranks * d_.E * d_.expert_pieces) *
-               size_of(DType::i64));
+           plan_.activations.shared.sent_offsets_PE1.bytes());
     }
     dispatch();
     rows("moe.gates", 1, sums());

@@ -87,16 +87,13 @@ std::vector<Recompute> options_of(const Config& config, DType compute, const Mes
       compute);
 }
 
-// The places for rows that all layers of all slots of a model have.
+// The counts of rows that all layers of all slots of a model have.
 std::size_t exchange_bytes(const Dims& dims, const ActivationPlan& activations) {
-  if (!dims.exchange_rows) {
-    return 0;
-  }
   std::int64_t num_layers = 0;
   for (const ChunkActivations& chunk : activations.chunks) {
     num_layers += chunk.num_slots * chunk.stage.layers.count;
   }
-  return static_cast<std::size_t>(num_layers) * (expert_offsets_bytes(dims) + arrival_bytes(dims));
+  return static_cast<std::size_t>(num_layers) * sent_offsets_bytes(dims);
 }
 
 HostMemoryPlan plan_host_memory(const Config& config,
