@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/comm/together.h"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <numeric>
@@ -81,36 +82,92 @@ void require_same(Communicator& all_host,
   });
 }
 
-void together(Communicator& all_host, std::string_view name, const std::function<void()>& action) {
-  std::exception_ptr own;
-  auto code = ExitCode::done;
+namespace {
+
+// How an action has ended on this rank.
+struct Ending {
+  std::exception_ptr error;  // null: well
+  ExitCode code = ExitCode::done;
+};
+
+Ending ending_of(const std::function<void()>& action) {
   try {
     action();
   } catch (const CommunicationError&) {
     throw;  // the others cannot be told
   } catch (const Error& error) {
-    own = std::current_exception();
-    code = error.code();
+    return {.error = std::current_exception(), .code = error.code()};
   } catch (const std::exception&) {
-    own = std::current_exception();
-    code = ExitCode::internal;
+    return {.error = std::current_exception(), .code = ExitCode::internal};
   }
+  return {};
+}
+
+[[noreturn]] void throw_first(const Ending& own,
+                              const Communicator& all_host,
+                              std::int64_t rank,
+                              std::int64_t code,
+                              std::string_view name) {
+  if (rank == all_host.rank()) {
+    std::rethrow_exception(own.error);
+  }
+  throw FailedElsewhere(static_cast<ExitCode>(code),
+                        std::string(name) + " failed on rank " + std::to_string(rank) +
+                            " (all ranks do it or none); see that rank's message");
+}
+
+}  // namespace
+
+void together(Communicator& all_host, std::string_view name, const std::function<void()>& action) {
+  const Ending own = ending_of(action);
   // The first rank that failed comes out largest, with its code.
   constexpr std::int64_t kCodes = 256;
   const std::int64_t size = all_host.size();
   const std::int64_t own_report =
-      own ? (size - all_host.rank()) * kCodes + static_cast<std::int64_t>(code) : 0;
+      own.error ? (size - all_host.rank()) * kCodes + static_cast<std::int64_t>(own.code) : 0;
   const std::int64_t report = largest_of_all(all_host, own_report, name);
-  if (report == 0) {
-    return;
+  if (report != 0) {
+    throw_first(own, all_host, size - report / kCodes, report % kCodes, name);
   }
-  if (report == own_report) {
-    std::rethrow_exception(own);
+}
+
+RollCall::RollCall(Communicator& all_host, std::size_t num_words)
+    : all_host_(all_host),
+      num_words_(num_words),
+      own_(1 + num_words),
+      all_(static_cast<std::size_t>(all_host.size()) * own_.size()) {}
+
+std::span<std::int64_t> RollCall::own() {
+  return std::span(own_).subspan(1);
+}
+
+void RollCall::take(std::string_view name, const std::function<void()>& action) {
+  const Ending own = ending_of(action);
+  own_[0] = own.error ? 1 + static_cast<std::int64_t>(own.code) : 0;
+  const auto view = [](std::vector<std::int64_t>& words) {
+    return TensorView(
+        words.data(), {static_cast<std::int64_t>(words.size())}, DType::i64, Device::cpu);
+  };
+  all_host_.run(AllGather{.y = view(all_), .x = view(own_)}, name, {});
+  for (std::int64_t rank = 0; rank < all_host_.size(); ++rank) {
+    const std::int64_t report = all_[static_cast<std::size_t>(rank) * own_.size()];
+    if (report != 0) {
+      throw_first(own, all_host_, rank, report - 1, name);
+    }
   }
-  throw FailedElsewhere(static_cast<ExitCode>(report % kCodes),
-                        std::string(name) + " failed on rank " +
-                            std::to_string(size - report / kCodes) +
-                            " (all ranks do it or none); see that rank's message");
+}
+
+std::int64_t RollCall::said(int rank, std::size_t word) const {
+  require(word < num_words_, "a rank says as many words as a roll call is made for");
+  return all_[static_cast<std::size_t>(rank) * own_.size() + 1 + word];
+}
+
+std::int64_t RollCall::largest(std::size_t word) const {
+  std::int64_t result = said(0, word);
+  for (int rank = 1; rank < all_host_.size(); ++rank) {
+    result = std::max(result, said(rank, word));
+  }
+  return result;
 }
 
 }  // namespace memphis

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "csrc/comm/communicator.h"
 
@@ -46,5 +47,26 @@ void require_same(Communicator& all_host,
 // all are through it, by the first rank that failed; the others throw FailedElsewhere with the same
 // exit code: no rank goes on as if nothing had happened, and none waits for one that has left.
 void together(Communicator& all_host, std::string_view name, const std::function<void()>& action);
+
+// The same, where each rank has numbers for all others besides: one collective for both.
+class RollCall {
+ public:
+  // Each rank has `num_words`. `all_host` outlives this.
+  RollCall(Communicator& all_host, std::size_t num_words);
+
+  // What this rank says. To be set before take(), or by its action.
+  std::span<std::int64_t> own();
+  // Every rank calls; throws as together() does. Allocates nothing on the host.
+  void take(std::string_view name, const std::function<void()>& action);
+  // Of the last take().
+  std::int64_t said(int rank, std::size_t word) const;
+  std::int64_t largest(std::size_t word) const;
+
+ private:
+  Communicator& all_host_;
+  std::size_t num_words_;
+  std::vector<std::int64_t> own_;  // how the action ended, and the words
+  std::vector<std::int64_t> all_;  // of each rank
+};
 
 }  // namespace memphis

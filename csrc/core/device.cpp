@@ -27,6 +27,7 @@ std::atomic<std::uint64_t> g_allocated_bytes{0};
 std::atomic<std::uint64_t> g_pinned_bytes{0};
 std::atomic<std::uint64_t> g_num_enqueued{0};
 std::atomic<std::uint64_t> g_num_stalls{0};
+std::atomic<std::uint64_t> g_num_host_waits{0};
 std::atomic<bool> g_has_waited{false};
 thread_local bool t_captures = false;
 
@@ -138,7 +139,12 @@ void count_enqueued() noexcept {
 }
 
 void note_host_wait() noexcept {
+  g_num_host_waits.fetch_add(1, std::memory_order_relaxed);
   g_has_waited.store(true, std::memory_order_relaxed);
+}
+
+std::uint64_t host_wait_count() {
+  return g_num_host_waits.load(std::memory_order_relaxed);
 }
 
 void* device_allocate(std::size_t bytes, Device device) {
@@ -258,7 +264,9 @@ bool Event::is_done() const {
 
 double Event::seconds_since(const Event& earlier) const {
   if (device_ == Device::cuda) {
-    wait();
+    if (!is_done()) {
+      wait();
+    }
     return cuda_device::seconds_between(earlier.handle_, handle_);
   }
   return host_seconds_ - earlier.host_seconds_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "csrc/core/device.h"
 #include "csrc/core/pause.h"
 
@@ -11,8 +13,12 @@ namespace memphis {
 // That of set_gpu_watch; null if there is none.
 GpuWatch* gpu_watch() noexcept;
 
-// The CPU has waited for the device, for stall_count().
+// The CPU waits for the device, for the counts.
 void note_host_wait() noexcept;
+
+// How often the CPU of this process has waited so far, for a stream, for an event, or in a call that
+// waits by itself: what is copied from or to memory that is not page-locked, or freed.
+std::uint64_t host_wait_count();
 
 // Returns when done(), which asks the device. Throws what the watch does.
 template <class Done>
