@@ -108,7 +108,7 @@ constexpr std::array kTexts = {
     KeyText{"run.graph",
             "",
             "",
-            "Whether a GPU is given a step as one CUDA graph, from the second step on, to the same "
+            "Whether a GPU is given a step as two CUDA graphs, gradients and update, to the same "
             "bits. auto: where one rank runs without metrics.trace; required: fail where that "
             "cannot be. Padding makes steps differ: those that have it in other micro-batches than "
             "the first four kinds of steps are launched kernel by kernel."},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 
@@ -53,12 +54,23 @@ class HostScalars {
         {wide(scales.balance * scales.sequence), wide(scales.router_z * scales.token)});
   }
 
-  // Enqueues the copy.
-  void copy(Stream stream) const {
-    device_copy(scalars_.data, buffer_.data(), scalars_.bytes(), stream);
-  }
+  // Enqueue the copies: of what the losses are multiplied by, and of the rates, which a step reads at
+  // its end.
+  void copy_scales(Stream stream) const { copy(0, kRates, stream); }
+  void copy_rates(Stream stream) const { copy(kRates, kNumStepScalars, stream); }
 
  private:
+  static constexpr auto kRates = static_cast<std::int64_t>(StepScalar::rates);
+  static_assert(kRates + 1 == kNumStepScalars, "the rates are the last row");
+
+  void copy(std::int64_t begin, std::int64_t end, Stream stream) const {
+    const auto row = static_cast<std::int64_t>(scalars_.bytes()) / kNumStepScalars;
+    device_copy(static_cast<std::byte*>(scalars_.data) + begin * row,
+                static_cast<const std::byte*>(buffer_.data()) + begin * row,
+                static_cast<std::size_t>((end - begin) * row),
+                stream);
+  }
+
   TensorView scalars_;
   PinnedBuffer buffer_;
 };

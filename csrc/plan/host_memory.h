@@ -12,6 +12,10 @@
 // system cannot take back, and which all ranks of a machine take from one pool.
 namespace memphis {
 
+// The host prepares and begins a step before it reads what the one before it reports: both have a
+// place of their own in its memory.
+inline constexpr std::size_t kStepsUnderWay = 2;
+
 // Tokens, targets, positions and whether each is valid; where tokens of a sequence lie on several
 // ranks, of those of this one, and their places, and what the ways to the others' keys ask of every
 // key: position, number, the key and the place of each number, and, by both orders, whether it is

@@ -109,19 +109,19 @@ HostMemoryPlan plan_host_memory(const Config& config,
       config.data.evaluate.empty() ? 0 : validation.shape.num_micro_batches * micro_batch;
   const std::size_t stats_bytes =
       plan.activations.shared.stats.bytes() + plan.activations.shared.step_scalars.bytes();
-  return {
-      .batches_bytes = batch_bytes(plan.num_micro_batches * micro_batch, S, context) +
-                       batch_bytes(validated * micro_batch, S, context) +
-                       batch_bytes(asked, S, context) +
-                       (plan.sampling && context > 1 ? batch_bytes(1, S, context) : 0) +
-                       token_losses_bytes(asked * plan.dims.S),
-      .statistics_bytes = (validates ? 2 : 1) * stats_bytes +
-                          static_cast<std::size_t>(plan.dims.L) * expert_offsets_bytes(plan.dims),
-      .exchange_bytes =
-          exchange_bytes(plan.dims, plan.activations) +
-          (plan.sampling ? exchange_bytes(plan.sampling->dims, plan.sampling->activations) : 0),
-      .staging_bytes = staging_bytes(device),
-      .trace_bytes = config.metrics.trace ? Trace::kMaxSpans * sizeof(Trace::Span) : 0};
+  return {.batches_bytes =
+              kStepsUnderWay * batch_bytes(plan.num_micro_batches * micro_batch, S, context) +
+              batch_bytes(validated * micro_batch, S, context) + batch_bytes(asked, S, context) +
+              (plan.sampling && context > 1 ? batch_bytes(1, S, context) : 0) +
+              token_losses_bytes(asked * plan.dims.S),
+          .statistics_bytes = (validates ? kStepsUnderWay + 1 : kStepsUnderWay) * stats_bytes +
+                              kStepsUnderWay * static_cast<std::size_t>(plan.dims.L) *
+                                  expert_offsets_bytes(plan.dims),
+          .exchange_bytes =
+              exchange_bytes(plan.dims, plan.activations) +
+              (plan.sampling ? exchange_bytes(plan.sampling->dims, plan.sampling->activations) : 0),
+          .staging_bytes = staging_bytes(device),
+          .trace_bytes = config.metrics.trace ? Trace::kMaxSpans * sizeof(Trace::Span) : 0};
 }
 
 // But for the schedules, which are those of all ranks.

@@ -90,7 +90,7 @@ std::optional<Evaluator::Result> Evaluator::run(std::size_t set,
   }
   host_scalars_.set({.target = 1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets, 1))},
                     model_.dims().L);
-  host_scalars_.copy(stream_);
+  host_scalars_.copy_scales(stream_);
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   Progress progress("validation", static_cast<std::int64_t>(num_windows_[set]), "windows");
   for (std::uint64_t first = 0; first < num_windows_[set]; first += windows_a_pass_) {

@@ -63,7 +63,12 @@ constexpr std::array kKeys = {
               "`busiest expert`."},
     MetricKey{"step", "tokens", "tokens", "Of this step, over all ranks."},
     MetricKey{"step", "samples", "sequences", "Of training text, since step 0."},
-    MetricKey{"step", "seconds", "seconds", "Of this step, by the clock, on rank 0."},
+    MetricKey{"step",
+              "seconds",
+              "seconds",
+              "Of this step on rank 0: from the end of the one before, or from when this one was "
+              "prepared where "
+              "something came between."},
     MetricKey{"step", "tokens_per_second", "tokens/s", "tokens over seconds."},
     MetricKey{"step",
               "model_flops_per_second",

@@ -15,9 +15,46 @@
 #include "kernels/op_profile.h"
 
 namespace memphis {
+namespace {
+
+// What a rank says as a step begins.
+enum Word : std::size_t { kTargets, kValidTokens, kStop, kSave, kNumWords };
+
+}  // namespace
+
+TrainStep::Place::Place(const Config& config,
+                        const TrainingPlan& plan,
+                        const SampleShare& samples,
+                        const Grok& model,
+                        bool graphs,
+                        Stream stream)
+    : batch(samples.num_sequences(),
+            config.batch.sequence_length,
+            config.model.pad_id,
+            stream.device,
+            sequence_share(config, plan.share)),
+      scalars(model.activations().shared.step_scalars),
+      stats(model.activations().shared.stats),
+      offsets(static_cast<std::size_t>(model.dims().L) * expert_offsets_bytes(model.dims()),
+              stream.device),
+      begin(stream.device),
+      filled(stream.device),
+      differentiated(stream.device),
+      end(stream.device),
+      copied(stream.device, Event::Use::ordering) {
+  if (graphs) {
+    differentiation.emplace(stream);
+    update.emplace(stream);
+  }
+  // The layers of other ranks have none here; those of this one are read back each step.
+  std::fill_n(static_cast<std::int32_t*>(offsets.data()),
+              model.dims().L * num_expert_offsets(model.dims()),
+              0);
+}
 
 TrainStep::TrainStep(const Config& config,
                      const TrainingPlan& plan,
+                     const Mesh& mesh,
                      const Groups& groups,
                      Grok& model,
                      Pipeline& pipeline,
@@ -37,50 +74,44 @@ TrainStep::TrainStep(const Config& config,
       optimizer_(optimizer),
       loader_(loader),
       stream_(stream),
-      batch_(samples_.num_sequences(),
-             config.batch.sequence_length,
-             config.model.pad_id,
-             stream.device,
-             sequence_share(config, plan.share)),
-      host_scalars_(model.activations().shared.step_scalars),
-      host_stats_(model.activations().shared.stats),
-      host_offsets_(static_cast<std::size_t>(model.dims().L) * expert_offsets_bytes(model.dims()),
-                    stream.device),
+      roll_call_(groups.all_host(), kNumWords),
+      sample_ranks_(mesh.group(Axis::data_context, groups.all_host().rank()).ranks()),
+      places_{Place(config, plan, samples_, model, graphs, stream),
+              Place(config, plan, samples_, model, graphs, stream)},
       rows_LE_(static_cast<std::size_t>(model.dims().L * model.dims().E)),
-      begin_(stream.device),
-      filled_(stream.device),
-      differentiated_(stream.device),
-      end_(stream.device),
-      padding_(static_cast<std::size_t>(plan.num_micro_batches)) {
-  if (graphs) {
-    graphs_.emplace(stream);
-  }
-  // The layers of other ranks have none here; those of this one are read back each step.
-  std::fill_n(static_cast<std::int32_t*>(host_offsets_.data()),
-              model.dims().L * num_expert_offsets(model.dims()),
-              0);
-}
+      padding_(static_cast<std::size_t>(plan.num_micro_batches)) {}
 
-StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
+TrainStep::News TrainStep::prepare(std::int64_t step, std::uint64_t first_sample, const News& own) {
+  require(num_under_way_ < kStepsUnderWay, "the step before the last one is finished");
   const std::int64_t global_batch = config_.batch.global_batch;
-  StepResult result;
-  result.tokens = global_batch * config_.batch.sequence_length;
+  prepared_ = num_under_way_ == 0 ? newest_ : (newest_ + 1) % kStepsUnderWay;
+  Place& place = places_[prepared_];
+  place.step = step;
+  place.follows = num_under_way_ > 0;
+  place.is_read = false;
+  place.result = {};
+  place.result.tokens = global_batch * config_.batch.sequence_length;
 
   Activity& activity = groups_.activity();
   activity.take_communication();  // of what went before the step
   activity.begin_step(step);
   activity.enter("data");
-  begin_.record(stream_);
-  StepBatch::Counts counts;
+  place.begin.record(stream_);
   // Text can be lost on one rank alone, and then no rank is to wait for its counts. By reference: a
   // function that is copied would be allocated.
-  const auto fill = [&] { counts = batch_.fill(loader_, first_sample, samples_); };
-  together(groups_.all_host(), "step.samples", std::cref(fill));
-  counts = sum_counts(counts);
+  roll_call_.own()[kStop] = own.stop;
+  roll_call_.own()[kSave] = own.save;
+  const auto fill = [&] {
+    const StepBatch::Counts counts = place.batch.fill(loader_, first_sample, samples_);
+    roll_call_.own()[kTargets] = counts.targets;
+    roll_call_.own()[kValidTokens] = counts.valid_tokens;
+  };
+  roll_call_.take("step.samples", std::cref(fill));
+  const StepBatch::Counts counts = summed_counts();
   if (plan_.share.context.count > 1) {
-    result.context_imbalance = batch_.context_imbalance();
+    place.result.context_imbalance = place.batch.context_imbalance();
   }
-  host_scalars_.set(
+  place.scalars.set(
       {.target = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.targets, 1)),
        .sequence = 1.0F / static_cast<float>(global_batch),
        .token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),
@@ -89,24 +120,70 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
        // Ranks that share a sequence out have its balance loss alike, and one of them adds it.
        .own_sequences = plan_.share.context.index == 0 ? 1.0F : 0.0F},
       model_.dims().L);
+  place.filled.record(stream_);
+  return {.stop = roll_call_.largest(kStop), .save = roll_call_.largest(kSave)};
+}
+
+void TrainStep::launch() {
+  Place& place = places_[prepared_];
+  const std::size_t before = newest_;
+  const bool is_before = num_under_way_ > 0;
+  place.result.graph_nodes = differentiate(place);
+  // How many steps the optimizer has made is known once no step before is unread.
+  if (is_before) {
+    read(places_[before]);
+  }
   const auto [rate, m_correction, v_correction] =
-      optimizer_.rates(learning_rate(config_.schedule, config_.optimizer.learning_rate, step),
-                       step - skipped_.steps);
-  host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});
-  filled_.record(stream_);
+      optimizer_.rates(learning_rate(config_.schedule, config_.optimizer.learning_rate, place.step),
+                       place.step - skipped_.steps);
+  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});
+  place.result.graph_nodes += update(place);
+  place.copied.record(stream_);
+  newest_ = prepared_;
+  ++num_under_way_;
+  if (stream_.device == Device::cpu) {
+    place.result.communication = groups_.activity().take_communication();
+  }
+}
 
-  result.graph_nodes = enqueue_or_launch();
+StepResult TrainStep::finish() {
+  require(num_under_way_ > 0, "a step is launched before it is finished");
+  Place& place = places_[num_under_way_ == 1 ? newest_ : (newest_ + 1) % kStepsUnderWay];
+  --num_under_way_;
+  read(place);
+  StepResult& result = place.result;
+  result.expert_load_max = busiest_expert(place);
+  result.data_seconds = place.filled.seconds_since(place.begin);
+  result.model_seconds = place.differentiated.seconds_since(place.filled);
+  result.optimizer_seconds = place.end.seconds_since(place.differentiated);
+  if (stream_.device != Device::cpu) {
+    result.communication = groups_.activity().take_communication();
+  }
+  return result;
+}
 
-  activity.enter("statistics");
-  synchronize(stream_);
-  read(result);
+void TrainStep::read(Place& place) {
+  if (place.is_read) {
+    return;
+  }
+  groups_.activity().enter("statistics");
+  place.copied.wait();
+  place.is_read = true;
+  StepResult& result = place.result;
+  result.loss = place.stats[Stat::loss];
+  result.balance = place.stats[Stat::balance];
+  result.router_z = place.stats[Stat::z];
+  result.grad_norm = place.stats[Stat::grad_norm];
+  // Here and not in finish(): the next step's end takes the place of the one before.
+  const Place& other = &place == &places_[0] ? places_[1] : places_[0];
+  result.seconds = place.end.seconds_since(place.follows ? other.end : place.begin);
   result.skipped = !std::isfinite(result.grad_norm);
   skipped_ = result.skipped
                  ? Skipped{.steps = skipped_.steps + 1, .in_a_row = skipped_.in_a_row + 1}
                  : Skipped{.steps = skipped_.steps, .in_a_row = 0};
   if (skipped_.in_a_row > config_.optimizer.max_skipped ||
       (!std::isfinite(result.loss) && !result.skipped)) {
-    throw DivergedError("step " + std::to_string(step) + " has loss " +
+    throw DivergedError("step " + std::to_string(place.step) + " has loss " +
                         std::to_string(result.loss) + " and gradient norm " +
                         std::to_string(result.grad_norm) + " (training diverged" +
                         (skipped_.in_a_row > 1 ? ": " + std::to_string(skipped_.in_a_row) +
@@ -116,34 +193,41 @@ StepResult TrainStep::run(std::int64_t step, std::uint64_t first_sample) {
                                                : "") +
                         "); go back to weights from before that");
   }
-  result.data_seconds = filled_.seconds_since(begin_);
-  result.model_seconds = differentiated_.seconds_since(filled_);
-  result.optimizer_seconds = end_.seconds_since(differentiated_);
-  result.communication = activity.take_communication();
-  return result;
 }
 
-// What looks at each op or phase of a step by itself, a profile or a trace, finds none in a graph; and
-// a graph waits for nothing that lies outside of it.
-std::int64_t TrainStep::enqueue_or_launch() {
-  if (!graphs_ || kernels::OpProfile::active() != nullptr ||
-      groups_.activity().gpu_spans() != nullptr || optimizer_.waits()) {
-    enqueue();
+bool TrainStep::launches_graphs() const {
+  return kernels::OpProfile::active() == nullptr && groups_.activity().gpu_spans() == nullptr &&
+         !optimizer_.waits();
+}
+
+std::int64_t TrainStep::differentiate(Place& place) {
+  if (!place.differentiation || !launches_graphs()) {
+    enqueue_differentiation(place);
     return 0;
   }
   const std::int64_t size = config_.batch.micro_batch;
   for (std::int64_t i = 0; i < plan_.num_micro_batches; ++i) {
-    padding_[static_cast<std::size_t>(i)] = batch_.micro_batch(i * size, size).any_padding;
+    padding_[static_cast<std::size_t>(i)] = place.batch.micro_batch(i * size, size).any_padding;
   }
-  groups_.activity().enter("graph of the step");
-  const auto work = [&] { enqueue(); };
-  return graphs_->run(padding_, std::cref(work));
+  groups_.activity().enter("graph of the gradients");
+  const auto work = [&] { enqueue_differentiation(place); };
+  return place.differentiation->run(padding_, std::cref(work));
 }
 
-void TrainStep::enqueue() {
+std::int64_t TrainStep::update(Place& place) {
+  if (!place.update || !launches_graphs()) {
+    enqueue_update(place);
+    return 0;
+  }
+  groups_.activity().enter("graph of the update");
+  const auto work = [&] { enqueue_update(place); };
+  return place.update->run({}, std::cref(work));
+}
+
+void TrainStep::enqueue_differentiation(Place& place) {
   const SharedActivations<TensorView>& shared = model_.activations().shared;
   Activity& activity = groups_.activity();
-  host_scalars_.copy(stream_);
+  place.scalars.copy_scales(stream_);
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   const auto act = [&](const Action& action, MicroBatch& slot) { run(action, slot); };
@@ -151,14 +235,18 @@ void TrainStep::enqueue() {
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
   reduction_.finish();
-  differentiated_.record(stream_);
+  place.differentiated.record(stream_);
+}
 
-  activity.enter("optimizer");
+void TrainStep::enqueue_update(Place& place) {
+  const SharedActivations<TensorView>& shared = model_.activations().shared;
+  groups_.activity().enter("optimizer");
+  place.scalars.copy_rates(stream_);
   const TensorView norm_1 = stat_view(shared, Stat::grad_norm);
   optimizer_.measure_gradient(norm_1, model_.activations().backward.global_norm_partial_P, stream_);
   optimizer_.step(step_scalar_view(shared, StepScalar::rates), norm_1, stream_);
-  end_.record(stream_);
-  enqueue_read_back();
+  place.end.record(stream_);
+  enqueue_read_back(place);
 }
 
 const PendingWeights& TrainStep::pending_of(const Action& action) const {
@@ -194,7 +282,7 @@ void TrainStep::run(const Action& action,
   switch (action.kind) {
     case ActionKind::forward: {
       const std::int64_t size = config_.batch.micro_batch;
-      model_.load(slot, batch_.micro_batch(index * size, size));
+      model_.load(slot, places_[prepared_].batch.micro_batch(index * size, size));
       model_.forward(slot);
       return;
     }
@@ -210,12 +298,15 @@ void TrainStep::run(const Action& action,
   }
 }
 
-StepBatch::Counts TrainStep::sum_counts(const StepBatch::Counts& counts) {
+StepBatch::Counts TrainStep::summed_counts() const {
   // Ranks along `data` have samples of their own, along `context` tokens of them; those along `tensor`
   // have the same.
-  std::array<std::int64_t, 2> sums = {counts.targets, counts.valid_tokens};
-  sum_over_ranks(groups_.data_context_host(), sums, "step.counts");
-  return {.targets = sums[0], .valid_tokens = sums[1]};
+  StepBatch::Counts sums;
+  for (const int rank : sample_ranks_) {
+    sums.targets += roll_call_.said(rank, kTargets);
+    sums.valid_tokens += roll_call_.said(rank, kValidTokens);
+  }
+  return sums;
 }
 
 void TrainStep::sum_losses_over_ranks() {
@@ -230,9 +321,9 @@ void TrainStep::sum_losses_over_ranks() {
   }
 }
 
-double TrainStep::busiest_expert() {
+double TrainStep::busiest_expert(const Place& place) {
   const Dims& dims = model_.dims();
-  const auto* offsets = static_cast<const std::int32_t*>(host_offsets_.data());
+  const auto* offsets = static_cast<const std::int32_t*>(place.offsets.data());
   std::fill(rows_LE_.begin(), rows_LE_.end(), 0);
   for (std::int64_t layer = 0; layer < dims.L; ++layer) {
     const std::int32_t* of_layer = offsets + layer * num_expert_offsets(dims);
@@ -249,10 +340,10 @@ double TrainStep::busiest_expert() {
          static_cast<double>(std::max<std::int64_t>(all_rows, 1));
 }
 
-void TrainStep::enqueue_read_back() {
+void TrainStep::enqueue_read_back(Place& place) {
   const Dims& dims = model_.dims();
-  host_stats_.copy(stream_);
-  auto* offsets = static_cast<std::int32_t*>(host_offsets_.data());
+  place.stats.copy(stream_);
+  auto* offsets = static_cast<std::int32_t*>(place.offsets.data());
   for (std::size_t chunk = 0; chunk < plan_.activations.chunks.size(); ++chunk) {
     const MicroBatch& last =
         pipeline_.slot_of(static_cast<std::int64_t>(chunk), plan_.num_micro_batches - 1);
@@ -262,14 +353,6 @@ void TrainStep::enqueue_read_back() {
           offsets + last.layer_at(i) * num_expert_offsets(dims), view.data, view.bytes(), stream_);
     }
   }
-}
-
-void TrainStep::read(StepResult& result) {
-  result.loss = host_stats_[Stat::loss];
-  result.balance = host_stats_[Stat::balance];
-  result.router_z = host_stats_[Stat::z];
-  result.grad_norm = host_stats_[Stat::grad_norm];
-  result.expert_load_max = busiest_expert();
 }
 
 }  // namespace memphis

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
 #include "csrc/comm/activity.h"
+#include "csrc/comm/together.h"
 #include "csrc/config/config.h"
 #include "csrc/core/device.h"
 #include "csrc/data/loader.h"
@@ -16,6 +18,8 @@
 #include "csrc/model/pipeline.h"
 #include "csrc/optim/gradient_reduction.h"
 #include "csrc/optim/optimizer.h"
+#include "csrc/plan/host_memory.h"
+#include "csrc/plan/mesh.h"
 #include "csrc/plan/training_plan.h"
 #include "csrc/train/batch.h"
 #include "csrc/train/routing.h"
@@ -38,6 +42,9 @@ struct StepResult {
   std::int64_t tokens = 0;
   // Kernels, products, copies, memsets and events of the graph that was launched; 0: there was none.
   std::int64_t graph_nodes = 0;
+  // From the end of the step before where that was under way when this one was prepared, else from
+  // there.
+  double seconds = 0;
   double data_seconds = 0;
   double model_seconds = 0;  // forward and backward
   double optimizer_seconds = 0;
@@ -48,13 +55,18 @@ struct StepResult {
 // One optimizer step: the plan's schedule, clipping, AdamW. After construction nothing is allocated.
 // Every rank of `groups` makes the same calls, on samples of its own, and has the same result.
 //
-// Between the samples and the statistics the host enqueues and waits for nothing, where this rank is
-// the only one; with `graphs`, which take memory in the first steps, it launches all of that at once,
-// to the same bits.
+// A step is prepared, launched and finished. The next one may be prepared and launched before that:
+// then the device goes on while the host reads what the step reports. Between launch() and finish()
+// the host waits for nothing where this rank is the only one, but for what the step before reports;
+// with `graphs`, which take memory in the first steps, it launches all of the work in two pieces, to
+// the same bits.
+//
+// Ranks agree on a step in two collectives of the host: "step.samples" and "step.expert_load".
 class TrainStep {
  public:
   TrainStep(const Config& config,
             const TrainingPlan& plan,
+            const Mesh& mesh,
             const Groups& groups,
             Grok& model,
             Pipeline& pipeline,
@@ -64,11 +76,27 @@ class TrainStep {
             bool graphs,
             Stream stream);
 
-  // Step number `step`, counted from 1, on samples [first_sample, first_sample + global_batch).
-  // Returns when the device is done. A step whose gradient's norm is not finite changes nothing; after
-  // optimizer.max_skipped of them in a row it is a DivergedError. So is a loss that is not finite
-  // where the gradient is.
-  StepResult run(std::int64_t step, std::uint64_t first_sample);
+  // What a rank has to say to all others as a step begins; what prepare() returns is the largest of
+  // each number that a rank has said.
+  struct News {
+    std::int64_t stop = 0;  // why the run is to stop
+    std::int64_t save = 0;  // whether a checkpoint is due
+  };
+
+  // Fills host memory with step number `step`, counted from 1: samples [first_sample, first_sample +
+  // global_batch). DataError, on all ranks, where text is lost on one. A step that is prepared and
+  // not launched is forgotten with the next one. At most one step is under way.
+  News prepare(std::int64_t step, std::uint64_t first_sample, const News& own);
+
+  // Puts the prepared step on the device. It updates the weights by what the step before has
+  // reported, if that is not finished: reads it, and throws for it as finish() does, with nothing of
+  // the update on its way.
+  void launch();
+
+  // Returns what the first step reports that was launched and not finished. A step whose gradient's
+  // norm is not finite changes nothing; after optimizer.max_skipped of them in a row it is a
+  // DivergedError. So is a loss that is not finite where the gradient is.
+  StepResult finish();
 
   // Steps that were left out: the optimizer's own count is without them.
   struct Skipped {
@@ -78,31 +106,65 @@ class TrainStep {
   const Skipped& skipped() const { return skipped_; }
   void set_skipped(const Skipped& skipped) { skipped_ = skipped; }
 
-  // Computes the gradients of the step's first micro-batch once more, where the backward pass leaves
-  // them and not reduced, from the weights as they are now. Nothing that a later step reads is
-  // changed. Every rank calls, and none before the first step.
+  // Computes the gradients of the last step's first micro-batch once more, where the backward pass
+  // leaves them and not reduced, from the weights as they are now. Nothing that a later step reads is
+  // changed. Every rank calls, none before the first step and none while one is under way.
   void differentiate_again();
 
-  // Of the step that run() has returned from. Every rank calls. They read back what the step did
-  // not, so they are for a step now and then.
+  // Of the last step, which is finished. Every rank calls. They read back what the step did not, so
+  // they are for a step now and then.
   Routing routing();
   RankTimes rank_times(const StepResult& result);
 
  private:
-  // From the copy of the step's scalars to those of its statistics; returns the nodes of the graph.
-  std::int64_t enqueue_or_launch();
-  void enqueue();
+  // The host's memory of a step.
+  struct Place {
+    Place(const Config& config,
+          const TrainingPlan& plan,
+          const SampleShare& samples,
+          const Grok& model,
+          bool graphs,
+          Stream stream);
+
+    StepBatch batch;
+    HostScalars scalars;
+    HostStats stats;
+    PinnedBuffer offsets;  // i32, of each layer of the model; of this rank's, filled
+    // What they lie in is part of the work.
+    std::optional<StepGraphs> differentiation;
+    std::optional<StepGraphs> update;
+    Event begin;
+    Event filled;
+    Event differentiated;
+    Event end;
+    Event copied;
+    std::int64_t step = 0;
+    StepResult result;
+    bool follows = false;  // another one that was under way when it was prepared
+    bool is_read = false;
+  };
+
+  // What looks at each op or phase of a step by itself, a profile or a trace, finds none in a graph;
+  // and a graph waits for nothing that lies outside of it.
+  bool launches_graphs() const;
+  // From the copy of the scales to the reduced gradients; from that of the rates to that of the
+  // statistics. Return the nodes of their graph.
+  std::int64_t differentiate(Place& place);
+  std::int64_t update(Place& place);
+  void enqueue_differentiation(Place& place);
+  void enqueue_update(Place& place);
+  void enqueue_read_back(Place& place);
+  // Waits for the statistics, once, and judges them.
+  void read(Place& place);
   void run(const Action& action, MicroBatch& slot);
   void run(const Action& action,
            MicroBatch& slot,
            kernels::WeightGradient weight_gradient,
            GradientSink* sink);
   const PendingWeights& pending_of(const Action& action) const;
-  StepBatch::Counts sum_counts(const StepBatch::Counts& counts);
+  StepBatch::Counts summed_counts() const;
   void sum_losses_over_ranks();
-  void enqueue_read_back();
-  void read(StepResult& result);
-  double busiest_expert();
+  double busiest_expert(const Place& place);
 
   const Config& config_;
   SampleShare samples_;
@@ -115,19 +177,16 @@ class TrainStep {
   Optimizer& optimizer_;
   const MixtureLoader& loader_;
   Stream stream_;
-  StepBatch batch_;
-  HostScalars host_scalars_;
-  HostStats host_stats_;
-  PinnedBuffer host_offsets_;  // i32, of each layer of the model; of this rank's, filled
+  RollCall roll_call_;
+  std::vector<int> sample_ranks_;  // which have the samples of a step among them, once
+  std::array<Place, kStepsUnderWay> places_;
+  std::size_t prepared_ = 0;
+  std::size_t newest_ = 0;         // that was launched
+  std::size_t num_under_way_ = 0;  // launched and not finished
   std::vector<std::int64_t> rows_LE_;
   std::vector<std::byte> host_probs_;  // routing()'s
-  Event begin_;
-  Event filled_;
-  Event differentiated_;
-  Event end_;
-  Skipped skipped_;
-  std::vector<bool> padding_;  // of the step's micro-batches
-  std::optional<StepGraphs> graphs_;
+  Skipped skipped_;                    // up to the last step that was read
+  std::vector<bool> padding_;          // of the step's micro-batches
 };
 
 }  // namespace memphis

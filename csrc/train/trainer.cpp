@@ -173,6 +173,7 @@ Trainer::Trainer(const Config& config,
                  plan_.saves_in_background);
   train_step_.emplace(config_,
                       plan_,
+                      mesh_,
                       groups_,
                       *model_,
                       *pipeline_,
@@ -252,10 +253,50 @@ void Trainer::pass_over() {
 
 StepResult Trainer::step() {
   pass_over();
-  const StepResult result = train_step_->run(step_ + 1, samples_);
+  train_step_->prepare(step_ + 1, samples_, {});
+  launch();
+  return finish();
+}
+
+// Whoever reads a step finds out that it diverged, which leaves the run at the step before it.
+template <class Reads>
+auto Trainer::reading(const Reads& reads) {
+  try {
+    return reads();
+  } catch (const DivergedError&) {
+    step_ = under_way_.front().step - 1;
+    samples_ = under_way_.front().samples_before;
+    under_way_.clear();
+    throw;
+  }
+}
+
+void Trainer::launch() {
+  const std::uint64_t samples_before = samples_;
+  reading([&] { train_step_->launch(); });
   ++step_;
   samples_ += static_cast<std::uint64_t>(config_.batch.global_batch);
+  under_way_.push_back({.step = step_, .samples_before = samples_before, .samples = samples_});
+}
+
+StepResult Trainer::finish() {
+  const StepResult result = reading([&] { return train_step_->finish(); });
+  under_way_.erase(under_way_.begin());
   return result;
+}
+
+// What follows the step looks at the weights or at what it reports, or its numbers decide of the next
+// one: which samples that takes, after a rewind.
+bool Trainer::is_read_at_once(std::int64_t step) const {
+  const MetricsConfig& metrics = config_.metrics;
+  const RunConfig& run = config_.run;
+  const bool looks = due(step, metrics.every) || due(step, metrics.validate_every) ||
+                     due(step, run.verify_every) || due(step, run.recompute_check_every) ||
+                     due(step, config_.checkpoint.every) || due(step, run.export_every) ||
+                     (questions_ && due(step, metrics.evaluate_every)) ||
+                     (sampler_ && due(step, metrics.sample_every));
+  return looks || step == config_.schedule.steps || config_.optimizer.rewind_norm > 0 ||
+         world_.activity().gpu_spans() != nullptr;  // which are of one step
 }
 
 void Trainer::verify_replicas() {
@@ -432,12 +473,8 @@ bool Trainer::forgives(const Error& error) {
   return true;
 }
 
-bool Trainer::save_is_due() {
-  if (config_.checkpoint.every != kAutoInterval) {
-    return due(step_, config_.checkpoint.every);
-  }
-  const bool now_due = leads_ && save_interval_->due(now_seconds());
-  return largest_of_all(groups_.all_host(), now_due ? 1 : 0, "step.save") != 0;
+bool Trainer::save_interval_is_over() const {
+  return leads_ && save_interval_ && save_interval_->due(now_seconds());
 }
 
 bool Trainer::weights_have_exploded() {
@@ -459,9 +496,13 @@ std::filesystem::path Trainer::export_folder() const {
   return std::filesystem::path(config_.run.dir) / "export" / checkpoint_name(step_);
 }
 
+bool Trainer::export_is_due() const {
+  return config_.run.export_every > 0 && step_ > 0 &&
+         (due(step_, config_.run.export_every) || step_ == config_.schedule.steps);
+}
+
 bool Trainer::owes_export() {
-  const bool due_now = config_.run.export_every > 0 && step_ > 0 &&
-                       (due(step_, config_.run.export_every) || step_ == config_.schedule.steps);
+  const bool due_now = export_is_due();
   std::error_code ignored;
   const bool there =
       leads_ && due_now &&
@@ -531,10 +572,9 @@ void Trainer::give_up_save() {
   }
 }
 
-StepResult Trainer::watched_step() {
-  StepResult result;
+void Trainer::watching(const std::function<void()>& reads) {
   try {
-    result = step();
+    reads();
   } catch (const DivergedError& error) {
     give_up_save();
     if (!leads_) {
@@ -548,41 +588,43 @@ StepResult Trainer::watched_step() {
         exploded ? fmt::format(" (before step {}, where the loss exploded)", since) : "",
         rotation_.way_back(since, kCalmer)));
   }
+}
+
+void Trainer::watch(std::int64_t step, const StepResult& result) {
   if (!leads_) {
-    return result;
+    return;
   }
   if (result.skipped) {
     log_warning(
         "step {} is left out: its gradient's norm is {}, with loss {:.4g}; {} in a row, of which "
         "optimizer.max_skipped allows {}",
-        step_,
+        step,
         result.grad_norm,
         result.loss,
         train_step_->skipped().in_a_row,
         config_.optimizer.max_skipped);
-    return result;
+    return;
   }
-  switch (loss_watch_.observe(step_, result.loss)) {
+  switch (loss_watch_.observe(step, result.loss)) {
     case LossWatch::News::none:
       break;
     case LossWatch::News::exploded:
       log_warning(
           "step {} has loss {:.4g}, above {}: the weights have exploded; until losses are below "
           "that again only the end of the run is saved, and no checkpoint is deleted; {}",
-          step_,
+          step,
           result.loss,
           loss_watch_.describe_limit(),
-          rotation_.way_back(step_, kCalmer));
+          rotation_.way_back(step, kCalmer));
       break;
     case LossWatch::News::recovered:
       log_warning("step {} has loss {:.4g}: it has come back below {}; checkpoints are saved again",
-                  step_,
+                  step,
                   result.loss,
                   loss_watch_.describe_limit());
       break;
   }
   weights_are_bad_ = loss_watch_.exploded();
-  return result;
 }
 
 bool Trainer::is_spike(const StepResult& result) const {
@@ -700,14 +742,15 @@ void Trainer::describe_mixture() const {
   }
 }
 
-void Trainer::say_epochs(std::uint64_t samples_before) {
+void Trainer::say_epochs(const UnderWay& step) {
   for (std::size_t i = 0; leads_ && i < dataset_.sources.size(); ++i) {
-    const auto before = static_cast<std::uint64_t>(training_loader_->epochs(i, samples_before));
-    const auto now = static_cast<std::uint64_t>(training_loader_->epochs(i, samples_));
+    const auto before =
+        static_cast<std::uint64_t>(training_loader_->epochs(i, step.samples_before));
+    const auto now = static_cast<std::uint64_t>(training_loader_->epochs(i, step.samples));
     if (now > before) {
       const std::string& name = dataset_.sources[i].name;
       log_info("step {}  {} begins epoch {}, of {} samples",
-               step_,
+               step.step,
                name.empty() ? std::string("data.train") : name,
                now + 1,
                training_loader_->num_samples(i));
@@ -784,12 +827,14 @@ void Trainer::run() {
   write_trace();
 }
 
-void Trainer::saving_if_text_is_lost(const std::function<void()>& work) {
+void Trainer::saving_if_text_is_lost(const std::function<void()>& work,
+                                     const std::function<void()>& settle) {
   try {
     work();
   } catch (const Error& error) {
     // All ranks are here, at the same step; the weights are those of the last one that is whole.
     if (error.code() == ExitCode::data && step_ > 0) {
+      settle();
       save(Save::now);
     }
     throw;
@@ -1079,37 +1124,64 @@ void Trainer::train(Report& report, const Owed& owed) {
     save_and_stop();
   }
   export_model();  // where an earlier process was stopped before it
+  // What a step reports is read once the next one is on its way, and at once where something that
+  // follows the step may depend on it. False: the run has gone back to a checkpoint.
+  MetricsFile::StepRecord record;  // of the last step that was read
+  const auto settle = [&](std::size_t num_left = 0) {
+    while (under_way_.size() > num_left) {
+      const UnderWay of = under_way_.front();
+      record = {};
+      watching([&] { record.result = finish(); });
+      watch(of.step, record.result);
+      if (is_spike(record.result) && rewind(of.samples_before, record.result)) {
+        open(report);
+        return false;
+      }
+      say_epochs(of);
+      record.step = of.step;
+      record.samples = of.samples;
+      record.seconds = record.result.seconds;
+      if (time_limit_) {
+        time_limit_->stepped(record.seconds);
+      }
+      go_on_saving([&] { saver_->advance(); });
+      rotate();  // a checkpoint of before this step: its weights have shown their loss
+      record.learning_rate =
+          learning_rate(config_.schedule, config_.optimizer.learning_rate, record.step);
+      record.model_flops_per_second =
+          static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
+      report.write([&](MetricsFile& metrics) { metrics.write_step(record); });
+      smoothed_seconds = smoothed_seconds == 0
+                             ? record.seconds
+                             : kSmoothing * smoothed_seconds + (1 - kSmoothing) * record.seconds;
+      if (leads_) {
+        progress->update(record.step, live_note(record, smoothed_seconds, flops, peak));
+      }
+    }
+    return true;
+  };
   while (step_ < last_step) {
-    const Clock step_clock;
-    MetricsFile::StepRecord record;
     pass_over();
-    const std::uint64_t samples_before = samples_;
-    saving_if_text_is_lost([&] { record.result = watched_step(); });
-    if (is_spike(record.result) && rewind(samples_before, record.result)) {
-      open(report);
+    const TrainStep::News own = {.stop = reason_to_stop(), .save = save_interval_is_over() ? 1 : 0};
+    TrainStep::News news;
+    saving_if_text_is_lost([&] { news = train_step_->prepare(step_ + 1, samples_, own); },
+                           [&] { settle(); });
+    if (news.save != 0) {
+      settle();
+      if (!weights_have_exploded()) {
+        save(Save::meanwhile);
+      }
+    }
+    if (news.stop != 0) {
+      settle();
+      why = news.stop;
+      save_and_stop();
+    }
+    watching([&] { launch(); });
+    if (!settle(is_read_at_once(step_) ? 0 : 1) || !under_way_.empty()) {
       continue;
     }
-    say_epochs(samples_before);
-    record.step = step_;
-    record.samples = samples_;
-    record.seconds = step_clock.seconds();
-    if (time_limit_) {
-      time_limit_->stepped(record.seconds);
-    }
-    go_on_saving([&] { saver_->advance(); });
-    rotate();  // a checkpoint of before this step: its weights have shown their loss
-    record.learning_rate = learning_rate(config_.schedule, config_.optimizer.learning_rate, step_);
-    record.model_flops_per_second =
-        static_cast<double>(record.result.tokens) * flops.halved / record.seconds;
-    report.write([&](MetricsFile& metrics) { metrics.write_step(record); });
-    smoothed_seconds = smoothed_seconds == 0
-                           ? record.seconds
-                           : kSmoothing * smoothed_seconds + (1 - kSmoothing) * record.seconds;
-
     const bool last = step_ == last_step;
-    if (leads_) {
-      progress->update(step_, live_note(record, smoothed_seconds, flops, peak));
-    }
     if (leads_ && (last || (due(step_, config_.metrics.every) && !Progress::is_live()))) {
       log_info("{}", progress_line(record, last_step, smoothed_seconds, flops, peak));
     }
@@ -1124,7 +1196,7 @@ void Trainer::train(Report& report, const Owed& owed) {
       check_repeats();
     }
     if (due(step_, config_.metrics.validate_every) || last) {
-      saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); });
+      saving_if_text_is_lost([&] { validate(report, clock.seconds(), gives_up); }, [] {});
     }
     if (questions_ && (due(step_, config_.metrics.evaluate_every) || last)) {
       evaluate(report, gives_up);
@@ -1132,17 +1204,16 @@ void Trainer::train(Report& report, const Owed& owed) {
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);
     }
-    if (last || (save_is_due() && !weights_have_exploded())) {
+    if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
       save(last ? Save::now : Save::meanwhile);
     }
-    if (!weights_have_exploded()) {
+    if (export_is_due() && !weights_have_exploded()) {
       export_model();
     }
     world_.activity().enter("end of the step");
-    if (why == 0) {
-      why = agree_to_stop();
-      // A signal that comes when all is done changes nothing.
-      why = last && why != kReportFailed ? 0 : why;
+    // A signal that comes when all is done changes nothing.
+    if (last && why == 0) {
+      why = agree_to_stop() == kReportFailed ? kReportFailed : 0;
     }
     if (why != 0) {
       save_and_stop();

@@ -113,21 +113,38 @@ class Trainer {
   // Writes a model folder where one is due and not there; what a disk does to it is said, and
   // nothing else is lost. Every rank calls.
   void export_model();
+  bool export_is_due() const;
   bool owes_export();
   std::filesystem::path export_folder() const;
-  // Whether checkpoint.every asks for a save after this step; the same on all ranks.
-  bool save_is_due();
+  // What checkpoint.every: auto asks for; of the first rank.
+  bool save_interval_is_over() const;
   // Deletes what the last save has made superfluous, once its weights are known to be well.
   void rotate();
-  // step(), and what its loss says of the run.
-  StepResult watched_step();
+  // A step that is launched and not finished, and the position in the samples before and after it.
+  struct UnderWay {
+    std::int64_t step;
+    std::uint64_t samples_before;
+    std::uint64_t samples;
+  };
+  // Of train_step_, the prepared step and the first that is under way. DivergedError leaves the run
+  // where the step that diverged began.
+  void launch();
+  StepResult finish();
+  template <class Reads>
+  auto reading(const Reads& reads);
+  // Whether the step is to be finished before the next one is prepared.
+  bool is_read_at_once(std::int64_t step) const;
+  // Does what reads a step; where that has diverged, the error says what there is to go back to.
+  void watching(const std::function<void()>& reads);
+  // What the loss of a step says of the run.
+  void watch(std::int64_t step, const StepResult& result);
   // As the first rank knows, on every rank. Every rank calls.
   bool weights_have_exploded();
   // Asked again and again, with the same answer on all ranks: whether the run is to stop.
   using GivesUp = std::function<bool()>;
   void describe_mixture() const;
   // Which epoch of each source the run is in, once that changes.
-  void say_epochs(std::uint64_t samples_before);
+  void say_epochs(const UnderWay& step);
   // None leaves a line where it was given up.
   void validate(Report& report, double elapsed_seconds, const GivesUp& gives_up);
   void evaluate(Report& report, const GivesUp& gives_up);
@@ -142,8 +159,10 @@ class Trainer {
   // The same on all ranks: what an earlier process was stopped before, after the step that it
   // saved.
   Owed find_owed();
-  // Does `work` on all ranks. If they lose text that it reads, what was learnt is saved first.
-  void saving_if_text_is_lost(const std::function<void()>& work);
+  // Does `work` on all ranks. If they lose text that it reads, `settle` and what was learnt is saved
+  // first.
+  void saving_if_text_is_lost(const std::function<void()>& work,
+                              const std::function<void()>& settle);
   // What surrounds the steps: progress, metrics, validation, samples, checkpoints.
   void train(const Owed& owed);
   void train(Report& report, const Owed& owed);
@@ -200,6 +219,7 @@ class Trainer {
   std::optional<InferenceModel> sampler_;
   std::int64_t step_ = 0;
   std::uint64_t samples_ = 0;
+  std::vector<UnderWay> under_way_;  // the first one first; step_ and samples_ are behind the last
   std::int64_t saved_step_ = -1;
   std::set<std::uint64_t> passed_over_;  // samples that begin a step's
   std::int64_t rewound_to_ = -1;      // the step of the checkpoint that the run last went back to

@@ -252,7 +252,7 @@ class Layers {
   void backward(std::int64_t index, char kind) {
     HostScalars scalars(activations_.shared.step_scalars);
     scalars.set(StepScalar::auxiliary, {0.1, 0.05});
-    scalars.copy(stream());
+    scalars.copy_scales(stream());
     const TensorView& dhidden_TD = activations_.backward.dhidden_TD;
     const TestTensor drawn(
         {{dhidden_TD.dim(0), dhidden_TD.dim(1)}, dhidden_TD.dtype},

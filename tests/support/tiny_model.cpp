@@ -198,7 +198,7 @@ void TinyModel::begin_pass() {
   const TensorView& stats = activations_.shared.stats;
   device_zero(stats.data, stats.bytes(), stream());
   host_scalars_.set(scales, dims_.L);
-  host_scalars_.copy(stream());
+  host_scalars_.copy_scales(stream());
 }
 
 double TinyModel::total_loss() {

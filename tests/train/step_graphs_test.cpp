@@ -12,6 +12,7 @@
 
 #include <gtest/gtest.h>
 
+#include "csrc/core/device_wait.h"
 #include "csrc/core/error.h"
 #include "csrc/train/trainer.h"
 #include "kernels/op_profile.h"
@@ -179,7 +180,8 @@ TEST_F(StepGraph, IsOfTheStepsWithPaddingWhereItsOwnIs) {
   EXPECT_GT(num_launched, 0) << "no kind comes twice";
 }
 
-// The GPU runs dry once a step, between the statistics of one and the samples of the next.
+// Where each step is read before the next one is prepared, the GPU runs dry once a step. The host waits
+// for it that once: for what the step reports.
 TEST_F(StepGraph, OrNotLetsTheHostWaitOnceAStep) {
   for (const std::string graph : {"never", "required"}) {
     Trainer trainer(tiny_config(directory_, with({"model.num_layers=1", "run.graph=" + graph})),
@@ -188,18 +190,45 @@ TEST_F(StepGraph, OrNotLetsTheHostWaitOnceAStep) {
     trainer.step();
     constexpr std::uint64_t kSteps = 2;
     const std::uint64_t stalls = stall_count();
+    const std::uint64_t waits = host_wait_count();
     const std::uint64_t enqueued = enqueued_count();
     const std::uint64_t allocations = allocation_count();
     for (std::uint64_t i = 0; i < kSteps; ++i) {
       trainer.step();
     }
     EXPECT_EQ(stall_count() - stalls, kSteps) << graph;
+    EXPECT_EQ(host_wait_count() - waits, kSteps) << graph;
     EXPECT_EQ(allocation_count() - allocations, 0U) << graph;
     if (graph == "required") {
-      EXPECT_EQ(enqueued_count() - enqueued, kSteps);
+      EXPECT_EQ(enqueued_count() - enqueued, 2 * kSteps) << "the gradients, and the update";
     } else {
       EXPECT_GT(enqueued_count() - enqueued, 100 * kSteps);
     }
+  }
+}
+
+// With and without graphs, a run that reads a step while the next one is under way ends with the
+// weights of one that reads each step at once.
+TEST_F(StepGraph, OrNotHasTheBitsWhereAStepIsReadLate) {
+  std::vector<std::vector<std::byte>> weights;
+  for (const char* const graph : {"never", "required"}) {
+    for (const char* const every : {"1", "1000"}) {
+      Trainer trainer(
+          tiny_config(
+              directory_,
+              with({"model.num_layers=1",
+                    std::string("run.graph=") + graph,
+                    std::string("metrics.every=") + every,
+                    "run.dir=" + (directory_.path() / (std::string(graph) + every)).string(),
+                    "checkpoint.every=0",
+                    "metrics.validate_every=0"})),
+          {});
+      trainer.run();
+      weights.push_back(weights_of(trainer));
+    }
+  }
+  for (std::size_t i = 1; i < weights.size(); ++i) {
+    EXPECT_TRUE(weights[i] == weights[0]) << i;
   }
 }
 

@@ -108,8 +108,7 @@ bool is_message(const Moved& moved) {
 
 // What ranks tell each other once a step, in host memory.
 bool is_bookkeeping(const Moved& moved) {
-  return moved.name == "step.samples" || moved.name == "step.counts" ||
-         moved.name == "step.expert_load";
+  return moved.name == "step.samples" || moved.name == "step.expert_load";
 }
 
 // Of the messages of a pipeline it matters how many there are: receives are begun ahead.

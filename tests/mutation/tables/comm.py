@@ -15,6 +15,14 @@ SIMT_STREAM = "core/device_simt.cpp"
 plant("comm.gather_blocks", HOST, "index",
       "      std::memcpy(bytes_of(op.y) + (b * n + r) * block_bytes,", "      std::memcpy(bytes_of(op.y) + (r * num_blocks + b) * block_bytes,",
       "blocks are not put together")
+TOGETHER = "comm/together.cpp"
+
+plant("comm.roll_call_word", TOGETHER, "index",
+      "own_.size() + 1 + word];", "own_.size() + word];",
+      "the first word of a rank is how its work ended")
+plant("comm.roll_call_last", TOGETHER, "condition",
+      "    if (report != 0) {\n", "    if (report != 0 && rank + 1 == all_host_.size()) {\n",
+      "a rank that fails is heard of only if it is the last")
 plant("comm.solo_copy", SOLO, "condition",
       "    if (op.y.data != op.x.data) {\n      device_copy(op.y.data, op.x.data, op.x.bytes(), stream);", "    if (op.y.data == op.x.data) {\n      device_copy(op.y.data, op.x.data, op.x.bytes(), stream);",
       "a collective of one rank leaves its result as it was")

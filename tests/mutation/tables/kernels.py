@@ -432,6 +432,21 @@ plant("matmul.dweight_written", "matmul/matmul.cpp", "accumulate",
 
 PERMUTE = "permute/permute.cu"
 
+plant("permute.arrival_sender", PERMUTE, "condition",
+      "if (other < sender) {", "if (other <= sender) {",
+      "a sender's rows come behind themselves")
+plant("permute.arrival_lanes", PERMUTE, "bound",
+      "other < P; other += gpu::kWarpSize) {", "other < P && other < gpu::kWarpSize; other += gpu::kWarpSize) {",
+      "senders beyond a warp's lanes are not counted")
+plant("permute.arrival_room", PERMUTE, "tail guard",
+      "if (arrived + i < R && place + i < R) {", "if (arrived + i < R) {",
+      "a row without a place is written")
+plant("permute.arrival_rank", PERMUTE, "index",
+      "sent_offsets + static_cast<std::int64_t>(rank) * E;", "sent_offsets + static_cast<std::int64_t>(rank);",
+      "experts of other ranks are counted")
+plant("permute.arrival_last", PERMUTE, "index",
+      "offsets[E] = place + count;", "offsets[E] = place;",
+      "the last sender's rows of the last expert are left out")
 plant("permute.spread_copy", PERMUTE, "index",
       "experts_per_rank * copies + copy) * experts_per_rank",
       "experts_per_rank * copies + 0 * copy) * experts_per_rank",

@@ -81,6 +81,21 @@ plant("model.parts_queries", ATTENTION, "operand",
       "                   .dy_TN = context.scratch.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = whole",
       "the projection to queries, keys and values gets what the last layer has left")
 
+# ---- rows to the ranks of their experts
+
+EXCHANGE = "model/exchange.cpp"
+
+plant("model.exchange_direction", EXCHANGE, "index",
+      "rows_between(rank_, other);", "rows_between(other, rank_);",
+      "a rank sends as many rows as it receives")
+plant("model.exchange_own_room", EXCHANGE, "condition",
+      "    most_arrived = std::max(most_arrived, arrived);\n",
+      "    most_arrived = receiver == rank_ ? arrived : most_arrived;\n",
+      "a rank whose own rows have room goes on where another's have none")
+plant("model.exchange_first_count", EXCHANGE, "condition",
+      "  reads_counts_ = true;\n", "  reads_counts_ = num_arrived_ == dims_.local_R;\n",
+      "a layer has the counts of the micro-batch before")
+
 # ---- groups and regions
 
 GROUPS = "model/groups.cpp"

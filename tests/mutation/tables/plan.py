@@ -496,7 +496,8 @@ plant("plan.host_slots", "plan/training_plan.cpp", "missing factor",
       "chunk.num_slots * chunk.stage.layers.count", "chunk.stage.layers.count",
       "one micro-batch has places for rows, and as many are under way as there are slots")
 plant("plan.host_validation", "plan/training_plan.cpp", "condition",
-      "(validates ? 2 : 1) * stats_bytes", "2 * stats_bytes",
+      "(validates ? kStepsUnderWay + 1 : kStepsUnderWay) * stats_bytes",
+      "(kStepsUnderWay + 1) * stats_bytes",
       "a run that validates nothing has statistics of it")
 plant("plan.cost_weights", STEP_COST, "missing factor",
       "cost.price += static_cast<double>(plan.num_micro_batches) * (3 * weights",

@@ -15,9 +15,22 @@ plant("train.step_token_scale", STEP, "scale by degree",
       ".token = 1.0F / static_cast<float>(std::max<std::int64_t>(counts.valid_tokens, 1)),", ".token = 1.0F / static_cast<float>(config_.batch.micro_batch * config_.batch.sequence_length),",
       "the z loss adds up over micro-batches")
 plant("train.scalars_of_first_step", STEP, "missing step",
-      "  host_scalars_.copy(stream_);\n",
-      "  if (static int copies = 0; copies++ == 0) {\n    host_scalars_.copy(stream_);\n  }\n",
-      "later steps have the learning rate and the weights of losses of the first")
+      "  place.scalars.copy_rates(stream_);\n",
+      "  if (static int copies = 0; copies++ == 0) {\n    place.scalars.copy_rates(stream_);\n  }\n",
+      "later steps have the learning rate of the first")
+plant("train.read_after_update", STEP, "order",
+      "  if (is_before) {\n    read(places_[before]);\n  }\n", "",
+      "a step that is read late is counted by the optimizer though it was left out")
+plant("train.one_place", STEP, "index",
+      "num_under_way_ == 0 ? newest_ : (newest_ + 1) % kStepsUnderWay;", "newest_;",
+      "a step is prepared over what the one before has still to report")
+plant("train.oldest_place", STEP, "index",
+      "num_under_way_ == 1 ? newest_ : (newest_ + 1) % kStepsUnderWay]", "newest_]",
+      "of two steps under way the later one is finished first")
+plant("train.samples_of_all", STEP, "group",
+      "  for (const int rank : sample_ranks_) {",
+      "  for (int rank = 0; rank < groups_.all_host().size(); ++rank) {",
+      "targets are counted once for each rank that shares a sample")
 plant("train.first_micro_batch", STEP, "off by one",
       "reduction_.weight_gradient(index == 0),", "reduction_.weight_gradient(index <= 1),",
       "the second micro-batch of a step writes over the first")
@@ -43,8 +56,8 @@ plant("train.worst_rank", REPORT, "value",
       "std::max(sum.worst_exposed_seconds, row.worst_exposed_seconds)", "row.worst_exposed_seconds",
       "the last rank is taken for the worst")
 plant("train.rates_after_launch", STEP, "order",
-      "  host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});\n  filled_.record(stream_);\n\n  result.graph_nodes = enqueue_or_launch();\n",
-      "  filled_.record(stream_);\n\n  result.graph_nodes = enqueue_or_launch();\n  host_scalars_.set(StepScalar::rates, {rate, m_correction, v_correction});\n",
+      "  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n  place.result.graph_nodes += update(place);\n",
+      "  place.result.graph_nodes += update(place);\n  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n",
       "a step has the learning rate of the one before")
 plant("train.graph_is_not_launched", GRAPHS, "missing step",
       "    found->graph.emplace(capture.end());\n  }\n", "    found->graph.emplace(capture.end());\n    return found->graph->num_nodes();\n  }\n",
@@ -131,7 +144,7 @@ plant("train.export_tokenizer", "train/run_tokenizer.cpp", "dropped line",
 # ---- steps that are left out, runs that go back, saves that fail
 
 plant("train.skipped_counts", "train/step.cpp", "index",
-      "step - skipped_.steps);", "step);",
+      "place.step - skipped_.steps);", "place.step);",
       "the optimizer counts steps that were left out")
 plant("train.skipped_for_ever", "train/step.cpp", "condition",
       "Skipped{.steps = skipped_.steps, .in_a_row = 0};",
@@ -141,7 +154,7 @@ plant("train.rewind_same_samples", TRAINER, "missing call",
       "  passed_over_.insert(samples);\n", "",
       "a run goes back to the samples that it has just gone back for")
 plant("train.rewind_keeps_lines", TRAINER, "missing call",
-      "      open(report);\n      continue;\n", "      continue;\n",
+      "        open(report);\n        return false;\n", "        return false;\n",
       "metrics have steps twice that were done again")
 plant("train.forgiving", TRAINER, "condition",
       "++failed_saves_ > config_.checkpoint.max_failures", "++failed_saves_ >= config_.checkpoint.max_failures",
