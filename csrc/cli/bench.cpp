@@ -161,7 +161,7 @@ void print_launches(const Launches& launches, double num_steps) {
   const double enqueued = static_cast<double>(launches.enqueued) / num_steps;
   fmt::print("launches a step: {}; waits of the GPU for the host: {:g}\n",
              launches.graph_nodes > 0
-                 ? fmt::format("{:g}, a graph of {} kernels, products, copies, memsets and events",
+                 ? fmt::format("{:g}, graphs of {} kernels, products, copies, memsets and events",
                                enqueued,
                                launches.graph_nodes)
                  : fmt::format("{:g} kernels, products, copies and memsets, no graph", enqueued),

@@ -128,7 +128,7 @@ void TrainStep::launch() {
   Place& place = places_[prepared_];
   const std::size_t before = newest_;
   const bool is_before = num_under_way_ > 0;
-  place.result.graph_nodes = differentiate(place);
+  const std::int64_t nodes = differentiate(place);
   // How many steps the optimizer has made is known once no step before is unread.
   if (is_before) {
     read(places_[before]);
@@ -137,7 +137,8 @@ void TrainStep::launch() {
       optimizer_.rates(learning_rate(config_.schedule, config_.optimizer.learning_rate, place.step),
                        place.step - skipped_.steps);
   place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});
-  place.result.graph_nodes += update(place);
+  const std::int64_t more_nodes = update(place);
+  place.result.graph_nodes = nodes > 0 && more_nodes > 0 ? nodes + more_nodes : 0;
   place.copied.record(stream_);
   newest_ = prepared_;
   ++num_under_way_;

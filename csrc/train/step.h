@@ -40,7 +40,8 @@ struct StepResult {
   // Of this rank's samples, where ranks share them out: see StepBatch.
   std::optional<double> context_imbalance;
   std::int64_t tokens = 0;
-  // Kernels, products, copies, memsets and events of the graph that was launched; 0: there was none.
+  // Kernels, products, copies, memsets and events of the graphs that were launched; 0: what was
+  // launched is not all of the step.
   std::int64_t graph_nodes = 0;
   // From the end of the step before where that was under way when this one was prepared, else from
   // there.

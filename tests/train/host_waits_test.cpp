@@ -4,7 +4,6 @@
 // rank does is in step_graphs_test.cpp.
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -22,7 +21,12 @@ namespace {
 constexpr int kNumLayers = 2;
 constexpr int kMicroBatches = 2;  // of a rank
 
-class HostWaits : public testing::Test {
+struct Case {
+  Layout layout;
+  std::uint64_t waits;  // of a step
+};
+
+class HostWaits : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     const std::string reason = why_no_gpu_ranks();
@@ -39,7 +43,7 @@ class HostWaits : public testing::Test {
   // Of the third step.
   static std::uint64_t waits_of_step(const Layout& layout) {
     const TemporaryDirectory directory;
-    std::vector<std::string> overrides = run_overrides(layout, "f32");
+    Layout small = layout;
     for (const std::string& override : {std::string("run.device=cuda"),
                                         "model.num_layers=" + std::to_string(kNumLayers),
                                         std::string("model.vocab_size=264"),
@@ -51,11 +55,11 @@ class HostWaits : public testing::Test {
                                         "batch.global_batch=" + std::to_string(2 * kMicroBatches),
                                         std::string("metrics.validate_every=0"),
                                         std::string("metrics.validate_batches=1")}) {
-      overrides.push_back(override);
+      small.overrides.push_back(override);
     }
     std::uint64_t waits = 0;
     on_ranks(Ranks::processes, layout.num_ranks, [&](World& world) {
-      RankRun run(world, tiny_yaml(directory), overrides);
+      RankRun run(world, tiny_yaml(directory), run_overrides(small, "f32"));
       run.trainer().step();
       run.trainer().step();
       const std::uint64_t before = host_wait_count();
@@ -66,17 +70,19 @@ class HostWaits : public testing::Test {
   }
 };
 
-// For what the step reports.
-TEST_F(HostWaits, IsOneAStepWhereNoRowsAreExchanged) {
-  EXPECT_EQ(waits_of_step(layout("data2", 2, 1, 1, 1)), 1U);
+TEST_P(HostWaits, OfAStepAreSoMany) {
+  EXPECT_EQ(waits_of_step(GetParam().layout), GetParam().waits);
 }
 
-// For the counts, which give a collective its sizes: once a layer and micro-batch, and not in the
-// backward pass.
-TEST_F(HostWaits, IsOneMoreForEachLayerOfAMicroBatchThatExchangesRows) {
-  EXPECT_EQ(waits_of_step(layout("data2_expert2", 2, 1, 2, 1)),
-            std::uint64_t{1 + kNumLayers * kMicroBatches});
-}
+// One for what the step reports. Where rows are exchanged, one more for the counts, which give a
+// collective its sizes, of each layer of a micro-batch, and none in the backward pass.
+INSTANTIATE_TEST_SUITE_P(
+    processes,
+    HostWaits,
+    testing::Values(Case{layout("data2", 2, 1, 1, 1), 1},
+                    Case{layout("data2_expert2", 2, 1, 2, 1), 1 + kNumLayers* kMicroBatches},
+                    Case{layout("data2_split_expert", 2, 1, 1, 2), 1 + kNumLayers* kMicroBatches}),
+    [](const auto& tested) { return tested.param.layout.name; });
 
 }  // namespace
 }  // namespace memphis::test

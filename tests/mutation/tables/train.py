@@ -56,8 +56,8 @@ plant("train.worst_rank", REPORT, "value",
       "std::max(sum.worst_exposed_seconds, row.worst_exposed_seconds)", "row.worst_exposed_seconds",
       "the last rank is taken for the worst")
 plant("train.rates_after_launch", STEP, "order",
-      "  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n  place.result.graph_nodes += update(place);\n",
-      "  place.result.graph_nodes += update(place);\n  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n",
+      "  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n  const std::int64_t more_nodes = update(place);\n",
+      "  const std::int64_t more_nodes = update(place);\n  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n",
       "a step has the learning rate of the one before")
 plant("train.graph_is_not_launched", GRAPHS, "missing step",
       "    found->graph.emplace(capture.end());\n  }\n", "    found->graph.emplace(capture.end());\n    return found->graph->num_nodes();\n  }\n",
