@@ -74,7 +74,7 @@ struct RunConfig {
   // not come to for so long, though they live; 0: never, for a debugger, which stops ranks.
   double lost_seconds = 10;
   double hang_seconds = 600;
-  // A GPU's step is launched as one graph; auto: where it can be.
+  // A GPU's step is launched as graphs; auto: where it can be.
   GraphChoice graph = GraphChoice::automatic;
   // Seconds from the start of the process until all is to be saved and the run stopped; 0: none;
   // kAutoTimeLimit: where the scheduler says when it ends the job.
