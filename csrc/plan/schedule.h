@@ -64,8 +64,8 @@ struct PipelineShape {
   // Validation: forward passes alone, in an order in which no rank waits for longer than it must.
   bool forward_only = false;
   // A forward pass and the backward pass behind it, which are of different micro-batches, are done
-  // together: while rows of one travel to experts, the other computes. Where every rank takes as long
-  // for a pair, a micro-batch is as many pairs on its way as there are ranks behind, in each
+  // together: while rows of one travel to experts, the other computes. Where every rank takes as
+  // long for a pair, a micro-batch is as many pairs on its way as there are ranks behind, in each
   // direction, so that a rank begins with 2 (num_ranks - 1 - rank) + 1 forward passes in 1f1b and
   // zb-h1, and in interleaved with one more than otherwise: so many more micro-batches are held.
   bool paired = false;

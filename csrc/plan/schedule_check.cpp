@@ -310,8 +310,8 @@ class MessageCheck {
     return other == static_cast<std::int64_t>(rank) ? -1 : other;
   }
 
-  // Receives stand right before their actions, sends right after; both actions of a pair stand between
-  // the receives and the sends of both.
+  // Receives stand right before their actions, sends right after; both actions of a pair stand
+  // between the receives and the sends of both.
 
   static bool begins_pair(const std::vector<ScheduleStep>& steps, std::size_t place) {
     return place < steps.size() && steps[place].kind == StepKind::compute &&

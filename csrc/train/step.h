@@ -93,6 +93,11 @@ class TrainStep {
   std::int64_t enqueue_or_launch();
   void enqueue();
   void run(const Action& action, MicroBatch& slot);
+  void run_together(const Action& forward,
+                    MicroBatch& forward_slot,
+                    const Action& backward,
+                    MicroBatch& backward_slot);
+  void load(const Action& action, MicroBatch& slot);
   void run(const Action& action,
            MicroBatch& slot,
            kernels::WeightGradient weight_gradient,

@@ -485,7 +485,8 @@ TEST(ScheduleCheck, RefusesPairsThatNeedEachOther) {
 // What a pair needs comes before both, and what it makes goes behind both.
 TEST(ScheduleCheck, RefusesMessagesBetweenThoseOfAPair) {
   const PipelineShape shape{.num_ranks = 2, .num_micro_batches = 4, .paired = true};
-  // The last rank: receive, F0, receive, F1, B0, send, ...; the first: ..., receive, F3, B0, send, ...
+  // The last rank: receive, F0, receive, F1, B0, send, ...; the first: ..., receive, F3, B0, send,
+  // ...
   EXPECT_NAMES(refusal(shape,
                        [](PipelineSchedule& schedule) {
                          std::swap(schedule.ranks[1][4], schedule.ranks[1][5]);

@@ -14,8 +14,8 @@ namespace {
 constexpr ScheduleKind kKinds[] = {
     ScheduleKind::one_f_one_b, ScheduleKind::interleaved, ScheduleKind::zb_h1, ScheduleKind::zbv};
 
-// "F0 F1 B0 ...", with the chunk before the micro-batch where a rank has several: "F1.0"; those of a
-// pair with a plus between them.
+// "F0 F1 B0 ...", with the chunk before the micro-batch where a rank has several: "F1.0"; those of
+// a pair with a plus between them.
 std::string letters(const PipelineShape& shape, std::int64_t rank) {
   std::string result;
   bool in_pair = false;
