@@ -2,6 +2,7 @@
 #include "csrc/plan/training_plan.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -220,48 +221,69 @@ SnapshotChoice snapshot_choice(const CheckpointConfig& config, bool background) 
           .optional = optional};
 }
 
-// The plans of one rank, with each of the schedules there are, but for what is computed again.
-std::vector<TrainingPlan> plans_but_recompute(const Config& config,
-                                              DType compute,
-                                              const DeviceRoom& room,
-                                              const Mesh& mesh,
-                                              std::int64_t rank,
-                                              const std::vector<Schedules>& schedules) {
-  std::vector<TrainingPlan> plans;
-  for (const Schedules& each : schedules) {
-    plans.push_back(plan_but_recompute(config, compute, room, mesh, rank, each));
-  }
-  return plans;
-}
+// The plans of one rank, with each of the schedules there are: made when they are asked for, because
+// the first that fits leaves the others unused.
+class PlansOfRank {
+ public:
+  PlansOfRank(const Config& config,
+              DType compute,
+              const DeviceRoom& room,
+              const Mesh& mesh,
+              std::int64_t rank,
+              const std::vector<Schedules>& schedules)
+      : config_(config),
+        compute_(compute),
+        room_(room),
+        mesh_(mesh),
+        rank_(rank),
+        schedules_(schedules),
+        plans_(schedules.size()) {}
 
-// Of `options`, each with each of `plans`, the first that fits from number `from` on, or the last:
-// that plan is completed, and its place among `plans` returned.
-std::size_t choose(std::vector<TrainingPlan>& plans,
-                   const std::vector<Recompute>& options,
-                   std::size_t from,
-                   const SnapshotChoice& snapshot,
-                   const DeviceRoom& room) {
-  std::size_t chosen = 0;
-  for (std::size_t i = from; i < options.size() * plans.size(); ++i) {
-    chosen = i % plans.size();
-    TrainingPlan& plan = plans[chosen];
-    const auto take_snapshot = [&](bool taken) {
-      plan.saves_in_background = taken;
-      plan.memory.host.snapshot_bytes = taken ? snapshot_bytes(plan.parameters) : 0;
-      return fits(plan.memory, room);
-    };
-    plan.recompute_option = i;
-    plan.activations.recompute = options[i / plans.size()];
-    plan.memory.activations_bytes = plan.activations.activation_bytes();
-    plan.memory.keys_bytes = plan.activations.keys_bytes();
-    plan.memory.workspace_bytes = plan.activations.workspace_bytes() - plan.memory.keys_bytes +
-                                  plan.norms.bytes() + plan.messages.bytes();
-    if (take_snapshot(snapshot.planned) || (snapshot.optional && take_snapshot(false))) {
-      break;
+  // But for what is computed again.
+  TrainingPlan& of(std::size_t schedule) {
+    std::optional<TrainingPlan>& plan = plans_[schedule];
+    if (!plan) {
+      plan = plan_but_recompute(config_, compute_, room_, mesh_, rank_, schedules_[schedule]);
     }
+    return *plan;
   }
-  return chosen;
-}
+
+  // Of `options`, each with each schedule, the first that fits from number `from` on, or the last:
+  // that plan is completed, and the number of its schedule returned.
+  std::size_t choose(const std::vector<Recompute>& options,
+                     std::size_t from,
+                     const SnapshotChoice& snapshot) {
+    std::size_t chosen = 0;
+    for (std::size_t i = from; i < options.size() * plans_.size(); ++i) {
+      chosen = i % plans_.size();
+      TrainingPlan& plan = of(chosen);
+      const auto take_snapshot = [&](bool taken) {
+        plan.saves_in_background = taken;
+        plan.memory.host.snapshot_bytes = taken ? snapshot_bytes(plan.parameters) : 0;
+        return fits(plan.memory, room_);
+      };
+      plan.recompute_option = i;
+      plan.activations.recompute = options[i / plans_.size()];
+      plan.memory.activations_bytes = plan.activations.activation_bytes();
+      plan.memory.keys_bytes = plan.activations.keys_bytes();
+      plan.memory.workspace_bytes = plan.activations.workspace_bytes() - plan.memory.keys_bytes +
+                                    plan.norms.bytes() + plan.messages.bytes();
+      if (take_snapshot(snapshot.planned) || (snapshot.optional && take_snapshot(false))) {
+        break;
+      }
+    }
+    return chosen;
+  }
+
+ private:
+  const Config& config_;
+  DType compute_;
+  const DeviceRoom& room_;
+  const Mesh& mesh_;
+  std::int64_t rank_;
+  const std::vector<Schedules>& schedules_;
+  std::vector<std::optional<TrainingPlan>> plans_;
+};
 
 }  // namespace
 
@@ -291,15 +313,11 @@ TrainingPlan plan_training(const Config& config,
                            std::size_t option,
                            bool background) {
   std::vector<Schedules> schedules = schedules_of(config, mesh);
-  std::vector<TrainingPlan> plans =
-      plans_but_recompute(config, compute, room, mesh, rank, schedules);
-  const std::size_t chosen = choose(plans,
-                                    options_of(config, compute, mesh),
-                                    option,
-                                    snapshot_choice(config.checkpoint, background),
-                                    room);
-  take(std::move(schedules[chosen]), plans[chosen]);
-  return std::move(plans[chosen]);
+  PlansOfRank plans(config, compute, room, mesh, rank, schedules);
+  const std::size_t chosen = plans.choose(
+      options_of(config, compute, mesh), option, snapshot_choice(config.checkpoint, background));
+  take(std::move(schedules[chosen]), plans.of(chosen));
+  return std::move(plans.of(chosen));
 }
 
 std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& config) {
@@ -346,10 +364,9 @@ StagePlans plan_all_stages(const Config& config,
                            const Mesh& mesh) {
   std::vector<Schedules> schedules = schedules_of(config, mesh);
   const std::vector<Recompute> options = options_of(config, compute, mesh);
-  std::vector<std::vector<TrainingPlan>> stages;
+  std::vector<PlansOfRank> stages;
   for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
-    stages.push_back(plans_but_recompute(
-        config, compute, room, mesh, mesh.at(Axis::pipeline, place, 0), schedules));
+    stages.emplace_back(config, compute, room, mesh, mesh.at(Axis::pipeline, place, 0), schedules);
   }
   // Each begins where another has come to, until none goes on from there.
   std::size_t most = 0;
@@ -357,21 +374,21 @@ StagePlans plan_all_stages(const Config& config,
   bool background = true;
   for (bool agreed = false; !agreed;) {
     agreed = true;
-    for (std::vector<TrainingPlan>& stage : stages) {
-      chosen = choose(stage, options, most, snapshot_choice(config.checkpoint, background), room);
-      const TrainingPlan& plan = stage[chosen];
+    for (PlansOfRank& stage : stages) {
+      chosen = stage.choose(options, most, snapshot_choice(config.checkpoint, background));
+      const TrainingPlan& plan = stage.of(chosen);
       agreed = agreed && plan.recompute_option == most && plan.saves_in_background == background;
       most = std::max(most, plan.recompute_option);
       background = background && plan.saves_in_background;
     }
   }
   StagePlans plans;
-  for (const std::vector<TrainingPlan>& stage : stages) {
-    plans.bytes.push_back(stage[chosen].memory.needed_bytes(room.device));
+  for (PlansOfRank& stage : stages) {
+    plans.bytes.push_back(stage.of(chosen).memory.needed_bytes(room.device));
   }
   const auto largest = std::max_element(plans.bytes.begin(), plans.bytes.end());
   plans.largest_rank = largest - plans.bytes.begin();
-  plans.largest = std::move(stages[static_cast<std::size_t>(plans.largest_rank)][chosen]);
+  plans.largest = std::move(stages[static_cast<std::size_t>(plans.largest_rank)].of(chosen));
   take(std::move(schedules[chosen]), plans.largest);
   return plans;
 }

@@ -151,8 +151,10 @@ TEST(RecomputeOptions, DoInSomeLayersWhatIsDearAndInAllWhatIsCheap) {
 
 // The cheapest that fits, to the byte.
 TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
-  const std::vector<std::string> layout = {
-      "parallel.tensor=8", "parallel.expert=8", "parallel.expert_buffer=1.5"};
+  const std::vector<std::string> layout = {"parallel.tensor=8",
+                                           "parallel.expert=8",
+                                           "parallel.expert_buffer=1.5",
+                                           "parallel.overlap_experts=never"};
   const Config config = config_of(layout, 64);
   const Mesh mesh(config.parallel, 64);
   const auto plan_within = [&](std::size_t bytes, std::size_t option = 0) {

@@ -19,8 +19,17 @@ plant("train.scalars_of_first_step", STEP, "missing step",
       "  if (static int copies = 0; copies++ == 0) {\n    host_scalars_.copy(stream_);\n  }\n",
       "later steps have the learning rate and the weights of losses of the first")
 plant("train.first_micro_batch", STEP, "off by one",
-      "reduction_.weight_gradient(index == 0),", "reduction_.weight_gradient(index <= 1),",
+      "      slot,\n      reduction_.weight_gradient(index == 0),",
+      "      slot,\n      reduction_.weight_gradient(index <= 1),",
       "the second micro-batch of a step writes over the first")
+plant("train.first_of_pairs", STEP, "off by one",
+      "nullptr,\n      reduction_.weight_gradient(index == 0),",
+      "nullptr,\n      reduction_.weight_gradient(index <= 1),",
+      "the second micro-batch of a step writes over the first where passes are paired")
+plant("train.pair_pending", STEP, "condition",
+      "backward.kind == ActionKind::backward_inputs ? &pending_of(backward) : nullptr,",
+      "nullptr,",
+      "gradients of weights are formed twice where a backward pass in parts is paired")
 plant("train.validation_stride", EVALUATE, "scale by degree",
       "micro_batch_ * plan.share.data.count)),", "micro_batch_)),",
       "ranks along data validate windows twice")
