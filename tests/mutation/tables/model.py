@@ -178,7 +178,7 @@ plant("model.pair_waits", "model/exchange.cpp", "order",
       "rows are taken before they have arrived, but for what their end waits for")
 plant("model.pair_starts", "model/exchange.cpp", "condition",
       "  if (context.under_way != nullptr) {\n    context.under_way->start(",
-      "  if (context.under_way == nullptr) {\n    context.under_way->start(",
+      "  if (false) {\n    context.under_way->start(",
       "rows of a pair are waited for at once")
 plant("model.pair_hands_over", "model/pipeline.cpp", "missing step",
       "          hand_over(shape, *first);\n", "",
