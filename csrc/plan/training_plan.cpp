@@ -352,7 +352,7 @@ std::string describe_expert_overlap(const TrainingPlan& plan, const Config& conf
   if (config.parallel.overlap_experts == OverlapChoice::automatic) {
     reason = expert_overlap_refusal(config);
     if (reason.empty()) {
-      reason = "there is no room for one more micro-batch under way";
+      reason = "there is no room for more micro-batches under way";
     }
   }
   return fmt::format("nothing is computed while rows travel to experts: {}", reason);
