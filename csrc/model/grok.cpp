@@ -34,6 +34,7 @@
 #include <array>
 #include <cstddef>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "csrc/core/error.h"
@@ -184,6 +185,7 @@ class Grok::ForwardPass {
       const auto use = acquire("forward of the embedding", kBeforeLayers, 0);
       model_.embed(batch_);
     }
+    comes_back_ = next_ > 0;
     while (next_ < num_parts_) {
       const ForwardPart part = kParts[next_ % kParts.size()];
       do_part(next_ / kParts.size(), part);
@@ -211,13 +213,14 @@ class Grok::ForwardPass {
 
   void do_part(std::size_t i, ForwardPart part) {
     const std::size_t place = batch_.first_layer + i;  // among the layers of this rank
+    const bool comes_back = std::exchange(comes_back_, false);
     if (part == ForwardPart::attention) {
       use_ = acquire("forward", batch_.layer_at(i), i + 1);
       if (batch_.cached.cache != nullptr) {
         context_.cached_UCH = batch_.cached.cache->layer(place);
       }
-    } else if (context_.under_way != nullptr) {
-      model_.enter("forward", batch_.layer_at(i));  // others have been at work
+    } else if (comes_back) {
+      model_.enter("forward", batch_.layer_at(i));
     }
     const Layer& kept = batch_.layers[i];
     block_forward(context_,
@@ -251,6 +254,7 @@ class Grok::ForwardPass {
   std::size_t num_parts_;
   std::size_t next_ = 0;
   bool rests_ = false;
+  bool comes_back_ = false;                  // another pass has been at work
   std::optional<WeightResidency::Use> use_;  // the layer's
 };
 
@@ -481,7 +485,8 @@ class Grok::BackwardPass {
 
   // Goes on until rows are on their way, or to the end: then it returns false.
   bool go_on() {
-    if (next_ == 0) {
+    comes_back_ = next_ > 0;
+    if (!comes_back_) {
       begin();
     }
     while (next_ < num_parts_) {
@@ -544,7 +549,7 @@ class Grok::BackwardPass {
     const Layer layer =
         later != nullptr ? with_places_of(later->again, batch_.layers[i]) : batch_.layers[i];
     ExpertExchange& exchange = batch_.exchanges[i];
-    const bool others_worked = context_.under_way != nullptr;
+    const bool comes_back = std::exchange(comes_back_, false);
     const auto backward_part = [&](BackwardPart which) {
       block_backward(context_,
                      which,
@@ -570,7 +575,7 @@ class Grok::BackwardPass {
         again_part(RecomputePart::send, true);
         return;
       case Part::again_experts:
-        again_part(RecomputePart::experts, others_worked);
+        again_part(RecomputePart::experts, comes_back);
         return;
       case Part::send:
         begin_layer("backward", index);
@@ -578,7 +583,7 @@ class Grok::BackwardPass {
         return;
       case Part::experts:
       case Part::join:
-        if (others_worked) {
+        if (comes_back) {
           model_.enter("backward", index);
         }
         backward_part(part == Part::experts ? BackwardPart::experts : BackwardPart::join);
@@ -601,6 +606,7 @@ class Grok::BackwardPass {
   LayerGradients<TensorView> in_scratch_;
   std::size_t num_parts_;
   std::size_t next_ = 0;
+  bool comes_back_ = false;                  // another pass has been at work
   std::optional<WeightResidency::Use> use_;  // the layer's
 };
 
