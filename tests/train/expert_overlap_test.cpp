@@ -102,6 +102,10 @@ std::vector<Case> cases() {
   add(piped("pipeline2_expert4", layout("", 4, 1, 4, 1), 2, {}), {"model.num_layers=4"});
   add(layout("chunks_of_one_rank", 2, 1, 2, 1),
       {"parallel.schedule=interleaved", "model.num_layers=4"});
+  for (const char* exchange : {"ring", "gather"}) {
+    add(in_context(layout(exchange, 2, 1, 2, 1), 2, {}),
+        {std::string("parallel.context_exchange=") + exchange, "memory.recompute=block"});
+  }
   add(layout("bf16", 2, 1, 2, 1), {"memory.recompute=experts"});
   result.back().compute = "bf16";
   return result;
