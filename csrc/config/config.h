@@ -58,7 +58,8 @@ enum class BackgroundChoice : std::uint8_t {
   automatic,
   required,
   never
-};  // auto | required | never
+};                                                                       // auto | required | never
+enum class OverlapChoice : std::uint8_t { automatic, required, never };  // auto | required | never
 
 inline constexpr std::int64_t kAutoTimeLimit = -1;
 
@@ -149,6 +150,8 @@ struct ParallelConfig {
   // Rows that a rank's experts can receive in a micro-batch, over an equal share; 0: room for every
   // case.
   double expert_buffer = 0;
+  // Whether a micro-batch's rows travel to their experts, and back, while another one is at work.
+  OverlapChoice overlap_experts = OverlapChoice::automatic;
 
   bool operator==(const ParallelConfig&) const = default;
 };

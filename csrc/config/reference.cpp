@@ -202,6 +202,13 @@ constexpr std::array kTexts = {
             "times an equal share",
             "",
             "Rows that a rank's experts have room for in a micro-batch; 0: room for every case."},
+    KeyText{"parallel.overlap_experts",
+            "",
+            "",
+            "Whether rows travel to experts and back beside the work of another micro-batch, the "
+            "forward pass of one with the backward pass of another: more of them are under way, to "
+            "the same bits. auto: where ranks share out the experts and memory has room; required: "
+            "always, or the run does not start."},
 
     KeyText{
         "memory.recompute",

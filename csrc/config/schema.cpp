@@ -491,6 +491,9 @@ std::vector<Field> fields_of(Config& c) {
       {"parallel", "bucket_mib", at_least(0, c.parallel.bucket_mib)},
       {"parallel", "sequence_parallel", Switch{&c.parallel.sequence_parallel}},
       {"parallel", "expert_buffer", at_least(0, c.parallel.expert_buffer)},
+      {"parallel",
+       "overlap_experts",
+       one_of(c.parallel.overlap_experts, {"auto", "required", "never"})},
 
       {"memory", "recompute", recompute_words(c.memory)},
       {"memory", "recompute_layers", count(c.memory.recompute_layers, 0, kMaxCount)},

@@ -592,6 +592,17 @@ void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& che
           (shared_out ? ", or batch.micro_batch " + text_of(micro_batch) : std::string()));
 }
 
+void check_expert_overlap(const Config& config, const Checker& checker) {
+  if (config.parallel.overlap_experts != OverlapChoice::required) {
+    return;
+  }
+  const std::string refusal = expert_overlap_refusal(config);
+  checker.expect(refusal.empty(),
+                 {"parallel.overlap_experts"},
+                 "parallel.overlap_experts is required and " + refusal +
+                     ", or set parallel.overlap_experts to auto");
+}
+
 void check_run(const Config& config, const Checker& checker) {
   checker.expect(!config.run.dir.empty(),
                  {"run.dir"},
@@ -701,6 +712,32 @@ void check_data(const Config& config, const Checker& checker) {
 
 }  // namespace
 
+std::string expert_overlap_refusal(const Config& config) {
+  const ParallelConfig& parallel = config.parallel;
+  if (parallel.expert * parallel.expert_tensor == 1) {
+    return "parallel.expert is 1 (every rank has all experts, and no rows travel); use 2 or more";
+  }
+  const std::int64_t micro_batches = config.batch.global_batch /
+                                     std::max<std::int64_t>(parallel.data, 1) /
+                                     config.batch.micro_batch;
+  if (micro_batches < 2) {
+    return "a step has 1 micro-batch on each rank (there is no other whose work could go on "
+           "meanwhile); lower " +
+           shown("batch.micro_batch", config.batch.micro_batch) + " or raise " +
+           shown("batch.global_batch", config.batch.global_batch);
+  }
+  if (parallel.schedule == ScheduleKind::zbv) {
+    return "parallel.schedule is zbv (where its V turns, a backward pass follows the forward pass "
+           "of the same micro-batch, and no other fits between them); use interleaved";
+  }
+  if (parallel.zero > 2) {
+    return "parallel.zero is 3 (weights of two layers are whole at a time, and two passes need "
+           "those "
+           "of four); use at most 2";
+  }
+  return "";
+}
+
 void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   const Checker checker(sources);
   check_required(config, checker);
@@ -709,6 +746,7 @@ void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   check_sizes(config, checker);
   resolve_schedule(config.schedule, checker);
   resolve_parallel(config, num_ranks, checker);
+  check_expert_overlap(config, checker);
   check_run(config, checker);
   check_memory(config, checker);
   check_data(config, checker);

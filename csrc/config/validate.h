@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
+
 #include "csrc/config/config.h"
 #include "csrc/config/sources.h"
 
@@ -10,5 +12,9 @@ namespace memphis {
 // value that was given is in the range of its key. ConfigError, at the place of the value to
 // change. A job has `num_ranks` ranks.
 void resolve(Config& config, const Sources& sources, std::int64_t num_ranks);
+
+// Why rows cannot travel to experts beside the work of another micro-batch, and what to change, as
+// in "parallel.zero is 3 (...); use at most 2"; empty where they can. Of a resolved config.
+std::string expert_overlap_refusal(const Config& config);
 
 }  // namespace memphis

@@ -58,65 +58,16 @@ void moe_in(const BlockContext& context, const LayerWeights& weights, const Laye
   norm(context, layer.moe_in_TD, layer.moe_in_rrms_T, layer.residual_TD, weights.pre_moe_norm_D);
 }
 
-}  // namespace
-
-void block_forward(const BlockContext& context,
-                   const LayerWeights& weights,
-                   const Layer& layer,
-                   ExpertExchange& exchange,
-                   const TensorView& hidden_TD) {
-  attention_in(context, weights, layer, hidden_TD);
-  attention_branch_forward(context, weights, layer);
-  between_branches(context, weights, layer, hidden_TD);
-  moe_branch_forward(context, weights, layer, exchange);
-  norm(context,
-       layer.out_TD,
-       layer.moe_out_rrms_T,
-       layer.moe_out_TD,
-       weights.post_moe_norm_D,
-       layer.residual_TD);
-}
-
-void block_recompute(const BlockContext& context,
-                     const LayerWeights& weights,
-                     const Layer& layer,
-                     const ExpertExchange& exchange,
-                     const TensorView& hidden_TD,
-                     const RecomputeGroups& groups) {
-  if (groups.norm || groups.block) {
-    attention_in(context, weights, layer, hidden_TD);
-  }
-  attention_branch_recompute(context, weights, layer, groups);
-  if (groups.block) {
-    between_branches(context, weights, layer, hidden_TD);
-  } else if (groups.norm) {
-    moe_in(context, weights, layer);
-  }
-  moe_branch_recompute(context, weights, layer, exchange, groups);
-}
-
-void block_backward(const BlockContext& context,
-                    const LayerWeights& weights,
-                    const LayerWeights& gradients,
-                    const Layer& layer,
-                    const ExpertExchange& exchange,
-                    const TensorView& hidden_TD,
-                    const LayerGradients<TensorView>& kept,
-                    Backward which) {
+// What comes before the MoE branch, with the norms on both sides of the attention branch.
+void attention_backward(const BlockContext& context,
+                        const LayerWeights& weights,
+                        const LayerWeights& gradients,
+                        const Layer& layer,
+                        const TensorView& hidden_TD,
+                        const LayerGradients<TensorView>& kept,
+                        Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
-
-  // The residual connection passes dhidden on as it is; each branch adds its own to it.
-  rmsnorm_backward({.dx_TD = scratch.dbranch_TD,
-                    .dweight_D = gradients.post_moe_norm_D,
-                    .dy_TD = scratch.dhidden_TD,
-                    .x_TD = layer.moe_out_TD,
-                    .weight_D = weights.post_moe_norm_D,
-                    .rrms_T = layer.moe_out_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD,
-                    .weight_gradient = context.weight_gradient},
-                   stream);
-  moe_branch_backward(context, weights, gradients, layer, exchange, kept, which);
   rmsnorm_backward({.dx_TD = kept.dattention_out_TD,
                     .dweight_D = gradients.post_attention_norm_D,
                     .dy_TD = scratch.dhidden_TD,
@@ -143,6 +94,95 @@ void block_backward(const BlockContext& context,
                     .accumulate = true,
                     .weight_gradient = context.weight_gradient},
                    stream);
+}
+
+}  // namespace
+
+void block_forward(const BlockContext& context,
+                   ForwardPart part,
+                   const LayerWeights& weights,
+                   const Layer& layer,
+                   ExpertExchange& exchange,
+                   const TensorView& hidden_TD) {
+  switch (part) {
+    case ForwardPart::attention:
+      attention_in(context, weights, layer, hidden_TD);
+      attention_branch_forward(context, weights, layer);
+      between_branches(context, weights, layer, hidden_TD);
+      return;
+    case ForwardPart::send:
+      moe_branch_send(context, weights, layer, exchange);
+      return;
+    case ForwardPart::experts:
+      moe_branch_experts(context, weights, layer, exchange);
+      return;
+    case ForwardPart::join:
+      moe_branch_join(context, weights, layer, exchange);
+      norm(context,
+           layer.out_TD,
+           layer.moe_out_rrms_T,
+           layer.moe_out_TD,
+           weights.post_moe_norm_D,
+           layer.residual_TD);
+      return;
+  }
+}
+
+void block_recompute(const BlockContext& context,
+                     RecomputePart part,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     const ExpertExchange& exchange,
+                     const TensorView& hidden_TD,
+                     const RecomputeGroups& groups) {
+  if (part == RecomputePart::experts) {
+    moe_branch_recompute_experts(context, weights, layer, exchange, groups);
+    return;
+  }
+  if (groups.norm || groups.block) {
+    attention_in(context, weights, layer, hidden_TD);
+  }
+  attention_branch_recompute(context, weights, layer, groups);
+  if (groups.block) {
+    between_branches(context, weights, layer, hidden_TD);
+  } else if (groups.norm) {
+    moe_in(context, weights, layer);
+  }
+  moe_branch_recompute_send(context, layer, exchange, groups);
+}
+
+void block_backward(const BlockContext& context,
+                    BackwardPart part,
+                    const LayerWeights& weights,
+                    const LayerWeights& gradients,
+                    const Layer& layer,
+                    const ExpertExchange& exchange,
+                    const TensorView& hidden_TD,
+                    const LayerGradients<TensorView>& kept,
+                    Backward which) {
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  const Stream stream = context.stream;
+  if (part == BackwardPart::experts) {
+    moe_branch_backward_experts(context, weights, gradients, layer, exchange, kept, which);
+    return;
+  }
+  if (part == BackwardPart::join) {
+    moe_branch_backward_join(context, weights, gradients, layer, exchange, kept, which);
+    attention_backward(context, weights, gradients, layer, hidden_TD, kept, which);
+    return;
+  }
+
+  // The residual connection passes dhidden on as it is; each branch adds its own to it.
+  rmsnorm_backward({.dx_TD = scratch.dbranch_TD,
+                    .dweight_D = gradients.post_moe_norm_D,
+                    .dy_TD = scratch.dhidden_TD,
+                    .x_TD = layer.moe_out_TD,
+                    .weight_D = weights.post_moe_norm_D,
+                    .rrms_T = layer.moe_out_rrms_T,
+                    .partial_PD = scratch.norm_partial_PD,
+                    .weight_gradient = context.weight_gradient},
+                   stream);
+  moe_branch_backward_send(context, layer, exchange, kept);
 }
 
 void block_backward_weights(const BlockContext& context,

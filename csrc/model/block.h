@@ -12,6 +12,28 @@
 
 namespace memphis {
 
+// Rows as this rank sends and as it receives them, and the gates that go with them, each [sent_R,
+// D], [sent_R, 1] and [local_R, D]: a pass has its own while another one is at work.
+struct RowPlaces {
+  TensorView sent_RD;
+  TensorView sent_gates_R1;
+  TensorView received_RD;
+};
+
+// Of a pass that no other is beside, and of a backward pass; and of a forward pass beside one.
+inline RowPlaces row_places(const SharedActivations<TensorView>& shared) {
+  return {.sent_RD = shared.sent_RD,
+          .sent_gates_R1 = shared.sent_gates_R1,
+          .received_RD = shared.received_RD};
+}
+inline RowPlaces forward_row_places(const SharedActivations<TensorView>& shared) {
+  return {.sent_RD = shared.forward_sent_RD,
+          .sent_gates_R1 = shared.forward_sent_gates_R1,
+          .received_RD = shared.forward_received_RD};
+}
+
+class RowsUnderWay;
+
 // What every layer of a model has in common. Numbers in parentheses are the equations of Grok-1's
 // forward pass as grok.cpp lists them.
 struct BlockContext {
@@ -26,6 +48,10 @@ struct BlockContext {
   CachedSequences cached = {};                 // their keys and values of the layer are
   TensorView cached_UCH = {};                  // here; absent but for inference
   Stream stream;
+  RowPlaces rows = {};
+  // Where the exchanges of rows are begun alone, and waited for by the part of the layer that comes
+  // next; null where each is done at once.
+  RowsUnderWay* under_way = nullptr;
   // Of a backward pass, in both its parts: one op forms the gradient of a tensor, in one call.
   kernels::WeightGradient weight_gradient = kernels::WeightGradient::add;
 };
@@ -66,47 +92,84 @@ void attention_branch_backward_weights(const BlockContext& context,
 
 // Router, experts and the dense FFN beside them: equations (12) to (15), from layer.moe_in_TD to
 // layer.moe_out_TD. `exchange` is the layer's, and remembers where its rows went.
-void moe_branch_forward(const BlockContext& context,
+//
+// The pass is cut where rows are on their way, so that others can compute meanwhile: each part
+// begins with rows that the one before has sent, and what lies in context.rows is its own until
+// then.
+void moe_branch_send(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     ExpertExchange& exchange);
+void moe_branch_experts(const BlockContext& context,
                         const LayerWeights& weights,
                         const Layer& layer,
-                        ExpertExchange& exchange);
-// As above. Which experts take a token and what they made of it together are kept in every case.
-void moe_branch_recompute(const BlockContext& context,
-                          const LayerWeights& weights,
-                          const Layer& layer,
-                          const ExpertExchange& exchange,
-                          const RecomputeGroups& groups);
+                        const ExpertExchange& exchange);
+void moe_branch_join(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     const ExpertExchange& exchange);
+// As above, in two parts. Which experts take a token and what they made of it together are kept in
+// every case.
+void moe_branch_recompute_send(const BlockContext& context,
+                               const Layer& layer,
+                               const ExpertExchange& exchange,
+                               const RecomputeGroups& groups);
+void moe_branch_recompute_experts(const BlockContext& context,
+                                  const LayerWeights& weights,
+                                  const Layer& layer,
+                                  const ExpertExchange& exchange,
+                                  const RecomputeGroups& groups);
 // As above; scratch.dbranch_TD to scratch.dbranch_in_TD. The auxiliary losses' gradients join here,
 // scaled by context.shared.step_scalars.
-void moe_branch_backward(const BlockContext& context,
-                         const LayerWeights& weights,
-                         const LayerWeights& gradients,
-                         const Layer& layer,
-                         const ExpertExchange& exchange,
-                         const LayerGradients<TensorView>& kept,
-                         Backward which);
+void moe_branch_backward_send(const BlockContext& context,
+                              const Layer& layer,
+                              const ExpertExchange& exchange,
+                              const LayerGradients<TensorView>& kept);
+void moe_branch_backward_experts(const BlockContext& context,
+                                 const LayerWeights& weights,
+                                 const LayerWeights& gradients,
+                                 const Layer& layer,
+                                 const ExpertExchange& exchange,
+                                 const LayerGradients<TensorView>& kept,
+                                 Backward which);
+void moe_branch_backward_join(const BlockContext& context,
+                              const LayerWeights& weights,
+                              const LayerWeights& gradients,
+                              const Layer& layer,
+                              const ExpertExchange& exchange,
+                              const LayerGradients<TensorView>& kept,
+                              Backward which);
 void moe_branch_backward_weights(const BlockContext& context,
                                  const LayerWeights& gradients,
                                  const Layer& layer,
                                  const ExpertExchange& exchange,
                                  const LayerGradients<TensorView>& kept);
 
-// One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms.
+// One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms. The parts of the
+// MoE branch are those of the layer: up to where rows are sent, what experts do, and what follows.
+// The attention branch is one before them.
+enum class ForwardPart : std::uint8_t { attention, send, experts, join };
 void block_forward(const BlockContext& context,
+                   ForwardPart part,
                    const LayerWeights& weights,
                    const Layer& layer,
                    ExpertExchange& exchange,
                    const TensorView& hidden_TD);
 // What `groups` names, from hidden_TD and what the layer has kept: the same ops on the same operands
 // as in block_forward, so the same bits. To be called right before block_backward.
+enum class RecomputePart : std::uint8_t { send, experts };
 void block_recompute(const BlockContext& context,
+                     RecomputePart part,
                      const LayerWeights& weights,
                      const Layer& layer,
                      const ExpertExchange& exchange,
                      const TensorView& hidden_TD,
                      const RecomputeGroups& groups);
-// scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that of hidden_TD on return.
+// scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that of hidden_TD on return
+// from the last part.
+enum class BackwardPart : std::uint8_t { send, experts, join };
 void block_backward(const BlockContext& context,
+                    BackwardPart part,
                     const LayerWeights& weights,
                     const LayerWeights& gradients,
                     const Layer& layer,

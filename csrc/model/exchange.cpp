@@ -19,6 +19,24 @@ constexpr double kSpareRoom = 1.25;
 
 }  // namespace
 
+void RowsUnderWay::start(Communicator& ranks,
+                         const AllToAll& rows,
+                         const char* name,
+                         Stream stream) {
+  require(num_ < works_.size(), "a pass waits for its rows before it sends more");
+  works_[num_++] = ranks.start(rows, name, stream);
+}
+
+void RowsUnderWay::wait(Stream stream) {
+  for (std::unique_ptr<Communicator::Work>& work : works_) {
+    if (work) {
+      work->wait(stream);
+      work.reset();
+    }
+  }
+  num_ = 0;
+}
+
 ExpertExchange::ExpertExchange(const Dims& dims, Device device)
     : dims_(dims),
       sent_offsets_(sent_offsets_bytes(dims), device),
@@ -101,20 +119,31 @@ void ExpertExchange::dispatch(const BlockContext& context,
                               const TensorView& received,
                               const TensorView& sent,
                               const char* name) const {
-  context.groups.expert_ranks().run(
-      AllToAll{.y = received, .x = sent, .send_rows = send_rows_, .recv_rows = recv_rows_},
-      name,
-      context.stream);
+  move(context, {.y = received, .x = sent, .send_rows = send_rows_, .recv_rows = recv_rows_}, name);
 }
 
 void ExpertExchange::combine(const BlockContext& context,
                              const TensorView& sent,
                              const TensorView& received,
                              const char* name) const {
-  context.groups.expert_ranks().run(
-      AllToAll{.y = sent, .x = received, .send_rows = recv_rows_, .recv_rows = send_rows_},
-      name,
-      context.stream);
+  move(context, {.y = sent, .x = received, .send_rows = recv_rows_, .recv_rows = send_rows_}, name);
+}
+
+void ExpertExchange::arrive(const BlockContext& context) const {
+  if (context.under_way != nullptr) {
+    context.under_way->wait(context.stream);
+  }
+}
+
+void ExpertExchange::move(const BlockContext& context,
+                          const AllToAll& rows,
+                          const char* name) const {
+  Communicator& ranks = context.groups.expert_ranks();
+  if (context.under_way != nullptr) {
+    context.under_way->start(ranks, rows, name, context.stream);
+  } else {
+    ranks.run(rows, name, context.stream);
+  }
 }
 
 }  // namespace memphis

@@ -1,13 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "csrc/comm/communicator.h"
 #include "csrc/core/device.h"
 #include "csrc/model/block.h"
 
 namespace memphis {
+
+// Exchanges that one pass has begun, and another computes beside.
+class RowsUnderWay {
+ public:
+  void start(Communicator& ranks, const AllToAll& rows, const char* name, Stream stream);
+  // What follows on `stream` sees all of them.
+  void wait(Stream stream);
+  bool any() const { return num_ > 0; }
+
+ private:
+  // Rows and the gates that go with them.
+  std::array<std::unique_ptr<Communicator::Work>, 2> works_;
+  std::size_t num_ = 0;
+};
 
 // Rows on their way to the ranks that hold their experts, and back. Counts are exact: no row is
 // padded or dropped. A rank sends its rows sorted by expert, so those for one rank lie together;
@@ -34,7 +52,8 @@ class ExpertExchange {
   // names the number to raise: nothing is dropped.
   std::int64_t num_arrived() const;
 
-  // Rows as sent -> rows as received, or back.
+  // Rows as sent -> rows as received, or back: begun where context.under_way is, until arrive();
+  // else done.
   void dispatch(const BlockContext& context,
                 const TensorView& received,
                 const TensorView& sent,
@@ -43,9 +62,11 @@ class ExpertExchange {
                const TensorView& sent,
                const TensorView& received,
                const char* name) const;
+  void arrive(const BlockContext& context) const;
 
  private:
   void read_counts() const;
+  void move(const BlockContext& context, const AllToAll& rows, const char* name) const;
   void require_room(std::int64_t num_rows) const;
 
   Dims dims_;

@@ -31,9 +31,13 @@
 #include "csrc/model/grok.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "csrc/core/error.h"
 #include "csrc/model/block.h"
 #include "csrc/model/key_value_cache.h"
 #include "csrc/model/regions.h"
@@ -132,7 +136,8 @@ BlockContext Grok::block_context(const MicroBatch& batch) const {
           .routed_valid_T = batch.routed_valid_T,
           .cached = batch.cached,
           .cached_UCH = {},
-          .stream = stream_};
+          .stream = stream_,
+          .rows = row_places(activations_.shared)};
 }
 
 // What is no layer has a phase of its own name.
@@ -153,41 +158,108 @@ void Grok::embed(const MicroBatch& batch) {
   sum_terms(context, batch.tensors.hidden_TD);
 }
 
-void Grok::forward(MicroBatch& batch) {
-  const ModelParameters<TensorView>& weights = parameters_.weights();
-  BlockContext context = block_context(batch);
-  const std::size_t num_layers = batch.layers.size();
-  const auto begin_layer = [&](const char* phase, int layer, std::size_t next) {
-    enter(phase, layer);
-    return residency_.acquire(
-        layer, next < num_layers ? std::optional(batch.layer_at(next)) : std::nullopt);
-  };
-  if (batch.stage.embedding) {
-    const auto use = begin_layer("forward of the embedding", kBeforeLayers, 0);
-    embed(batch);
-  }
-  // (3) to (16)
-  for (std::size_t i = 0; i < num_layers; ++i) {
-    const auto use = begin_layer("forward", batch.layer_at(i), i + 1);
-    if (batch.cached.cache != nullptr) {
-      context.cached_UCH = batch.cached.cache->layer(batch.first_layer + i);
+// (2) to (17), or those of the batch's stage.
+class Grok::ForwardPass {
+ public:
+  // With `under_way` it stops where rows are on their way, and works in places of its own. The
+  // backward pass of a layer that sends its rows again has three exchanges where this one has two:
+  // it rests once more, so that each of them has work beside it.
+  ForwardPass(Grok& model, MicroBatch& batch, RowsUnderWay* under_way)
+      : model_(model),
+        batch_(batch),
+        context_(model.block_context(batch)),
+        num_parts_(kParts.size() * batch.layers.size()) {
+    if (under_way != nullptr) {
+      const SharedActivations<TensorView>& shared = model.activations_.shared;
+      require(shared.forward_sent_RD.present(),
+              "passes are paired where the plan has room for two");
+      context_.under_way = under_way;
+      rests_ = model.activations_.recompute.sends_again();
+      context_.rows = forward_row_places(shared);
     }
-    block_forward(context,
-                  weights.layers[batch.first_layer + i],
-                  batch.layers[i],
-                  batch.exchanges[i],
-                  batch.hidden_before(i));
   }
+
+  // Goes on until rows are on their way, or to the end: then it returns false.
+  bool go_on() {
+    if (next_ == 0 && batch_.stage.embedding) {
+      const auto use = acquire("forward of the embedding", kBeforeLayers, 0);
+      model_.embed(batch_);
+    }
+    comes_back_ = next_ > 0;
+    while (next_ < num_parts_) {
+      const ForwardPart part = kParts[next_ % kParts.size()];
+      do_part(next_ / kParts.size(), part);
+      ++next_;
+      if ((context_.under_way != nullptr && context_.under_way->any()) ||
+          (rests_ && part == ForwardPart::attention)) {
+        return true;
+      }
+    }
+    if (batch_.stage.head) {
+      norm_of_head();
+    }
+    return false;
+  }
+
+ private:
+  static constexpr std::array kParts = {
+      ForwardPart::attention, ForwardPart::send, ForwardPart::experts, ForwardPart::join};
+
+  WeightResidency::Use acquire(const char* phase, int layer, std::size_t next) {
+    model_.enter(phase, layer);
+    return model_.residency_.acquire(
+        layer, next < batch_.layers.size() ? std::optional(batch_.layer_at(next)) : std::nullopt);
+  }
+
+  void do_part(std::size_t i, ForwardPart part) {
+    const std::size_t place = batch_.first_layer + i;  // among the layers of this rank
+    const bool comes_back = std::exchange(comes_back_, false);
+    if (part == ForwardPart::attention) {
+      use_ = acquire("forward", batch_.layer_at(i), i + 1);
+      if (batch_.cached.cache != nullptr) {
+        context_.cached_UCH = batch_.cached.cache->layer(place);
+      }
+    } else if (comes_back) {
+      model_.enter("forward", batch_.layer_at(i));
+    }
+    const Layer& kept = batch_.layers[i];
+    block_forward(context_,
+                  part,
+                  model_.parameters_.weights().layers[place],
+                  context_.under_way != nullptr
+                      ? with_places_of(model_.activations_.forward_places[place], kept)
+                      : kept,
+                  batch_.exchanges[i],
+                  batch_.hidden_before(i));
+    if (part == ForwardPart::join) {
+      use_.reset();
+    }
+  }
+
   // (17)
-  if (batch.stage.head) {
-    const auto use = begin_layer("forward of the head", static_cast<int>(dims_.L), num_layers);
-    rmsnorm_forward({.y_TD = batch.tensors.final_in_TD,
-                     .rrms_T = batch.tensors.final_rrms_T,
-                     .x_TD = batch.output_TD(),
-                     .weight_D = weights.final_norm_D,
-                     .eps = static_cast<float>(model_.norm_eps)},
-                    stream_);
+  void norm_of_head() {
+    const auto use =
+        acquire("forward of the head", static_cast<int>(model_.dims_.L), batch_.layers.size());
+    rmsnorm_forward({.y_TD = batch_.tensors.final_in_TD,
+                     .rrms_T = batch_.tensors.final_rrms_T,
+                     .x_TD = batch_.output_TD(),
+                     .weight_D = model_.parameters_.weights().final_norm_D,
+                     .eps = static_cast<float>(model_.model_.norm_eps)},
+                    model_.stream_);
   }
+
+  Grok& model_;
+  MicroBatch& batch_;
+  BlockContext context_;
+  std::size_t num_parts_;
+  std::size_t next_ = 0;
+  bool rests_ = false;
+  bool comes_back_ = false;                  // another pass has been at work
+  std::optional<WeightResidency::Use> use_;  // the layer's
+};
+
+void Grok::forward(MicroBatch& batch) {
+  ForwardPass(*this, batch, nullptr).go_on();
 }
 
 void Grok::head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count) {
@@ -389,78 +461,189 @@ void Grok::backward_of_embedding(const MicroBatch& batch, WeightGradient weight_
       stream_);
 }
 
+// The gradients of a stage, of the inputs and, without `pending`, of the weights.
+class Grok::BackwardPass {
+ public:
+  // With `under_way` it stops where rows are on their way.
+  BackwardPass(Grok& model,
+               MicroBatch& batch,
+               const PendingWeights* pending,
+               WeightGradient weight_gradient,
+               GradientSink* sink,
+               RowsUnderWay* under_way)
+      : model_(model),
+        batch_(batch),
+        pending_(pending),
+        weight_gradient_(weight_gradient),
+        sink_(sink),
+        context_(model.block_context(batch)),
+        in_scratch_(gradients_in_scratch(model.activations_.shared, model.activations_.backward)),
+        num_parts_(kParts.size() * batch.layers.size()) {
+    context_.weight_gradient = weight_gradient;
+    context_.under_way = under_way;
+  }
+
+  // Goes on until rows are on their way, or to the end: then it returns false.
+  bool go_on() {
+    comes_back_ = next_ > 0;
+    if (!comes_back_) {
+      begin();
+    }
+    while (next_ < num_parts_) {
+      do_part(batch_.layers.size() - 1 - next_ / kParts.size(), kParts[next_ % kParts.size()]);
+      ++next_;
+      if (context_.under_way != nullptr && context_.under_way->any()) {
+        return true;
+      }
+    }
+    if (batch_.stage.embedding) {
+      // Its gradients were begun with the head's.
+      model_.enter("backward of the embedding", kBeforeLayers);
+      model_.backward_of_embedding(batch_, weight_gradient_);
+      end_layer(kBeforeLayers);
+    }
+    return false;
+  }
+
+ private:
+  enum class Part : std::uint8_t { again_send, again_experts, send, experts, join };
+  static constexpr std::array kParts = {
+      Part::again_send, Part::again_experts, Part::send, Part::experts, Part::join};
+
+  // The one before is next.
+  WeightResidency::Use acquire(int layer, std::size_t place) {
+    return model_.residency_.acquire(
+        layer, place > 0 ? std::optional(batch_.layer_at(place - 1)) : std::nullopt);
+  }
+  void begin_layer(const char* phase, int layer) {
+    model_.enter(phase, layer);
+    if (sink_ != nullptr) {
+      sink_->before_backward(layer);
+    }
+  }
+  void end_layer(int layer) {
+    if (sink_ != nullptr) {
+      sink_->after_backward(layer);
+    }
+  }
+
+  void begin() {
+    if (batch_.stage.head) {
+      const auto head = static_cast<int>(model_.dims_.L);
+      const auto use = acquire(head, batch_.layers.size());
+      begin_layer("loss and backward of the head", head);
+      model_.backward_of_head(batch_, weight_gradient_);
+      end_layer(head);
+    }
+    model_.add_auxiliary_losses(batch_);
+  }
+
+  void do_part(std::size_t i, Part part) {
+    const int index = batch_.layer_at(i);
+    const std::size_t place = batch_.first_layer + i;  // among the layers of this rank
+    if (part == Part::again_send) {
+      use_ = acquire(index, i);
+    }
+    const LayerWeights& weights = model_.parameters_.weights().layers[place];
+    const PendingWeights::Layer* const later = pending_ != nullptr ? &pending_->layers[i] : nullptr;
+    const Layer layer =
+        later != nullptr ? with_places_of(later->again, batch_.layers[i]) : batch_.layers[i];
+    ExpertExchange& exchange = batch_.exchanges[i];
+    const bool comes_back = std::exchange(comes_back_, false);
+    const auto backward_part = [&](BackwardPart which) {
+      block_backward(context_,
+                     which,
+                     weights,
+                     model_.parameters_.gradients().layers[place],
+                     layer,
+                     exchange,
+                     batch_.hidden_before(i),
+                     later != nullptr ? later->gradients : in_scratch_,
+                     later != nullptr ? Backward::inputs : Backward::all);
+    };
+    const auto again_part = [&](RecomputePart which, bool enters) {
+      const RecomputeGroups again = model_.activations_.recompute.of_layer(index);
+      if (again.any()) {
+        if (enters) {
+          model_.enter("recompute", index);
+        }
+        block_recompute(context_, which, weights, layer, exchange, batch_.hidden_before(i), again);
+      }
+    };
+    switch (part) {
+      case Part::again_send:
+        again_part(RecomputePart::send, true);
+        return;
+      case Part::again_experts:
+        again_part(RecomputePart::experts, comes_back);
+        return;
+      case Part::send:
+        begin_layer("backward", index);
+        backward_part(BackwardPart::send);
+        return;
+      case Part::experts:
+      case Part::join:
+        if (comes_back) {
+          model_.enter("backward", index);
+        }
+        backward_part(part == Part::experts ? BackwardPart::experts : BackwardPart::join);
+        if (part == Part::join) {
+          if (later == nullptr) {
+            end_layer(index);
+          }
+          use_.reset();
+        }
+        return;
+    }
+  }
+
+  Grok& model_;
+  MicroBatch& batch_;
+  const PendingWeights* pending_;
+  WeightGradient weight_gradient_;
+  GradientSink* sink_;
+  BlockContext context_;
+  LayerGradients<TensorView> in_scratch_;
+  std::size_t num_parts_;
+  std::size_t next_ = 0;
+  bool comes_back_ = false;                  // another pass has been at work
+  std::optional<WeightResidency::Use> use_;  // the layer's
+};
+
 void Grok::backward(MicroBatch& batch, WeightGradient weight_gradient, GradientSink* sink) {
-  backward(batch, nullptr, weight_gradient, sink);
+  BackwardPass(*this, batch, nullptr, weight_gradient, sink, nullptr).go_on();
 }
 
 void Grok::backward_inputs(MicroBatch& batch,
                            const PendingWeights& pending,
                            WeightGradient weight_gradient,
                            GradientSink* sink) {
-  backward(batch, &pending, weight_gradient, sink);
+  BackwardPass(*this, batch, &pending, weight_gradient, sink, nullptr).go_on();
 }
 
-void Grok::backward(MicroBatch& batch,
-                    const PendingWeights* pending,
-                    WeightGradient weight_gradient,
-                    GradientSink* sink) {
-  BlockContext context = block_context(batch);
-  context.weight_gradient = weight_gradient;
-  const auto num_layers = static_cast<int>(dims_.L);
-  // The one before is next.
-  const auto acquire = [&](int layer, std::size_t place) {
-    return residency_.acquire(layer,
-                              place > 0 ? std::optional(batch.layer_at(place - 1)) : std::nullopt);
+// With turns from one exchange to the next each has a part of the other pass beside it. The
+// backward pass goes first: experts are then beside the dispatch and the combine of the other pass,
+// attention beside what its experts give back, and at the end the backward pass of the first
+// layer's attention beside the last combine, where it would else be a norm.
+void Grok::forward_beside_backward(MicroBatch& forward_batch,
+                                   MicroBatch& backward_batch,
+                                   const PendingWeights* pending,
+                                   WeightGradient weight_gradient,
+                                   GradientSink* sink,
+                                   const std::function<void(Turn)>& turn) {
+  RowsUnderWay forward_rows;
+  RowsUnderWay backward_rows;
+  ForwardPass forward(*this, forward_batch, &forward_rows);
+  BackwardPass backward(*this, backward_batch, pending, weight_gradient, sink, &backward_rows);
+  const auto take_turn = [&](Turn which, auto& pass) {
+    if (turn) {
+      turn(which);
+    }
+    return pass.go_on();
   };
-  const auto begin_layer = [&](const char* phase, int layer) {
-    enter(phase, layer);
-    if (sink != nullptr) {
-      sink->before_backward(layer);
-    }
-  };
-  const auto end_layer = [&](int layer) {
-    if (sink != nullptr) {
-      sink->after_backward(layer);
-    }
-  };
-  if (batch.stage.head) {
-    const auto use = acquire(num_layers, batch.layers.size());
-    begin_layer("loss and backward of the head", num_layers);
-    backward_of_head(batch, weight_gradient);
-    end_layer(num_layers);
-  }
-  add_auxiliary_losses(batch);
-  const LayerGradients<TensorView> in_scratch =
-      gradients_in_scratch(activations_.shared, activations_.backward);
-  for (std::size_t i = batch.layers.size(); i-- > 0;) {
-    const int index = batch.layer_at(i);
-    const auto use = acquire(index, i);
-    const LayerWeights& weights = parameters_.weights().layers[batch.first_layer + i];
-    const PendingWeights::Layer* const later = pending != nullptr ? &pending->layers[i] : nullptr;
-    const Layer layer =
-        later != nullptr ? with_places_of(later->again, batch.layers[i]) : batch.layers[i];
-    const RecomputeGroups again = activations_.recompute.of_layer(index);
-    if (again.any()) {
-      enter("recompute", index);
-      block_recompute(context, weights, layer, batch.exchanges[i], batch.hidden_before(i), again);
-    }
-    begin_layer("backward", index);
-    block_backward(context,
-                   weights,
-                   parameters_.gradients().layers[batch.first_layer + i],
-                   layer,
-                   batch.exchanges[i],
-                   batch.hidden_before(i),
-                   later != nullptr ? later->gradients : in_scratch,
-                   later != nullptr ? Backward::inputs : Backward::all);
-    if (later == nullptr) {
-      end_layer(index);
-    }
-  }
-  if (batch.stage.embedding) {
-    enter("backward of the embedding", kBeforeLayers);  // its gradients were begun with the head's
-    backward_of_embedding(batch, weight_gradient);
-    end_layer(kBeforeLayers);
+  for (bool forward_left = true, backward_left = true; forward_left || backward_left;) {
+    backward_left = backward_left && take_turn(Turn::backward, backward);
+    forward_left = forward_left && take_turn(Turn::forward, forward);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "csrc/config/config.h"
 #include "csrc/model/groups.h"
@@ -86,6 +87,18 @@ class Grok {
                         const PendingWeights& pending,
                         kernels::WeightGradient weight_gradient,
                         GradientSink* sink = nullptr);
+
+  // forward() of one micro-batch and, of another, backward() or, with `pending`, backward_inputs():
+  // to the same bits, and while rows of one are on their way to their experts, or back, the other
+  // is at work. The plan was made for it (ActivationPlan::paired). `turn`, if any, hears whose work
+  // follows.
+  enum class Turn : std::uint8_t { forward, backward };
+  void forward_beside_backward(MicroBatch& forward_batch,
+                               MicroBatch& backward_batch,
+                               const PendingWeights* pending,
+                               kernels::WeightGradient weight_gradient,
+                               GradientSink* sink = nullptr,
+                               const std::function<void(Turn)>& turn = {});
   const TensorView& dhidden_TD() const { return activations_.backward.dhidden_TD; }
 
   // (18): logits of one token, [V] in the accumulation dtype; a view that is valid until the next
@@ -100,17 +113,16 @@ class Grok {
   const Activations& activations() const { return activations_; }
 
  private:
+  // A pass of a stage, from one exchange of rows to the next.
+  class ForwardPass;
+  class BackwardPass;
+
   BlockContext block_context(const MicroBatch& batch) const;
   void enter(const char* phase, int layer) const;
   void embed(const MicroBatch& batch);
   void add_cross_entropy(const MicroBatch& batch);
   void backward_of_head(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
   void backward_of_embedding(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
-  // `pending` is null where the gradients of weights are formed too.
-  void backward(MicroBatch& batch,
-                const PendingWeights* pending,
-                kernels::WeightGradient weight_gradient,
-                GradientSink* sink);
   // Of final_in_TD of all tokens, rows [begin, begin + count).
   void head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count);
   void join_vocabulary(const MicroBatch& batch,

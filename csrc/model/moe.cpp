@@ -53,7 +53,8 @@ ExpertRows expert_rows(const BlockContext& context,
   return result;
 }
 
-// Rows of tokens, scaled, to the experts of this rank: `rows_RD`, in the order of the experts.
+// Rows of tokens, scaled, on their way to the experts of this rank; where these have all rows here,
+// at once to `rows_RD`, in the order of the experts.
 void send_rows(const BlockContext& context,
                const Layer& layer,
                const ExpertExchange& exchange,
@@ -61,44 +62,59 @@ void send_rows(const BlockContext& context,
                const TensorView& tokens_TD,
                float scale,
                const char* name) {
-  const SharedActivations<TensorView>& shared = context.shared;
+  const bool travel = context.dims.exchange_rows;
+  const TensorView& sent_RD = travel ? context.rows.sent_RD : rows_RD;
+  permute({.x_RD = sent_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
+          context.stream);
+  if (travel) {
+    exchange.dispatch(
+        context, context.rows.received_RD.rows(0, exchange.num_arrived()), sent_RD, name);
+  }
+}
+
+// There they are.
+void take_rows(const BlockContext& context,
+               const Layer& layer,
+               const ExpertExchange& exchange,
+               const TensorView& rows_RD) {
   if (!context.dims.exchange_rows) {
-    permute({.x_RD = rows_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
-            context.stream);
     return;
   }
-  permute({.x_RD = shared.sent_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
-          context.stream);
-  // Behind that, as the host may wait for it.
+  exchange.arrive(context);
   const std::int64_t R = exchange.num_arrived();
-  const TensorView received_RD = shared.received_RD.rows(0, R);
-  exchange.dispatch(context, received_RD, shared.sent_RD, name);
   permute({.x_RD = rows_RD.rows(0, R),
-           .x_TD = received_RD,
+           .x_TD = context.rows.received_RD.rows(0, R),
            .source_R = layer.arrival_source_R.rows(0, R)},
           context.stream);
 }
 
-// Back, and summed over each token's choices.
+// Back on their way to their tokens.
 void return_rows(const BlockContext& context,
                  const Layer& layer,
                  const ExpertExchange& exchange,
-                 const TensorView& tokens_TD,
                  const TensorView& rows_RD,
-                 float scale,
                  const char* name) {
-  const SharedActivations<TensorView>& shared = context.shared;
-  TensorView returned_RD = rows_RD;
-  if (context.dims.exchange_rows) {
-    const std::int64_t R = exchange.num_arrived();
-    const TensorView received_RD = shared.received_RD.rows(0, R);
-    unpermute({.y_TD = received_RD,
-               .y_RD = rows_RD.rows(0, R),
-               .slot_TK = layer.arrival_slot_R1.rows(0, R)},
-              context.stream);
-    exchange.combine(context, shared.sent_RD, received_RD, name);
-    returned_RD = shared.sent_RD;
+  if (!context.dims.exchange_rows) {
+    return;
   }
+  const std::int64_t R = exchange.num_arrived();
+  const TensorView received_RD = context.rows.received_RD.rows(0, R);
+  unpermute({.y_TD = received_RD,
+             .y_RD = rows_RD.rows(0, R),
+             .slot_TK = layer.arrival_slot_R1.rows(0, R)},
+            context.stream);
+  exchange.combine(context, context.rows.sent_RD, received_RD, name);
+}
+
+// There they are, summed over each token's choices; where they did not travel, they are `rows_RD`.
+void sum_rows(const BlockContext& context,
+              const Layer& layer,
+              const ExpertExchange& exchange,
+              const TensorView& tokens_TD,
+              const TensorView& rows_RD,
+              float scale) {
+  exchange.arrive(context);
+  const TensorView& returned_RD = context.dims.exchange_rows ? context.rows.sent_RD : rows_RD;
   unpermute({.y_TD = tokens_TD, .y_RD = returned_RD, .slot_TK = layer.slot_TK, .scale = scale},
             context.stream);
 }
@@ -111,29 +127,33 @@ void send_gates(const BlockContext& context,
   if (!context.dims.exchange_rows) {
     return;
   }
-  const SharedActivations<TensorView>& shared = context.shared;
-  permute({.x_RD = shared.sent_gates_R1,
+  const TensorView& sent_gates_R1 = context.rows.sent_gates_R1;
+  permute({.x_RD = sent_gates_R1,
            .x_TD = gates_TK.reshape({context.dims.sent_R, 1}),
            .source_R = layer.source_R},
           context.stream);
-  exchange.dispatch(context,
-                    layer.arrived_gates_R1.rows(0, exchange.num_arrived()),
-                    shared.sent_gates_R1,
-                    "moe.gates");
+  exchange.dispatch(
+      context, layer.arrived_gates_R1.rows(0, exchange.num_arrived()), sent_gates_R1, "moe.gates");
 }
 
-void return_gate_gradients(const BlockContext& context,
-                           const Layer& layer,
-                           const ExpertExchange& exchange) {
+void return_gate_gradients(const BlockContext& context, const ExpertExchange& exchange) {
   if (!context.dims.exchange_rows) {
     return;
   }
-  const Dims& d = context.dims;
   const BackwardScratch<TensorView>& scratch = context.scratch;
   exchange.combine(context,
                    scratch.dsent_gates_R1,
                    scratch.darrived_gates_R1.rows(0, exchange.num_arrived()),
                    "moe.dgates");
+}
+
+// Once they are there.
+void take_gate_gradients(const BlockContext& context, const Layer& layer) {
+  if (!context.dims.exchange_rows) {
+    return;
+  }
+  const Dims& d = context.dims;
+  const BackwardScratch<TensorView>& scratch = context.scratch;
   const bool cut = d.expert_pieces > 1;
   const TensorView& dchoices_TK = cut ? scratch.dspread_gates_TK : scratch.dgates_TK;
   permute({.x_RD = dchoices_TK.reshape({d.sent_R, 1}),
@@ -275,10 +295,10 @@ void expert_recompute(const BlockContext& context,
 
 }  // namespace
 
-void moe_branch_forward(const BlockContext& context,
-                        const LayerWeights& weights,
-                        const Layer& layer,
-                        ExpertExchange& exchange) {
+void moe_branch_send(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     ExpertExchange& exchange) {
   const SharedActivations<TensorView>& shared = context.shared;
   const Dims& d = context.dims;
   const Stream stream = context.stream;
@@ -307,9 +327,16 @@ void moe_branch_forward(const BlockContext& context,
   exchange.count(context, layer);
   send_rows(context, layer, exchange, layer.rows_RD, routed_TD, 1.0F, "moe.dispatch");
   send_gates(context, layer, exchange, gates_TK);
+}
+
+void moe_branch_experts(const BlockContext& context,
+                        const LayerWeights& weights,
+                        const Layer& layer,
+                        const ExpertExchange& exchange) {
+  take_rows(context, layer, exchange, layer.rows_RD);
   // (14); the expert gate of (15) multiplies before the down projection: see geglu.h
   const ExpertRows rows = expert_rows(context, layer, exchange);
-  const TensorView expert_out_RD = shared.expert_out_RD.rows(0, exchange.num_arrived());
+  const TensorView expert_out_RD = context.shared.expert_out_RD.rows(0, exchange.num_arrived());
   experts_forward({.y_RD = expert_out_RD,
                    .gate_up_R2F = rows.gate_up_R2F,
                    .hidden_RF = rows.hidden_RF,
@@ -320,25 +347,30 @@ void moe_branch_forward(const BlockContext& context,
                    .gates_TK = rows.gates,
                    .source_R = rows.source_R},
                   context.stream);
+  return_rows(context, layer, exchange, expert_out_RD, "moe.combine");
+}
+
+void moe_branch_join(const BlockContext& context,
+                     const LayerWeights& weights,
+                     const Layer& layer,
+                     const ExpertExchange& exchange) {
   // (15) the sum over a token's experts
-  return_rows(context,
-              layer,
-              exchange,
-              routed_part_of(context, layer.moe_out_TD),
-              expert_out_RD,
-              experts_scale(context),
-              "moe.combine");
+  sum_rows(context,
+           layer,
+           exchange,
+           routed_part_of(context, layer.moe_out_TD),
+           context.shared.expert_out_RD,
+           experts_scale(context));
   join_routed_parts(context, layer.moe_out_TD);
   if (context.dims.local_dense_F > 0) {
     dense_forward(context, weights, layer);
   }
 }
 
-void moe_branch_recompute(const BlockContext& context,
-                          const LayerWeights& weights,
-                          const Layer& layer,
-                          const ExpertExchange& exchange,
-                          const RecomputeGroups& groups) {
+void moe_branch_recompute_send(const BlockContext& context,
+                               const Layer& layer,
+                               const ExpertExchange& exchange,
+                               const RecomputeGroups& groups) {
   // Rows that have come from other ranks are kept, but with a whole block.
   if (groups.block || (groups.norm && !context.dims.exchange_rows)) {
     send_rows(context,
@@ -348,6 +380,16 @@ void moe_branch_recompute(const BlockContext& context,
               routed_tokens(context, layer.moe_in_TD),
               1.0F,
               "moe.dispatch");
+  }
+}
+
+void moe_branch_recompute_experts(const BlockContext& context,
+                                  const LayerWeights& weights,
+                                  const Layer& layer,
+                                  const ExpertExchange& exchange,
+                                  const RecomputeGroups& groups) {
+  if (groups.block) {
+    take_rows(context, layer, exchange, layer.rows_RD);
   }
   const bool up = groups.experts || groups.block;
   const bool activations = groups.geglu || groups.block;
@@ -360,27 +402,32 @@ void moe_branch_recompute(const BlockContext& context,
   }
 }
 
-void moe_branch_backward(const BlockContext& context,
-                         const LayerWeights& weights,
-                         const LayerWeights& gradients,
-                         const Layer& layer,
-                         const ExpertExchange& exchange,
-                         const LayerGradients<TensorView>& kept,
-                         Backward which) {
-  const BackwardScratch<TensorView>& scratch = context.scratch;
-  const Stream stream = context.stream;
-  const std::int64_t R = exchange.num_arrived();
-  const TensorView dy_RD = kept.dexpert_out_RD.rows(0, R);
-  const bool with_weights = which == Backward::all;
-
+void moe_branch_backward_send(const BlockContext& context,
+                              const Layer& layer,
+                              const ExpertExchange& exchange,
+                              const LayerGradients<TensorView>& kept) {
   // The sum's derivative hands every row its token's gradient.
   send_rows(context,
             layer,
             exchange,
-            dy_RD,
-            routed_tokens(context, scratch.dbranch_TD),
+            kept.dexpert_out_RD.rows(0, exchange.num_arrived()),
+            routed_tokens(context, context.scratch.dbranch_TD),
             experts_scale(context),
             "moe.dcombine");
+}
+
+void moe_branch_backward_experts(const BlockContext& context,
+                                 const LayerWeights& weights,
+                                 const LayerWeights& gradients,
+                                 const Layer& layer,
+                                 const ExpertExchange& exchange,
+                                 const LayerGradients<TensorView>& kept,
+                                 Backward which) {
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  const std::int64_t R = exchange.num_arrived();
+  const TensorView dy_RD = kept.dexpert_out_RD.rows(0, R);
+  const bool with_weights = which == Backward::all;
+  take_rows(context, layer, exchange, dy_RD);
   const ExpertRows rows = expert_rows(context, layer, exchange);
   experts_backward({.dx_RD = scratch.drows_RD.rows(0, R),
                     .dgate_up_weight_EFD = with_weights ? gradients.gate_up_EFD : TensorView{},
@@ -398,10 +445,22 @@ void moe_branch_backward(const BlockContext& context,
                     .gates_TK = rows.gates,
                     .source_R = rows.source_R,
                     .weight_gradient = context.weight_gradient},
-                   stream);
+                   context.stream);
+  return_rows(context, layer, exchange, scratch.drows_RD, "moe.ddispatch");
+  return_gate_gradients(context, exchange);
+}
+
+void moe_branch_backward_join(const BlockContext& context,
+                              const LayerWeights& weights,
+                              const LayerWeights& gradients,
+                              const Layer& layer,
+                              const ExpertExchange& exchange,
+                              const LayerGradients<TensorView>& kept,
+                              Backward which) {
+  const BackwardScratch<TensorView>& scratch = context.scratch;
   const TensorView drouted_TD = routed_part_of(context, scratch.dbranch_in_TD);
-  return_rows(context, layer, exchange, drouted_TD, scratch.drows_RD, 1.0F, "moe.ddispatch");
-  return_gate_gradients(context, layer, exchange);
+  sum_rows(context, layer, exchange, drouted_TD, scratch.drows_RD, 1.0F);
+  take_gate_gradients(context, layer);
   router_backward({.dx_TD = drouted_TD,
                    .dweight_ED = gradients.router_ED,
                    .dlogits_TE = scratch.drouter_logits_TE,
@@ -419,7 +478,7 @@ void moe_branch_backward(const BlockContext& context,
                    .cap = static_cast<float>(context.model.router_cap),
                    .accumulate = true,
                    .weight_gradient = context.weight_gradient},
-                  stream);
+                  context.stream);
   join_routed_parts(context, scratch.dbranch_in_TD);
   if (context.dims.local_dense_F > 0) {
     dense_backward(context, weights, gradients, layer, kept, which);

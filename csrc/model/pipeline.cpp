@@ -71,7 +71,7 @@ void Pipeline::match_queues(const PipelineSchedule& schedule) {
   }
 }
 
-void Pipeline::run(const PipelineSchedule& schedule, const Act& act) {
+void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together) {
   match_queues(schedule);
   for (std::size_t i = 0; i < schedule.queues.size(); ++i) {
     End& end = ends_[end_of_[i]];
@@ -85,6 +85,7 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act) {
   }
   const PipelineShape& shape = schedule.shape;
   const bool says_which = shape.num_micro_batches * shape.num_stages() > 1;
+  const Action* first = nullptr;  // of a pair
   for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(rank_)]) {
     const Action& action = step.action;
     if (says_which) {
@@ -97,7 +98,20 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act) {
         break;
       case StepKind::compute:
         take_over(shape, action);
-        act(action, slot_of(action.chunk, action.micro_batch));
+        if (action.with_next && together) {
+          first = &action;
+          break;
+        }
+        if (first != nullptr) {
+          together(*first,
+                   slot_of(first->chunk, first->micro_batch),
+                   action,
+                   slot_of(action.chunk, action.micro_batch));
+          hand_over(shape, *first);
+          first = nullptr;
+        } else {
+          act(action, slot_of(action.chunk, action.micro_batch));
+        }
         hand_over(shape, action);
         break;
       case StepKind::send:

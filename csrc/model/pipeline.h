@@ -43,9 +43,11 @@ class Pipeline {
 
   // Does an action, on the slot of its micro-batch.
   using Act = std::function<void(const Action&, MicroBatch&)>;
+  // Does two at one time, a forward and a backward pass.
+  using ActTogether = std::function<void(const Action&, MicroBatch&, const Action&, MicroBatch&)>;
   // `schedule` is one of those that the plan was made for. Every rank of the pipeline runs its part
-  // of the same one.
-  void run(const PipelineSchedule& schedule, const Act& act);
+  // of the same one. Without `together` the actions of a pair are done one after the other.
+  void run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together = {});
 
   MicroBatch& slot_of(std::int64_t chunk, std::int64_t micro_batch);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "csrc/comm/communicator.h"
@@ -40,13 +41,25 @@ class WeightResidency {
   // A layer that is in use, until its end.
   class Use {
    public:
-    Use(WeightResidency& residency, int layer) : residency_(residency), layer_(layer) {}
-    ~Use() { residency_.release(layer_); }
-    Use(const Use&) = delete;
-    Use& operator=(const Use&) = delete;
+    Use(WeightResidency& residency, int layer) : residency_(&residency), layer_(layer) {}
+    ~Use() { end(); }
+    Use(Use&& other) noexcept
+        : residency_(std::exchange(other.residency_, nullptr)), layer_(other.layer_) {}
+    Use& operator=(Use&& other) noexcept {
+      end();
+      residency_ = std::exchange(other.residency_, nullptr);
+      layer_ = other.layer_;
+      return *this;
+    }
 
    private:
-    WeightResidency& residency_;
+    void end() {
+      if (residency_ != nullptr) {
+        residency_->release(layer_);
+      }
+    }
+
+    WeightResidency* residency_;
     int layer_;
   };
   [[nodiscard]] Use acquire(int layer, std::optional<int> next = std::nullopt);

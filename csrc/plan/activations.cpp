@@ -53,6 +53,20 @@ void allocate_layer(const LayerActivations<LayerTensor>& layer,
       });
 }
 
+// Of `places` those that a layer computes again.
+LayerActivations<TensorView> given_back(const LayerActivations<LayerTensor>& layer,
+                                        const RecomputeGroups& groups,
+                                        const LayerActivations<TensorView>& places) {
+  LayerActivations<TensorView> views = places;
+  LayerActivations<LayerTensor>::for_each(
+      layer, views, [&](const LayerTensor& tensor, TensorView& view) {
+        if (!gives_back(groups, tensor.by)) {
+          view = {};
+        }
+      });
+  return views;
+}
+
 }  // namespace
 
 // The kernel takes bf16 heads of 128 in tiles of 64 queries and 128 keys. Where tiles of keys are
@@ -286,6 +300,16 @@ ActivationPlan plan_activations(const Dims& d,
   return plan;
 }
 
+void allow_pairs(ActivationPlan& plan) {
+  require(plan.keep == Keep::all_layers && plan.shared.sent_RD.present(),
+          "passes are paired in training, where rows are exchanged");
+  plan.paired = true;
+  SharedActivations<TensorSpec>& shared = plan.shared;
+  shared.forward_sent_RD = shared.sent_RD;
+  shared.forward_sent_gates_R1 = shared.sent_gates_R1;
+  shared.forward_received_RD = shared.received_RD;
+}
+
 ActivationPlan plan_activations(const Dims& d, DType compute, Keep keep, Device device) {
   return plan_activations(d, compute, keep, device, stages_of_counts(d.L, {d.L}));
 }
@@ -424,9 +448,9 @@ std::size_t ActivationPlan::activation_bytes() const {
 
 std::size_t ActivationPlan::workspace_bytes() const {
   const RecomputeGroups again = computed_again();
-  return group_bytes(shared) + group_bytes(backward) +
-         layer_bytes(layer,
-                     [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); });
+  const std::size_t of_layer =
+      layer_bytes(layer, [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); });
+  return group_bytes(shared) + group_bytes(backward) + (paired ? 2 : 1) * of_layer;
 }
 
 std::size_t ActivationPlan::keys_bytes() const {
@@ -452,11 +476,16 @@ Activations allocate_activations(const ActivationPlan& plan, Arena& activations,
   result.recompute = plan.recompute;
   const RecomputeGroups again = plan.computed_again();
   LayerActivations<TensorView> common;
-  allocate_layer(
-      plan.layer,
-      [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); },
-      workspace,
-      common);
+  LayerActivations<TensorView> forward_common;
+  for (LayerActivations<TensorView>* const places : {&common, &forward_common}) {
+    if (places == &common || plan.paired) {
+      allocate_layer(
+          plan.layer,
+          [&](const LayerTensor& tensor) { return gives_back(again, tensor.by); },
+          workspace,
+          *places);
+    }
+  }
   const auto allocate_kept = [&](std::int64_t layer, LayerActivations<TensorView>& views) {
     const RecomputeGroups& groups = plan.recompute.of_layer(layer);
     allocate_layer(
@@ -484,6 +513,10 @@ Activations allocate_activations(const ActivationPlan& plan, Arena& activations,
       }
     }
     first_layer += layers.count;
+    for (std::int64_t layer = layers.begin; plan.paired && layer < layers.end(); ++layer) {
+      result.forward_places.push_back(
+          given_back(plan.layer, plan.recompute.of_layer(layer), forward_common));
+    }
     for (std::int64_t i = 0; i < chunk.num_pending; ++i) {
       PendingWeights& pending = result.pending.emplace_back();
       for (std::int64_t layer = layers.begin; layer < layers.end(); ++layer) {

@@ -126,6 +126,10 @@ struct SharedActivations {
   T sent_gates_R1;
   T received_RD;
   T sent_offsets_PE1;  // of each of these ranks, its layer's offsets_E1
+  // The same, of a forward pass beside a backward pass.
+  T forward_sent_RD;
+  T forward_sent_gates_R1;
+  T forward_received_RD;
   T logits_CV;         // of head_chunk tokens, before the multiplier; their gradient after it
   T capped_logits_CV;  // of inference alone
   T row_logits_V;      // the same, of one token and the whole vocabulary where that is cut
@@ -249,6 +253,7 @@ struct ActivationPlan {
   SharedActivations<TensorSpec> shared;
   BackwardScratch<TensorSpec> backward;  // all absent for inference
   LayerGradients<TensorSpec> gradients;  // of a layer, where they are kept for its weights
+  bool paired = false;                   // see allow_pairs
 
   BatchActivations<TensorSpec> batch_of(const StageLayers& stage) const;
   // Which of all slots, which lie chunk by chunk.
@@ -259,7 +264,8 @@ struct ActivationPlan {
 
   // Of all slots: `batch`, and of `layer` what every layer keeps; and of what is pending.
   std::size_t activation_bytes() const;
-  // Of `shared`, `backward`, and of `layer` what is computed again, in one place for all layers.
+  // Of `shared`, `backward`, and of `layer` what is computed again, in one place for all layers;
+  // with pairs in one more, for those of a forward pass beside a backward pass.
   std::size_t workspace_bytes() const;
   // Of these, what ranks that share a sequence out have of each other's keys, and their gradients.
   std::size_t keys_bytes() const;
@@ -278,6 +284,10 @@ ActivationPlan plan_activations(const Dims& dims,
                                 const std::vector<StageLayers>& stages);
 // Of a whole model.
 ActivationPlan plan_activations(const Dims& dims, DType compute, Keep keep, Device device);
+
+// Makes room for a forward pass beside a backward pass: for what each has of its own while the
+// other computes. REQUIRES: of training, experts on several ranks.
+void allow_pairs(ActivationPlan& plan);
 
 // The tensors of one micro-batch in one chunk.
 struct Slot {
@@ -309,6 +319,9 @@ LayerGradients<TensorView> gradients_in_scratch(const SharedActivations<TensorVi
 struct Activations {
   std::vector<Slot> slots;              // by ActivationPlan::slot_of
   std::vector<PendingWeights> pending;  // by ActivationPlan::pending_of
+  // By layer of this rank, of a forward pass beside a backward pass: those of its tensors that are
+  // computed again.
+  std::vector<LayerActivations<TensorView>> forward_places;
   Recompute recompute;
   SharedActivations<TensorView> shared;
   BackwardScratch<TensorView> backward;
@@ -401,6 +414,9 @@ void SharedActivations<T>::for_each(Self& a, Other& b, const Visit& visit) {
   visit(a.sent_gates_R1, b.sent_gates_R1);
   visit(a.received_RD, b.received_RD);
   visit(a.sent_offsets_PE1, b.sent_offsets_PE1);
+  visit(a.forward_sent_RD, b.forward_sent_RD);
+  visit(a.forward_sent_gates_R1, b.forward_sent_gates_R1);
+  visit(a.forward_received_RD, b.forward_received_RD);
   visit(a.logits_CV, b.logits_CV);
   visit(a.capped_logits_CV, b.capped_logits_CV);
   visit(a.row_logits_V, b.row_logits_V);

@@ -27,6 +27,9 @@ struct Recompute {
     return layer < num_layers ? groups : rest;
   }
   bool any() const { return (num_layers > 0 && groups.any()) || rest.any(); }
+  // Whether the backward pass of some layer sends its rows to their experts a second time, where
+  // they travel.
+  bool sends_again() const { return (num_layers > 0 && groups.block) || rest.block; }
   bool operator==(const Recompute&) const = default;
 };
 

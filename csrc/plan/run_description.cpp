@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "csrc/config/validate.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/context_exchange.h"
 
@@ -35,6 +36,8 @@ RunDescription describe_run(const Config& config, DType compute, std::int64_t nu
         "--machine");
   }
   const bool is_bf16 = compute == DType::bf16;
+  const bool overlaps = config.parallel.overlap_experts != OverlapChoice::never &&
+                        expert_overlap_refusal(config).empty();
   return {.model = {.num_layers = model.num_layers,
                     .d_model = model.d_model,
                     .num_heads = model.num_heads,
@@ -50,6 +53,7 @@ RunDescription describe_run(const Config& config, DType compute, std::int64_t nu
           .parallel = config.parallel,
           .batch = config.batch,
           .techniques = {.products = is_bf16 ? Products::bf16 : Products::f32,
+                         .expert_overlap = overlaps,
                          .context_overlap = travels_in_ring(config),
                          .routed = true,
                          .experts_at_once = true,

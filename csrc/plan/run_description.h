@@ -83,8 +83,8 @@ struct RunDescription {
   double step_tokens() const;
 };
 
-// What memphis does of its own: no overlap of exchanges with products, experts with the loads that a
-// router gives them.
+// What memphis does of its own: of exchanges those of rows alone overlap with other work, where the
+// config allows it, though memory may not; experts have the loads that a router gives them.
 RunDescription describe_run(const Config& config, DType compute, std::int64_t num_ranks);
 
 // Of a token, forward and backward, as model_flops_per_token counts it.

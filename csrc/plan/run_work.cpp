@@ -601,8 +601,10 @@ void add_again(const Config& config,
 }  // namespace
 
 RunWork run_work(const Config& config, DType compute, const Mesh& mesh, const StagePlans& plans) {
-  RunWork work = run_work(describe_run(config, compute, mesh.num_ranks()));
   const TrainingPlan& plan = plans.largest;
+  RunDescription run = describe_run(config, compute, mesh.num_ranks());
+  run.techniques.expert_overlap = plan.overlaps_experts;
+  RunWork work = run_work(run, &plan.schedule);
   const Recompute& recompute = plan.activations.recompute;
   // Layers differ in what is computed again alone: the first ones, and the others.
   work.kinds.resize(1);

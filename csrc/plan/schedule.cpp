@@ -28,6 +28,14 @@ class ActionList {
   void forward(std::int64_t chunk, std::int64_t micro_batch) {
     add(ActionKind::forward, chunk, micro_batch);
   }
+  // The backward pass that comes next is done together with this one, if there are pairs.
+  void forward_with_next(std::int64_t chunk, std::int64_t micro_batch) {
+    const std::size_t before = actions_.size();
+    forward(chunk, micro_batch);
+    if (actions_.size() > before) {
+      actions_.back().with_next = shape_.paired && !shape_.forward_only;
+    }
+  }
   // The rest is no part of validation.
   void backward(std::int64_t chunk, std::int64_t micro_batch) {
     add(ActionKind::backward, chunk, micro_batch);
@@ -126,12 +134,19 @@ void add_interleaved(const PipelineShape& shape, std::int64_t rank, ActionList& 
   const std::int64_t after = p - 1 - rank;
   // The first backward pass comes when the last chunk's first forward pass has: on the last rank
   // after a group in each chunk before, on a rank before it two passes later, which is how long the
-  // next rank takes for its forward and its backward pass. With one chunk no group is between.
-  const std::int64_t warm_up =
-      std::min(v == 1 ? after : 2 * after + (v - 1) * groups.largest(), passes);
+  // next rank takes for its forward and its backward pass. With one chunk no group is between. The
+  // backward pass of a pair needs a forward pass that has been before.
+  const std::int64_t warm_up = std::min(shape.paired ? 2 * after + (v - 1) * groups.largest() + 1
+                                        : v == 1     ? after
+                                                     : 2 * after + (v - 1) * groups.largest(),
+                                        passes);
   const auto forward = [&](std::int64_t u) {
     const Pass pass = groups.pass(u);
     list.forward(pass.chunk, pass.micro_batch);
+  };
+  const auto forward_with_next = [&](std::int64_t u) {
+    const Pass pass = groups.pass(u);
+    list.forward_with_next(pass.chunk, pass.micro_batch);
   };
   const auto backward = [&](std::int64_t u) {
     const Pass pass = groups.pass(u);
@@ -141,7 +156,7 @@ void add_interleaved(const PipelineShape& shape, std::int64_t rank, ActionList& 
     forward(u);
   }
   for (std::int64_t u = warm_up; u < passes; ++u) {
-    forward(u);
+    forward_with_next(u);
     backward(u - warm_up);
   }
   for (std::int64_t u = passes - warm_up; u < passes; ++u) {
@@ -153,12 +168,13 @@ void add_interleaved(const PipelineShape& shape, std::int64_t rank, ActionList& 
 // waits at its end.
 void add_zb_h1(const PipelineShape& shape, std::int64_t rank, ActionList& list) {
   const std::int64_t m = shape.num_micro_batches;
-  const std::int64_t warm_up = std::min(shape.num_ranks - 1 - rank, m);
+  const std::int64_t after = shape.num_ranks - 1 - rank;
+  const std::int64_t warm_up = std::min(shape.paired ? 2 * after + 1 : after, m);
   for (std::int64_t i = 0; i < warm_up; ++i) {
     list.forward(0, i);
   }
   for (std::int64_t i = 0; i < m; ++i) {
-    list.forward(0, warm_up + i);
+    list.forward_with_next(0, warm_up + i);
     list.inputs(0, i);
     if (i >= rank) {
       list.weights(0, i - rank);
@@ -297,6 +313,12 @@ void require_runs(const PipelineShape& shape) {
                     rule.num_chunks,
                     rule.num_chunks == 1 ? "" : "s",
                     shape.num_chunks == 1 ? "zb-h1" : "interleaved"));
+  }
+  if (shape.paired && shape.kind == ScheduleKind::zbv) {
+    throw ConfigError(fmt::format(
+        "schedule {} has no pairs of passes (where its V turns, a backward pass follows "
+        "the forward pass of the same micro-batch); use interleaved",
+        name));
   }
   if (shape.group < 0) {
     throw ConfigError(

@@ -63,6 +63,12 @@ struct PipelineShape {
   std::int64_t group = 0;
   // Validation: forward passes alone, in an order in which no rank waits for longer than it must.
   bool forward_only = false;
+  // A forward pass and the backward pass behind it, which are of different micro-batches, are done
+  // together: while rows of one travel to experts, the other computes. Where every rank takes as
+  // long for a pair, a micro-batch is as many pairs on its way as there are ranks behind, in each
+  // direction, so that a rank begins with 2 (num_ranks - 1 - rank) + 1 forward passes in 1f1b and
+  // zb-h1, and in interleaved with one more than otherwise: so many more micro-batches are held.
+  bool paired = false;
 
   std::int64_t num_stages() const { return num_ranks * num_chunks; }
   std::int64_t stage_of(const StagePlace& place) const;
@@ -92,6 +98,9 @@ struct Action {
   std::int32_t chunk = 0;
   std::int32_t stage = 0;  // of chunk, for those who do not know the rank
   std::int32_t micro_batch = 0;
+  // Of a forward pass: it is done together with the next action, a backward pass that does not need
+  // it. Both have their inputs before either begins, and hand on what they have made at the end.
+  bool with_next = false;
 
   bool operator==(const Action&) const = default;
 };
@@ -115,7 +124,9 @@ inline bool makes_weight_gradient(ActionKind kind) {
 //                    micro-batches has the same bits in every schedule, the held micro-batches of
 //                    a stage are a run of neighbours, and micro-batch b of n held may lie in slot
 //                    b % n.
-// One rank           1f1b of one rank is F B F B ...
+// One rank           1f1b of one rank is F B F B ...; in pairs, F (F B) (F B) ... B
+// Pairs              where the shape has them, every backward pass, or I, that a forward pass comes
+//                    right before, once the rank has begun with forward passes alone.
 // First stage        sends no gradient: where I and W would be neighbours there, they are one B.
 // Errors             ConfigError as require_runs; ContractError if there is no such rank.
 // Cost               time and memory of num_micro_batches x num_chunks.

@@ -83,6 +83,9 @@ class ActionCheck {
     if (shape_.forward_only && action.kind != ActionKind::forward) {
       refuse(fmt::format("{} is no forward pass", at(rank, place, action)));
     }
+    if (action.with_next) {
+      check_pair(rank, place);
+    }
     Done& done = done_[static_cast<std::size_t>(action.stage)];
     for (std::size_t pass = kForward; pass <= kWeights; ++pass) {
       if (has_pass(action.kind, pass)) {
@@ -96,6 +99,31 @@ class ActionCheck {
         check_neighbour(rank, place, pass);
         ++done[pass];
       }
+    }
+  }
+
+  // Neither of a pair needs what the other makes. What a backward pass needs of other stages comes
+  // from backward passes, so that it is its own stage's forward pass alone.
+  void check_pair(std::size_t rank, std::size_t place) const {
+    const Action& action = actions_[rank][place];
+    const std::string first = at(rank, place, action);
+    if (!shape_.paired) {
+      refuse(fmt::format("{} is of a pair, and this schedule has none", first));
+    }
+    const Action* const next =
+        place + 1 < actions_[rank].size() ? &actions_[rank][place + 1] : nullptr;
+    if (action.kind != ActionKind::forward || next == nullptr ||
+        !makes_input_gradient(next->kind)) {
+      refuse(
+          fmt::format("{} is done together with {}, and a pair is a forward pass and a backward "
+                      "pass that makes a gradient of inputs",
+                      first,
+                      next == nullptr ? "nothing" : at(rank, place + 1, *next)));
+    }
+    if (next->stage == action.stage && next->micro_batch == action.micro_batch) {
+      refuse(fmt::format("{} is done together with {}, which needs what it makes",
+                         first,
+                         at(rank, place + 1, *next)));
     }
   }
 
@@ -282,7 +310,54 @@ class MessageCheck {
     return other == static_cast<std::int64_t>(rank) ? -1 : other;
   }
 
-  // Receives stand right before their actions, sends right after.
+  // Receives stand right before their actions, sends right after; both actions of a pair stand
+  // between the receives and the sends of both.
+
+  static bool begins_pair(const std::vector<ScheduleStep>& steps, std::size_t place) {
+    return place < steps.size() && steps[place].kind == StepKind::compute &&
+           steps[place].action.with_next;
+  }
+
+  // Where the action of a message is, or should be.
+  static std::size_t place_of_action(const std::vector<ScheduleStep>& steps, std::size_t place) {
+    const ScheduleStep& message = steps[place];
+    const auto is_own = [&](std::size_t at) {
+      return at < steps.size() && steps[at].kind == StepKind::compute &&
+             steps[at].action == message.action;
+    };
+    const auto is_partners = [&](std::size_t at) {
+      return at < steps.size() && steps[at].kind == message.kind &&
+             steps[at].action != message.action;
+    };
+    if (message.kind == StepKind::receive) {
+      const std::size_t first = place + (is_partners(place + 1) ? 2 : 1);
+      if (begins_pair(steps, first)) {
+        return is_own(first + 1) ? first + 1 : first;
+      }
+      return place + 1;
+    }
+    const std::size_t last = place - (is_partners(place - 1) ? 2 : 1);
+    if (begins_pair(steps, last - 1)) {
+      return is_own(last - 1) ? last - 1 : last;
+    }
+    return place - 1;
+  }
+
+  // Where a message of the action at `place` is, or should be.
+  static std::size_t place_of_message(const std::vector<ScheduleStep>& steps,
+                                      std::size_t place,
+                                      StepKind kind) {
+    const bool is_second = begins_pair(steps, place - 1);
+    const bool is_first = begins_pair(steps, place);
+    const std::size_t next =
+        kind == StepKind::send ? place + (is_first ? 2 : 1) : place - (is_second ? 2 : 1);
+    const std::size_t behind = kind == StepKind::send ? next + 1 : next - 1;
+    const bool is_behind = (is_first || is_second) && behind < steps.size() &&
+                           steps[behind].kind == kind &&
+                           steps[behind].action == steps[place].action;
+    return is_behind ? behind : next;
+  }
+
   void check_list(std::size_t rank) {
     const std::vector<ScheduleStep>& steps = schedule_.ranks[rank];
     for (std::size_t place = 0; place < steps.size(); ++place) {
@@ -301,7 +376,7 @@ class MessageCheck {
                            queues_.size()));
       }
       const bool is_send = step.kind == StepKind::send;
-      const std::size_t action = is_send ? place - 1 : place + 1;
+      const std::size_t action = place_of_action(steps, place);
       if (action >= steps.size() || steps[action].kind != StepKind::compute ||
           steps[action].action != step.action) {
         refuse(fmt::format("{} stands {} {}",
@@ -329,7 +404,7 @@ class MessageCheck {
     const std::vector<ScheduleStep>& steps = schedule_.ranks[rank];
     const ScheduleStep& step = steps[place];
     const bool is_send = kind == StepKind::send;
-    const std::size_t neighbour = is_send ? place + 1 : place - 1;
+    const std::size_t neighbour = place_of_message(steps, place, kind);
     const bool has = neighbour < steps.size() && steps[neighbour].kind == kind &&
                      steps[neighbour].action == step.action;
     const std::int64_t other = peer(step.action, rank, kind);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -20,6 +21,22 @@ constexpr std::int64_t kLeastSlots = 2;
 struct Boundaries {
   std::vector<std::int32_t> activations;  // [s]: from stage s to s + 1
   std::vector<std::int32_t> gradients;    // [s]: from stage s + 1 to s
+
+  // Of what the action needs, and of what it makes.
+  std::int32_t before(const Action& action) const {
+    const auto stage = static_cast<std::size_t>(action.stage);
+    if (action.kind == ActionKind::forward) {
+      return stage > 0 ? activations[stage - 1] : -1;
+    }
+    return makes_input_gradient(action.kind) ? gradients[stage] : -1;
+  }
+  std::int32_t behind(const Action& action) const {
+    const auto stage = static_cast<std::size_t>(action.stage);
+    if (action.kind == ActionKind::forward) {
+      return activations[stage];
+    }
+    return makes_input_gradient(action.kind) && stage > 0 ? gradients[stage - 1] : -1;
+  }
 };
 
 std::int32_t queue_between(std::vector<MessageQueue>& queues,
@@ -174,21 +191,20 @@ PipelineSchedule add_messages(const PipelineShape& shape,
                          .sequence = counts[static_cast<std::size_t>(queue)]++});
       }
     };
-    for (const Action& action : actions[rank]) {
-      const auto stage = static_cast<std::size_t>(action.stage);
-      std::int32_t from = -1;
-      std::int32_t to = -1;
-      if (action.kind == ActionKind::forward) {
-        from = stage > 0 ? boundaries.activations[stage - 1] : -1;
-        to = boundaries.activations[stage];
-      } else if (makes_input_gradient(action.kind)) {
-        from = boundaries.gradients[stage];
-        to = stage > 0 ? boundaries.gradients[stage - 1] : -1;
+    for (std::size_t i = 0; i < actions[rank].size();) {
+      const std::span together =
+          std::span(actions[rank]).subspan(i, actions[rank][i].with_next ? 2 : 1);
+      for (const Action& action : together) {
+        message(StepKind::receive, action, boundaries.before(action), received);
       }
-      message(StepKind::receive, action, from, received);
-      steps.push_back({.kind = StepKind::compute, .action = action});
-      message(StepKind::send, action, to, sent);
-      slots.count(action);
+      for (const Action& action : together) {
+        steps.push_back({.kind = StepKind::compute, .action = action});
+        slots.count(action);
+      }
+      for (const Action& action : together) {
+        message(StepKind::send, action, boundaries.behind(action), sent);
+      }
+      i += together.size();
     }
   }
   // Queues have no slots yet, which is room for all messages. If ranks wait for each other even so,

@@ -85,8 +85,9 @@ struct PipelineSchedule {
 // The whole schedule of a shape, checked (csrc/plan/schedule_check.h).
 //
 // Messages   each activation and each gradient between two ranks is sent right after the action
-//            that makes it and received right before the one that needs it. Stages that are
-//            neighbours on one rank have none.
+//            that makes it and received right before the one that needs it; what a pair of actions
+//            needs, before both, and what it makes, after both. Stages that are neighbours on one
+//            rank have none.
 // Errors     ConfigError as require_runs.
 // Cost       time and memory of all ranks' actions, 32 bytes each.
 PipelineSchedule make_schedule(const PipelineShape& shape);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "csrc/plan/schedule_messages.h"
@@ -20,7 +22,7 @@ class ScheduleReplay {
   explicit ScheduleReplay(const PipelineSchedule& schedule)
       : schedule_(schedule),
         next_(schedule.ranks.size(), 0),
-        received_(schedule.ranks.size(), -1),
+        received_(schedule.ranks.size(), {-1, -1}),
         waits_for_(schedule.ranks.size(), -1),
         sent_(schedule.queues.size(), 0),
         used_up_(schedule.queues.size(), 0) {}
@@ -43,15 +45,14 @@ class ScheduleReplay {
         const ScheduleStep& step = steps[next++];
         const auto queue = static_cast<std::size_t>(step.queue);
         if (step.kind == StepKind::receive) {
-          received_[rank] = step.queue;
+          received(rank, step) = step.queue;
           visit(rank, step, std::int32_t{-1});
         } else if (step.kind == StepKind::send) {
           ++sent_[queue];
           visit(rank, step, std::int32_t{-1});
           wake(schedule_.queues[queue].to_rank, 2 * step.queue, ready);
         } else {
-          const std::int32_t used = received_[rank];
-          received_[rank] = -1;
+          const std::int32_t used = std::exchange(received(rank, step), -1);
           visit(rank, step, used);
           if (used >= 0) {
             ++used_up_[static_cast<std::size_t>(used)];
@@ -68,6 +69,10 @@ class ScheduleReplay {
   std::size_t next(std::size_t rank) const { return next_[rank]; }
 
  private:
+  std::int32_t& received(std::size_t rank, const ScheduleStep& step) {
+    return received_[rank][step.action.kind == ActionKind::forward ? 0 : 1];
+  }
+
   bool waits(std::size_t rank, const ScheduleStep& step) {
     const auto queue = static_cast<std::size_t>(step.queue);
     if (step.kind == StepKind::receive && sent_[queue] <= step.sequence) {
@@ -94,7 +99,8 @@ class ScheduleReplay {
 
   const PipelineSchedule& schedule_;
   std::vector<std::size_t> next_;
-  std::vector<std::int32_t> received_;   // the queue of the message for the next action
+  // The queues of the messages for the next forward and the next backward pass.
+  std::vector<std::array<std::int32_t, 2>> received_;
   std::vector<std::int32_t> waits_for_;  // twice the queue, and 1 more if for a slot; -1: nothing
   std::vector<std::int64_t> sent_;
   std::vector<std::int64_t> used_up_;

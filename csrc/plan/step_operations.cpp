@@ -2,6 +2,8 @@
 #include "csrc/plan/step_operations.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <iterator>
 #include <optional>
 #include <utility>
@@ -53,6 +55,7 @@ class Writer {
       residency_.takes(layer);
     }
     const PipelineSchedule& schedule = plan_.schedule;
+    const Action* first = nullptr;  // of a pair
     for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(plan_.messages.rank)]) {
       micro_batch_ = step.action.micro_batch;
       switch (step.kind) {
@@ -69,7 +72,13 @@ class Writer {
           break;
         }
         case StepKind::compute:
-          act(step.action);
+          if (step.action.with_next) {
+            first = &step.action;
+          } else if (first != nullptr) {
+            act_together(*std::exchange(first, nullptr), step.action);
+          } else {
+            act(step.action);
+          }
           break;
       }
     }
@@ -114,6 +123,8 @@ class Writer {
            static_cast<std::size_t>(d_.sent_R * width) * size_of(dtype));
     }
   }
+  // Where a pass of a pair leaves off while its rows are on their way.
+  void end_turn() { turn_ends_.push_back(operations_.size()); }
   DType sums() const { return accumulation_dtype(compute_); }
 
   // ---- a layer
@@ -217,7 +228,9 @@ class Writer {
     }
     dispatch();
     rows("moe.gates", 1, sums());
+    end_turn();
     rows("moe.combine", d_.D, compute_);
+    end_turn();
     join_routed();
     dense_up();
     if (d_.local_dense_F > 0) {
@@ -233,6 +246,7 @@ class Writer {
     }
     if (groups.block || (groups.norm && !d_.exchange_rows)) {
       dispatch();
+      end_turn();
     }
     if (groups.experts || groups.block) {
       dense_up();
@@ -241,8 +255,10 @@ class Writer {
 
   void backward_layer(bool with_weights) {
     rows("moe.dcombine", d_.D, compute_);
+    end_turn();
     rows("moe.ddispatch", d_.D, compute_);
     rows("moe.dgates", 1, sums());
+    end_turn();
     join_routed();
     if (d_.local_dense_F > 0) {
       weights_product(with_weights);
@@ -369,6 +385,9 @@ class Writer {
           acquire(layer, layer + 1 < end ? std::optional(layer + 1) : std::nullopt);
           work(forward, layer, flops_of(layer).forward);
           attention_forward();
+          if (plan_.activations.recompute.sends_again()) {
+            end_turn();
+          }
           moe_forward();
           release_layer(layer);
         }
@@ -388,6 +407,38 @@ class Writer {
           reduce_layer(layer);
         }
         return;
+    }
+  }
+
+  // In turns, as Grok::forward_beside_backward: one goes on when the other has sent rows.
+  void act_together(const Action& forward_action, const Action& backward_action) {
+    struct Pass {
+      std::vector<StepOperation> operations;
+      std::vector<std::size_t> ends;  // of its turns
+    };
+    std::vector<StepOperation> before = std::exchange(operations_, {});
+    std::array<Pass, 2> passes;
+    std::size_t most_turns = 0;
+    for (const auto& [action, pass] :
+         {std::pair(&backward_action, &passes[0]), std::pair(&forward_action, &passes[1])}) {
+      micro_batch_ = action->micro_batch;
+      turn_ends_.clear();
+      act(*action);
+      turn_ends_.push_back(operations_.size());
+      *pass = {.operations = std::exchange(operations_, {}), .ends = turn_ends_};
+      most_turns = std::max(most_turns, pass->ends.size());
+    }
+    operations_ = std::move(before);
+    for (std::size_t turn = 0; turn < most_turns; ++turn) {
+      for (const Pass& pass : passes) {  // the backward pass goes first
+        if (turn < pass.ends.size()) {
+          const auto begin = pass.operations.begin();
+          operations_.insert(
+              operations_.end(),
+              begin + static_cast<std::ptrdiff_t>(turn == 0 ? 0 : pass.ends[turn - 1]),
+              begin + static_cast<std::ptrdiff_t>(pass.ends[turn]));
+        }
+      }
     }
   }
 
@@ -530,6 +581,7 @@ class Writer {
   MicroBatchFlops flops_;
   Residency residency_;
   std::vector<StepOperation> operations_;
+  std::vector<std::size_t> turn_ends_;  // in operations_, of the pass of a pair
   int layer_ = kNoLayer;
   std::int64_t micro_batch_ = -1;
 };

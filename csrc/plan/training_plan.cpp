@@ -2,11 +2,13 @@
 #include "csrc/plan/training_plan.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
+#include "csrc/config/validate.h"
 #include "csrc/core/trace.h"
 #include "csrc/plan/context_exchange.h"
 
@@ -40,15 +42,31 @@ struct Schedules {
   PipelineSchedule validation;
 };
 
-Schedules make_schedules(const Config& config, const Mesh& mesh) {
+Schedules make_schedules(const Config& config, const Mesh& mesh, bool paired) {
   const std::int64_t num_micro_batches =
       config.batch.global_batch / mesh.degree(Axis::data) / config.batch.micro_batch;
   PipelineShape shape = pipeline_shape(config.parallel, num_micro_batches);
+  shape.paired = paired;
   Schedules schedules{.step = make_schedule(shape), .validation = {}};
+  shape.paired = false;
   shape.forward_only = true;
   shape.num_micro_batches = shape.num_stages() > 1 ? num_micro_batches : 1;
   schedules.validation = make_schedule(shape);
   return schedules;
+}
+
+// With and without pairs of passes, as far as the config leaves it open, pairs first.
+std::vector<Schedules> schedules_of(const Config& config, const Mesh& mesh) {
+  std::vector<Schedules> result;
+  const OverlapChoice choice = config.parallel.overlap_experts;
+  if (choice == OverlapChoice::required ||
+      (choice == OverlapChoice::automatic && expert_overlap_refusal(config).empty())) {
+    result.push_back(make_schedules(config, mesh, true));
+  }
+  if (choice != OverlapChoice::required) {
+    result.push_back(make_schedules(config, mesh, false));
+  }
+  return result;
 }
 
 void take(Schedules&& schedules, TrainingPlan& plan) {
@@ -155,6 +173,10 @@ TrainingPlan plan_but_recompute(const Config& config,
     plan.activations.chunks[chunk].num_slots = slots.held;
     plan.activations.chunks[chunk].num_pending = slots.pending_weights;
   }
+  plan.overlaps_experts = schedules.step.shape.paired;
+  if (plan.overlaps_experts) {
+    allow_pairs(plan.activations);
+  }
   plan.norms = plan_norm_scratch(plan.parameters, compute, plan.share);
   plan.communication =
       plan_communication(config.model,
@@ -196,29 +218,69 @@ SnapshotChoice snapshot_choice(const CheckpointConfig& config, bool background) 
           .optional = optional};
 }
 
-// The first of `options`, from number `from` on, that fits, or the last.
-void choose_recompute(TrainingPlan& plan,
-                      const std::vector<Recompute>& options,
-                      std::size_t from,
-                      const SnapshotChoice& snapshot,
-                      const DeviceRoom& room) {
-  const auto take_snapshot = [&](bool taken) {
-    plan.saves_in_background = taken;
-    plan.memory.host.snapshot_bytes = taken ? snapshot_bytes(plan.parameters) : 0;
-    return fits(plan.memory, room);
-  };
-  for (std::size_t i = from; i < options.size(); ++i) {
-    plan.recompute_option = i;
-    plan.activations.recompute = options[i];
-    plan.memory.activations_bytes = plan.activations.activation_bytes();
-    plan.memory.keys_bytes = plan.activations.keys_bytes();
-    plan.memory.workspace_bytes = plan.activations.workspace_bytes() - plan.memory.keys_bytes +
-                                  plan.norms.bytes() + plan.messages.bytes();
-    if (take_snapshot(snapshot.planned) || (snapshot.optional && take_snapshot(false))) {
-      break;
+// The plans of one rank, with each of the schedules there are: made when they are asked for, because
+// the first that fits leaves the others unused.
+class PlansOfRank {
+ public:
+  PlansOfRank(const Config& config,
+              DType compute,
+              const DeviceRoom& room,
+              const Mesh& mesh,
+              std::int64_t rank,
+              const std::vector<Schedules>& schedules)
+      : config_(config),
+        compute_(compute),
+        room_(room),
+        mesh_(mesh),
+        rank_(rank),
+        schedules_(schedules),
+        plans_(schedules.size()) {}
+
+  // But for what is computed again.
+  TrainingPlan& of(std::size_t schedule) {
+    std::optional<TrainingPlan>& plan = plans_[schedule];
+    if (!plan) {
+      plan = plan_but_recompute(config_, compute_, room_, mesh_, rank_, schedules_[schedule]);
     }
+    return *plan;
   }
-}
+
+  // Of `options`, each with each schedule, the first that fits from number `from` on, or the last:
+  // that plan is completed, and the number of its schedule returned.
+  std::size_t choose(const std::vector<Recompute>& options,
+                     std::size_t from,
+                     const SnapshotChoice& snapshot) {
+    std::size_t chosen = 0;
+    for (std::size_t i = from; i < options.size() * plans_.size(); ++i) {
+      chosen = i % plans_.size();
+      TrainingPlan& plan = of(chosen);
+      const auto take_snapshot = [&](bool taken) {
+        plan.saves_in_background = taken;
+        plan.memory.host.snapshot_bytes = taken ? snapshot_bytes(plan.parameters) : 0;
+        return fits(plan.memory, room_);
+      };
+      plan.recompute_option = i;
+      plan.activations.recompute = options[i / plans_.size()];
+      plan.memory.activations_bytes = plan.activations.activation_bytes();
+      plan.memory.keys_bytes = plan.activations.keys_bytes();
+      plan.memory.workspace_bytes = plan.activations.workspace_bytes() - plan.memory.keys_bytes +
+                                    plan.norms.bytes() + plan.messages.bytes();
+      if (take_snapshot(snapshot.planned) || (snapshot.optional && take_snapshot(false))) {
+        break;
+      }
+    }
+    return chosen;
+  }
+
+ private:
+  const Config& config_;
+  DType compute_;
+  const DeviceRoom& room_;
+  const Mesh& mesh_;
+  std::int64_t rank_;
+  const std::vector<Schedules>& schedules_;
+  std::vector<std::optional<TrainingPlan>> plans_;
+};
 
 }  // namespace
 
@@ -247,15 +309,12 @@ TrainingPlan plan_training(const Config& config,
                            std::int64_t rank,
                            std::size_t option,
                            bool background) {
-  Schedules schedules = make_schedules(config, mesh);
-  TrainingPlan plan = plan_but_recompute(config, compute, room, mesh, rank, schedules);
-  choose_recompute(plan,
-                   options_of(config, compute, mesh),
-                   option,
-                   snapshot_choice(config.checkpoint, background),
-                   room);
-  take(std::move(schedules), plan);
-  return plan;
+  std::vector<Schedules> schedules = schedules_of(config, mesh);
+  PlansOfRank plans(config, compute, room, mesh, rank, schedules);
+  const std::size_t chosen = plans.choose(
+      options_of(config, compute, mesh), option, snapshot_choice(config.checkpoint, background));
+  take(std::move(schedules[chosen]), plans.of(chosen));
+  return std::move(plans.of(chosen));
 }
 
 std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& config) {
@@ -271,37 +330,63 @@ std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& con
   return fmt::format("training stands while a checkpoint is written ({})", reason);
 }
 
+std::string describe_expert_overlap(const TrainingPlan& plan, const Config& config) {
+  if (plan.overlaps_experts) {
+    const SharedActivations<TensorSpec>& shared = plan.activations.shared;
+    std::int64_t held = 0;
+    for (const ChunkActivations& chunk : plan.activations.chunks) {
+      held += chunk.num_slots;
+    }
+    return fmt::format(
+        "rows travel to experts beside the work of another micro-batch: {} under way at a time, "
+        "and {} for the rows of a second pass",
+        held,
+        human_bytes(arena_bytes(shared.forward_sent_RD) +
+                    arena_bytes(shared.forward_sent_gates_R1) +
+                    arena_bytes(shared.forward_received_RD)));
+  }
+  std::string reason = "parallel.overlap_experts is never";
+  if (config.parallel.overlap_experts == OverlapChoice::automatic) {
+    reason = expert_overlap_refusal(config);
+    if (reason.empty()) {
+      reason = "there is no room for more micro-batches under way";
+    }
+  }
+  return fmt::format("nothing is computed while rows travel to experts: {}", reason);
+}
+
 StagePlans plan_all_stages(const Config& config,
                            DType compute,
                            const DeviceRoom& room,
                            const Mesh& mesh) {
-  Schedules schedules = make_schedules(config, mesh);
+  std::vector<Schedules> schedules = schedules_of(config, mesh);
   const std::vector<Recompute> options = options_of(config, compute, mesh);
-  std::vector<TrainingPlan> stages;
+  std::vector<PlansOfRank> stages;
   for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
-    stages.push_back(plan_but_recompute(
-        config, compute, room, mesh, mesh.at(Axis::pipeline, place, 0), schedules));
+    stages.emplace_back(config, compute, room, mesh, mesh.at(Axis::pipeline, place, 0), schedules);
   }
   // Each begins where another has come to, until none goes on from there.
   std::size_t most = 0;
+  std::size_t chosen = 0;
   bool background = true;
   for (bool agreed = false; !agreed;) {
     agreed = true;
-    for (TrainingPlan& stage : stages) {
-      choose_recompute(stage, options, most, snapshot_choice(config.checkpoint, background), room);
-      agreed = agreed && stage.recompute_option == most && stage.saves_in_background == background;
-      most = std::max(most, stage.recompute_option);
-      background = background && stage.saves_in_background;
+    for (PlansOfRank& stage : stages) {
+      chosen = stage.choose(options, most, snapshot_choice(config.checkpoint, background));
+      const TrainingPlan& plan = stage.of(chosen);
+      agreed = agreed && plan.recompute_option == most && plan.saves_in_background == background;
+      most = std::max(most, plan.recompute_option);
+      background = background && plan.saves_in_background;
     }
   }
   StagePlans plans;
-  for (const TrainingPlan& stage : stages) {
-    plans.bytes.push_back(stage.memory.needed_bytes(room.device));
+  for (PlansOfRank& stage : stages) {
+    plans.bytes.push_back(stage.of(chosen).memory.needed_bytes(room.device));
   }
   const auto largest = std::max_element(plans.bytes.begin(), plans.bytes.end());
   plans.largest_rank = largest - plans.bytes.begin();
-  plans.largest = std::move(stages[static_cast<std::size_t>(plans.largest_rank)]);
-  take(std::move(schedules), plans.largest);
+  plans.largest = std::move(stages[static_cast<std::size_t>(plans.largest_rank)].of(chosen));
+  take(std::move(schedules[chosen]), plans.largest);
   return plans;
 }
 

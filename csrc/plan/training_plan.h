@@ -68,18 +68,20 @@ struct TrainingPlan {
   ParameterPlan parameters;
   ActivationPlan activations;
   NormScratch norms;
-  std::size_t recompute_option = 0;       // which of recompute_options it is
+  std::size_t recompute_option = 0;       // see plan_training
+  bool overlaps_experts = false;          // forward and backward passes are done in pairs
   bool saves_in_background = false;       // and has room for a snapshot
   std::optional<InferencePlan> sampling;  // of the model that writes samples of text
   CommunicationPlan communication;
   MemoryPlan memory;
 };
-// Of rank `rank` of `mesh`, with the first of recompute_options that fits, from number `option` on,
-// or the last. Ranks are to compute the same again, because of the collectives in it, and may have
-// room for more or less than others, or other stages: they have agreed when all come to the largest
-// number that any came to before. So it is with checkpoint.background: where it is auto, a snapshot
-// goes before anything is computed again for it, and all leave it out (`background` false) if one has
-// no room.
+// Of rank `rank` of `mesh`, with the first way to compute again and to pair passes that fits, from
+// number `option` on, or the last. These are recompute_options, and where parallel.overlap_experts
+// is auto each of them with pairs and then without: what is computed again costs more than pairs
+// give. Ranks are to do the same, because of the collectives in it, and may have room for more or
+// less than others, or other stages: they have agreed when all come to the largest number that any
+// came to before. So it is with checkpoint.background: where it is auto, a snapshot goes before
+// anything is computed again for it, and all leave it out (`background` false) if one has no room.
 TrainingPlan plan_training(const Config& config,
                            DType compute,
                            const DeviceRoom& room,
@@ -90,6 +92,9 @@ TrainingPlan plan_training(const Config& config,
 
 // What training does while a checkpoint is written, and why: a line.
 std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& config);
+
+// Whether rows travel to experts beside other work, what it takes, and why not: a line.
+std::string describe_expert_overlap(const TrainingPlan& plan, const Config& config);
 
 // The plans of the first rank at each place along Axis::pipeline, which agree on what is computed
 // again. One of them is kept: each has the whole schedule.

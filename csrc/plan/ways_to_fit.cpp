@@ -100,6 +100,11 @@ std::vector<Knob> knobs_of(const Config& config) {
     knobs.push_back(degree_knob(&ParallelConfig::context));
   }
   knobs.push_back(pipeline_knob());
+  if (config.parallel.overlap_experts == OverlapChoice::required) {
+    knobs.push_back({.values = {[](Config& changed) {
+                       changed.parallel.overlap_experts = OverlapChoice::automatic;
+                     }}});
+  }
   if (config.parallel.expert_buffer == 0) {
     Knob buffer{.values = {}, .risk = "a micro-batch that routes more to one rank ends the run"};
     for (const double shares : {2.0, 1.5}) {

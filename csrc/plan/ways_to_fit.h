@@ -37,13 +37,14 @@ struct WaysToFit {
 //
 // Tried are the knobs below, each alone, and each two of them that do not do it alone:
 //
-//   memory.recompute        auto, where it is fixed
-//   batch.micro_batch       halved, and 1 from an odd number on
-//   memory.head_rows        2048 and 1024, where there are more
-//   parallel.zero           more, to the largest that there is
-//   parallel.tensor         twice and four times as many, as parallel.expert and expert_tensor
-//   parallel.pipeline       twice to eight times as many
-//   parallel.expert_buffer  2 and 1.5, where it is 0: a run that routes more to a rank ends
+//   memory.recompute          auto, where it is fixed
+//   batch.micro_batch         halved, and 1 from an odd number on
+//   memory.head_rows          2048 and 1024, where there are more
+//   parallel.zero             more, to the largest that there is
+//   parallel.tensor           twice and four times as many, as parallel.expert and expert_tensor
+//   parallel.pipeline         twice to eight times as many
+//   parallel.overlap_experts  auto, where it is required: without pairs of passes
+//   parallel.expert_buffer    2 and 1.5, where it is 0: a run that routes more to a rank ends
 //
 // then, if these do not give three, more ranks: the least power of two times as many on which the
 // config fits, as it is, with one degree raised or two that take all of it between them, and the

@@ -232,7 +232,13 @@ void TrainStep::enqueue_differentiation(Place& place) {
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   const auto act = [&](const Action& action, MicroBatch& slot) { run(action, slot); };
-  pipeline_.run(plan_.schedule, std::cref(act));
+  const auto together = [&](const Action& forward,
+                            MicroBatch& forward_slot,
+                            const Action& backward,
+                            MicroBatch& backward_slot) {
+    run_together(forward, forward_slot, backward, backward_slot);
+  };
+  pipeline_.run(plan_.schedule, std::cref(act), std::cref(together));
   activity.enter("reduction of gradients");
   sum_losses_over_ranks();
   reduction_.finish();
@@ -263,6 +269,31 @@ void TrainStep::run(const Action& action, MicroBatch& slot) {
       reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches));
 }
 
+void TrainStep::run_together(const Action& forward,
+                             MicroBatch& forward_slot,
+                             const Action& backward,
+                             MicroBatch& backward_slot) {
+  const std::int64_t index = backward.micro_batch;
+  const bool in_stages = plan_.schedule.shape.num_stages() > 1;
+  const auto turn = [&](Grok::Turn which) {
+    const Action& action = which == Grok::Turn::forward ? forward : backward;
+    groups_.activity().begin_micro_batch(action.micro_batch, in_stages ? action.stage : -1);
+  };
+  load(forward, forward_slot);
+  model_.forward_beside_backward(
+      forward_slot,
+      backward_slot,
+      backward.kind == ActionKind::backward_inputs ? &pending_of(backward) : nullptr,
+      reduction_.weight_gradient(index == 0),
+      reduction_.of_micro_batch(index + 1 == plan_.num_micro_batches),
+      std::cref(turn));
+}
+
+void TrainStep::load(const Action& action, MicroBatch& slot) {
+  const std::int64_t size = config_.batch.micro_batch;
+  model_.load(slot, places_[prepared_].batch.micro_batch(action.micro_batch * size, size));
+}
+
 void TrainStep::differentiate_again() {
   groups_.activity().enter("computing a micro-batch again");
   // The others' messages are sent as they lie: each rank keeps to the schedule.
@@ -279,14 +310,11 @@ void TrainStep::run(const Action& action,
                     MicroBatch& slot,
                     kernels::WeightGradient weight_gradient,
                     GradientSink* sink) {
-  const std::int64_t index = action.micro_batch;
   switch (action.kind) {
-    case ActionKind::forward: {
-      const std::int64_t size = config_.batch.micro_batch;
-      model_.load(slot, places_[prepared_].batch.micro_batch(index * size, size));
+    case ActionKind::forward:
+      load(action, slot);
       model_.forward(slot);
       return;
-    }
     case ActionKind::backward:
       model_.backward(slot, weight_gradient, sink);
       return;

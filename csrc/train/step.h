@@ -158,6 +158,11 @@ class TrainStep {
   // Waits for the statistics, once, and judges them.
   void read(Place& place);
   void run(const Action& action, MicroBatch& slot);
+  void run_together(const Action& forward,
+                    MicroBatch& forward_slot,
+                    const Action& backward,
+                    MicroBatch& backward_slot);
+  void load(const Action& action, MicroBatch& slot);
   void run(const Action& action,
            MicroBatch& slot,
            kernels::WeightGradient weight_gradient,

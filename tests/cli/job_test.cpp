@@ -513,6 +513,50 @@ TEST_F(DeviceJob, TheTraceShowsWhatStreamsDo) {
   EXPECT_GT(first_step("run")["exposed_seconds"], 0);
 }
 
+// On the stream of a rank's work the passes of a pair take turns, while the rows of the other are on
+// their way on another stream.
+TEST_F(DeviceJob, TheTraceShowsRowsBesideAnotherMicroBatch) {
+  Arguments paired = join(small_, {"metrics.trace=true", "parallel.expert=2"});
+  std::replace(paired.begin(),
+               paired.end(),
+               std::string("batch.global_batch=1"),
+               std::string("batch.global_batch=3"));
+  const Ended ended = train(2, "run", paired);
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  const auto events = parse_json(read_text(path("run") + "/trace/rank-00001.json")).value();
+  std::map<int, std::string> tracks;
+  std::vector<std::pair<double, char>> phases;  // of the layer, in order of time
+  std::map<std::string, int> moved;
+  for (const auto& event : events) {
+    if (event["name"] == "thread_name") {
+      tracks[event["tid"]] = event["args"]["name"];
+    } else if (event["ph"] == "X") {
+      const std::string& track = tracks.at(event["tid"]);
+      const std::string name = event["name"];
+      if (track == "gpu" && (name == "forward 0" || name == "backward 0")) {
+        phases.emplace_back(event["ts"].get<double>(), name[0] == 'f' ? 'F' : 'B');
+      } else if (track == "expert_ranks on the gpu") {
+        ++moved[name];
+      }
+    }
+  }
+  std::sort(phases.begin(), phases.end());
+  std::string turns;
+  for (const auto& [begin, letter] : phases) {
+    turns += letter;
+  }
+  // Three micro-batches: the first forward pass, two pairs with an exchange to the experts and one
+  // back in each direction, the last backward pass.
+  const std::string of_step = std::string("F") + "BFBFBF" + "BFBFBF" + "B";
+  EXPECT_EQ(turns, of_step + of_step + of_step + "F") << "and validation at the end";
+  for (const char* name : {"moe.dispatch", "moe.gates", "moe.combine"}) {
+    EXPECT_EQ(moved[name], 10) << name;
+  }
+  for (const char* name : {"moe.dcombine", "moe.ddispatch", "moe.dgates"}) {
+    EXPECT_EQ(moved[name], 9) << name;
+  }
+}
+
 TEST_F(DeviceJob, CommunicationThatNobodyTimesIsLeftOut) {
   const Ended ended = train(2, "run", small_);
   ASSERT_EQ(ended.code, 0) << ended.error;

@@ -483,6 +483,56 @@ std::vector<test::BadConfig> bad_configs() {
        "receive an equal share of the rows on average); use at least 1, or 0 for room in every "
        "case",
        1},
+      {"rows that do not travel beside other work",
+       kTiny,
+       {"parallel.overlap_experts=required"},
+       ExitCode::config,
+       "argument 'parallel.overlap_experts=required': parallel.overlap_experts is required and "
+       "parallel.expert is 1 (every rank has all experts, and no rows travel); use 2 or more, or "
+       "set "
+       "parallel.overlap_experts to auto",
+       2},
+      {"rows that travel without other work",
+       kTiny,
+       {"parallel.overlap_experts=required",
+        "parallel.expert=2",
+        "batch.micro_batch=4",
+        "batch.global_batch=8"},
+       ExitCode::config,
+       "argument 'parallel.overlap_experts=required': parallel.overlap_experts is required and a "
+       "step has 1 micro-batch on each rank (there is no other whose work could go on meanwhile); "
+       "lower batch.micro_batch 4 or raise batch.global_batch 8, or set parallel.overlap_experts "
+       "to "
+       "auto",
+       2},
+      {"rows that travel at the turn of a V",
+       kTiny,
+       {"parallel.overlap_experts=required",
+        "parallel.expert=2",
+        "parallel.pipeline=2",
+        "parallel.schedule=zbv",
+        "model.num_layers=4",
+        "batch.micro_batch=2",
+        "batch.global_batch=8"},
+       ExitCode::config,
+       "argument 'parallel.overlap_experts=required': parallel.overlap_experts is required and "
+       "parallel.schedule is zbv (where its V turns, a backward pass follows the forward pass of "
+       "the same micro-batch, and no other fits between them); use interleaved, or set "
+       "parallel.overlap_experts to auto",
+       4},
+      {"rows that travel where weights take turns",
+       kTiny,
+       {"parallel.overlap_experts=required",
+        "parallel.expert=2",
+        "parallel.zero=3",
+        "batch.micro_batch=2",
+        "batch.global_batch=8"},
+       ExitCode::config,
+       "argument 'parallel.overlap_experts=required': parallel.overlap_experts is required and "
+       "parallel.zero is 3 (weights of two layers are whole at a time, and two passes need those "
+       "of "
+       "four); use at most 2, or set parallel.overlap_experts to auto",
+       2},
       {"head rows that are not aligned",
        kTiny,
        {"memory.head_rows=1020"},

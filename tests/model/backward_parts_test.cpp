@@ -221,6 +221,7 @@ class Layers {
             .key_valid_U = batch.key_valid_U,
             .routed_valid_T = batch.routed_valid_T,
             .stream = stream(),
+            .rows = row_places(activations_.shared),
             .weight_gradient = &batch == batches_.front().get() ? kernels::WeightGradient::write
                                                                 : kernels::WeightGradient::add};
   }
@@ -270,14 +271,18 @@ class Layers {
       const ExpertExchange& exchange = batch.exchanges[i];
       const LayerGradients<TensorView>& kept =
           kind == 'I' ? kept_[static_cast<std::size_t>(index)][i] : in_scratch;
-      block_backward(context,
-                     weights,
-                     gradients,
-                     layer,
-                     exchange,
-                     batch.hidden_before(i),
-                     kept,
-                     kind == 'B' ? Backward::all : Backward::inputs);
+      for (const BackwardPart part :
+           {BackwardPart::send, BackwardPart::experts, BackwardPart::join}) {
+        block_backward(context,
+                       part,
+                       weights,
+                       gradients,
+                       layer,
+                       exchange,
+                       batch.hidden_before(i),
+                       kept,
+                       kind == 'B' ? Backward::all : Backward::inputs);
+      }
       if (kind == 'P') {
         block_backward_weights(context, gradients, layer, exchange, kept);
       }

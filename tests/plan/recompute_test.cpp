@@ -151,8 +151,10 @@ TEST(RecomputeOptions, DoInSomeLayersWhatIsDearAndInAllWhatIsCheap) {
 
 // The cheapest that fits, to the byte.
 TEST(TrainingPlan, ComputesAgainNoMoreThanItMust) {
-  const std::vector<std::string> layout = {
-      "parallel.tensor=8", "parallel.expert=8", "parallel.expert_buffer=1.5"};
+  const std::vector<std::string> layout = {"parallel.tensor=8",
+                                           "parallel.expert=8",
+                                           "parallel.expert_buffer=1.5",
+                                           "parallel.overlap_experts=never"};
   const Config config = config_of(layout, 64);
   const Mesh mesh(config.parallel, 64);
   const auto plan_within = [&](std::size_t bytes, std::size_t option = 0) {
@@ -293,6 +295,61 @@ TEST(TrainingPlan, ComputesAgainTheSameInAllStages) {
             *std::max_element(plans.bytes.begin(), plans.bytes.end()));
   EXPECT_EQ(plans.bytes[static_cast<std::size_t>(plans.largest_rank)],
             plans.largest.memory.total_bytes());
+}
+
+// Where it is auto; what is asked for is there, and the run is refused if it does not fit.
+TEST(ExpertOverlap, GoesBeforeAnythingIsComputedAgainForIt) {
+  const auto config_with = [](const std::string& choice) {
+    return config_of(
+        {"parallel.expert=8", "checkpoint.background=never", "parallel.overlap_experts=" + choice},
+        8);
+  };
+  const auto plan_within =
+      [&](const std::string& choice, std::size_t bytes, std::size_t option = 0) {
+        const Config config = config_with(choice);
+        return plan_training(config,
+                             DType::bf16,
+                             {.device = Device::cuda, .library_bytes = 0, .budget_bytes = bytes},
+                             Mesh(config.parallel, 8),
+                             3,
+                             option);
+      };
+  constexpr std::size_t kRoom = std::size_t{1} << 60;
+  const TrainingPlan roomy = plan_within("auto", kRoom);
+  EXPECT_TRUE(roomy.overlaps_experts);
+  const std::size_t needed = roomy.memory.needed_bytes(Device::cuda);
+  EXPECT_TRUE(plan_within("auto", needed).overlaps_experts) << "to the byte";
+  const TrainingPlan tight = plan_within("auto", needed - 1);
+  EXPECT_FALSE(tight.overlaps_experts);
+  EXPECT_FALSE(tight.activations.recompute.any());
+  EXPECT_EQ(tight.schedule.ranks, plan_within("never", kRoom).schedule.ranks);
+  // A second micro-batch in its slot, and places for the rows of two passes.
+  const std::size_t of_slot = tight.memory.activations_bytes;
+  EXPECT_EQ(roomy.memory.activations_bytes, 2 * of_slot);
+  const SharedActivations<TensorSpec>& shared = roomy.activations.shared;
+  EXPECT_EQ(roomy.memory.workspace_bytes,
+            tight.memory.workspace_bytes + arena_bytes(shared.sent_RD) +
+                arena_bytes(shared.sent_gates_R1) + arena_bytes(shared.received_RD));
+
+  const std::size_t without = tight.memory.needed_bytes(Device::cuda);
+  EXPECT_FALSE(plan_within("auto", without).activations.recompute.any());
+  EXPECT_TRUE(plan_within("auto", without - 1).activations.recompute.any());
+  EXPECT_FALSE(plan_within("auto", kRoom, roomy.recompute_option + 1).overlaps_experts)
+      << "another rank has no room";
+  const TrainingPlan required = plan_within("required", 0);
+  EXPECT_TRUE(required.overlaps_experts);
+  EXPECT_TRUE(required.activations.recompute.groups.block);
+
+  EXPECT_EQ(describe_expert_overlap(roomy, config_with("auto"))
+                .find("rows travel to experts beside "
+                      "the work of another "),
+            0U);
+  EXPECT_NE(describe_expert_overlap(tight, config_with("auto"))
+                .find("there is no room for more micro-batches"),
+            std::string::npos);
+  EXPECT_NE(describe_expert_overlap(tight, config_with("never"))
+                .find("parallel.overlap_experts is never"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -159,6 +159,26 @@ TEST(RunWork, ComputesAgainWhatThePlanDoes) {
   EXPECT_TRUE(work.kinds[1].again.products.empty());
 }
 
+// Where the plan has no room for pairs of passes, though the config allows them, nothing is hidden.
+TEST(RunWork, HidesRowsWhereThePlanDoes) {
+  constexpr std::int64_t kRanks = 16;
+  constexpr std::size_t kAny = std::size_t{1} << 60;
+  const auto overlaps = [&](const std::string& choice, std::size_t budget) {
+    const Config config = grok1(
+        {"parallel.expert=8", "parallel.pipeline=2", "parallel.overlap_experts=" + choice}, kRanks);
+    const Mesh mesh(config.parallel, kRanks);
+    const DeviceRoom room{.device = Device::cuda, .library_bytes = 0, .budget_bytes = budget};
+    const RunWork work =
+        run_work(config, DType::bf16, mesh, plan_all_stages(config, DType::bf16, room, mesh));
+    EXPECT_EQ(work.run.techniques.expert_overlap, work.schedule.shape.paired);
+    return work.schedule.shape.paired;
+  };
+  EXPECT_TRUE(overlaps("auto", kAny));
+  EXPECT_FALSE(overlaps("auto", 0));
+  EXPECT_FALSE(overlaps("never", kAny));
+  EXPECT_TRUE(overlaps("required", 0));
+}
+
 TEST(RunWork, GathersShardedWeightsForEachPass) {
   const Config config = grok1({"parallel.zero=3"}, 16);
   const RunWork work = works_of(config, 16).planned;

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "csrc/core/error.h"
+#include "csrc/plan/schedule_simulation.h"
 
 namespace memphis {
 namespace {
@@ -56,6 +57,61 @@ TEST(ScheduleCheck, EveryScheduleRuns) {
   }
 }
 
+// With passes in pairs too, of which each has its inputs before either begins.
+TEST(ScheduleCheck, EveryScheduleOfPairsRuns) {
+  for (std::int64_t p = 1; p <= 8; ++p) {
+    for (std::int64_t v = 1; v <= 4; ++v) {
+      for (std::int64_t m = 1; m <= 4 * p + 3; ++m) {
+        for (const ScheduleKind kind : kinds_of(v)) {
+          PipelineShape shape{.kind = kind,
+                              .num_ranks = p,
+                              .num_chunks = v,
+                              .num_micro_batches = m,
+                              .paired = true};
+          const auto where = [&] {
+            return std::string(name_of(kind)) + " " + std::to_string(p) + " " + std::to_string(v) +
+                   " " + std::to_string(m) + ", group " + std::to_string(shape.group);
+          };
+          if (kind == ScheduleKind::zbv) {
+            EXPECT_THROW(make_schedule(shape), ConfigError);
+            continue;
+          }
+          ASSERT_NO_THROW(make_schedule(shape)) << where();
+          for (shape.group = p; kind == ScheduleKind::interleaved && shape.group <= m + 1;
+               shape.group += 2) {
+            ASSERT_NO_THROW(make_schedule(shape)) << where();
+          }
+        }
+      }
+    }
+  }
+}
+
+// A pair takes as long as its two passes. Neighbours do theirs at one time: if each waited for the
+// other's, the steps between the first and the last pair would take twice as long.
+TEST(ScheduleCheck, PairsKeepEveryRankAtWork) {
+  for (const std::int64_t v : {1, 2}) {
+    for (const ScheduleKind kind : kinds_of(v)) {
+      for (std::int64_t p = 2; p <= 8 && kind != ScheduleKind::zbv; ++p) {
+        const std::int64_t m = 8 * p;
+        const PipelineSchedule schedule = make_schedule({.kind = kind,
+                                                         .num_ranks = p,
+                                                         .num_chunks = v,
+                                                         .num_micro_batches = m,
+                                                         .paired = true});
+        const PipelineSimulation even = simulate(
+            schedule,
+            {.stages = std::vector<StageCost>(static_cast<std::size_t>(p * v)), .message = {}});
+        // Of three passes, F, I and W, in each of a rank's chunks; a pair is on its way through all
+        // ranks and back before the last ones can begin.
+        const auto work = static_cast<double>(3 * m * v);
+        const auto there_and_back = static_cast<double>(2 * 3 * (p - 1));
+        EXPECT_LE(even.makespan, work + there_and_back) << name_of(kind) << " " << p << " " << v;
+      }
+    }
+  }
+}
+
 TEST(ScheduleCheck, LargerGroupsAndValidationRun) {
   for (std::int64_t p = 1; p <= 6; ++p) {
     for (std::int64_t v = 1; v <= 3; ++v) {
@@ -91,7 +147,7 @@ bool runs(const PipelineShape& shape, const Lists& lists) {
     moved = false;
     for (std::size_t rank = 0; rank < lists.size(); ++rank) {
       while (next[rank] < lists[rank].size()) {
-        const auto [kind, chunk, stage, micro_batch] = lists[rank][next[rank]];
+        const auto [kind, chunk, stage, micro_batch, with_next] = lists[rank][next[rank]];
         const bool can = kind == ActionKind::forward ? has(0, stage - 1, micro_batch)
                          : makes_input_gradient(kind)
                              ? has(0, stage, micro_batch) && has(1, stage + 1, micro_batch)
@@ -394,6 +450,57 @@ TEST(ScheduleCheck, RefusesARingInWhichRanksWaitForEachOther) {
                "ranks wait in a circle");
 }
 
+TEST(ScheduleCheck, RefusesPairsThatNeedEachOther) {
+  const PipelineShape shape{.num_ranks = 2, .num_micro_batches = 4, .paired = true};
+  // The last rank: F0 F1+B0 F2+B1 ...
+  EXPECT_NAMES(refusal(shape,
+                       [](Lists& lists) {
+                         lists[1][0].with_next = true;
+                         lists[1][1].with_next = false;
+                         std::swap(lists[1][1], lists[1][2]);
+                       }),
+               "forward of micro-batch 0 in stage 1, chunk 0 (rank 1, action 0) is done together",
+               "backward of micro-batch 0 in stage 1, chunk 0 (rank 1, action 1), which needs");
+  EXPECT_NAMES(refusal(shape, [](Lists& lists) { lists[1][0].with_next = true; }),
+               "forward of micro-batch 0 in stage 1, chunk 0 (rank 1, action 0) is done together",
+               "forward of micro-batch 1 in stage 1, chunk 0 (rank 1, action 1), and a pair is");
+  EXPECT_NAMES(refusal(shape, [](Lists& lists) { lists[1].back().with_next = true; }),
+               "backward of micro-batch 3 in stage 1, chunk 0 (rank 1, action 7) is done together",
+               "with nothing");
+  EXPECT_NAMES(refusal(kThree, [](Lists& lists) { lists[2][0].with_next = true; }),
+               "forward of micro-batch 0 in stage 2, chunk 0 (rank 2, action 0)",
+               "this schedule has none");
+  // The first rank wants the gradient of 0 with the forward pass of 1, without which there is none.
+  EXPECT_NAMES(refusal(shape,
+                       [](Lists& lists) {
+                         std::vector<Action>& first = lists[0];  // F0 F1 F2 F3+B0 ...
+                         first[3].with_next = false;
+                         std::rotate(first.begin() + 2, first.begin() + 4, first.begin() + 5);
+                         first[1].with_next = true;
+                       }),
+               "ranks wait in a circle",
+               "backward of micro-batch 0 in stage 0, chunk 0");
+}
+
+// What a pair needs comes before both, and what it makes goes behind both.
+TEST(ScheduleCheck, RefusesMessagesBetweenThoseOfAPair) {
+  const PipelineShape shape{.num_ranks = 2, .num_micro_batches = 4, .paired = true};
+  // The last rank: receive, F0, receive, F1, B0, send, ...; the first: ..., receive, F3, B0, send,
+  // ...
+  EXPECT_NAMES(refusal(shape,
+                       [](PipelineSchedule& schedule) {
+                         std::swap(schedule.ranks[1][4], schedule.ranks[1][5]);
+                       }),
+               "send of gradient 0 from rank 1 to rank 0, made by backward of micro-batch 0",
+               "stands not right after its action, but after forward of micro-batch 1");
+  EXPECT_NAMES(refusal(shape,
+                       [](PipelineSchedule& schedule) {
+                         std::swap(schedule.ranks[1][2], schedule.ranks[1][3]);
+                       }),
+               "forward of micro-batch 1 in stage 1, chunk 0 (rank 1, step 2) has no receive",
+               "rank 0");
+}
+
 TEST(ScheduleCheck, QueuesAreByEdgeAndKind) {
   const PipelineSchedule schedule = make_schedule(
       {.kind = ScheduleKind::zbv, .num_ranks = 3, .num_chunks = 2, .num_micro_batches = 4});
@@ -444,6 +551,12 @@ TEST(ScheduleCheck, CountsSlots) {
             (ChunkSlots{.held = 4, .pending_weights = 3, .activations = 1}));
   const PipelineSchedule one = make_schedule({.num_micro_batches = 5});
   EXPECT_EQ(one.slots, (std::vector<ChunkSlots>{{.held = 1}}));
+  const PipelineSchedule pairs = make_schedule({.num_micro_batches = 5, .paired = true});
+  EXPECT_EQ(pairs.slots, (std::vector<ChunkSlots>{{.held = 2}}));
+  const PipelineSchedule longer =
+      make_schedule({.num_ranks = 3, .num_micro_batches = 9, .paired = true});
+  EXPECT_EQ(longer.slots, (std::vector<ChunkSlots>{{.held = 6}, {.held = 4}, {.held = 2}}))
+      << "of a forward pass beside a backward pass: one more than there are before it";
   // A list of our own, in which a whole backward pass comes before halved ones.
   const auto action = [](ActionKind kind, std::int32_t micro_batch) {
     return Action{.kind = kind, .micro_batch = micro_batch};

@@ -14,12 +14,15 @@ namespace {
 constexpr ScheduleKind kKinds[] = {
     ScheduleKind::one_f_one_b, ScheduleKind::interleaved, ScheduleKind::zb_h1, ScheduleKind::zbv};
 
-// "F0 F1 B0 ...", with the chunk before the micro-batch where a rank has several: "F1.0".
+// "F0 F1 B0 ...", with the chunk before the micro-batch where a rank has several: "F1.0"; those of
+// a pair with a plus between them.
 std::string letters(const PipelineShape& shape, std::int64_t rank) {
   std::string result;
+  bool in_pair = false;
   for (const Action& action : make_actions(shape, rank)) {
     const char* const kinds = "FBIW";
-    result += result.empty() ? "" : " ";
+    result += result.empty() ? "" : in_pair ? "+" : " ";
+    in_pair = action.with_next;
     result += kinds[static_cast<int>(action.kind)];
     if (shape.num_chunks > 1) {
       result += std::to_string(action.chunk) + ".";
@@ -61,6 +64,32 @@ TEST(Schedule, IsThatOfThePaper) {
   EXPECT_EQ(letters(v, 1),
             "F0.0 F1.0 F0.1 F1.1 I1.0 W1.0 F0.2 I0.0 W0.0 F1.2 I1.1 W1.1 I0.1 I1.2 I0.2 W0.1 W1.2 "
             "W0.2");
+}
+
+// By hand. One more forward pass than ranks behind take for a pair, there and back.
+TEST(Schedule, PairsPassesThatDoNotNeedEachOther) {
+  EXPECT_EQ(letters({.num_micro_batches = 3, .paired = true}, 0), "F0 F1+B0 F2+B1 B2");
+  EXPECT_EQ(letters({.num_micro_batches = 1, .paired = true}, 0), "F0 B0");
+  const PipelineShape one{.num_ranks = 3, .num_micro_batches = 6, .paired = true};
+  EXPECT_EQ(letters(one, 0), "F0 F1 F2 F3 F4 F5+B0 B1 B2 B3 B4 B5");
+  EXPECT_EQ(letters(one, 1), "F0 F1 F2 F3+B0 F4+B1 F5+B2 B3 B4 B5");
+  EXPECT_EQ(letters(one, 2), "F0 F1+B0 F2+B1 F3+B2 F4+B3 F5+B4 B5");
+  const PipelineShape zero{
+      .kind = ScheduleKind::zb_h1, .num_ranks = 2, .num_micro_batches = 4, .paired = true};
+  EXPECT_EQ(letters(zero, 0), "F0 F1 F2 F3+B0 B1 B2 B3");
+  EXPECT_EQ(letters(zero, 1), "F0 F1+I0 F2+I1 W0 F3+I2 W1 I3 W2 W3");
+  const PipelineShape loop{.kind = ScheduleKind::interleaved,
+                           .num_ranks = 2,
+                           .num_chunks = 2,
+                           .num_micro_batches = 4,
+                           .paired = true};
+  EXPECT_EQ(letters(loop, 0),
+            "F0.0 F0.1 F1.0 F1.1 F0.2 F0.3+B1.0 F1.2+B1.1 F1.3+B0.0 B0.1 B1.2 B1.3 B0.2 B0.3");
+  EXPECT_EQ(letters(loop, 1),
+            "F0.0 F0.1 F1.0 F1.1+B1.0 F0.2+B1.1 F0.3+B0.0 F1.2+B0.1 F1.3+B1.2 B1.3 B0.2 B0.3");
+  PipelineShape validation = loop;
+  validation.forward_only = true;
+  EXPECT_EQ(letters(validation, 1), "F0.0 F0.1 F1.0 F1.1 F0.2 F0.3 F1.2 F1.3");
 }
 
 // As many groups as there can be of at least so many micro-batches, the larger ones first.
@@ -157,6 +186,9 @@ TEST(Schedule, RefusesWhatCannotWork) {
   EXPECT_EQ(refusal({.num_micro_batches = 0}),
             "schedule 1f1b cannot have 0 micro-batches a step (they are what the ranks pass on); "
             "use 1 or more");
+  EXPECT_EQ(refusal({.kind = ScheduleKind::zbv, .num_chunks = 2, .paired = true}),
+            "schedule zbv has no pairs of passes (where its V turns, a backward pass follows the "
+            "forward pass of the same micro-batch); use interleaved");
   EXPECT_NE(refusal({.kind = ScheduleKind::zb_h1, .num_chunks = 2}), "");
   EXPECT_NE(refusal({.num_ranks = 0}), "");
   EXPECT_NE(refusal({.kind = ScheduleKind::interleaved, .num_chunks = 0}), "");

@@ -183,6 +183,25 @@ TEST(WaysToFit, ComputeAgainWhatMayBe) {
 }
 
 // Less room for rows costs nothing that is counted, and may end a run.
+// What the user has asked for takes one more micro-batch under way.
+TEST(WaysToFit, LeaveOutPairsOfPasses) {
+  const std::vector<std::string> given = {"parallel.expert=4", "memory.recompute=block"};
+  const auto config_with = [&](const std::string& choice) {
+    std::vector<std::string> overrides = given;
+    overrides.push_back("parallel.overlap_experts=" + choice);
+    return config_of({kSmall, 8, overrides});
+  };
+  constexpr std::size_t kRoom = std::size_t{1} << 60;
+  const std::size_t without = needed(config_with("never"), kRoom, 8);
+  const std::size_t with = needed(config_with("required"), kRoom, 8);
+  ASSERT_LT(without, with);
+  const auto leaves_out = [](const WayToFit& way) {
+    return changes(way, "parallel.overlap_experts") && way.overrides.size() == 1;
+  };
+  const WaysToFit ways = ways_of(config_with("required"), without, 8);
+  EXPECT_TRUE(std::any_of(ways.ways.begin(), ways.ways.end(), leaves_out));
+}
+
 TEST(WaysToFit, SayWhatTheyRisk) {
   const Config config = config_of({kSmall, 8, {"parallel.expert=8", "batch.micro_batch=1"}});
   const WaysToFit found = ways_of(config, needed(config, 0, 8) - 1, 8);

@@ -284,6 +284,50 @@ TEST_P(DeviceLayoutTest, TrainsAsOneRankDoes) {
   }
 }
 
+// Rows that travel beside another micro-batch: two of each rank, one pair.
+class DeviceOverlapTest : public DeviceLayoutTest {};
+
+TEST_P(DeviceOverlapTest, HasTheSameBits) {
+  const auto& [layout, micro_batch, compute] = GetParam();
+  const auto run = [&, &of = layout, &in = compute, size = micro_batch](const std::string& choice) {
+    Layout chosen = of;
+    chosen.overrides.push_back("parallel.overlap_experts=" + choice);
+    return results_of(train_small(chosen, Ranks::processes, "cuda", in, false, size));
+  };
+  const Results actual = run("required");
+  const Results expected = run("never");
+  if (process_world().rank() != 0) {
+    return;  // the first compares
+  }
+  EXPECT_EQ(actual.losses, expected.losses);
+  expect_same_bits(actual.gradient, expected.gradient, "gradient of");
+}
+
+std::vector<Case> overlap_cases() {
+  std::vector<Case> result;
+  const std::vector<Case> table = {
+      {layout("data2_expert2_again", 2, 1, 2, 1, {"memory.recompute=block"}), 1, "f32"},
+      {layout("tensor2_expert2_pairs", 1, 2, 2, 1), 1, "f32"},
+      {piped("pipeline2_expert2_zb_h1",
+             layout("", 2, 1, 2, 1, {"model.num_layers=2"}),
+             2,
+             {"parallel.schedule=zb-h1"}),
+       1,
+       "bf16"},
+  };
+  std::copy_if(table.begin(), table.end(), std::back_inserter(result), [](const Case& one) {
+    return process_world().size() == 1 || one.layout.num_ranks == process_world().size();
+  });
+  return result;
+}
+
+INSTANTIATE_TEST_SUITE_P(processes,
+                         DeviceOverlapTest,
+                         testing::ValuesIn(overlap_cases()),
+                         [](const auto& tested) {
+                           return tested.param.layout.name + "_" + tested.param.compute;
+                         });
+
 // All where it is no job, to be skipped one by one.
 std::vector<Case> cases_of_this_job() {
   if (process_world().size() == 1) {

@@ -142,7 +142,7 @@ for occurrence, matrix in enumerate(("dense_down_apart", "dense_up_apart")):
 GROK = "model/grok.cpp"
 
 plant("model.final_eps", GROK, "operand",
-      ".eps = static_cast<float>(model_.norm_eps)},", ".eps = 1e-5F},",
+      ".eps = static_cast<float>(model_.model_.norm_eps)},", ".eps = 1e-5F},",
       "the last norm does not use model.norm_eps")
 
 plant("model.head_first_chunk", GROK, "accumulate",
@@ -167,9 +167,37 @@ plant("model.weights_written", GROK, "accumulate",
       "  context.weight_gradient = weight_gradient == WeightGradient::write ? WeightGradient::add : weight_gradient;\n  for (",
       "weights' gradients of a part of their own are added to those of the step before")
 plant("model.inputs_written", GROK, "accumulate",
-      "  context.weight_gradient = weight_gradient;\n  const auto num_layers",
-      "  context.weight_gradient = pending != nullptr ? WeightGradient::add : weight_gradient;\n  const auto num_layers",
+      "    context_.weight_gradient = weight_gradient;\n",
+      "    context_.weight_gradient = pending != nullptr ? WeightGradient::add : weight_gradient;\n",
       "norms' and routers' gradients of a backward pass in parts are added to those of the step before")
+
+# ---- a forward pass beside a backward pass
+
+plant("model.pair_places_of_rows", GROK, "aliasing",
+      "context_.rows = forward_row_places(shared);", "context_.rows = row_places(shared);",
+      "both passes of a pair have their rows in one place")
+plant("model.pair_places_again", GROK, "aliasing",
+      "? with_places_of(model_.activations_.forward_places[place], kept)", "? kept",
+      "a forward pass writes over what the backward pass beside it has computed again")
+plant("model.pair_turns", GROK, "order",
+      "    backward_left = backward_left && take_turn(Turn::backward, backward);\n"
+      "    forward_left = forward_left && take_turn(Turn::forward, forward);\n",
+      "    forward_left = forward_left && take_turn(Turn::forward, forward);\n"
+      "    backward_left = backward_left && take_turn(Turn::backward, backward);\n",
+      "beside the last exchange of a backward pass is a norm")
+plant("model.pair_rests", GROK, "missing step",
+      "rests_ = model.activations_.recompute.sends_again();", "rests_ = false;",
+      "rows that are sent again travel beside nothing")
+plant("model.pair_waits", "model/exchange.cpp", "order",
+      "      work->wait(stream);\n", "",
+      "rows are taken before they have arrived, but for what their end waits for")
+plant("model.pair_starts", "model/exchange.cpp", "condition",
+      "  if (context.under_way != nullptr) {\n    context.under_way->start(",
+      "  if (false) {\n    context.under_way->start(",
+      "rows of a pair are waited for at once")
+plant("model.pair_hands_over", "model/pipeline.cpp", "missing step",
+      "          hand_over(shape, *first);\n", "",
+      "the next chunk does not have what a paired forward pass has made for it")
 
 # ---- parameters
 
@@ -200,8 +228,8 @@ plant("model.residency_use", RESIDENCY, "condition", "!user || user == s.layer",
 plant("model.residency_release", RESIDENCY, "condition", "    if (user == layer) {", "    if (user) {",
       "the end of a layer releases the next one too")
 plant("model.residency_forward", GROK, "condition",
-      "next < num_layers ? std::optional(batch.layer_at(next)) : std::nullopt);",
-      "next < num_layers ? std::optional(batch.layer_at(next - 1)) : std::nullopt);",
+      "next < batch_.layers.size() ? std::optional(batch_.layer_at(next)) : std::nullopt);",
+      "next < batch_.layers.size() ? std::optional(batch_.layer_at(next - 1)) : std::nullopt);",
       "a forward pass has the layer before come with each")
 
 PIPELINE = "model/pipeline.cpp"
@@ -238,5 +266,5 @@ plant("model.cache_heads", "model/attention.cpp", "operand",
       ".v_UGH = {keys_UCH, d.local_G, d.local_G},", ".v_UGH = {keys_UCH, 0, d.local_G},",
       "keys are taken for values")
 plant("model.cache_layer", "model/grok.cpp", "index",
-      "batch.cached.cache->layer(batch.first_layer + i);", "batch.cached.cache->layer(0);",
+      "batch_.cached.cache->layer(place);", "batch_.cached.cache->layer(0);",
       "layers share keys and values")

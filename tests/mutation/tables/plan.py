@@ -293,8 +293,28 @@ CHECK = "plan/schedule_check.cpp"
 SIMULATION = "plan/schedule_simulation.cpp"
 
 plant("plan.schedule_warm_up", SCHEDULE, "bound",
-      "v == 1 ? after :", "v == 1 ? after + 1 :",
+      ": v == 1     ? after", ": v == 1     ? after + 1",
       "a rank holds one micro-batch more than 1F1B does")
+plant("plan.pair_warm_up", SCHEDULE, "bound",
+      "shape.paired ? 2 * after + (v - 1) * groups.largest() + 1",
+      "shape.paired ? after + (v - 1) * groups.largest() + 1",
+      "neighbours wait for each other's pairs in turn")
+plant("plan.pair_zero_bubble_warm_up", SCHEDULE, "bound",
+      "shape.paired ? 2 * after + 1 : after", "shape.paired ? after + 1 : after",
+      "neighbours of zb-h1 wait for each other's pairs in turn")
+plant("plan.pair_needs_itself", CHECK, "dropped condition",
+      "next->stage == action.stage && next->micro_batch == action.micro_batch", "false",
+      "a pass may be paired with the backward pass that needs it")
+plant("plan.pair_places", "plan/activations.cpp", "scale",
+      "(paired ? 2 : 1) * of_layer", "of_layer",
+      "what a forward pass beside another has computed again is not in the plan")
+plant("plan.pair_operations", "plan/step_operations.cpp", "order",
+      "{std::pair(&backward_action, &passes[0]), std::pair(&forward_action, &passes[1])}",
+      "{std::pair(&forward_action, &passes[0]), std::pair(&backward_action, &passes[1])}",
+      "operations of pairs begin with those of the forward pass")
+plant("plan.pair_before_again", "plan/training_plan.cpp", "order",
+      "options[i / plans_.size()]", "options[i % options.size()]",
+      "something is computed again so that passes can be paired")
 plant("plan.schedule_groups", SCHEDULE, "rounding",
       "return size_ + (num_larger_ > 0 ? 1 : 0);", "return size_;",
       "the warm-up is that of the smaller groups")

@@ -32,8 +32,17 @@ plant("train.samples_of_all", STEP, "group",
       "  for (int rank = 0; rank < groups_.all_host().size(); ++rank) {",
       "targets are counted once for each rank that shares a sample")
 plant("train.first_micro_batch", STEP, "off by one",
-      "reduction_.weight_gradient(index == 0),", "reduction_.weight_gradient(index <= 1),",
+      "      slot,\n      reduction_.weight_gradient(index == 0),",
+      "      slot,\n      reduction_.weight_gradient(index <= 1),",
       "the second micro-batch of a step writes over the first")
+plant("train.first_of_pairs", STEP, "off by one",
+      "nullptr,\n      reduction_.weight_gradient(index == 0),",
+      "nullptr,\n      reduction_.weight_gradient(index <= 1),",
+      "the second micro-batch of a step writes over the first where passes are paired")
+plant("train.pair_pending", STEP, "condition",
+      "backward.kind == ActionKind::backward_inputs ? &pending_of(backward) : nullptr,",
+      "nullptr,",
+      "gradients of weights are formed twice where a backward pass in parts is paired")
 plant("train.validation_stride", EVALUATE, "scale by degree",
       "micro_batch_ * plan.share.data.count)),", "micro_batch_)),",
       "ranks along data validate windows twice")
