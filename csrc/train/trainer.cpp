@@ -1067,11 +1067,16 @@ void Trainer::train(Report& report, const Owed& owed) {
   // metrics that the first rank cannot write. All stop, or none.
   constexpr std::int64_t kReportFailed = 1 << 20;
   constexpr std::int64_t kTimeIsUp = 1 << 19;
+  // However short its time, a process makes a step: one that made none would be started again for
+  // ever.
+  const std::int64_t first_step = step_;
+  const auto has_stepped = [&] { return step_ > first_step; };
   const auto reason_to_stop = [&]() -> std::int64_t {
     if (report.failed()) {
       return kReportFailed;
     }
-    return time_limit_ && time_limit_->reached(now_seconds()) ? kTimeIsUp : stop.received();
+    const bool time_is_up = has_stepped() && time_limit_ && time_limit_->reached(now_seconds());
+    return time_is_up ? kTimeIsUp : stop.received();
   };
   const auto agree_to_stop = [&] {
     return largest_of_all(groups_.all_host(), reason_to_stop(), "step.signal");
@@ -1163,7 +1168,8 @@ void Trainer::train(Report& report, const Owed& owed) {
   };
   while (step_ < last_step) {
     pass_over();
-    const TrainStep::News own = {.stop = reason_to_stop(), .save = save_interval_is_over() ? 1 : 0};
+    const TrainStep::News own = {.stop = reason_to_stop(),
+                                 .save = has_stepped() && save_interval_is_over() ? 1 : 0};
     TrainStep::News news;
     saving_if_text_is_lost([&] { news = train_step_->prepare(step_ + 1, samples_, own); },
                            [&] { settle(); });
