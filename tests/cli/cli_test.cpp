@@ -80,22 +80,27 @@ class Cli : public testing::Test {
   std::string config_;
 };
 
+// Of steps so long that a run is not at its end before the test has seen where it is.
+const std::vector<std::string> kLongSteps = {"batch.global_batch=64"};
+
 TEST_F(Cli, AKilledRunGoesOnToTheSameBits) {
-  ASSERT_EQ(train("whole").code, 0);
+  ASSERT_EQ(train("whole", kLongSteps).code, 0);
   const fs::path committed = fs::path(path("killed")) / "step-00000020" / "COMMIT";
-  ASSERT_EQ(interrupt("killed", SIGKILL, [&] { return fs::exists(committed); }), 128 + SIGKILL);
-  const Ended again = train("killed");
+  ASSERT_EQ(interrupt(
+                "killed", SIGKILL, [&] { return fs::exists(committed); }, kLongSteps),
+            128 + SIGKILL);
+  const Ended again = train("killed", kLongSteps);
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "killed");
   expect_all_steps("killed");
 }
 
 TEST_F(Cli, ASignalSavesAndTheRunGoesOnToTheSameBits) {
-  ASSERT_EQ(train("whole").code, 0);
+  ASSERT_EQ(train("whole", kLongSteps).code, 0);
   const fs::path metrics = fs::path(path("stopped")) / "metrics.jsonl";
   const auto started = [&] { return fs::exists(metrics) && fs::file_size(metrics) > 0; };
-  ASSERT_EQ(interrupt("stopped", SIGUSR1, started), 10);
-  ASSERT_EQ(train("stopped").code, 0);
+  ASSERT_EQ(interrupt("stopped", SIGUSR1, started, kLongSteps), 10);
+  ASSERT_EQ(train("stopped", kLongSteps).code, 0);
   expect_same_checkpoint("whole", "stopped");
   expect_all_steps("stopped");
 }

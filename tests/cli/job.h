@@ -27,6 +27,9 @@ namespace fs = std::filesystem;
 
 // 4 ranks: tensor 2 x data 2, experts on all of them.
 inline const std::vector<std::string> kLayout = {"parallel.tensor=2", "parallel.expert=4"};
+// A job that is interrupted has steps of eight times as many samples: it is not at its end before
+// the test has seen where it is, whatever else is at work.
+inline const std::vector<std::string> kLongSteps = {"batch.global_batch=64"};
 
 class Job : public testing::Test {
  protected:
@@ -94,12 +97,12 @@ class Job : public testing::Test {
   Ended faulty(const std::string& fault, const Arguments& more) const {
     return run(join(join(mpirun(4), {MEMPHIS_FAULTY_JOB, config_, fault}), join(kLayout, more)));
   }
-  // Starts a job and calls interrupt(process) once its step 20 is saved.
+  // Starts a job of long steps and calls interrupt(process) once its step 20 is saved.
   template <class Interrupt>
   Ended interrupt(const std::string& run_dir,
                   const Interrupt& interrupt,
                   const Arguments& more = {}) const {
-    Process process(command(4, run_dir, join(kLayout, more)), directory_.path());
+    Process process(command(4, run_dir, join(join(kLayout, kLongSteps), more)), directory_.path());
     const fs::path committed = fs::path(path(run_dir)) / "step-00000020" / "COMMIT";
     while (process.running() && !fs::exists(committed)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -90,7 +90,7 @@ TEST_F(Job, AMixtureGoesOnInTheMiddleOfAnEpochAtAnotherNumberOfRanks) {
 }
 
 TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
-  ASSERT_EQ(train(4, "whole", kLayout).code, 0);
+  ASSERT_EQ(train(4, "whole", join(kLayout, kLongSteps)).code, 0);
   const Ended killed = interrupt("killed", [](const Process& process) {
     const std::vector<pid_t> ranks = ranks_of(process);
     ASSERT_EQ(ranks.size(), 4U);
@@ -101,17 +101,17 @@ TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
   EXPECT_TRUE(cause.starts_with("memphis: rank 2 of 4 on ")) << cause;
   EXPECT_NE(cause.find(" is gone (killed, or out of memory); last heard of in "), std::string::npos)
       << cause;
-  const Ended again = train(4, "killed", kLayout);
+  const Ended again = train(4, "killed", join(kLayout, kLongSteps));
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "killed");
 }
 
 TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
-  ASSERT_EQ(train(4, "whole", kLayout).code, 0);
+  ASSERT_EQ(train(4, "whole", join(kLayout, kLongSteps)).code, 0);
   const Ended stopped = interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); });
   EXPECT_EQ(stopped.code, 10);
   EXPECT_TRUE(cause_of(stopped).starts_with("memphis: stopped by signal ")) << stopped.error;
-  const Ended again = train(4, "stopped", kLayout);
+  const Ended again = train(4, "stopped", join(kLayout, kLongSteps));
   ASSERT_EQ(again.code, 0) << again.error;
   expect_same_checkpoint("whole", "stopped");
 }
@@ -327,9 +327,10 @@ TEST_F(Job, RanksThatDoNotShareTheRunDirectoryAreRefusedBeforeTheFirstStep) {
 
 TEST_F(Job, GoesOnWithAnotherNumberOfRanks) {
   EXPECT_EQ(interrupt("run", [](const Process& process) { process.send(SIGUSR1); }).code, 10);
-  const Ended two = train(2, "run", {"parallel.expert_tensor=2", "schedule.steps=39"});
+  const Ended two =
+      train(2, "run", join(kLongSteps, {"parallel.expert_tensor=2", "schedule.steps=39"}));
   ASSERT_EQ(two.code, 0) << two.error;
-  const Ended one = train(1, "run", {});
+  const Ended one = train(1, "run", kLongSteps);
   ASSERT_EQ(one.code, 0) << one.error;
   EXPECT_EQ(losses("run").size(), 40U);
   EXPECT_TRUE(fs::exists(fs::path(path("run")) / "step-00000040" / "model.safetensors"));

@@ -263,7 +263,7 @@ INSTANTIATE_TEST_SUITE_P(
                   "cudaEventQuery",
                   [](Stream, void*, Event& within) { (void)within.is_done(); }},
         Forbidden{"event_elapsed",
-                  "cudaEventSynchronize",
+                  "cudaEventQuery",  // whether there is something to wait for
                   [](Stream, void*, Event& within) { (void)within.seconds_since(within); }},
         Forbidden{"allocation",
                   "cudaMalloc",
