@@ -256,7 +256,7 @@ class PlansOfRank {
       TrainingPlan& plan = of(chosen);
       const auto take_snapshot = [&](bool taken) {
         plan.saves_in_background = taken;
-        plan.memory.host.snapshot_bytes = taken ? snapshot_bytes(plan.parameters) : 0;
+        plan.memory.host.snapshot_bytes = taken ? bytes_of_snapshot(plan) : 0;
         return fits(plan.memory, room_);
       };
       plan.recompute_option = i;
@@ -273,12 +273,21 @@ class PlansOfRank {
   }
 
  private:
+  // A sum over all parameters, which no schedule changes.
+  std::size_t bytes_of_snapshot(const TrainingPlan& plan) {
+    if (!snapshot_bytes_) {
+      snapshot_bytes_ = snapshot_bytes(plan.parameters);
+    }
+    return *snapshot_bytes_;
+  }
+
   const Config& config_;
   DType compute_;
   const DeviceRoom& room_;
   const Mesh& mesh_;
   std::int64_t rank_;
   const std::vector<Schedules>& schedules_;
+  std::optional<std::size_t> snapshot_bytes_;
   std::vector<std::optional<TrainingPlan>> plans_;
 };
 
