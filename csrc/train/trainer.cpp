@@ -293,7 +293,7 @@ bool Trainer::is_read_at_once(std::int64_t step) const {
   const RunConfig& run = config_.run;
   const bool looks = due(step, metrics.every) || due(step, metrics.validate_every) ||
                      due(step, run.verify_every) || due(step, run.recompute_check_every) ||
-                     due(step, config_.checkpoint.every) || due(step, run.export_every) ||
+                     due(step, run.export_every) ||
                      (questions_ && due(step, metrics.evaluate_every)) ||
                      (sampler_ && due(step, metrics.sample_every));
   return looks || step == config_.schedule.steps || config_.optimizer.rewind_norm > 0 ||
@@ -1168,24 +1168,19 @@ void Trainer::train(Report& report, const Owed& owed) {
   };
   while (step_ < last_step) {
     pass_over();
-    const TrainStep::News own = {.stop = reason_to_stop(),
-                                 .save = has_stepped() && save_interval_is_over() ? 1 : 0};
+    const TrainStep::News own = {.stop = reason_to_stop(), .save = save_interval_is_over() ? 1 : 0};
     TrainStep::News news;
     saving_if_text_is_lost([&] { news = train_step_->prepare(step_ + 1, samples_, own); },
                            [&] { settle(); });
-    if (news.save != 0) {
-      settle();
-      if (!weights_have_exploded()) {
-        save(Save::meanwhile);
-      }
-    }
     if (news.stop != 0) {
       settle();
       why = news.stop;
       save_and_stop();
     }
     watching([&] { launch(); });
-    if (!settle(is_read_at_once(step_) ? 0 : 1) || !under_way_.empty()) {
+    // After the step and not before it, which would count the save among the step's seconds.
+    const bool save_is_due = due(step_, config_.checkpoint.every) || news.save != 0;
+    if (!settle(is_read_at_once(step_) || save_is_due ? 0 : 1) || !under_way_.empty()) {
       continue;
     }
     const bool last = step_ == last_step;
@@ -1211,7 +1206,7 @@ void Trainer::train(Report& report, const Owed& owed) {
     if (sampler_ && (due(step_, config_.metrics.sample_every) || last)) {
       sample(report, gives_up);
     }
-    if (last || (due(step_, config_.checkpoint.every) && !weights_have_exploded())) {
+    if (last || (save_is_due && !weights_have_exploded())) {
       save(last ? Save::now : Save::meanwhile);
     }
     if (export_is_due() && !weights_have_exploded()) {

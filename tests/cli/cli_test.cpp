@@ -134,6 +134,37 @@ TEST_F(Cli, AnIntervalByArithmeticBeginsWithASaveAfterTheFirstStep) {
   expect_same_checkpoint("whole", "auto");
 }
 
+// A step begins with its data, where its seconds begin, too, and ends with its optimizer.
+TEST_F(Cli, ASaveByArithmeticIsNoPartOfAStep) {
+  const Ended ended = train("auto",
+                            {"checkpoint.every=auto",
+                             "checkpoint.background=never",
+                             "metrics.every=1000",
+                             "metrics.trace=true"});
+  ASSERT_EQ(ended.code, 0) << ended.error;
+  const auto events = parse_json(read_text(path("auto/trace/rank-00000.json"))).value();
+  std::vector<std::pair<double, std::string>> phases;  // by when they began
+  for (const auto& event : events) {
+    if (event["ph"] == "X") {
+      phases.emplace_back(event["ts"].get<double>(), event["name"]);
+    }
+  }
+  std::sort(phases.begin(), phases.end());
+  bool in_step = false;
+  int saves = 0;
+  for (const auto& [begin, name] : phases) {
+    if (name == "data") {
+      in_step = true;
+    } else if (name == "optimizer") {
+      in_step = false;
+    } else if (name == "saving a checkpoint") {
+      ++saves;
+      EXPECT_FALSE(in_step) << "save " << saves;
+    }
+  }
+  EXPECT_GE(saves, 2);  // after the first step and at the end
+}
+
 TEST_F(Cli, ARunKilledBeforeItsFirstCheckpointStartsOverAndSaysSo) {
   const fs::path metrics = fs::path(path("early")) / "metrics.jsonl";
   const auto started = [&] { return fs::exists(metrics) && fs::file_size(metrics) > 0; };
