@@ -722,8 +722,10 @@ std::string expert_overlap_refusal(const Config& config) {
                                      config.batch.micro_batch;
   if (micro_batches < 2) {
     return "a step has 1 micro-batch on each rank (there is no other whose work could go on "
-           "meanwhile); lower " +
-           shown("batch.micro_batch", config.batch.micro_batch) + " or raise " +
+           "meanwhile); " +
+           (config.batch.micro_batch > 1
+                ? "lower " + shown("batch.micro_batch", config.batch.micro_batch) + " or raise "
+                : std::string("raise ")) +
            shown("batch.global_batch", config.batch.global_batch);
   }
   if (parallel.schedule == ScheduleKind::zbv) {

@@ -492,6 +492,17 @@ std::vector<test::BadConfig> bad_configs() {
        "set "
        "parallel.overlap_experts to auto",
        2},
+      {"rows that travel with one sequence",
+       kTiny,
+       {"parallel.overlap_experts=required",
+        "parallel.expert=2",
+        "batch.micro_batch=1",
+        "batch.global_batch=2"},
+       ExitCode::config,
+       "argument 'parallel.overlap_experts=required': parallel.overlap_experts is required and a "
+       "step has 1 micro-batch on each rank (there is no other whose work could go on meanwhile); "
+       "raise batch.global_batch 2, or set parallel.overlap_experts to auto",
+       2},
       {"rows that travel without other work",
        kTiny,
        {"parallel.overlap_experts=required",
