@@ -166,18 +166,11 @@ void add_gradients(HostBuffers& buffers, const CommunicatedTensors& tensors, Axi
   }
 }
 
-// The group that Groups::sequence_ranks() is.
-std::string_view who_balances(const Dims& dims) {
-  return name_of(!dims.exchange_keys    ? Axis::tensor
-                 : dims.tensor_parallel ? Axis::sequence_ranks
-                                        : Axis::context);
-}
-
 std::size_t host_bytes(const PlannedGroup& group, const CommunicatedTensors& tensors) {
   HostBuffers buffers(group);
   const DType wide = accumulation_dtype(tensors.compute);
   const TensorSpec& stats = tensors.activations.shared.stats;
-  if (group.name == who_balances(tensors.dims)) {
+  if (group.name == sequence_group(tensors.dims)) {
     add_balance(buffers, tensors.activations);
     if (tensors.sampling != nullptr) {
       add_balance(buffers, *tensors.sampling);
@@ -212,6 +205,12 @@ std::size_t host_bytes(const PlannedGroup& group, const CommunicatedTensors& ten
 }
 
 }  // namespace
+
+std::string_view sequence_group(const Dims& dims) {
+  return name_of(!dims.exchange_keys    ? Axis::tensor
+                 : dims.tensor_parallel ? Axis::sequence_ranks
+                                        : Axis::context);
+}
 
 std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
                                          const Mesh& mesh,

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "csrc/config/config.h"
@@ -38,6 +39,9 @@ struct PlannedGroup {
   RankGroup ranks;
   std::int64_t index = 0;  // of this rank among them
 };
+
+// The one that Groups::sequence_ranks() is: who shares a sequence out, along context, tensor or both.
+std::string_view sequence_group(const Dims& dims);
 
 // Those of more than one rank that `rank` makes, in the order in which it makes them. One of a rank
 // alone takes nothing.

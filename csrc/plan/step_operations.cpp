@@ -211,12 +211,9 @@ class Writer {
   void moe_forward() {
     if (d_.tensor_parallel || d_.exchange_keys) {
       const LayerActivations<LayerTensor>& layer = plan_.activations.layer;
-      const char* const ranks = !d_.exchange_keys    ? "tensor"
-                                : d_.tensor_parallel ? "sequence_ranks"
-                                                     : "context";
       for (const TensorSpec& spec :
            {layer.counts_BE.spec, layer.probs_sum_BE.spec, layer.valid_B.spec}) {
-        move(exchange, Pattern::all_reduce, ranks, "moe.balance", spec.bytes());
+        move(exchange, Pattern::all_reduce, sequence_group(d_), "moe.balance", spec.bytes());
       }
     }
     if (d_.exchange_rows) {

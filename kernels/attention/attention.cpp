@@ -17,6 +17,7 @@
 
 #include "csrc/core/parallel.h"
 #include "kernels/attention/attention_shape.h"
+#include "kernels/attention/heads_check.h"
 #include "kernels/attention/tile_product.h"
 #include "kernels/check.h"
 #include "kernels/cpu/math.h"
@@ -680,25 +681,6 @@ void check_score(const OpCheck& check, const AttentionScore& score) {
     return "score.temperature_len is " + std::to_string(score.temperature_len) +
            " (its logarithm divides); use 0 for none, or 2 or more";
   });
-}
-
-void check_heads(const OpCheck& check,
-                 std::string_view name,
-                 const HeadsView& heads,
-                 std::int64_t num_tokens,
-                 std::int64_t num_heads,
-                 std::int64_t width,
-                 DType dtype) {
-  check.num_dims(name, heads.buffer_TCH, 3);
-  check.tensor(name, heads.buffer_TCH, {num_tokens, heads.buffer_TCH.dim(1), width}, dtype);
-  check.condition(heads.num_heads == num_heads && heads.first_head >= 0 &&
-                      heads.first_head + heads.num_heads <= heads.buffer_TCH.dim(1),
-                  [&] {
-                    return std::string(name) + " is heads " + std::to_string(heads.first_head) +
-                           " to " + std::to_string(heads.first_head + heads.num_heads) + " of " +
-                           std::to_string(heads.buffer_TCH.dim(1)) + ", expected " +
-                           std::to_string(num_heads) + " of them";
-                  });
 }
 
 // The operands that both directions have.
