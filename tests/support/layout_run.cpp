@@ -2,6 +2,7 @@
 #include "tests/support/layout_run.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <exception>
 #include <limits>
@@ -13,6 +14,7 @@
 #include "csrc/comm/threads.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
+#include "csrc/core/device.h"
 #include "csrc/plan/parameters.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_run.h"
@@ -546,6 +548,31 @@ void expect_same_run(const Outcome& actual, const Outcome& exact, double least) 
   expect_near(actual.balance, exact.balance, 1e-9, "balance loss");
   expect_near(actual.grad_norms, exact.grad_norms, 1e-9, "gradient norm");
   EXPECT_NEAR(actual.validation, exact.validation, 1e-9 * exact.validation);
+}
+
+void expect_memory_as_planned(const Layout& layout,
+                              const std::string& compute,
+                              const std::function<void(RankRun&)>& look) {
+  const TemporaryDirectory directory;
+  const std::string yaml = tiny_yaml(directory);
+  const std::uint64_t before = allocated_bytes();
+  const std::uint64_t pinned_before = pinned_bytes();
+  on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+    RankRun run(world, yaml, run_overrides(layout, compute));
+    if (look) {
+      look(run);
+    }
+    const MemoryPlan& memory = run.trainer().plan().memory;
+    std::array<std::int64_t, 2> planned = {static_cast<std::int64_t>(memory.allocated_bytes()),
+                                           static_cast<std::int64_t>(memory.host.standing_bytes())};
+    sum_over_ranks(run.all(), planned, "test.planned");
+    if (world.rank() == 0) {
+      EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned[0])) << layout.name;
+      EXPECT_EQ(pinned_bytes() - pinned_before, static_cast<std::uint64_t>(planned[1]))
+          << layout.name;
+    }
+    sum_over_ranks(run.all(), planned, "test.end");
+  });
 }
 
 }  // namespace memphis::test

@@ -139,6 +139,12 @@ void expect_near(const std::vector<double>& actual,
 // of its largest element, or of `least` if that is larger, and what the steps report to 1e-9.
 void expect_same_run(const Outcome& actual, const Outcome& exact, double least = 0);
 
+// Fails the test unless the ranks of a run allocate on their devices, and pin on their hosts, what their
+// plans say. `look`, if any, sees each rank's run.
+void expect_memory_as_planned(const Layout& layout,
+                              const std::string& compute,
+                              const std::function<void(RankRun&)>& look = {});
+
 // The overrides of such a run: the layout's, and what it leaves out.
 std::vector<std::string> run_overrides(const Layout& layout, const std::string& compute);
 

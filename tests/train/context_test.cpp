@@ -337,23 +337,12 @@ TEST(Context, WritesTheTextThatOneRankDoes) {
 TEST(Context, TakesTheMemoryThatThePlanSays) {
   for (const char* exchange : {"gather", "ring", "all_to_all"}) {
     for (const char* name : {"one", "data2_tensor2_expert4", "data2_shared_weights"}) {
-      const Layout layout = in_context(layout_named(name),
-                                       2,
-                                       {"metrics.sample_every=1",
-                                        "model.num_kv_heads=4",
-                                        std::string("parallel.context_exchange=") + exchange});
-      const TemporaryDirectory directory;
-      const std::string yaml = tiny_yaml(directory);
-      const std::uint64_t before = allocated_bytes();
-      on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-        RankRun run(world, yaml, run_overrides(layout, "f32"));
-        auto planned = static_cast<std::int64_t>(run.trainer().plan().memory.allocated_bytes());
-        sum_over_ranks(run.all(), {&planned, 1}, "test.bytes");
-        if (world.rank() == 0) {
-          EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned)) << layout.name;
-        }
-        sum_over_ranks(run.all(), {&planned, 1}, "test.end");
-      });
+      expect_memory_as_planned(in_context(layout_named(name),
+                                          2,
+                                          {"metrics.sample_every=1",
+                                           "model.num_kv_heads=4",
+                                           std::string("parallel.context_exchange=") + exchange}),
+                               "f32");
     }
   }
 }

@@ -129,21 +129,8 @@ TEST_P(ExpertOverlapTest, HasTheSameBits) {
 // Of the whole job, in host memory and, as the plan has it, on the device.
 TEST_P(ExpertOverlapTest, TakesTheMemoryThatThePlansSay) {
   const auto& [layout, compute] = GetParam();
-  const TemporaryDirectory directory;
-  const std::string yaml = tiny_yaml(directory);
-  const std::uint64_t before = allocated_bytes();
-  const std::uint64_t pinned_before = pinned_bytes();
-  on_ranks(Ranks::threads, layout.num_ranks, [&, &of = layout, &in = compute](World& world) {
-    RankRun run(world, yaml, run_overrides(with(of, {kRequired}), in));
+  expect_memory_as_planned(with(layout, {kRequired}), compute, [](RankRun& run) {
     EXPECT_TRUE(run.trainer().plan().overlaps_experts);
-    const MemoryPlan& memory = run.trainer().plan().memory;
-    std::array<std::int64_t, 2> planned = {static_cast<std::int64_t>(memory.allocated_bytes()),
-                                           static_cast<std::int64_t>(memory.host.standing_bytes())};
-    sum_over_ranks(run.all(), planned, "test.planned");
-    if (world.rank() == 0) {
-      EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned[0]));
-      EXPECT_EQ(pinned_bytes() - pinned_before, static_cast<std::uint64_t>(planned[1]));
-    }
   });
 }
 

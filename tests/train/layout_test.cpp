@@ -206,18 +206,7 @@ TEST_P(ZeroTest, SharingOutChangesNoBit) {
 
 TEST(Layouts, TakeTheMemoryThatThePlansSay) {
   for (const Layout& layout : layouts()) {
-    const TemporaryDirectory directory;
-    const std::string yaml = tiny_yaml(directory);
-    const std::uint64_t before = allocated_bytes();
-    on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-      RankRun run(world, yaml, run_overrides(layout, "f32"));
-      auto planned = static_cast<std::int64_t>(run.trainer().plan().memory.allocated_bytes());
-      sum_over_ranks(run.all(), {&planned, 1}, "test.bytes");
-      if (world.rank() == 0) {
-        EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned)) << layout.name;
-      }
-      sum_over_ranks(run.all(), {&planned, 1}, "test.end");
-    });
+    expect_memory_as_planned(layout, "f32");
   }
 }
 

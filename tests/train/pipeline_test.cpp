@@ -314,26 +314,10 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PipelineDelayTest);
 
 TEST(Pipeline, TakesTheMemoryThatThePlansSay) {
   for (const Schedule& schedule : schedules()) {
-    const Layout layout = with(
-        schedule, deep(layout_named("data2"), {"metrics.sample_every=1", "memory.recompute=norm"}));
-    const TemporaryDirectory directory;
-    const std::string yaml = tiny_yaml(directory);
-    const std::uint64_t before = allocated_bytes();
-    const std::uint64_t pinned_before = pinned_bytes();
-    on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-      RankRun run(world, yaml, run_overrides(layout, "bf16"));
-      const MemoryPlan& memory = run.trainer().plan().memory;
-      std::array<std::int64_t, 2> planned = {
-          static_cast<std::int64_t>(memory.allocated_bytes()),
-          static_cast<std::int64_t>(memory.host.standing_bytes())};
-      sum_over_ranks(run.all(), planned, "test.planned");
-      if (world.rank() == 0) {
-        EXPECT_EQ(allocated_bytes() - before, static_cast<std::uint64_t>(planned[0]))
-            << schedule.name;
-        EXPECT_EQ(pinned_bytes() - pinned_before, static_cast<std::uint64_t>(planned[1]))
-            << schedule.name;
-      }
-    });
+    expect_memory_as_planned(
+        with(schedule,
+             deep(layout_named("data2"), {"metrics.sample_every=1", "memory.recompute=norm"})),
+        "bf16");
   }
 }
 
