@@ -84,6 +84,8 @@ plant("train.graph_of_ranks", GRAPHS, "condition",
 # ---- models into a run and out of it
 
 TRAINER = "train/trainer.cpp"
+SAVES = "train/run_saves.cpp"
+REPORTS = "train/run_reports.cpp"
 
 plant("train.init_model", "train/initial_weights.cpp", "condition",
       "  if (!what.empty()) {\n    throw ConfigError(fmt::format(\n        \"run.init_from",
@@ -93,7 +95,7 @@ plant("train.init_checkpoint_wins", TRAINER, "condition",
       "  } else {\n    initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());\n  }",
       "  }\n  initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());",
       "a folder that a run no longer needs is opened")
-plant("train.export_goes_on", TRAINER, "condition",
+plant("train.export_goes_on", SAVES, "condition",
       "  } catch (const Error& error) {\n    if (!is_of_files(error)) {",
       "  } catch (const Error& error) {\n    if (is_of_files(error)) {",
       "an export that fails ends the run")
@@ -132,8 +134,8 @@ plant("train.questions_tensor", QUESTIONS, "condition",
 plant("train.questions_place", QUESTIONS, "index",
       "samples_.place(static_cast<std::int64_t>(i))", "static_cast<std::int64_t>(i)",
       "ranks along data put their losses where the first one's belong")
-plant("train.questions_owed", TRAINER, "missing call",
-      "  if (owed.evaluation) {\n    evaluate(report, gives_up);\n  }\n", "",
+plant("train.questions_owed", REPORTS, "value",
+      "(due_now.evaluation && !lines.evaluation ? kEvaluation : 0)", "0",
       "an evaluation that a run was stopped before is left out")
 # ---- routing, telemetry, event files
 
@@ -163,10 +165,10 @@ plant("train.rewind_same_samples", TRAINER, "missing call",
       "  passed_over_.insert(samples);\n", "",
       "a run goes back to the samples that it has just gone back for")
 plant("train.rewind_keeps_lines", TRAINER, "missing call",
-      "        open(report);\n        return false;\n", "        return false;\n",
+      "      reports_->open(step_);\n      return false;\n", "      return false;\n",
       "metrics have steps twice that were done again")
-plant("train.forgiving", TRAINER, "condition",
-      "++failed_saves_ > config_.checkpoint.max_failures", "++failed_saves_ >= config_.checkpoint.max_failures",
+plant("train.forgiving", SAVES, "condition",
+      "++failed_saves_ > allowed", "++failed_saves_ >= allowed",
       "one failed save less is forgiven than was asked for")
 plant("train.interval_of_first_save", SAVE_TIMES, "missing step",
       "kPast * cost_seconds_ + (1 - kPast) * cost", "cost_seconds_",
@@ -185,7 +187,6 @@ plant("train.shortest_save", SAVE_TIMES, "comparison",
       "a save that was quick by chance is planned with")
 
 REPLICAS = "train/replica_check.cpp"
-TRAINER = "train/trainer.cpp"
 plant("train.replica_of_half", REPLICAS, "comparison",
       "2 * votes[group][hash] <= sizes[group]", "2 * votes[group][hash] < sizes[group]",
       "of two ranks that differ none is named")
@@ -200,7 +201,7 @@ plant("train.verify_before_save", TRAINER, "missing step",
       "  world_.activity().enter(\"saving a checkpoint\");",
       "weights that differ between ranks are saved")
 plant("train.verify_when_due", TRAINER, "missing step",
-      "    if (due(step_, config_.run.verify_every)) {\n      verify_replicas();\n    }\n", "",
+      "  if (due(step_, config_.run.verify_every)) {\n    verify_replicas();\n  }\n", "",
       "weights are compared before saves alone")
 plant("train.repeat_adds", STEP, "value",
       "run(action, slot, kernels::WeightGradient::write, nullptr);", "run(action, slot, kernels::WeightGradient::add, nullptr);",
