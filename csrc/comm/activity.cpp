@@ -6,8 +6,6 @@
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
-#include "csrc/core/profiler_range.h"
-
 namespace memphis {
 namespace {
 
@@ -83,11 +81,17 @@ Activity::Place Activity::place() const {
 }
 
 void Activity::begin_step(std::int64_t step) {
+  ranges_.begin(ProfilerRanges::Level::step, "step", step);
   const std::lock_guard lock(mutex_);
   place_.step = step;
 }
 
 void Activity::begin_micro_batch(std::int64_t index, std::int64_t stage) {
+  if (index < 0) {
+    ranges_.end(ProfilerRanges::Level::micro_batch);
+  } else {
+    ranges_.begin(ProfilerRanges::Level::micro_batch, "micro-batch", index);
+  }
   const std::lock_guard lock(mutex_);
   place_.micro_batch = static_cast<std::int32_t>(index);
   place_.stage = static_cast<std::int32_t>(stage);
@@ -96,13 +100,17 @@ void Activity::begin_micro_batch(std::int64_t index, std::int64_t stage) {
 void Activity::enter(const char* phase, int layer) {
   const Clock::time_point now = Clock::now();
   end_phase(now);
-  begin_profiler_range(phase, layer);
+  ranges_.begin(ProfilerRanges::Level::phase, phase, layer);
   phase_ = phase;
   phase_begin_ = now;
+  phase_micro_batch_ = place_.micro_batch;
   if (gpu_spans_) {
-    gpu_phase_ = gpu_spans_->begin(
-        {.kind = StreamSpans::Kind::phase, .track = "gpu", .name = phase, .detail = layer},
-        gpu_stream_);
+    gpu_phase_ = gpu_spans_->begin({.kind = StreamSpans::Kind::phase,
+                                    .track = "gpu",
+                                    .name = phase,
+                                    .detail = layer,
+                                    .micro_batch = phase_micro_batch_},
+                                   gpu_stream_);
   }
   const std::lock_guard lock(mutex_);
   copy_text(place_.phase, phase);
@@ -110,11 +118,11 @@ void Activity::enter(const char* phase, int layer) {
 }
 
 void Activity::end_phase(Clock::time_point now) {
-  end_profiler_range();  // a pop without a push is none
   if (trace_) {
     trace_->add({.track = "step",
                  .name = phase_,
                  .detail = place_.layer,
+                 .micro_batch = phase_micro_batch_,
                  .begin = phase_begin_,
                  .end = now});
   }
@@ -266,6 +274,7 @@ void Activity::take_gpu_spans() {
       trace_->add({.track = span.label.track,
                    .name = span.label.name,
                    .detail = span.label.detail,
+                   .micro_batch = span.label.micro_batch,
                    .begin = span.begin,
                    .end = span.end});
     }

@@ -18,6 +18,7 @@
 #include "csrc/comm/covered_time.h"
 #include "csrc/comm/stream_spans.h"
 #include "csrc/core/device.h"
+#include "csrc/core/profiler_range.h"
 #include "csrc/core/trace.h"
 
 namespace memphis {
@@ -68,7 +69,7 @@ class Activity {
   Place place() const;
 
   // By the rank's own thread: step `step`, counted from 1, begins; it goes on with `phase`, a
-  // literal, of `layer` where that says more.
+  // literal, of `layer` where that says more. Profilers show phases within micro-batches within steps.
   void begin_step(std::int64_t step);
   // What follows is for this micro-batch of the step, and in this stage of a pipeline, both counted
   // from 0; -1: for all of them.
@@ -196,6 +197,8 @@ class Activity {
   Stream gpu_stream_;
   std::optional<StreamSpans> gpu_spans_;
   std::optional<std::size_t> gpu_phase_;  // the span of phase_
+  int phase_micro_batch_ = -1;
+  ProfilerRanges ranges_;
   std::atomic<bool> ran_untimed_ = false;
 };
 

@@ -21,12 +21,13 @@ class StreamSpans {
  public:
   enum class Kind : std::uint8_t { phase, transfer, waiting };
 
-  // `track` and `name` are literals, or outlive this. `detail` as in Trace::Span.
+  // `track` and `name` are literals, or outlive this. `detail` and `micro_batch` as in Trace::Span.
   struct Label {
     Kind kind;
     const char* track;
     std::string_view name;
     int detail = -1;
+    int micro_batch = -1;
   };
 
   // Times count from `stream` as it is now, for which this waits.

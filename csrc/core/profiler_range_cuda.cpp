@@ -6,14 +6,14 @@
 
 namespace memphis {
 
-void begin_profiler_range(const char* name, int detail) {
-  if (detail < 0) {
+void begin_profiler_range(const char* name, std::int64_t number) {
+  if (number < 0) {
     nvtxRangePushA(name);
     return;
   }
   constexpr std::size_t kMost = 128;
   char text[kMost];  // nothing is allocated in a step
-  const auto end = fmt::format_to_n(text, kMost - 1, "{} {}", name, detail);
+  const auto end = fmt::format_to_n(text, kMost - 1, "{} {}", name, number);
   *end.out = '\0';
   nvtxRangePushA(text);
 }

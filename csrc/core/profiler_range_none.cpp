@@ -3,7 +3,7 @@
 
 namespace memphis {
 
-void begin_profiler_range(const char* /*name*/, int /*detail*/) {}
+void begin_profiler_range(const char* /*name*/, std::int64_t /*number*/) {}
 
 void end_profiler_range() {}
 

@@ -23,6 +23,7 @@ class Trace {
     const char* track;
     std::string_view name;
     int detail;
+    int micro_batch = -1;  // -1: of none, or of all
     Clock::time_point begin;
     Clock::time_point end;
   };

@@ -47,12 +47,16 @@ std::string events(const Trace& trace, int rank) {
       add(name_event("thread_name", rank, thread->second, span.track));
     }
     const std::string name(span.name);
-    add({{"ph", "X"},
-         {"name", span.detail < 0 ? name : fmt::format("{} {}", name, span.detail)},
-         {"pid", rank},
-         {"tid", thread->second},
-         {"ts", microseconds(span.begin.time_since_epoch())},
-         {"dur", microseconds(span.end - span.begin)}});
+    Json event = {{"ph", "X"},
+                  {"name", span.detail < 0 ? name : fmt::format("{} {}", name, span.detail)},
+                  {"pid", rank},
+                  {"tid", thread->second},
+                  {"ts", microseconds(span.begin.time_since_epoch())},
+                  {"dur", microseconds(span.end - span.begin)}};
+    if (span.micro_batch >= 0) {
+      event["args"] = {{"micro_batch", span.micro_batch}};
+    }
+    add(event);
   }
   return lines;
 }

@@ -109,13 +109,13 @@ TEST_F(Cli, ASignalSavesAndTheRunGoesOnToTheSameBits) {
 TEST_F(Cli, ATimeLimitSavesAndTheRunGoesOnToTheSameBits) {
   const Ended limited =
       train("endless", {"run.time_limit=1s", "checkpoint.every=0", "schedule.steps=1000000"});
-  EXPECT_EQ(limited.code, 10);
+  EXPECT_EQ(limited.code, 10) << limited.error;
   EXPECT_NE(limited.error.find("stopped ahead of run.time_limit after step "), std::string::npos)
       << limited.error;
   ASSERT_EQ(train("whole").code, 0);
   ASSERT_EQ(::setenv("SLURM_JOB_END_TIME", "1000000000", 1), 0);  // long ago
   const Ended slurm = train("limited", {"checkpoint.every=0"});
-  EXPECT_EQ(slurm.code, 10);
+  EXPECT_EQ(slurm.code, 10) << slurm.error;
   EXPECT_NE(slurm.error.find("after step 1, which is saved"), std::string::npos) << slurm.error;
   EXPECT_NE(slurm.error.find("ahead of the end of the Slurm job"), std::string::npos)
       << slurm.error;
@@ -186,7 +186,7 @@ TEST_F(Cli, ARunWhoseCheckpointsAreGoneIsNotStartedOver) {
     fs::remove_all(fs::path(path("run")) / step);
   }
   const Ended again = train("run");
-  EXPECT_EQ(again.code, 4);
+  EXPECT_EQ(again.code, 4) << again.error;
   EXPECT_NE(again.error.find("choose another run.dir"), std::string::npos) << again.error;
   EXPECT_EQ(train("run", {"run.resume=never"}).code, 0);
 }
@@ -203,7 +203,7 @@ TEST_F(Cli, ASecondJobIsToldOfTheFirstBeforeThatHasSaved) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   const Ended second = train("run");
-  EXPECT_EQ(second.code, 5);
+  EXPECT_EQ(second.code, 5) << second.error;
   EXPECT_NE(second.error.find("is in use by process " + std::to_string(first.pid()) + " on "),
             std::string::npos)
       << second.error;
@@ -220,13 +220,13 @@ TEST_F(Cli, TheDoctorListsGoodAndBadNodesAndEndsWithWhatIsWrong) {
   EXPECT_NE(well.out.find("not checked: "), std::string::npos) << well.out;
   EXPECT_FALSE(fs::exists(path("run")));
   const Ended degrees = run({"doctor", config_, "parallel.tensor=3", "--bad", bad, "--good", good});
-  EXPECT_EQ(degrees.code, 2);
+  EXPECT_EQ(degrees.code, 2) << degrees.error;
   EXPECT_NE(degrees.out.find("bad   config             argument 'parallel.tensor=3'"),
             std::string::npos)
       << degrees.out;
   // No file system, and so no shared memory, is below the folder that stands for the root.
   const Ended sick = run({"doctor", "--root", path("none"), "--bad", bad, "--good", good});
-  EXPECT_EQ(sick.code, 5);
+  EXPECT_EQ(sick.code, 5) << sick.error;
   EXPECT_NE(sick.out.find("bad   /dev/shm"), std::string::npos) << sick.out;
   EXPECT_EQ(read_text(good), "");
   EXPECT_EQ(read_text(bad).back(), '\n');
@@ -246,17 +246,17 @@ TEST_F(Cli, PlanSaysWhatAResumeWouldChangeAndFailsWhereTrainWould) {
 
   EXPECT_NE(plan({}).out.find("nothing differs"), std::string::npos);
   const Ended allowed = plan({"schedule.steps=80"});
-  EXPECT_EQ(allowed.code, 0);
+  EXPECT_EQ(allowed.code, 0) << allowed.error;
   EXPECT_NE(allowed.out.find("schedule.steps is 80 and was 40; the learning rate of step 40 was "),
             std::string::npos)
       << allowed.out;
   const Ended key = plan({"model.rope_theta=20000"});
-  EXPECT_EQ(key.code, 2);
+  EXPECT_EQ(key.code, 2) << key.error;
   EXPECT_NE(key.out.find("refused  model.rope_theta is 20000 and was 10000"), std::string::npos)
       << key.out;
   EXPECT_EQ(key.code, train("run", {"model.rope_theta=20000"}).code);
   const Ended layers = plan({"model.num_layers=1"});
-  EXPECT_EQ(layers.code, 4);
+  EXPECT_EQ(layers.code, 4) << layers.error;
   EXPECT_NE(layers.out.find("model.layers.1.self_attn.q_proj.weight"), std::string::npos);
   EXPECT_EQ(layers.code, train("run", {"model.num_layers=1"}).code);
 }
@@ -285,7 +285,7 @@ TEST_F(Cli, ADamagedCheckpointIsPassedOverByName) {
 
 TEST_F(Cli, ANumberThatIsTooSmallIsRefusedWithTheLeast) {
   const Ended ended = run({"plan", config_, "--ranks", "0"});
-  EXPECT_EQ(ended.code, 2);
+  EXPECT_EQ(ended.code, 2) << ended.error;
   EXPECT_NE(ended.error.find("--ranks: 0 is too small; give 1 or more"), std::string::npos)
       << ended.error;
   for (const char* option : {"--temperature", "--top-p", "--min-p", "--repetition-penalty"}) {
@@ -322,14 +322,14 @@ TEST_F(Cli, AnExportHasTheLogitsOfItsRun) {
 
   const std::string outside = directory_.write("outside.json", "{\"tokens\": [[1, 259]]}");
   const Ended refused = run({"logits", path("model"), outside, path("c.npy")});
-  EXPECT_EQ(refused.code, 3);
+  EXPECT_EQ(refused.code, 3) << refused.error;
   EXPECT_NE(refused.error.find("outside the vocabulary [0, 259)"), std::string::npos);
   EXPECT_FALSE(fs::exists(path("c.npy")));
 
   const std::vector<std::string> generate = {
       "generate", path("run"), "--prompt", "grok ", "--tokens", "24"};
   const Ended text = run(generate);
-  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.code, 0) << text.error;
   EXPECT_EQ(text.out.rfind("grok ", 0), 0U);
   EXPECT_EQ(text.out, run(generate).out);
 }
@@ -445,7 +445,7 @@ TEST_F(Cli, PlanPrintsHowLongAStepTakesOnAMachine) {
       << mixed.out;
 
   const Ended wrong = plan("h100_sxm:6,h200_sxm:3");
-  EXPECT_EQ(wrong.code, 2);
+  EXPECT_EQ(wrong.code, 2) << wrong.error;
   EXPECT_NE(wrong.error.find("has 9 ranks, and --ranks is 8"), std::string::npos) << wrong.error;
   const Ended unknown = plan("h100_sxn");
   EXPECT_NE(unknown.error.find("did you mean h100_sxm?"), std::string::npos) << unknown.error;
@@ -578,7 +578,7 @@ TEST_F(Cli, TrainSaysWhatWouldMakeItFit) {
 
 TEST_F(Cli, PlanPrintsTheMemoryTable) {
   const Ended plan = run({"plan", config_});
-  EXPECT_EQ(plan.code, 0);
+  EXPECT_EQ(plan.code, 0) << plan.error;
   EXPECT_EQ(plan.out.find("bubble"), std::string::npos) << "a model in one stage has none";
   for (const char* row : {"weights",
                           "gradients",

@@ -91,7 +91,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Help, ShowsDefaultsAndIsThereForEachCommand) {
   const TemporaryDirectory directory;
   const Ended generate = run(directory, {"generate", "--help"});
-  EXPECT_EQ(generate.code, 0);
+  EXPECT_EQ(generate.code, 0) << generate.error;
   for (const char* shown : {"--temperature FLOAT=0.8", "--device TEXT=cpu", "--compute TEXT=f32"}) {
     EXPECT_NE(generate.out.find(shown), std::string::npos) << shown << "\n" << generate.out;
   }

@@ -149,7 +149,7 @@ TEST_F(Input, HomeFoldersAndVariablesArePathsAsInAShell) {
 
 TEST_F(Input, AnEmptyListIsRefusedAndTheDefaultIsNamed) {
   const Ended empty = shell("FILES=; $M train $C \"data.train=[$FILES]\"");
-  EXPECT_EQ(empty.code, 2);
+  EXPECT_EQ(empty.code, 2) << empty.error;
   EXPECT_FALSE(exists("run"));
   const Ended own = shell(
       "sed 's/^data:.*//' $C > own.yaml; $M train own.yaml schedule.steps=6 "

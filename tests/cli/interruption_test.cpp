@@ -175,7 +175,7 @@ TEST_F(Interruption, BeforeTheFirstStepEndsAtOnce) {
 TEST_F(Interruption, ALogThatNobodyReadsIsAllThatIsLost) {
   const Ended ended = shell("\"$@\" 2>&1 | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}",
                             train("run", {"metrics.every=1"}));
-  EXPECT_EQ(ended.code, 0);
+  EXPECT_EQ(ended.code, 0) << ended.error;
   EXPECT_TRUE(is_saved("run", "step-00000040"));
   EXPECT_EQ(steps_with("run", "loss").size(), 40U);
 }
@@ -251,10 +251,10 @@ TEST_F(Interruption, WhatATerminalWouldObeyIsEscapedInTheLog) {
   EXPECT_FALSE(contains(ended.error, "\x1b"));
   EXPECT_TRUE(contains(ended.error, "\\u001b[31mred\\n")) << ended.error;
   const Ended refused = run({MEMPHIS_BINARY, "train", path("\x1b[2J\xff.yaml")});
-  EXPECT_EQ(refused.code, 2);
+  EXPECT_EQ(refused.code, 2) << refused.error;
   EXPECT_TRUE(contains(refused.error, "\\u001b[2J\\xff.yaml")) << refused.error;
   const Ended unknown = run({MEMPHIS_BINARY, "plan", config_, "--\x1b[2J"});
-  EXPECT_EQ(unknown.code, 2);
+  EXPECT_EQ(unknown.code, 2) << unknown.error;
   EXPECT_FALSE(contains(unknown.error, "\x1b")) << unknown.error;
 }
 
@@ -267,14 +267,14 @@ TEST_F(Interruption, GeneratedTextIsEscapedOnATerminalAlone) {
       "printf -v command '%q ' \"$@\"; SHELL=$BASH "  // which these quotes are of
       "script --quiet --return --command \"$command\" /dev/null",
       generate);
-  EXPECT_EQ(shown.code, 0);
+  EXPECT_EQ(shown.code, 0) << shown.error;
   EXPECT_TRUE(contains(shown.out, "\\u001b[31mred")) << shown.out;
   EXPECT_FALSE(contains(shown.out, "\x1b[31m")) << shown.out;
 }
 
 TEST_F(Interruption, OutputThatIsLostIsAnError) {
   const Ended ended = shell("exec \"$@\" >/dev/full", {MEMPHIS_BINARY, "plan", config_});
-  EXPECT_EQ(ended.code, 5);
+  EXPECT_EQ(ended.code, 5) << ended.error;
   EXPECT_TRUE(contains(ended.error, "standard output (No space left on device)")) << ended.error;
 }
 
@@ -285,7 +285,7 @@ TEST_F(Interruption, ANumberOfThreadsThatIsAMistakeIsRefused) {
       arguments = {MEMPHIS_BINARY, "generate", path("run"), "--prompt", "x"};
     }
     const Ended ended = shell("OMP_NUM_THREADS=100000 exec \"$@\"", arguments);
-    EXPECT_EQ(ended.code, 2);
+    EXPECT_EQ(ended.code, 2) << ended.error;
     EXPECT_TRUE(contains(ended.error, "OMP_NUM_THREADS is 100000")) << ended.error;
   }
   EXPECT_FALSE(fs::exists(path("run")));
@@ -293,7 +293,7 @@ TEST_F(Interruption, ANumberOfThreadsThatIsAMistakeIsRefused) {
 
 TEST_F(Interruption, TheRunSaysWhatItUsesOfTheMachine) {
   const Ended ended = shell("OMP_NUM_THREADS=3 exec \"$@\"", train("run"));
-  EXPECT_EQ(ended.code, 0);
+  EXPECT_EQ(ended.code, 0) << ended.error;
   EXPECT_TRUE(contains(ended.error, "3 threads a rank, 1 rank on this machine")) << ended.error;
 }
 

@@ -109,7 +109,7 @@ TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
 TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
   ASSERT_EQ(train(4, "whole", join(kLayout, kLongSteps)).code, 0);
   const Ended stopped = interrupt("stopped", [](const Process& process) { process.send(SIGUSR1); });
-  EXPECT_EQ(stopped.code, 10);
+  EXPECT_EQ(stopped.code, 10) << stopped.error;
   EXPECT_TRUE(cause_of(stopped).starts_with("memphis: stopped by signal ")) << stopped.error;
   const Ended again = train(4, "stopped", join(kLayout, kLongSteps));
   ASSERT_EQ(again.code, 0) << again.error;
@@ -134,7 +134,7 @@ TEST_F(Job, ASignalToOneRankGivesAValidationUpOnAll) {
   ASSERT_EQ(ranks.size(), 4U);
   ::kill(ranks[3], SIGTERM);
   const Ended stopped = end_of(process);
-  EXPECT_EQ(stopped.code, 10);
+  EXPECT_EQ(stopped.code, 10) << stopped.error;
   EXPECT_NE(cause_of(stopped).find("after step 20, which is saved"), std::string::npos)
       << stopped.error;
   EXPECT_EQ(read_text(path("run") + "/metrics.jsonl").find("validation"), std::string::npos);
@@ -195,7 +195,7 @@ TEST_F(Job, ARankThatIsStoppedEndsTheJob) {
                                   ::kill(ranks[0], SIGSTOP);
                                 },
                                 {"schedule.steps=1000000"});
-  EXPECT_EQ(ended.code, 12);
+  EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 4 on ")) << cause;
   for (const char* part : {": silent for # s (stopped, or its machine or network is down); "
@@ -223,7 +223,7 @@ TEST_F(Job, ThatIsStoppedAsAWholeGoesOn) {
 
 TEST_F(Job, AnExceptionOnOneRankEndsTheJob) {
   const Ended ended = faulty("throws", {});
-  EXPECT_EQ(ended.code, 11);
+  EXPECT_EQ(ended.code, 11) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_TRUE(cause.starts_with("memphis: rank 1 of 4 on ")) << cause;
   EXPECT_NE(cause.find(", step 3, backward of layer 1, after "), std::string::npos) << cause;
@@ -232,7 +232,7 @@ TEST_F(Job, AnExceptionOnOneRankEndsTheJob) {
 
 TEST_F(Job, RanksThatDoNotMakeTheSameCallsEndTheJob) {
   const Ended ended = faulty("skips", {"run.lost_seconds=5"});
-  EXPECT_EQ(ended.code, 12);
+  EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_TRUE(says(cause, ": all 4 ranks wait for each other since # s"));
   EXPECT_NE(cause.find("rank 0: step 3, backward of layer 1, in tensor.sum_terms of the tensor "),
@@ -242,7 +242,7 @@ TEST_F(Job, RanksThatDoNotMakeTheSameCallsEndTheJob) {
 
 TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
   const Ended ended = faulty("stands", {"run.hang_seconds=5"});
-  EXPECT_EQ(ended.code, 12);
+  EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
   // All that wait are at their limit at about one time, and any of them may be first to say so: the
   // one that waits for rank 1 itself, or one behind it.
@@ -255,7 +255,7 @@ TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
 
 TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
   const Ended ended = faulty("stops", {"run.lost_seconds=5"});
-  EXPECT_EQ(ended.code, 12);
+  EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 4 on ")) << cause;
   EXPECT_TRUE(says(cause, "MPI_Finalize has waited for # s"));
@@ -265,7 +265,7 @@ TEST_F(Job, RanksWithDifferentConfigsAreRefusedBeforeAnythingIsWritten) {
   Arguments arguments = join(mpirun(3), program("run", kLayout));
   const Arguments other = join({":", "-n", "1"}, program("run", {"optimizer.learning_rate=1e-4"}));
   const Ended ended = run(join(arguments, join(other, kLayout)));
-  EXPECT_EQ(ended.code, 2);
+  EXPECT_EQ(ended.code, 2) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_NE(cause.find("the config of rank 3 differs from that of rank 0: its line "),
             std::string::npos)
@@ -280,7 +280,7 @@ TEST_F(Job, RanksThatReadDifferentTextAreRefusedBeforeAnythingIsWritten) {
   const Ended ended = train_apart({"data.train=[own.txt]"}, path("run"), [&](const fs::path& dir) {
     write_text_atomically(dir / "own.txt", tiny_text() + dir.filename().string());
   });
-  EXPECT_EQ(ended.code, 3);
+  EXPECT_EQ(ended.code, 3) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_NE(
       cause.find("the text of rank 1 differs from that of rank 0: its line 1 is `data.train: "),
@@ -305,7 +305,7 @@ TEST_F(Job, TextThatIsCutShortEndsAllRanksWhenTheyHaveSaved) {
   }
   fs::resize_file(path("text.txt"), 0);
   const Ended ended = end_of(process);
-  EXPECT_EQ(ended.code, 3);
+  EXPECT_EQ(ended.code, 3) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_NE(cause.find(path("text.txt") + " has no byte "), std::string::npos) << cause;
   int num_saved = 0;
@@ -317,7 +317,7 @@ TEST_F(Job, TextThatIsCutShortEndsAllRanksWhenTheyHaveSaved) {
 
 TEST_F(Job, RanksThatDoNotShareTheRunDirectoryAreRefusedBeforeTheFirstStep) {
   const Ended ended = train_apart({}, "run", [](const fs::path& /*dir*/) {});
-  EXPECT_EQ(ended.code, 5);
+  EXPECT_EQ(ended.code, 5) << ended.error;
   const std::string cause = cause_of(ended);
   EXPECT_NE(cause.find("run.dir run is not that of rank 0 (there is no config.yaml that it wrote"),
             std::string::npos)
@@ -526,7 +526,7 @@ TEST_F(DeviceJob, TheTraceShowsRowsBesideAnotherMicroBatch) {
   ASSERT_EQ(ended.code, 0) << ended.error;
   const auto events = parse_json(read_text(path("run") + "/trace/rank-00001.json")).value();
   std::map<int, std::string> tracks;
-  std::vector<std::pair<double, char>> phases;  // of the layer, in order of time
+  std::vector<std::pair<double, std::string>> phases;  // of the layer, in order of time
   std::map<std::string, int> moved;
   for (const auto& event : events) {
     if (event["name"] == "thread_name") {
@@ -535,7 +535,9 @@ TEST_F(DeviceJob, TheTraceShowsRowsBesideAnotherMicroBatch) {
       const std::string& track = tracks.at(event["tid"]);
       const std::string name = event["name"];
       if (track == "gpu" && (name == "forward 0" || name == "backward 0")) {
-        phases.emplace_back(event["ts"].get<double>(), name[0] == 'f' ? 'F' : 'B');
+        const int batch = event.contains("args") ? event["args"]["micro_batch"].get<int>() : -1;
+        phases.emplace_back(event["ts"].get<double>(),
+                            (name[0] == 'f' ? "F" : "B") + std::to_string(batch));
       } else if (track == "expert_ranks on the gpu") {
         ++moved[name];
       }
@@ -543,13 +545,20 @@ TEST_F(DeviceJob, TheTraceShowsRowsBesideAnotherMicroBatch) {
   }
   std::sort(phases.begin(), phases.end());
   std::string turns;
-  for (const auto& [begin, letter] : phases) {
-    turns += letter;
+  std::string batches;
+  for (const auto& [begin, turn] : phases) {
+    turns += turn.substr(0, 1);
+    batches += turn.substr(1);
   }
   // Three micro-batches: the first forward pass, two pairs with an exchange to the experts and one
   // back in each direction, the last backward pass.
   const std::string of_step = std::string("F") + "BFBFBF" + "BFBFBF" + "B";
   EXPECT_EQ(turns, of_step + of_step + of_step + "F") << "and validation at the end";
+  EXPECT_EQ(batches.substr(0, of_step.size()),
+            "0"
+            "010101"
+            "121212"
+            "2");
   for (const char* name : {"moe.dispatch", "moe.gates", "moe.combine"}) {
     EXPECT_EQ(moved[name], 10) << name;
   }

@@ -192,14 +192,14 @@ TEST_F(ModelFolder, WeightsThatAreNotFiniteAreNamed) {
                [](Tensors& tensors) { tensors["model.norm.weight"].values[3] = std::nanf(""); });
   const std::string part = "model.norm.weight (1 of 32, first [3] = nan)";
   for (const Ended& ended : {logits("nan.npy"), generate(path("ex"))}) {
-    EXPECT_EQ(ended.code, 4);
+    EXPECT_EQ(ended.code, 4) << ended.error;
     EXPECT_EQ(ended.out, "");
     EXPECT_NE(ended.error.find(part), std::string::npos) << ended.error;
   }
   EXPECT_FALSE(fs::exists(path("nan.npy")));
   // Whoever looks for what went wrong may want them in another form.
   const Ended exported = command({"export", path("ex"), path("copy")});
-  EXPECT_EQ(exported.code, 0);
+  EXPECT_EQ(exported.code, 0) << exported.error;
   EXPECT_NE(exported.error.find(part), std::string::npos) << exported.error;
 }
 
@@ -224,7 +224,7 @@ TEST_F(ModelFolder, ARunDoesNotGoOnFromWeightsThatAreNotFinite) {
                                "schedule.steps=4",
                                "schedule.warmup_steps=1",
                                "run.dir=" + path("run")});
-  EXPECT_EQ(ended.code, 4);
+  EXPECT_EQ(ended.code, 4) << ended.error;
   EXPECT_NE(ended.error.find("model.norm.weight (1 of 32, first [3] = inf)"), std::string::npos)
       << ended.error;
   EXPECT_NE(ended.error.find("; move it out of the run directory"), std::string::npos);
@@ -644,7 +644,7 @@ TEST_F(ModelFolder, LossesAreThoseOfTheLogits) {
   // What is wrong with the last file is known before the first is measured.
   directory_.write("bad.jsonl", "{}");
   const Ended refused = command({"evaluate", path("ex"), path("a.txt"), path("bad.jsonl")});
-  EXPECT_EQ(refused.code, 3);
+  EXPECT_EQ(refused.code, 3) << refused.error;
   EXPECT_EQ(refused.out, "");
   EXPECT_NE(refused.error.find("bad.jsonl:1: it has no `ctx`"), std::string::npos) << refused.error;
 }
@@ -659,7 +659,7 @@ TEST_F(ModelFolder, AnExportIsCutWhereItIsAskedTo) {
     EXPECT_EQ(bytes("whole/" + name), bytes("ex/" + name)) << name;
   }
   const Ended ended = command({"export", path("ex"), path("none"), "--shard-size", "5 cakes"});
-  EXPECT_EQ(ended.code, 2);
+  EXPECT_EQ(ended.code, 2) << ended.error;
   EXPECT_NE(ended.error.find("--shard-size 5 cakes is no size"), std::string::npos) << ended.error;
 }
 
@@ -681,10 +681,10 @@ TEST_F(ModelFolder, ADamagedCheckpointIsRefusedOrPassedOverByName) {
   last = static_cast<char>(last ^ 1);
   directory_.write(newest + "/model.safetensors", weights);
   const Ended named = generate(path(newest));
-  EXPECT_EQ(named.code, 4);
+  EXPECT_EQ(named.code, 4) << named.error;
   EXPECT_NE(named.error.find("is no valid checkpoint"), std::string::npos) << named.error;
   const Ended fallen_back = generate(path("run"));
-  EXPECT_EQ(fallen_back.code, 0);
+  EXPECT_EQ(fallen_back.code, 0) << fallen_back.error;
   EXPECT_NE(fallen_back.error.find("skipping " + path(newest)), std::string::npos)
       << fallen_back.error;
 }
@@ -692,7 +692,7 @@ TEST_F(ModelFolder, ADamagedCheckpointIsRefusedOrPassedOverByName) {
 TEST_F(ModelFolder, AnExportTouchesNothingThatIsThere) {
   directory_.write("out.tmp/notes", "mine");
   const Ended ended = command({"export", path("ex"), path("out")});
-  EXPECT_EQ(ended.code, 4);
+  EXPECT_EQ(ended.code, 4) << ended.error;
   EXPECT_NE(ended.error.find("out.tmp (it exists"), std::string::npos) << ended.error;
   EXPECT_EQ(bytes("out.tmp/notes"), "mine");
 }

@@ -32,7 +32,7 @@ TEST_F(PipelineJob, ARankThatSendsNothingEndsTheJob) {
                                 "parallel.pipeline=4",
                                 "batch.micro_batch=1",
                                 "run.hang_seconds=5"}));
-  EXPECT_EQ(ended.code, 12);
+  EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
   // The one of those that wait in vain whose patience ends first.
   EXPECT_TRUE(says(cause, "memphis: rank # of 4 on "));
@@ -76,7 +76,7 @@ TEST_F(LostStage, ThatIsKilledIsNamedWithItsNeighbour) {
 
 TEST_F(LostStage, ThatIsStoppedIsNamedWithItsNeighbour) {
   const Ended ended = lose("freezes");
-  EXPECT_EQ(ended.code, 12);
+  EXPECT_EQ(ended.code, 12) << ended.error;
   expect_named(ended, ": silent for # s (stopped, or its machine or network is down)");
 }
 
