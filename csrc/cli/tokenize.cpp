@@ -10,7 +10,6 @@
 #include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
 #include "csrc/core/log.h"
-#include "csrc/core/progress.h"
 #include "csrc/data/corpus.h"
 #include "csrc/data/utf8.h"
 
@@ -77,15 +76,7 @@ void tokenize(TokenizeArguments& arguments) {
                : fmt::format("; goes on at byte {}, where it was left", job.resumed_at()));
   const auto begin = Clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
-  {
-    Progress progress("tokenize",
-                      static_cast<std::int64_t>(job.bytes_total() >> 10U),
-                      "KiB",
-                      static_cast<std::int64_t>(job.resumed_at() >> 10U));
-    while (job.step()) {
-      progress.update(static_cast<std::int64_t>(job.bytes_done() >> 10U),
-                      fmt::format("{} tokens", job.counts().tokens));
-    }
+  while (job.step()) {
   }
   const TokenizeJob::Counts& counts = job.counts();
   if (counts.empty_documents + counts.blank_lines > 0) {

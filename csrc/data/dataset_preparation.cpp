@@ -93,10 +93,6 @@ bool DatasetPreparation::advance(double seconds) {
     while (state.job && state.job->step()) {
       if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() >=
           seconds) {
-        log_info("{}: tokenized {} of {} bytes",
-                 work.key,
-                 state.job->bytes_done(),
-                 state.job->bytes_total());
         return true;
       }
     }

@@ -13,6 +13,7 @@
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/parallel.h"
+#include "csrc/core/progress.h"
 #include "csrc/data/append_file.h"
 #include "csrc/data/digest.h"
 #include "csrc/data/document_encoder.h"
@@ -56,6 +57,21 @@ struct TokenizeJob::State {
   std::uint64_t taken = 0;  // bytes of text that this process has read
   std::uint64_t noted = 0;  // of them when the journal was written
   bool finished = false;
+  std::optional<Progress> progress;
+
+  // Of the bytes of files as they are packed.
+  void show_progress() {
+    constexpr unsigned kKib = 10;
+    if (!progress) {
+      progress.emplace("tokenize",
+                       static_cast<std::int64_t>(total_bytes >> kKib),
+                       "KiB",
+                       static_cast<std::int64_t>(resumed >> kKib));
+    }
+    const std::uint64_t done = done_bytes + (reader ? reader->bytes_read() : 0);
+    progress->update(static_cast<std::int64_t>(done >> kKib),
+                     fmt::format("{} tokens", counts.tokens));
+  }
 
   fs::path partial(std::string_view suffix) const {
     return with(prefix, std::string(suffix) + ".partial");
@@ -348,6 +364,7 @@ bool TokenizeJob::step() {
   if (state.finished) {
     return false;
   }
+  state.show_progress();
   const std::vector<RawDocument> batch = state.read_batch();
   for (const EncodedDocuments& piece : state.encode_batch(batch)) {
     if (!piece.problem.empty()) {
@@ -357,6 +374,7 @@ bool TokenizeJob::step() {
   }
   if (state.file == state.files.size()) {
     state.finish();
+    state.progress.reset();
     return false;
   }
   state.note();
@@ -365,10 +383,6 @@ bool TokenizeJob::step() {
 
 const TokenizeJob::Counts& TokenizeJob::counts() const {
   return state_->counts;
-}
-
-std::uint64_t TokenizeJob::bytes_done() const {
-  return state_->done_bytes + (state_->reader ? state_->reader->bytes_read() : 0);
 }
 
 std::uint64_t TokenizeJob::bytes_total() const {

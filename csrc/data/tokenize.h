@@ -45,14 +45,13 @@ class TokenizeJob {
   // again.
   static bool is_begun(const std::filesystem::path& prefix, const std::string& fingerprint);
 
-  // One batch. False once all is written. DataError, with file, line and byte, on a line that is
+  // One batch, with its progress shown. False once all is written. DataError, with file, line and byte, on a line that is
   // not JSON or lacks the field.
   bool step();
 
   const Counts& counts() const;
-  std::uint64_t bytes_done() const;  // of the files, packed as they are
-  std::uint64_t bytes_total() const;
-  std::uint64_t resumed_at() const;  // bytes that an earlier process had done
+  std::uint64_t bytes_total() const;  // of the files, packed as they are
+  std::uint64_t resumed_at() const;   // bytes that an earlier process had done
 
  private:
   struct State;

@@ -257,7 +257,8 @@ TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
   const Ended ended = faulty("stops", {"run.lost_seconds=5"});
   EXPECT_EQ(ended.code, 12) << ended.error;
   const std::string cause = cause_of(ended);
-  EXPECT_TRUE(cause.starts_with("memphis: rank 0 of 4 on ")) << cause;
+  // The first rank's limit is the shortest; on a machine that is busy another one may be there first.
+  EXPECT_TRUE(says(cause, "memphis: rank # of 4 on ")) << cause;
   EXPECT_TRUE(says(cause, "MPI_Finalize has waited for # s"));
 }
 

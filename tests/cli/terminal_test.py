@@ -68,6 +68,12 @@ class Terminal(unittest.TestCase):
         self.assertTrue(steps[0].startswith("step 300/300 "), steps)
         self.assertFalse(any("train [" in line for line in lines), lines)
 
+    def test_text_that_is_made_to_tokens_first_shows_how_far_that_is(self):
+        with open(os.path.join(self.folder.name, "text.jsonl"), "w", encoding="utf-8") as file:
+            file.write('{"text": "the quick brown fox jumps over the lazy dog"}\n' * 800000)
+        shown = self.on_terminal("data.train=[text.jsonl]", "schedule.steps=2", "checkpoint.every=0")
+        self.assertRegex(shown, r"\r\x1b\[Ktokenize \[[#.]{20}\] \d+/\d+ KiB")
+
     def test_a_log_has_plain_lines(self):
         ended = subprocess.run(self.arguments(), cwd=self.folder.name, env=ENVIRONMENT, check=True,
                                capture_output=True, text=True)
