@@ -104,7 +104,10 @@ class MpiWorld final : public World {
   void abort(ExitCode code, std::string_view reason) noexcept override {
     if (watchdog_) {
       try {
-        watchdog_->end_job(code, fmt::format("{}: {}", activity_->describe(), reason));
+        // A config is what the user wrote, wherever a rank was when it was refused.
+        const std::string where =
+            code == ExitCode::config ? std::string() : activity_->describe() + ": ";
+        watchdog_->end_job(code, where + std::string(reason));
       } catch (...) {
         // The job ends all the same.
       }

@@ -435,9 +435,11 @@ TEST_F(Job, BenchMachineMeasuresTheLinksOfItsRanks) {
 TEST_F(Job, AConfigThatDoesNotFitTheRanksIsRefusedBeforeAnythingIsWritten) {
   const Ended ended = train(4, "run", {"parallel.tensor=3"});
   EXPECT_EQ(ended.code, 2) << ended.error;
-  EXPECT_NE(ended.error.find("parallel.tensor 3 does not divide the 4 ranks of this job"),
-            std::string::npos)
-      << ended.error;
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(
+      cause.starts_with("memphis: argument 'parallel.tensor=3': parallel.tensor 3 does not "
+                        "divide the 4 ranks of this job"))
+      << cause;
   EXPECT_FALSE(fs::exists(path("run")));
 }
 
