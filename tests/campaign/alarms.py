@@ -5,8 +5,9 @@
 A job of several ranks trains on all cores, beside a neighbour for each core that computes, and that is
 stopped and let go on again at random. Now and then the whole job is stopped too, as a scheduler does with
 one that has to make way, for longer than a rank may be silent. Nothing is lost, so nothing is to be said:
-the job must go on, every time, with no rank called lost, hung, slow or different, and no loss other than
-that of a job that has the machine for itself.
+the job must go on, every time, with no rank called lost, hung or different, and no loss other than that of
+a job that has the machine for itself. That a rank whose core a neighbour takes is slow is true; how often
+that is said is counted.
 
 A line a quarter of an hour tells how far it is. Ends with the first wrong verdict, and its text.
 """
@@ -36,7 +37,7 @@ metrics: {{every: 20, validate_every: 100, sample_every: 0}}
 """
 STEPS = 600
 # What a verdict reads like, wherever it stands.
-VERDICTS = re.compile(r"memphis: |silent for|has waited for|is slow|differ|exploded|Traceback", re.IGNORECASE)
+VERDICTS = re.compile(r"memphis: |silent for|has waited for|differ|exploded|Traceback", re.IGNORECASE)
 LONGER_THAN_SILENCE = 15  # seconds; run.lost_seconds is 10
 
 
@@ -61,6 +62,7 @@ class Campaign:
         self.folder = folder
         self.chance = random.Random(options.seed)
         self.stops = {"neighbour": 0, "job": 0}
+        self.slow = 0
         self.text = os.path.join(folder, "text.txt")
         with open(self.text, "w", encoding="utf-8") as file:
             for i in range(20000):
@@ -85,6 +87,7 @@ class Campaign:
         if job.returncode != 0 or found:
             sys.exit(f"a verdict without a cause: status {job.returncode}, "
                      f"'{found.group(0) if found else ''}', after {self.stops} stops:\n{text[-3000:]}")
+        self.slow += len(re.findall(" is slow: ", text))
         log.close()
         return losses(run)
 
@@ -133,7 +136,8 @@ class Campaign:
                 neighbour.kill()
                 neighbour.wait()
         print(f"{number} jobs of {self.options.ranks} ranks and {STEPS} steps in {self.options.hours} h, "
-              f"{self.stops['neighbour']} stops of a neighbour, {self.stops['job']} of a whole job: no wrong verdict")
+              f"{self.stops['neighbour']} stops of a neighbour, {self.stops['job']} of a whole job, {self.slow} words of a slow rank: no wrong "
+              "verdict")
 
 
 def main():
