@@ -28,6 +28,10 @@ namespace {
 
 // How long a rank sleeps before it looks whether the job has ended.
 constexpr std::chrono::milliseconds kPoll{20};
+// How often a rank lets others run before it sleeps. Ranks outnumber cores, so whoever is to come is
+// often next, and to be woken costs both ends more. Layouts of 8 ranks that share out their weights, on
+// two cores: 20.4 s of processor time without, 16.0 s with 3, no less with 32.
+constexpr int kYields = 3;
 
 // Why the job ends, once one rank has said so.
 class Ending {
@@ -63,7 +67,7 @@ struct Meeting {
   std::vector<std::span<const std::span<const std::byte>>> offered;
   std::vector<bool> present;
   std::size_t num_waiting = 0;
-  std::uint64_t generation = 0;
+  std::atomic<std::uint64_t> generation = 0;  // of meetings; changes with the mutex held
 };
 
 class ThreadTransport final : public HostTransport {
@@ -112,7 +116,7 @@ class ThreadTransport final : public HostTransport {
     std::unique_lock lock(meeting_->mutex);
     check(name);
     const std::uint64_t generation = meeting_->generation;
-    if (arrive()) {
+    if (arrive(lock) || come_by_yielding(lock, generation)) {
       return;
     }
     while (!meeting_->changed.wait_for(
@@ -146,13 +150,26 @@ class ThreadTransport final : public HostTransport {
   void meet() {
     std::unique_lock lock(meeting_->mutex);
     const std::uint64_t generation = meeting_->generation;
-    if (!arrive()) {
+    if (!arrive(lock) && !come_by_yielding(lock, generation)) {
       meeting_->changed.wait(lock, [&] { return meeting_->generation != generation; });
     }
   }
 
-  // Whether this rank is the last to come, which lets the others go on.
-  bool arrive() {
+  // Whether the others have come while this rank let them run; `lock` is held again if not.
+  bool come_by_yielding(std::unique_lock<std::mutex>& lock, std::uint64_t generation) {
+    lock.unlock();
+    for (int i = 0; i < kYields; ++i) {
+      if (meeting_->generation != generation) {
+        return true;
+      }
+      std::this_thread::yield();
+    }
+    lock.lock();
+    return false;
+  }
+
+  // Whether this rank is the last to come, which lets the others go on, and `lock`.
+  bool arrive(std::unique_lock<std::mutex>& lock) {
     activity_.progress();
     meeting_->present[static_cast<std::size_t>(rank_)] = true;
     if (++meeting_->num_waiting < meeting_->offered.size()) {
@@ -161,6 +178,7 @@ class ThreadTransport final : public HostTransport {
     meeting_->num_waiting = 0;
     meeting_->present.assign(meeting_->present.size(), false);
     ++meeting_->generation;
+    lock.unlock();  // who is woken would wait for it
     meeting_->changed.notify_all();
     return true;
   }
