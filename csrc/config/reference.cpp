@@ -213,10 +213,10 @@ constexpr std::array kTexts = {
         "parallel.overlap_tensor",
         "",
         "",
-        "Whether what tensor ranks gather and sum travels beside their products: beside the other "
-        "of two products in the backward pass, else in chunks of tokens. auto: on GPUs, in chunks "
-        "whose products fill one; required: always, in two chunks or more, or the run does not "
-        "start."},
+        "Whether what tensor ranks gather and sum travels beside their products: beside the "
+        "other of two products in the backward pass, else in chunks of tokens. auto: in as many "
+        "chunks as have the rows of an efficient product; required: in two at least, or the run "
+        "does not start."},
 
     KeyText{
         "memory.recompute",

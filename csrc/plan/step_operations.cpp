@@ -94,36 +94,40 @@ class Writer {
   std::size_t tokens_bytes(std::int64_t tokens) const {
     return static_cast<std::size_t>(tokens * d_.D) * size_of(compute_);
   }
-  void gather_tokens(std::int64_t tokens) {
+  void gather_tokens(std::int64_t tokens, bool beside) {
     if (d_.split_sequences) {
       move(exchange, Pattern::all_gather, "tensor", "tensor.whole_tokens", tokens_bytes(tokens));
+      operations_.back().beside = beside;
     }
   }
-  void sum_tokens(std::int64_t tokens) {
+  void sum_tokens(std::int64_t tokens, bool beside) {
     if (d_.tensor_parallel) {
       move(exchange,
            d_.split_sequences ? Pattern::reduce_scatter : Pattern::all_reduce,
            "tensor",
            "tensor.sum_terms",
            tokens_bytes(tokens));
+      operations_.back().beside = beside;
     }
   }
-  void whole_tokens() { gather_tokens(d_.T); }
-  void sum_terms() { sum_tokens(d_.T); }
-  // Beside the product that they are for, where exchanges overlap.
+  void whole_tokens(bool beside) { gather_tokens(d_.T, beside); }
+  void sum_terms(bool beside) { sum_tokens(d_.T, beside); }
+  // Before the first chunk's product there is none, and behind the last one's.
   void gather_chunks(const TensorChunks& chunks) {
     for (std::int64_t i = 0; i < d_.num_chunks(chunks); ++i) {
-      gather_tokens(d_.chunk_of(chunks, i).whole.count);
+      gather_tokens(d_.chunk_of(chunks, i).whole.count, i > 0);
     }
   }
   void sum_chunks() {
-    for (std::int64_t i = 0; i < d_.num_chunks(d_.tensor_chunks); ++i) {
-      sum_tokens(d_.chunk_of(d_.tensor_chunks, i).whole.count);
+    const std::int64_t count = d_.num_chunks(d_.tensor_chunks);
+    for (std::int64_t i = 0; i < count; ++i) {
+      sum_tokens(d_.chunk_of(d_.tensor_chunks, i).whole.count, i + 1 < count);
     }
   }
   void join_routed() {
     if (d_.tensor_parallel && !d_.split_sequences) {
       move(exchange, Pattern::all_gather, "tensor", "tensor.join_routed", tokens_bytes(d_.T));
+      operations_.back().beside = d_.tensor_chunks.overlap() && d_.local_dense_F > 0;
     }
   }
   // The backward pass of a product and of the one before it, of which the first reads the gradient of a
@@ -134,14 +138,14 @@ class Writer {
     const bool overlap = d_.tensor_chunks.overlap();
     gather_chunks(d_.tensor_chunks);
     if (with_weights && overlap) {
-      whole_tokens();
+      whole_tokens(true);
     }
     between();
     if (with_weights && !overlap) {
-      whole_tokens();
+      whole_tokens(false);
     }
     if (with_weights) {
-      sum_terms();
+      sum_terms(overlap);
     } else {
       sum_chunks();
     }
@@ -298,7 +302,7 @@ class Writer {
 
   void backward_weights_of_layer() {
     for (int i = 0; i < (d_.local_dense_F > 0 ? 4 : 2); ++i) {
-      whole_tokens();
+      whole_tokens(d_.tensor_chunks.overlap());
     }
   }
 
@@ -323,7 +327,7 @@ class Writer {
         if (chunk.whole.end() > end) {
           break;
         }
-        sum_tokens(chunk.whole.count);
+        sum_tokens(chunk.whole.count, chunks.overlap());
       }
     }
   }
@@ -404,7 +408,7 @@ class Writer {
         if (stage.embedding) {
           acquire(kBeforeLayers, begin < end ? std::optional(begin) : std::nullopt);
           work(forward, kBeforeLayers, flops_.embedding.forward);
-          sum_terms();
+          sum_terms(false);
         }
         for (int layer = begin; layer < end; ++layer) {
           acquire(layer, layer + 1 < end ? std::optional(layer + 1) : std::nullopt);
@@ -501,7 +505,7 @@ class Writer {
     }
     if (stage.embedding) {
       work(kind, kBeforeLayers, flops_.embedding.total());
-      whole_tokens();
+      whole_tokens(false);
       reduce_layer(kBeforeLayers);
     }
   }

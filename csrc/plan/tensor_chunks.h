@@ -23,9 +23,9 @@ struct ChunkSizes {
 };
 ChunkSizes chunk_sizes(Device device);
 
-// Whether exchanges travel beside products: parallel.overlap_tensor, with its `auto` decided for
-// `device`.
-bool overlaps_tensor(const Config& config, Device device);
+// Whether exchanges travel beside products: parallel.overlap_tensor, with its `auto` decided: wherever
+// there are any.
+bool overlaps_tensor(const Config& config);
 
 // The chunks of micro-batches of `dims`: as many as there may be of `sizes`, runs of whole sequences
 // where there are as many, else parts of one sequence, the same part of each rank's piece of it. Every

@@ -366,24 +366,20 @@ std::string describe_expert_overlap(const TrainingPlan& plan, const Config& conf
   return fmt::format("nothing is computed while rows travel to experts: {}", reason);
 }
 
-std::string describe_tensor_overlap(const TrainingPlan& plan, const Config& config) {
+std::string describe_tensor_overlap(const TrainingPlan& plan) {
   const Dims& d = plan.dims;
   if (!d.tensor_chunks.overlap()) {
-    return fmt::format(
-        "nothing is computed while tensor ranks gather and sum: {}",
-        config.parallel.overlap_tensor == OverlapChoice::never
-            ? "parallel.overlap_tensor is never"
-            : "on the CPU it is not known to be faster (parallel.overlap_tensor is auto)");
+    return "nothing is computed while tensor ranks gather and sum: parallel.overlap_tensor is "
+           "never";
   }
   const std::int64_t count = d.num_chunks(d.tensor_chunks);
   return fmt::format(
       "what tensor ranks gather and sum travels beside their products: {}",
-      count > 1 ? fmt::format("in {} chunks of {} tokens where a product is alone",
-                              count,
-                              d.chunk_of(d.tensor_chunks, 0).whole.count)
-                : fmt::format("in the backward pass alone ({} tokens have no two chunks whose "
-                              "products fill a GPU)",
-                              d.T));
+      count > 1
+          ? fmt::format("in {} chunks of {} tokens where a product is alone",
+                        count,
+                        d.chunk_of(d.tensor_chunks, 0).whole.count)
+          : fmt::format("in the backward pass alone ({} tokens are too few for two chunks)", d.T));
 }
 
 StagePlans plan_all_stages(const Config& config,

@@ -98,7 +98,7 @@ std::string describe_expert_overlap(const TrainingPlan& plan, const Config& conf
 
 // Whether what tensor ranks exchange travels beside their products, in how many chunks, and why not: a
 // line.
-std::string describe_tensor_overlap(const TrainingPlan& plan, const Config& config);
+std::string describe_tensor_overlap(const TrainingPlan& plan);
 
 // The plans of the first rank at each place along Axis::pipeline, which agree on what is computed
 // again. One of them is kept: each has the whole schedule.

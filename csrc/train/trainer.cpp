@@ -122,7 +122,7 @@ Trainer::Trainer(const Config& config,
              describe(plan_.activations.recompute, config_.model.num_layers),
              describe_saves(plan_, config_.checkpoint),
              plan_.dims.exchange_rows ? "\n  " + describe_expert_overlap(plan_, config_) : "",
-             plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_, config_) : "");
+             plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
   require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {
