@@ -582,7 +582,7 @@ plant("plan.work_tied", WORK, "bound",
       "around = std::min(around, 1.0);", "around = std::min(around, 2.0);",
       "a tied embedding is reduced twice")
 plant("plan.work_apart", WORK, "condition",
-      "if (apart && p_.pipeline > 1) {", "if (apart && p_.pipeline > 1024) {",
+      "return p_.pipeline > 1 &&", "return p_.pipeline > 1024 &&",
       "a gradient that is formed later needs nothing gathered for it")
 plant("plan.work_again_block", WORK, "missing step",
       "repeat(kAttentionOut);", "",
@@ -742,3 +742,9 @@ plant("plan.chunk_two", "plan/tensor_chunks.cpp", "condition",
 plant("plan.chunk_sums_of_head", "plan/step_operations.cpp", "bound",
       "        if (chunk.whole.end() > end) {", "        if (chunk.whole.end() > d_.T) {",
       "the head's sums are planned to begin before its last tokens are there")
+plant("plan.time_beside", TIME, "condition",
+      "      if (exchange.beside) {", "      if (false) {",
+      "what travels beside products is seen whole")
+plant("plan.work_cut", WORK, "missing factor",
+      "      product.M /= count;\n", "",
+      "products in chunks have all rows each")
