@@ -204,6 +204,9 @@ void print_memory(const Config& config, DType compute, const Room& room, const S
   if (plan.dims.exchange_rows) {
     fmt::print("{}\n", describe_expert_overlap(plan, config));
   }
+  if (plan.dims.tensor_parallel) {
+    fmt::print("{}\n", describe_tensor_overlap(plan));
+  }
   const std::size_t needed = plan.memory.needed_bytes(room.planned.device);
   const std::size_t budget = room.planned.budget_bytes;
   fmt::print("{}: {} of {} {}{}\n",

@@ -152,6 +152,8 @@ struct ParallelConfig {
   double expert_buffer = 0;
   // Whether a micro-batch's rows travel to their experts, and back, while another one is at work.
   OverlapChoice overlap_experts = OverlapChoice::automatic;
+  // Whether what tensor ranks gather and sum travels beside their products.
+  OverlapChoice overlap_tensor = OverlapChoice::automatic;
 
   bool operator==(const ParallelConfig&) const = default;
 };

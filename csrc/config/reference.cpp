@@ -209,6 +209,14 @@ constexpr std::array kTexts = {
             "forward pass of one with the backward pass of another: more of them are under way, to "
             "the same bits. auto: where ranks share out the experts and memory has room; required: "
             "always, or the run does not start."},
+    KeyText{
+        "parallel.overlap_tensor",
+        "",
+        "",
+        "Whether what tensor ranks gather and sum travels beside their products: beside the "
+        "other of two products in the backward pass, else in chunks of tokens. auto: in as many "
+        "chunks as have the rows of an efficient product; required: in two at least, or the run "
+        "does not start."},
 
     KeyText{
         "memory.recompute",

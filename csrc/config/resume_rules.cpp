@@ -100,6 +100,7 @@ constexpr std::array kRules = {
     ResumeRule{"parallel.sequence_parallel", kSaid, kRounding},
     ResumeRule{"parallel.expert_buffer", kFree, "room, which no value depends on"},
     ResumeRule{"parallel.overlap_experts", kFree, "the same sums, with another order of the work"},
+    ResumeRule{"parallel.overlap_tensor", kSaid, kRounding},
 
     ResumeRule{"memory.recompute", kFree, "the same bits, computed twice or kept"},
     ResumeRule{"memory.recompute_layers", kFree, "the same bits, computed twice or kept"},

@@ -494,6 +494,9 @@ std::vector<Field> fields_of(Config& c) {
       {"parallel",
        "overlap_experts",
        one_of(c.parallel.overlap_experts, {"auto", "required", "never"})},
+      {"parallel",
+       "overlap_tensor",
+       one_of(c.parallel.overlap_tensor, {"auto", "required", "never"})},
 
       {"memory", "recompute", recompute_words(c.memory)},
       {"memory", "recompute_layers", count(c.memory.recompute_layers, 0, kMaxCount)},

@@ -592,15 +592,14 @@ void resolve_parallel(Config& config, std::int64_t num_ranks, const Checker& che
           (shared_out ? ", or batch.micro_batch " + text_of(micro_batch) : std::string()));
 }
 
-void check_expert_overlap(const Config& config, const Checker& checker) {
-  if (config.parallel.overlap_experts != OverlapChoice::required) {
-    return;
-  }
-  const std::string refusal = expert_overlap_refusal(config);
-  checker.expect(refusal.empty(),
-                 {"parallel.overlap_experts"},
-                 "parallel.overlap_experts is required and " + refusal +
-                     ", or set parallel.overlap_experts to auto");
+// Of the key `key`, whose value is `choice` and cannot be required for the reason `refusal`.
+void check_overlap(const std::string& key,
+                   OverlapChoice choice,
+                   const std::string& refusal,
+                   const Checker& checker) {
+  checker.expect(choice != OverlapChoice::required || refusal.empty(),
+                 {key},
+                 key + " is required and " + refusal + ", or set " + key + " to auto");
 }
 
 void check_run(const Config& config, const Checker& checker) {
@@ -740,6 +739,15 @@ std::string expert_overlap_refusal(const Config& config) {
   return "";
 }
 
+std::string tensor_overlap_refusal(const Config& config) {
+  if (config.parallel.tensor == 1) {
+    return "parallel.tensor is 1 (every rank has all of a product, and nothing is gathered or "
+           "summed "
+           "beside it); use 2 or more";
+  }
+  return "";
+}
+
 void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   const Checker checker(sources);
   check_required(config, checker);
@@ -748,7 +756,14 @@ void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   check_sizes(config, checker);
   resolve_schedule(config.schedule, checker);
   resolve_parallel(config, num_ranks, checker);
-  check_expert_overlap(config, checker);
+  check_overlap("parallel.overlap_experts",
+                config.parallel.overlap_experts,
+                expert_overlap_refusal(config),
+                checker);
+  check_overlap("parallel.overlap_tensor",
+                config.parallel.overlap_tensor,
+                tensor_overlap_refusal(config),
+                checker);
   check_run(config, checker);
   check_memory(config, checker);
   check_data(config, checker);

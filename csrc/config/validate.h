@@ -16,5 +16,7 @@ void resolve(Config& config, const Sources& sources, std::int64_t num_ranks);
 // Why rows cannot travel to experts beside the work of another micro-batch, and what to change, as
 // in "parallel.zero is 3 (...); use at most 2"; empty where they can. Of a resolved config.
 std::string expert_overlap_refusal(const Config& config);
+// The same of what tensor ranks gather and sum beside products.
+std::string tensor_overlap_refusal(const Config& config);
 
 }  // namespace memphis

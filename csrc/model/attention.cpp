@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/attention/attention.h"
 
+#include <optional>
+
 #include "csrc/model/attention_heads.h"
 #include "csrc/model/block.h"
 #include "csrc/model/context_attention.h"
 #include "csrc/model/key_value_cache.h"
-#include "csrc/model/regions.h"
-#include "kernels/matmul/matmul.h"
+#include "csrc/model/tensor_products.h"
 #include "kernels/rope/rope.h"
 
 namespace memphis {
@@ -92,10 +93,10 @@ void attention_branch_forward(const BlockContext& context,
   const Stream stream = context.stream;
 
   // (4) q, k, v in one product: their weights lie one behind the other
-  matmul_forward({.y_TN = layer.qkv_TCH.reshape({d.T, d.local_C * d.H}),
-                  .x_TK = whole_tokens(context, layer.attention_in_TD),
-                  .weight_NK = weights.qkv_CD},
-                 stream);
+  gathered_product(context,
+                   {.y_TN = layer.qkv_TCH.reshape({d.T, d.local_C * d.H}),
+                    .x_TK = layer.attention_in_TD,
+                    .weight_NK = weights.qkv_CD});
   // (5) q and k rotate, v does not
   rope_forward({.x_TCH = layer.qkv_TCH,
                 .table_SH = context.shared.rope_table_SH,
@@ -108,11 +109,10 @@ void attention_branch_forward(const BlockContext& context,
   } else {
     attend(context, layer);
   }
-  matmul_forward({.y_TN = term_of(context, layer.attention_out_TD),
+  summed_product(context,
+                 {.y_TN = layer.attention_out_TD,
                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
-                  .weight_NK = weights.attention_out_DN},
-                 stream);
-  sum_terms(context, layer.attention_out_TD);
+                  .weight_NK = weights.attention_out_DN});
 }
 
 void attention_branch_recompute(const BlockContext& context,
@@ -137,13 +137,17 @@ void attention_branch_backward(const BlockContext& context,
   const Stream stream = context.stream;
   const bool with_weights = which == Backward::all;
 
-  matmul_backward({.dx_TK = scratch.dheads_TNH.reshape({d.T, d.local_N * d.H}),
-                   .dweight_NK = with_weights ? gradients.attention_out_DN : TensorView{},
-                   .dy_TN = whole_tokens(context, kept.dattention_out_TD),
-                   .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
-                   .weight_NK = weights.attention_out_DN,
-                   .weight_gradient = context.weight_gradient},
-                  stream);
+  summed_product_backward(context,
+                          {.dx_TK = scratch.dheads_TNH.reshape({d.T, d.local_N * d.H}),
+                           .dweight_NK = with_weights ? gradients.attention_out_DN : TensorView{},
+                           .dy_TN = kept.dattention_out_TD,
+                           .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
+                           .weight_NK = weights.attention_out_DN,
+                           .weight_gradient = context.weight_gradient});
+  std::optional<GatheredTokens> in;
+  if (with_weights) {
+    in.emplace(context, layer.attention_in_TD, context.shared.whole_TD);
+  }
   const AttentionBackward scores = {.dq_TNH = queries_of(kept.dqkv_TCH, d),
                                     .dk_UGH = keys_of(kept.dqkv_TCH, d),
                                     .dv_UGH = values_of(kept.dqkv_TCH, d),
@@ -168,32 +172,31 @@ void attention_branch_backward(const BlockContext& context,
                  .position_T = context.batch.position_T,
                  .num_rotated_heads = d.local_N + d.local_G},
                 stream);
-  matmul_backward(
-      {.dx_TK = term_of(context, scratch.dbranch_in_TD),
-       .dweight_NK = with_weights ? gradients.qkv_CD : TensorView{},
-       .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
-       .x_TK = with_weights ? whole_tokens(context, layer.attention_in_TD) : TensorView{},
-       .weight_NK = weights.qkv_CD,
-       .weight_gradient = context.weight_gradient},
-      stream);
-  sum_terms(context, scratch.dbranch_in_TD);
+  gathered_product_backward(context,
+                            {.dx_TK = scratch.dbranch_in_TD,
+                             .dweight_NK = with_weights ? gradients.qkv_CD : TensorView{},
+                             .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
+                             .weight_NK = weights.qkv_CD,
+                             .weight_gradient = context.weight_gradient},
+                            in ? &*in : nullptr);
 }
 
-void attention_branch_backward_weights(const BlockContext& context,
-                                       const LayerWeights& gradients,
-                                       const Layer& layer,
-                                       const LayerGradients<TensorView>& kept) {
+std::array<WeightProduct, 2> attention_branch_weight_products(
+    const BlockContext& context,
+    const LayerWeights& gradients,
+    const Layer& layer,
+    const LayerGradients<TensorView>& kept) {
   const Dims& d = context.dims;
-  matmul_backward({.dweight_NK = gradients.attention_out_DN,
-                   .dy_TN = whole_tokens(context, kept.dattention_out_TD),
+  return {{{.op = {.dweight_NK = gradients.attention_out_DN,
+                   .dy_TN = kept.dattention_out_TD,
                    .x_TK = layer.heads_TNH.reshape({d.T, d.local_N * d.H}),
                    .weight_gradient = context.weight_gradient},
-                  context.stream);
-  matmul_backward({.dweight_NK = gradients.qkv_CD,
+            .piece = WeightProduct::Piece::dy},
+           {.op = {.dweight_NK = gradients.qkv_CD,
                    .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),
-                   .x_TK = whole_tokens(context, layer.attention_in_TD),
+                   .x_TK = layer.attention_in_TD,
                    .weight_gradient = context.weight_gradient},
-                  context.stream);
+            .piece = WeightProduct::Piece::x}}};
 }
 
 }  // namespace memphis

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/model/block.h"
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+
+#include "csrc/model/tensor_products.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 
 namespace memphis {
@@ -190,8 +196,19 @@ void block_backward_weights(const BlockContext& context,
                             const Layer& layer,
                             const ExpertExchange& exchange,
                             const LayerGradients<TensorView>& kept) {
-  moe_branch_backward_weights(context, gradients, layer, exchange, kept);
-  attention_branch_backward_weights(context, gradients, layer, kept);
+  std::array<WeightProduct, 4> products;
+  std::size_t count = 0;
+  const auto add = [&](const std::array<WeightProduct, 2>& more) {
+    count = static_cast<std::size_t>(std::copy(more.begin(), more.end(), products.begin() + count) -
+                                     products.begin());
+  };
+  if (context.dims.local_dense_F > 0) {
+    add(dense_weight_products(context, gradients, layer, kept));
+  }
+  add(attention_branch_weight_products(context, gradients, layer, kept));
+  WeightProducts rest(context, std::span(products).first(count));
+  experts_weight_products(context, gradients, layer, exchange, kept);
+  rest.run();
 }
 
 }  // namespace memphis

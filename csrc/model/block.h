@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 #include "csrc/config/config.h"
 #include "csrc/core/tensor.h"
 #include "csrc/model/groups.h"
@@ -59,6 +62,7 @@ struct BlockContext {
 using LayerWeights = LayerParameters<TensorView>;
 using Layer = LayerActivations<TensorView>;
 class ExpertExchange;
+struct WeightProduct;
 
 // Which gradients a backward pass forms, beside those of norm gains and the router's weight. Those of
 // the other weights nobody waits for: they can be formed later, from what the layer has kept and
@@ -84,11 +88,12 @@ void attention_branch_backward(const BlockContext& context,
                                const Layer& layer,
                                const LayerGradients<TensorView>& kept,
                                Backward which);
-// Where tensor ranks share the tokens out, they gather what the weights' gradients need again.
-void attention_branch_backward_weights(const BlockContext& context,
-                                       const LayerWeights& gradients,
-                                       const Layer& layer,
-                                       const LayerGradients<TensorView>& kept);
+// The weights' gradients by themselves, for WeightProducts of tensor_products.h.
+std::array<WeightProduct, 2> attention_branch_weight_products(
+    const BlockContext& context,
+    const LayerWeights& gradients,
+    const Layer& layer,
+    const LayerGradients<TensorView>& kept);
 
 // Router, experts and the dense FFN beside them: equations (12) to (15), from layer.moe_in_TD to
 // layer.moe_out_TD. `exchange` is the layer's, and remembers where its rows went.
@@ -139,11 +144,16 @@ void moe_branch_backward_join(const BlockContext& context,
                               const ExpertExchange& exchange,
                               const LayerGradients<TensorView>& kept,
                               Backward which);
-void moe_branch_backward_weights(const BlockContext& context,
-                                 const LayerWeights& gradients,
-                                 const Layer& layer,
-                                 const ExpertExchange& exchange,
-                                 const LayerGradients<TensorView>& kept);
+// The same of the experts' weights, formed, and of the dense FFN's where there is one.
+void experts_weight_products(const BlockContext& context,
+                             const LayerWeights& gradients,
+                             const Layer& layer,
+                             const ExpertExchange& exchange,
+                             const LayerGradients<TensorView>& kept);
+std::array<WeightProduct, 2> dense_weight_products(const BlockContext& context,
+                                                   const LayerWeights& gradients,
+                                                   const Layer& layer,
+                                                   const LayerGradients<TensorView>& kept);
 
 // One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms. The parts of the
 // MoE branch are those of the layer: up to where rows are sent, what experts do, and what follows.

@@ -41,6 +41,7 @@
 #include "csrc/model/block.h"
 #include "csrc/model/key_value_cache.h"
 #include "csrc/model/regions.h"
+#include "csrc/model/tensor_products.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -262,16 +263,30 @@ void Grok::forward(MicroBatch& batch) {
   ForwardPass(*this, batch, nullptr).go_on();
 }
 
-void Grok::head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count) {
-  matmul_forward({.y_TN = activations_.shared.logits_CV.rows(0, count),
-                  .x_TK = final_TD.rows(begin, count),
+void Grok::head_product(const TensorView& final_TD,
+                        std::int64_t begin,
+                        std::int64_t first,
+                        std::int64_t count) {
+  matmul_forward({.y_TN = activations_.shared.logits_CV.rows(first, count),
+                  .x_TK = final_TD.rows(begin + first, count),
                   .weight_NK = parameters_.weights().head_VD},
                  stream_);
 }
 
+void Grok::head_product(GatheredChunks& final_in, std::int64_t begin, std::int64_t count) {
+  for (std::int64_t first = 0; first < count;) {
+    std::int64_t end = first;
+    do {
+      end = std::min(final_in.wait_for_row(begin + end) - begin, count);
+    } while (end < count && dims_.pad_chunk(end) != end);  // the next is to begin aligned
+    head_product(final_in.whole_TD(), begin, first, end - first);
+    first = end;
+  }
+}
+
 TensorView Grok::logits_of_rows(const MicroBatch& batch, std::int64_t begin, std::int64_t count) {
   const SharedActivations<TensorView>& shared = activations_.shared;
-  head_product(whole_tokens(block_context(batch), batch.tensors.final_in_TD), begin, count);
+  head_product(whole_tokens(block_context(batch), batch.tensors.final_in_TD), begin, 0, count);
   soft_cap_forward({.y = shared.capped_logits_CV.rows(0, count),
                     .x = shared.logits_CV.rows(0, count),
                     .scale = static_cast<float>(model_.output_multiplier),
@@ -339,7 +354,7 @@ void Grok::join_vocabulary(const MicroBatch& batch,
 }
 
 void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
-                                  const TensorView& final_TD,
+                                  GatheredChunks& final_in,
                                   std::int64_t begin,
                                   std::int64_t count,
                                   bool with_gradient) {
@@ -347,7 +362,7 @@ void Grok::cross_entropy_of_chunk(const MicroBatch& batch,
   const TensorView logits_CV = shared.logits_CV.rows(0, count);
   const TensorView grad_scale_1 =
       with_gradient ? step_scalar_view(shared, StepScalar::target) : TensorView{};
-  head_product(final_TD, begin, count);
+  head_product(final_in, begin, count);
   if (dims_.tensor_parallel) {
     TensorView lse_T;
     TensorView target_T;
@@ -401,10 +416,11 @@ void Grok::add_auxiliary_losses(const MicroBatch& batch) {
 }
 
 void Grok::token_losses(const MicroBatch& batch) {
-  const TensorView final_TD = whole_tokens(block_context(batch), batch.tensors.final_in_TD);
+  const BlockContext context = block_context(batch);
+  GatheredChunks final_in(context, batch.tensors.final_in_TD, dims_.tensor_chunks.of_sequences());
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(batch, final_TD, begin, count, false);
+    cross_entropy_of_chunk(batch, final_in, begin, count, false);
   }
 }
 
@@ -420,19 +436,33 @@ void Grok::backward_of_head(const MicroBatch& batch, WeightGradient weight_gradi
   const ModelParameters<TensorView>& gradients = parameters_.gradients();
   const BackwardScratch<TensorView>& scratch = activations_.backward;
   const BlockContext context = block_context(batch);
-  const TensorView final_TD = whole_tokens(context, batch.tensors.final_in_TD);
+  const TensorChunks chunks = dims_.tensor_chunks.of_sequences();
+  GatheredChunks final_in(context, batch.tensors.final_in_TD, chunks);
+  SummedChunks sums(context, scratch.dbranch_in_TD, chunks);
+  const bool overlap = dims_.tensor_parallel && chunks.overlap();
   for (std::int64_t begin = 0; begin < dims_.T; begin += dims_.head_chunk) {
     const std::int64_t count = std::min(dims_.head_chunk, dims_.T - begin);
-    cross_entropy_of_chunk(batch, final_TD, begin, count, true);
-    matmul_backward({.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
-                     .dweight_NK = gradients.head_VD,
-                     .dy_TN = activations_.shared.logits_CV.rows(0, count),
-                     .x_TK = final_TD.rows(begin, count),
-                     .weight_NK = weights.head_VD,
-                     .weight_gradient = begin == 0 ? weight_gradient : WeightGradient::add},
-                    stream_);
+    cross_entropy_of_chunk(batch, final_in, begin, count, true);
+    MatmulBackward both = {.dx_TK = term_of(context, scratch.dbranch_in_TD).rows(begin, count),
+                           .dweight_NK = gradients.head_VD,
+                           .dy_TN = activations_.shared.logits_CV.rows(0, count),
+                           .x_TK = final_in.whole_TD().rows(begin, count),
+                           .weight_NK = weights.head_VD,
+                           .weight_gradient = begin == 0 ? weight_gradient : WeightGradient::add};
+    if (overlap) {
+      MatmulBackward inputs = both;
+      inputs.dweight_NK = {};
+      matmul_backward(inputs, stream_);
+      sums.start_before(begin + count);
+      both.dx_TK = {};
+    }
+    matmul_backward(both, stream_);
   }
-  sum_terms(context, scratch.dbranch_in_TD);
+  if (overlap) {
+    sums.finish();
+  } else {
+    sum_terms(context, scratch.dbranch_in_TD);
+  }
   add_cross_entropy(batch);
   rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
                     .dweight_D = gradients.final_norm_D,

@@ -14,6 +14,8 @@
 
 namespace memphis {
 
+class GatheredChunks;
+
 struct BlockContext;
 
 // Who reduces gradients while the backward pass goes on. `layer` is counted in the model: it is the
@@ -123,15 +125,20 @@ class Grok {
   void add_cross_entropy(const MicroBatch& batch);
   void backward_of_head(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
   void backward_of_embedding(const MicroBatch& batch, kernels::WeightGradient weight_gradient);
-  // Of final_in_TD of all tokens, rows [begin, begin + count).
-  void head_product(const TensorView& final_TD, std::int64_t begin, std::int64_t count);
+  // Logits [first, first + count) of a chunk of tokens that begins with `begin` of all tokens'
+  // final_in_TD; and the first `count` of them, as these come.
+  void head_product(const TensorView& final_TD,
+                    std::int64_t begin,
+                    std::int64_t first,
+                    std::int64_t count);
+  void head_product(GatheredChunks& final_in, std::int64_t begin, std::int64_t count);
   void join_vocabulary(const MicroBatch& batch,
                        std::int64_t begin,
                        std::int64_t count,
                        TensorView& lse_T,
                        TensorView& target_T);
   void cross_entropy_of_chunk(const MicroBatch& batch,
-                              const TensorView& final_TD,
+                              GatheredChunks& final_in,
                               std::int64_t begin,
                               std::int64_t count,
                               bool with_gradient);

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <memory>
 #include <numbers>
+#include <optional>
 
 #include "csrc/model/block.h"
 #include "csrc/model/exchange.h"
 #include "csrc/model/regions.h"
+#include "csrc/model/tensor_products.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/experts/experts.h"
 #include "kernels/geglu/geglu.h"
 #include "kernels/grouped_matmul/grouped_matmul.h"
-#include "kernels/matmul/matmul.h"
 #include "kernels/permute/permute.h"
 #include "kernels/router/router.h"
 
@@ -199,10 +201,10 @@ void route(const BlockContext& context,
 }
 
 void dense_up(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
-  matmul_forward({.y_TN = layer.dense_gate_up_TF,
-                  .x_TK = whole_tokens(context, layer.moe_in_TD),
-                  .weight_NK = weights.dense_gate_up_FD},
-                 context.stream);
+  gathered_product(context,
+                   {.y_TN = layer.dense_gate_up_TF,
+                    .x_TK = layer.moe_in_TD,
+                    .weight_NK = weights.dense_gate_up_FD});
 }
 
 void dense_activation(const BlockContext& context, const Layer& layer) {
@@ -210,51 +212,65 @@ void dense_activation(const BlockContext& context, const Layer& layer) {
                 context.stream);
 }
 
-void dense_forward(const BlockContext& context, const LayerWeights& weights, const Layer& layer) {
+// `moe_out` is on its way to layer.moe_out_TD, or there.
+void dense_forward(const BlockContext& context,
+                   const LayerWeights& weights,
+                   const Layer& layer,
+                   std::unique_ptr<Communicator::Work> moe_out) {
   const SharedActivations<TensorView>& shared = context.shared;
   const Stream stream = context.stream;
   dense_up(context, weights, layer);
   dense_activation(context, layer);
-  matmul_forward({.y_TN = term_of(context, shared.dense_out_TD),
+  summed_product(context,
+                 {.y_TN = shared.dense_out_TD,
                   .x_TK = layer.dense_hidden_TF,
-                  .weight_NK = weights.dense_down_DF},
-                 stream);
-  sum_terms(context, shared.dense_out_TD);
+                  .weight_NK = weights.dense_down_DF});
+  if (moe_out) {
+    moe_out->wait(stream);
+  }
   scale({.y = shared.dense_out_TD, .x = shared.dense_out_TD, .scale = kDenseScale}, stream);
   add({.y = layer.moe_out_TD, .a = layer.moe_out_TD, .b = shared.dense_out_TD}, stream);
 }
 
+// `dbranch_in` is on its way to scratch.dbranch_in_TD, or there.
 void dense_backward(const BlockContext& context,
                     const LayerWeights& weights,
                     const LayerWeights& gradients,
                     const Layer& layer,
                     const LayerGradients<TensorView>& kept,
-                    Backward which) {
+                    Backward which,
+                    std::unique_ptr<Communicator::Work> dbranch_in) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const Stream stream = context.stream;
   const bool with_weights = which == Backward::all;
   scale({.y = kept.ddense_out_TD, .x = scratch.dbranch_TD, .scale = kDenseScale}, stream);
-  matmul_backward({.dx_TK = scratch.ddense_hidden_TF,
-                   .dweight_NK = with_weights ? gradients.dense_down_DF : TensorView{},
-                   .dy_TN = whole_tokens(context, kept.ddense_out_TD),
-                   .x_TK = layer.dense_hidden_TF,
-                   .weight_NK = weights.dense_down_DF,
-                   .weight_gradient = context.weight_gradient},
-                  stream);
+  summed_product_backward(context,
+                          {.dx_TK = scratch.ddense_hidden_TF,
+                           .dweight_NK = with_weights ? gradients.dense_down_DF : TensorView{},
+                           .dy_TN = kept.ddense_out_TD,
+                           .x_TK = layer.dense_hidden_TF,
+                           .weight_NK = weights.dense_down_DF,
+                           .weight_gradient = context.weight_gradient});
+  std::optional<GatheredTokens> in;
+  if (with_weights) {
+    in.emplace(context, layer.moe_in_TD, context.shared.whole_TD);
+  }
   geglu_backward({.dgate_up_R2F = layer.dense_gate_up_TF,
                   .dy_RF = scratch.ddense_hidden_TF,
                   .gate_up_R2F = layer.dense_gate_up_TF},
                  stream);
   // The branch's own gradient has been used up.
   const TensorView& dinput_TD = scratch.dbranch_TD;
-  matmul_backward({.dx_TK = term_of(context, dinput_TD),
-                   .dweight_NK = with_weights ? gradients.dense_gate_up_FD : TensorView{},
-                   .dy_TN = layer.dense_gate_up_TF,
-                   .x_TK = with_weights ? whole_tokens(context, layer.moe_in_TD) : TensorView{},
-                   .weight_NK = weights.dense_gate_up_FD,
-                   .weight_gradient = context.weight_gradient},
-                  stream);
-  sum_terms(context, dinput_TD);
+  gathered_product_backward(context,
+                            {.dx_TK = dinput_TD,
+                             .dweight_NK = with_weights ? gradients.dense_gate_up_FD : TensorView{},
+                             .dy_TN = layer.dense_gate_up_TF,
+                             .weight_NK = weights.dense_gate_up_FD,
+                             .weight_gradient = context.weight_gradient},
+                            in ? &*in : nullptr);
+  if (dbranch_in) {
+    dbranch_in->wait(stream);
+  }
   add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = dinput_TD}, stream);
 }
 
@@ -361,9 +377,10 @@ void moe_branch_join(const BlockContext& context,
            routed_part_of(context, layer.moe_out_TD),
            context.shared.expert_out_RD,
            experts_scale(context));
-  join_routed_parts(context, layer.moe_out_TD);
   if (context.dims.local_dense_F > 0) {
-    dense_forward(context, weights, layer);
+    dense_forward(context, weights, layer, start_joining_routed_parts(context, layer.moe_out_TD));
+  } else {
+    join_routed_parts(context, layer.moe_out_TD);
   }
 }
 
@@ -479,17 +496,24 @@ void moe_branch_backward_join(const BlockContext& context,
                    .accumulate = true,
                    .weight_gradient = context.weight_gradient},
                   context.stream);
-  join_routed_parts(context, scratch.dbranch_in_TD);
   if (context.dims.local_dense_F > 0) {
-    dense_backward(context, weights, gradients, layer, kept, which);
+    dense_backward(context,
+                   weights,
+                   gradients,
+                   layer,
+                   kept,
+                   which,
+                   start_joining_routed_parts(context, scratch.dbranch_in_TD));
+  } else {
+    join_routed_parts(context, scratch.dbranch_in_TD);
   }
 }
 
-void moe_branch_backward_weights(const BlockContext& context,
-                                 const LayerWeights& gradients,
-                                 const Layer& layer,
-                                 const ExpertExchange& exchange,
-                                 const LayerGradients<TensorView>& kept) {
+void experts_weight_products(const BlockContext& context,
+                             const LayerWeights& gradients,
+                             const Layer& layer,
+                             const ExpertExchange& exchange,
+                             const LayerGradients<TensorView>& kept) {
   const ExpertRows rows = expert_rows(context, layer, exchange);
   experts_backward_weights({.dgate_up_weight_EFD = gradients.gate_up_EFD,
                             .ddown_weight_EDF = gradients.down_EDF,
@@ -500,18 +524,22 @@ void moe_branch_backward_weights(const BlockContext& context,
                             .offsets_E1 = rows.offsets_E1,
                             .weight_gradient = context.weight_gradient},
                            context.stream);
-  if (context.dims.local_dense_F > 0) {
-    matmul_backward({.dweight_NK = gradients.dense_down_DF,
-                     .dy_TN = whole_tokens(context, kept.ddense_out_TD),
-                     .x_TK = layer.dense_hidden_TF,
-                     .weight_gradient = context.weight_gradient},
-                    context.stream);
-    matmul_backward({.dweight_NK = gradients.dense_gate_up_FD,
-                     .dy_TN = layer.dense_gate_up_TF,
-                     .x_TK = whole_tokens(context, layer.moe_in_TD),
-                     .weight_gradient = context.weight_gradient},
-                    context.stream);
-  }
+}
+
+std::array<WeightProduct, 2> dense_weight_products(const BlockContext& context,
+                                                   const LayerWeights& gradients,
+                                                   const Layer& layer,
+                                                   const LayerGradients<TensorView>& kept) {
+  return {{{.op = {.dweight_NK = gradients.dense_down_DF,
+                   .dy_TN = kept.ddense_out_TD,
+                   .x_TK = layer.dense_hidden_TF,
+                   .weight_gradient = context.weight_gradient},
+            .piece = WeightProduct::Piece::dy},
+           {.op = {.dweight_NK = gradients.dense_gate_up_FD,
+                   .dy_TN = layer.dense_gate_up_TF,
+                   .x_TK = layer.moe_in_TD,
+                   .weight_gradient = context.weight_gradient},
+            .piece = WeightProduct::Piece::x}}};
 }
 
 }  // namespace memphis

@@ -2,6 +2,15 @@
 #include "csrc/model/regions.h"
 
 namespace memphis {
+namespace {
+
+constexpr const char* kJoin = "tensor.join_routed";
+
+AllGather joining(const BlockContext& context, const TensorView& residual_TD) {
+  return {.y = residual_TD, .x = context.shared.routed_out_TD, .num_blocks = context.dims.B};
+}
+
+}  // namespace
 
 TensorView whole_tokens(const BlockContext& context, const TensorView& residual_TD) {
   const TensorView& whole_TD = context.shared.whole_TD;
@@ -51,13 +60,18 @@ TensorView routed_part_of(const BlockContext& context, const TensorView& residua
 }
 
 void join_routed_parts(const BlockContext& context, const TensorView& residual_TD) {
-  const TensorView& routed_out_TD = context.shared.routed_out_TD;
-  if (routed_out_TD.present()) {
-    context.groups.tensor().run(
-        AllGather{.y = residual_TD, .x = routed_out_TD, .num_blocks = context.dims.B},
-        "tensor.join_routed",
-        context.stream);
+  if (context.shared.routed_out_TD.present()) {
+    context.groups.tensor().run(joining(context, residual_TD), kJoin, context.stream);
   }
+}
+
+std::unique_ptr<Communicator::Work> start_joining_routed_parts(const BlockContext& context,
+                                                               const TensorView& residual_TD) {
+  if (context.dims.tensor_chunks.overlap() && context.shared.routed_out_TD.present()) {
+    return context.groups.tensor().start(joining(context, residual_TD), kJoin, context.stream);
+  }
+  join_routed_parts(context, residual_TD);
+  return nullptr;
 }
 
 void copy_piece(const BlockContext& context, const TensorView& piece, const TensorView& whole) {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
+
+#include "csrc/comm/communicator.h"
 #include "csrc/model/block.h"
 
 // How tokens pass between the three regions of a block, forward and backward:
@@ -30,6 +33,10 @@ TensorView routed_tokens(const BlockContext& context, const TensorView& residual
 // Where an op of the routed region writes its part of `residual_TD`, and the joining of the parts.
 TensorView routed_part_of(const BlockContext& context, const TensorView& residual_TD);
 void join_routed_parts(const BlockContext& context, const TensorView& residual_TD);
+// The same for who has products to do before they are needed: begun where exchanges overlap
+// (dims.tensor_chunks), else done, and null.
+std::unique_ptr<Communicator::Work> start_joining_routed_parts(const BlockContext& context,
+                                                               const TensorView& residual_TD);
 
 // This rank's piece of each sequence of `whole`, [T, ...], to `piece`, [routed_T, ...].
 void copy_piece(const BlockContext& context, const TensorView& piece, const TensorView& whole);

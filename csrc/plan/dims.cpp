@@ -50,6 +50,30 @@ Dims::AttentionCall Dims::attention_call() const {
   return call;
 }
 
+std::int64_t Dims::num_chunks(const TensorChunks& chunks) const {
+  return chunks.overlap() ? (B + chunks.sequences - 1) / chunks.sequences * chunks.cuts : 1;
+}
+
+TokenChunk Dims::chunk_of(const TensorChunks& chunks, std::int64_t index) const {
+  const std::int64_t ranks = T / residual_T;  // that have a piece each
+  const std::int64_t piece = residual_T / B;  // of a sequence
+  const std::int64_t most = chunks.overlap() ? chunks.sequences : B;
+  const std::int64_t first = index / chunks.cuts * most;
+  const std::int64_t rows = piece / chunks.cuts;
+  const std::int64_t begin = index % chunks.cuts * rows;  // within each piece
+  TokenChunk chunk;
+  chunk.num_sequences = std::min(most, B - first);
+  chunk.residual = {.begin = first * piece + begin, .count = chunk.num_sequences * rows};
+  chunk.whole = {.begin = ranks * chunk.residual.begin, .count = ranks * chunk.residual.count};
+  chunk.tokens = chunk.whole;
+  if (chunks.cuts > 1) {
+    chunk.num_runs = ranks;
+    chunk.step = piece;
+    chunk.tokens = {.begin = first * S + begin, .count = (ranks - 1) * piece + rows};
+  }
+  return chunk;
+}
+
 KvShare kv_share(const ModelConfig& model, const Share& share) {
   const Piece& tensor = share.tensor;
   if (model.num_kv_heads % tensor.count == 0) {

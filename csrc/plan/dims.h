@@ -8,6 +8,36 @@
 
 namespace memphis {
 
+// Tokens of a micro-batch that tensor ranks gather, or sum their terms of, in one call.
+struct TokenChunk {
+  std::int64_t num_sequences = 0;
+  Range residual;  // their rows of the residual stream
+  Range whole;     // the rows of all ranks, where chunk lies behind chunk
+  // Where tokens are in their order: `num_runs` runs of equally many rows, each `step` rows behind the
+  // one before, within these. As many as ranks where the chunk is a part of one sequence; else one.
+  Range tokens;
+  std::int64_t num_runs = 1;
+  std::int64_t step = 0;
+
+  std::int64_t rows_of_run() const { return whole.count / num_runs; }
+};
+
+// Into which chunks the tokens are cut so that one is on its way beside the product of another
+// (csrc/plan/tensor_chunks.h).
+struct TensorChunks {
+  // With eight an eighth of an exchange is seen: what more of them hide is less than their starts and
+  // ends take.
+  static constexpr std::int64_t kMost = 8;
+
+  std::int64_t sequences = 0;  // of a chunk; 0: all are one, and nothing travels beside a product
+  std::int64_t cuts = 1;       // of a sequence, where a chunk has one
+
+  bool overlap() const { return sequences > 0; }
+  // The same without parts of a sequence, so that chunks lie in the order of tokens.
+  TensorChunks of_sequences() const { return {.sequences = sequences}; }
+  bool operator==(const TensorChunks&) const = default;
+};
+
 // The sizes of tensors, by the letters of csrc/core/tensor.h. A letter alone is the size in the
 // model, or in the micro-batch that ranks along `tensor` share; with `local_` before it, what this
 // rank has of it (csrc/plan/share.h). A tensor's name says its logical dims, and its spec in the
@@ -60,6 +90,10 @@ struct Dims {
     return static_cast<double>(expert_ranks * routed_T * K) /
            static_cast<double>(expert_ranks / expert_pieces);
   }
+
+  TensorChunks tensor_chunks;
+  std::int64_t num_chunks(const TensorChunks& chunks) const;
+  TokenChunk chunk_of(const TensorChunks& chunks, std::int64_t index) const;
 
   bool split_sequences = false;  // the residual stream holds a piece of each sequence
   bool tensor_parallel = false;  // attention, dense FFN and head give partial sums

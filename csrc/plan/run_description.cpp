@@ -6,6 +6,7 @@
 #include "csrc/config/validate.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/context_exchange.h"
+#include "csrc/plan/tensor_chunks.h"
 
 namespace memphis {
 
@@ -53,6 +54,7 @@ RunDescription describe_run(const Config& config, DType compute, std::int64_t nu
           .parallel = config.parallel,
           .batch = config.batch,
           .techniques = {.products = is_bf16 ? Products::bf16 : Products::f32,
+                         .tensor_beside = overlaps_tensor(config),
                          .expert_overlap = overlaps,
                          .context_overlap = travels_in_ring(config),
                          .routed = true,

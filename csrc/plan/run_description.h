@@ -54,6 +54,7 @@ struct Techniques {
   // Ops between products are kernels of their own, one each.
   bool eager = false;
   bool tensor_overlap = false;   // gathers and sums of tensor ranks go on beside their products
+  bool tensor_beside = false;    // the same as memphis has it, which is computed and not fitted
   bool expert_overlap = false;   // rows of a micro-batch travel beside the work of another one
   bool context_overlap = true;   // keys of other ranks travel beside the scores of what has come
   bool message_overlap = true;   // messages of a pipeline go on beside work
@@ -83,8 +84,9 @@ struct RunDescription {
   double step_tokens() const;
 };
 
-// What memphis does of its own: of exchanges those of rows alone overlap with other work, where the
-// config allows it, though memory may not; experts have the loads that a router gives them.
+// What memphis does of its own: rows travel beside other work where the config allows it, though memory
+// may not, and what tensor ranks exchange in as many chunks as there may be; experts have the loads that
+// a router gives them.
 RunDescription describe_run(const Config& config, DType compute, std::int64_t num_ranks);
 
 // Of a token, forward and backward, as model_flops_per_token counts it.

@@ -49,8 +49,15 @@ class Describer {
     add_product(work, tokens_, real(m_.vocab_size) / tensor(), real(m_.d_model), 1, Kind::head);
     // Logits, their maximum, sum and gradient, mostly in f32.
     work.backward_inputs.streams = 16 * tokens_ * real(m_.vocab_size) / tensor();
-    work.forward.exchanges.push_back(tensor_gather(tokens_ * real(m_.d_model) * value_bytes_));
-    work.backward_inputs.exchanges.push_back(tensor_sum(tokens_ * real(m_.d_model) * value_bytes_));
+    const double bytes = tokens_ * real(m_.d_model) * value_bytes_;
+    const double alone = t_.tensor_beside ? bytes / real(TensorChunks::kMost) : bytes;
+    work.forward.exchanges.push_back(tensor_gather(alone));
+    if (t_.tensor_beside) {
+      work.forward.exchanges.push_back(tensor_gather(bytes - alone));
+      work.forward.exchanges.back().beside = true;
+    }
+    work.backward_inputs.exchanges.push_back(tensor_sum(bytes));
+    work.backward_inputs.exchanges.back().beside = t_.tensor_beside;
     drop_lonely(work.forward);
     drop_lonely(work.backward_inputs);
     return work;
@@ -253,16 +260,42 @@ class Describer {
   void around_products(LayerWork& work, double bytes) const {
     // What a product takes in 8 bits is gathered in 8; sums have 16.
     const double gathered = t_.products == Products::fp8 ? bytes / 2 : bytes;
+    if (t_.tensor_beside) {
+      return beside_products(work, bytes);
+    }
     for (PassWork* pass : {&work.forward, &work.backward_inputs}) {
       pass->exchanges.push_back(tensor_gather(gathered));
       pass->exchanges.push_back(tensor_sum(bytes));
     }
     work.backward_weights.exchanges.push_back(tensor_gather(gathered));
-    const bool apart = p_.schedule == ScheduleKind::zb_h1 || p_.schedule == ScheduleKind::zbv;
-    if (apart && p_.pipeline > 1) {
-      // Gradients of weights, formed later, need the gradient of the output again.
+    if (weights_apart()) {
       work.backward_weights.exchanges.push_back(tensor_gather(gathered));
     }
+  }
+
+  // As csrc/model/tensor_products.h, in as many chunks as there may be.
+  void beside_products(LayerWork& work, double bytes) const {
+    const double alone = bytes / real(TensorChunks::kMost);
+    const auto add = [&](PassWork& pass, Exchange exchange, bool beside) {
+      exchange.beside = beside;
+      pass.exchanges.push_back(exchange);
+    };
+    add(work.forward, tensor_gather(alone), false);
+    add(work.forward, tensor_gather(bytes - alone), true);
+    add(work.forward, tensor_sum(bytes - alone), true);
+    add(work.forward, tensor_sum(alone), false);
+    add(work.backward_inputs, tensor_gather(alone), false);
+    add(work.backward_inputs, tensor_gather(bytes - alone), true);
+    add(work.backward_inputs, tensor_sum(bytes), true);
+    add(work.backward_weights, tensor_gather(bytes), true);
+    if (weights_apart()) {
+      add(work.backward_weights, tensor_gather(bytes), true);
+    }
+  }
+  // Gradients of weights, formed later, need the gradient of the output again.
+  bool weights_apart() const {
+    return p_.pipeline > 1 &&
+           (p_.schedule == ScheduleKind::zb_h1 || p_.schedule == ScheduleKind::zbv);
   }
 
   void gather_weights(std::int64_t index, LayerWork& work) const {
@@ -553,7 +586,8 @@ class Operations {
       to.push_back({.kind = kind,
                     .pattern = operation.pattern,
                     .bytes = static_cast<double>(operation.bytes),
-                    .group = ranks});
+                    .group = ranks,
+                    .beside = operation.beside});
     }
   }
 
@@ -564,7 +598,14 @@ class Operations {
 };
 
 // The products of a layer's forward pass, in the order in which Describer adds them.
-enum ProductOfLayer : std::size_t { kQkv, kAttentionOut, kExpertsUp, kExpertsDown, kDenseUp };
+enum ProductOfLayer : std::size_t {
+  kQkv,
+  kAttentionOut,
+  kExpertsUp,
+  kExpertsDown,
+  kDenseUp,
+  kDenseDown
+};
 
 void add_again(const Config& config,
                DType compute,
@@ -596,6 +637,25 @@ void add_again(const Config& config,
   work.again.streams = recompute_cost_of_layer(config.model, S, compute, groups).bytes *
                        real(config.batch.micro_batch * S) /
                        real(config.parallel.tensor * config.parallel.context);
+}
+
+// A product that is alone is one for each of `count` chunks of tokens: forward all but those of experts,
+// and of the gradients of inputs those whose output's are gathered.
+void cut_products(double count, LayerWork& work) {
+  const auto cut = [&](PassWork& pass, ProductOfLayer index) {
+    if (index < pass.products.size()) {
+      Product& product = pass.products[index];
+      product.M /= count;
+      product.count *= count;
+      product.together = false;
+    }
+  };
+  for (const ProductOfLayer index : {kQkv, kAttentionOut, kDenseUp, kDenseDown}) {
+    cut(work.forward, index);
+  }
+  for (const ProductOfLayer index : {kAttentionOut, kDenseDown}) {
+    cut(work.backward_inputs, index);
+  }
 }
 
 }  // namespace
@@ -635,6 +695,9 @@ RunWork run_work(const Config& config, DType compute, const Mesh& mesh, const St
     }
   }
   operations.take_layer(static_cast<int>(plan.dims.L), work.head);
+  for (LayerWork& kind : work.kinds) {
+    cut_products(real(plan.dims.num_chunks(plan.dims.tensor_chunks)), kind);
+  }
   operations.take_step(work);
   return work;
 }

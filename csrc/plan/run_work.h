@@ -43,6 +43,7 @@ struct Exchange {
   Pattern pattern = Pattern::all_gather;
   double bytes = 0;  // of the larger operand, as StepOperation::bytes
   RankGroup group;
+  bool beside = false;  // it has products of its pass beside it
   // Of rows, if each crosses the network once for all ranks of a node: those of one sender's tokens.
   double tokens_bytes = 0;
   double choices = 0;

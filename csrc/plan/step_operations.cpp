@@ -89,28 +89,65 @@ class Writer {
   }
 
  private:
-  // ---- what the collectives of csrc/model/regions.h do
+  // ---- what the collectives of csrc/model/regions.h and csrc/model/tensor_products.h do
 
-  std::size_t tokens_bytes() const {
-    return static_cast<std::size_t>(d_.T * d_.D) * size_of(compute_);
+  std::size_t tokens_bytes(std::int64_t tokens) const {
+    return static_cast<std::size_t>(tokens * d_.D) * size_of(compute_);
   }
-  void whole_tokens() {
+  void gather_tokens(std::int64_t tokens, bool beside) {
     if (d_.split_sequences) {
-      move(exchange, Pattern::all_gather, "tensor", "tensor.whole_tokens", tokens_bytes());
+      move(exchange, Pattern::all_gather, "tensor", "tensor.whole_tokens", tokens_bytes(tokens));
+      operations_.back().beside = beside;
     }
   }
-  void sum_terms() {
+  void sum_tokens(std::int64_t tokens, bool beside) {
     if (d_.tensor_parallel) {
       move(exchange,
            d_.split_sequences ? Pattern::reduce_scatter : Pattern::all_reduce,
            "tensor",
            "tensor.sum_terms",
-           tokens_bytes());
+           tokens_bytes(tokens));
+      operations_.back().beside = beside;
+    }
+  }
+  void whole_tokens(bool beside) { gather_tokens(d_.T, beside); }
+  void sum_terms(bool beside) { sum_tokens(d_.T, beside); }
+  // Before the first chunk's product there is none, and behind the last one's.
+  void gather_chunks(const TensorChunks& chunks) {
+    for (std::int64_t i = 0; i < d_.num_chunks(chunks); ++i) {
+      gather_tokens(d_.chunk_of(chunks, i).whole.count, i > 0);
+    }
+  }
+  void sum_chunks() {
+    const std::int64_t count = d_.num_chunks(d_.tensor_chunks);
+    for (std::int64_t i = 0; i < count; ++i) {
+      sum_tokens(d_.chunk_of(d_.tensor_chunks, i).whole.count, i + 1 < count);
     }
   }
   void join_routed() {
     if (d_.tensor_parallel && !d_.split_sequences) {
-      move(exchange, Pattern::all_gather, "tensor", "tensor.join_routed", tokens_bytes());
+      move(exchange, Pattern::all_gather, "tensor", "tensor.join_routed", tokens_bytes(d_.T));
+      operations_.back().beside = d_.tensor_chunks.overlap() && d_.local_dense_F > 0;
+    }
+  }
+  // The backward pass of a product and of the one before it, of which the first reads the gradient of a
+  // branch and the second, for the gradient of its weight, the branch's input: begun behind the first
+  // where exchanges overlap. `between` moves what is computed between the two.
+  template <class Between>
+  void products_backward(bool with_weights, const Between& between) {
+    const bool overlap = d_.tensor_chunks.overlap();
+    gather_chunks(d_.tensor_chunks);
+    if (with_weights && overlap) {
+      whole_tokens(true);
+    }
+    between();
+    if (with_weights && !overlap) {
+      whole_tokens(false);
+    }
+    if (with_weights) {
+      sum_terms(overlap);
+    } else {
+      sum_chunks();
     }
   }
   // Rows, or a number for each, to the ranks of their experts or back.
@@ -130,9 +167,9 @@ class Writer {
   // ---- a layer
 
   void attention_forward() {
-    whole_tokens();
+    gather_chunks(d_.tensor_chunks);
     gather_keys();
-    sum_terms();
+    sum_chunks();
   }
 
   // ---- what csrc/model/context_attention.cpp moves
@@ -204,7 +241,7 @@ class Writer {
 
   void dense_up() {
     if (d_.local_dense_F > 0) {
-      whole_tokens();
+      gather_chunks(d_.tensor_chunks);
     }
   }
 
@@ -231,7 +268,7 @@ class Writer {
     join_routed();
     dense_up();
     if (d_.local_dense_F > 0) {
-      sum_terms();
+      sum_chunks();
     }
   }
 
@@ -258,35 +295,23 @@ class Writer {
     end_turn();
     join_routed();
     if (d_.local_dense_F > 0) {
-      weights_product(with_weights);
+      products_backward(with_weights, [] {});
     }
-    whole_tokens();
-    attention_backward();
-    if (with_weights) {
-      whole_tokens();
-    }
-    sum_terms();
-  }
-  // Two products, of which the first reads the gradient of the branch and the second, for the
-  // gradient of its weight, the branch's input.
-  void weights_product(bool with_weights) {
-    whole_tokens();
-    if (with_weights) {
-      whole_tokens();
-    }
-    sum_terms();
+    products_backward(with_weights, [this] { attention_backward(); });
   }
 
   void backward_weights_of_layer() {
     for (int i = 0; i < (d_.local_dense_F > 0 ? 4 : 2); ++i) {
-      whole_tokens();
+      whole_tokens(d_.tensor_chunks.overlap());
     }
   }
 
   // ---- the head
 
   void backward_head() {
-    whole_tokens();
+    const TensorChunks chunks = d_.tensor_chunks.of_sequences();
+    std::int64_t num_summed = 0;
+    gather_chunks(chunks);
     for (std::int64_t begin = 0; begin < d_.T; begin += d_.head_chunk) {
       const std::int64_t columns = d_.pad_chunk(std::min(d_.head_chunk, d_.T - begin));
       if (d_.tensor_parallel) {
@@ -296,8 +321,15 @@ class Writer {
              "head.cross_entropy",
              static_cast<std::size_t>(2 * plan_.share.tensor.count * columns) * size_of(sums()));
       }
+      const std::int64_t end = std::min(begin + d_.head_chunk, d_.T);
+      for (; num_summed < d_.num_chunks(chunks); ++num_summed) {
+        const TokenChunk chunk = d_.chunk_of(chunks, num_summed);
+        if (chunk.whole.end() > end) {
+          break;
+        }
+        sum_tokens(chunk.whole.count, chunks.overlap());
+      }
     }
-    sum_terms();
   }
 
   // ---- weights and gradients
@@ -376,7 +408,7 @@ class Writer {
         if (stage.embedding) {
           acquire(kBeforeLayers, begin < end ? std::optional(begin) : std::nullopt);
           work(forward, kBeforeLayers, flops_.embedding.forward);
-          sum_terms();
+          sum_terms(false);
         }
         for (int layer = begin; layer < end; ++layer) {
           acquire(layer, layer + 1 < end ? std::optional(layer + 1) : std::nullopt);
@@ -473,7 +505,7 @@ class Writer {
     }
     if (stage.embedding) {
       work(kind, kBeforeLayers, flops_.embedding.total());
-      whole_tokens();
+      whole_tokens(false);
       reduce_layer(kBeforeLayers);
     }
   }

@@ -56,7 +56,8 @@ struct StepOperation {
   // Of what moves, in the larger of the two operands. Of rows, which routing deals out, as if every
   // expert had its share.
   std::size_t bytes = 0;
-  double flops = 0;  // of work, where it is products of matrices and scores
+  bool beside = false;  // an exchange that has a product between its start and its wait
+  double flops = 0;     // of work, where it is products of matrices and scores
 
   bool moves() const { return !group.empty(); }
   // What this rank sends of them in a group of so many, by the way that moves least: a gather or a

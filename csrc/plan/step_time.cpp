@@ -196,8 +196,13 @@ class Pricer {
         pass.streams * (t_.eager ? c_.eager_streams : 1) / machine_.bytes_per_second();
     at(parts, StepPart::starts) = pass.starts * c_.start_seconds;
     double weights = 0;
+    double beside = 0;
     for (const Exchange& exchange : pass.exchanges) {
       const double seconds = exchange_seconds(exchange, machine_);
+      if (exchange.beside) {
+        beside += seconds;
+        continue;
+      }
       switch (exchange.kind) {
         case ExchangeKind::tensor:
           at(parts, StepPart::tensor) += t_.tensor_overlap ? c_.tensor_seen * seconds : seconds;
@@ -222,6 +227,9 @@ class Pricer {
           break;
       }
     }
+    // What is longer than all that a pass multiplies is seen.
+    at(parts, StepPart::tensor) +=
+        std::max(beside - at(parts, StepPart::products) - at(parts, StepPart::attention), 0.0);
     // Travel beside the whole pass, of the layer before or behind.
     at(parts, StepPart::weights) = std::max(weights - sum(parts), 0.0);
     return parts;

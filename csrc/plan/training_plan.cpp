@@ -11,6 +11,7 @@
 #include "csrc/config/validate.h"
 #include "csrc/core/trace.h"
 #include "csrc/plan/context_exchange.h"
+#include "csrc/plan/tensor_chunks.h"
 
 namespace memphis {
 namespace {
@@ -79,6 +80,7 @@ Dims dims_of(const Config& config, std::int64_t num_sequences, const Share& shar
   if (dims.exchange_keys) {
     dims.key_exchange = choose_key_exchange(config, dims, device);
   }
+  dims.tensor_chunks = choose_tensor_chunks(config, dims, device);
   return dims;
 }
 
@@ -362,6 +364,22 @@ std::string describe_expert_overlap(const TrainingPlan& plan, const Config& conf
     }
   }
   return fmt::format("nothing is computed while rows travel to experts: {}", reason);
+}
+
+std::string describe_tensor_overlap(const TrainingPlan& plan) {
+  const Dims& d = plan.dims;
+  if (!d.tensor_chunks.overlap()) {
+    return "nothing is computed while tensor ranks gather and sum: parallel.overlap_tensor is "
+           "never";
+  }
+  const std::int64_t count = d.num_chunks(d.tensor_chunks);
+  return fmt::format(
+      "what tensor ranks gather and sum travels beside their products: {}",
+      count > 1
+          ? fmt::format("in {} chunks of {} tokens where a product is alone",
+                        count,
+                        d.chunk_of(d.tensor_chunks, 0).whole.count)
+          : fmt::format("in the backward pass alone ({} tokens are too few for two chunks)", d.T));
 }
 
 StagePlans plan_all_stages(const Config& config,

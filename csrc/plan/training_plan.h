@@ -96,6 +96,10 @@ std::string describe_saves(const TrainingPlan& plan, const CheckpointConfig& con
 // Whether rows travel to experts beside other work, what it takes, and why not: a line.
 std::string describe_expert_overlap(const TrainingPlan& plan, const Config& config);
 
+// Whether what tensor ranks exchange travels beside their products, in how many chunks, and why not: a
+// line.
+std::string describe_tensor_overlap(const TrainingPlan& plan);
+
 // The plans of the first rank at each place along Axis::pipeline, which agree on what is computed
 // again. One of them is kept: each has the whole schedule.
 struct StagePlans {

@@ -82,11 +82,12 @@ Trainer::Trainer(const Config& config,
              device_info(device_).name,
              name_of(compute_),
              mesh_.num_ranks());
-    log_info("memory plan of a rank:\n{}  computed again in the backward pass: {}\n  {}{}",
+    log_info("memory plan of a rank:\n{}  computed again in the backward pass: {}\n  {}{}{}",
              format_memory_table(plan_.memory),
              describe(plan_.activations.recompute, config_.model.num_layers),
              describe_saves(plan_, config_.checkpoint),
-             plan_.dims.exchange_rows ? "\n  " + describe_expert_overlap(plan_, config_) : "");
+             plan_.dims.exchange_rows ? "\n  " + describe_expert_overlap(plan_, config_) : "",
+             plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
   require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.newest", [&] {

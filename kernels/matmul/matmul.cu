@@ -6,6 +6,8 @@
 #include "kernels/matmul/matmul.h"
 
 #include <compare>
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -54,6 +56,10 @@ struct Shape {
   DType in;
   DType out;
   bool accumulate;
+  // Products of one a, each with a b and a c of its own, which lie so many columns apart.
+  std::int64_t count = 1;
+  std::int64_t b_step = 0;
+  std::int64_t c_step = 0;
 
   auto operator<=>(const Shape&) const = default;
 };
@@ -71,6 +77,18 @@ Layout make_layout(DType dtype, std::int64_t rows, std::int64_t columns) {
                                           rows),
                "cublasLtMatrixLayoutCreate");
   return Layout(layout);
+}
+
+// There are `count` of them, `step` elements apart.
+void repeat(const Layout& layout, std::int64_t count, std::int64_t step) {
+  const auto batch_count = static_cast<std::int32_t>(count);
+  cublas_check(
+      cublasLtMatrixLayoutSetAttribute(
+          layout.get(), CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch_count, sizeof(batch_count)),
+      "cublasLtMatrixLayoutSetAttribute");
+  cublas_check(cublasLtMatrixLayoutSetAttribute(
+                   layout.get(), CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof(step)),
+               "cublasLtMatrixLayoutSetAttribute");
 }
 
 Layout make_operand(DType dtype,
@@ -136,6 +154,11 @@ Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
             .b = make_operand(shape.in, shape.transpose_b, shape.k, shape.n),
             .c = make_layout(shape.out, shape.m, shape.n),
             .algorithm = {}};
+  if (shape.count > 1) {
+    repeat(plan.a, shape.count, 0);
+    repeat(plan.b, shape.count, shape.b_step * shape.k);
+    repeat(plan.c, shape.count, shape.c_step * shape.m);
+  }
   set_transpose(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, shape.transpose_a);
   set_transpose(plan.desc, CUBLASLT_MATMUL_DESC_TRANSB, shape.transpose_b);
   const Preference preference = make_preference();
@@ -227,7 +250,13 @@ void multiply(const Shape& shape,
   }
   if (shape.k == 0) {  // a sum over nothing, which cuBLASLt does not take
     if (!shape.accumulate) {
-      device_zero(c.data, c.bytes(), stream);
+      const std::size_t row_bytes = c.bytes() / static_cast<std::size_t>(c.dim(0));
+      for (std::int64_t i = 0; i < shape.count; ++i) {
+        device_zero(
+            static_cast<char*>(c.data) + static_cast<std::size_t>(i * shape.c_step) * row_bytes,
+            row_bytes * static_cast<std::size_t>(shape.n),
+            stream);
+      }
     }
     return;
   }
@@ -241,11 +270,14 @@ void matmul_forward(const MatmulForward& op, Stream stream) {
   multiply({.transpose_a = CUBLAS_OP_T,
             .transpose_b = CUBLAS_OP_N,
             .m = op.y_TN.dim(1),
-            .n = op.y_TN.dim(0),
+            .n = op.y_TN.dim(0) - (op.runs.count - 1) * op.runs.written_step,
             .k = op.x_TK.dim(1),
             .in = op.x_TK.dtype,
             .out = op.y_TN.dtype,
-            .accumulate = false},
+            .accumulate = false,
+            .count = op.runs.count,
+            .b_step = op.runs.read_step,
+            .c_step = op.runs.written_step},
            op.weight_NK,
            op.x_TK,
            op.y_TN,
@@ -258,11 +290,14 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
     multiply({.transpose_a = CUBLAS_OP_N,
               .transpose_b = CUBLAS_OP_N,
               .m = op.dx_TK.dim(1),
-              .n = op.dx_TK.dim(0),
+              .n = op.dx_TK.dim(0) - (op.runs.count - 1) * op.runs.written_step,
               .k = op.dy_TN.dim(1),
               .in = op.dy_TN.dtype,
               .out = op.dx_TK.dtype,
-              .accumulate = op.accumulate},
+              .accumulate = op.accumulate,
+              .count = op.runs.count,
+              .b_step = op.runs.read_step,
+              .c_step = op.runs.written_step},
              op.weight_NK,
              op.dy_TN,
              op.dx_TK,

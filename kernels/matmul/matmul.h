@@ -2,11 +2,21 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "csrc/core/tensor.h"
 #include "kernels/weight_gradient.h"
 
 namespace memphis::kernels {
+
+// Rows of an operand of which a product takes some: `count` runs of equally many, each beginning so many
+// rows behind the one before. The operand spans from the first row of the first run to the last of the
+// last; what lies between runs is neither read nor written.
+struct RowRuns {
+  std::int64_t count = 1;
+  std::int64_t read_step = 0;     // of x, or of dy
+  std::int64_t written_step = 0;  // of y, or of dx
+};
 
 // y = x weight^T: y[t, n] = sum_k x[t, k] weight[n, k]. Weights are stored [out, in].
 // The letters N and K are this op's own: output and input width.
@@ -14,7 +24,8 @@ namespace memphis::kernels {
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
 // Accumulate  f32 (f64 for f64), no TF32; one rounding, at the store.
 // In place    no.
-// Order       deterministic. On the CPU the bits do not depend on the number of threads.
+// Order       deterministic. On the CPU the bits depend neither on the number of threads nor on which
+//             other rows are in the product.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment; Error from cuBLASLt.
 // Cost        2*T*N*K FLOP; cuBLASLt on the GPU, OpenBLAS on the CPU (bf16 is widened to f32).
@@ -22,6 +33,7 @@ struct MatmulForward {
   TensorView y_TN;       // out  bf16 | f32 | f64
   TensorView x_TK;       // in   dtype of y
   TensorView weight_NK;  // in   dtype of y
+  RowRuns runs = {};     // of x and y; by default all rows
 };
 void matmul_forward(const MatmulForward& op, Stream stream);
 
@@ -35,6 +47,7 @@ struct MatmulBackward {
   TensorView x_TK = {};        // in   needed for dweight
   TensorView weight_NK = {};   // in   needed for dx
   bool accumulate = false;     // dx += instead of dx =
+  RowRuns runs = {};           // of dy and dx; by default all rows, as dweight takes them
   WeightGradient weight_gradient = WeightGradient::add;
 };
 void matmul_backward(const MatmulBackward& op, Stream stream);

@@ -570,6 +570,58 @@ TEST_F(DeviceJob, TheTraceShowsRowsBesideAnotherMicroBatch) {
   }
 }
 
+// The input that a layer has kept is on its way to the gradient of its weight before the stream of the
+// rank's work comes to the exchange of keys' gradients, and is waited for behind it: beside attention's
+// backward pass and a product. Without overlap it begins behind them.
+TEST_F(DeviceJob, TheTraceShowsTokensBesideTheProductsOfAnother) {
+  for (const bool overlap : {true, false}) {
+    const std::string name = overlap ? "beside" : "alone";
+    const std::string choice = overlap ? "required" : "never";
+    const Ended ended = train(4,
+                              name,
+                              join(small_,
+                                   {"metrics.trace=true",
+                                    "parallel.context=2",
+                                    "batch.sequence_length=16",
+                                    "parallel.overlap_tensor=" + choice}));
+    ASSERT_EQ(ended.code, 0) << ended.error;
+    const auto events = parse_json(read_text(path(name) + "/trace/rank-00001.json")).value();
+    std::map<int, std::string> tracks;
+    std::vector<double> begun;  // of gathers, on their stream
+    std::vector<double> waits;  // for them, on that of the work
+    std::vector<double> keys;
+    for (const auto& event : events) {
+      if (event["name"] == "thread_name") {
+        tracks[event["tid"]] = event["args"]["name"];
+      } else if (event["ph"] == "X") {
+        const std::string& track = tracks.at(event["tid"]);
+        const auto time = event["ts"].get<double>();
+        if (event["name"] == "tensor.whole_tokens") {
+          if (track == "tensor on the gpu") {
+            begun.push_back(time);
+          } else if (track == "gpu waiting") {
+            waits.push_back(time);
+          }
+        } else if (event["name"] == "context.dkeys" && track == "gpu waiting") {
+          keys.push_back(time);
+        }
+      }
+    }
+    for (std::vector<double>* const times : {&begun, &waits, &keys}) {
+      std::sort(times->begin(), times->end());
+    }
+    ASSERT_EQ(begun.size(), waits.size());
+    int beside = 0;
+    for (std::size_t i = 0; i < begun.size(); ++i) {
+      beside += std::any_of(keys.begin(), keys.end(), [&](double time) {
+        return begun[i] < time && time < waits[i];
+      });
+    }
+    EXPECT_EQ(keys.size(), 3U) << "a layer, three steps";
+    EXPECT_EQ(beside, overlap ? 3 : 0) << name;
+  }
+}
+
 TEST_F(DeviceJob, CommunicationThatNobodyTimesIsLeftOut) {
   const Ended ended = train(2, "run", small_);
   ASSERT_EQ(ended.code, 0) << ended.error;

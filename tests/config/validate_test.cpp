@@ -544,6 +544,14 @@ std::vector<test::BadConfig> bad_configs() {
        "of "
        "four); use at most 2, or set parallel.overlap_experts to auto",
        2},
+      {"nothing of tensor ranks to travel",
+       kTiny,
+       {"parallel.overlap_tensor=required"},
+       ExitCode::config,
+       "argument 'parallel.overlap_tensor=required': parallel.overlap_tensor is required and "
+       "parallel.tensor is 1 (every rank has all of a product, and nothing is gathered or summed "
+       "beside it); use 2 or more, or set parallel.overlap_tensor to auto",
+       2},
       {"head rows that are not aligned",
        kTiny,
        {"memory.head_rows=1020"},

@@ -179,6 +179,39 @@ TEST(RunWork, HidesRowsWhereThePlanDoes) {
   EXPECT_TRUE(overlaps("required", 0));
 }
 
+// In four chunks of 2048 tokens a quarter of what is gathered before a product is seen, and of what is
+// summed behind one; in the backward pass a quarter of what the first product gathers. A description
+// sees no more, because it says what no plan takes less than.
+TEST(RunWork, SeesOneChunkOfWhatTensorRanksExchange) {
+  const auto seen = [](const PassWork& pass) {
+    double bytes = 0;
+    for (const Exchange& exchange : pass.exchanges) {
+      bytes += exchange.kind == ExchangeKind::tensor && !exchange.beside ? exchange.bytes : 0;
+    }
+    return bytes;
+  };
+  const double tokens = 2.0 * 8192 * 6144;
+  const Works works = works_of(grok1({"parallel.tensor=4", "parallel.expert=8"}, 64), 64);
+  const LayerWork& planned = works.planned.kinds[0];
+  // And the numbers of balance, a few bytes.
+  EXPECT_NEAR(seen(planned.forward), tokens / 4 * 2, 0.001 * tokens);
+  EXPECT_NEAR(seen(planned.backward_inputs), tokens / 4, 0.001 * tokens);
+  EXPECT_EQ(seen(planned.backward_weights), 0);
+  EXPECT_EQ(planned.forward.products[0].M, 2048);
+  EXPECT_EQ(planned.forward.products[0].count, 4);
+  EXPECT_EQ(planned.backward_inputs.products[0].M, 8192) << "beside the other product";
+  EXPECT_EQ(planned.backward_inputs.products[1].M, 2048);
+  const LayerWork& described = works.described.kinds[0];
+  EXPECT_LE(seen(described.forward), seen(planned.forward));
+  EXPECT_LE(seen(described.backward_inputs), seen(planned.backward_inputs));
+  EXPECT_EQ(works.described.kinds[0].forward.products[0].M, 8192);
+
+  const Works never = works_of(
+      grok1({"parallel.tensor=4", "parallel.expert=8", "parallel.overlap_tensor=never"}, 64), 64);
+  EXPECT_NEAR(seen(never.planned.kinds[0].forward), 2 * tokens, 0.001 * tokens);
+  EXPECT_EQ(never.planned.kinds[0].forward.products[0].count, 1);
+}
+
 TEST(RunWork, GathersShardedWeightsForEachPass) {
   const Config config = grok1({"parallel.zero=3"}, 16);
   const RunWork work = works_of(config, 16).planned;

@@ -247,6 +247,34 @@ TEST(StepTime, OverlapHidesExchanges) {
   EXPECT_EQ(hidden.of(StepPart::products), seen.of(StepPart::products));
 }
 
+// Of what travels beside products no more is seen than it takes longer than they do.
+TEST(StepTime, ExchangesBesideProductsAreSeenAsFarAsTheyAreLonger) {
+  const auto tensor_time = [](double bytes, bool beside) {
+    RunWork work = run_work(grok1());
+    for (LayerWork* layer : {&work.kinds[0], &work.head}) {
+      for (PassWork* pass :
+           {&layer->forward, &layer->backward_inputs, &layer->backward_weights, &layer->again}) {
+        std::erase_if(pass->exchanges, [](const Exchange& exchange) {
+          return exchange.kind == ExchangeKind::tensor;
+        });
+      }
+    }
+    work.kinds[0].forward.exchanges.push_back({.kind = ExchangeKind::tensor,
+                                               .pattern = Pattern::all_gather,
+                                               .bytes = bytes,
+                                               .group = {.first = 0, .stride = 1, .count = 4},
+                                               .beside = beside});
+    return step_time(work, h100()).of(StepPart::tensor);
+  };
+  constexpr double kTokens = 2.0 * 4096 * 6144;
+  EXPECT_GT(tensor_time(kTokens, false), 0);
+  EXPECT_EQ(tensor_time(kTokens, true), 0);
+  const double alone = tensor_time(1000 * kTokens, false);
+  const double beside = tensor_time(1000 * kTokens, true);
+  EXPECT_GT(beside, 0);
+  EXPECT_LT(beside, alone);
+}
+
 TEST(StepTime, AMachineWithoutTheProductsIsRefused) {
   const Machine cpu = load_machine("configs/machines/cpu.yaml");
   const std::string text =

@@ -207,6 +207,22 @@ std::vector<Layout> cases() {
           more);
     }
   }
+  // What tensor ranks exchange in chunks, of sequences and of parts of one.
+  for (const char* micro_batch : {"1", "4"}) {
+    const std::vector<std::string> more = {std::string("batch.micro_batch=") + micro_batch,
+                                           "parallel.overlap_tensor=required",
+                                           "model.dense_ffn_dim=40"};
+    const auto name = [&](const char* what) { return std::string(what) + "_of_" + micro_batch; };
+    add(name("chunks"), layout_named("tensor2_expert2"), more);
+    add(name("whole_chunks"), layout_named("tensor2_whole_sequences"), more);
+    add(name("chunks_again"),
+        layout_named("tensor2"),
+        {more[0], more[1], more[2], "memory.recompute=block", "memory.head_rows=40"});
+    add(name("chunks_of_keys"), in_context(layout_named("tensor2"), 2), more);
+    add(name("chunks_of_stages"),
+        piped("", layout_named("tensor2"), 2, {"parallel.schedule=zb-h1"}),
+        more);
+  }
   const std::vector<std::pair<const char*, std::vector<std::string>>> schedules = {
       {"1f1b", {}},
       {"interleaved", {"parallel.chunks=2", "parallel.stages=[1,0,0,1]"}},

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/matmul/matmul.h"
 
+#include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include <gtest/gtest.h>
@@ -140,6 +142,73 @@ TEST_P(MatmulTest, AnAbsentOutputChangesNoBitOfTheOther) {
   EXPECT_EQ(dweight.bytes(stream.view()), both_dweight.bytes(stream.view()));
 }
 
+// Rows between runs keep what is in them, and a run's rows have the values that they have in one product
+// of all: on the CPU the same bits.
+TEST_P(MatmulTest, RunsOfRowsAreProductsOfTheirOwn) {
+  const auto& [name, T, N, K, tested] = op_case();
+  constexpr std::int64_t kRuns = 3;
+  constexpr std::int64_t kReadGap = 8;  // rows of any width begin aligned
+  constexpr std::int64_t kWrittenGap = 16;
+  const std::int64_t rows = T / (8 * kRuns) * 8;
+  if (rows == 0) {
+    GTEST_SKIP() << "too few rows for three runs";
+  }
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const kernels::RowRuns runs = {
+      .count = kRuns, .read_step = rows + kReadGap, .written_step = rows + kWrittenGap};
+  // Run r of `values` at r * step of a tensor of NaN.
+  const auto spread = [&](const Values& values, std::int64_t width, std::int64_t gap) {
+    Values result(static_cast<std::size_t>((kRuns * (rows + gap) - gap) * width), std::nan(""));
+    for (std::int64_t r = 0; r < kRuns; ++r) {
+      std::copy_n(values.begin() + r * rows * width,
+                  rows * width,
+                  result.begin() + r * (rows + gap) * width);
+    }
+    return result;
+  };
+  const auto expect_runs = [&](const Values& actual, const Values& whole, std::int64_t width) {
+    const Values expected = spread(whole, width, kWrittenGap);
+    ASSERT_EQ(actual.size(), expected.size());
+    double largest = 0;
+    for (const double value : whole) {
+      largest = std::max(largest, std::abs(value));
+    }
+    // On a GPU another algorithm may take the product of a run: its sums round elsewhere.
+    const double bound = target().device == Device::cpu
+                             ? 0
+                             : largest * rounding_unit(target().dtype) * std::sqrt(double(K + N));
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      if (std::isnan(expected[i])) {
+        EXPECT_TRUE(std::isnan(actual[i])) << i << " lies between runs";
+      } else {
+        EXPECT_NEAR(actual[i], expected[i], bound) << i;
+      }
+    }
+  };
+  const std::int64_t all = kRuns * rows;
+  const TestTensor weight = tensor(N, K, in.weight);
+  const auto first = [&](const Values& values, std::int64_t width) {
+    return Values(values.begin(), values.begin() + all * width);
+  };
+  {
+    const TestTensor whole = tensor(all, N);
+    const TestTensor x = tensor(all, K, first(in.x, K));
+    matmul_forward({.y_TN = whole, .x_TK = x, .weight_NK = weight}, stream.view());
+    const TestTensor y = tensor(all + (kRuns - 1) * kWrittenGap, N);
+    const TestTensor apart = tensor(all + (kRuns - 1) * kReadGap, K, spread(in.x, K, kReadGap));
+    matmul_forward({.y_TN = y, .x_TK = apart, .weight_NK = weight, .runs = runs}, stream.view());
+    expect_runs(y.values(stream.view()), whole.values(stream.view()), N);
+  }
+  const TestTensor whole = tensor(all, K);
+  const TestTensor dy = tensor(all, N, first(in.dy, N));
+  matmul_backward({.dx_TK = whole, .dy_TN = dy, .weight_NK = weight}, stream.view());
+  const TestTensor dx = tensor(all + (kRuns - 1) * kWrittenGap, K);
+  const TestTensor apart = tensor(all + (kRuns - 1) * kReadGap, N, spread(in.dy, N, kReadGap));
+  matmul_backward({.dx_TK = dx, .dy_TN = apart, .weight_NK = weight, .runs = runs}, stream.view());
+  expect_runs(dx.values(stream.view()), whole.values(stream.view()), K);
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases,
                          MatmulTest,
                          on_all_targets(matmul_cases()),
@@ -221,6 +290,39 @@ TEST(MatmulContract, RefusesOperandsThatDoNotFitAndNamesThem) {
       "matmul_backward: x_TK is absent, expected f32[4, 8]"));
   EXPECT_TRUE(rejects([&] { matmul_backward({.dx_TK = x, .dy_TN = y, .x_TK = x}, stream); },
                       "matmul_backward: weight_NK is absent, expected f32[6, 8]"));
+}
+
+TEST(MatmulContract, RefusesRunsThatDoNotFit) {
+  const auto f32 = [](std::initializer_list<std::int64_t> dims) {
+    return TestTensor({dims, DType::f32}, Device::cpu);
+  };
+  const Stream stream;
+  const TestTensor x = f32({12, 8});
+  const TestTensor weight = f32({6, 8});
+  const TestTensor y = f32({12, 6});
+  const TestTensor dweight = f32({6, 8});
+  const auto with = [&](std::int64_t read_step, std::int64_t written_step) {
+    return [&, read_step, written_step] {
+      matmul_forward({.y_TN = y,
+                      .x_TK = x,
+                      .weight_NK = weight,
+                      .runs = {.count = 2, .read_step = read_step, .written_step = written_step}},
+                     stream);
+    };
+  };
+  EXPECT_NO_THROW(with(8, 8)());
+  EXPECT_TRUE(rejects(with(8, 6), "matmul_forward: runs of rows overlap, or are not as long"));
+  EXPECT_TRUE(rejects(with(4, 4), "matmul_forward: runs of rows overlap, or are not as long"));
+  EXPECT_TRUE(rejects(with(12, 12), "matmul_forward: runs of rows overlap, or are not as long"));
+  EXPECT_TRUE(rejects(
+      [&] {
+        matmul_backward({.dweight_NK = dweight,
+                         .dy_TN = y,
+                         .x_TK = x,
+                         .runs = {.count = 2, .read_step = 6, .written_step = 6}},
+                        stream);
+      },
+      "matmul_backward: dweight takes all rows, and there are runs of them"));
 }
 
 TEST(MatmulContract, RefusesADweightThatWouldRoundTheSums) {

@@ -63,7 +63,7 @@ plant("model.again_up", MOE, "missing step",
 # ---- gradients of inputs and of weights apart
 
 plant("model.parts_attention", BLOCK, "missing step",
-      "  attention_branch_backward_weights(context, gradients, layer, kept);\n", "",
+      "  add(attention_branch_weight_products(context, gradients, layer, kept));\n", "",
       "the projections of attention are not trained")
 plant("model.parts_experts", MOE, "operand",
       ".dy_RD = kept.dexpert_out_RD.rows(0, exchange.num_arrived()),",
@@ -77,8 +77,8 @@ plant("model.parts_twice", ATTENTION, "operand",
       "with_weights ? gradients.attention_out_DN : TensorView{}", "gradients.attention_out_DN",
       "the output projection's gradient is added by both parts")
 plant("model.parts_queries", ATTENTION, "operand",
-      "                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = whole",
-      "                   .dy_TN = context.scratch.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = whole",
+      "                   .dy_TN = kept.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = layer",
+      "                   .dy_TN = context.scratch.dqkv_TCH.reshape({d.T, d.local_C * d.H}),\n                   .x_TK = layer",
       "the projection to queries, keys and values gets what the last layer has left")
 
 # ---- rows to the ranks of their experts
@@ -106,8 +106,8 @@ plant("model.group_data_host", GROUPS, "group",
       "data_context_host_ = create(Axis::stage_ranks, Device::cpu, \"_host\");",
       "targets are counted once for each tensor rank")
 plant("model.join_blocks", REGIONS, "operand",
-      "AllGather{.y = residual_TD, .x = routed_out_TD, .num_blocks = context.dims.B}",
-      "AllGather{.y = residual_TD, .x = routed_out_TD}",
+      "{.y = residual_TD, .x = context.shared.routed_out_TD, .num_blocks = context.dims.B}",
+      "{.y = residual_TD, .x = context.shared.routed_out_TD}",
       "routed pieces of several sequences are joined rank by rank")
 
 # Who of a layer forms which gradient, in the order of the file; see weight_gradient of BlockContext.
@@ -115,14 +115,19 @@ WRITES = ",\n                    .weight_gradient = context.weight_gradient"
 for occurrence, norm in enumerate(("post_moe", "between", "pre_attention")):
     plant(f"model.write_{norm}_norm", BLOCK, "accumulate", WRITES, "",
           "a norm's gradient is added to that of the step before", occurrence=occurrence)
+WRITES = ",\n                           .weight_gradient = context.weight_gradient}"
+for matrix, file in (("attention_out", ATTENTION), ("dense_down", MOE)):
+    plant(f"model.write_{matrix}", file, "accumulate", WRITES, "}",
+          "a matrix's gradient is added to that of the step before")
+WRITES = ",\n                             .weight_gradient = context.weight_gradient}"
+for matrix, file in (("qkv", ATTENTION), ("dense_up", MOE)):
+    plant(f"model.write_{matrix}", file, "accumulate", WRITES, "}",
+          "a matrix's gradient is added to that of the step before")
 WRITES = ",\n                   .weight_gradient = context.weight_gradient}"
-for occurrence, matrix in enumerate(("attention_out", "attention_out_apart", "qkv_apart")):
+for occurrence, matrix in enumerate(("attention_out_apart", "qkv_apart")):
     plant(f"model.write_{matrix}", ATTENTION, "accumulate", WRITES, "}",
           "a matrix's gradient is added to that of the step before", occurrence=occurrence)
-plant("model.write_qkv", ATTENTION, "accumulate",
-      ",\n       .weight_gradient = context.weight_gradient}", "}",
-      "the gradient of q, k and v is added to that of the step before")
-for occurrence, matrix in enumerate(("dense_down", "dense_up", "router")):
+for occurrence, matrix in enumerate(("router", "dense_down_apart", "dense_up_apart")):
     plant(f"model.write_{matrix}", MOE, "accumulate", WRITES, "}",
           "a matrix's gradient is added to that of the step before", occurrence=occurrence)
 plant("model.write_experts", MOE, "accumulate",
@@ -132,14 +137,48 @@ plant("model.write_experts_apart", MOE, "accumulate",
       "rows.offsets_E1,\n                            .weight_gradient = context.weight_gradient}",
       "rows.offsets_E1}",
       "the experts' gradients of a part of their own are added to those of the step before")
-WRITES = ",\n                     .weight_gradient = context.weight_gradient}"
-for occurrence, matrix in enumerate(("dense_down_apart", "dense_up_apart")):
-    plant(f"model.write_{matrix}", MOE, "accumulate", WRITES, "}",
-          "a matrix's gradient is added to that of the step before", occurrence=occurrence)
+
+# ---- exchanges of tensor ranks beside products
+
+PRODUCTS = "model/tensor_products.cpp"
+GROK = "model/grok.cpp"
+
+plant("model.tensor_waits", PRODUCTS, "order",
+      "    work->wait(context_.stream);\n    work.reset();\n  }\n}\n\nstd::int64_t GatheredChunks",
+      "    work.reset();\n  }\n}\n\nstd::int64_t GatheredChunks",
+      "chunks are used before they have arrived, but for what their end waits for")
+plant("model.tensor_order", PRODUCTS, "order",
+      "  if (d.tensor_chunks.cuts == 1) {", "  if (d.tensor_chunks.cuts >= 1) {",
+      "a weight's gradient takes parts of sequences in another order than its input's")
+plant("model.tensor_place", PRODUCTS, "aliasing",
+      "index % 2 == 0 ? context_.shared.whole_TD : context_.shared.partial_TD", "context_.shared.whole_TD",
+      "the next tokens come to the place of those that a product reads")
+plant("model.tensor_sum_beside", PRODUCTS, "condition",
+      "  if (index + 1 < sums.count()) {", "  if (index > sums.count()) {",
+      "every sum is waited for at once")
+plant("model.tensor_begun", PRODUCTS, "condition",
+      "  if (overlaps(context) && context.shared.whole_TD.present()) {\n    work_",
+      "  if (false) {\n    work_",
+      "tokens that a layer has kept are gathered when they are needed")
+plant("model.tensor_apart", PRODUCTS, "order",
+      "    sum.start_next();\n    weights.x_TK = x->take();\n    matmul_backward(weights, stream);\n",
+      "    weights.x_TK = x->take();\n    matmul_backward(weights, stream);\n    sum.start_next();\n",
+      "no product is beside the sum of an input's gradient")
+plant("model.tensor_head_sums", GROK, "bound",
+      "sums.start_before(begin + count);", "sums.start_before(dims_.T);",
+      "terms of the head are summed before all of them are there")
+plant("model.tensor_head_aligned", GROK, "alignment",
+      "end < count && dims_.pad_chunk(end) != end", "end < count && dims_.pad_chunk(end) == 0",
+      "the head's products begin at any row")
+plant("model.tensor_join_waits", MOE, "order",
+      "  if (dbranch_in) {\n    dbranch_in->wait(stream);\n  }\n", "",
+      "parts are added to before they are joined, but for what their end waits for")
+plant("model.tensor_join_begun", "model/regions.cpp", "condition",
+      "  if (context.dims.tensor_chunks.overlap() && context.shared.routed_out_TD.present()) {",
+      "  if (false) {",
+      "parts of experts are joined before the dense FFN begins")
 
 # ---- the model
-
-GROK = "model/grok.cpp"
 
 plant("model.final_eps", GROK, "operand",
       ".eps = static_cast<float>(model_.model_.norm_eps)},", ".eps = 1e-5F},",

@@ -582,7 +582,7 @@ plant("plan.work_tied", WORK, "bound",
       "around = std::min(around, 1.0);", "around = std::min(around, 2.0);",
       "a tied embedding is reduced twice")
 plant("plan.work_apart", WORK, "condition",
-      "if (apart && p_.pipeline > 1) {", "if (apart && p_.pipeline > 1024) {",
+      "return p_.pipeline > 1 &&", "return p_.pipeline > 1024 &&",
       "a gradient that is formed later needs nothing gathered for it")
 plant("plan.work_again_block", WORK, "missing step",
       "repeat(kAttentionOut);", "",
@@ -721,3 +721,30 @@ plant("plan.measured_node", BENCH_MACHINE, "missing step",
 plant("plan.measured_links", BENCH_MACHINE, "wrong operand",
       "machine.node = level_of(measure_links(*host, *group, stream.view()), machine.node, 1);", "measure_links(*host, *group, stream.view());",
       "links are said to be measured and are those of --like")
+
+# ---- exchanges of tensor ranks in chunks
+
+plant("plan.chunk_part", "plan/dims.cpp", "index",
+      "index % chunks.cuts * rows;  // within each piece", "0;  // within each piece",
+      "every part of a sequence is the first")
+plant("plan.chunk_runs", "plan/dims.cpp", "index",
+      "    chunk.step = piece;", "    chunk.step = rows;",
+      "a part of each piece is one part of the sequence")
+plant("plan.chunk_aligned", "plan/tensor_chunks.cpp", "alignment",
+      "multiple / std::gcd(multiple, piece)", "std::int64_t{1}",
+      "chunks of sequences begin at any row")
+plant("plan.chunk_run_rows", "plan/tensor_chunks.cpp", "condition",
+      " || piece / cuts < sizes.least_run_rows", "",
+      "products have few rows that lie together")
+plant("plan.chunk_two", "plan/tensor_chunks.cpp", "condition",
+      "const std::int64_t least = at_least_two ? 2 : 1;", "const std::int64_t least = 1;",
+      "an overlap that is required has nothing beside a product that is alone")
+plant("plan.chunk_sums_of_head", "plan/step_operations.cpp", "bound",
+      "        if (chunk.whole.end() > end) {", "        if (chunk.whole.end() > d_.T) {",
+      "the head's sums are planned to begin before its last tokens are there")
+plant("plan.time_beside", TIME, "condition",
+      "      if (exchange.beside) {", "      if (false) {",
+      "what travels beside products is seen whole")
+plant("plan.work_cut", WORK, "missing factor",
+      "      product.M /= count;\n", "",
+      "products in chunks have all rows each")
