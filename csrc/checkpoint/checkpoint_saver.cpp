@@ -52,12 +52,14 @@ CheckpointSaver::CheckpointSaver(std::filesystem::path run_dir,
       background_(in_background ? Background::Where::apart : Background::Where::here) {
   if (in_background) {
     snapshot_.emplace(parameters, optimizer, stream);
-    optimizer.set_gate(&*snapshot_);
+    optimizer.add_gate(*snapshot_);
   }
 }
 
 CheckpointSaver::~CheckpointSaver() {
-  optimizer_.set_gate(nullptr);
+  if (snapshot_) {
+    optimizer_.remove_gate(*snapshot_);
+  }
 }
 
 std::string CheckpointSaver::file_name(std::size_t file, int rank) const {
