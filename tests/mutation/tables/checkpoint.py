@@ -38,6 +38,9 @@ plant("checkpoint.loss_window", MANIFEST_FILE, "missing call",
       "    manifest.loss_window = fields.numbers(\"loss_window\");\n", "",
       "jobs of few steps have no level of the loss")
 
+plant("checkpoint.npy_left", "checkpoint/npy.cpp", "missing call",
+      "    remove_file(temporary_);  // the destructor is not called\n", "",
+      "an array whose header cannot be written leaves a file behind")
 plant("checkpoint.saver_unread", SAVER, "missing call",
       "      verify_files(directory, files, verdict_);\n", "",
       "older checkpoints go without the newest having been read back")
