@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/checkpoint/checkpoint_saver.h"
 
-#include <bit>
+#include <span>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
@@ -52,12 +52,14 @@ CheckpointSaver::CheckpointSaver(std::filesystem::path run_dir,
       background_(in_background ? Background::Where::apart : Background::Where::here) {
   if (in_background) {
     snapshot_.emplace(parameters, optimizer, stream);
-    optimizer.set_gate(&*snapshot_);
+    optimizer.add_gate(*snapshot_);
   }
 }
 
 CheckpointSaver::~CheckpointSaver() {
-  optimizer_.set_gate(nullptr);
+  if (snapshot_) {
+    optimizer_.remove_gate(*snapshot_);
+  }
 }
 
 std::string CheckpointSaver::file_name(std::size_t file, int rank) const {
@@ -137,8 +139,9 @@ void CheckpointSaver::write() {
     snapshot_->copy();  // first: the optimizer waits for it
   }
   if (leads_) {
-    ChecksumWriter config(directory / kConfigName);
-    config.write(write_hf_config(model_, parameters_.compute()));
+    const std::string text = write_hf_config(model_, parameters_.compute());
+    ChecksumWriter config(directory / kConfigName, text.size());
+    config.write(text);
     writer_->add_file(config.close());
   }
   if (snapshot_) {
@@ -156,11 +159,10 @@ void CheckpointSaver::write() {
 
 void CheckpointSaver::start_committing() {
   Communicator& all = groups_.all_host();
-  // To the first rank [rank][file][bytes, checksum]; the names follow from the rank.
-  std::array<std::int64_t, 2 * kNumFiles> record{};
+  // To the first rank [rank][file][record]; the names follow from the rank.
+  std::array<std::int64_t, kNumFiles * kRecordWords> record{};
   for (std::size_t i = 0; i < kNumFiles; ++i) {
-    record[2 * i] = static_cast<std::int64_t>(own_[i].bytes);
-    record[2 * i + 1] = std::bit_cast<std::int64_t>(own_[i].xxh3);
+    encode(own_[i], std::span(record).subspan(i * kRecordWords, kRecordWords));
   }
   const std::int64_t num_records = leads_ ? all.size() : 1;
   std::vector<std::int64_t> records(record.size() * static_cast<std::size_t>(num_records));
@@ -184,10 +186,9 @@ void CheckpointSaver::start_committing() {
   }
   for (int rank = 0; rank < all.size(); ++rank) {
     for (std::size_t i = 0; i < kNumFiles; ++i) {
-      const std::size_t at = record.size() * static_cast<std::size_t>(rank) + 2 * i;
-      writer_->add_file({.name = file_name(i, rank),
-                         .bytes = static_cast<std::uint64_t>(records[at]),
-                         .xxh3 = std::bit_cast<std::uint64_t>(records[at + 1])});
+      const std::size_t at = record.size() * static_cast<std::size_t>(rank) + i * kRecordWords;
+      writer_->add_file(
+          decode_record(file_name(i, rank), std::span(records).subspan(at, kRecordWords)));
     }
   }
   background_.start([this] { writer_->commit(manifest_); });

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <iterator>
+#include <optional>
 #include <set>
 
 #include <spdlog/fmt/fmt.h>
@@ -18,6 +20,24 @@ namespace {
 constexpr std::int64_t kFormatVersion = 1;
 
 constexpr std::size_t kChecksumDigits = 16;
+constexpr std::size_t kBlockDigits = 8;
+
+std::optional<std::uint64_t> hexadecimal(std::string_view digits) {
+  std::uint64_t value = 0;
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
+  return error == std::errc() && end == digits.data() + digits.size() ? std::optional(value)
+                                                                      : std::nullopt;
+}
+
+std::string blocks_text(const std::vector<std::uint32_t>& blocks) {
+  std::string text;
+  text.reserve(kBlockDigits * blocks.size());
+  for (const std::uint32_t block : blocks) {
+    fmt::format_to(std::back_inserter(text), "{:08x}", block);
+  }
+  return text;
+}
 
 // Reads fields of one JSON object, and holds it to having no others.
 class Fields {
@@ -61,6 +81,17 @@ class Fields {
     return value.get<double>();
   }
 
+  std::vector<double> numbers(const char* key) const {
+    std::vector<double> values;
+    for (const nlohmann::json& value : list(key)) {
+      if (!value.is_number()) {
+        fail(fmt::format("'{}' has {}, not a number", key, value.dump()));
+      }
+      values.push_back(value.get<double>());
+    }
+    return values;
+  }
+
   bool contains(const char* key) const { return object_.contains(key); }
 
   std::string text(const char* key) const {
@@ -81,15 +112,32 @@ class Fields {
 
   std::uint64_t checksum(const char* key) const {
     const std::string digits = text(key);
-    std::uint64_t value = 0;
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
-    if (error != std::errc() || end != digits.data() + digits.size() ||
-        digits.size() != kChecksumDigits) {
+    const std::optional<std::uint64_t> value = hexadecimal(digits);
+    if (!value || digits.size() != kChecksumDigits) {
       fail(fmt::format(
           "'{}' is '{}', not {} hexadecimal digits", key, printable(digits), kChecksumDigits));
     }
-    return value;
+    return *value;
+  }
+
+  std::vector<std::uint32_t> blocks(const char* key, std::size_t count) const {
+    const nlohmann::json& value = at(key);
+    const std::string none;
+    const std::string& digits = value.is_string() ? value.get_ref<const std::string&>() : none;
+    std::vector<std::uint32_t> values;
+    values.reserve(count);
+    for (std::size_t at = 0; at < digits.size() && digits.size() == count * kBlockDigits;
+         at += kBlockDigits) {
+      const auto block = hexadecimal(std::string_view(digits).substr(at, kBlockDigits));
+      if (!block) {
+        break;
+      }
+      values.push_back(static_cast<std::uint32_t>(*block));
+    }
+    if (values.size() != count || count == 0) {
+      fail(fmt::format("'{}' has not {} times {} hexadecimal digits", key, count, kBlockDigits));
+    }
+    return values;
   }
 
   // All fields have been read by then, so equal numbers mean that there are no others.
@@ -133,7 +181,9 @@ std::string write_manifest(const Manifest& manifest) {
   root["validation_fingerprint"] = manifest.validation_fingerprint;
   root["tokenizer_fingerprint"] = manifest.tokenizer_fingerprint;
   root["loss_reference"] = manifest.loss_reference;
+  root["loss_window"] = manifest.loss_window;
   root["exploded_at"] = manifest.exploded_at;
+  root["calm_steps"] = manifest.calm_steps;
   root["skipped_steps"] = manifest.skipped_steps;
   root["skipped_in_a_row"] = manifest.skipped_in_a_row;
   root["files"] = nlohmann::ordered_json::array();
@@ -142,6 +192,9 @@ std::string write_manifest(const Manifest& manifest) {
     entry["name"] = file.name;
     entry["bytes"] = file.bytes;
     entry["xxh3"] = checksum_text(file.xxh3);
+    if (!file.blocks.empty()) {
+      entry["blocks"] = blocks_text(file.blocks);
+    }
     root["files"].push_back(std::move(entry));
   }
   root["config"] = manifest.config;
@@ -171,7 +224,13 @@ Manifest read_manifest(std::string_view text, const std::filesystem::path& path)
         .bytes = static_cast<std::uint64_t>(file.count("bytes")),
         .xxh3 = file.checksum("xxh3"),
     });
-    file.expect_only(3);
+    std::size_t num_fields = 3;
+    if (file.contains("blocks")) {  // later versions of the format added them
+      FileRecord& record = manifest.files.back();
+      record.blocks = file.blocks("blocks", num_blocks(record.bytes));
+      ++num_fields;
+    }
+    file.expect_only(num_fields);
     const std::string& name = manifest.files.back().name;
     if (!is_bare_name(name)) {
       fields.fail(fmt::format("the file name '{}' is not a bare name", printable(name)));
@@ -192,6 +251,14 @@ Manifest read_manifest(std::string_view text, const std::filesystem::path& path)
   }
   if (fields.contains("loss_reference")) {
     manifest.loss_reference = fields.number("loss_reference");
+    ++num_fields;
+  }
+  if (fields.contains("loss_window")) {
+    manifest.loss_window = fields.numbers("loss_window");
+    ++num_fields;
+  }
+  if (fields.contains("calm_steps")) {
+    manifest.calm_steps = fields.count("calm_steps");
     ++num_fields;
   }
   if (fields.contains("exploded_at")) {

@@ -25,9 +25,12 @@ struct Manifest {
   // knew bytes alone.
   std::string tokenizer_fingerprint = {};
   // What the run knows of its losses (csrc/train/loss_watch.h): the lowest that it has held, 0 where
-  // it is not known, and the step since which it has exploded, 0 where it has not.
+  // it is not known, the last ones, the oldest first, the step since which it has exploded, 0 where it
+  // has not, and how many losses in a row were calm since.
   double loss_reference = 0;
+  std::vector<double> loss_window = {};
   std::int64_t exploded_at = 0;
+  std::int64_t calm_steps = 0;
   // Steps that were left out for their gradients' sake, of all and of the last ones.
   std::int64_t skipped_steps = 0;
   std::int64_t skipped_in_a_row = 0;

@@ -181,8 +181,17 @@ std::uint64_t ModelFolderWriter::num_bytes() const {
 
 void ModelFolderWriter::begin() {
   require_new_folder(folder_);
-  require_new_folder(unfinished_);
+  std::error_code ignored;
+  if (fs::exists(fs::symlink_status(unfinished_, ignored))) {
+    throw CheckpointError(
+        fmt::format("cannot export to {}: {} is there (another export is at work, or was killed); "
+                    "let it end or "
+                    "delete what it left, or name another folder",
+                    folder_.string(),
+                    unfinished_.string()));
+  }
   if (const int error = make_directories(unfinished_); error != 0) {
+    remove_directory(unfinished_);  // it may be there, and not for good
     throw CheckpointError("cannot create " + unfinished_.string() + " (" + system_reason(error) +
                           "); choose another folder or fix permissions");
   }
@@ -273,7 +282,13 @@ void ModelFolderWriter::commit(const fs::path& source, const FolderTokenizer& to
     throw CheckpointError("cannot rename " + unfinished_.string() + " to " + folder_.string() +
                           " (" + system_reason(failed) + "); choose another folder");
   }
-  sync_directory(directory_of(folder_));
+  try {
+    sync_directory(directory_of(folder_));
+  } catch (const Error&) {
+    // What a loss of power may take is not there: the same command makes it anew.
+    static_cast<void>(rename_path(folder_, unfinished_));
+    throw;
+  }
 }
 
 void ModelFolderWriter::abandon() noexcept {

@@ -76,7 +76,12 @@ fs::path sibling(const fs::path& path) {
 
 NpyWriter::NpyWriter(const fs::path& path, std::span<const std::int64_t> dims)
     : path_(path), temporary_(sibling(path)), remaining_(count_of(dims)), writer_(temporary_) {
-  writer_.write(header_of(dims));
+  try {
+    writer_.write(header_of(dims));
+  } catch (...) {
+    remove_file(temporary_);  // the destructor is not called
+    throw;
+  }
 }
 
 NpyWriter::~NpyWriter() {

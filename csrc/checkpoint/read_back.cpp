@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -23,8 +22,7 @@ constexpr std::size_t kNameBytes = 256;
 
 // A FileRecord as it travels.
 struct Row {
-  std::int64_t bytes = 0;
-  std::int64_t xxh3 = 0;
+  std::array<std::int64_t, kRecordWords> record{};
   std::array<char, kNameBytes> name{};  // the rest is zeros
 };
 constexpr std::int64_t kRowWords = sizeof(Row) / sizeof(std::int64_t);
@@ -57,8 +55,7 @@ std::vector<FileRecord> share_out(Communicator& all,
   recv_rows[0] = Piece{.index = all.rank(), .count = all.size()}.of(num_files).count;
   std::vector<Row> rows(std::max<std::size_t>(files.size(), 1));
   for (std::size_t i = 0; i < files.size(); ++i) {
-    rows[i].bytes = static_cast<std::int64_t>(files[i].bytes);
-    rows[i].xxh3 = std::bit_cast<std::int64_t>(files[i].xxh3);
+    encode(files[i], rows[i].record);
     std::copy(files[i].name.begin(), files[i].name.end(), rows[i].name.begin());
   }
   std::vector<Row> own(std::max<std::size_t>(static_cast<std::size_t>(recv_rows[0]), 1));
@@ -70,9 +67,7 @@ std::vector<FileRecord> share_out(Communicator& all,
   own.resize(static_cast<std::size_t>(recv_rows[0]));
   std::vector<FileRecord> records;
   for (const Row& row : own) {
-    records.push_back({.name = row.name.data(),
-                       .bytes = static_cast<std::uint64_t>(row.bytes),
-                       .xxh3 = std::bit_cast<std::uint64_t>(row.xxh3)});
+    records.push_back(decode_record(row.name.data(), row.record));
   }
   return records;
 }

@@ -130,8 +130,8 @@ FileRecord write_safetensors(const std::filesystem::path& path,
                              Shown shown) {
   static_assert(std::endian::native == std::endian::little, "the format is little-endian");
   const Layout layout = lay_out(tensors);
-  ChecksumWriter writer(path);
   const std::uint64_t length = layout.header.size();
+  ChecksumWriter writer(path, sizeof(length) + length + layout.data_bytes);
   writer.write(std::as_bytes(std::span(&length, 1)));
   writer.write(layout.header);
   constexpr std::uint64_t kMegabyte = 1'000'000;

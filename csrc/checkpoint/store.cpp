@@ -27,8 +27,9 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kStepPrefix = "step-";
 
-// A manifest lists files and holds a config of at most 1 MiB: more is not one.
-constexpr std::uint64_t kMaxManifestBytes = 64U << 20U;
+// A manifest lists files, two of each rank with up to a kilobyte, and holds a config of at most 1 MiB:
+// more is not one.
+constexpr std::uint64_t kMaxManifestBytes = 256U << 20U;
 
 // Logs, metrics and the resolved config of a long run.
 constexpr std::uint64_t kSpaceMarginBytes = 64U << 20U;
@@ -118,16 +119,28 @@ OpenFile open_sized(const Descriptor& directory, const FileRecord& record) {
   return file;
 }
 
+// What is not what was written, by a second reading, which a file that is well does not have.
+std::string find_damage(const OpenFile& file, const FileRecord& record) {
+  if (::lseek(file.descriptor.number(), 0, SEEK_SET) != 0) {
+    return "its bytes";
+  }
+  BlockChecksums blocks(record.bytes);
+  read_through(file, record.name, [&](std::span<const std::byte> piece) { blocks.update(piece); });
+  const std::string damage = describe_damage(record, blocks.finish());
+  return damage.empty() ? "its bytes" : damage;
+}
+
 void check_file(const Descriptor& directory, const FileRecord& record) {
   const OpenFile file = open_sized(directory, record);
   Checksum checksum;
   read_through(
       file, record.name, [&](std::span<const std::byte> piece) { checksum.update(piece); });
   if (checksum.value() != record.xxh3) {
-    throw Invalid(fmt::format("{} has checksum {}, not {}: its bytes changed after it was written",
+    throw Invalid(fmt::format("{} has checksum {}, not {}: {} changed after it was written",
                               record.name,
                               checksum_text(checksum.value()),
-                              checksum_text(record.xxh3)));
+                              checksum_text(record.xxh3),
+                              find_damage(file, record)));
   }
 }
 

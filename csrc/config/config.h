@@ -81,7 +81,7 @@ struct RunConfig {
   // kAutoTimeLimit: where the scheduler says when it ends the job.
   std::int64_t time_limit = kAutoTimeLimit;
   double failure_hours = 50700;     // of a rank's work, between two failures that end the job
-  std::int64_t verify_every = 100;  // steps between comparisons of the replicas' weights; 0: none
+  std::int64_t verify_every = 100;  // steps between comparisons of what ranks hold; 0: none
   std::int64_t recompute_check_every = 0;  // steps between micro-batches computed twice; 0: none
 
   bool operator==(const RunConfig&) const = default;

@@ -123,12 +123,14 @@ constexpr std::array kTexts = {
             "",
             "Between two failures that end the job, of one rank; a job of N ranks fails N times as "
             "often. checkpoint.every auto goes by it."},
-    KeyText{"run.verify_every",
-            "steps",
-            "",
-            "Between comparisons of the weights of ranks that hold the same: one that differs is "
-            "named, and the run ends with exit code 13 before anything is saved. Also before each "
-            "save; 0: never."},
+    KeyText{
+        "run.verify_every",
+        "steps",
+        "",
+        "Between comparisons of the weights of ranks that hold the same, of each rank's weights "
+        "with its master weights, and, from there to the next step's update, of weights and "
+        "optimizer's state with what they were: a rank whose bits differ is named, and the run "
+        "ends with exit code 13 before anything is saved. Also before each save; 0: never."},
     KeyText{"run.recompute_check_every",
             "steps",
             "",

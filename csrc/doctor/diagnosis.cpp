@@ -174,6 +174,7 @@ class Examination {
       return;
     }
     std::string seen;
+    std::string unread;  // why, where it is there
     if (speaks_for_node()) {
       try {
         const auto read = within(instruments_.patience_seconds, [folder] {
@@ -183,16 +184,20 @@ class Examination {
           return read_text(folder / kWordName, 64);
         });
         seen = read.value_or(std::string());
-      } catch (const std::exception&) {
-        // It is not there.
+      } catch (const std::exception& error) {
+        std::error_code ignored;
+        if (fs::exists(folder / kWordName, ignored)) {
+          unread = fmt::format(": {}", error.what());
+        }
       }
       own_.push_back(
           seen == word
               ? good("run.dir shared", leads() ? "as rank 0 has it" : "what rank 0 wrote is there")
               : bad("run.dir shared",
-                    fmt::format("what rank 0 wrote is not in {}, seen from {}",
+                    fmt::format("what rank 0 wrote is not in {}, seen from {}{}",
                                 folder.string(),
-                                fs::current_path().string()),
+                                fs::current_path().string(),
+                                unread),
                     "mount the file system of rank 0 here, or use a run.dir that all share"));
     }
     // All have looked.

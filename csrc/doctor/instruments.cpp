@@ -16,6 +16,7 @@
 #include "csrc/core/arena.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/log.h"
 #include "csrc/core/tensor.h"
 #include "csrc/train/gpu_telemetry.h"
 #include "kernels/matmul/matmul.h"
@@ -74,6 +75,13 @@ double measure_copy(Device device) {
   return 2 * static_cast<double>(x.bytes()) / seconds / kGiga;  // read and written
 }
 
+// It has 64 MiB.
+void remove_measured(const std::filesystem::path& path) {
+  if (const int error = remove_file(path); error != 0 && error != ENOENT) {
+    log_warning("cannot remove {} ({}); remove it by hand", path.string(), system_reason(error));
+  }
+}
+
 double measure_write(const std::filesystem::path& path) {
   const std::vector<std::byte> piece(std::size_t{8} << 20);
   constexpr int kPieces = 8;
@@ -86,12 +94,12 @@ double measure_write(const std::filesystem::path& path) {
     }
     writer.close();
   } catch (...) {
-    remove_file(path);
+    remove_measured(path);
     throw;
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  remove_file(path);
+  remove_measured(path);
   constexpr double kMega = 1e6;
   return static_cast<double>(piece.size()) * kPieces / seconds / kMega;
 }

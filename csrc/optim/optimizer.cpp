@@ -104,12 +104,18 @@ std::array<double, 3> Optimizer::rates(double learning_rate, std::int64_t step) 
   return kernels::adamw_rates(learning_rate, config_.beta1, config_.beta2, step);
 }
 
+bool Optimizer::waits() const {
+  return std::any_of(
+      gates_.begin(), gates_.end(), [](const UpdateGate* gate) { return !gate->is_open(); });
+}
+
 void Optimizer::step(const TensorView& rates_3, const TensorView& norm_1, Stream stream) {
-  const bool waits = this->waits();
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     const Segment& segment = parameters_.plan().segments[i];
-    if (waits) {
-      gate_->await(i, stream);
+    for (UpdateGate* const gate : gates_) {
+      if (!gate->is_open()) {
+        gate->await(i, stream);
+      }
     }
     if (segment.has_state()) {
       kernels::adamw({.param_n = parameters_.owned_weights(i),

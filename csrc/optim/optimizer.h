@@ -65,10 +65,20 @@ class Optimizer {
   // other ranks keep are then on their way, or stale: see WeightResidency.
   void step(const TensorView& rates_3, const TensorView& norm_1, Stream stream);
 
-  // What each step waits for from now on; null: nothing. It outlives this.
-  void set_gate(UpdateGate* gate) { gate_ = gate; }
+  // What each step waits for from now on, and no longer. In the order in which they were added.
+  void add_gate(UpdateGate& gate) { gates_.push_back(&gate); }
+  void remove_gate(UpdateGate& gate) { std::erase(gates_, &gate); }
   // Whether the next step waits. It cannot be part of a graph then: what it waits for is not.
-  bool waits() const { return gate_ != nullptr && !gate_->is_open(); }
+  bool waits() const;
+
+  // Of a segment's owned elements; nothing of a copy's.
+  struct SegmentState {
+    TensorView master_n;  // the weights themselves where they are wide enough
+    bool owns_master = false;
+    TensorView m_n;
+    TensorView v_n;
+  };
+  const SegmentState& segment_state(std::size_t segment) const { return segments_.at(segment); }
 
   // A run of the optimizer's state: elements `local` of this rank's part of a logical parameter.
   struct StateTensor {
@@ -80,19 +90,11 @@ class Optimizer {
   std::vector<StateTensor> state() const;
 
  private:
-  // Of the segment's owned elements; nothing of a copy's.
-  struct SegmentState {
-    TensorView master_n;  // the weights themselves where they are wide enough
-    bool owns_master = false;
-    TensorView m_n;
-    TensorView v_n;
-  };
-
   OptimizerConfig config_;
   WeightResidency& residency_;
   Parameters& parameters_;
   const Groups& groups_;
-  UpdateGate* gate_ = nullptr;
+  std::vector<UpdateGate*> gates_;
   Arena norms_arena_;
   TensorView runs_PW_;
   TensorView layers_LW_;

@@ -8,6 +8,21 @@
 
 namespace memphis {
 
+std::vector<double> LossWatch::State::window() const {
+  std::vector<double> losses;
+  for (std::size_t i = num_recent - std::min(num_recent, kWindow); i < num_recent; ++i) {
+    losses.push_back(recent[i % kWindow]);
+  }
+  return losses;
+}
+
+void LossWatch::State::set_window(std::span<const double> losses) {
+  num_recent = 0;
+  for (const double loss : losses.last(std::min(losses.size(), kWindow))) {
+    recent[num_recent++] = loss;
+  }
+}
+
 LossWatch::LossWatch(std::int64_t vocab_size, const State& state)
     : vocab_size_(vocab_size), state_(state) {}
 
@@ -30,7 +45,7 @@ std::string LossWatch::describe_limit() const {
 }
 
 double LossWatch::median() const {
-  std::array<double, kWindow> sorted = recent_;
+  std::array<double, kWindow> sorted = state_.recent;
   std::nth_element(sorted.begin(), sorted.begin() + kWindow / 2, sorted.end());
   return sorted[kWindow / 2];
 }
@@ -40,7 +55,7 @@ LossWatch::News LossWatch::observe(std::int64_t step, double loss) {
     state_.reference = loss;
   }
   if (exceeds(loss)) {
-    num_calm_ = 0;
+    state_.num_calm = 0;
     if (exploded()) {
       return News::none;
     }
@@ -48,15 +63,15 @@ LossWatch::News LossWatch::observe(std::int64_t step, double loss) {
     return News::exploded;
   }
   if (exploded()) {
-    if (++num_calm_ < kCalm) {
+    if (++state_.num_calm < kCalm) {
       return News::none;
     }
     state_.exploded_at = 0;
-    num_recent_ = 0;
+    state_.num_recent = 0;
     return News::recovered;
   }
-  recent_[num_recent_++ % kWindow] = loss;
-  if (num_recent_ >= kWindow) {
+  state_.recent[state_.num_recent++ % kWindow] = loss;
+  if (state_.num_recent >= kWindow) {
     state_.reference = std::min(state_.reference, median());
   }
   return News::none;

@@ -4,7 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace memphis {
 
@@ -20,13 +22,26 @@ namespace memphis {
 // The loss of a step is that of the weights before its update. So if the loss explodes in step n, the
 // weights that step n - 1 left have.
 //
-// No allocation.
+// No allocation while losses are observed.
 class LossWatch {
  public:
-  // What a checkpoint keeps of it, so that a run that is started again judges alike.
+  static constexpr std::size_t kWindow = 16;
+  static constexpr std::int64_t kCalm = 8;
+
+  // What a checkpoint keeps of it: all of it, so that a run that is started again judges as one that
+  // never stopped.
   struct State {
     double reference = 0;          // the lowest level held; 0: no loss was seen
     std::int64_t exploded_at = 0;  // the step that it exploded in; 0: it has not
+    std::int64_t num_calm = 0;     // losses below the limit since, in a row
+    // The last losses while it had not exploded, of which there were so many, a ring: the next one
+    // takes the place num_recent % kWindow.
+    std::array<double, kWindow> recent = {};
+    std::size_t num_recent = 0;
+
+    // The last of them, kWindow at most, the oldest first; and the state that has these.
+    std::vector<double> window() const;
+    void set_window(std::span<const double> losses);
   };
   LossWatch(std::int64_t vocab_size, const State& state);
 
@@ -44,17 +59,11 @@ class LossWatch {
   std::string describe_limit() const;
 
  private:
-  static constexpr std::size_t kWindow = 16;
-  static constexpr int kCalm = 8;
-
   double chance() const;
   double median() const;
 
   std::int64_t vocab_size_;
   State state_;
-  std::array<double, kWindow> recent_{};  // losses while it had not exploded, a ring
-  std::size_t num_recent_ = 0;
-  int num_calm_ = 0;
 };
 
 }  // namespace memphis

@@ -17,7 +17,10 @@ namespace {
 
 constexpr std::array kReplicaAxes = {Axis::data_context, Axis::expert_data, Axis::stage_ranks};
 
-constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
+constexpr const char* kWhatToDo =
+    "nothing more is saved: leave out that machine, see what `memphis doctor` says of it, and "
+    "start "
+    "the same command again, which goes on from the last checkpoint";
 
 // "2 on gpu17 and 5 on gpu18". Every rank calls, with the same ranks.
 std::string ranks_with_hosts(Communicator& all, const std::vector<int>& ranks) {
@@ -60,71 +63,72 @@ std::vector<int> dissenters(std::span<const ReplicaHash> of_ranks) {
   return ranks;
 }
 
-// Takes a tensor of either device.
-class ReplicaCheck::Hasher {
- public:
-  explicit Hasher(ReplicaCheck& check) : check_(check) {}
-
-  void add(const TensorView& view) {
-    const auto* const bytes = static_cast<const std::byte*>(view.data);
-    if (view.device == Device::cpu) {
-      checksum_.update({bytes, view.bytes()});
-      return;
-    }
-    std::vector<std::byte>& staging = check_.staging_;
-    staging.resize(kStagingBytes);
-    for (std::size_t at = 0; at < view.bytes(); at += kStagingBytes) {
-      const std::size_t count = std::min(kStagingBytes, view.bytes() - at);
-      device_copy(staging.data(), bytes + at, count, check_.stream_);
-      synchronize(check_.stream_);
-      checksum_.update({staging.data(), count});
-    }
-  }
-  std::uint64_t value() const { return checksum_.value(); }
-
- private:
-  ReplicaCheck& check_;
-  Checksum checksum_;
-};
-
 ReplicaCheck::ReplicaCheck(const Mesh& mesh,
                            const Groups& groups,
                            const Parameters& parameters,
+                           Optimizer& optimizer,
                            Stream stream)
-    : mesh_(mesh), groups_(groups), parameters_(parameters), stream_(stream) {}
+    : mesh_(mesh),
+      groups_(groups),
+      parameters_(parameters),
+      stream_(stream),
+      pieces_(stream),
+      seal_(parameters, optimizer, stream) {}
 
-template <class Selects>
-std::uint64_t ReplicaCheck::hash_of_weights(const Selects& selects) {
-  Hasher hasher(*this);
+std::uint64_t ReplicaCheck::hash_of_weights(Axis axis) const {
+  Checksum checksum;
   const std::vector<Segment>& segments = parameters_.plan().segments;
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    // Layers that take turns are whole now and then.
-    if (segments[i].replicated() && !segments[i].place && selects(segments[i])) {
-      hasher.add(parameters_.segment_weights(i));
+    // Layers that take turns are on one rank each.
+    if (segments[i].replicated() && !segments[i].place && segments[i].replicas == axis) {
+      const std::uint64_t hash = seal_.weights_hash(i);
+      checksum.update(std::as_bytes(std::span(&hash, 1)));
     }
   }
-  return hasher.value();
+  return checksum.value();
 }
 
-void ReplicaCheck::compare_weights() {
-  synchronize(stream_);
+std::vector<std::int64_t> ReplicaCheck::gather(std::span<const std::int64_t> own,
+                                               std::string_view name) {
   Communicator& all = groups_.all_host();
-  constexpr std::size_t kWords = 2 * kReplicaAxes.size();
+  std::vector<std::int64_t> sent(own.begin(), own.end());
+  std::vector<std::int64_t> words(own.size() * static_cast<std::size_t>(all.size()));
+  const auto view_of = [](std::vector<std::int64_t>& values) {
+    return TensorView(
+        values.data(), {static_cast<std::int64_t>(values.size())}, DType::i64, Device::cpu);
+  };
+  all.run(AllGather{.y = view_of(words), .x = view_of(sent)}, name, {});
+  return words;
+}
+
+void ReplicaCheck::compare() {
+  Communicator& all = groups_.all_host();
+  constexpr std::size_t kParts = 2 * kReplicaAxes.size();
+  constexpr std::size_t kWords = kParts + 1;
   std::array<std::int64_t, kWords> own{};
+  own[kParts] = seal_.take();
   for (std::size_t i = 0; i < kReplicaAxes.size(); ++i) {
     const Axis axis = kReplicaAxes[i];
     own[2 * i] = mesh_.group(axis, all.rank()).first;
-    own[2 * i + 1] = static_cast<std::int64_t>(
-        hash_of_weights([axis](const Segment& segment) { return segment.replicas == axis; }));
+    own[2 * i + 1] = static_cast<std::int64_t>(hash_of_weights(axis));
   }
-  std::vector<std::int64_t> words(kWords * static_cast<std::size_t>(all.size()));
-  const auto view_of = [](std::int64_t* data, std::size_t count) {
-    return TensorView(data, {static_cast<std::int64_t>(count)}, DType::i64, Device::cpu);
-  };
-  all.run(AllGather{.y = view_of(words.data(), words.size()), .x = view_of(own.data(), own.size())},
-          "replicas.hashes",
-          {});
+  const std::vector<std::int64_t> words = gather(own, "replicas.hashes");
   std::vector<int> ranks;
+  for (std::size_t at = kParts; at < words.size(); at += kWords) {
+    if (words[at] != 0) {
+      ranks.push_back(static_cast<int>(at / kWords));
+    }
+  }
+  if (!ranks.empty()) {
+    blame(all,
+          ranks,
+          fmt::format("the weights of rank{} {} are not {} master weights, rounded (a bit was "
+                      "flipped in memory, of the one or the other); {}",
+                      ranks.size() == 1 ? "" : "s",
+                      ranks_with_hosts(all, ranks),
+                      ranks.size() == 1 ? "its" : "their",
+                      kWhatToDo));
+  }
   for (std::size_t i = 0; i < kReplicaAxes.size(); ++i) {
     std::vector<ReplicaHash> hashes;
     for (std::size_t at = 2 * i; at < words.size(); at += kWords) {
@@ -138,26 +142,55 @@ void ReplicaCheck::compare_weights() {
   }
   std::sort(ranks.begin(), ranks.end());
   ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
-  blame(
-      all,
-      ranks,
-      fmt::format(
-          "the weights of rank{} {} are not those of the other ranks that hold the same (a bit "
-          "was flipped, in memory or under way; where half of the ranks stand against the other "
-          "half, all are named); nothing more is saved: leave out that machine, see what `memphis "
-          "doctor` says of it, and start the same command again, which goes on from the last "
-          "checkpoint",
-          ranks.size() == 1 ? "" : "s",
-          ranks_with_hosts(all, ranks)));
+  blame(all,
+        ranks,
+        fmt::format("the weights of rank{} {} are not those of the other ranks that hold the same "
+                    "(a bit was flipped, in memory or under way; where half of the ranks stand "
+                    "against the other half, all are named); {}",
+                    ranks.size() == 1 ? "" : "s",
+                    ranks_with_hosts(all, ranks),
+                    kWhatToDo));
+}
+
+void ReplicaCheck::require_kept(Since since) {
+  // The same on all ranks: they compare at the same steps.
+  if (since == Since::compared ? !seal_.is_taken() : !seal_.has_findings()) {
+    return;
+  }
+  Communicator& all = groups_.all_host();
+  const unsigned own = since == Since::compared ? seal_.check() : seal_.take_findings();
+  std::vector<std::int64_t> parts(static_cast<std::size_t>(all.size()));
+  parts[static_cast<std::size_t>(all.rank())] = own;
+  sum_over_ranks(all, parts, "replicas.kept");
+  std::vector<int> ranks;
+  unsigned of_all = 0;
+  for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+    if (parts[rank] != 0) {
+      ranks.push_back(static_cast<int>(rank));
+      of_all |= static_cast<unsigned>(parts[rank]);
+    }
+  }
+  if (ranks.empty()) {
+    return;
+  }
+  blame(all,
+        ranks,
+        fmt::format("the {} of rank{} {} have changed between two steps (nothing writes them then: "
+                    "a bit was flipped in memory); {}",
+                    describe_parts(of_all),
+                    ranks.size() == 1 ? "" : "s",
+                    ranks_with_hosts(all, ranks),
+                    kWhatToDo));
 }
 
 std::uint64_t ReplicaCheck::hash_of_gradients() {
   synchronize(stream_);
-  Hasher hasher(*this);
+  Checksum checksum;
   for (std::size_t i = 0; i < parameters_.plan().segments.size(); ++i) {
-    hasher.add(parameters_.segment_gradients(i));
+    pieces_.for_each(parameters_.segment_gradients(i),
+                     [&](std::span<const std::byte> piece) { checksum.update(piece); });
   }
-  return hasher.value();
+  return checksum.value();
 }
 
 void ReplicaCheck::require_repeated(std::uint64_t first, std::uint64_t second) {

@@ -152,7 +152,7 @@ Trainer::Trainer(const Config& config,
                       *training_loader_,
                       graphs_,
                       stream());
-  replica_check_.emplace(mesh_, groups_, *parameters_, stream());
+  replica_check_.emplace(mesh_, groups_, *parameters_, *optimizer_, stream());
   reports_.emplace(RunReports::Of{.config = config_,
                                   .plan = plan_,
                                   .mesh = mesh_,
@@ -230,6 +230,7 @@ auto Trainer::reading(const Reads& reads) {
 void Trainer::launch() {
   const std::uint64_t samples_before = samples_;
   reading([&] { train_step_->launch(); });
+  replica_check_->require_kept(ReplicaCheck::Since::before_step);
   ++step_;
   samples_ += static_cast<std::uint64_t>(config_.batch.global_batch);
   under_way_.push_back({.step = step_, .samples_before = samples_before, .samples = samples_});
@@ -253,12 +254,13 @@ bool Trainer::is_read_at_once(std::int64_t step) const {
 }
 
 void Trainer::verify_replicas() {
-  if (verified_step_ == step_) {
-    return;
-  }
   world_.activity().enter("comparing weights");
   residency_->await_all();
-  replica_check_->compare_weights();
+  if (verified_step_ == step_) {
+    replica_check_->require_kept(ReplicaCheck::Since::compared);
+    return;
+  }
+  replica_check_->compare();
   verified_step_ = step_;
 }
 
@@ -403,6 +405,7 @@ bool Trainer::rewind(std::uint64_t samples, const StepResult& result) {
   }
   world_.activity().enter("going back to a checkpoint");
   passed_over_.insert(samples);
+  replica_check_->forget();
   go_on_from(chosen);
   saves_->go_on_from(step_);
   load_checkpoint(

@@ -53,7 +53,9 @@ class Trainer {
   // From now on StepResult::communication tells of the GPU's collectives too.
   void time_communication();
 
-  // Compares the weights of ranks that hold the same: Error(bad_hardware) on all where some differ.
+  // Compares the weights of ranks that hold the same, and what each rank holds with what it should be:
+  // Error(bad_hardware) on all where some differ. Where that was done after this step already, what is
+  // there is compared with what was there then. The next step does the same before it changes anything.
   void verify_replicas();
   // Computes a micro-batch of the last step twice: the same where a rank's gradients differ.
   void check_repeats();
@@ -72,6 +74,7 @@ class Trainer {
   }
   WeightResidency& residency() { return *residency_; }
   Optimizer& optimizer() { return *optimizer_; }
+  const ReplicaCheck& replica_check() const { return *replica_check_; }
   const Groups& groups() const { return groups_; }
   // Of the last micro-batch, as its backward pass left them.
   const Activations& activations() const { return activations_; }

@@ -22,9 +22,12 @@ WeightHealth::WeightHealth(const Config& config, const Rotation& rotation, Commu
       loss_watch_(config.model.vocab_size, {}) {}
 
 void WeightHealth::go_on_from(const Manifest& manifest) {
-  loss_watch_ =
-      LossWatch(config_.model.vocab_size,
-                {.reference = manifest.loss_reference, .exploded_at = manifest.exploded_at});
+  LossWatch::State losses;
+  losses.reference = manifest.loss_reference;
+  losses.exploded_at = manifest.exploded_at;
+  losses.num_calm = manifest.calm_steps;
+  losses.set_window(manifest.loss_window);
+  loss_watch_ = LossWatch(config_.model.vocab_size, losses);
   weights_are_bad_ = leads_ && loss_watch_.exploded();
 }
 
@@ -97,9 +100,11 @@ bool WeightHealth::are_bad() {
 
 void WeightHealth::describe(std::int64_t step, Manifest& manifest) const {
   manifest.loss_reference = loss_watch_.state().reference;
+  manifest.loss_window = loss_watch_.state().window();
   manifest.exploded_at = loss_watch_.exploded() ? loss_watch_.state().exploded_at
                          : weights_are_bad_     ? step + 1
                                                 : 0;
+  manifest.calm_steps = loss_watch_.exploded() ? loss_watch_.state().num_calm : 0;
 }
 
 std::string WeightHealth::way_back(std::int64_t step) const {

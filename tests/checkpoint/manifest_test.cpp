@@ -18,9 +18,13 @@ Manifest example() {
       .validation_fingerprint = "fedcba9876543210",
       .tokenizer_fingerprint = "byte",
       .loss_reference = 0.1,  // which no binary fraction is
+      .loss_window = {5.5, 0.1, 1e-300},
       .exploded_at = 7,
+      .calm_steps = 3,
       .config = "model:\n  preset: \"grok-1\"  # \u00e9\n",
-      .files = {{"model.safetensors", 0, ~std::uint64_t{0}}, {"optimizer-1.safetensors", 9, 1}},
+      .files = {{"model.safetensors", 0, ~std::uint64_t{0}},
+                {"optimizer-1.safetensors", 9, 1},
+                {"optimizer-2.safetensors", 8193, 2, {~std::uint32_t{0}, 0, 0x1a}}},
   };
 }
 
@@ -35,7 +39,10 @@ TEST(Manifest, ReadsThoseThatSayLess) {
   for (const char* line : {" \"validation_fingerprint\": \"fedcba9876543210\",\n",
                            " \"tokenizer_fingerprint\": \"byte\",\n",
                            " \"loss_reference\": 0.1,\n",
-                           " \"exploded_at\": 7,\n"}) {
+                           " \"loss_window\": [\n  5.5,\n  0.1,\n  1e-300\n ],\n",
+                           " \"exploded_at\": 7,\n",
+                           " \"calm_steps\": 3,\n",
+                           ",\n   \"blocks\": \"ffffffff000000000000001a\""}) {
     const std::size_t place = text.find(line);
     ASSERT_NE(place, std::string::npos) << text;
     text.erase(place, std::string(line).size());
@@ -44,7 +51,10 @@ TEST(Manifest, ReadsThoseThatSayLess) {
   expected.validation_fingerprint.clear();
   expected.tokenizer_fingerprint.clear();
   expected.loss_reference = 0;
+  expected.loss_window.clear();
   expected.exploded_at = 0;
+  expected.calm_steps = 0;
+  expected.files[2].blocks.clear();
   EXPECT_EQ(read_manifest(text, "manifest.json"), expected);
 }
 
@@ -61,19 +71,23 @@ TEST(Manifest, RefusesWhatItDoesNotWrite) {
       {"\"step\": 420", "\"step\": 42e1", "'step' is 420.0, not a whole number from 0 to 2^63 - 1"},
       {"\"step\": 420", "\"step\": 420, \"step\": 421", "key 'step' stands twice in its JSON"},
       {"\"seed\": -1", "\"seed\": \"1\"", "'seed' is \"1\", not a whole number"},
-      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 14 fields where 13 are known"},
+      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 16 fields where 15 are known"},
       {"\"bytes\": 9", "\"bytes\": 9, \"mode\": 1", "there are 4 fields where 3 are known"},
       {"\"bytes\": 9", "\"bytes\": \"9\"", "'bytes' is \"9\", not a whole number"},
       {"0000000000000001", "1", "'xxh3' is '1', not 16 hexadecimal digits"},
       {"0000000000000001", "000000000000000g", "not 16 hexadecimal digits"},
       {"0000000000000001", "-000000000000001", "not 16 hexadecimal digits"},
+      {"000000000000001a", "000000000000001", "'blocks' has not 3 times 8 hexadecimal digits"},
+      {"000000000000001a", "000000000000001g", "'blocks' has not 3 times 8 hexadecimal digits"},
+      {"\"bytes\": 8193", "\"bytes\": 8192", "'blocks' has not 2 times 8 hexadecimal digits"},
+      {"5.5", "\"5.5\"", "'loss_window' has \"5.5\", not a number"},
       {"optimizer-1.safetensors", "../x", "the file name '../x' is not a bare name"},
       {"optimizer-1.safetensors", "a/b", "the file name 'a/b' is not a bare name"},
       {"optimizer-1.safetensors", "", "the file name '' is not a bare name"},
       {"optimizer-1.safetensors",
        "a\\u0000\\u001b[2J",
        "the file name 'a\\u0000\\u001b[2J' is not a bare name"},
-      {"optimizer-1", "model", "the file 'model.safetensors' is listed twice"},
+      {"optimizer-1.", "model.", "the file 'model.safetensors' is listed twice"},
       {"\"files\": [", "\"files\": [7, ", "an entry of 'files' is not an object"},
   };
   for (const Row& row : rows) {

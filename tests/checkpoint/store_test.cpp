@@ -110,10 +110,8 @@ std::vector<Damage> damages() {
                          fs::file_size(checkpoint / "model.safetensors") + 1);
        },
        "model.safetensors has "},
-      {"flipped_last_bit", flip("model.safetensors", 1), "its bytes changed after it was written"},
-      {"flipped_bit_inside",
-       flip("model.safetensors", 100),
-       "its bytes changed after it was written"},
+      {"flipped_last_bit", flip("model.safetensors", 1), "changed after it was written"},
+      {"flipped_bit_inside", flip("model.safetensors", 100), "changed after it was written"},
       {"flipped_bit_of_manifest", flip("manifest.json", 10), "manifest.json does not match COMMIT"},
       {"shard_is_link", link("model.safetensors"), "model.safetensors is a symbolic link"},
       {"manifest_is_link", link("manifest.json"), "manifest.json is a symbolic link"},

@@ -693,7 +693,9 @@ TEST_F(ModelFolder, AnExportTouchesNothingThatIsThere) {
   directory_.write("out.tmp/notes", "mine");
   const Ended ended = command({"export", path("ex"), path("out")});
   EXPECT_EQ(ended.code, 4) << ended.error;
-  EXPECT_NE(ended.error.find("out.tmp (it exists"), std::string::npos) << ended.error;
+  EXPECT_NE(ended.error.find("out.tmp is there (another export is at work, or was killed)"),
+            std::string::npos)
+      << ended.error;
   EXPECT_EQ(bytes("out.tmp/notes"), "mine");
 }
 

@@ -211,12 +211,12 @@ TEST_F(BackgroundSave, AStepChangesNothingBeforeItHasAsked) {
   Trainer trainer(
       tiny_config(directory_, {"checkpoint.background=never", "schedule.warmup_steps=0"}), {});
   LatestReader reader(pieces_of(trainer), trainer.plan().parameters.segments.size());
-  trainer.optimizer().set_gate(&reader);
+  trainer.optimizer().add_gate(reader);
   EXPECT_TRUE(trainer.optimizer().waits());
   trainer.step();
   EXPECT_TRUE(reader.is_open()) << "it asks for each segment";
   EXPECT_TRUE(reader.all_changed()) << "or this test shows nothing";
-  trainer.optimizer().set_gate(nullptr);
+  trainer.optimizer().remove_gate(reader);
 }
 
 TEST_F(BackgroundSave, AStepWaitsForTheCopyOfItsSegment) {

@@ -73,6 +73,35 @@ TEST(LossWatch, GoesOnWithWhatACheckpointKept) {
   EXPECT_TRUE(LossWatch(kVocab, after.state()).exploded());
 }
 
+// Stopped after any step, also before there were losses for a level, within a calm and after one.
+TEST(LossWatch, AStopAtAnyStepChangesNothing) {
+  const auto loss_of = [](int step) {
+    const double odd = 0.3 * (step * 7 % 5);
+    return step >= 30 && step < 34   ? 50.0
+           : step >= 60 && step < 65 ? 70.0
+                                     : 6.0 - step * 0.05 + odd;
+  };
+  constexpr int kSteps = 100;
+  for (int every = 1; every < 40; ++every) {
+    LossWatch whole(kVocab, {});
+    LossWatch stopped(kVocab, {});
+    for (int step = 1; step <= kSteps; ++step) {
+      ASSERT_EQ(stopped.observe(step, loss_of(step)), whole.observe(step, loss_of(step)));
+      if (step % every == 0) {
+        LossWatch::State kept;  // as a manifest has it
+        kept.reference = stopped.state().reference;
+        kept.exploded_at = stopped.state().exploded_at;
+        kept.num_calm = stopped.state().num_calm;
+        kept.set_window(stopped.state().window());
+        stopped = LossWatch(kVocab, kept);
+      }
+      ASSERT_EQ(stopped.limit(), whole.limit()) << "step " << step << ", stops each " << every;
+      ASSERT_EQ(stopped.state().window(), whole.state().window());
+      ASSERT_EQ(stopped.state().exploded_at, whole.state().exploded_at);
+    }
+  }
+}
+
 TEST(LossWatch, WhatIsNoNumberExceeds) {
   const LossWatch watch(kVocab, {});
   EXPECT_TRUE(watch.exceeds(std::numeric_limits<double>::quiet_NaN()));

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,6 +19,7 @@
 #include "csrc/comm/threads.h"
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
+#include "csrc/core/file.h"
 #include "tests/support/layout_run.h"
 #include "tests/support/tiny_run.h"
 #include "tests/support/world_decorator.h"
@@ -167,6 +169,204 @@ TEST_F(Replicas, EveryKindOfThemIsCompared) {
     EXPECT_EQ(num_flipped, 1) << row.name;
     EXPECT_EQ(end.code, ExitCode::bad_hardware) << row.name << ": " << end.text;
     EXPECT_NE(end.text.find(row.named), std::string::npos) << row.name << ": " << end.text;
+  }
+}
+
+// What a rank keeps alone.
+enum class Array { weights, master, m, v };
+
+// The last element that this rank owns of some segment, in a bit that rounding does not lose.
+bool flip_what_is_owned(Trainer& trainer, Array array, bool of_a_layer, bool with_master) {
+  Parameters& parameters = trainer.parameters();
+  const std::vector<Segment>& segments = parameters.plan().segments;
+  for (std::size_t i = segments.size(); i-- > 0;) {
+    const Optimizer::SegmentState& state = trainer.optimizer().segment_state(i);
+    if (segments[i].owned.count == 0 || !segments[i].has_state() ||
+        (segments[i].layer == kBeforeLayers) == of_a_layer || (with_master && !state.owns_master)) {
+      continue;
+    }
+    const TensorView view = array == Array::weights  ? parameters.owned_weights(i)
+                            : array == Array::master ? state.master_n
+                            : array == Array::m      ? state.m_n
+                                                     : state.v_n;
+    auto* const end = static_cast<unsigned char*>(view.data) + view.bytes();
+    end[-1] ^= 0x80U;  // the sign of a little-endian number
+    return true;
+  }
+  return false;
+}
+
+struct Owned {
+  const char* name;
+  int num_ranks;
+  int rank;  // whose bit is flipped
+  std::vector<std::string> overrides;
+};
+
+const std::vector<Owned>& owned_layouts() {
+  static const std::vector<Owned> layouts = {
+      {"alone", 1, 0, {}},
+      {"replicas", 3, 1, {"parallel.data=3", "parallel.zero=0"}},
+      {"ZeRO-1", 4, 2, {"parallel.data=4", "parallel.zero=1"}},
+      {"ZeRO-2 of experts", 4, 3, {"parallel.expert=2", "parallel.zero=2"}},
+      {"ZeRO-3", 4, 0, {"parallel.data=4", "parallel.zero=3"}},
+      {"ZeRO-3 of tensor ranks", 4, 3, {"parallel.tensor=2", "parallel.zero=3"}},
+      {"last stage", 4, 3, {"parallel.pipeline=2", "parallel.schedule=1f1b"}},
+  };
+  return layouts;
+}
+
+// After the comparison the run goes through a whole step: what lay there while it was computed is
+// looked at before the step changes it, on whichever rank, whether or not another one has it too.
+TEST_F(Replicas, ABitThatFlipsBetweenTwoStepsIsFound) {
+  for (const Owned& row : owned_layouts()) {
+    for (const Array array : {Array::weights, Array::master, Array::m, Array::v}) {
+      std::atomic<bool> flipped = false;
+      std::atomic<std::int64_t> step = -1;
+      std::vector<std::string> more = row.overrides;
+      more.emplace_back("precision.compute=bf16");
+      const End end = end_of(row.num_ranks, [&](World& world) {
+        RankRun run(world, yaml(), overrides(more));
+        Trainer& trainer = run.trainer();
+        for (int i = 0; i < 3; ++i) {
+          trainer.step();
+          trainer.verify_replicas();  // all are well
+        }
+        trainer.verify_replicas();  // and still are
+        if (world.rank() == row.rank) {
+          flipped = flip_what_is_owned(trainer, array, true, array == Array::master);
+        }
+        try {
+          trainer.step();
+        } catch (const Error&) {
+          step = trainer.current_step();
+          throw;
+        }
+      });
+      EXPECT_TRUE(flipped) << row.name;
+      EXPECT_EQ(end.code, ExitCode::bad_hardware) << row.name << ": " << end.text;
+      const char* const part = array == Array::weights  ? "the weights of rank "
+                               : array == Array::master ? "the master weights of rank "
+                                                        : "the moments of rank ";
+      EXPECT_NE(end.text.find(part + std::to_string(row.rank) + " on "), std::string::npos)
+          << row.name << ": " << end.text;
+      EXPECT_NE(end.text.find("have changed between two steps"), std::string::npos) << end.text;
+      EXPECT_EQ(step, 3) << "it is not counted as a step that was made";
+    }
+  }
+}
+
+// The owner's fault, which all ranks have from it after the next step: its own master weights tell.
+TEST_F(Replicas, WeightsThatAreNotTheirMastersAreFound) {
+  for (const Owned& row : owned_layouts()) {
+    for (const Array array : {Array::weights, Array::master}) {
+      for (const bool of_a_layer : {false, true}) {
+        std::atomic<bool> flipped = false;
+        std::vector<std::string> more = row.overrides;
+        more.emplace_back("precision.compute=bf16");
+        const End end = end_of(row.num_ranks, [&](World& world) {
+          RankRun run(world, yaml(), overrides(more));
+          Trainer& trainer = run.trainer();
+          trainer.step();
+          if (world.rank() == row.rank) {
+            flipped = flip_what_is_owned(trainer, array, of_a_layer, true);
+          }
+          trainer.verify_replicas();
+        });
+        if (!flipped) {
+          EXPECT_EQ(end.code, ExitCode::done) << row.name << ": " << end.text;
+          continue;  // another stage has what comes before the layers
+        }
+        EXPECT_EQ(end.code, ExitCode::bad_hardware) << row.name << ": " << end.text;
+        EXPECT_NE(end.text.find("the weights of rank " + std::to_string(row.rank) + " on "),
+                  std::string::npos)
+            << row.name << ": " << end.text;
+        EXPECT_NE(end.text.find("are not its master weights, rounded"), std::string::npos)
+            << row.name << ": " << end.text;
+      }
+    }
+  }
+}
+
+// Between the comparison of a step and its save a run validates, evaluates and samples.
+TEST_F(Replicas, NothingThatFlippedSinceTheComparisonIsSaved) {
+  const End end = end_of(2, [&](World& world) {
+    RankRun run(world,
+                yaml(),
+                overrides({"parallel.data=2",
+                           "parallel.zero=3",
+                           "schedule.steps=2",
+                           "schedule.warmup_steps=1",
+                           "run.verify_every=2"}));
+    Trainer& trainer = run.trainer();
+    trainer.step();
+    trainer.step();
+    trainer.verify_replicas();
+    if (world.rank() == 1) {
+      flip_what_is_owned(trainer, Array::v, true, false);
+    }
+    trainer.verify_replicas();  // as each save begins
+  });
+  EXPECT_EQ(end.code, ExitCode::bad_hardware);
+  EXPECT_NE(end.text.find("the moments of rank 1 on "), std::string::npos) << end.text;
+}
+
+// Twice what a rank holds: when it is compared, and before the step that follows. Nothing in others.
+TEST_F(Replicas, ReadsWhatARankHoldsTwice) {
+  for (const char* zero : {"parallel.zero=1", "parallel.zero=3"}) {
+    const End end = end_of(2, [&](World& world) {
+      RankRun run(world, yaml(), overrides({"parallel.data=2", "precision.compute=bf16", zero}));
+      Trainer& trainer = run.trainer();
+      trainer.step();
+      std::uint64_t held = 0;
+      const std::vector<Segment>& segments = trainer.plan().parameters.segments;
+      for (std::size_t i = 0; i < segments.size(); ++i) {
+        const Optimizer::SegmentState& state = trainer.optimizer().segment_state(i);
+        held += segments[i].place ? trainer.parameters().owned_weights(i).bytes()
+                                  : trainer.parameters().segment_weights(i).bytes();
+        held += (state.owns_master ? state.master_n.bytes() : 0) + state.m_n.bytes() +
+                state.v_n.bytes();
+      }
+      EXPECT_EQ(trainer.replica_check().bytes_hashed(), 0U);
+      trainer.verify_replicas();
+      EXPECT_EQ(trainer.replica_check().bytes_hashed(), held) << zero;
+      trainer.step();
+      EXPECT_EQ(trainer.replica_check().bytes_hashed(), 2 * held) << zero;
+      trainer.step();
+      EXPECT_EQ(trainer.replica_check().bytes_hashed(), 2 * held) << zero;
+    });
+    EXPECT_EQ(end.code, ExitCode::done) << end.text;
+  }
+}
+
+// Looking changes nothing, and a run with sound machines is not stopped by it.
+TEST_F(Replicas, LookingAtEachStepChangesNoBit) {
+  for (const Owned& row : owned_layouts()) {
+    std::vector<std::map<std::string, std::string>> saved;
+    for (const char* every : {"run.verify_every=0", "run.verify_every=1"}) {
+      const std::filesystem::path run = directory_.path() / row.name / every;
+      std::vector<std::string> more = row.overrides;
+      for (const std::string& each : {std::string(every),
+                                      std::string("precision.compute=bf16"),
+                                      std::string("schedule.steps=5"),
+                                      std::string("schedule.warmup_steps=1"),
+                                      std::string("checkpoint.every=2"),
+                                      "run.dir=" + run.string()}) {
+        more.push_back(each);
+      }
+      const End end = end_of(row.num_ranks, [&](World& world) {
+        RankRun(world, yaml(), overrides(more)).trainer().run();
+      });
+      ASSERT_EQ(end.code, ExitCode::done) << row.name << ": " << end.text;
+      std::map<std::string, std::string>& files = saved.emplace_back();
+      for (const auto& entry : std::filesystem::directory_iterator(run / "step-00000005")) {
+        if (entry.path().extension() == ".safetensors") {
+          files[entry.path().filename().string()] = read_text(entry.path());
+        }
+      }
+      EXPECT_EQ(std::ssize(files), 2 * row.num_ranks);
+    }
+    EXPECT_TRUE(saved[0] == saved[1]) << row.name;
   }
 }
 

@@ -311,6 +311,30 @@ TEST_F(Resume, ALossThatExplodesPushesNoHealthyCheckpointOut) {
 }
 
 // The end of a run is saved as it is, and known for what it is afterwards.
+// The level by which an explosion is told takes 16 losses: jobs of five steps know it all the same, and
+// leave the manifest that one job leaves.
+TEST_F(Resume, JobsOfFewStepsKnowTheLossesOfTheWholeRun) {
+  const Overrides run = {"schedule.steps=40", "checkpoint.every=5", "checkpoint.keep=20"};
+  const auto job = [&] { ASSERT_EQ(train(1, run).code, ExitCode::done); };
+  const auto manifest = [&] { return read_text(run_dir() / checkpoint_name(40) / kManifestName); };
+  const auto reference = [&](std::int64_t step) {
+    const fs::path path = run_dir() / checkpoint_name(step) / kManifestName;
+    return read_manifest(read_text(path), path).loss_reference;
+  };
+  job();
+  const std::string whole = manifest();
+  EXPECT_LT(reference(40), reference(20)) << "or this test shows nothing";
+  EXPECT_LT(reference(20), reference(5));
+  for (std::int64_t stop = 5; stop < 40; stop += 5) {
+    // As if the job had been stopped there: it knows only what that checkpoint has.
+    for (std::int64_t step = stop + 5; step <= 40; step += 5) {
+      fs::remove_all(run_dir() / checkpoint_name(step));
+    }
+    job();
+    EXPECT_EQ(manifest(), whole) << "stopped after step " << stop;
+  }
+}
+
 TEST_F(Resume, AnExplodedEndIsSavedBesideTheHealthyOnes) {
   ASSERT_EQ(train(1, kShort).text, "");
   ASSERT_EQ(train(1,

@@ -12,8 +12,35 @@ FILE = "core/file.cpp"
 
 SAVER = "checkpoint/checkpoint_saver.cpp"
 plant("checkpoint.saver_ungated", "optim/optimizer.cpp", "missing call",
-      "    if (waits) {\n      gate_->await(i, stream);\n    }\n", "",
+      "      if (!gate->is_open()) {\n        gate->await(i, stream);\n      }\n", "      (void)gate;\n",
       "the optimizer changes what a snapshot has not copied yet")
+CHECKSUM = "checkpoint/checksum.cpp"
+MANIFEST_FILE = "checkpoint/manifest.cpp"
+plant("checkpoint.block_place", CHECKSUM, "off by one",
+      "begin * size,", "(begin + 1) * size,",
+      "damage is said to lie a block behind itself")
+plant("checkpoint.block_end", CHECKSUM, "off by one",
+      "std::min((i + 1) * size, record.bytes) - 1", "std::min(i * size, record.bytes) - 1",
+      "of a range of damage the last block is not named")
+plant("checkpoint.block_of_all", CHECKSUM, "missing call",
+      "      checksum_.restart();\n      in_block_ = 0;\n", "      in_block_ = 0;\n",
+      "all blocks behind a damaged one are called damaged")
+plant("checkpoint.block_last", CHECKSUM, "condition",
+      "  if (in_block_ > 0) {\n    blocks_.push_back", "  if (in_block_ > block_bytes_) {\n    blocks_.push_back",
+      "the last block of a file has no checksum")
+plant("checkpoint.block_reread", STORE, "missing call",
+      "::lseek(file.descriptor.number(), 0, SEEK_SET) != 0", "false",
+      "the second reading begins where the first one ended, and nothing is found")
+plant("checkpoint.block_travel", CHECKSUM, "missing call",
+      "  std::memcpy(words.data() + 2, record.blocks.data(), record.blocks.size() * sizeof(std::uint32_t));\n", "",
+      "where files of other ranks are damaged is not known")
+plant("checkpoint.loss_window", MANIFEST_FILE, "missing call",
+      "    manifest.loss_window = fields.numbers(\"loss_window\");\n", "",
+      "jobs of few steps have no level of the loss")
+
+plant("checkpoint.npy_left", "checkpoint/npy.cpp", "missing call",
+      "    remove_file(temporary_);  // the destructor is not called\n", "",
+      "an array whose header cannot be written leaves a file behind")
 plant("checkpoint.saver_unread", SAVER, "missing call",
       "      verify_files(directory, files, verdict_);\n", "",
       "older checkpoints go without the newest having been read back")

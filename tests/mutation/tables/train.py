@@ -194,8 +194,40 @@ plant("train.replica_groups", REPLICAS, "index",
       "own[2 * i] = mesh_.group(axis, all.rank()).first;", "own[2 * i] = 0;",
       "ranks that hold other parts of the model are called dissenters")
 plant("train.replica_segments", REPLICAS, "condition",
-      "return segment.replicas == axis; }", "return segment.replicas == axis && axis == Axis::data_context; }",
+      "segments[i].replicas == axis) {", "segments[i].replicas == axis && axis == Axis::data_context) {",
       "experts and norms are not compared")
+SEAL = "train/state_seal.cpp"
+plant("train.seal_moments", SEAL, "missing term",
+      "hash_of({state.m_n, state.v_n})", "hash_of({state.m_n})",
+      "a bit that flips in second moments is not seen")
+plant("train.seal_master", SEAL, "value",
+      "state.owns_master ? hash_of({state.master_n}) : 0", "0",
+      "a bit that flips in master weights is not seen between two steps")
+plant("train.seal_in_turn", SEAL, "operand",
+      ".place ? parameters_.owned_weights(segment)\n                                                    : parameters_.segment_weights(segment);",
+      ".place ? parameters_.segment_weights(segment)\n                                                    : parameters_.segment_weights(segment);",
+      "what lies in a place that layers take in turn is taken for a rank's own")
+plant("train.seal_last_segment", SEAL, "value",
+      "  findings_ |= differences(segment);", "  findings_ = differences(segment);",
+      "of what a step finds, what the last segment has is told")
+plant("train.seal_rounding", SEAL, "condition",
+      "    parts |= is_rounded(i) ? 0U : kRounding;\n", "",
+      "weights that are not their master's go unseen")
+plant("train.seal_order", "optim/optimizer.cpp", "order",
+      "    for (UpdateGate* const gate : gates_) {", "    for (UpdateGate* const gate : std::vector(gates_.begin(), gates_.begin() + (gates_.empty() ? 0 : 1))) {",
+      "beside a snapshot the optimizer asks no second reader")
+plant("train.seal_after_step", TRAINER, "missing step",
+      "  replica_check_->require_kept(ReplicaCheck::Since::before_step);\n", "",
+      "what a step found changed is not said")
+plant("train.seal_before_save", TRAINER, "missing step",
+      "    replica_check_->require_kept(ReplicaCheck::Since::compared);\n", "",
+      "what changed between the comparison and the save is saved")
+plant("train.loss_window_order", "train/loss_watch.cpp", "index",
+      "losses.push_back(recent[i % kWindow]);", "losses.push_back(recent[kWindow - 1 - i % kWindow]);",
+      "after a resume the wrong losses leave the window first")
+plant("train.loss_calm", "train/weight_health.cpp", "missing call",
+      "  losses.set_window(manifest.loss_window);\n", "",
+      "jobs of few steps have no level of the loss")
 plant("train.verify_before_save", TRAINER, "missing step",
       "  if (config_.run.verify_every > 0) {\n    verify_replicas();\n  }\n  world_.activity().enter(\"saving a checkpoint\");",
       "  world_.activity().enter(\"saving a checkpoint\");",

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "csrc/train/state_seal.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "csrc/checkpoint/checksum.h"
+#include "csrc/core/dtype.h"
+#include "csrc/core/error.h"
+
+namespace memphis {
+StateSeal::StateSeal(const Parameters& parameters, Optimizer& optimizer, Stream stream)
+    : parameters_(parameters),
+      optimizer_(optimizer),
+      stream_(stream),
+      seals_(parameters.plan().segments.size()),
+      pieces_(stream),
+      weight_pieces_(stream) {
+  optimizer.add_gate(*this);
+}
+
+StateSeal::~StateSeal() {
+  optimizer_.remove_gate(*this);
+}
+
+std::uint64_t StateSeal::hash_of(std::initializer_list<TensorView> views) {
+  Checksum checksum;
+  for (const TensorView& view : views) {
+    pieces_.for_each(view, [&](std::span<const std::byte> piece) { checksum.update(piece); });
+    bytes_hashed_ += view.bytes();
+  }
+  return checksum.value();
+}
+
+TensorView StateSeal::weights_of(std::size_t segment) const {
+  // Layers that take turns are whole now and then.
+  return parameters_.plan().segments[segment].place ? parameters_.owned_weights(segment)
+                                                    : parameters_.segment_weights(segment);
+}
+
+StateSeal::Seal StateSeal::seal_of(std::size_t segment) {
+  Seal seal{.weights = hash_of({weights_of(segment)})};
+  if (parameters_.plan().segments[segment].has_state()) {
+    const Optimizer::SegmentState& state = optimizer_.segment_state(segment);
+    seal.master = state.owns_master ? hash_of({state.master_n}) : 0;
+    seal.moments = hash_of({state.m_n, state.v_n});
+  }
+  return seal;
+}
+
+bool StateSeal::is_rounded(std::size_t segment) {
+  const Optimizer::SegmentState& state = optimizer_.segment_state(segment);
+  if (!parameters_.plan().segments[segment].has_state() || !state.owns_master) {
+    return true;
+  }
+  require(state.master_n.dtype == DType::f32 &&
+              parameters_.plan().segments[segment].dtype == DType::bf16,
+          "weights apart from their master are bf16, and that is f32");
+  const TensorView weights = parameters_.owned_weights(segment);
+  bool rounded = true;
+  std::size_t first = 0;
+  pieces_.for_each(state.master_n, [&](std::span<const std::byte> masters) {
+    const std::size_t count = masters.size() / sizeof(float);
+    TensorView part = weights;
+    part.data = static_cast<bf16*>(weights.data) + first;
+    part.dims[0] = static_cast<std::int64_t>(count);
+    weight_pieces_.for_each(part, [&](std::span<const std::byte> values) {
+      for (std::size_t i = 0; i < count; ++i) {
+        float master = 0;
+        bf16 weight{0.0F};
+        std::memcpy(&master, masters.data() + i * sizeof(float), sizeof(float));
+        std::memcpy(&weight, values.data() + i * sizeof(bf16), sizeof(bf16));
+        // What is not a number has many forms, and a loss that tells of it.
+        rounded = rounded && (bf16(master).bits == weight.bits || std::isnan(master));
+      }
+    });
+    first += count;
+  });
+  return rounded;
+}
+
+unsigned StateSeal::take() {
+  synchronize(stream_);
+  unsigned parts = 0;
+  for (std::size_t i = 0; i < seals_.size(); ++i) {
+    seals_[i] = seal_of(i);
+    parts |= is_rounded(i) ? 0U : kRounding;
+  }
+  taken_ = !seals_.empty();
+  checked_ = false;
+  findings_ = 0;
+  return parts;
+}
+
+void StateSeal::drop() {
+  taken_ = false;
+  checked_ = false;
+  findings_ = 0;
+}
+
+unsigned StateSeal::differences(std::size_t segment) {
+  const Seal now = seal_of(segment);
+  const Seal& then = seals_[segment];
+  return (now.weights != then.weights ? kWeights : 0U) |
+         (now.master != then.master ? kMasters : 0U) |
+         (now.moments != then.moments ? kMoments : 0U);
+}
+
+unsigned StateSeal::check() {
+  require(taken_, "a seal is taken before it is compared");
+  synchronize(stream_);
+  unsigned parts = 0;
+  for (std::size_t i = 0; i < seals_.size(); ++i) {
+    parts |= differences(i);
+  }
+  return parts;
+}
+
+unsigned StateSeal::take_findings() {
+  checked_ = false;
+  return std::exchange(findings_, 0U);
+}
+
+void StateSeal::await(std::size_t segment, Stream stream) {
+  synchronize(stream);
+  findings_ |= differences(segment);
+  taken_ = segment + 1 < seals_.size();
+  checked_ = !taken_;
+}
+
+std::string describe_parts(unsigned parts) {
+  std::vector<std::string> names;
+  const auto add = [&](unsigned part, const char* name) {
+    if ((parts & part) != 0) {
+      names.emplace_back(name);
+    }
+  };
+  add(StateSeal::kWeights, "weights");
+  add(StateSeal::kMasters, "master weights");
+  add(StateSeal::kMoments, "moments");
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    text += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + names[i];
+  }
+  return text;
+}
+
+}  // namespace memphis

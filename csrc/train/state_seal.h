@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "csrc/core/device.h"
+#include "csrc/model/parameters.h"
+#include "csrc/optim/optimizer.h"
+#include "csrc/train/host_pieces.h"
+
+namespace memphis {
+
+// What a rank holds of a run between two of the optimizer's steps, by the hash of each array of each
+// segment: nothing writes it meanwhile, so what differs at the end was changed by the machine. It
+// needs no other rank, and sees what no other rank has: layers under ZeRO-3, master weights and
+// moments under ZeRO-1 and 2.
+//
+// Weights are all that this rank has for good: whole, or under ZeRO-3 a layer's own part.
+//
+// Cost  take() and check() read weights, master weights and moments once, and from a GPU bring them
+//       to the host; nothing where take() is not called.
+class StateSeal final : public UpdateGate {
+ public:
+  // All referents must outlive it. The optimizer waits for it from now on.
+  StateSeal(const Parameters& parameters, Optimizer& optimizer, Stream stream);
+  ~StateSeal() override;
+  StateSeal(const StateSeal&) = delete;
+  StateSeal& operator=(const StateSeal&) = delete;
+
+  // Parts that are not what they should be, added up.
+  static constexpr unsigned kWeights = 1;
+  static constexpr unsigned kMasters = 2;
+  static constexpr unsigned kMoments = 4;
+  static constexpr unsigned kRounding = 8;
+
+  // Of what lies there now. Weights that were on their way have arrived. Returns kRounding where
+  // weights are not their master weights, rounded, and 0 otherwise.
+  unsigned take();
+  // Forgets what was taken, for something is about to write that is no step.
+  void drop();
+  bool is_taken() const { return taken_; }
+
+  // Parts that are not what take() found: all of them now; and those which the optimizer's step found
+  // that came since, each segment before it was changed. The latter are told once.
+  unsigned check();
+  unsigned take_findings();
+  // Whether a step has come since.
+  bool has_findings() const { return checked_; }
+
+  // By take(), of a segment's weights.
+  std::uint64_t weights_hash(std::size_t segment) const { return seals_.at(segment).weights; }
+
+  // Bytes that were read, in all.
+  std::uint64_t bytes_hashed() const { return bytes_hashed_; }
+
+  bool is_open() const override { return !taken_; }
+  void await(std::size_t segment, Stream stream) override;
+
+ private:
+  struct Seal {
+    std::uint64_t weights = 0;
+    std::uint64_t master = 0;
+    std::uint64_t moments = 0;
+  };
+
+  std::uint64_t hash_of(std::initializer_list<TensorView> views);
+  Seal seal_of(std::size_t segment);
+  TensorView weights_of(std::size_t segment) const;
+  unsigned differences(std::size_t segment);
+  bool is_rounded(std::size_t segment);
+
+  const Parameters& parameters_;
+  Optimizer& optimizer_;
+  Stream stream_;
+  std::vector<Seal> seals_;
+  unsigned findings_ = 0;
+  bool taken_ = false;
+  bool checked_ = false;
+  std::uint64_t bytes_hashed_ = 0;
+  HostPieces pieces_;
+  HostPieces weight_pieces_;  // beside those of master weights
+};
+
+// "weights and master weights": what `parts` are.
+std::string describe_parts(unsigned parts);
+
+}  // namespace memphis
