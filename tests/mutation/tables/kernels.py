@@ -589,8 +589,11 @@ plant("rmsnorm.next_zeroed", RMSNORM, "initial value",
       "      store_floats(next_sums + d, zeros);\n", "",
       "the next norm's sums begin with what was in shared memory")
 plant("rmsnorm.next_gradient", RMSNORM, "accumulate",
-      "next_sums, next, t, width, true, scratch);", "next_sums, next, t, width, false, scratch);",
+      ".accumulate = op.next.accumulate};", ".accumulate = false};",
       "the residual's gradient is lost")
+plant("rmsnorm.next_written", RMSNORM, "accumulate",
+      ".accumulate = op.next.accumulate};", ".accumulate = true};",
+      "the last norm's gradient is added to what was there")
 plant("rmsnorm.next_partial", RMSNORM, "index",
       "store_floats(next.partial_PD + to + d, sum);", "store_floats(next.partial_PD + d, sum);",
       "all runs write one row of the next norm's partial sums")
