@@ -107,7 +107,7 @@ void moe_branch_experts(const BlockContext& context,
 void moe_branch_join(const BlockContext& context,
                      const LayerWeights& weights,
                      const Layer& layer,
-                     const ExpertExchange& exchange);
+                     ExpertExchange& exchange);
 // As above, in two parts. Which experts take a token and what they made of it together are kept in
 // every case.
 void moe_branch_recompute_send(const BlockContext& context,

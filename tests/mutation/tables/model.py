@@ -20,10 +20,13 @@ plant("model.dense_scale", MOE, "scale",
       "constexpr float kDenseScale = static_cast<float>(1.0 / std::numbers::sqrt2);",
       "constexpr float kDenseScale = 0.5F;",
       "the sum of experts and dense network is halved")
-plant("model.balance_pieces", MOE, "missing collective",
-      "for (const TensorView& sums : {layer.counts_BE, layer.probs_sum_BE, layer.valid_B}) {",
-      "for (const TensorView& sums : {layer.counts_BE, layer.valid_B}) {",
+plant("model.balance_pieces", "model/exchange.cpp", "missing collective",
+      "sum(layer.counts_BE), sum(layer.probs_sum_BE), sum(layer.valid_B)};",
+      "sum(layer.counts_BE), sum(layer.probs_sum_BE.rows(0, 0)), sum(layer.valid_B)};",
       "a sequence's pieces are balanced by probabilities of their own")
+plant("model.loads_under_way", MOE, "order",
+      "  exchange.sum_loads(context, layer);\n", "",
+      "a sequence's pieces are balanced each by itself")
 plant("model.router_valid", MOE, "operand",
       "                  .valid_T = context.routed_valid_T,\n                  .cap = static_cast<float>(context.model.router_cap)},",
       "                  .cap = static_cast<float>(context.model.router_cap)},",
