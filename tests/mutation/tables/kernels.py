@@ -782,6 +782,9 @@ plant("op_profile.caller", PROFILE, "accumulate",
 plant("op_profile.innermost", PROFILE, "state",
       "  innermost_ = calls_[call].caller;\n", "",
       "what follows an op is taken for a part of it")
+plant("op_profile.between", PROFILE, "condition",
+      "if (calls_[i].caller != kLeftOut || !calls_[i].ended) {", "if (!calls_[i].ended) {",
+      "what an op calls is taken for one that follows it")
 plant("op_profile.room", PROFILE, "bound",
       "    ++num_left_out_;\n", "", "calls are left out in silence")
 plant("op_profile.ended", PROFILE, "condition",
