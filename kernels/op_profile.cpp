@@ -91,4 +91,19 @@ std::vector<OpTotals> OpProfile::totals() const {
   return totals;
 }
 
+double OpProfile::seconds_between() const {
+  double seconds = 0;
+  const Event* end = nullptr;  // of the call before, of those that no op has made
+  for (std::size_t i = 0; i < calls_.size(); ++i) {
+    if (calls_[i].caller != kLeftOut || !calls_[i].ended) {
+      continue;
+    }
+    if (end != nullptr) {
+      seconds += events_[2 * i].seconds_since(*end);
+    }
+    end = &events_[2 * i + 1];
+  }
+  return seconds;
+}
+
 }  // namespace memphis::kernels

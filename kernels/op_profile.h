@@ -32,6 +32,10 @@ class OpProfile {
   // Of all calls so far that have ended, most seconds first. Waits for the stream.
   std::vector<OpTotals> totals() const;
   std::int64_t num_left_out() const { return num_left_out_; }
+  // Of the time from the first call's begin to the last one's end, that in which none of them is at
+  // work: launches that come late, copies, what the host or another rank is waited for. Waits for the
+  // stream.
+  double seconds_between() const;
 
   // Of this thread; null where there is none. For OpCheck alone, as are the next four.
   static OpProfile* active();

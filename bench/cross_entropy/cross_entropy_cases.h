@@ -33,6 +33,9 @@ inline std::vector<CrossEntropyCase> cross_entropy_cases() {
       // exp of any of them underflows in f32: the sum needs the row's own maximum.
       {.name = "far_below_0", .num_tokens = 3, .vocab_size = 9, .mean = -400.0},
       {.name = "long_rows", .num_tokens = 3, .vocab_size = 40000, .cap = 50.0F},
+      // Most logits lie at the cap; and one so wide that it leaves the sum no room without a maximum.
+      {.name = "saturated", .num_tokens = 5, .vocab_size = 264, .multiplier = 40.0F, .cap = 30.0F},
+      {.name = "wide_cap", .num_tokens = 5, .vocab_size = 264, .multiplier = 60.0F, .cap = 200.0F},
       {.name = "long_unaligned", .num_tokens = 2, .vocab_size = 33001},
       {.name = "small_model",
        .num_tokens = 4096,

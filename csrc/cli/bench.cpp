@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
@@ -22,6 +25,7 @@
 #include "csrc/core/parallel.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/communication_report.h"
+#include "csrc/train/gpu_telemetry.h"
 #include "csrc/train/trainer.h"
 #include "kernels/cpu/openblas.h"
 #include "kernels/op_profile.h"
@@ -139,6 +143,57 @@ struct OpRow {
   double least_seconds;
 };
 
+// Ops of a kind, each beside the least that it can take.
+std::string_view class_of(std::string_view op) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 18> kClasses = {
+      {{"attention", "attention"},
+       {"gather_heads", "attention"},
+       {"rope", "attention"},
+       {"experts", "experts"},
+       {"grouped_matmul", "experts"},
+       {"geglu", "experts"},
+       {"matmul", "dense products"},
+       {"rmsnorm", "norms"},
+       {"router", "routing"},
+       {"permute", "routing"},
+       {"unpermute", "routing"},
+       {"arrival_index", "routing"},
+       {"gather_choices", "routing"},
+       {"spread_choices", "routing"},
+       {"cross_entropy", "loss"},
+       {"embedding", "embedding"},
+       {"adamw", "optimizer"},
+       {"global_norm", "optimizer"}}};
+  for (const auto& [begin, name] : kClasses) {
+    if (op.starts_with(begin)) {
+      return name;
+    }
+  }
+  return "other";
+}
+
+// Most seconds first.
+std::vector<OpRow> classes_of(const std::vector<OpRow>& ops) {
+  std::vector<OpRow> classes;
+  for (const OpRow& op : ops) {
+    const std::string_view name = class_of(op.totals.op);
+    const auto found = std::find_if(
+        classes.begin(), classes.end(), [&](const OpRow& each) { return each.totals.op == name; });
+    OpRow& row = found != classes.end()
+                     ? *found
+                     : classes.emplace_back(OpRow{.totals = {.op = name}, .least_seconds = 0});
+    row.totals.calls += op.totals.calls;
+    row.totals.seconds += op.totals.seconds;
+    row.totals.bytes += op.totals.bytes;
+    row.totals.flops += op.totals.flops;
+    row.least_seconds += op.least_seconds;
+  }
+  std::sort(classes.begin(), classes.end(), [](const OpRow& a, const OpRow& b) {
+    return a.totals.seconds > b.totals.seconds;
+  });
+  return classes;
+}
+
 // What the host asks of the GPU, summed over steps.
 struct Launches {
   std::uint64_t enqueued = 0;
@@ -168,10 +223,17 @@ void print_launches(const Launches& launches, double num_steps) {
              static_cast<double>(launches.stalls) / num_steps);
 }
 
+// Of a step, launched op by op.
+struct OpsOfStep {
+  std::vector<OpRow> ops;      // none where there is no room for all calls
+  double seconds_between = 0;  // in which none of them is at work
+};
+
 // Of the steps that follow, which are not those that were timed: a GPU's events take time of their
 // own.
-std::vector<OpRow> profile_ops(Trainer& trainer, Device device, double matmul_flops_per_second) {
+OpsOfStep profile_ops(Trainer& trainer, Device device, double matmul_flops_per_second) {
   std::vector<kernels::OpTotals> totals;
+  OpsOfStep result;
   {
     const kernels::OpProfile profile(trainer.stream(), kMaxProfiledCalls);
     for (int i = 0; i < kProfiledSteps; ++i) {
@@ -181,34 +243,27 @@ std::vector<OpRow> profile_ops(Trainer& trainer, Device device, double matmul_fl
     if (profile.num_left_out() > 0) {
       return {};
     }
+    result.seconds_between = profile.seconds_between() / kProfiledSteps;
   }
   bench::BenchmarkTimer timer(device);
   const double copy = bench::measure_roofs(timer, false).copy_bytes_per_second;
-  std::vector<OpRow> rows;
   for (kernels::OpTotals& each : totals) {
     each.calls /= kProfiledSteps;
     each.seconds /= kProfiledSteps;
     each.bytes /= kProfiledSteps;
     each.flops /= kProfiledSteps;
-    rows.push_back(
+    result.ops.push_back(
         {.totals = each,
          .least_seconds = std::max(each.bytes / copy, each.flops / matmul_flops_per_second)});
   }
-  return rows;
+  return result;
 }
 
-void print_ops(const std::vector<OpRow>& rows, double step_seconds) {
+void print_op_rows(const char* what, const std::vector<OpRow>& rows, double step_seconds) {
   constexpr double kMilli = 1e3;
   constexpr double kGiga = 1e-9;
-  if (rows.empty()) {
-    fmt::print("\na step has more calls of ops than there is room for: none is shown by itself\n");
-    return;
-  }
-  fmt::print(
-      "\nops, ms a step; at least: what the bytes of their operands take, each moved once, at the "
-      "rate of a copy, or their products at that of a dense one, whichever is more\n");
   fmt::print("  {:<26}  {:>6}  {:>9}  {:>6}  {:>8}  {:>9}  {:>9}  {:>6}\n",
-             "op",
+             what,
              "calls",
              "ms",
              "share",
@@ -216,9 +271,7 @@ void print_ops(const std::vector<OpRow>& rows, double step_seconds) {
              "GFLOP/s",
              "at least",
              "of it");
-  double seconds = 0;
   for (const auto& [totals, least] : rows) {
-    seconds += totals.seconds;
     fmt::print("  {:<26}  {:>6}  {:>9.3f}  {:>4.1f} %  {:>8.1f}  {:>9}  {:>9.3f}  {:>4.0f} %\n",
                totals.op,
                totals.calls,
@@ -229,11 +282,46 @@ void print_ops(const std::vector<OpRow>& rows, double step_seconds) {
                least * kMilli,
                100 * least / totals.seconds);
   }
-  fmt::print("  {:<26}  {:>6}  {:>9.3f}  {:>4.1f} %\n",
-             "all ops",
-             "",
-             seconds * kMilli,
-             100 * seconds / step_seconds);
+}
+
+void print_ops(const OpsOfStep& step, double step_seconds) {
+  constexpr double kMilli = 1e3;
+  if (step.ops.empty()) {
+    fmt::print("\na step has more calls of ops than there is room for: none is shown by itself\n");
+    return;
+  }
+  fmt::print(
+      "\nops, ms a step; at least: what the bytes of their operands take, each moved once, at the "
+      "rate of a copy, or their products at that of a dense one, whichever is more\n");
+  print_op_rows("op", step.ops, step_seconds);
+  double seconds = 0;
+  for (const OpRow& row : step.ops) {
+    seconds += row.totals.seconds;
+  }
+  const auto print_sum = [&](const char* what, double of_step) {
+    fmt::print("  {:<26}  {:>6}  {:>9.3f}  {:>4.1f} %\n",
+               what,
+               "",
+               of_step * kMilli,
+               100 * of_step / step_seconds);
+  };
+  print_sum("all ops", seconds);
+  print_sum("between ops", step.seconds_between);
+  fmt::print("\n");
+  print_op_rows("kind", classes_of(step.ops), step_seconds);
+}
+
+nlohmann::ordered_json json_of(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+}
+
+// What a GPU does not say of itself is "-".
+void print_course(const GpuCourse& course) {
+  const std::string slowed_by = describe_throttle(course.throttle_reasons);
+  fmt::print("GPU of rank 0 in these steps: SM clock {}, power {}{}\n",
+             course.sm_mhz ? fmt::format("{:.0f} MHz", *course.sm_mhz) : "-",
+             course.watts ? fmt::format("{:.0f} W", *course.watts) : "-",
+             slowed_by.empty() ? "" : ", slowed by " + slowed_by);
 }
 
 nlohmann::ordered_json json_of(const OpRow& row) {
@@ -279,9 +367,22 @@ void bench_step(const StepArguments& arguments, World& world) {
   double communication = 0;
   double exposed = 0;
   Launches launches;
+  // Power and clock are of the steps alone: the products between them draw more.
+  std::optional<GpuTelemetry> telemetry;
+  std::optional<GpuCourseMeter> meter;
+  if (device == Device::cuda && !device_info(device).simulated) {
+    telemetry.emplace(kNvmlName, gpu_identity());
+    meter.emplace(*telemetry);
+  }
+  const auto begin_stretch = [&] {
+    if (meter) {
+      meter->begin();
+    }
+  };
   const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
   measure_matmul();
   world.activity().start_log(kMaxLoggedCalls);
+  begin_stretch();
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
     const StepResult result = count_launches(trainer, launches);
     seconds_without_optimizer.push_back(result.data_seconds + result.model_seconds);
@@ -291,8 +392,12 @@ void bench_step(const StepArguments& arguments, World& world) {
     optimizer += result.optimizer_seconds;
     communication += result.communication.value().seconds;
     exposed += result.communication.value().exposed_seconds;
+    if (meter) {
+      meter->sample();
+    }
     if (i == arguments.steps / 2) {
       measure_matmul();
+      begin_stretch();
     }
   }
   const CommunicationLog& log = world.activity().finish_log();
@@ -302,7 +407,8 @@ void bench_step(const StepArguments& arguments, World& world) {
   const ClockOffset after = measure_clock_offset(*all);
   const std::vector<CommunicationRow> rows =
       gather_rows(*all, log.records(), before, after, arguments.steps);
-  const std::vector<OpRow> ops = profile_ops(trainer, device, bench::median(matmul_rates));
+  const OpsOfStep ops = profile_ops(trainer, device, bench::median(matmul_rates));
+  const GpuCourse course = meter ? meter->course() : GpuCourse{};
   if (world.rank() != 0) {
     return;
   }
@@ -321,30 +427,42 @@ void bench_step(const StepArguments& arguments, World& world) {
   const auto share = [&](double part) { return 100 * part / (data + model + optimizer); };
   const std::optional<double> peak = peak_flops_per_second(device, world.size());
   if (arguments.json) {
-    nlohmann::ordered_json object = {{"tokens_per_second", tokens_per_second},
-                                     {"tokens_per_second_without_optimizer", without_optimizer},
-                                     {"model_flops_per_second", model_flops},
-                                     {"matmul_flops_per_second", matmul_flops},
-                                     {"ratio", model_flops / matmul_flops},
-                                     {"seconds_per_step", bench::median(seconds)},
-                                     {"ranks", world.size()},
-                                     {"communication_seconds", communication / num_steps},
-                                     {"exposed_seconds", exposed / num_steps},
-                                     {"hidden_communication", hidden},
-                                     {"device", name_of(device)},
-                                     {"threads", team::num_threads()}};
+    nlohmann::ordered_json object = {
+        {"tokens_per_second", tokens_per_second},
+        {"tokens_per_second_without_optimizer", without_optimizer},
+        {"model_flops_per_second", model_flops},
+        {"matmul_flops_per_second", matmul_flops},
+        {"ratio", model_flops / matmul_flops},
+        {"ratio_without_optimizer", without_optimizer * flops.halved / matmul_flops},
+        {"seconds_per_step", bench::median(seconds)},
+        {"ranks", world.size()},
+        {"communication_seconds", communication / num_steps},
+        {"exposed_seconds", exposed / num_steps},
+        {"hidden_communication", hidden},
+        {"device", name_of(device)},
+        {"threads", team::num_threads()}};
     if (peak) {
       object["mfu"] = model_flops / *peak;
       object["mfu_unhalved"] = tokens_per_second * flops.unhalved / *peak;
+      object["mfu_without_optimizer"] = without_optimizer * flops.halved / *peak;
+      object["mfu_unhalved_without_optimizer"] = without_optimizer * flops.unhalved / *peak;
     }
     if (device == Device::cuda) {
       object["launches"] = static_cast<double>(launches.enqueued) / num_steps;
       object["graph_nodes"] = launches.graph_nodes;
       object["stalls"] = static_cast<double>(launches.stalls) / num_steps;
+      object["sm_mhz"] = json_of(course.sm_mhz);
+      object["watts"] = json_of(course.watts);
+      object["slowed_by"] = describe_throttle(course.throttle_reasons);
     }
+    object["seconds_between_ops"] = ops.seconds_between;
     object["ops"] = nlohmann::ordered_json::array();
-    for (const OpRow& row : ops) {
+    for (const OpRow& row : ops.ops) {
       object["ops"].push_back(json_of(row));
+    }
+    object["kinds"] = nlohmann::ordered_json::array();
+    for (const OpRow& row : classes_of(ops.ops)) {
+      object["kinds"].push_back(json_of(row));
     }
     object["calls_left_out"] = num_left_out;
     if (num_left_out == 0) {
@@ -370,17 +488,28 @@ void bench_step(const StepArguments& arguments, World& world) {
                  (world.size() > 1 ? fmt::format(", on {} ranks at once", world.size()) : ""),
              matmul_flops * 1e-9,
              model_flops / matmul_flops);
-  if (peak) {
-    fmt::print("MFU {:.1f} % of the dense bf16 peak ({:.1f} % un-halved)\n",
-               100 * model_flops / *peak,
-               100 * tokens_per_second * flops.unhalved / *peak);
-  }
+  const auto print_shares = [&](const char* what, double rate) {
+    const auto of_peak = [&](double flops_per_token) {
+      return peak ? fmt::format("{:.1f} %", 100 * rate * flops_per_token / *peak)
+                  : std::string("-");
+    };
+    fmt::print("  {:<22}  {:>8}  {:>9}  {:>5.3f}\n",
+               what,
+               of_peak(flops.halved),
+               of_peak(flops.unhalved),
+               rate * flops.halved / matmul_flops);
+  };
+  fmt::print(
+      "  {:<22}  {:>8}  {:>9}  {:>5}\n", "MFU of the bf16 peak", "halved", "un-halved", "ratio");
+  print_shares("with the optimizer", tokens_per_second);
+  print_shares("without", without_optimizer);
   fmt::print("data {:.1f} %, forward and backward {:.1f} %, optimizer {:.1f} %\n",
              share(data),
              share(model),
              share(optimizer));
   if (device == Device::cuda) {
     print_launches(launches, num_steps);
+    print_course(course);
   }
   print_ops(ops, bench::median(seconds));
   if (world.size() > 1) {

@@ -110,6 +110,12 @@ void check(const Broadcast& op, const Check& check) {
   check.expect(op.root >= 0 && op.root < check.size(), "root is {}", op.root);
 }
 
+void check(const Sums& op, const Check& checker) {
+  for (const Sum& part : op.parts) {
+    std::visit([&](const auto& sum) { check(sum, checker); }, part);
+  }
+}
+
 }  // namespace
 
 void check_collective(const Collective& collective,
@@ -157,7 +163,22 @@ std::size_t payload_bytes(const Collective& collective) {
     const auto rows = std::accumulate(op->send_rows.begin(), op->send_rows.end(), std::int64_t{0});
     return static_cast<std::size_t>(rows) * row_bytes_of(op->x);
   }
-  return std::visit([](const auto& op) { return op.x.bytes(); }, collective);
+  if (const auto* op = std::get_if<Sums>(&collective)) {
+    std::size_t bytes = 0;
+    for (const Sum& part : op->parts) {
+      bytes += std::visit([](const auto& sum) { return sum.x.bytes(); }, part);
+    }
+    return bytes;
+  }
+  return std::visit(
+      [](const auto& op) {
+        if constexpr (requires { op.x; }) {
+          return op.x.bytes();
+        } else {
+          return std::size_t{0};  // Sums, as above
+        }
+      },
+      collective);
 }
 
 CommunicationRecord::Role role_in(const Collective& collective, int rank) {

@@ -69,7 +69,14 @@ struct Broadcast {
   int root = 0;
 };
 
-using Collective = std::variant<AllReduce, AllGather, ReduceScatter, AllToAll, Broadcast>;
+// Several sums in one call, whatever their sizes and dtypes: to the bits that one after the other
+// has. On the GPU they are one launch. The span is read before start() returns.
+using Sum = std::variant<AllReduce, ReduceScatter>;
+struct Sums {
+  std::span<const Sum> parts;
+};
+
+using Collective = std::variant<AllReduce, AllGather, ReduceScatter, AllToAll, Broadcast, Sums>;
 
 // A group of ranks along one axis of the mesh.
 //

@@ -95,6 +95,7 @@ struct HostCommunicator::Task {
   Activity::Call call;
   std::vector<std::int64_t> send_rows;
   std::vector<std::int64_t> recv_rows;
+  std::vector<Sum> sums;
   bool done = false;
   std::exception_ptr error;
 };
@@ -175,6 +176,10 @@ std::shared_ptr<HostCommunicator::Task> HostCommunicator::enqueue(const Collecti
     task->recv_rows.assign(rows->recv_rows.begin(), rows->recv_rows.end());
     rows->send_rows = task->send_rows;
     rows->recv_rows = task->recv_rows;
+  }
+  if (auto* sums = std::get_if<Sums>(&task->collective)) {
+    task->sums.assign(sums->parts.begin(), sums->parts.end());
+    sums->parts = task->sums;
   }
   {
     const std::lock_guard lock(mutex_);
@@ -352,6 +357,12 @@ void HostCommunicator::execute(const Broadcast& op, std::string_view name) {
     from_[i] = r == op.root && rank() != op.root ? all : std::span<std::byte>();
   }
   exchange(name);
+}
+
+void HostCommunicator::execute(const Sums& op, std::string_view name) {
+  for (const Sum& part : op.parts) {
+    std::visit([&](const auto& sum) { execute(sum, name); }, part);
+  }
 }
 
 }  // namespace memphis

@@ -50,6 +50,7 @@ class HostCommunicator final : public Communicator {
   void execute(const ReduceScatter& op, std::string_view name);
   void execute(const AllToAll& op, std::string_view name);
   void execute(const Broadcast& op, std::string_view name);
+  void execute(const Sums& op, std::string_view name);
   void exchange(std::string_view name);
   void sum_pieces(const TensorView& y, Reduce reduce, std::string_view name);
   std::shared_ptr<Task> enqueue(const Collective& collective, const Activity::Call& call);

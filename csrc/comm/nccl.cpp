@@ -75,7 +75,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
         rank_(rank),
         size_(size),
         activity_(activity),
-        stream_(Device::cuda),
+        stream_(Device::cuda, StreamPriority::highest),
         ready_(Device::cuda, Event::Use::ordering) {
     constexpr std::size_t kNameBytes = 64;
     name_.reserve(kNameBytes);
@@ -388,19 +388,52 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
 
   cudaStream_t cuda_stream() const { return static_cast<cudaStream_t>(stream_.view().handle); }
 
-  void issue(const AllReduce& op) {
-    const auto count = static_cast<std::size_t>(op.x.num_elements());
-    if (count == 0) {
-      return;
-    }
-    group([&] {
+  // Of a group.
+  void call(const AllReduce& op) {
+    if (op.x.num_elements() > 0) {
       MEMPHIS_NCCL(ncclAllReduce(op.x.data,
                                  op.y.data,
-                                 count,
+                                 static_cast<std::size_t>(op.x.num_elements()),
                                  nccl_type(op.x.dtype),
                                  op.reduce == Reduce::max ? ncclMax : ncclSum,
                                  comm_,
                                  cuda_stream()));
+    }
+  }
+
+  void call(const ReduceScatter& op) {
+    const auto num_blocks = static_cast<std::size_t>(op.num_blocks);
+    const std::size_t count = static_cast<std::size_t>(op.y.num_elements()) / num_blocks;
+    const std::size_t bytes = count * size_of(op.y.dtype);
+    const std::size_t all_bytes = bytes * static_cast<std::size_t>(size_);
+    for (std::size_t b = 0; b < num_blocks && count > 0; ++b) {
+      MEMPHIS_NCCL(ncclReduceScatter(bytes_of(op.x) + b * all_bytes,
+                                     bytes_of(op.y) + b * bytes,
+                                     count,
+                                     nccl_type(op.y.dtype),
+                                     ncclSum,
+                                     comm_,
+                                     cuda_stream()));
+    }
+  }
+
+  void issue(const AllReduce& op) {
+    if (op.x.num_elements() > 0) {
+      group([&] { call(op); });
+    }
+  }
+
+  void issue(const Sums& op) {
+    const auto is_empty = [](const Sum& part) {
+      return std::visit([](const auto& sum) { return sum.x.num_elements() == 0; }, part);
+    };
+    if (std::all_of(op.parts.begin(), op.parts.end(), is_empty)) {
+      return;
+    }
+    group([&] {
+      for (const Sum& part : op.parts) {
+        std::visit([&](const auto& sum) { call(sum); }, part);
+      }
     });
   }
 
@@ -425,24 +458,9 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
   }
 
   void issue(const ReduceScatter& op) {
-    const auto num_blocks = static_cast<std::size_t>(op.num_blocks);
-    const std::size_t count = static_cast<std::size_t>(op.y.num_elements()) / num_blocks;
-    if (count == 0) {
-      return;
+    if (op.x.num_elements() > 0) {
+      group([&] { call(op); });
     }
-    const std::size_t bytes = count * size_of(op.y.dtype);
-    const std::size_t all_bytes = bytes * static_cast<std::size_t>(size_);
-    group([&] {
-      for (std::size_t b = 0; b < num_blocks; ++b) {
-        MEMPHIS_NCCL(ncclReduceScatter(bytes_of(op.x) + b * all_bytes,
-                                       bytes_of(op.y) + b * bytes,
-                                       count,
-                                       nccl_type(op.y.dtype),
-                                       ncclSum,
-                                       comm_,
-                                       cuda_stream()));
-      }
-    });
   }
 
   void issue(const AllToAll& op) {
@@ -497,7 +515,9 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
   int rank_;
   int size_;
   Activity& activity_;
-  // Of its own, so that what does not wait for a collective runs beside it.
+  // Of its own, so that what does not wait for a collective runs beside it; and first, as the few
+  // blocks of a collective would else queue behind all those of the kernel that is at work, on each of
+  // the ranks that wait for each other.
   OwnedStream stream_;
   Event ready_;  // what lies before a collective is done
   // In their order, of which the first num_done_ are done.

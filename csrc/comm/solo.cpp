@@ -45,6 +45,11 @@ class SoloCommunicator final : public Communicator {
     }
   }
   static void copy(const Broadcast& /*op*/, Stream /*stream*/) {}
+  static void copy(const Sums& op, Stream stream) {
+    for (const Sum& part : op.parts) {
+      std::visit([&](const auto& sum) { copy(sum, stream); }, part);
+    }
+  }
 
   Device device_;
 };

@@ -272,9 +272,9 @@ double Event::seconds_since(const Event& earlier) const {
   return host_seconds_ - earlier.host_seconds_;
 }
 
-OwnedStream::OwnedStream(Device device)
+OwnedStream::OwnedStream(Device device, StreamPriority priority)
     : stream_{.device = device,
-              .handle = device == Device::cuda ? cuda_device::create_stream() : nullptr} {}
+              .handle = device == Device::cuda ? cuda_device::create_stream(priority) : nullptr} {}
 
 OwnedStream::~OwnedStream() {
   if (stream_.handle != nullptr) {

@@ -139,10 +139,13 @@ class Event {
   double host_seconds_ = 0;  // CPU: the time of record()
 };
 
+// Whose blocks the GPU starts first where not all find room.
+enum class StreamPriority : std::uint8_t { ordinary, highest };
+
 // Owner of a stream.
 class OwnedStream {
  public:
-  explicit OwnedStream(Device device);
+  explicit OwnedStream(Device device, StreamPriority priority = StreamPriority::ordinary);
   ~OwnedStream();
   OwnedStream(OwnedStream&& other) noexcept : stream_(std::exchange(other.stream_, Stream{})) {}
   OwnedStream& operator=(OwnedStream&&) = delete;
@@ -232,7 +235,7 @@ void copy(void* destination, const void* source, std::size_t bytes, void* stream
 void zero(void* destination, std::size_t bytes, void* stream);
 void synchronize(void* stream);
 bool is_done(void* stream);
-void* create_stream();
+void* create_stream(StreamPriority priority);
 void destroy_stream(void* stream) noexcept;
 void* create_event(bool timing);
 void destroy_event(void* event) noexcept;

@@ -130,9 +130,13 @@ bool is_done(void* stream) {
   return is_ready(cudaStreamQuery(stream_of(stream)), "cudaStreamQuery");
 }
 
-void* create_stream() {
+void* create_stream(StreamPriority priority) {
+  int least = 0;
+  int greatest = 0;  // a lower number is a higher priority
+  MEMPHIS_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   cudaStream_t stream = nullptr;
-  MEMPHIS_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  MEMPHIS_CUDA(cudaStreamCreateWithPriority(
+      &stream, cudaStreamNonBlocking, priority == StreamPriority::highest ? greatest : least));
   return stream;
 }
 

@@ -46,7 +46,7 @@ void synchronize(void* /*stream*/) {
 bool is_done(void* /*stream*/) {
   absent();
 }
-void* create_stream() {
+void* create_stream(StreamPriority /*priority*/) {
   absent();
 }
 void destroy_stream(void* /*stream*/) noexcept {}

@@ -6,6 +6,8 @@
 #include "csrc/core/device_simt.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -31,6 +33,16 @@
 #include "csrc/core/simt_memory.h"
 
 namespace memphis {
+namespace simt_stream {
+namespace {
+
+std::atomic<std::int64_t>& num_streams_of(StreamPriority priority) {
+  static std::array<std::atomic<std::int64_t>, 2> numbers{};
+  return numbers.at(static_cast<std::size_t>(priority));
+}
+
+}  // namespace
+}  // namespace simt_stream
 namespace simt_device {
 namespace {
 
@@ -40,6 +52,10 @@ int compute_capability = 90;
 
 void set_compute_capability(int capability) {
   compute_capability = capability;
+}
+
+std::int64_t num_streams(StreamPriority priority) {
+  return simt_stream::num_streams_of(priority);
 }
 
 }  // namespace simt_device
@@ -298,6 +314,7 @@ struct Recording {
 
 // The last of its work; `null` is a stream as well.
 struct SimulatedStream {
+  StreamPriority priority = StreamPriority::ordinary;
   std::shared_ptr<Point> last;
   std::shared_ptr<Recording> recording;  // null: it is not captured
 };
@@ -585,12 +602,15 @@ bool is_done(void* stream) {
   return last == nullptr;
 }
 
-void* create_stream() {
-  return new simt_stream::SimulatedStream;
+void* create_stream(StreamPriority priority) {
+  ++simt_stream::num_streams_of(priority);
+  return new simt_stream::SimulatedStream{.priority = priority, .last = {}, .recording = {}};
 }
 void destroy_stream(void* stream) noexcept {
   const std::lock_guard lock(shared().mutex);
-  delete static_cast<simt_stream::SimulatedStream*>(stream);
+  const auto* const simulated = static_cast<simt_stream::SimulatedStream*>(stream);
+  --simt_stream::num_streams_of(simulated->priority);
+  delete simulated;
 }
 
 void* create_event(bool /*timing*/) {

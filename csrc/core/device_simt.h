@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <utility>
+
+#include "csrc/core/device.h"
 
 // What lies on streams of the simulated device (device_simt.cpp) and is not done yet: what another
 // thread does, such as NCCL's. All else is done when its call returns. A kernel, a copy, a memset or a
@@ -63,5 +66,8 @@ namespace memphis::simt_device {
 // Which GPU is simulated, 90 unless it is set: kernels for newer ones are not chosen then. Set before
 // the device is first asked for.
 void set_compute_capability(int compute_capability);
+
+// Streams that there are, but for the default one. Priorities change nothing here.
+std::int64_t num_streams(StreamPriority priority);
 
 }  // namespace memphis::simt_device

@@ -15,7 +15,7 @@ using namespace kernels;
 
 namespace {
 
-// (3) or (11), u = RMSNorm(h); with a residual (10) or (16), h + RMSNorm(a): the post norm lies
+// (3), (11) or (17), u = RMSNorm(h); with a residual (10) or (16), h + RMSNorm(a): the post norm lies
 // inside the residual branch.
 void norm(const BlockContext& context,
           const TensorView& y_TD,
@@ -32,17 +32,6 @@ void norm(const BlockContext& context,
                    .eps = static_cast<float>(context.model.norm_eps),
                    .next = next},
                   context.stream);
-}
-
-void attention_in(const BlockContext& context,
-                  const LayerWeights& weights,
-                  const Layer& layer,
-                  const TensorView& hidden_TD) {
-  norm(context,
-       layer.attention_in_TD,
-       layer.attention_in_rrms_T,
-       hidden_TD,
-       weights.pre_attention_norm_D);
 }
 
 // Of what lies between the branches, the second's input too.
@@ -64,16 +53,14 @@ void moe_in(const BlockContext& context, const LayerWeights& weights, const Laye
   norm(context, layer.moe_in_TD, layer.moe_in_rrms_T, layer.residual_TD, weights.pre_moe_norm_D);
 }
 
-// What comes before the MoE branch, with the norms on both sides of the attention branch.
+// What comes before the MoE branch, with the norms between the branches.
 void attention_backward(const BlockContext& context,
                         const LayerWeights& weights,
                         const LayerWeights& gradients,
                         const Layer& layer,
-                        const TensorView& hidden_TD,
                         const LayerGradients<TensorView>& kept,
                         Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
-  const Stream stream = context.stream;
   rmsnorm_backward({.dx_TD = kept.dattention_out_TD,
                     .dweight_D = gradients.post_attention_norm_D,
                     .dy_TD = scratch.dhidden_TD,
@@ -88,21 +75,75 @@ void attention_backward(const BlockContext& context,
                              .weight_D = weights.pre_moe_norm_D,
                              .rrms_T = layer.moe_in_rrms_T,
                              .partial_PD = scratch.next_norm_partial_PD}},
-                   stream);
+                   context.stream);
   attention_branch_backward(context, weights, gradients, layer, kept, which);
-  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
-                    .dweight_D = gradients.pre_attention_norm_D,
-                    .dy_TD = scratch.dbranch_in_TD,
-                    .x_TD = hidden_TD,
-                    .weight_D = weights.pre_attention_norm_D,
-                    .rrms_T = layer.attention_in_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD,
-                    .accumulate = true,
-                    .weight_gradient = context.weight_gradient},
-                   stream);
 }
 
 }  // namespace
+
+void stream_norm_forward(const BlockContext& context,
+                         const StreamNorm& stream_norm,
+                         const TensorView& hidden_TD) {
+  norm(context, stream_norm.out_TD, stream_norm.rrms_T, hidden_TD, stream_norm.weight_D);
+}
+
+void stream_norm_backward(const BlockContext& context,
+                          const StreamNorm& norm,
+                          const TensorView& hidden_TD) {
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
+                    .dweight_D = norm.dweight_D,
+                    .dy_TD = scratch.dbranch_in_TD,
+                    .x_TD = hidden_TD,
+                    .weight_D = norm.weight_D,
+                    .rrms_T = norm.rrms_T,
+                    .partial_PD = scratch.norm_partial_PD,
+                    .accumulate = !norm.last,
+                    .weight_gradient = context.weight_gradient},
+                   context.stream);
+}
+
+void block_end_forward(const BlockContext& context,
+                       const LayerWeights& weights,
+                       const Layer& layer,
+                       const StreamNorm& next) {
+  norm(context,
+       layer.out_TD,
+       layer.moe_out_rrms_T,
+       layer.moe_out_TD,
+       weights.post_moe_norm_D,
+       layer.residual_TD,
+       {.y_TD = next.out_TD, .rrms_T = next.rrms_T, .weight_D = next.weight_D});
+}
+
+// The residual connection passes dhidden on as it is; each branch adds its own to it.
+void block_end_backward(const BlockContext& context,
+                        const LayerWeights& weights,
+                        const LayerWeights& gradients,
+                        const Layer& layer,
+                        const StreamNorm& next) {
+  const BackwardScratch<TensorView>& scratch = context.scratch;
+  NextNormBackward after;
+  if (next.present()) {
+    after = {.dweight_D = next.dweight_D,
+             .dy_TD = scratch.dbranch_in_TD,
+             .x_TD = layer.out_TD,
+             .weight_D = next.weight_D,
+             .rrms_T = next.rrms_T,
+             .partial_PD = scratch.next_norm_partial_PD,
+             .accumulate = !next.last};
+  }
+  rmsnorm_backward({.dx_TD = scratch.dbranch_TD,
+                    .dweight_D = gradients.post_moe_norm_D,
+                    .dy_TD = scratch.dhidden_TD,
+                    .x_TD = layer.moe_out_TD,
+                    .weight_D = weights.post_moe_norm_D,
+                    .rrms_T = layer.moe_out_rrms_T,
+                    .partial_PD = scratch.norm_partial_PD,
+                    .weight_gradient = context.weight_gradient,
+                    .next = after},
+                   context.stream);
+}
 
 void block_forward(const BlockContext& context,
                    ForwardPart part,
@@ -112,7 +153,6 @@ void block_forward(const BlockContext& context,
                    const TensorView& hidden_TD) {
   switch (part) {
     case ForwardPart::attention:
-      attention_in(context, weights, layer, hidden_TD);
       attention_branch_forward(context, weights, layer);
       between_branches(context, weights, layer, hidden_TD);
       return;
@@ -124,12 +164,6 @@ void block_forward(const BlockContext& context,
       return;
     case ForwardPart::join:
       moe_branch_join(context, weights, layer, exchange);
-      norm(context,
-           layer.out_TD,
-           layer.moe_out_rrms_T,
-           layer.moe_out_TD,
-           weights.post_moe_norm_D,
-           layer.residual_TD);
       return;
   }
 }
@@ -146,7 +180,11 @@ void block_recompute(const BlockContext& context,
     return;
   }
   if (groups.norm || groups.block) {
-    attention_in(context, weights, layer, hidden_TD);
+    norm(context,
+         layer.attention_in_TD,
+         layer.attention_in_rrms_T,
+         hidden_TD,
+         weights.pre_attention_norm_D);
   }
   attention_branch_recompute(context, weights, layer, groups);
   if (groups.block) {
@@ -163,32 +201,20 @@ void block_backward(const BlockContext& context,
                     const LayerWeights& gradients,
                     const Layer& layer,
                     const ExpertExchange& exchange,
-                    const TensorView& hidden_TD,
                     const LayerGradients<TensorView>& kept,
                     Backward which) {
-  const BackwardScratch<TensorView>& scratch = context.scratch;
-  const Stream stream = context.stream;
-  if (part == BackwardPart::experts) {
-    moe_branch_backward_experts(context, weights, gradients, layer, exchange, kept, which);
-    return;
+  switch (part) {
+    case BackwardPart::send:
+      moe_branch_backward_send(context, layer, exchange, kept);
+      return;
+    case BackwardPart::experts:
+      moe_branch_backward_experts(context, weights, gradients, layer, exchange, kept, which);
+      return;
+    case BackwardPart::join:
+      moe_branch_backward_join(context, weights, gradients, layer, exchange, kept, which);
+      attention_backward(context, weights, gradients, layer, kept, which);
+      return;
   }
-  if (part == BackwardPart::join) {
-    moe_branch_backward_join(context, weights, gradients, layer, exchange, kept, which);
-    attention_backward(context, weights, gradients, layer, hidden_TD, kept, which);
-    return;
-  }
-
-  // The residual connection passes dhidden on as it is; each branch adds its own to it.
-  rmsnorm_backward({.dx_TD = scratch.dbranch_TD,
-                    .dweight_D = gradients.post_moe_norm_D,
-                    .dy_TD = scratch.dhidden_TD,
-                    .x_TD = layer.moe_out_TD,
-                    .weight_D = weights.post_moe_norm_D,
-                    .rrms_T = layer.moe_out_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD,
-                    .weight_gradient = context.weight_gradient},
-                   stream);
-  moe_branch_backward_send(context, layer, exchange, kept);
 }
 
 void block_backward_weights(const BlockContext& context,

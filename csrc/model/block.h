@@ -112,7 +112,7 @@ void moe_branch_experts(const BlockContext& context,
 void moe_branch_join(const BlockContext& context,
                      const LayerWeights& weights,
                      const Layer& layer,
-                     const ExpertExchange& exchange);
+                     ExpertExchange& exchange);
 // As above, in two parts. Which experts take a token and what they made of it together are kept in
 // every case.
 void moe_branch_recompute_send(const BlockContext& context,
@@ -155,9 +155,41 @@ std::array<WeightProduct, 2> dense_weight_products(const BlockContext& context,
                                                    const Layer& layer,
                                                    const LayerGradients<TensorView>& kept);
 
-// One layer: hidden_TD to layer.out_TD, both branches with their sandwich norms. The parts of the
-// MoE branch are those of the layer: up to where rows are sent, what experts do, and what follows.
-// The attention branch is one before them.
+// What the residual stream is normed with on its way into a layer, (3), or into the head, (17).
+struct StreamNorm {
+  TensorView out_TD;          // of a forward pass
+  TensorView rrms_T;          // likewise, read by the backward pass
+  TensorView weight_D;        // absent: what follows is another stage's
+  TensorView dweight_D = {};  // of a backward pass
+  bool last = false;          // the stream ends here: its gradient is this norm's alone
+
+  bool present() const { return weight_D.present(); }
+};
+// Where a stage begins.
+void stream_norm_forward(const BlockContext& context,
+                         const StreamNorm& norm,
+                         const TensorView& hidden_TD);
+// dhidden_TD, which holds the stream's gradient unless the norm is the last, from dbranch_in_TD.
+void stream_norm_backward(const BlockContext& context,
+                          const StreamNorm& norm,
+                          const TensorView& hidden_TD);
+// Where a layer ends, (16) to layer.out_TD, and what follows begins: in one pass, to the bits of two.
+// The backward pass leaves the gradient of the layer's out_TD in dhidden_TD, as above, and that of
+// its moe_out_TD in dbranch_TD.
+void block_end_forward(const BlockContext& context,
+                       const LayerWeights& weights,
+                       const Layer& layer,
+                       const StreamNorm& next);
+void block_end_backward(const BlockContext& context,
+                        const LayerWeights& weights,
+                        const LayerWeights& gradients,
+                        const Layer& layer,
+                        const StreamNorm& next);
+
+// One layer between these: attention_in_TD and the residual stream hidden_TD to moe_out_TD and
+// residual_TD, both branches with the norms between them. The parts of the MoE branch are those of
+// the layer: up to where rows are sent, what experts do, and what follows. The attention branch is
+// one before them.
 enum class ForwardPart : std::uint8_t { attention, send, experts, join };
 void block_forward(const BlockContext& context,
                    ForwardPart part,
@@ -175,8 +207,9 @@ void block_recompute(const BlockContext& context,
                      const ExpertExchange& exchange,
                      const TensorView& hidden_TD,
                      const RecomputeGroups& groups);
-// scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that of hidden_TD on return
-// from the last part.
+// After block_end_backward: scratch.dhidden_TD holds the gradient of layer.out_TD on entry and that
+// of hidden_TD on return from the last part, without what comes through attention_in_TD, whose
+// gradient is in scratch.dbranch_in_TD.
 enum class BackwardPart : std::uint8_t { send, experts, join };
 void block_backward(const BlockContext& context,
                     BackwardPart part,
@@ -184,7 +217,6 @@ void block_backward(const BlockContext& context,
                     const LayerWeights& gradients,
                     const Layer& layer,
                     const ExpertExchange& exchange,
-                    const TensorView& hidden_TD,
                     const LayerGradients<TensorView>& kept,
                     Backward which);
 // What block_backward has left out, with its `layer` and `kept` as it has left them.

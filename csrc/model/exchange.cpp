@@ -45,6 +45,24 @@ ExpertExchange::ExpertExchange(const Dims& dims, Device device)
       recv_rows_(static_cast<std::size_t>(dims.expert_ranks)),
       num_arrived_(dims.local_R) {}
 
+void ExpertExchange::sum_loads(const BlockContext& context, const Layer& layer) {
+  if (!dims_.share_sequences()) {
+    return;
+  }
+  const auto sum = [](const TensorView& view) { return AllReduce{.y = view, .x = view}; };
+  const std::array<Sum, 3> sums = {
+      sum(layer.counts_BE), sum(layer.probs_sum_BE), sum(layer.valid_B)};
+  loads_ =
+      context.groups.sequence_ranks().start(Sums{.parts = sums}, "moe.balance", context.stream);
+}
+
+void ExpertExchange::wait_for_loads(Stream stream) {
+  if (loads_) {
+    loads_->wait(stream);
+    loads_.reset();
+  }
+}
+
 void ExpertExchange::count(const BlockContext& context, const Layer& layer) {
   if (!dims_.exchange_rows) {
     return;

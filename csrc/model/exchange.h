@@ -42,6 +42,11 @@ class ExpertExchange {
  public:
   explicit ExpertExchange(const Dims& dims, Device device);
 
+  // What the experts are given of a sequence, and with which probabilities, summed over the ranks that
+  // share it out: three small sums in one call, under way until wait_for_loads().
+  void sum_loads(const BlockContext& context, const Layer& layer);
+  void wait_for_loads(Stream stream);
+
   // Tells the others the counts of layer.offsets_E1 and sets the layer's arrival_* tensors: one
   // collective of expert_ranks, and nothing that the host waits for on the GPU.
   void count(const BlockContext& context, const Layer& layer);
@@ -70,6 +75,7 @@ class ExpertExchange {
   void require_room(std::int64_t num_rows) const;
 
   Dims dims_;
+  std::unique_ptr<Communicator::Work> loads_;  // null: none are under way
   PinnedBuffer sent_offsets_;  // i32 [expert_ranks, E * expert_pieces + 1], of every rank
   Event copied_;
   std::int64_t rank_ = 0;  // among expert_ranks

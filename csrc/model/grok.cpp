@@ -146,6 +146,22 @@ void Grok::enter(const char* phase, int layer) const {
   groups_.activity().enter(phase, layer < dims_.L ? layer : -1);
 }
 
+StreamNorm Grok::norm_before(const MicroBatch& batch, std::size_t i) const {
+  if (i < batch.layers.size()) {
+    const Layer& layer = batch.layers[i];
+    return {.out_TD = layer.attention_in_TD,
+            .rrms_T = layer.attention_in_rrms_T,
+            .weight_D = parameters_.weights().layers[batch.first_layer + i].pre_attention_norm_D};
+  }
+  if (batch.stage.head) {
+    return {.out_TD = batch.tensors.final_in_TD,
+            .rrms_T = batch.tensors.final_rrms_T,
+            .weight_D = parameters_.weights().final_norm_D,
+            .last = true};
+  }
+  return {};
+}
+
 // (2)
 void Grok::embed(const MicroBatch& batch) {
   const BlockContext context = block_context(batch);
@@ -182,9 +198,8 @@ class Grok::ForwardPass {
 
   // Goes on until rows are on their way, or to the end: then it returns false.
   bool go_on() {
-    if (next_ == 0 && batch_.stage.embedding) {
-      const auto use = acquire("forward of the embedding", kBeforeLayers, 0);
-      model_.embed(batch_);
+    if (next_ == 0) {
+      begin();
     }
     comes_back_ = next_ > 0;
     while (next_ < num_parts_) {
@@ -196,9 +211,6 @@ class Grok::ForwardPass {
         return true;
       }
     }
-    if (batch_.stage.head) {
-      norm_of_head();
-    }
     return false;
   }
 
@@ -206,47 +218,66 @@ class Grok::ForwardPass {
   static constexpr std::array kParts = {
       ForwardPart::attention, ForwardPart::send, ForwardPart::experts, ForwardPart::join};
 
-  WeightResidency::Use acquire(const char* phase, int layer, std::size_t next) {
-    model_.enter(phase, layer);
-    return model_.residency_.acquire(
-        layer, next < batch_.layers.size() ? std::optional(batch_.layer_at(next)) : std::nullopt);
+  std::optional<int> layer_at(std::size_t i) const {
+    return i < batch_.layers.size() ? std::optional(batch_.layer_at(i)) : std::nullopt;
+  }
+  // Of the layer, where this pass has it.
+  Layer places_of(std::size_t i) const {
+    const Layer& kept = batch_.layers[i];
+    return context_.under_way != nullptr
+               ? with_places_of(model_.activations_.forward_places[batch_.first_layer + i], kept)
+               : kept;
+  }
+  const LayerWeights& weights_of(std::size_t i) const {
+    return model_.parameters_.weights().layers[batch_.first_layer + i];
+  }
+
+  void begin() {
+    if (batch_.stage.embedding) {
+      model_.enter("forward of the embedding", kBeforeLayers);
+      const auto use = model_.residency_.acquire(kBeforeLayers, layer_at(0));
+      model_.embed(batch_);
+    }
+    norms_before(0);
   }
 
   void do_part(std::size_t i, ForwardPart part) {
-    const std::size_t place = batch_.first_layer + i;  // among the layers of this rank
-    const bool comes_back = std::exchange(comes_back_, false);
-    if (part == ForwardPart::attention) {
-      use_ = acquire("forward", batch_.layer_at(i), i + 1);
-      if (batch_.cached.cache != nullptr) {
-        context_.cached_UCH = batch_.cached.cache->layer(place);
-      }
-    } else if (comes_back) {
+    if (part == ForwardPart::attention && batch_.cached.cache != nullptr) {
+      context_.cached_UCH = batch_.cached.cache->layer(batch_.first_layer + i);
+    }
+    if (std::exchange(comes_back_, false)) {
       model_.enter("forward", batch_.layer_at(i));
     }
-    const Layer& kept = batch_.layers[i];
-    block_forward(context_,
-                  part,
-                  model_.parameters_.weights().layers[place],
-                  context_.under_way != nullptr
-                      ? with_places_of(model_.activations_.forward_places[place], kept)
-                      : kept,
-                  batch_.exchanges[i],
-                  batch_.hidden_before(i));
+    block_forward(
+        context_, part, weights_of(i), places_of(i), batch_.exchanges[i], batch_.hidden_before(i));
     if (part == ForwardPart::join) {
-      use_.reset();
+      norms_before(i + 1);
     }
   }
 
-  // (17)
-  void norm_of_head() {
-    const auto use =
-        acquire("forward of the head", static_cast<int>(model_.dims_.L), batch_.layers.size());
-    rmsnorm_forward({.y_TD = batch_.tensors.final_in_TD,
-                     .rrms_T = batch_.tensors.final_rrms_T,
-                     .x_TD = batch_.output_TD(),
-                     .weight_D = model_.parameters_.weights().final_norm_D,
-                     .eps = static_cast<float>(model_.model_.norm_eps)},
-                    model_.stream_);
+  // (16) of the layer before, (3) of layer i, or (17): from here on that one is in use.
+  void norms_before(std::size_t i) {
+    StreamNorm norm = model_.norm_before(batch_, i);
+    std::optional<WeightResidency::Use> use;
+    if (norm.present()) {
+      const std::optional<int> layer = layer_at(i);
+      const int index = layer.value_or(static_cast<int>(model_.dims_.L));
+      model_.enter(layer ? "forward" : "forward of the head", index);
+      // Where another one is in use it holds the place of what comes after this one.
+      use = model_.residency_.acquire(index, use_ ? std::nullopt : layer_at(i + 1));
+      if (layer) {
+        norm.out_TD = places_of(i).attention_in_TD;
+      }
+    }
+    if (i > 0) {
+      block_end_forward(context_, weights_of(i - 1), places_of(i - 1), norm);
+    } else if (norm.present()) {
+      stream_norm_forward(context_, norm, batch_.hidden_before(0));
+    }
+    use_ = std::move(use);
+    if (const std::optional<int> next = layer_at(i + 1)) {
+      model_.residency_.expect(*next);
+    }
   }
 
   Grok& model_;
@@ -464,15 +495,6 @@ void Grok::backward_of_head(const MicroBatch& batch, WeightGradient weight_gradi
     sum_terms(context, scratch.dbranch_in_TD);
   }
   add_cross_entropy(batch);
-  rmsnorm_backward({.dx_TD = scratch.dhidden_TD,
-                    .dweight_D = gradients.final_norm_D,
-                    .dy_TD = scratch.dbranch_in_TD,
-                    .x_TD = batch.output_TD(),
-                    .weight_D = weights.final_norm_D,
-                    .rrms_T = batch.tensors.final_rrms_T,
-                    .partial_PD = scratch.norm_partial_PD,
-                    .weight_gradient = weight_gradient},
-                   stream_);
 }
 
 // Adds to what the head has written where the two are one. No head is behind the embedding of its
@@ -540,13 +562,14 @@ class Grok::BackwardPass {
   static constexpr std::array kParts = {
       Part::again_send, Part::again_experts, Part::send, Part::experts, Part::join};
 
-  // The one before is next.
-  WeightResidency::Use acquire(int layer, std::size_t place) {
-    return model_.residency_.acquire(
-        layer, place > 0 ? std::optional(batch_.layer_at(place - 1)) : std::nullopt);
+  std::size_t num_layers() const { return batch_.layers.size(); }
+  const LayerWeights& weights_of(std::size_t i) const {
+    return model_.parameters_.weights().layers[batch_.first_layer + i];
   }
-  void begin_layer(const char* phase, int layer) {
-    model_.enter(phase, layer);
+  const LayerWeights& gradients_of(std::size_t i) const {
+    return model_.parameters_.gradients().layers[batch_.first_layer + i];
+  }
+  void before_layer(int layer) {
     if (sink_ != nullptr) {
       sink_->before_backward(layer);
     }
@@ -560,21 +583,49 @@ class Grok::BackwardPass {
   void begin() {
     if (batch_.stage.head) {
       const auto head = static_cast<int>(model_.dims_.L);
-      const auto use = acquire(head, batch_.layers.size());
-      begin_layer("loss and backward of the head", head);
+      model_.enter("loss and backward of the head", head);
+      use_ = model_.residency_.acquire(
+          head, num_layers() > 0 ? std::optional(batch_.layer_at(num_layers() - 1)) : std::nullopt);
+      before_layer(head);
       model_.backward_of_head(batch_, weight_gradient_);
-      end_layer(head);
+    } else if (num_layers() > 0) {
+      model_.enter("backward", batch_.layer_at(num_layers() - 1));
     }
+    norms_before(num_layers());
     model_.add_auxiliary_losses(batch_);
+  }
+
+  // (3) of layer i, or (17), and (16) of the layer before: this is then the one in use, and the
+  // gradients of the former are complete.
+  void norms_before(std::size_t i) {
+    StreamNorm norm = model_.norm_before(batch_, i);
+    const bool of_head = i == num_layers();
+    if (norm.present()) {
+      norm.dweight_D = of_head ? model_.parameters_.gradients().final_norm_D
+                               : gradients_of(i).pre_attention_norm_D;
+    }
+    std::optional<WeightResidency::Use> use;
+    if (i > 0) {
+      const int before = batch_.layer_at(i - 1);
+      use = model_.residency_.acquire(before);
+      before_layer(before);
+      block_end_backward(
+          context_, weights_of(i - 1), gradients_of(i - 1), batch_.layers[i - 1], norm);
+    } else if (norm.present()) {
+      stream_norm_backward(context_, norm, batch_.hidden_before(0));
+    }
+    if (norm.present() && (of_head || pending_ == nullptr)) {
+      end_layer(of_head ? static_cast<int>(model_.dims_.L) : batch_.layer_at(i));
+    }
+    use_ = std::move(use);
+    if (i > 1) {
+      model_.residency_.expect(batch_.layer_at(i - 2));
+    }
   }
 
   void do_part(std::size_t i, Part part) {
     const int index = batch_.layer_at(i);
-    const std::size_t place = batch_.first_layer + i;  // among the layers of this rank
-    if (part == Part::again_send) {
-      use_ = acquire(index, i);
-    }
-    const LayerWeights& weights = model_.parameters_.weights().layers[place];
+    const LayerWeights& weights = weights_of(i);
     const PendingWeights::Layer* const later = pending_ != nullptr ? &pending_->layers[i] : nullptr;
     const Layer layer =
         later != nullptr ? with_places_of(later->again, batch_.layers[i]) : batch_.layers[i];
@@ -584,10 +635,9 @@ class Grok::BackwardPass {
       block_backward(context_,
                      which,
                      weights,
-                     model_.parameters_.gradients().layers[place],
+                     gradients_of(i),
                      layer,
                      exchange,
-                     batch_.hidden_before(i),
                      later != nullptr ? later->gradients : in_scratch_,
                      later != nullptr ? Backward::inputs : Backward::all);
     };
@@ -608,7 +658,7 @@ class Grok::BackwardPass {
         again_part(RecomputePart::experts, comes_back);
         return;
       case Part::send:
-        begin_layer("backward", index);
+        model_.enter("backward", index);
         backward_part(BackwardPart::send);
         return;
       case Part::experts:
@@ -618,10 +668,7 @@ class Grok::BackwardPass {
         }
         backward_part(part == Part::experts ? BackwardPart::experts : BackwardPart::join);
         if (part == Part::join) {
-          if (later == nullptr) {
-            end_layer(index);
-          }
-          use_.reset();
+          norms_before(i);
         }
         return;
     }

@@ -17,6 +17,7 @@ namespace memphis {
 class GatheredChunks;
 
 struct BlockContext;
+struct StreamNorm;
 
 // Who reduces gradients while the backward pass goes on. `layer` is counted in the model: it is the
 // number of its layers for what comes after them, the head and the final norm, and kBeforeLayers
@@ -25,7 +26,7 @@ class GradientSink {
  public:
   virtual ~GradientSink() = default;
   // The layer's gradients are about to be formed; with the head's the embedding's, which may be the
-  // same.
+  // same. Those of the layer after it are complete but for its first norm's, or are the head's.
   virtual void before_backward(int layer) = 0;
   // They are complete.
   virtual void after_backward(int layer) = 0;
@@ -121,6 +122,8 @@ class Grok {
 
   BlockContext block_context(const MicroBatch& batch) const;
   void enter(const char* phase, int layer) const;
+  // What the residual stream meets before that layer of the batch's stage, or at the end of them.
+  StreamNorm norm_before(const MicroBatch& batch, std::size_t i) const;
   void embed(const MicroBatch& batch);
   void add_cross_entropy(const MicroBatch& batch);
   void backward_of_head(const MicroBatch& batch, kernels::WeightGradient weight_gradient);

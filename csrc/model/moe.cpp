@@ -187,11 +187,11 @@ void route(const BlockContext& context,
                   .valid_T = context.routed_valid_T,
                   .cap = static_cast<float>(context.model.router_cap)},
                  context.stream);
-  // A sequence's pieces are balanced as one.
-  for (const TensorView& sums : {layer.counts_BE, layer.probs_sum_BE, layer.valid_B}) {
-    context.groups.sequence_ranks().run(
-        AllReduce{.y = sums, .x = sums}, "moe.balance", context.stream);
-  }
+}
+
+// A sequence's pieces are balanced as one. Nobody needs the losses before the experts are done.
+void balance(const BlockContext& context, const Layer& layer, ExpertExchange& exchange) {
+  exchange.wait_for_loads(context.stream);
   router_balance({.balance_B = layer.balance_B,
                   .counts_BE = layer.counts_BE,
                   .probs_sum_BE = layer.probs_sum_BE,
@@ -321,6 +321,7 @@ void moe_branch_send(const BlockContext& context,
   const TensorView routed_TD = routed_tokens(context, layer.moe_in_TD);
 
   route(context, weights, layer, routed_TD);
+  exchange.sum_loads(context, layer);
   TensorView choices_TK = layer.experts_TK;
   TensorView gates_TK = layer.gates_TK;
   if (d.expert_pieces > 1) {
@@ -369,7 +370,7 @@ void moe_branch_experts(const BlockContext& context,
 void moe_branch_join(const BlockContext& context,
                      const LayerWeights& weights,
                      const Layer& layer,
-                     const ExpertExchange& exchange) {
+                     ExpertExchange& exchange) {
   // (15) the sum over a token's experts
   sum_rows(context,
            layer,
@@ -382,6 +383,7 @@ void moe_branch_join(const BlockContext& context,
   } else {
     join_routed_parts(context, layer.moe_out_TD);
   }
+  balance(context, layer, exchange);
 }
 
 void moe_branch_recompute_send(const BlockContext& context,

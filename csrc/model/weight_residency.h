@@ -64,6 +64,10 @@ class WeightResidency {
   };
   [[nodiscard]] Use acquire(int layer, std::optional<int> next = std::nullopt);
 
+  // This layer is next, as in acquire: for a pass that has two layers in use at a time, where one ends
+  // and the other begins. The place of the one after that is free only when the first has left it.
+  void expect(int layer) { start(layer); }
+
   // The elements of a segment that this rank owns have new values; those of other ranks have too,
   // in the order of segments. Weights that are used first, or always whole, are on their way from
   // here.

@@ -14,7 +14,23 @@ GradientReduction::GradientReduction(Parameters& parameters, const Groups& group
       num_layers_(parameters.plan().num_layers),
       stream_(stream),
       has_sum_(parameters.plan().segments.size()) {
-  pending_.reserve(parameters.plan().segments.size());
+  const std::vector<Segment>& segments = parameters.plan().segments;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const Segment& s = segments[i];
+    const auto found = std::find_if(together_.begin(), together_.end(), [&](const Together& each) {
+      return each.layer == s.layer && each.replicas == s.replicas &&
+             each.replicated == s.replicated();
+    });
+    Together& together = found != together_.end()
+                             ? *found
+                             : together_.emplace_back(Together{.layer = s.layer,
+                                                               .replicas = s.replicas,
+                                                               .replicated = s.replicated(),
+                                                               .segments = {}});
+    together.segments.push_back(i);
+  }
+  sums_.reserve(segments.size());
+  pending_.reserve(together_.size());
 }
 
 void GradientReduction::begin_step() {
@@ -33,7 +49,9 @@ void GradientReduction::before_backward(int layer) {
       continue;
     }
     std::erase_if(pending_, [&](const Pending& pending) {
-      const bool in_the_way = overlap(pending.segment, i);
+      const std::vector<std::size_t>& others = pending.together->segments;
+      const bool in_the_way = std::any_of(
+          others.begin(), others.end(), [&](std::size_t other) { return overlap(other, i); });
       if (in_the_way) {
         complete(pending);
       }
@@ -44,10 +62,9 @@ void GradientReduction::before_backward(int layer) {
 
 void GradientReduction::after_backward(int layer) {
   sum_shared_heads(layer);
-  const std::vector<Segment>& segments = parameters_.plan().segments;
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    if (segments[i].layer == layer) {
-      start(i);
+  for (const Together& together : together_) {
+    if (together.layer == layer) {
+      start(together);
     }
   }
 }
@@ -69,17 +86,20 @@ void GradientReduction::sum_shared_heads(int layer) {
   groups_.kv_sharers().run(AllReduce{.y = run_n, .x = run_n}, "optimizer.shared_kv", stream_);
 }
 
-void GradientReduction::start(std::size_t segment) {
-  const Segment& s = parameters_.plan().segments[segment];
-  Pending pending{.segment = segment, .reduction = nullptr};
-  if (s.replicated()) {
-    const TensorView all_n = parameters_.segment_gradients(segment);
-    const TensorView piece_n =
-        flat_view(all_n, s.begin, s.piece.begin, {{s.piece.count}, all_n.dtype});
-    const Collective reduction = s.sharded() ? Collective(ReduceScatter{.y = piece_n, .x = all_n})
-                                             : Collective(AllReduce{.y = all_n, .x = all_n});
-    pending.reduction =
-        groups_.replicas(s.replicas).start(reduction, "optimizer.gradients", stream_);
+void GradientReduction::start(const Together& together) {
+  Pending pending{.together = &together, .reduction = nullptr};
+  if (together.replicated) {
+    sums_.clear();
+    for (const std::size_t segment : together.segments) {
+      const Segment& s = parameters_.plan().segments[segment];
+      const TensorView all_n = parameters_.segment_gradients(segment);
+      const TensorView piece_n =
+          flat_view(all_n, s.begin, s.piece.begin, {{s.piece.count}, all_n.dtype});
+      sums_.push_back(s.sharded() ? Sum(ReduceScatter{.y = piece_n, .x = all_n})
+                                  : Sum(AllReduce{.y = all_n, .x = all_n}));
+    }
+    pending.reduction = groups_.replicas(together.replicas)
+                            .start(Sums{.parts = sums_}, "optimizer.gradients", stream_);
   }
   if (pending.reduction || each_) {
     pending_.push_back(std::move(pending));
@@ -91,17 +111,23 @@ void GradientReduction::complete(const Pending& pending) {
     pending.reduction->wait(stream_);
   }
   if (each_) {
-    const Segment& s = parameters_.plan().segments[pending.segment];
-    const TensorView all_n = parameters_.segment_gradients(pending.segment);
-    const TensorView sum_n = parameters_.segment_sums(pending.segment);
-    const TensorView term_n =
-        flat_view(all_n, s.begin, s.owned.begin, {{s.owned.count}, all_n.dtype});
-    if (has_sum_[pending.segment]) {
-      kernels::add({.y = sum_n, .a = sum_n, .b = term_n}, stream_);
-    } else {
-      device_copy(sum_n.data, term_n.data, sum_n.bytes(), stream_);
-      has_sum_[pending.segment] = true;
+    for (const std::size_t segment : pending.together->segments) {
+      add_term(segment);
     }
+  }
+}
+
+void GradientReduction::add_term(std::size_t segment) {
+  const Segment& s = parameters_.plan().segments[segment];
+  const TensorView all_n = parameters_.segment_gradients(segment);
+  const TensorView sum_n = parameters_.segment_sums(segment);
+  const TensorView term_n =
+      flat_view(all_n, s.begin, s.owned.begin, {{s.owned.count}, all_n.dtype});
+  if (has_sum_[segment]) {
+    kernels::add({.y = sum_n, .a = sum_n, .b = term_n}, stream_);
+  } else {
+    device_copy(sum_n.data, term_n.data, sum_n.bytes(), stream_);
+    has_sum_[segment] = true;
   }
 }
 

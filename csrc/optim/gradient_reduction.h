@@ -5,16 +5,19 @@
 #include <memory>
 #include <vector>
 
+#include "csrc/comm/communicator.h"
 #include "csrc/model/grok.h"
 #include "csrc/model/groups.h"
 #include "csrc/model/parameters.h"
+#include "csrc/plan/parameters.h"
 #include "kernels/weight_gradient.h"
 
 namespace memphis {
 
-// Sums gradients over micro-batches and over the ranks that hold the same parameters, segment by
-// segment, while the backward pass goes on; at last, over the two ranks of a pipeline that have the
-// tied embedding.
+// Sums gradients over micro-batches and over the ranks that hold the same parameters, while the
+// backward pass goes on: of a layer all segments of one group of ranks in one call, so that the small
+// ones, those of norms and the router, cost no launch and no meeting of their own. At last, over the
+// two ranks of a pipeline that have the tied embedding.
 //
 //   ZeRO-0, 1   a rank adds its micro-batches up, and the ranks' sums are reduced once, under the
 //               last backward pass
@@ -51,15 +54,23 @@ class GradientReduction final : public GradientSink {
   void after_backward(int layer) override;
 
  private:
+  // Segments of a layer whose gradients are summed in one call, or that have none to be summed with.
+  struct Together {
+    int layer;
+    Axis replicas;
+    bool replicated;
+    std::vector<std::size_t> segments;
+  };
   struct Pending {
-    std::size_t segment;
+    const Together* together;
     std::unique_ptr<Communicator::Work> reduction;  // null where there is nothing to reduce
   };
 
   void sum_shared_heads(int layer);
   void sum_tied_embedding();
-  void start(std::size_t segment);
+  void start(const Together& together);
   void complete(const Pending& pending);
+  void add_term(std::size_t segment);
   bool overlap(std::size_t a, std::size_t b) const;
 
   Parameters& parameters_;
@@ -67,8 +78,10 @@ class GradientReduction final : public GradientSink {
   bool each_;  // micro-batch is reduced: ZeRO-2
   int num_layers_;
   Stream stream_;
-  std::vector<Pending> pending_;  // in the order of their start
-  std::vector<bool> has_sum_;     // ZeRO-2, by segment: of this step
+  std::vector<Together> together_;  // in the order of their first segments
+  std::vector<Sum> sums_;           // of the call that is made
+  std::vector<Pending> pending_;    // in the order of their start
+  std::vector<bool> has_sum_;       // ZeRO-2, by segment: of this step
 };
 
 }  // namespace memphis

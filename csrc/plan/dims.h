@@ -101,6 +101,8 @@ struct Dims {
   bool exchange_keys = false;    // tokens of a sequence do
   // How, where they do; never automatic.
   ContextExchange key_exchange = ContextExchange::gather;
+  // Whether a sequence is routed on several ranks.
+  bool share_sequences() const { return tensor_parallel || exchange_keys; }
 
   // What a call of attention has of a sequence: queries, keys, and heads of both.
   struct AttentionCall {

@@ -246,12 +246,14 @@ class Writer {
   }
 
   void moe_forward() {
-    if (d_.tensor_parallel || d_.exchange_keys) {
+    if (d_.share_sequences()) {
       const LayerActivations<LayerTensor>& layer = plan_.activations.layer;
-      for (const TensorSpec& spec :
-           {layer.counts_BE.spec, layer.probs_sum_BE.spec, layer.valid_B.spec}) {
-        move(exchange, Pattern::all_reduce, sequence_group(d_), "moe.balance", spec.bytes());
-      }
+      move(exchange,
+           Pattern::all_reduce,
+           sequence_group(d_),
+           "moe.balance",
+           layer.counts_BE.spec.bytes() + layer.probs_sum_BE.spec.bytes() +
+               layer.valid_B.spec.bytes());
     }
     if (d_.exchange_rows) {
       move(exchange,
@@ -384,13 +386,25 @@ class Writer {
              gradient_bytes(shared.elements.count));
       }
     }
+    // Those of one group in one call, in the order of the groups' first segments.
+    const std::size_t first = operations_.size();
     for (const Segment& segment : plan_.parameters.segments) {
-      if (segment.layer == layer && segment.replicated()) {
+      if (segment.layer != layer || !segment.replicated()) {
+        continue;
+      }
+      const std::size_t bytes = gradient_bytes(segment.num_elements);
+      const auto same = std::find_if(
+          operations_.begin() + static_cast<std::ptrdiff_t>(first),
+          operations_.end(),
+          [&](const StepOperation& other) { return other.group == group_of(segment); });
+      if (same != operations_.end()) {
+        same->bytes += bytes;
+      } else {
         move(reduce,
              segment.sharded() ? Pattern::reduce_scatter : Pattern::all_reduce,
              group_of(segment),
              "optimizer.gradients",
-             gradient_bytes(segment.num_elements));
+             bytes);
       }
     }
   }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/gpu_telemetry.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 
 #include <dlfcn.h>
@@ -102,6 +104,39 @@ GpuReading GpuTelemetry::read(Clock::time_point now) {
   counter_ = counter;
   read_at_ = now;
   return reading;
+}
+
+void GpuCourseMeter::begin(Clock::time_point now) {
+  joules_at_ = telemetry_.read(now).joules;
+  at_ = now;
+}
+
+void GpuCourseMeter::sample(Clock::time_point now) {
+  const GpuReading reading = telemetry_.read(now);
+  if (reading.joules && joules_at_) {
+    joules_ += *reading.joules - *joules_at_;
+    seconds_ += std::chrono::duration<double>(now - at_).count();
+  }
+  joules_at_ = reading.joules;
+  at_ = now;
+  if (reading.sm_mhz) {
+    mhz_.push_back(*reading.sm_mhz);
+  }
+  throttle_reasons_ |= reading.throttle_reasons;
+}
+
+GpuCourse GpuCourseMeter::course() const {
+  GpuCourse course{.watts = {}, .sm_mhz = {}, .throttle_reasons = throttle_reasons_};
+  if (seconds_ > 0) {
+    course.watts = joules_ / seconds_;
+  }
+  if (!mhz_.empty()) {
+    std::vector<double> sorted = mhz_;
+    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+    std::nth_element(sorted.begin(), middle, sorted.end());
+    course.sm_mhz = *middle;
+  }
+  return course;
 }
 
 std::string describe_throttle(std::uint64_t reasons) {

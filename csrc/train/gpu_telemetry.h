@@ -52,6 +52,34 @@ class GpuTelemetry {
   double joules_ = 0;
 };
 
+// What a GPU has been doing over a while, from its readings in the course of it.
+struct GpuCourse {
+  std::optional<double> watts;         // the mean, by energy
+  std::optional<double> sm_mhz;        // the median reading
+  std::uint64_t throttle_reasons = 0;  // of any reading
+};
+class GpuCourseMeter {
+ public:
+  using Clock = GpuTelemetry::Clock;
+
+  // `telemetry` must outlive it.
+  explicit GpuCourseMeter(GpuTelemetry& telemetry) : telemetry_(telemetry) {}
+  // A stretch begins; what the GPU did since the last sample does not count.
+  void begin(Clock::time_point now = Clock::now());
+  // To be called while the GPU is at work, now and then, and at the end of a stretch.
+  void sample(Clock::time_point now = Clock::now());
+  GpuCourse course() const;
+
+ private:
+  GpuTelemetry& telemetry_;
+  Clock::time_point at_;             // of the last reading
+  std::optional<double> joules_at_;  // by then
+  double joules_ = 0;
+  double seconds_ = 0;  // of which they are
+  std::vector<double> mhz_;
+  std::uint64_t throttle_reasons_ = 0;
+};
+
 // "libnvidia-ml.so.1", which comes with the driver.
 inline constexpr const char* kNvmlName = "libnvidia-ml.so.1";
 

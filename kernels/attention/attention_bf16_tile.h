@@ -9,6 +9,7 @@
 #include <gpu_warp.h>
 
 #include "kernels/attention/attention_gpu.h"
+#include "kernels/device/soft_cap.h"
 
 // Products of a warp on tiles in shared memory, and what their scores go through. A warp owns 16
 // rows of the left operand and of the result; accumulators and fragments are laid out as gpu_mma.h
@@ -110,10 +111,7 @@ struct LogitFactors {
   float slope;
 };
 
-// The part of a logit that is the same for all queries. tanh y = 1 - 2 r with r = 1 / (e^2y + 1),
-// so 1 - tanh^2 y = 4 r (1 - r), and with a cap v is r. Its error is absolute, a few 2^-24, and
-// that is what counts in a logit: times a cap of 30 it is below 1e-5, far below bf16's 2^-9 in the
-// probability. tanh.approx is not enough: its 2^-11 times 30 is 1.5 % of a probability.
+// The part of a logit that is the same for all queries. With a cap v is r of soft_cap.h.
 template <bool kCapped>
 class Bend {
  public:
@@ -132,7 +130,7 @@ class Bend {
   }
   // v of q.k
   __device__ __forceinline__ float operator()(float product) const {
-    return kCapped ? gpu::reciprocal_approx(gpu::exp2_approx(exponent_ * product) + 1.0F) : product;
+    return kCapped ? gpu::soft_cap_tail(exponent_ * product) : product;
   }
   // slope times this is the derivative
   __device__ __forceinline__ float slope(float v, float slope) const {

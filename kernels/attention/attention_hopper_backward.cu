@@ -39,6 +39,7 @@
 
 #include "kernels/attention/attention_hopper_backward_workspace.h"
 #include "kernels/attention/attention_hopper_tile.h"
+#include "kernels/device/soft_cap.h"
 
 namespace memphis::kernels::cuda {
 namespace {
@@ -478,9 +479,7 @@ class Consumer {
       const Quad logit = gpu::load_vector(&rows.logit[column].factor);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float v =
-            kCapped ? gpu::reciprocal_approx(gpu::exp2_approx(exponent * score_[i + j]) + 1.0F)
-                    : score_[i + j];
+        const float v = kCapped ? gpu::soft_cap_tail(exponent * score_[i + j]) : score_[i + j];
         p[j] = gpu::exp2_approx(fmaf(v, logit.values[j % 2 * 2], logit.values[j % 2 * 2 + 1]));
         if constexpr (kMasked) {
           p[j] = (seen >> static_cast<unsigned>(i + j) & 1U) != 0 ? p[j] : 0.0F;

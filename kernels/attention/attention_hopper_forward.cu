@@ -21,9 +21,7 @@
 // all exponentials and their sum within f32 (see hopper_lowest_offset): the first tile chooses one,
 // and nothing is compared or rescaled after it. Without a cap, or with one too large for that, the
 // maximum runs and results are rescaled, as in FlashAttention-2.
-// The cap's tanh y = 1 - 2 / (1 + e^2y) costs an exponential and a quarter of a reciprocal, as four
-// are inverted at once. tanh.approx would be one operation, but off by 2^-11, times a cap of 30
-// 1.5 % of a probability.
+// The cap costs an exponential and a quarter of a reciprocal: see kernels/device/soft_cap.h.
 //
 // Bound by the special-function unit with a cap: two exponentials and a quarter of a reciprocal a
 // score, 18 of its cycles for a warp's 32 scores, against 16 of the tensor cores.
@@ -43,6 +41,7 @@
 #include "kernels/attention/attention_gpu.h"
 #include "kernels/attention/attention_hopper.h"
 #include "kernels/attention/attention_hopper_tile.h"
+#include "kernels/device/soft_cap.h"
 
 namespace memphis::kernels::cuda {
 namespace {
@@ -201,21 +200,6 @@ __device__ __forceinline__ void produce(const AttentionArguments<bf16>& argument
 
 // ---- probabilities
 
-// 1 / d of four, all in 1 to 2^31.5: one reciprocal of their product and nine multiplications, as
-// the special-function unit takes eight times as long as a multiplication.
-__device__ __forceinline__ void invert(float (&d)[4]) {
-  const float first = d[0] * d[1];
-  const float second = d[2] * d[3];
-  const float both = gpu::reciprocal_approx(first * second);
-  const float of_first = both * second;
-  const float of_second = both * first;
-  const float values[4] = {of_first * d[1], of_first * d[0], of_second * d[3], of_second * d[2]};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    d[i] = values[i];
-  }
-}
-
 // What probabilities are relative to: the largest logit so far, or that of the first tile, kept
 // within what the cap's bounds allow, and from then on the same. With the first a row that sees one
 // key has a probability of exactly 1.
@@ -261,20 +245,18 @@ struct Rows {
     return first_query + warp * 16 + gpu::lane_id() / 4 + half * 8;
   }
 
-  // Scores become logits in units of ln 2, less `less`. tanh y = 1 - 2 r with r = 1 / (1 + e^2y),
-  // whose error is absolute, a few 2^-24, and that is what counts in a logit. `slope` is
-  // 2 log2(e) scale / cap. From e^2y = 2^31 on tanh is 1 in f32, so that four may be multiplied.
+  // Scores become logits in units of ln 2, less `less`; see soft_cap.h. `slope` is
+  // 2 log2(e) scale / cap.
   __device__ __forceinline__ void score_to_logit(float slope, const float (&less)[2]) {
-    constexpr float kLargest = 31.0F;
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 4) {
       if constexpr (kCapped) {
         float r[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          r[j] = 1.0F + gpu::exp2_approx(fminf(slope * score[i + j], kLargest));
+          r[j] = slope * score[i + j];
         }
-        invert(r);
+        gpu::soft_cap_tails(r);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           score[i + j] = fmaf(r[j], -2.0F * factor[j / 2], factor[j / 2] - less[j / 2]);

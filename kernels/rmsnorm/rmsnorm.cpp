@@ -158,6 +158,22 @@ void backward_row(
   }
 }
 
+template <class T, class A = Accumulator<T>>
+void backward_row(bool accumulate,
+                  T* dx,
+                  A* dweight,
+                  const T* dy,
+                  const T* x,
+                  const A* weight,
+                  A rrms,
+                  std::int64_t width) {
+  if (accumulate) {
+    backward_row<true>(dx, dweight, dy, x, weight, rrms, width);
+  } else {
+    backward_row<false>(dx, dweight, dy, x, weight, rrms, width);
+  }
+}
+
 // dweight [+]= the sum of the runs' partial sums, in their order.
 template <class A>
 void sum_runs(
@@ -205,20 +221,23 @@ void backward(const RmsNormBackward& op) {
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t row = t * width;
       if (has_next) {
-        backward_row<true>(dy_TD + row,
-                           next_partial,
-                           static_cast<const T*>(next.dy_TD.as<T>()) + row,
-                           static_cast<const T*>(next.x_TD.as<T>()) + row,
-                           static_cast<const A*>(next.weight_D.as<A>()),
-                           next.rrms_T.as<A>()[t],
-                           width);
+        backward_row(next.accumulate,
+                     dy_TD + row,
+                     next_partial,
+                     static_cast<const T*>(next.dy_TD.as<T>()) + row,
+                     static_cast<const T*>(next.x_TD.as<T>()) + row,
+                     static_cast<const A*>(next.weight_D.as<A>()),
+                     next.rrms_T.as<A>()[t],
+                     width);
       }
-      const T* const dy = dy_TD + row;
-      if (op.accumulate) {
-        backward_row<true>(dx_TD + row, partial, dy, x_TD + row, weight, rrms_T[t], width);
-      } else {
-        backward_row<false>(dx_TD + row, partial, dy, x_TD + row, weight, rrms_T[t], width);
-      }
+      backward_row(op.accumulate,
+                   dx_TD + row,
+                   partial,
+                   static_cast<const T*>(dy_TD + row),
+                   x_TD + row,
+                   weight,
+                   rrms_T[t],
+                   width);
     }
   });
   sum_runs(op.dweight_D.as<A>(), partial_PD, num_runs, width, add);

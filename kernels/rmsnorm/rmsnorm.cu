@@ -120,6 +120,7 @@ struct GradientOfRows {
   const T* x_TD;
   const float* weight_D;
   const float* rrms_T;
+  bool accumulate;  // dx += instead of dx =
 };
 
 // Writes dx of row t, and adds its dy x r to `sums`. All threads of the block call it. They touch
@@ -130,7 +131,6 @@ __device__ __forceinline__ void backward_row(T* dx_TD,
                                              const GradientOfRows<T>& norm,
                                              std::int64_t t,
                                              std::int64_t width,
-                                             bool accumulate,
                                              float* scratch) {
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kWidth;
   const std::int64_t stride = static_cast<std::int64_t>(blockDim.x) * kWidth;
@@ -165,7 +165,7 @@ __device__ __forceinline__ void backward_row(T* dx_TD,
     load_floats(x_row + d, x);
     load_floats(norm.weight_D + d, weight);
     load_floats(sums + d, sum);
-    if (accumulate) {
+    if (norm.accumulate) {
       load_floats(dx_TD + t * width + d, dx);
     }
     for (int i = 0; i < kWidth; ++i) {
@@ -178,7 +178,7 @@ __device__ __forceinline__ void backward_row(T* dx_TD,
 }
 
 // Writes dx of the run's rows, and the run's sum of dy x r to its row of partial_PD. Before each row
-// the same of the next norm, whose dx is added to dy; next.x_TD is null where there is none.
+// the same of the next norm, whose dx is dy or added to it; next.x_TD is null where there is none.
 //
 // grid: runs, block: whole warps, shared: D floats for each norm; requires D % kWidth == 0.
 template <class T, int kWidth>
@@ -188,8 +188,7 @@ __global__ void rmsnorm_backward_kernel(T* dx_TD,
                                         GradientOfRows<T> next,
                                         std::int64_t num_tokens,
                                         std::int64_t width,
-                                        std::int64_t run,
-                                        bool accumulate) {
+                                        std::int64_t run) {
   __shared__ float scratch[kWarpSize];
   float* const sums = gpu::dynamic_shared<float>();
   float* const next_sums = sums + width;
@@ -209,9 +208,9 @@ __global__ void rmsnorm_backward_kernel(T* dx_TD,
   }
   for (std::int64_t t = begin; t < end; ++t) {
     if (has_next) {
-      backward_row<T, kWidth>(dy_TD, next_sums, next, t, width, true, scratch);
+      backward_row<T, kWidth>(dy_TD, next_sums, next, t, width, scratch);
     }
-    backward_row<T, kWidth>(dx_TD, sums, norm, t, width, accumulate, scratch);
+    backward_row<T, kWidth>(dx_TD, sums, norm, t, width, scratch);
   }
   const std::int64_t to = static_cast<std::int64_t>(blockIdx.x) * width;
   for (std::int64_t d = first; d < width; d += stride) {
@@ -318,12 +317,14 @@ void launch_backward(const RmsNormBackward& op, Stream stream) {
                                   .dy_TD = op.dy_TD.as<T>(),
                                   .x_TD = op.x_TD.as<T>(),
                                   .weight_D = op.weight_D.as<float>(),
-                                  .rrms_T = op.rrms_T.as<float>()};
+                                  .rrms_T = op.rrms_T.as<float>(),
+                                  .accumulate = op.accumulate};
   const GradientOfRows<T> next = {.partial_PD = or_null<float>(op.next.partial_PD),
                                   .dy_TD = or_null<T>(op.next.dy_TD),
                                   .x_TD = or_null<T>(op.next.x_TD),
                                   .weight_D = or_null<float>(op.next.weight_D),
-                                  .rrms_T = or_null<float>(op.next.rrms_T)};
+                                  .rrms_T = or_null<float>(op.next.rrms_T),
+                                  .accumulate = op.next.accumulate};
   launch(rmsnorm_backward_kernel<T, kWidth>,
          choose_backward_launch(num_runs, width, has_next ? 2 : 1, kWidth, stream),
          op.dx_TD.as<T>(),
@@ -332,8 +333,7 @@ void launch_backward(const RmsNormBackward& op, Stream stream) {
          next,
          num_tokens,
          width,
-         run,
-         op.accumulate);
+         run);
   launch_dweight(op.dweight_D, op.partial_PD, num_runs, op.weight_gradient, stream);
   if (has_next) {
     launch_dweight(op.next.dweight_D, op.next.partial_PD, num_runs, op.weight_gradient, stream);
@@ -367,7 +367,7 @@ void rmsnorm_backward(const RmsNormBackward& op, Stream stream) {
                                            .weight_D = op.next.weight_D,
                                            .rrms_T = op.next.rrms_T,
                                            .partial_PD = op.next.partial_PD,
-                                           .accumulate = true,
+                                           .accumulate = op.next.accumulate,
                                            .weight_gradient = op.weight_gradient},
                            stream);
     RmsNormBackward alone = op;

@@ -38,8 +38,8 @@ void rmsnorm_forward(const RmsNormForward& op, Stream stream);
 
 // dx [+]= r (g dy) - x r^3 mean(x g dy), dweight [+]= sum_t dy x r, with r = rrms and g = weight.
 //
-// `next` is forward's: its dx is added to dy, which is stored, before all else. Its bits are those of a
-// call of its own with `accumulate`.
+// `next` is forward's: its dx is added to dy, or takes its place where y goes nowhere else, and is
+// stored before all else. Its bits are those of a call of its own.
 //
 // Operands    partial_PD is scratch; rows are cut into P runs of ceil(T / P), so its first dim
 //             decides the order of the sum. Any P >= 1; see kRmsNormPartials.
@@ -47,19 +47,21 @@ void rmsnorm_forward(const RmsNormForward& op, Stream stream);
 // In place    dx may be dy, but not with a next norm.
 // Order       deterministic, independent of the number of threads.
 // Cost        reads 2*T*D, writes T*D (reads one more T*D if `accumulate`), with a next norm reads
-//             two and writes one T*D more; memory bound.
+//             two and writes one T*D more, and reads one less if that does not accumulate; memory
+//             bound.
 struct NextNormBackward {
-  TensorView dweight_D;   // in/out  accumulation dtype
-  TensorView dy_TD;       // in   dtype of dx, of the next norm's y
-  TensorView x_TD;        // in   dtype of dx, forward's y
-  TensorView weight_D;    // in   accumulation dtype
-  TensorView rrms_T;      // in   accumulation dtype, forward's
-  TensorView partial_PD;  // scratch  as the other
+  TensorView dweight_D;    // in/out  accumulation dtype
+  TensorView dy_TD;        // in   dtype of dx, of the next norm's y
+  TensorView x_TD;         // in   dtype of dx, forward's y
+  TensorView weight_D;     // in   accumulation dtype
+  TensorView rrms_T;       // in   accumulation dtype, forward's
+  TensorView partial_PD;   // scratch  as the other
+  bool accumulate = true;  // dy += its dx instead of dy = its dx
 };
 struct RmsNormBackward {
   TensorView dx_TD;         // out  bf16 | f32 | f64
   TensorView dweight_D;     // in/out  accumulation dtype
-  TensorView dy_TD;         // in   dtype of dx; with a next norm in/out
+  TensorView dy_TD;         // in   dtype of dx; with a next norm in/out, or out
   TensorView x_TD;          // in   dtype of dx, forward's
   TensorView weight_D;      // in   accumulation dtype
   TensorView rrms_T;        // in   accumulation dtype, forward's

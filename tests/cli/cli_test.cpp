@@ -374,6 +374,34 @@ TEST_F(Cli, BenchStepPrintsOneObject) {
   const double model_flops = rate * object["seconds_per_step"].get<double>();
   EXPECT_GT(flops, model_flops);
   EXPECT_LT(flops, 1.25 * model_flops);
+  // Kinds are all ops once more.
+  double seconds = 0;
+  double least = 0;
+  for (const auto& op : object["ops"]) {
+    seconds += op["seconds"].get<double>();
+    least += op["least_seconds"].get<double>();
+  }
+  std::set<std::string> kinds;
+  for (const auto& kind : object["kinds"]) {
+    EXPECT_TRUE(kinds.insert(kind["op"].get<std::string>()).second) << kind;
+    seconds -= kind["seconds"].get<double>();
+    least -= kind["least_seconds"].get<double>();
+  }
+  EXPECT_NEAR(seconds, 0, 1e-9);
+  EXPECT_NEAR(least, 0, 1e-9);
+  for (const char* kind : {"attention",
+                           "experts",
+                           "dense products",
+                           "norms",
+                           "routing",
+                           "loss",
+                           "embedding",
+                           "optimizer"}) {
+    EXPECT_TRUE(kinds.contains(kind)) << kind;
+  }
+  EXPECT_GT(object["seconds_between_ops"].get<double>(), 0);
+  EXPECT_GE(object["ratio_without_optimizer"].get<double>(), object["ratio"].get<double>());
+  EXPECT_FALSE(object.contains("watts")) << "which is a GPU's";
   EXPECT_FALSE(fs::exists(path("run")));
 }
 

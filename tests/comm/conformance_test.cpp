@@ -562,6 +562,47 @@ TEST_P(Conformance, StartedTogetherEndInOrder) {
   });
 }
 
+// Of several dtypes and both kinds, one of them of nothing, in one call.
+TEST_P(Conformance, SumsTogetherAreThoseApart) {
+  on_ranks([](World& world) {
+    const auto group = group_of_all(world);
+    const int n = group->size();
+    const int rank = group->rank();
+    for (const std::int64_t length : kLengths) {
+      Buffer<float> numbers(length, rank);
+      Buffer<std::int32_t> counts(7, rank);
+      Buffer<bf16> nothing(0, rank);
+      Buffer<double> pieces(n * length, rank);
+      std::unique_ptr<Communicator::Work> work;
+      {
+        // Gone before the work is done.
+        const std::vector<memphis::Sum> parts = {
+            AllReduce{.y = numbers.view(), .x = numbers.view()},
+            AllReduce{.y = counts.view(), .x = counts.view(), .reduce = Reduce::max},
+            AllReduce{.y = nothing.view(), .x = nothing.view()},
+            ReduceScatter{.y = pieces.part(rank * length, length), .x = pieces.view()}};
+        work = group->start(Sums{.parts = parts}, "test.sums", g_stream);
+      }
+      work->wait(g_stream);
+      Buffer<float> expected_numbers(length);
+      Buffer<double> expected_pieces(n * length, rank);
+      for (std::int64_t i = 0; i < length; ++i) {
+        expected_numbers.set_reduced(i, n, i, Reduce::sum);
+        expected_pieces.set_reduced(rank * length + i, n, rank * length + i, Reduce::sum);
+      }
+      Buffer<std::int32_t> expected_counts(7);
+      for (std::int64_t i = 0; i < 7; ++i) {
+        expected_counts.set_reduced(i, n, i, Reduce::max);
+      }
+      numbers.expect(expected_numbers, describe_case<float>(*group, length, ", together"));
+      counts.expect(expected_counts, "counts");
+      nothing.expect(Buffer<bf16>(0), "nothing");
+      pieces.expect(expected_pieces, describe_case<double>(*group, length, ", pieces"));
+    }
+    group->run(Sums{.parts = {}}, "test.none", g_stream);
+  });
+}
+
 TEST_P(Conformance, AWorkThatNobodyWaitsForIsDoneWhenItIsGone) {
   on_ranks([](World& world) {
     const auto group = group_of_all(world);
@@ -641,6 +682,9 @@ TEST_P(Conformance, WrongOperandsAreRefused) {
                        std::string(name_of(here)));
     expect_refused(*group, AllReduce{bytes.view(), bytes.view()}, "u8 is no dtype of a collective");
     expect_refused(*group, AllReduce{y.part(0, 5), x.view()}, "y has 5 elements and x " + count);
+    const std::vector<memphis::Sum> parts = {AllReduce{y.view(), x.view()},
+                                             AllReduce{y.part(0, 5), x.view()}};
+    expect_refused(*group, Sums{.parts = parts}, "y has 5 elements and x " + count);
     expect_refused(*group,
                    AllGather{y.view(), x.part(0, 5)},
                    count + " elements are not " + ranks + " times 5");

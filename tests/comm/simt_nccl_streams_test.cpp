@@ -3,6 +3,7 @@
 // When calls of the simulated NCCL are done: behind their streams, as NCCL's are.
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -14,7 +15,10 @@
 
 #include <nccl.h>
 
+#include "csrc/comm/nccl.h"
+#include "csrc/comm/solo.h"
 #include "csrc/core/device.h"
+#include "csrc/core/device_simt.h"
 #include "tests/comm/simt_nccl_ranks.h"
 #include "tests/support/error_text.h"
 
@@ -50,6 +54,20 @@ Event point_of(Stream stream) {
 Result connect_broadcasts(const Rank& rank) {
   const OnDevice<float> x(8);
   return rank.settle(rank.broadcast(x.data(), 8, 0));
+}
+
+// A collective's few blocks would else wait for all those of the kernel that is at work.
+TEST(NcclCommunicator, HasAStreamOfTheHighestPriority) {
+  const std::int64_t before = simt_device::num_streams(StreamPriority::highest);
+  const auto host = make_solo(Device::cpu);
+  Activity activity;
+  {
+    const auto group = make_nccl_communicator("all", *host, activity, Traffic::collectives);
+    EXPECT_EQ(simt_device::num_streams(StreamPriority::highest), before + 1);
+    const OwnedStream ordinary(Device::cuda);
+    EXPECT_EQ(simt_device::num_streams(StreamPriority::highest), before + 1);
+  }
+  EXPECT_EQ(simt_device::num_streams(StreamPriority::highest), before);
 }
 
 TEST(SimtNcclStreams, AFirstCallIsInProgressUntilTheOthersHaveComeToTheirs) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/op_profile.h"
 
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -78,6 +80,38 @@ TEST_P(OpProfileTest, CountsWhatAnOpCallsWhereItIsCalled) {
   EXPECT_EQ(find(totals, "outer")->flops, 700);
   EXPECT_EQ(find(totals, "inner")->flops, 300);
   EXPECT_EQ(find(totals, "outer")->calls, 1);
+}
+
+// Of the clock between one call and the next, and of nothing within: not between what an op calls.
+TEST_P(OpProfileTest, CountsTheTimeBetweenCallsAlone) {
+  const OwnedStream stream(GetParam());
+  const OpProfile profile(stream.view(), 10);
+  EXPECT_EQ(profile.seconds_between(), 0) << "there is no call yet";
+  const auto pause = [] { std::this_thread::sleep_for(std::chrono::milliseconds(4)); };
+  {
+    const OpCheck first("first", stream.view());
+    { const OpCheck inner("inner", stream.view()); }
+    pause();
+    const OpCheck again("inner", stream.view());
+  }
+  EXPECT_EQ(profile.seconds_between(), 0) << "one call of two others";
+  pause();
+  {
+    const OpCheck second("second", stream.view());
+    pause();
+  }
+  const double between = profile.seconds_between();
+  double in_ops = 0;
+  for (const OpTotals& each : profile.totals()) {
+    in_ops += each.seconds;
+  }
+  EXPECT_GE(in_ops, 0);
+  if (GetParam() == Device::cpu) {
+    EXPECT_GE(between, 4e-3);
+    EXPECT_GE(in_ops, 8e-3);
+  } else {
+    EXPECT_GE(between, 0);
+  }
 }
 
 TEST_P(OpProfileTest, SaysHowManyCallsItHadNoRoomFor) {

@@ -264,6 +264,7 @@ class Layers {
     const BlockContext context = context_of(batch);
     const LayerGradients<TensorView> in_scratch =
         gradients_in_scratch(activations_.shared, activations_.backward);
+    StreamNorm norm;  // of the layer after
     for (auto i = static_cast<std::size_t>(dims_.L); i-- > 0;) {
       const LayerWeights& weights = parameters_.weights().layers[i];
       const LayerWeights& gradients = parameters_.gradients().layers[i];
@@ -271,6 +272,11 @@ class Layers {
       const ExpertExchange& exchange = batch.exchanges[i];
       const LayerGradients<TensorView>& kept =
           kind == 'I' ? kept_[static_cast<std::size_t>(index)][i] : in_scratch;
+      block_end_backward(context, weights, gradients, layer, norm);
+      norm = {.out_TD = {},
+              .rrms_T = layer.attention_in_rrms_T,
+              .weight_D = weights.pre_attention_norm_D,
+              .dweight_D = gradients.pre_attention_norm_D};
       for (const BackwardPart part :
            {BackwardPart::send, BackwardPart::experts, BackwardPart::join}) {
         block_backward(context,
@@ -279,7 +285,6 @@ class Layers {
                        gradients,
                        layer,
                        exchange,
-                       batch.hidden_before(i),
                        kept,
                        kind == 'B' ? Backward::all : Backward::inputs);
       }
@@ -287,6 +292,7 @@ class Layers {
         block_backward_weights(context, gradients, layer, exchange, kept);
       }
     }
+    stream_norm_backward(context, norm, batch.hidden_before(0));
     synchronize(stream());
   }
 

@@ -9,12 +9,15 @@
 #include <numbers>
 #include <numeric>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <omp.h>
 
 #include "csrc/comm/threads.h"
+#include "kernels/op_profile.h"
+#include "kernels/rmsnorm/rmsnorm.h"
 #include "tests/support/tiny_model.h"
 
 namespace memphis::test {
@@ -388,6 +391,41 @@ TEST(HeadInChunks, ChangesNothingOnTensorRanks) {
       EXPECT_NEAR(whole.stat(Stat::loss), exact, 1e-12 * exact);
     });
   }
+}
+
+// A layer ends and the next one, or the head, begins in one pass over the residual stream, and the
+// branches of a layer meet in another: in tensors of the stream's size the forward pass moves 8 a
+// layer and 2 for the norm that the first one begins with, the backward pass 10 and 3. Norms one by
+// one would move 9 and 2, and 11 and 3.
+TEST(Norms, MoveEachTensorOfTheStreamOnce) {
+  constexpr std::int64_t kTokens = 30;
+  const ModelConfig config = tiny_grok1();
+  TinyModel model(config, 3, 10, DType::f32, Device::cpu);
+  model.load_random_batch(11);
+  std::vector<kernels::OpTotals> totals;
+  {
+    const kernels::OpProfile profile(model.stream(), 1000);
+    model.total_loss_and_gradient();
+    ASSERT_EQ(profile.num_left_out(), 0);
+    totals = profile.totals();
+  }
+  const auto find = [&](std::string_view op) {
+    const auto found = std::find_if(
+        totals.begin(), totals.end(), [&](const kernels::OpTotals& each) { return each.op == op; });
+    return found != totals.end() ? *found : kernels::OpTotals{};
+  };
+  const std::int64_t passes = 2 * config.num_layers + 1;
+  const std::int64_t norms = 4 * config.num_layers + 1;
+  const auto bytes = [&](std::int64_t stream, std::int64_t columns, std::int64_t rows) {
+    return 4.0 * static_cast<double>(stream * kTokens * config.d_model + columns * kTokens +
+                                     rows * config.d_model);
+  };
+  EXPECT_EQ(find("rmsnorm_forward").calls, passes);
+  EXPECT_EQ(find("rmsnorm_forward").bytes, bytes(8 * config.num_layers + 2, norms, norms));
+  // A weight, its gradient, and the sums of all runs.
+  const std::int64_t rows = 2 + kernels::kRmsNormPartials;
+  EXPECT_EQ(find("rmsnorm_backward").calls, passes);
+  EXPECT_EQ(find("rmsnorm_backward").bytes, bytes(10 * config.num_layers + 3, norms, norms * rows));
 }
 
 }  // namespace

@@ -200,6 +200,28 @@ TEST(WeightResidency, StartsTheNextLayerAhead) {
   });
 }
 
+// Where a layer ends and the next one begins both are in use, and the one after them comes when the
+// first has left its place.
+TEST(WeightResidency, HasTwoLayersInUseAtOnce) {
+  on_ranks(Ranks::threads, kNumRanks, [](World& world) {
+    SharedWeights weights(world);
+    auto use = weights.residency.acquire(0, 1);
+    for (int layer = 1; layer < kNumLayers; ++layer) {
+      auto next = weights.residency.acquire(layer);
+      EXPECT_EQ(weights.wrong_weights(layer - 1), std::vector<std::string>{});
+      EXPECT_EQ(weights.wrong_weights(layer), std::vector<std::string>{});
+      if (layer + 1 < kNumLayers) {
+        EXPECT_THROW(weights.residency.expect(layer + 1), ContractError);
+        use = std::move(next);
+        weights.num_gathers();
+        weights.residency.expect(layer + 1);
+        EXPECT_EQ(weights.num_gathers(), weights.num_segments(layer + 1));
+        EXPECT_EQ(weights.wrong_weights(layer), std::vector<std::string>{});
+      }
+    }
+  });
+}
+
 TEST(WeightResidency, RefusesToTakeThePlaceOfALayerInUse) {
   on_ranks(Ranks::threads, kNumRanks, [](World& world) {
     SharedWeights weights(world);

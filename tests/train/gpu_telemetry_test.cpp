@@ -72,11 +72,42 @@ TEST_F(FakeNvml, TakesPowerTimesTimeWhereThereIsNoCounter) {
   EXPECT_NEAR(telemetry.read(now + 10s).joules.value() - before, 4000, 1e-6);
 }
 
+TEST_F(FakeNvml, TellsWhatWasDrawnOverAWhileAndAtWhichClock) {
+  GpuTelemetry telemetry(MEMPHIS_FAKE_NVML, identity());
+  const auto now = GpuTelemetry::Clock::now();
+  set<unsigned long long>("fake_millijoules", 6'000'000);  // before
+  GpuCourseMeter meter(telemetry);
+  meter.begin(now);
+  EXPECT_FALSE(meter.course().watts.has_value()) << "no time has passed";
+  EXPECT_FALSE(meter.course().sm_mhz.has_value());
+  int second = 0;
+  for (const unsigned mhz : {1980U, 345U, 1755U, 1700U, 1740U}) {
+    set<unsigned>("fake_mhz", mhz);
+    set<unsigned long long>("fake_millijoules", 6'000'000ULL + 650'000ULL * ++second);
+    set<unsigned>("fake_milliwatts", 90'000);  // at the time of the reading, in which it rests
+    meter.sample(now + second * 1s);
+  }
+  EXPECT_DOUBLE_EQ(meter.course().watts.value(), 650);
+  EXPECT_DOUBLE_EQ(meter.course().sm_mhz.value(), 1740);
+  // Between two stretches it does something else.
+  set<unsigned long long>("fake_millijoules", 90'000'000);
+  meter.begin(now + 60s);
+  set<unsigned long long>("fake_millijoules", 90'000'000 + 5 * 450'000);
+  meter.sample(now + 65s);
+  EXPECT_DOUBLE_EQ(meter.course().watts.value(), (5 * 650 + 5 * 450) / 10.0);
+  EXPECT_EQ(meter.course().throttle_reasons, 0U);
+}
+
 TEST(GpuTelemetry, IsWithoutNvmlNoError) {
   GpuTelemetry telemetry("libno-such-nvml.so", identity());
   EXPECT_FALSE(telemetry.available());
   const GpuReading reading = telemetry.read();
   EXPECT_FALSE(reading.watts || reading.joules || reading.sm_mhz || reading.celsius);
+  GpuCourseMeter meter(telemetry);
+  const auto now = GpuTelemetry::Clock::now();
+  meter.begin(now);
+  meter.sample(now + 1s);
+  EXPECT_FALSE(meter.course().watts || meter.course().sm_mhz);
 }
 
 TEST(GpuSummary, NamesTheHotRankAndTheOneThatIsHeldBack) {

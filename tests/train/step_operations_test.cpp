@@ -11,6 +11,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -40,7 +41,18 @@ struct Moved {
   }
 };
 
+Pattern pattern_of(const Sum& sum) {
+  return std::holds_alternative<ReduceScatter>(sum) ? Pattern::reduce_scatter : Pattern::all_reduce;
+}
+
+// Sums that are made together are of one kind.
 Pattern pattern_of(const Collective& collective) {
+  if (const auto* const sums = std::get_if<Sums>(&collective)) {
+    for (const Sum& part : sums->parts) {
+      EXPECT_EQ(pattern_of(part), pattern_of(sums->parts.front()));
+    }
+    return pattern_of(sums->parts.front());
+  }
   if (std::holds_alternative<AllGather>(collective)) {
     return Pattern::all_gather;
   }
@@ -53,16 +65,22 @@ Pattern pattern_of(const Collective& collective) {
   return std::holds_alternative<AllToAll>(collective) ? Pattern::all_to_all : Pattern::broadcast;
 }
 
+std::size_t larger_operand(const Broadcast& op) {
+  return op.x.bytes();
+}
+template <class Op>
+std::size_t larger_operand(const Op& op) {
+  return std::max(op.y.bytes(), op.x.bytes());
+}
+std::size_t larger_operand(const Sums& op) {
+  std::size_t bytes = 0;
+  for (const Sum& part : op.parts) {
+    bytes += std::visit([](const auto& sum) { return larger_operand(sum); }, part);
+  }
+  return bytes;
+}
 std::size_t larger_operand(const Collective& collective) {
-  return std::visit(
-      [](const auto& op) {
-        if constexpr (requires { op.y; }) {
-          return std::max(op.y.bytes(), op.x.bytes());
-        } else {
-          return op.x.bytes();
-        }
-      },
-      collective);
+  return std::visit([](const auto& op) { return larger_operand(op); }, collective);
 }
 
 class RecordingCommunicator final : public CommunicatorDecorator {
@@ -158,13 +176,23 @@ TEST_P(StepOperationsTest, AreWhatARunDoes) {
     const std::vector<Moved> actual = std::exchange(recording.moved, {});
 
     std::vector<Moved> planned;
-    for (const StepOperation& one :
-         step_operations(run.config(), DType::f32, run.trainer().plan())) {
+    const std::vector<StepOperation> operations =
+        step_operations(run.config(), DType::f32, run.trainer().plan());
+    for (const StepOperation& one : operations) {
       if (one.moves()) {
         planned.push_back({std::string(one.group),
                            std::string(one.name),
                            one.pattern,
                            one.pattern == Pattern::all_to_all ? 0 : one.bytes});
+      }
+    }
+    // A layer's gradients meet those of the other ranks once in each group, small ones with the rest,
+    // and so do what its experts are given.
+    std::set<std::tuple<std::string_view, std::string_view, int, std::int64_t>> seen;
+    for (const StepOperation& one : operations) {
+      if (one.name == "optimizer.gradients" || one.name == "moe.balance") {
+        EXPECT_TRUE(seen.insert({one.group, one.name, one.layer, one.micro_batch}).second)
+            << one.name << " of layer " << one.layer << " over " << one.group;
       }
     }
     EXPECT_EQ(difference(without_messages(actual), without_messages(planned)), "")

@@ -59,11 +59,11 @@ class Watched final : public WorldDecorator {
       return;
     }
     std::visit(
-        [](const auto& op) {
-          require(op.x.dtype == DType::f32, "gradients are f32");
-          *static_cast<float*>(op.x.data) = std::numeric_limits<float>::quiet_NaN();
+        [](const auto& sum) {
+          require(sum.x.dtype == DType::f32, "gradients are f32");
+          *static_cast<float*>(sum.x.data) = std::numeric_limits<float>::quiet_NaN();
         },
-        collective);
+        std::get<Sums>(collective).parts.front());
     broken_step_ = 0;
   }
 

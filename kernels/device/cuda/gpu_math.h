@@ -40,6 +40,13 @@ __device__ __forceinline__ float tanh_approx(float value) {
   return result;
 }
 
+// The smaller one, or NaN where one is (sm_80 and newer); fminf would lose it.
+__device__ __forceinline__ float min_or_nan(float a, float b) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
 // 2^x to 2 ulp, one MUFU instruction.
 __device__ __forceinline__ float exp2_approx(float value) {
   float result;

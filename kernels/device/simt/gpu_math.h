@@ -42,6 +42,10 @@ inline float tanh_approx(float value) {
                            : std::bit_cast<float>(std::bit_cast<std::uint32_t>(exact) & kKept);
 }
 
+inline float min_or_nan(float a, float b) {
+  return std::isnan(a) ? a : std::isnan(b) ? b : std::fmin(a, b);
+}
+
 inline float exp2_approx(float value) {
   return flush_subnormal(std::exp2(flush_subnormal(value)));
 }

@@ -238,11 +238,19 @@ class CrossEntropy : public OpTest<CrossEntropyCase> {
 
   void expect_close(const Results& actual,
                     const Results& exact,
+                    const Values& targets,
                     const std::vector<Results>& rough) const {
-    EXPECT_TRUE(close_to(actual.loss,
-                         reference_of(exact, rough, &Results::loss),
-                         accumulation_dtype(target().dtype),
-                         op_case().num_tokens));
+    Reference losses = reference_of(exact, rough, &Results::loss);
+    if (target().device == Device::cuda && target().dtype == DType::bf16 && op_case().cap > 0) {
+      // The cap's bend is off by less than 2^-20 there (kernels/device/soft_cap.h): in the target's
+      // logit, and once more in the logarithm of the sum.
+      Values& bent = losses.naive.emplace_back(exact.loss);
+      for (std::size_t t = 0; t < bent.size(); ++t) {
+        bent[t] += targets[t] < 0 ? 0.0 : std::ldexp(static_cast<double>(op_case().cap), -20);
+      }
+    }
+    EXPECT_TRUE(
+        close_to(actual.loss, losses, accumulation_dtype(target().dtype), op_case().num_tokens));
     if (op_case().gradient) {
       Reference gradients = reference_of(exact, rough, &Results::dlogits);
       std::erase_if(gradients.naive, [](const Values& values) { return values.empty(); });
@@ -260,7 +268,7 @@ TEST_P(CrossEntropy, IsAsCloseAsNaive) {
   const Inputs in = draw(c, target().dtype);
   const Results exact = naive<long double>(c, in);
   const std::vector<Results> rough = draws(exact, in, 2, [](int /*draw*/) { return false; });
-  expect_close(run(c, in, target()), exact, rough);
+  expect_close(run(c, in, target()), exact, in.targets, rough);
 }
 
 TEST_P(CrossEntropy, OfSplitColumnsIsAsCloseAsNaive) {
@@ -274,7 +282,7 @@ TEST_P(CrossEntropy, OfSplitColumnsIsAsCloseAsNaive) {
       continue;
     }
     SCOPED_TRACE(std::to_string(num_ranks) + " ranks");
-    expect_close(run_split(c, in, target(), num_ranks), exact, rough);
+    expect_close(run_split(c, in, target(), num_ranks), exact, in.targets, rough);
   }
 }
 

@@ -330,14 +330,6 @@ plant("attention.hopper_rescale_sum", HOPPER, "accumulate",
       "        sum[half] *= rescale[half];\n",
       "",
       "the sum stays relative to the old maximum")
-plant("attention.hopper_saturated", HOPPER, "bound",
-      "fminf(slope * score[i + j], kLargest)",
-      "slope * score[i + j]",
-      "the product of four exponentials overflows")
-plant("attention.hopper_invert", HOPPER, "operand",
-      "of_first * d[1], of_first * d[0],",
-      "of_first * d[0], of_first * d[1],",
-      "two reciprocals change places")
 plant("attention.hopper_lse", HOPPER, "operand",
       "kLn2 * rows_.offset[half] + logf(total)",
       "rows_.offset[half] + logf(total)",

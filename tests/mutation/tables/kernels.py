@@ -45,24 +45,38 @@ plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = -INFINITY;",
       "logits of -inf give exp(-inf + inf), a NaN", occurrence=0)
 plant("cross_entropy.unscaled", CROSS_ENTROPY, "scale",
-      "gradients[i] *= grad_scale * slope", "gradients[i] *= slope",
+      "const float factor = grad_scale * s.slope;", "const float factor = s.slope + 0.0F * grad_scale;",
       "the gradient is of the sum of losses")
 plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
-      "    running.sum *= exponential<T>(running.largest - new_largest);\n", "",
+      "      running.sum *= s.exponential(running.largest - new_largest);\n", "",
       "the sum so far stays relative to the old maximum")
 plant("cross_entropy.own_maximum", CROSS_ENTROPY, "reduction",
-      "gpu::block_sum(running.sum * exponential<T>(running.largest - largest), scratch)",
+      "gpu::block_sum(running.sum * s.exponential(running.largest - largest), scratch)",
       "gpu::block_sum(running.sum, scratch)",
-      "each thread's sum is relative to its own maximum", occurrence=0)
-plant("cross_entropy.shard_own_maximum", CROSS_ENTROPY, "reduction",
-      "gpu::block_sum(running.sum * exponential<T>(running.largest - largest), scratch)",
-      "gpu::block_sum(running.sum, scratch)",
-      "the same in a rank's columns", occurrence=1)
+      "each thread's sum is relative to its own maximum")
+plant("cross_entropy.wide_cap", CROSS_ENTROPY, "condition",
+      "op.cap > 0.0F && op.cap <= kLargestFixedCap", "op.cap > 0.0F",
+      "the sum of a row overflows where the cap is wide")
+plant("cross_entropy.tail_exponent", CROSS_ENTROPY, "scale",
+      "inner = (tail ? 2.0F * kUnit : 1.0F)", "inner = (tail ? 2.0F : 1.0F)",
+      "logits in bf16 are bent in nats where the exponent is of 2")
+plant("cross_entropy.tail_shift", CROSS_ENTROPY, "operand",
+      "(kCapped ? shift : 0.0F) - less", "-less",
+      "capped logits in bf16 lie lower by the cap")
+plant("cross_entropy.target_bits", CROSS_ENTROPY, "index",
+      "chosen = first + i == v ? l[i] : chosen;", "chosen = first + i == v ? chosen : l[i];",
+      "the target's logit is a neighbour's")
+plant("cross_entropy.nats", CROSS_ENTROPY, "scale",
+      "loss[t] = s.kNats * (logarithm", "loss[t] = (logarithm",
+      "losses of logits in bf16 are in bits")
+plant("cross_entropy.shard_nats", CROSS_ENTROPY, "scale",
+      "lse[t] * s.kUnit,", "lse[t],",
+      "a rank's probabilities in bf16 are by the logarithm in nats")
 plant("cross_entropy.shard_target", CROSS_ENTROPY, "bound",
       "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target < V;",
       "a target of a rank before this one is read in front of the row")
 plant("cross_entropy.target_past_the_last", CROSS_ENTROPY, "bound",
-      "target < V ? scaled", "target <= V ? scaled",
+      "target < V ? logit_at", "target <= V ? logit_at",
       "a target just outside of the vocabulary has the next row's first logit")
 plant("cross_entropy.shard_past_the_last", CROSS_ENTROPY, "bound",
       "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target >= 0 && target <= V;",
@@ -84,13 +98,14 @@ plant("cross_entropy.join_row", CROSS_ENTROPY, "index",
       "target += shard_target[p * T + t];", "target += shard_target[p + t];",
       "another token's target is added")
 plant("cross_entropy.shard_gradient_begin", CROSS_ENTROPY, "index",
-      "targets[t] - vocab_begin, lse[t], 1.0F", "targets[t] - 0 * vocab_begin, lse[t], 1.0F",
+      "targets[t] - vocab_begin,\n                                       lse[t]",
+      "targets[t] - 0 * vocab_begin,\n                                       lse[t]",
       "the one-hot lies in the columns of another rank")
 plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
       "gradients[i] -= v + i == target ? 1.0F : 0.0F;", "gradients[i] -= v == target ? 1.0F : 0.0F;",
       "only targets at the head of a vector have a gradient")
 plant("cross_entropy.slope", CROSS_ENTROPY, "operand",
-      "slope<kCapped>(l[i], s);", "slope<kCapped>(0.5F * l[i], s);",
+      "bent<kCapped>(l[i]);", "bent<kCapped>(0.5F * l[i]);",
       "the cap's derivative is taken at another logit")
 plant("cross_entropy.target_vector", CROSS_ENTROPY, "bound",
       "if (v <= target && target < v + kWidth) {", "if (v < target && target < v + kWidth) {",
@@ -102,9 +117,9 @@ plant("cross_entropy.ignored_gradient", CROSS_ENTROPY, "condition",
       "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(gradient), static_cast<void>(zeros);",
       "rows that do not count keep what was in the gradient's memory")
 plant("cross_entropy.in_place_race", CROSS_ENTROPY, "race",
-      "loss[t] = logf(sum) - (target_logit - largest);",
-      "loss[t] = logf(sum) + (target_logit - target_logit) -\n"
-      "              (scaled<kCapped>(gpu::to_float(row[target]), s) - largest);",
+      "loss[t] = s.kNats * (logarithm - (target_logit - all.largest));",
+      "loss[t] = s.kNats * (logarithm + (target_logit - target_logit) -\n"
+      "                         (logit_at<T, kWidth, kCapped>(row, target, s) - all.largest));",
       "the target's logit is read when others may have written its gradient over it")
 plant("cross_entropy.block_max_barrier", "device/reduce.h", "barrier",
       "  sync_threads();  // all partial maxima are read: scratch is free\n", "",
@@ -112,6 +127,29 @@ plant("cross_entropy.block_max_barrier", "device/reduce.h", "barrier",
 plant("cross_entropy.max_neutral", "device/reduce.h", "initial value",
       "scratch[lane_id()] : scratch[0]);", "scratch[lane_id()] : 0.0F);",
       "the maximum over the block is never below 0: rows far below it underflow")
+
+# ---- soft_cap
+
+SOFT_CAP = "device/soft_cap.h"
+
+plant("soft_cap.largest", SOFT_CAP, "bound",
+      "kLargest = 31.0F;", "kLargest = 33.0F;",
+      "the product of four overflows where all are saturated")
+plant("soft_cap.nan", SOFT_CAP, "operand",
+      "min_or_nan(z[i], kLargest)", "(z[i] < kLargest ? z[i] : kLargest)",
+      "a NaN becomes the cap")
+plant("soft_cap.saturated", SOFT_CAP, "bound",
+      "min_or_nan(z[i], kLargest)", "z[i]",
+      "the product of four overflows")
+plant("soft_cap.first_pair", SOFT_CAP, "operand",
+      "of_first * z[1], of_first * z[0],", "of_first * z[0], of_first * z[1],",
+      "two neighbours have each other's tails")
+plant("soft_cap.pair", SOFT_CAP, "operand",
+      "of_second * z[3], of_second * z[2]};", "of_second * z[2], of_second * z[3]};",
+      "two neighbours have each other's tails")
+plant("soft_cap.one", SOFT_CAP, "operand",
+      "exp2_approx(z) + 1.0F", "exp2_approx(-z) + 1.0F",
+      "the bend of one is the other way round")
 
 # ---- elementwise
 
@@ -589,8 +627,11 @@ plant("rmsnorm.next_zeroed", RMSNORM, "initial value",
       "      store_floats(next_sums + d, zeros);\n", "",
       "the next norm's sums begin with what was in shared memory")
 plant("rmsnorm.next_gradient", RMSNORM, "accumulate",
-      "next_sums, next, t, width, true, scratch);", "next_sums, next, t, width, false, scratch);",
+      ".accumulate = op.next.accumulate};", ".accumulate = false};",
       "the residual's gradient is lost")
+plant("rmsnorm.next_written", RMSNORM, "accumulate",
+      ".accumulate = op.next.accumulate};", ".accumulate = true};",
+      "the last norm's gradient is added to what was there")
 plant("rmsnorm.next_partial", RMSNORM, "index",
       "store_floats(next.partial_PD + to + d, sum);", "store_floats(next.partial_PD + d, sum);",
       "all runs write one row of the next norm's partial sums")
@@ -741,6 +782,9 @@ plant("op_profile.caller", PROFILE, "accumulate",
 plant("op_profile.innermost", PROFILE, "state",
       "  innermost_ = calls_[call].caller;\n", "",
       "what follows an op is taken for a part of it")
+plant("op_profile.between", PROFILE, "condition",
+      "if (calls_[i].caller != kLeftOut || !calls_[i].ended) {", "if (!calls_[i].ended) {",
+      "what an op calls is taken for one that follows it")
 plant("op_profile.room", PROFILE, "bound",
       "    ++num_left_out_;\n", "", "calls are left out in silence")
 plant("op_profile.ended", PROFILE, "condition",

@@ -20,10 +20,13 @@ plant("model.dense_scale", MOE, "scale",
       "constexpr float kDenseScale = static_cast<float>(1.0 / std::numbers::sqrt2);",
       "constexpr float kDenseScale = 0.5F;",
       "the sum of experts and dense network is halved")
-plant("model.balance_pieces", MOE, "missing collective",
-      "for (const TensorView& sums : {layer.counts_BE, layer.probs_sum_BE, layer.valid_B}) {",
-      "for (const TensorView& sums : {layer.counts_BE, layer.valid_B}) {",
+plant("model.balance_pieces", "model/exchange.cpp", "missing collective",
+      "sum(layer.counts_BE), sum(layer.probs_sum_BE), sum(layer.valid_B)};",
+      "sum(layer.counts_BE), sum(layer.probs_sum_BE.rows(0, 0)), sum(layer.valid_B)};",
       "a sequence's pieces are balanced by probabilities of their own")
+plant("model.loads_under_way", MOE, "order",
+      "  exchange.sum_loads(context, layer);\n", "",
+      "a sequence's pieces are balanced each by itself")
 plant("model.router_valid", MOE, "operand",
       "                  .valid_T = context.routed_valid_T,\n                  .cap = static_cast<float>(context.model.router_cap)},",
       "                  .cap = static_cast<float>(context.model.router_cap)},",
@@ -37,7 +40,7 @@ plant("model.join_backward", MOE, "missing collective",
 BLOCK = "model/block.cpp"
 
 plant("model.again_norm", BLOCK, "missing step",
-      "  if (groups.norm || groups.block) {\n    attention_in(", "  if (groups.block) {\n    attention_in(",
+      "  if (groups.norm || groups.block) {\n    norm(", "  if (groups.block) {\n    norm(",
       "the input of attention is that of the last layer")
 plant("model.again_residual", BLOCK, "missing step",
       "  if (groups.block) {\n    between_branches(context, weights, layer, hidden_TD);\n  } else if",
@@ -112,7 +115,7 @@ plant("model.join_blocks", REGIONS, "operand",
 
 # Who of a layer forms which gradient, in the order of the file; see weight_gradient of BlockContext.
 WRITES = ",\n                    .weight_gradient = context.weight_gradient"
-for occurrence, norm in enumerate(("post_moe", "between", "pre_attention")):
+for occurrence, norm in enumerate(("between", "first", "end")):
     plant(f"model.write_{norm}_norm", BLOCK, "accumulate", WRITES, "",
           "a norm's gradient is added to that of the step before", occurrence=occurrence)
 WRITES = ",\n                           .weight_gradient = context.weight_gradient}"
@@ -180,9 +183,25 @@ plant("model.tensor_join_begun", "model/regions.cpp", "condition",
 
 # ---- the model
 
-plant("model.final_eps", GROK, "operand",
-      ".eps = static_cast<float>(model_.model_.norm_eps)},", ".eps = 1e-5F},",
-      "the last norm does not use model.norm_eps")
+
+plant("model.norm_eps", BLOCK, "operand",
+      ".eps = static_cast<float>(context.model.norm_eps),", ".eps = 1e-5F,",
+      "norms do not use model.norm_eps")
+plant("model.end_of_stream", BLOCK, "accumulate",
+      ".accumulate = !next.last}", ".accumulate = true}",
+      "the head's gradient is added to what an earlier pass has left of the stream's")
+plant("model.end_next_weight", BLOCK, "operand",
+      "{.y_TD = next.out_TD, .rrms_T = next.rrms_T, .weight_D = next.weight_D}",
+      "{.y_TD = next.out_TD, .rrms_T = next.rrms_T, .weight_D = weights.pre_attention_norm_D}",
+      "a layer begins with the first norm of the one before")
+plant("model.end_places_of_layer", GROK, "missing step",
+      "  before_layer(before);\n", "",
+      "a layer's gradients are formed where an earlier one's are still being reduced")
+plant("model.end_reduced_early", GROK, "order",
+      "    std::optional<WeightResidency::Use> use;\n    if (i > 0) {\n      const int before",
+      "    if (norm.present() && !of_head && pending_ == nullptr) {\n      end_layer(batch_.layer_at(i));\n    }\n"
+      "    std::optional<WeightResidency::Use> use;\n    if (i > 0) {\n      const int before",
+      "a layer's gradients are reduced without that of its first norm")
 
 plant("model.head_first_chunk", GROK, "accumulate",
       "begin == 0 ? weight_gradient : WeightGradient::add", "weight_gradient",
@@ -190,10 +209,6 @@ plant("model.head_first_chunk", GROK, "accumulate",
 plant("model.head_written", GROK, "accumulate",
       "begin == 0 ? weight_gradient : WeightGradient::add", "WeightGradient::add",
       "the head's gradient is added to that of the step before")
-plant("model.final_norm_written", GROK, "accumulate",
-      "scratch.norm_partial_PD,\n                    .weight_gradient = weight_gradient}",
-      "scratch.norm_partial_PD,\n                    .weight_gradient = WeightGradient::add}",
-      "the last norm's gradient is added to that of the step before")
 plant("model.tied_embedding_added", GROK, "condition",
       "parameters_.plan().head_is_embedding() ? WeightGradient::add : weight_gradient", "weight_gradient",
       "the head's part of a tied embedding's gradient is lost")
@@ -216,7 +231,7 @@ plant("model.pair_places_of_rows", GROK, "aliasing",
       "context_.rows = forward_row_places(shared);", "context_.rows = row_places(shared);",
       "both passes of a pair have their rows in one place")
 plant("model.pair_places_again", GROK, "aliasing",
-      "? with_places_of(model_.activations_.forward_places[place], kept)", "? kept",
+      "? with_places_of(model_.activations_.forward_places[batch_.first_layer + i], kept)", "? kept",
       "a forward pass writes over what the backward pass beside it has computed again")
 plant("model.pair_turns", GROK, "order",
       "    backward_left = backward_left && take_turn(Turn::backward, backward);\n"
@@ -266,10 +281,12 @@ plant("model.residency_use", RESIDENCY, "condition", "!user || user == s.layer",
       "a layer takes the place of one in use")
 plant("model.residency_release", RESIDENCY, "condition", "    if (user == layer) {", "    if (user) {",
       "the end of a layer releases the next one too")
-plant("model.residency_forward", GROK, "condition",
-      "next < batch_.layers.size() ? std::optional(batch_.layer_at(next)) : std::nullopt);",
-      "next < batch_.layers.size() ? std::optional(batch_.layer_at(next - 1)) : std::nullopt);",
-      "a forward pass has the layer before come with each")
+plant("model.residency_forward", GROK, "missing step",
+      "      model_.residency_.expect(*next);\n", "      (void)next;\n",
+      "in a forward pass no layer's weights come before it is at work")
+plant("model.residency_backward", GROK, "missing step",
+      "      model_.residency_.expect(batch_.layer_at(i - 2));\n", "",
+      "in a backward pass no layer's weights come before it is at work")
 
 PIPELINE = "model/pipeline.cpp"
 plant("model.pipeline_send_wait", PIPELINE, "order",
@@ -305,5 +322,5 @@ plant("model.cache_heads", "model/attention.cpp", "operand",
       ".v_UGH = {keys_UCH, d.local_G, d.local_G},", ".v_UGH = {keys_UCH, 0, d.local_G},",
       "keys are taken for values")
 plant("model.cache_layer", "model/grok.cpp", "index",
-      "batch_.cached.cache->layer(place);", "batch_.cached.cache->layer(0);",
+      "batch_.cached.cache->layer(batch_.first_layer + i);", "batch_.cached.cache->layer(0);",
       "layers share keys and values")

@@ -11,6 +11,16 @@ OPTIMIZER = "optim/optimizer.cpp"
 plant("optim.in_the_way", REDUCTION, "missing wait",
       "      if (in_the_way) {\n        complete(pending);\n      }\n", "",
       "a gradient that is in the way of the next is not added")
+plant("optim.together_of_group", REDUCTION, "condition",
+      "each.layer == s.layer && each.replicas == s.replicas &&", "each.layer == s.layer &&",
+      "gradients of experts are summed over the ranks of another tensor")
+plant("optim.together_cleared", REDUCTION, "state",
+      "    sums_.clear();\n", "",
+      "what an earlier call has summed is summed again")
+plant("optim.together_terms", REDUCTION, "missing step",
+      "    for (const std::size_t segment : pending.together->segments) {\n      add_term(segment);\n    }\n",
+      "    add_term(pending.together->segments.front());\n",
+      "of gradients that come together only the first are added to the sums")
 plant("optim.step_writes", "optim/gradient_reduction.h", "condition",
       "each_ || first ?", "each_ ?",
       "the first micro-batch adds to the gradients of the step before")
@@ -18,13 +28,13 @@ plant("optim.each_writes", "optim/gradient_reduction.h", "condition",
       "each_ || first ?", "first ?",
       "a micro-batch whose gradients are reduced at once adds to another layer's")
 plant("optim.first_sum", REDUCTION, "condition",
-      "if (has_sum_[pending.segment]) {", "if (each_) {",
+      "if (has_sum_[segment]) {", "if (each_) {",
       "sums that a rank keeps are added to those of the step before")
 plant("optim.sum_begins_anew", REDUCTION, "initial value",
       "  std::fill(has_sum_.begin(), has_sum_.end(), false);\n", "",
       "sums that a rank keeps are added to those of the step before, but for the first step")
 plant("optim.later_sum", REDUCTION, "missing step",
-      "      has_sum_[pending.segment] = true;\n", "",
+      "    has_sum_[segment] = true;\n", "",
       "a rank keeps the gradients of the last micro-batch alone")
 plant("optim.master_copy", OPTIMIZER, "condition",
       "    if (segments_[i].owns_master) {\n      kernels::convert", "    if (!segments_[i].owns_master) {\n      kernels::convert",

@@ -142,6 +142,12 @@ plant("train.questions_owed", REPORTS, "value",
 plant("train.collapse_looks", "train/routing.cpp", "condition",
       "if (++looks == kLooks) {", "if (++looks >= kLooks) {",
       "a collapsed router is warned of at each look")
+plant("train.course_stretch", "train/gpu_telemetry.cpp", "missing step",
+      "  joules_at_ = telemetry_.read(now).joules;\n  at_ = now;\n", "  at_ = now;\n",
+      "the energy between two stretches is drawn in the second")
+plant("train.course_median", "train/gpu_telemetry.cpp", "index",
+      "static_cast<std::ptrdiff_t>(sorted.size() / 2);", "static_cast<std::ptrdiff_t>(0);",
+      "one reading of an idle clock is the clock of all steps")
 plant("train.counter_backwards", "train/gpu_telemetry.cpp", "condition",
       "if (counter && counter_ && *counter >= *counter_) {", "if (counter && counter_) {",
       "energy after the driver was loaded again is nonsense")
