@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <ostream>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -250,15 +251,19 @@ void expect_calls(const Layout& layout, const Calls& expected) {
       const kernels::OpProfile profile(run.trainer().stream(), kMaxCalls);
       run.trainer().step();
     }
+    const std::set<std::string> numbers = {"moe.balance", "head.cross_entropy", "step.z_loss"};
     std::map<std::string, int> begun;
     for (std::size_t i = 0; i < watching.begun.size(); ++i) {
       const Exchanged& one = watching.begun[i];
+      if (numbers.contains(one.name)) {
+        continue;
+      }
       ++begun[one.name];
       EXPECT_GT(one.flops_at_wait, one.flops_at_start)
           << one.name << ", number " << i << ", rank " << world.rank();
     }
-    for (const char* numbers : {"moe.balance", "head.cross_entropy", "step.z_loss"}) {
-      watching.done.erase(numbers);
+    for (const std::string& name : numbers) {
+      watching.done.erase(name);
     }
     EXPECT_EQ(begun, expected.beside);
     EXPECT_EQ(watching.done, expected.alone);

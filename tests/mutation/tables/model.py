@@ -183,7 +183,6 @@ plant("model.tensor_join_begun", "model/regions.cpp", "condition",
 
 # ---- the model
 
-
 plant("model.norm_eps", BLOCK, "operand",
       ".eps = static_cast<float>(context.model.norm_eps),", ".eps = 1e-5F,",
       "norms do not use model.norm_eps")
