@@ -33,8 +33,12 @@ struct Moved {
   std::string name;
   Pattern pattern = Pattern::all_gather;
   std::size_t bytes = 0;
+  int at_layer = -1;  // where the rank was; of no plan
 
-  bool operator==(const Moved&) const = default;
+  bool operator==(const Moved& other) const {
+    return std::tie(group, name, pattern, bytes) ==
+           std::tie(other.group, other.name, other.pattern, other.bytes);
+  }
   std::string describe() const {
     return name + " of " + group + ", pattern " + std::to_string(static_cast<int>(pattern)) + ", " +
            std::to_string(bytes);
@@ -87,8 +91,12 @@ class RecordingCommunicator final : public CommunicatorDecorator {
  public:
   RecordingCommunicator(std::unique_ptr<Communicator> real,
                         std::string axis,
+                        const Activity& activity,
                         std::vector<Moved>& moved)
-      : CommunicatorDecorator(std::move(real)), axis_(std::move(axis)), moved_(moved) {}
+      : CommunicatorDecorator(std::move(real)),
+        axis_(std::move(axis)),
+        activity_(activity),
+        moved_(moved) {}
 
  private:
   void before(const Collective& collective, std::string_view name) override {
@@ -97,11 +105,13 @@ class RecordingCommunicator final : public CommunicatorDecorator {
       moved_.push_back({axis_,
                         std::string(name),
                         pattern,
-                        pattern == Pattern::all_to_all ? 0 : larger_operand(collective)});
+                        pattern == Pattern::all_to_all ? 0 : larger_operand(collective),
+                        activity_.place().layer});
     }
   }
 
   std::string axis_;
+  const Activity& activity_;
   std::vector<Moved>& moved_;
 };
 
@@ -114,7 +124,8 @@ class RecordingWorld final : public WorldDecorator {
                                              Device device,
                                              Traffic traffic) override {
     auto group = real().create_group(axis, ranks, device, traffic);
-    return std::make_unique<RecordingCommunicator>(std::move(group), std::move(axis), moved);
+    return std::make_unique<RecordingCommunicator>(
+        std::move(group), std::move(axis), activity(), moved);
   }
 
   std::vector<Moved> moved;
@@ -198,6 +209,41 @@ TEST_P(StepOperationsTest, AreWhatARunDoes) {
     EXPECT_EQ(difference(without_messages(actual), without_messages(planned)), "")
         << "rank " << world.rank();
     EXPECT_EQ(messages_of(actual), messages_of(planned)) << "rank " << world.rank();
+  });
+}
+
+// Weights that layers take turns in come while the layer before is at work, in both passes: a rank
+// that asks for them when it needs them waits for all of them.
+TEST(StepOperations, GatherALayerWhileAnotherIsAtWork) {
+  Layout layout = layout_named("data2_shared_weights");
+  layout.overrides.push_back("model.num_layers=5");
+  const TemporaryDirectory directory;
+  const std::string yaml = tiny_yaml(directory);
+  on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
+    RecordingWorld recording(world);
+    RankRun run(recording, yaml, run_overrides(layout, "f32"));
+    run.trainer().step();
+    recording.moved.clear();
+    run.trainer().step();
+    const std::vector<Moved> actual = without_messages(recording.moved);
+    std::size_t next = 0;
+    int num_gathers = 0;
+    for (const StepOperation& one :
+         step_operations(run.config(), DType::f32, run.trainer().plan())) {
+      if (!one.moves()) {
+        continue;
+      }
+      ASSERT_LT(next, actual.size());
+      const Moved& moved = actual[next++];
+      if (one.kind == OperationKind::gather && one.micro_batch >= 0) {
+        ++num_gathers;
+        // A forward pass asks when the layer before begins, a backward pass when that after the one
+        // after ends, whose place it takes.
+        EXPECT_TRUE(moved.at_layer == one.layer - 1 || moved.at_layer == one.layer + 2)
+            << moved.describe() << ", of layer " << one.layer << " at layer " << moved.at_layer;
+      }
+    }
+    EXPECT_GT(num_gathers, 0);
   });
 }
 

@@ -104,6 +104,9 @@ TEST_P(SoftCap, KeepsNanAndTakesInfinityToItsLimit) {
   for (std::size_t i = 20; i < 24; ++i) {  // all four of a thread
     z[i] = i % 2 == 0 ? 31.5F : kInfinity;
   }
+  z[24] = kInfinity;  // all but one
+  z[25] = 100.0F;
+  z[27] = 60.0F;
   const std::vector<float> tails = tails_of(z);
   for (std::size_t i = 20; i < 24; ++i) {
     EXPECT_NEAR(tails[i], 0.0, std::ldexp(1.0, -30)) << i;
@@ -111,7 +114,7 @@ TEST_P(SoftCap, KeepsNanAndTakesInfinityToItsLimit) {
   EXPECT_TRUE(std::isnan(tails[1]));
   EXPECT_NEAR(tails[4], 0.0, std::ldexp(1.0, -30));
   EXPECT_NEAR(tails[10], 1.0, std::ldexp(1.0, -22));
-  for (const std::size_t other : {5U, 6U, 7U, 8U, 9U, 11U}) {
+  for (const std::size_t other : {5U, 6U, 7U, 8U, 9U, 11U, 26U}) {
     EXPECT_NEAR(tails[other], 1.0 / 3.0, std::ldexp(1.0, -22));
   }
 }

@@ -19,10 +19,6 @@ plant("comm.sums_all", HOST, "missing step",
 plant("comm.nccl_priority", "comm/nccl.cpp", "operand",
       "StreamPriority::highest", "StreamPriority::ordinary",
       "collectives queue behind the blocks of the kernel that is at work")
-plant("comm.nccl_sums_all", "comm/nccl.cpp", "missing step",
-      "        std::visit([&](const auto& sum) { call(sum); }, part);\n",
-      "        std::visit([&](const auto& sum) { call(sum); }, part);\n        break;\n",
-      "of several sums on GPUs the first alone is made")
 plant("comm.gather_blocks", HOST, "index",
       "      std::memcpy(bytes_of(op.y) + (b * n + r) * block_bytes,", "      std::memcpy(bytes_of(op.y) + (r * num_blocks + b) * block_bytes,",
       "blocks are not put together")

@@ -133,8 +133,8 @@ plant("cross_entropy.max_neutral", "device/reduce.h", "initial value",
 SOFT_CAP = "device/soft_cap.h"
 
 plant("soft_cap.largest", SOFT_CAP, "bound",
-      "kLargest = 31.0F;", "kLargest = 33.0F;",
-      "the product of four overflows where all are saturated")
+      "kLargest = 31.0F;", "kLargest = 60.0F;",
+      "the product of four overflows where three are saturated, and the fourth is lost")
 plant("soft_cap.nan", SOFT_CAP, "operand",
       "min_or_nan(z[i], kLargest)", "(z[i] < kLargest ? z[i] : kLargest)",
       "a NaN becomes the cap")
