@@ -87,7 +87,7 @@ unsigned StateSeal::take() {
     seals_[i] = seal_of(i);
     parts |= is_rounded(i) ? 0U : kRounding;
   }
-  taken_ = !seals_.empty();
+  taken_ = true;
   checked_ = false;
   findings_ = 0;
   return parts;
@@ -118,6 +118,7 @@ unsigned StateSeal::check() {
 }
 
 unsigned StateSeal::take_findings() {
+  taken_ = taken_ && !seals_.empty();
   checked_ = false;
   return std::exchange(findings_, 0U);
 }

@@ -48,8 +48,9 @@ class StateSeal final : public UpdateGate {
   // that came since, each segment before it was changed. The latter are told once.
   unsigned check();
   unsigned take_findings();
-  // Whether a step has come since.
-  bool has_findings() const { return checked_; }
+  // After a step: whether there is what take_findings() tells. A rank that holds nothing has nothing to
+  // find, at the same steps as the others.
+  bool has_findings() const { return checked_ || (taken_ && seals_.empty()); }
 
   // By take(), of a segment's weights.
   std::uint64_t weights_hash(std::size_t segment) const { return seals_.at(segment).weights; }
@@ -57,7 +58,7 @@ class StateSeal final : public UpdateGate {
   // Bytes that were read, in all.
   std::uint64_t bytes_hashed() const { return bytes_hashed_; }
 
-  bool is_open() const override { return !taken_; }
+  bool is_open() const override { return !taken_ || seals_.empty(); }
   void await(std::size_t segment, Stream stream) override;
 
  private:
