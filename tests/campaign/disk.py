@@ -35,6 +35,19 @@ def descendants(pid):
     return [one for child in children for one in (child, *descendants(child))]
 
 
+def state_of(pid):
+    """What a process is doing, as far as the system tells."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            name, rest = file.read().rsplit(")", 1)
+        with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+            where = file.read()
+        fields = rest.split()
+        return f"{name.split('(', 1)[1]} is {fields[0]} in {where}, {int(fields[11]) + int(fields[12])} ticks"
+    except OSError:
+        return f"{pid} is gone"
+
+
 def kill(pids):
     for pid in pids:
         try:
@@ -97,9 +110,13 @@ class Disk:
             try:
                 process.wait(timeout=limit)
             except subprocess.TimeoutExpired:
-                kill([*descendants(process.pid), process.pid])
+                family = [process.pid, *descendants(process.pid)]
+                there = ", ".join(state_of(pid) for pid in family)
+                kill(family)
                 process.wait()
-                raise AssertionError(f"{' '.join(command)} does not end") from None
+                said.seek(0)
+                text = said.read().decode(errors="replace")[-1500:]
+                raise AssertionError(f"{' '.join(command)} does not end ({there}) with {faults}\n{text}") from None
             self.await_silence()
             said.seek(0)
             text = said.read().decode(errors="replace")

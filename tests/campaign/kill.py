@@ -150,7 +150,10 @@ def main():
     with scratch_folder() as scratch:
         campaign = Campaign(options, os.path.realpath(scratch))
         for number in range(options.first, options.first + options.times):
-            wrong = campaign.once(number)
+            try:
+                wrong = campaign.once(number)
+            except AssertionError as error:  # it does not end
+                wrong = str(error)
             if wrong:
                 num_bad += 1
                 print(f"--seed {options.seed} --first {number} --times 1\n{wrong}\n", flush=True)

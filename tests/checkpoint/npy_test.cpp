@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/checkpoint/npy.h"
 
+#include <csignal>
 #include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "csrc/core/error.h"
 #include "tests/checkpoint/source.h"
@@ -78,6 +80,21 @@ TEST(Npy, AnArrayThatIsNotClosedLeavesTheOldOne) {
   }
   EXPECT_EQ(read_npy(path).values, std::vector<float>{7.0F});
   EXPECT_EQ(std::distance(fs::directory_iterator(directory.path()), fs::directory_iterator()), 1);
+}
+
+// Before there is a writer whose end could tidy up.
+TEST(Npy, AHeaderThatCannotBeWrittenLeavesNothing) {
+  const TemporaryDirectory directory;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  auto* const handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+  EXPECT_THROW(NpyWriter(directory.path() / "x.npy", std::vector<std::int64_t>{2}),
+               CheckpointError);
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_TRUE(fs::is_empty(directory.path()));
 }
 
 TEST(Npy, RefusesOtherArrays) {

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# tests/fuzz/run.sh [--seconds N | --runs N] [--build FOLDER] [TARGET ...]: feeds the readers of files with
-# what libFuzzer makes of the seeds, under the address and the undefined behaviour sanitizers of clang 14
-# (packages clang-14, libclang-rt-14-dev); a target is a file FUZZ_*.cpp of this folder. What it finds is
-# kept in FOLDER/found; an input that showed a fault belongs into seeds/TARGET, which ctest replays.
-# By default 60 seconds a target. Exits with 1 where something was found, with 77 without the compiler.
+# tests/fuzz/run.sh [--seconds N | --runs N | --gate] [--build FOLDER] [TARGET ...]: feeds the readers of
+# files with what libFuzzer makes of the seeds, under the address and the undefined behaviour sanitizers of
+# clang 14, which launch/packages.sh --tests installs (clang-14, libclang-rt-14-dev); a target is a file
+# FUZZ_*.cpp of this folder, and two are fed at a time. What it finds is kept in FOLDER/found; an input that
+# showed a fault belongs into seeds/TARGET, which ctest replays. By default 60 seconds a target. --gate gives
+# each a number of inputs, from the seeds alone, so that the same are tried wherever it runs. Exits with 1
+# where something was found, with 77 without the compiler.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd -- "$here/../.." && pwd)
@@ -16,6 +18,7 @@ while (($# > 0)); do
   case $1 in
     --seconds) limit=-max_total_time=$2 && shift 2 ;;
     --runs) limit=-runs=$2 && shift 2 ;;
+    --gate) limit= && shift ;;
     --build) build=$2 && shift 2 ;;
     *) targets+=("$1") && shift ;;
   esac
@@ -40,7 +43,7 @@ sed 's/__malloc__ ([a-z_]*)/__malloc__/' "$(g++ -print-file-name=include/omp.h)"
 flags="-std=c++20 -O1 -g1 -fopenmp=libgomp -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize=vptr
   -fno-sanitize-recover=undefined -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS -DSPDLOG_COMPILED_LIB
   -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB -DFMT_SHARED -I$root -I$build/include"
-packages="yaml-cpp spdlog fmt libxxhash sentencepiece libpcre2-8 zlib libzstd"
+packages="yaml-cpp spdlog fmt libxxhash sentencepiece libpcre2-8 libutf8proc zlib libzstd"
 flags+=" $(pkg-config --cflags $packages 2>/dev/null || true)"
 libraries="$(pkg-config --libs $packages) -lgomp -ldl"
 compiler=clang++-14
@@ -63,21 +66,57 @@ export flags compiler
 # shellcheck disable=SC2016 # $1 and $2 are of the shell that xargs starts, and flags are words
 xargs -0 -n 2 -P "$(nproc)" bash -c '$compiler $flags -c "$1" -o "$2"' bash <"$build/list"
 
-status=0
+# So many inputs, about a dozen seconds of a core each.
+gate_runs() {
+  case $1 in
+    corpus) echo 4000 ;;
+    config) echo 30000 ;;
+    manifest) echo 200000 ;;
+    npy) echo 300000 ;;
+    safetensors) echo 160000 ;;
+    tokenizer) echo 20000 ;;
+    tokens) echo 80000 ;;
+    *) echo 20000 ;;
+  esac
+}
+
+feed() {
+  local target=$1 corpus=$build/corpus/$1 runs=$limit
+  local seeds=("$here/seeds/$target")
+  [[ $target != config ]] || seeds+=("$root/configs")
+  if [[ -z $runs ]]; then
+    runs=-runs=$(gate_runs "$target")
+    corpus=$build/gate/$target
+    rm -rf -- "$corpus"
+  fi
+  mkdir -p -- "$corpus" "$build/found/$target"
+  # Sanitizers hold memory against a reader that believes a file's word for a size.
+  local status=0
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0 "$build/fuzz_$target" "$runs" -timeout=20 \
+    -rss_limit_mb=2048 -malloc_limit_mb=512 -max_len=65536 -print_final_stats=1 -verbosity=0 -seed=1 \
+    -artifact_prefix="$build/found/$target/" "$corpus" "${seeds[@]}" >"$build/$target.log" 2>&1 || status=1
+  echo "== $target"
+  grep -E "stat::number_of_executed_units|ERROR|runtime error|SUMMARY|Test unit written" "$build/$target.log" || true
+  return $status
+}
+
 for target in "${targets[@]}"; do
   $compiler $flags -c "$here/fuzz_$target.cpp" -o "$build/objects/fuzz_$target.o"
   # shellcheck disable=SC2086
   clang++-14 -fsanitize=fuzzer,address,undefined -fno-sanitize=vptr "$build/objects/fuzz_$target.o" \
     "${objects[@]}" -o "$build/fuzz_$target" $libraries
-  mkdir -p -- "$build/corpus/$target" "$build/found/$target"
-  seeds=("$here/seeds/$target")
-  [[ $target != config ]] || seeds+=("$root/configs")
-  echo "== $target"
-  # Sanitizers hold memory against a reader that believes a file's word for a size.
-  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0 "$build/fuzz_$target" "$limit" -timeout=20 -rss_limit_mb=2048 \
-    -malloc_limit_mb=512 -max_len=65536 -print_final_stats=1 -verbosity=0 -seed=1 \
-    -artifact_prefix="$build/found/$target/" "$build/corpus/$target" "${seeds[@]}" \
-    >"$build/$target.log" 2>&1 || status=1
-  grep -E "stat::number_of_executed_units|ERROR|runtime error|SUMMARY|Test unit written" "$build/$target.log" || true
+done
+status=0
+pids=()
+for target in "${targets[@]}"; do
+  if ((${#pids[@]} == 2)); then
+    wait "${pids[0]}" || status=1
+    pids=("${pids[1]}")
+  fi
+  feed "$target" &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do
+  wait "$pid" || status=1
 done
 exit $status
