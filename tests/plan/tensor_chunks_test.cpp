@@ -91,6 +91,7 @@ TEST(TensorChunks, BeginAligned) {
   };
   EXPECT_EQ(cut(4, 6).sequences, 2) << "of three rows of each piece";
   EXPECT_EQ(cut(3, 6).sequences, 2);
+  EXPECT_EQ(cut(2, 6).sequences, 2) << "the second would begin between";
   EXPECT_EQ(cut(1, 8).cuts, 2);
   EXPECT_EQ(cut(1, 4).cuts, 1);
   EXPECT_EQ(cut(1, 12).cuts, 3) << "of two rows, where halves have three";
