@@ -216,9 +216,10 @@ constexpr std::array kTexts = {
         "",
         "",
         "Whether what tensor ranks gather and sum travels beside their products: beside the "
-        "other of two products in the backward pass, else in chunks of tokens. auto: in as many "
-        "chunks as have the rows of an efficient product; required: in two at least, or the run "
-        "does not start."},
+        "other of two products in the backward pass, else in chunks of tokens. auto: on GPUs, in "
+        "as "
+        "many chunks as have the rows of an efficient product; required: in two at least, or the "
+        "run does not start."},
 
     KeyText{
         "memory.recompute",

@@ -4,6 +4,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/plan/communication.h"
+#include "csrc/plan/run_description.h"
 
 namespace memphis {
 namespace {
@@ -56,7 +57,6 @@ std::string describe_key_exchange(const Config& config, const Dims& dims) {
       "zigzag where it is one document, else blocks", "zigzag", "blocks"};
   constexpr std::string_view kWays[] = {
       "", "are gathered", "travel in a ring", "and queries are exchanged from all to all"};
-  const Device device = config.run.device == DeviceChoice::cpu ? Device::cpu : Device::cuda;
   return fmt::format(
       "{} ranks share out each sequence, {} tokens each ({}); keys {} (gathering them takes {:.0f} "
       "% "
@@ -65,7 +65,7 @@ std::string describe_key_exchange(const Config& config, const Dims& dims) {
       dims.S,
       kOrders[static_cast<std::size_t>(config.parallel.context_order)],
       kWays[static_cast<std::size_t>(dims.key_exchange)],
-      100 * gathered_share(config, device));
+      100 * gathered_share(config, described_device(config)));
 }
 
 RingStep ring_step(const Piece& ring, std::int64_t steps) {

@@ -19,15 +19,9 @@ double RunDescription::step_tokens() const {
   return static_cast<double>(batch.global_batch * batch.sequence_length);
 }
 
-namespace {
-
-bool travels_in_ring(const Config& config) {
-  const ParallelConfig& parallel = config.parallel;
-  const Device device = config.run.device == DeviceChoice::cpu ? Device::cpu : Device::cuda;
-  return parallel.context > 1 && prefers_ring(config, device);
+Device described_device(const Config& config) {
+  return config.run.device == DeviceChoice::cpu ? Device::cpu : Device::cuda;
 }
-
-}  // namespace
 
 RunDescription describe_run(const Config& config, DType compute, std::int64_t num_ranks) {
   const ModelConfig& model = config.model;
@@ -37,30 +31,32 @@ RunDescription describe_run(const Config& config, DType compute, std::int64_t nu
         "--machine");
   }
   const bool is_bf16 = compute == DType::bf16;
+  const Device device = described_device(config);
   const bool overlaps = config.parallel.overlap_experts != OverlapChoice::never &&
                         expert_overlap_refusal(config).empty();
-  return {.model = {.num_layers = model.num_layers,
-                    .d_model = model.d_model,
-                    .num_heads = model.num_heads,
-                    .num_kv_heads = model.num_kv_heads,
-                    .head_dim = model.head_dim,
-                    .norms_of_layer = 4,
-                    .vocab_size = model.vocab_size,
-                    .tied_embeddings = model.tie_embeddings,
-                    .shared_ffn_dim = model.dense_ffn_dim,
-                    .expert_ffn_dim = model.ffn_dim,
-                    .num_experts = model.num_experts,
-                    .experts_per_token = model.experts_per_token},
-          .parallel = config.parallel,
-          .batch = config.batch,
-          .techniques = {.products = is_bf16 ? Products::bf16 : Products::f32,
-                         .tensor_beside = overlaps_tensor(config),
-                         .expert_overlap = overlaps,
-                         .context_overlap = travels_in_ring(config),
-                         .routed = true,
-                         .experts_at_once = true,
-                         .sharded_weights = config.parallel.zero == 3},
-          .num_ranks = num_ranks};
+  return {
+      .model = {.num_layers = model.num_layers,
+                .d_model = model.d_model,
+                .num_heads = model.num_heads,
+                .num_kv_heads = model.num_kv_heads,
+                .head_dim = model.head_dim,
+                .norms_of_layer = 4,
+                .vocab_size = model.vocab_size,
+                .tied_embeddings = model.tie_embeddings,
+                .shared_ffn_dim = model.dense_ffn_dim,
+                .expert_ffn_dim = model.ffn_dim,
+                .num_experts = model.num_experts,
+                .experts_per_token = model.experts_per_token},
+      .parallel = config.parallel,
+      .batch = config.batch,
+      .techniques = {.products = is_bf16 ? Products::bf16 : Products::f32,
+                     .tensor_beside = overlaps_tensor(config, device),
+                     .expert_overlap = overlaps,
+                     .context_overlap = config.parallel.context > 1 && prefers_ring(config, device),
+                     .routed = true,
+                     .experts_at_once = true,
+                     .sharded_weights = config.parallel.zero == 3},
+      .num_ranks = num_ranks};
 }
 
 DescribedParameters parameters_of(const ModelShape& m, std::int64_t layer) {

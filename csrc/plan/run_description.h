@@ -89,6 +89,10 @@ struct RunDescription {
 // a router gives them.
 RunDescription describe_run(const Config& config, DType compute, std::int64_t num_ranks);
 
+// The device that a description is of, which may be made on a machine without it: a GPU, unless the
+// config asks for the CPU.
+Device described_device(const Config& config);
+
 // Of a token, forward and backward, as model_flops_per_token counts it.
 struct DescribedFlops {
   double halved = 0;

@@ -40,14 +40,14 @@ ChunkSizes chunk_sizes(Device device) {
           .most_chunks = TensorChunks::kMost};
 }
 
-bool overlaps_tensor(const Config& config) {
+bool overlaps_tensor(const Config& config, Device device) {
   switch (config.parallel.overlap_tensor) {
     case OverlapChoice::never:
       return false;
     case OverlapChoice::required:
       return true;
     case OverlapChoice::automatic:
-      return tensor_overlap_refusal(config).empty();
+      return device == Device::cuda && tensor_overlap_refusal(config).empty();
   }
   return false;
 }
@@ -80,7 +80,7 @@ TensorChunks cut_into_chunks(const Dims& d, const ChunkSizes& sizes, bool at_lea
 }
 
 TensorChunks choose_tensor_chunks(const Config& config, const Dims& dims, Device device) {
-  if (!dims.tensor_parallel || !overlaps_tensor(config)) {
+  if (!dims.tensor_parallel || !overlaps_tensor(config, device)) {
     return {};
   }
   const bool required = config.parallel.overlap_tensor == OverlapChoice::required;

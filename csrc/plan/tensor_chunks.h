@@ -23,9 +23,10 @@ struct ChunkSizes {
 };
 ChunkSizes chunk_sizes(Device device);
 
-// Whether exchanges travel beside products: parallel.overlap_tensor, with its `auto` decided: wherever
-// there are any.
-bool overlaps_tensor(const Config& config);
+// Whether exchanges travel beside products: parallel.overlap_tensor, with its `auto` decided: on a GPU,
+// wherever there are any. On a CPU what moves data takes a core from what computes: 28,400 to 29,400
+// tokens/s against 30,300 to 31,600 on two ranks with a core each (BENCHMARKS.md).
+bool overlaps_tensor(const Config& config, Device device);
 
 // The chunks of micro-batches of `dims`: as many as there may be of `sizes`, runs of whole sequences
 // where there are as many, else parts of one sequence, the same part of each rank's piece of it. Every

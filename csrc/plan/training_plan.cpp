@@ -370,7 +370,7 @@ std::string describe_tensor_overlap(const TrainingPlan& plan) {
   const Dims& d = plan.dims;
   if (!d.tensor_chunks.overlap()) {
     return "nothing is computed while tensor ranks gather and sum: parallel.overlap_tensor is "
-           "never";
+           "never, or auto on a CPU, where what moves data takes a core from what computes";
   }
   const std::int64_t count = d.num_chunks(d.tensor_chunks);
   return fmt::format(

@@ -26,6 +26,7 @@ TIMEOUT_SECONDS = 600
 NOT_RUN = {
     "git clone": "needs the repository's address",
     "tests/run.sh": "runs this test",
+    "tests/fuzz/run.sh": "is a test of its own, fuzz",
     "launch/build.sh": "builds; tests/run.sh and launch/smoke.sh do it",
     "build/cpu/tests/swish_test": "the op is the reader's to write",
     "build/cpu/memphis bench kernels --filter swish": "the op is the reader's to write",

@@ -163,6 +163,9 @@ TEST(TensorChunks, AreWhatTheConfigAsksFor) {
   };
   EXPECT_EQ(chunks(OverlapChoice::never, large, Device::cuda), 1);
   EXPECT_EQ(chunks(OverlapChoice::automatic, large, Device::cuda), 8);
+  EXPECT_EQ(chunks(OverlapChoice::automatic, large, Device::cpu), 1);
+  EXPECT_FALSE(
+      choose_tensor_chunks(config_of(OverlapChoice::automatic, 2), large, Device::cpu).overlap());
   EXPECT_EQ(chunks(OverlapChoice::required, large, Device::cpu), 8);
   const Dims small = dims_of(2, 16, 2);
   EXPECT_EQ(chunks(OverlapChoice::automatic, small, Device::cuda), 1);
