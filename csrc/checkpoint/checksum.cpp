@@ -117,7 +117,10 @@ void encode(const FileRecord& record, std::span<std::int64_t> words) {
   std::fill(words.begin(), words.end(), 0);
   words[0] = static_cast<std::int64_t>(record.bytes);
   words[1] = std::bit_cast<std::int64_t>(record.xxh3);
-  std::memcpy(words.data() + 2, record.blocks.data(), record.blocks.size() * sizeof(std::uint32_t));
+  if (!record.blocks.empty()) {  // which have no address
+    std::memcpy(
+        words.data() + 2, record.blocks.data(), record.blocks.size() * sizeof(std::uint32_t));
+  }
 }
 
 FileRecord decode_record(std::string name, std::span<const std::int64_t> words) {

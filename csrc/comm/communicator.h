@@ -69,8 +69,8 @@ struct Broadcast {
   int root = 0;
 };
 
-// Several sums in one call, whatever their sizes and dtypes: to the bits that one after the other
-// has. On the GPU they are one launch. The span is read before start() returns.
+// Several sums in one call, whatever their sizes and dtypes: on the host to the bits that one after
+// the other has. On GPUs they are one launch, whose order of terms is NCCL's own. The span is read before start() returns.
 using Sum = std::variant<AllReduce, ReduceScatter>;
 struct Sums {
   std::span<const Sum> parts;

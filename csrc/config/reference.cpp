@@ -217,9 +217,8 @@ constexpr std::array kTexts = {
         "",
         "Whether what tensor ranks gather and sum travels beside their products: beside the "
         "other of two products in the backward pass, else in chunks of tokens. auto: on GPUs, in "
-        "as "
-        "many chunks as have the rows of an efficient product; required: in two at least, or the "
-        "run does not start."},
+        "as many chunks as have the rows of an efficient product; required: in two at least, or "
+        "the run does not start."},
 
     KeyText{
         "memory.recompute",

@@ -742,8 +742,7 @@ std::string expert_overlap_refusal(const Config& config) {
 std::string tensor_overlap_refusal(const Config& config) {
   if (config.parallel.tensor == 1) {
     return "parallel.tensor is 1 (every rank has all of a product, and nothing is gathered or "
-           "summed "
-           "beside it); use 2 or more";
+           "summed beside it); use 2 or more";
   }
   return "";
 }

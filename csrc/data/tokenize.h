@@ -45,8 +45,8 @@ class TokenizeJob {
   // again.
   static bool is_begun(const std::filesystem::path& prefix, const std::string& fingerprint);
 
-  // One batch, with its progress shown. False once all is written. DataError, with file, line and byte, on a line that is
-  // not JSON or lacks the field.
+  // One batch, with its progress shown. False once all is written. DataError, with file, line and
+  // byte, on a line that is not JSON or lacks the field.
   bool step();
 
   const Counts& counts() const;

@@ -274,7 +274,6 @@ void dense_backward(const BlockContext& context,
   add({.y = scratch.dbranch_in_TD, .a = scratch.dbranch_in_TD, .b = dinput_TD}, stream);
 }
 
-// The first product of (14).
 // What experts keep of their work, computed again, with the same bits: up-projections, or their
 // activations, or both in one pass.
 void expert_recompute(const BlockContext& context,

@@ -25,8 +25,9 @@ namespace memphis {
 // gradients and, under ZeRO-1, each keep the optimizer's state of an equal piece. A segment is also
 // the unit of what moves under way, a bucket: it holds tensors of one layer, so its gradient is
 // complete once the backward pass has left the layer, and its weights are needed once a pass comes
-// there. Gradients of a layer's segments that one group sums move in one call. The pieces of a layer are the same in every ZeRO stage and in every pipeline, so equal
-// gradients have a norm of equal bits.
+// there. Gradients of a layer's segments that one group sums move in one call. The pieces of a layer
+// are the same in every ZeRO stage and in every pipeline, so equal gradients have a norm of equal
+// bits.
 //
 // Gradients lie as the parameters do. Under ZeRO-2 only what a rank keeps of the sums has a place
 // of its own for the whole step; layers take turns in two places where their gradients are formed.

@@ -668,6 +668,7 @@ RunWork run_work(const Config& config, DType compute, const Mesh& mesh, const St
   const Recompute& recompute = plan.activations.recompute;
   // Layers differ in what is computed again alone: the first ones, and the others.
   work.kinds.resize(1);
+  cut_products(real(plan.dims.num_chunks(plan.dims.tensor_chunks)), work.kinds.front());
   work.kinds.push_back(work.kinds.front());
   add_again(config, compute, recompute.groups, work.kinds[0]);
   add_again(config, compute, recompute.rest, work.kinds[1]);
@@ -695,9 +696,6 @@ RunWork run_work(const Config& config, DType compute, const Mesh& mesh, const St
     }
   }
   operations.take_layer(static_cast<int>(plan.dims.L), work.head);
-  for (LayerWork& kind : work.kinds) {
-    cut_products(real(plan.dims.num_chunks(plan.dims.tensor_chunks)), kind);
-  }
   operations.take_step(work);
   return work;
 }

@@ -84,19 +84,21 @@ TensorChunks choose_tensor_chunks(const Config& config, const Dims& dims, Device
     return {};
   }
   const bool required = config.parallel.overlap_tensor == OverlapChoice::required;
-  const TensorChunks chunks = cut_into_chunks(dims, chunk_sizes(device), required);
-  if (required && dims.num_chunks(chunks) < 2) {
+  return cut_into_chunks(dims, chunk_sizes(device), required);
+}
+
+void require_tensor_chunks(const Config& config, const Dims& dims) {
+  if (dims.tensor_parallel && config.parallel.overlap_tensor == OverlapChoice::required &&
+      dims.num_chunks(dims.tensor_chunks) < 2) {
     throw ConfigError(
         fmt::format("parallel.overlap_tensor is required and a micro-batch of {} tokens a rank "
-                    "cannot be cut in two "
-                    "(each part is to begin at a multiple of {} of each sequence's {}); raise "
-                    "batch.micro_batch, "
-                    "or set parallel.overlap_tensor to auto",
+                    "cannot be cut in "
+                    "two (each part is to begin at a multiple of {} of each sequence's {}); raise "
+                    "batch.micro_batch, or set parallel.overlap_tensor to auto",
                     dims.residual_T,
                     row_multiple(dims),
                     dims.residual_T / dims.B));
   }
-  return chunks;
 }
 
 }  // namespace memphis

@@ -34,8 +34,11 @@ bool overlaps_tensor(const Config& config, Device device);
 // also where they have fewer rows.
 TensorChunks cut_into_chunks(const Dims& dims, const ChunkSizes& sizes, bool at_least_two);
 
-// The same for what `config` asks for, which is refused by a ConfigError where it is required and tokens
-// cannot be cut; none where nothing overlaps.
+// The same for what `config` asks for; none where nothing overlaps.
 TensorChunks choose_tensor_chunks(const Config& config, const Dims& dims, Device device);
+
+// ConfigError where parallel.overlap_tensor is required and the micro-batches of a step, which have
+// these dims with their chunks, cannot be cut.
+void require_tensor_chunks(const Config& config, const Dims& dims);
 
 }  // namespace memphis

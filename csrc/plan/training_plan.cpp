@@ -90,6 +90,7 @@ constexpr std::int64_t kHeadRowsOfGpu = 4096;
 
 Dims training_dims(const Config& config, const Share& share, Device device) {
   Dims dims = dims_of(config, config.batch.micro_batch, share, device);
+  require_tensor_chunks(config, dims);
   if (config.memory.head_rows > 0) {
     dims.head_chunk = std::min(config.memory.head_rows, dims.T);
   } else if (device == Device::cuda) {

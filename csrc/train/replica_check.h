@@ -67,7 +67,7 @@ class ReplicaCheck {
   void require_repeated(std::uint64_t first, std::uint64_t second);
 
   // Of weights and of the optimizer's state, read in all.
-  std::uint64_t bytes_hashed() const { return seal_.bytes_hashed(); }
+  std::uint64_t bytes_read() const { return seal_.bytes_read(); }
 
  private:
   std::uint64_t hash_of_weights(Axis axis) const;

@@ -2,7 +2,6 @@
 #include "csrc/train/run_reports.h"
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <span>
 
@@ -14,6 +13,7 @@
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
 #include "csrc/optim/lr_schedule.h"
+#include "csrc/train/due.h"
 
 namespace memphis {
 namespace {
@@ -22,14 +22,6 @@ constexpr const char* kMetricsName = "metrics.jsonl";
 
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;
-
-bool due(std::int64_t step, std::int64_t every) {
-  return every > 0 && step % every == 0;
-}
-
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 

@@ -16,15 +16,11 @@
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/data/kept_tokenizer.h"
+#include "csrc/train/due.h"
 #include "csrc/train/run_tokenizer.h"
 
 namespace memphis {
 namespace {
-
-// On the clock of intervals and limits.
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 constexpr double kSecondsOfHour = 3600;
 
@@ -216,16 +212,16 @@ std::filesystem::path RunSaves::export_folder(std::int64_t step) const {
 
 bool RunSaves::export_is_due(std::int64_t step) const {
   const std::int64_t every = of_.config.run.export_every;
-  return every > 0 && step > 0 && (step % every == 0 || step == of_.config.schedule.steps);
+  return step > 0 && (due(step, every) || (every > 0 && step == of_.config.schedule.steps));
 }
 
 bool RunSaves::owes_export(std::int64_t step) {
-  const bool due = export_is_due(step);
+  const bool due_now = export_is_due(step);
   std::error_code ignored;
   const bool there =
-      leads_ && due &&
+      leads_ && due_now &&
       std::filesystem::exists(std::filesystem::symlink_status(export_folder(step), ignored));
-  return due && largest_of_all(of_.groups.all_host(), there ? 1 : 0, "export.there") == 0;
+  return due_now && largest_of_all(of_.groups.all_host(), there ? 1 : 0, "export.there") == 0;
 }
 
 void RunSaves::export_model(std::int64_t step) {

@@ -28,7 +28,7 @@ std::uint64_t StateSeal::hash_of(std::initializer_list<TensorView> views) {
   Checksum checksum;
   for (const TensorView& view : views) {
     pieces_.for_each(view, [&](std::span<const std::byte> piece) { checksum.update(piece); });
-    bytes_hashed_ += view.bytes();
+    bytes_read_ += view.bytes();
   }
   return checksum.value();
 }
@@ -39,28 +39,28 @@ TensorView StateSeal::weights_of(std::size_t segment) const {
                                                     : parameters_.segment_weights(segment);
 }
 
-StateSeal::Seal StateSeal::seal_of(std::size_t segment) {
+StateSeal::Seal StateSeal::seal_of(std::size_t segment, bool* rounded) {
   Seal seal{.weights = hash_of({weights_of(segment)})};
   if (parameters_.plan().segments[segment].has_state()) {
     const Optimizer::SegmentState& state = optimizer_.segment_state(segment);
-    seal.master = state.owns_master ? hash_of({state.master_n}) : 0;
+    if (state.owns_master) {
+      seal.master =
+          rounded != nullptr ? hash_of_masters(segment, *rounded) : hash_of({state.master_n});
+    }
     seal.moments = hash_of({state.m_n, state.v_n});
   }
   return seal;
 }
 
-bool StateSeal::is_rounded(std::size_t segment) {
-  const Optimizer::SegmentState& state = optimizer_.segment_state(segment);
-  if (!parameters_.plan().segments[segment].has_state() || !state.owns_master) {
-    return true;
-  }
-  require(state.master_n.dtype == DType::f32 &&
-              parameters_.plan().segments[segment].dtype == DType::bf16,
+std::uint64_t StateSeal::hash_of_masters(std::size_t segment, bool& rounded) {
+  const TensorView& master_n = optimizer_.segment_state(segment).master_n;
+  require(master_n.dtype == DType::f32 && parameters_.plan().segments[segment].dtype == DType::bf16,
           "weights apart from their master are bf16, and that is f32");
   const TensorView weights = parameters_.owned_weights(segment);
-  bool rounded = true;
+  Checksum checksum;
   std::size_t first = 0;
-  pieces_.for_each(state.master_n, [&](std::span<const std::byte> masters) {
+  pieces_.for_each(master_n, [&](std::span<const std::byte> masters) {
+    checksum.update(masters);
     const std::size_t count = masters.size() / sizeof(float);
     TensorView part = weights;
     part.data = static_cast<bf16*>(weights.data) + first;
@@ -77,15 +77,17 @@ bool StateSeal::is_rounded(std::size_t segment) {
     });
     first += count;
   });
-  return rounded;
+  bytes_read_ += master_n.bytes() + weights.bytes();
+  return checksum.value();
 }
 
 unsigned StateSeal::take() {
   synchronize(stream_);
   unsigned parts = 0;
   for (std::size_t i = 0; i < seals_.size(); ++i) {
-    seals_[i] = seal_of(i);
-    parts |= is_rounded(i) ? 0U : kRounding;
+    bool rounded = true;
+    seals_[i] = seal_of(i, &rounded);
+    parts |= rounded ? 0U : kRounding;
   }
   taken_ = true;
   checked_ = false;

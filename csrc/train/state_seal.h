@@ -21,8 +21,9 @@ namespace memphis {
 //
 // Weights are all that this rank has for good: whole, or under ZeRO-3 a layer's own part.
 //
-// Cost  take() and check() read weights, master weights and moments once, and from a GPU bring them
-//       to the host; nothing where take() is not called.
+// Cost  take() and check() read weights, master weights and moments once, and take() the weights
+//       beside their masters once more; from a GPU they are brought to the host, piece by piece.
+//       Nothing where take() is not called.
 class StateSeal final : public UpdateGate {
  public:
   // All referents must outlive it. The optimizer waits for it from now on.
@@ -56,7 +57,7 @@ class StateSeal final : public UpdateGate {
   std::uint64_t weights_hash(std::size_t segment) const { return seals_.at(segment).weights; }
 
   // Bytes that were read, in all.
-  std::uint64_t bytes_hashed() const { return bytes_hashed_; }
+  std::uint64_t bytes_read() const { return bytes_read_; }
 
   bool is_open() const override { return !taken_ || seals_.empty(); }
   void await(std::size_t segment, Stream stream) override;
@@ -69,10 +70,13 @@ class StateSeal final : public UpdateGate {
   };
 
   std::uint64_t hash_of(std::initializer_list<TensorView> views);
-  Seal seal_of(std::size_t segment);
+  // With `rounded` weights are held to their masters too.
+  Seal seal_of(std::size_t segment, bool* rounded = nullptr);
   TensorView weights_of(std::size_t segment) const;
   unsigned differences(std::size_t segment);
-  bool is_rounded(std::size_t segment);
+  // Of a segment's master weights, which its rank has. `rounded` becomes false where its weights are
+  // not what they round to.
+  std::uint64_t hash_of_masters(std::size_t segment, bool& rounded);
 
   const Parameters& parameters_;
   Optimizer& optimizer_;
@@ -81,7 +85,7 @@ class StateSeal final : public UpdateGate {
   unsigned findings_ = 0;
   bool taken_ = false;
   bool checked_ = false;
-  std::uint64_t bytes_hashed_ = 0;
+  std::uint64_t bytes_read_ = 0;
   HostPieces pieces_;
   HostPieces weight_pieces_;  // beside those of master weights
 };

@@ -19,6 +19,7 @@
 #include "csrc/core/log.h"
 #include "csrc/data/kept_tokenizer.h"
 #include "csrc/train/agreement.h"
+#include "csrc/train/due.h"
 #include "csrc/train/initial_weights.h"
 #include "csrc/train/trace_file.h"
 
@@ -29,10 +30,6 @@ namespace {
 // rank cannot write.
 constexpr std::int64_t kReportFailed = 1 << 20;
 constexpr std::int64_t kTimeIsUp = 1 << 19;
-
-bool due(std::int64_t step, std::int64_t every) {
-  return every > 0 && step % every == 0;
-}
 
 TrainStep::Skipped skipped_until(const Manifest& manifest) {
   return {.steps = manifest.skipped_steps, .in_a_row = manifest.skipped_in_a_row};
@@ -500,9 +497,11 @@ void Trainer::train(const RunReports::Owed& owed) {
   try {
     train_to_the_end(owed);
   } catch (const Error& error) {
+    stop_.signal.reset();
     reports_->end(step_, false, error.what());
     throw;
   }
+  stop_.signal.reset();
   reports_->end(step_, true, "done");
   try {
     reports_->rethrow();
@@ -513,8 +512,8 @@ void Trainer::train(const RunReports::Owed& owed) {
 
 void Trainer::train_to_the_end(const RunReports::Owed& owed) {
   const std::int64_t last_step = config_.schedule.steps;
-  const StopSignal stop;
-  stop_ = {.signal = &stop, .first_step = step_};
+  stop_.signal.emplace();
+  stop_.first_step = step_;
   reports_->begin(step_, samples_);
   saves_->watch_the_clock(world_.size());
   report_what_is(owed);

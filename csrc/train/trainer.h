@@ -173,7 +173,7 @@ class Trainer {
   std::vector<RunReports::Step> under_way_;
   RunReports::Step last_;  // that was finished
   struct Stop {
-    const StopSignal* signal = nullptr;
+    std::optional<StopSignal> signal;
     std::int64_t first_step = 0;  // of this process, whose number it began after
     std::int64_t why = 0;
   };

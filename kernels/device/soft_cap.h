@@ -15,7 +15,7 @@
 // that is what counts in the exponent of a softmax. Of a cap of 50 it is 5e-5, where a logit in bf16 is
 // off by 2^-9 of itself. tanh.approx would be one operation, but off by 2^-11 of 1: 2 % of a
 // probability. In r (1 - r) the error is absolute too, below 7.5 u.
-// A NaN stays one.
+// A NaN stays one; of four that share a reciprocal all become one.
 namespace memphis::kernels::gpu {
 
 // r

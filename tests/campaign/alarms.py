@@ -93,11 +93,16 @@ class Campaign:
 
     def stop_for_a_while(self, processes, seconds, kind):
         self.stops[kind] += 1
-        for process in processes:
-            os.kill(process, signal.SIGSTOP)
+        self.send(processes, signal.SIGSTOP)
         time.sleep(seconds)
+        self.send(processes, signal.SIGCONT)
+
+    def send(self, processes, what):
         for process in processes:
-            os.kill(process, signal.SIGCONT)
+            try:
+                os.kill(process, what)
+            except ProcessLookupError:
+                pass  # it has ended meanwhile
 
     def ranks_of(self, job):
         """The processes of the job: children of mpirun, with the name of the program."""
@@ -132,6 +137,8 @@ class Campaign:
                     sys.exit(f"run {number} has other losses than one that had the machine for itself")
                 subprocess.run(["rm", "-rf", run], check=True)
         finally:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
             for neighbour in neighbours:
                 neighbour.kill()
                 neighbour.wait()

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """terminal_test.py MEMPHIS: what `memphis train` shows on a terminal, in a log, and where it is to be quiet."""
+import glob
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 MEMPHIS = os.path.abspath(sys.argv.pop(1))
@@ -34,11 +37,12 @@ class Terminal(unittest.TestCase):
     def arguments(self, *more, run="run"):
         return [MEMPHIS, "train", "tiny.yaml", f"run.dir={run}", *more]
 
-    def on_terminal(self, *more):
+    def on_terminal(self, *more, meanwhile=lambda process: None):
         master, slave = pty.openpty()
         with subprocess.Popen(self.arguments(*more), cwd=self.folder.name, env=ENVIRONMENT,
                               stdin=slave, stdout=slave, stderr=slave) as process:
             os.close(slave)
+            meanwhile(process)
             text = b""
             while True:
                 try:
@@ -70,8 +74,20 @@ class Terminal(unittest.TestCase):
 
     def test_text_that_is_made_to_tokens_first_shows_how_far_that_is(self):
         with open(os.path.join(self.folder.name, "text.jsonl"), "w", encoding="utf-8") as file:
-            file.write('{"text": "the quick brown fox jumps over the lazy dog"}\n' * 800000)
-        shown = self.on_terminal("data.train=[text.jsonl]", "schedule.steps=2", "checkpoint.every=0")
+            file.write('{"text": "the quick brown fox jumps over the lazy dog"}\n' * 600000)
+
+        def halt(process):
+            """For longer than a line waits before it is drawn again, once the work has begun."""
+            while process.poll() is None:
+                if glob.glob(os.path.join(self.folder.name, "run", "tokens", "*.partial")):
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(1)
+                    process.send_signal(signal.SIGCONT)
+                    return
+                time.sleep(0.001)
+
+        shown = self.on_terminal("data.train=[text.jsonl]", "schedule.steps=2", "checkpoint.every=0",
+                                 meanwhile=halt)
         self.assertRegex(shown, r"\r\x1b\[Ktokenize \[[#.]{20}\] \d+/\d+ KiB")
 
     def test_a_log_has_plain_lines(self):

@@ -12,13 +12,14 @@ set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd -- "$here/../.." && pwd)
 limit=-max_total_time=60
+patience=20  # seconds of a clock for one input
 build=$root/build/fuzz
 targets=()
 while (($# > 0)); do
   case $1 in
     --seconds) limit=-max_total_time=$2 && shift 2 ;;
     --runs) limit=-runs=$2 && shift 2 ;;
-    --gate) limit= && shift ;;
+    --gate) limit= patience=300 && shift ;;
     --build) build=$2 && shift 2 ;;
     *) targets+=("$1") && shift ;;
   esac
@@ -64,7 +65,7 @@ for source in "${sources[@]}"; do
 done >"$build/list"
 export flags compiler
 # shellcheck disable=SC2016 # $1 and $2 are of the shell that xargs starts, and flags are words
-xargs -0 -n 2 -P "$(nproc)" bash -c '$compiler $flags -c "$1" -o "$2"' bash <"$build/list"
+xargs -0 -n 2 -P 2 bash -c '$compiler $flags -c "$1" -o "$2"' bash <"$build/list"
 
 # So many inputs, about a dozen seconds of a core each.
 gate_runs() {
@@ -92,7 +93,7 @@ feed() {
   mkdir -p -- "$corpus" "$build/found/$target"
   # Sanitizers hold memory against a reader that believes a file's word for a size.
   local status=0
-  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0 "$build/fuzz_$target" "$runs" -timeout=20 \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0 "$build/fuzz_$target" "$runs" -timeout="$patience" \
     -rss_limit_mb=2048 -malloc_limit_mb=512 -max_len=65536 -print_final_stats=1 -verbosity=0 -seed=1 \
     -artifact_prefix="$build/found/$target/" "$corpus" "${seeds[@]}" >"$build/$target.log" 2>&1 || status=1
   echo "== $target"

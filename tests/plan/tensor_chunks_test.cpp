@@ -180,7 +180,10 @@ TEST(TensorChunks, AreWhatTheConfigAsksFor) {
 
 TEST(TensorChunks, AreRefusedWhereTokensCannotBeCut) {
   try {
-    choose_tensor_chunks(config_of(OverlapChoice::required, 4), dims_of(1, 4, 4), Device::cpu);
+    const Config config = config_of(OverlapChoice::required, 4);
+    Dims dims = dims_of(1, 4, 4);
+    dims.tensor_chunks = choose_tensor_chunks(config, dims, Device::cpu);
+    require_tensor_chunks(config, dims);
     FAIL() << "one token on each rank";
   } catch (const ConfigError& error) {
     EXPECT_EQ(std::string(error.what()),

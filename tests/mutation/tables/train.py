@@ -207,7 +207,7 @@ plant("train.seal_moments", SEAL, "missing term",
       "hash_of({state.m_n, state.v_n})", "hash_of({state.m_n})",
       "a bit that flips in second moments is not seen")
 plant("train.seal_master", SEAL, "value",
-      "state.owns_master ? hash_of({state.master_n}) : 0", "0",
+      "    if (state.owns_master) {\n", "    if (false) {\n",
       "a bit that flips in master weights is not seen between two steps")
 plant("train.seal_in_turn", SEAL, "operand",
       ".place ? parameters_.owned_weights(segment)\n                                                    : parameters_.segment_weights(segment);",
@@ -217,8 +217,11 @@ plant("train.seal_last_segment", SEAL, "value",
       "  findings_ |= differences(segment);", "  findings_ = differences(segment);",
       "of what a step finds, what the last segment has is told")
 plant("train.seal_rounding", SEAL, "condition",
-      "    parts |= is_rounded(i) ? 0U : kRounding;\n", "",
+      "    parts |= rounded ? 0U : kRounding;\n", "",
       "weights that are not their master's go unseen")
+plant("train.seal_of_nothing", "train/state_seal.h", "missing condition",
+      "return checked_ || (taken_ && seals_.empty());", "return checked_;",
+      "a rank without layers leaves out what the others exchange about theirs")
 plant("train.seal_order", "optim/optimizer.cpp", "order",
       "    for (UpdateGate* const gate : gates_) {", "    for (UpdateGate* const gate : std::vector(gates_.begin(), gates_.begin() + (gates_.empty() ? 0 : 1))) {",
       "beside a snapshot the optimizer asks no second reader")
