@@ -225,8 +225,19 @@ void Activity::name_missing(std::span<const int> ranks) {
 }
 
 double Activity::standing_seconds(Stands where) const {
-  const Clock::time_point last{Clock::duration(last_progress_.load())};
-  return stands_ == where ? std::max(0.0, seconds_of(Clock::now() - last)) : 0.0;
+  constexpr Clock::rep kMostBetweenLooks = Clock::duration(std::chrono::seconds(2)).count();
+  if (stands_ != where) {
+    return 0;
+  }
+  const Clock::rep now = Clock::now().time_since_epoch().count();
+  const Clock::rep look = last_look_.exchange(now);
+  Clock::rep progress = last_progress_.load();
+  const Clock::rep stopped = now - std::max(look, progress) - kMostBetweenLooks;
+  // Progress that comes meanwhile is newer than what is put here.
+  if (stopped > 0 && last_progress_.compare_exchange_strong(progress, progress + stopped)) {
+    progress += stopped;
+  }
+  return std::max(0.0, seconds_of(Clock::duration(now - progress)));
 }
 
 double Activity::idle_seconds() const {

@@ -133,7 +133,9 @@ class Activity {
   void set_missing(const void* group, std::span<const int> ranks);
 
   // How long the rank's own thread has stood in a collective, with nothing arriving or leaving on
-  // any communicator; zero where it does something else.
+  // any communicator; zero where it does something else. Whoever waits asks every second or more
+  // often: of a longer time between two of these calls, in which the process was stopped, as a
+  // scheduler does with a job that makes way, two seconds count.
   double idle_seconds() const;
   // The same where it stands in a call of `group`; zero in another's. What was started long before
   // it is waited for, as a receive of a pipeline, hangs from the time when nothing else is left to
@@ -187,7 +189,9 @@ class Activity {
   const char* phase_ = "start";
   Clock::time_point phase_begin_ = Clock::now();
   std::atomic<Stands> stands_ = Stands::nowhere;
-  std::atomic<Clock::rep> last_progress_{Clock::now().time_since_epoch().count()};
+  // Later by what the process was kept from running meanwhile: who stands is looked at all the time.
+  mutable std::atomic<Clock::rep> last_progress_{Clock::now().time_since_epoch().count()};
+  mutable std::atomic<Clock::rep> last_look_{last_progress_.load()};
   CoveredTime communication_;
   CoveredTime exposed_;
   const void* stands_in_ = nullptr;  // Call::group

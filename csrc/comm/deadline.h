@@ -13,7 +13,8 @@ namespace memphis {
 
 // For a call that waits for others, for ever if one is stopped, and that cannot be given up. Unless
 // this is gone within `seconds`, it prints `cause` and ends the process, which nothing is left to
-// do for, with `code`: what launched the job then ends the other ranks. 0 seconds: never.
+// do for, with `code`: what launched the job then ends the other ranks. 0 seconds: never. Time in
+// which the process was kept from running, as one that a scheduler stops, does not count.
 class Deadline {
  public:
   Deadline(double seconds, ExitCode code, std::string cause);

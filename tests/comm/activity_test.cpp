@@ -202,6 +202,18 @@ TEST(Activity, CommunicationThatNobodyTimesIsNotTakenForNone) {
   EXPECT_TRUE(activity.take_communication().has_value());
 }
 
+// Nobody looks while a process is stopped: of the time between two looks two seconds count.
+TEST(Activity, TimeThatAProcessIsStoppedForIsNotTimeThatItStands) {
+  Activity activity;
+  const Activity::Waiting waiting(activity, {.axis = "data", .name = "step.losses"});
+  const double before = activity.idle_seconds();
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  const double after = activity.idle_seconds();
+  constexpr double kRounding = 1e-6;
+  EXPECT_LE(after, before + 2 + kRounding);
+  EXPECT_GE(after, 2.0) << "and these do";
+}
+
 TEST(Activity, ALogKeepsTheCallsOfItsTime) {
   Activity activity;
   const Activity::Call call{.axis = "pipeline_gradients", .name = "pipeline.gradient", .peer = 3};

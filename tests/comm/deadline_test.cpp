@@ -2,9 +2,13 @@
 #include "csrc/comm/deadline.h"
 
 #include <chrono>
+#include <csignal>
+#include <cstdlib>
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "csrc/core/log.h"
 
@@ -30,6 +34,28 @@ TEST(DeadlineDeathTest, EndsWhatWaitsTooLong) {
 
 TEST(Deadline, LeavesAloneWhatEndsInTime) {
   wait_under(600);
+}
+
+// A job that a scheduler stops for longer than the limit goes on where it was.
+TEST(Deadline, DoesNotCountWhileTheProcessIsStopped) {
+  constexpr std::chrono::seconds kStopped(7);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    {
+      const Deadline deadline(6, ExitCode::hang, "nobody comes");
+      ::raise(SIGSTOP);
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
+    std::_Exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, WUNTRACED), child);
+  ASSERT_TRUE(WIFSTOPPED(status));
+  std::this_thread::sleep_for(kStopped);
+  ASSERT_EQ(::kill(child, SIGCONT), 0);
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 TEST(Deadline, OfNoSecondsIsNone) {
