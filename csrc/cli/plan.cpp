@@ -46,13 +46,7 @@ Device planned_device(DeviceChoice choice) {
 
 void print_mesh(const Mesh& mesh) {
   fmt::print("\nranks {}; along each axis, and who is there with rank 0\n", mesh.num_ranks());
-  for (const Axis axis : {Axis::pipeline,
-                          Axis::data,
-                          Axis::context,
-                          Axis::tensor,
-                          Axis::expert_data,
-                          Axis::expert,
-                          Axis::expert_tensor}) {
+  for (const Axis axis : kAxes) {
     const RankGroup group = mesh.group(axis, 0);
     // "0, 2 ... 6"
     std::string ranks = std::to_string(group.first);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -33,6 +34,15 @@ enum class Axis : std::uint8_t {
 };
 
 std::string_view name_of(Axis axis);
+
+// Those that have a degree of their own.
+inline constexpr std::array kAxes = {Axis::pipeline,
+                                     Axis::data,
+                                     Axis::context,
+                                     Axis::tensor,
+                                     Axis::expert_data,
+                                     Axis::expert,
+                                     Axis::expert_tensor};
 
 // first, first + stride, ..., `count` of them.
 struct RankGroup {

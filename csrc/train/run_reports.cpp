@@ -165,13 +165,7 @@ MetricsFile::StartRecord RunReports::start_record(std::int64_t step) const {
                               name_of(of_.device),
                               device_info(of_.device).name,
                               name_of(of_.compute));
-  for (const Axis axis : {Axis::pipeline,
-                          Axis::data,
-                          Axis::context,
-                          Axis::tensor,
-                          Axis::expert_data,
-                          Axis::expert,
-                          Axis::expert_tensor}) {
+  for (const Axis axis : kAxes) {
     if (of_.mesh.degree(axis) > 1) {
       record.layout += fmt::format(
           "{}{} {}", record.layout.empty() ? "" : ", ", name_of(axis), of_.mesh.degree(axis));

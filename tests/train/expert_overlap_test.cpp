@@ -12,9 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <ostream>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,22 +22,15 @@
 
 #include "csrc/comm/together.h"
 #include "csrc/core/device.h"
-#include "kernels/op_profile.h"
 #include "tests/support/layout_run.h"
+#include "tests/support/overlap_run.h"
 #include "tests/support/tiny_run.h"
-#include "tests/support/world_decorator.h"
 
 namespace memphis::test {
 namespace {
 
 constexpr const char* kRequired = "parallel.overlap_experts=required";
 constexpr const char* kNever = "parallel.overlap_experts=never";
-
-Layout with(const Layout& layout, const std::vector<std::string>& more) {
-  Layout result = layout;
-  result.overrides.insert(result.overrides.end(), more.begin(), more.end());
-  return result;
-}
 
 struct Case {
   Layout layout;
@@ -114,16 +105,8 @@ std::vector<Case> cases() {
 class ExpertOverlapTest : public testing::TestWithParam<Case> {};
 
 TEST_P(ExpertOverlapTest, HasTheSameBits) {
-  constexpr int kNumSteps = 3;
   const auto& [layout, compute] = GetParam();
-  const Outcome actual = train(with(layout, {kRequired}), Ranks::threads, compute, kNumSteps);
-  const Outcome expected = train(with(layout, {kNever}), Ranks::threads, compute, kNumSteps);
-  EXPECT_EQ(actual.losses, expected.losses);
-  EXPECT_EQ(actual.balance, expected.balance);
-  EXPECT_EQ(actual.grad_norms, expected.grad_norms);
-  EXPECT_EQ(actual.validation, expected.validation);
-  expect_same_bits(actual.gradient, expected.gradient, "gradient of");
-  expect_same_bits(actual.final, expected.final, "after 3 steps,");
+  expect_same_bits_with(layout, compute, kRequired, kNever);
 }
 
 // Of the whole job, in host memory and, as the plan has it, on the device.
@@ -139,92 +122,6 @@ INSTANTIATE_TEST_SUITE_P(Layouts,
                          testing::ValuesIn(cases()),
                          [](const auto& tested) { return tested.param.layout.name; });
 
-// FLOP of the products that the rank's thread has called.
-double flops_so_far() {
-  double flops = 0;
-  if (const kernels::OpProfile* const profile = kernels::OpProfile::active()) {
-    for (const kernels::OpTotals& op : profile->totals()) {
-      flops += op.flops;
-    }
-  }
-  return flops;
-}
-
-// An exchange of rows.
-struct Exchanged {
-  std::string name;
-  std::int64_t started_in = -1;  // micro-batch
-  double flops_at_start = 0;
-  double flops_at_wait = -1;
-};
-
-class WatchedWork final : public Communicator::Work {
- public:
-  WatchedWork(std::unique_ptr<Communicator::Work> real, std::vector<Exchanged>& all)
-      : real_(std::move(real)), all_(all), index_(all.size() - 1) {}
-
-  void wait(Stream stream) override {
-    all_[index_].flops_at_wait = flops_so_far();
-    real_->wait(stream);
-  }
-
- private:
-  std::unique_ptr<Communicator::Work> real_;
-  std::vector<Exchanged>& all_;
-  std::size_t index_;
-};
-
-class WatchingCommunicator final : public CommunicatorDecorator {
- public:
-  WatchingCommunicator(std::unique_ptr<Communicator> real,
-                       Activity& activity,
-                       std::vector<Exchanged>& begun,
-                       std::vector<std::string>& done)
-      : CommunicatorDecorator(std::move(real)), activity_(activity), begun_(begun), done_(done) {}
-
-  std::unique_ptr<Work> start(const Collective& collective,
-                              std::string_view name,
-                              Stream stream) override {
-    begun_.push_back({.name = std::string(name),
-                      .started_in = activity_.place().micro_batch,
-                      .flops_at_start = flops_so_far()});
-    return std::make_unique<WatchedWork>(CommunicatorDecorator::start(collective, name, stream),
-                                         begun_);
-  }
-  void run(const Collective& collective, std::string_view name, Stream stream) override {
-    done_.emplace_back(name);
-    CommunicatorDecorator::run(collective, name, stream);
-  }
-
- private:
-  void before(const Collective& /*collective*/, std::string_view /*name*/) override {}
-
-  Activity& activity_;
-  std::vector<Exchanged>& begun_;
-  std::vector<std::string>& done_;
-};
-
-// Of the rows of one rank.
-class WatchingWorld final : public WorldDecorator {
- public:
-  explicit WatchingWorld(World& real) : WorldDecorator(real) {}
-
-  std::unique_ptr<Communicator> create_group(std::string axis,
-                                             std::span<const int> ranks,
-                                             Device device,
-                                             Traffic traffic) override {
-    const bool has_rows = axis == "expert_ranks";
-    auto group = real().create_group(std::move(axis), ranks, device, traffic);
-    if (!has_rows) {
-      return group;
-    }
-    return std::make_unique<WatchingCommunicator>(std::move(group), real().activity(), begun, done);
-  }
-
-  std::vector<Exchanged> begun;
-  std::vector<std::string> done;
-};
-
 class WorkBesideTest : public testing::TestWithParam<const char*> {};
 
 // Of eight micro-batches seven pairs: the first forward and the last backward pass are alone.
@@ -238,16 +135,10 @@ TEST_P(WorkBesideTest, IsOfTheOtherPass) {
   const TemporaryDirectory directory;
   const std::string yaml = tiny_yaml(directory);
   on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-    WatchingWorld watching(world);
+    WatchingWorld watching(world, "expert_ranks");
     RankRun run(watching, yaml, run_overrides(layout, "f32"));
     run.trainer().step();
-    watching.begun.clear();
-    watching.done.clear();
-    {
-      constexpr std::size_t kMaxCalls = 1 << 16;
-      const kernels::OpProfile profile(run.trainer().stream(), kMaxCalls);
-      run.trainer().step();
-    }
+    watching.watch_step(run);
     std::map<std::string, std::int64_t> begun;
     for (const Exchanged& one : watching.begun) {
       ++begun[one.name];
@@ -286,7 +177,7 @@ TEST(ExpertOverlap, NeverHasNoExchangeUnderWay) {
   const TemporaryDirectory directory;
   const std::string yaml = tiny_yaml(directory);
   on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-    WatchingWorld watching(world);
+    WatchingWorld watching(world, "expert_ranks");
     RankRun run(watching, yaml, run_overrides(layout, "f32"));
     run.trainer().step();
     EXPECT_TRUE(watching.begun.empty());

@@ -9,10 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <ostream>
 #include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,10 +20,9 @@
 
 #include "csrc/comm/together.h"
 #include "csrc/core/device.h"
-#include "kernels/op_profile.h"
 #include "tests/support/layout_run.h"
+#include "tests/support/overlap_run.h"
 #include "tests/support/tiny_run.h"
-#include "tests/support/world_decorator.h"
 
 namespace memphis::test {
 namespace {
@@ -36,12 +33,6 @@ constexpr const char* kDense = "model.dense_ffn_dim=40";
 constexpr const char* kWhole = "parallel.sequence_parallel=false";
 // A micro-batch of one sequence is cut within it.
 constexpr const char* kOne = "batch.micro_batch=1";
-
-Layout with(const Layout& layout, const std::vector<std::string>& more) {
-  Layout result = layout;
-  result.overrides.insert(result.overrides.end(), more.begin(), more.end());
-  return result;
-}
 
 struct Case {
   Layout layout;
@@ -126,16 +117,8 @@ std::vector<Case> cases() {
 class TensorOverlapTest : public testing::TestWithParam<Case> {};
 
 TEST_P(TensorOverlapTest, HasTheSameBits) {
-  constexpr int kNumSteps = 3;
   const auto& [layout, compute] = GetParam();
-  const Outcome actual = train(with(layout, {kRequired}), Ranks::threads, compute, kNumSteps);
-  const Outcome expected = train(with(layout, {kNever}), Ranks::threads, compute, kNumSteps);
-  EXPECT_EQ(actual.losses, expected.losses);
-  EXPECT_EQ(actual.balance, expected.balance);
-  EXPECT_EQ(actual.grad_norms, expected.grad_norms);
-  EXPECT_EQ(actual.validation, expected.validation);
-  expect_same_bits(actual.gradient, expected.gradient, "gradient of");
-  expect_same_bits(actual.final, expected.final, "after 3 steps,");
+  expect_same_bits_with(layout, compute, kRequired, kNever);
 }
 
 // Of the whole job, in host memory and, as the plan has it, on the device.
@@ -151,86 +134,6 @@ INSTANTIATE_TEST_SUITE_P(Layouts,
                          testing::ValuesIn(cases()),
                          [](const auto& tested) { return tested.param.layout.name; });
 
-// FLOP of the products that the rank's thread has called.
-double flops_so_far() {
-  double flops = 0;
-  if (const kernels::OpProfile* const profile = kernels::OpProfile::active()) {
-    for (const kernels::OpTotals& op : profile->totals()) {
-      flops += op.flops;
-    }
-  }
-  return flops;
-}
-
-struct Exchanged {
-  std::string name;
-  double flops_at_start = 0;
-  double flops_at_wait = -1;
-};
-
-class WatchedWork final : public Communicator::Work {
- public:
-  WatchedWork(std::unique_ptr<Communicator::Work> real, std::vector<Exchanged>& all)
-      : real_(std::move(real)), all_(all), index_(all.size() - 1) {}
-
-  void wait(Stream stream) override {
-    all_[index_].flops_at_wait = flops_so_far();
-    real_->wait(stream);
-  }
-
- private:
-  std::unique_ptr<Communicator::Work> real_;
-  std::vector<Exchanged>& all_;
-  std::size_t index_;
-};
-
-class WatchingCommunicator final : public CommunicatorDecorator {
- public:
-  WatchingCommunicator(std::unique_ptr<Communicator> real,
-                       std::vector<Exchanged>& begun,
-                       std::map<std::string, int>& done)
-      : CommunicatorDecorator(std::move(real)), begun_(begun), done_(done) {}
-
-  std::unique_ptr<Work> start(const Collective& collective,
-                              std::string_view name,
-                              Stream stream) override {
-    begun_.push_back({.name = std::string(name), .flops_at_start = flops_so_far()});
-    return std::make_unique<WatchedWork>(CommunicatorDecorator::start(collective, name, stream),
-                                         begun_);
-  }
-  void run(const Collective& collective, std::string_view name, Stream stream) override {
-    ++done_[std::string(name)];
-    CommunicatorDecorator::run(collective, name, stream);
-  }
-
- private:
-  void before(const Collective& /*collective*/, std::string_view /*name*/) override {}
-
-  std::vector<Exchanged>& begun_;
-  std::map<std::string, int>& done_;
-};
-
-// Of what tensor ranks exchange, on one of them.
-class WatchingWorld final : public WorldDecorator {
- public:
-  explicit WatchingWorld(World& real) : WorldDecorator(real) {}
-
-  std::unique_ptr<Communicator> create_group(std::string axis,
-                                             std::span<const int> ranks,
-                                             Device device,
-                                             Traffic traffic) override {
-    const bool watched = axis == "tensor";
-    auto group = real().create_group(std::move(axis), ranks, device, traffic);
-    if (!watched) {
-      return group;
-    }
-    return std::make_unique<WatchingCommunicator>(std::move(group), begun, done);
-  }
-
-  std::vector<Exchanged> begun;
-  std::map<std::string, int> done;
-};
-
 // Calls of a step, by name: those that a product is beside, and those that are done at once.
 struct Calls {
   std::map<std::string, int> beside;
@@ -241,16 +144,10 @@ void expect_calls(const Layout& layout, const Calls& expected) {
   const TemporaryDirectory directory;
   const std::string yaml = tiny_yaml(directory);
   on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-    WatchingWorld watching(world);
+    WatchingWorld watching(world, "tensor");
     RankRun run(watching, yaml, run_overrides(layout, "f32"));
     run.trainer().step();
-    watching.begun.clear();
-    watching.done.clear();
-    {
-      constexpr std::size_t kMaxCalls = 1 << 16;
-      const kernels::OpProfile profile(run.trainer().stream(), kMaxCalls);
-      run.trainer().step();
-    }
+    watching.watch_step(run);
     const std::set<std::string> numbers = {"moe.balance", "head.cross_entropy", "step.z_loss"};
     std::map<std::string, int> begun;
     for (std::size_t i = 0; i < watching.begun.size(); ++i) {
@@ -262,11 +159,14 @@ void expect_calls(const Layout& layout, const Calls& expected) {
       EXPECT_GT(one.flops_at_wait, one.flops_at_start)
           << one.name << ", number " << i << ", rank " << world.rank();
     }
-    for (const std::string& name : numbers) {
-      watching.done.erase(name);
+    std::map<std::string, int> done;
+    for (const std::string& name : watching.done) {
+      if (!numbers.contains(name)) {
+        ++done[name];
+      }
     }
     EXPECT_EQ(begun, expected.beside);
-    EXPECT_EQ(watching.done, expected.alone);
+    EXPECT_EQ(done, expected.alone);
   });
 }
 
@@ -301,15 +201,10 @@ TEST(TensorOverlap, OfWeightsApartHasOneBesideEachGather) {
   const TemporaryDirectory directory;
   const std::string yaml = tiny_yaml(directory);
   on_ranks(Ranks::threads, layout.num_ranks, [&](World& world) {
-    WatchingWorld watching(world);
+    WatchingWorld watching(world, "tensor");
     RankRun run(watching, yaml, run_overrides(layout, "f32"));
     run.trainer().step();
-    watching.begun.clear();
-    {
-      constexpr std::size_t kMaxCalls = 1 << 16;
-      const kernels::OpProfile profile(run.trainer().stream(), kMaxCalls);
-      run.trainer().step();
-    }
+    watching.watch_step(run);
     std::map<std::string, int> begun;
     for (const Exchanged& one : watching.begun) {
       ++begun[one.name];
