@@ -84,6 +84,25 @@ TEST_F(Tokenize, TheFilesAreTheSameForAnyNumberOfThreadsAndAnyPacking) {
   }
 }
 
+// The most that `zstd --long` writes; a frame asks for it in six bytes, however little it holds.
+TEST_F(Tokenize, AFrameOfZstdMayHaveAWindowOfTwoGibibytes) {
+  const std::string lines = lines_of(20);
+  run({{.path = directory_.write("plain.jsonl", lines),
+        .packing = Packing::none,
+        .framing = Framing::lines}},
+      "plain");
+  const auto last_raw_block = static_cast<std::uint32_t>(lines.size()) << 3U | 1U;
+  std::string frame("\x28\xB5\x2F\xFD\0\xA8", 6);
+  for (unsigned shift = 0; shift < 24; shift += 8) {
+    frame += static_cast<char>(last_raw_block >> shift & 0xFFU);
+  }
+  run({{.path = directory_.write("long.zst", frame + lines),
+        .packing = Packing::zstd,
+        .framing = Framing::lines}},
+      "long");
+  EXPECT_EQ(both(at("plain")), both(at("long")));
+}
+
 TEST_F(Tokenize, ADatasetIsTheDocumentsIds) {
   const std::string file = directory_.write("a.jsonl",
                                             R"({"text": "Hello, world!"})"
@@ -213,7 +232,9 @@ TEST_F(Tokenize, BadInputIsNamedWithFileAndPlace) {
       "'\\0\\1\\2\\3\\4\\5\\6\\7'; tail -c +409 fine.jsonl.gz) > damaged.gz && (cat fine.jsonl.gz; "
       "echo x) > "
       "behind.gz && printf '\\050\\265\\057\\375\\044\\200\\001' > cut.zst && printf "
-      "'\\050\\265\\057\\375\\010\\0\\0\\0\\0\\0\\0\\0\\0\\0' > damaged.zst && mkdir folder");
+      "'\\050\\265\\057\\375\\010\\0\\0\\0\\0\\0\\0\\0\\0\\0' > damaged.zst && printf "
+      "'\\050\\265\\057\\375\\0\\250\\21\\0\\0' > cut_2gib.zst && printf "
+      "'\\050\\265\\057\\375\\0\\260\\1\\0\\0' > empty_4gib.zst && mkdir folder");
   struct Case {
     std::string content;  // of a file of lines; empty: `file`
     std::string expected;
@@ -250,6 +271,10 @@ TEST_F(Tokenize, BadInputIsNamedWithFileAndPlace) {
       {"",
        "its zstd data are damaged before byte",
        {at("damaged.zst"), Packing::zstd, Framing::lines}},
+      {"",
+       "its zstd data break off at byte 9",
+       {at("cut_2gib.zst"), Packing::zstd, Framing::lines}},
+      {"", "Frame requires too much memory", {at("empty_4gib.zst"), Packing::zstd, Framing::lines}},
       {"", "No such file", {at("absent.jsonl"), Packing::none, Framing::lines}},
       {"", "folder", {at("folder"), Packing::none, Framing::lines}},
       {"", "a document of more than 2000 bytes", {at("fine.jsonl"), Packing::none, Framing::whole}},

@@ -93,10 +93,13 @@ feed() {
     rm -rf -- "$corpus"
   fi
   mkdir -p -- "$corpus" "$build/found/$target"
-  # Sanitizers hold memory against a reader that believes a file's word for a size.
+  # Sanitizers hold memory against a reader that believes a file's word for a size; the window of a zstd frame
+  # is one of up to 2 GiB, of which no more is touched than the frame holds.
+  local largest=512
+  [[ $target != corpus ]] || largest=2100
   local status=0
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0 "$build/fuzz_$target" "$runs" -timeout="$patience" \
-    -rss_limit_mb=2048 -malloc_limit_mb=512 -max_len=65536 -print_final_stats=1 -verbosity=0 -seed=1 \
+    -rss_limit_mb=2048 -malloc_limit_mb="$largest" -max_len=65536 -print_final_stats=1 -verbosity=0 -seed=1 \
     -artifact_prefix="$build/found/$target/" "$corpus" "${seeds[@]}" >"$build/$target.log" 2>&1 || status=1
   echo "== $target"
   grep -E "stat::number_of_executed_units|ERROR|runtime error|SUMMARY|Test unit written" "$build/$target.log" || true
