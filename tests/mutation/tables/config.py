@@ -5,6 +5,7 @@ from table import planter
 plant = planter("csrc")
 
 VALIDATE = "config/validate.cpp"
+PARALLEL = "config/resolve_parallel.cpp"
 LOAD = "config/load.cpp"
 SCALAR = "config/scalar.cpp"
 
@@ -26,7 +27,7 @@ plant("config.attention_default", VALIDATE, "scale",
 plant("config.warmup", VALIDATE, "bound",
       "schedule.warmup_steps < schedule.steps,", "schedule.warmup_steps <= schedule.steps,",
       "a run is all warm-up")
-plant("config.data_degree", VALIDATE, "unchecked",
+plant("config.data_degree", PARALLEL, "unchecked",
       "parallel.data == 0 || parallel.data == data,", "parallel.data >= 0,",
       "parallel.data is another than was asked for")
 plant("config.pass_order", LOAD, "order",
@@ -38,22 +39,22 @@ plant("config.leading_zero", SCALAR, "condition",
 
 # ---- pipelines
 
-plant("config.chunks_more", VALIDATE, "condition",
+plant("config.chunks_more", PARALLEL, "condition",
       "(chunks > each.num_chunks && each.takes_more)", "chunks > each.num_chunks",
       "zbv is taken with three chunks")
-plant("config.stages_missing", VALIDATE, "comparison",
+plant("config.stages_missing", PARALLEL, "comparison",
       "checker.expect(missing == 0,", "checker.expect(missing <= 0,",
       "stages have layers that the model does not have")
-plant("config.stages_count", VALIDATE, "comparison",
+plant("config.stages_count", PARALLEL, "comparison",
       "checker.expect(given == num_stages,", "checker.expect(given <= num_stages,",
       "a stage is not said to have layers or none")
-plant("config.stages_of_ranks", VALIDATE, "bound",
+plant("config.stages_of_ranks", PARALLEL, "bound",
       "        num_stages <= num_layers,", "        parallel.pipeline <= num_layers,",
       "chunks are left without a layer that nobody asked for")
-plant("config.pipeline_advice", VALIDATE, "condition",
+plant("config.pipeline_advice", PARALLEL, "condition",
       "job_ranks_ / degree % stage_ranks() == 0", "job_ranks_ % stage_ranks() == 0",
       "a pipeline is advised that leaves too few ranks for the other degrees")
-plant("config.pipeline_zero", VALIDATE, "condition",
+plant("config.pipeline_zero", PARALLEL, "condition",
       "num_stages == 1 || parallel.zero < 2,", "parallel.pipeline == 1 || parallel.zero < 2,",
       "gradients of chunks are reduced once a micro-batch")
 plant("config.chunks_default", "config/config.h", "initial value",
