@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "csrc/checkpoint/store.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "tests/support/process.h"
@@ -27,9 +28,6 @@ namespace fs = std::filesystem;
 
 // 4 ranks: tensor 2 x data 2, experts on all of them.
 inline const std::vector<std::string> kLayout = {"parallel.tensor=2", "parallel.expert=4"};
-// A job that is interrupted has steps of eight times as many samples: it is not at its end before
-// the test has seen where it is, whatever else is at work.
-inline const std::vector<std::string> kLongSteps = {"batch.global_batch=64"};
 
 class Job : public testing::Test {
  protected:
@@ -97,14 +95,14 @@ class Job : public testing::Test {
   Ended faulty(const std::string& fault, const Arguments& more) const {
     return run(join(join(mpirun(4), {MEMPHIS_FAULTY_JOB, config_, fault}), join(kLayout, more)));
   }
-  // Starts a job of long steps and calls interrupt(process) once its step 20 is saved.
+  // Starts an endless job and calls interrupt(process) once its step 20 is saved.
   template <class Interrupt>
   Ended interrupt(const std::string& run_dir,
                   const Interrupt& interrupt,
                   const Arguments& more = {}) const {
-    Process process(command(4, run_dir, join(join(kLayout, kLongSteps), more)), directory_.path());
+    Process process(command(4, run_dir, join(join(kLayout, endless()), more)), directory_.path());
     const fs::path committed = fs::path(path(run_dir)) / "step-00000020" / "COMMIT";
-    while (process.running() && !fs::exists(committed)) {
+    while (process.running() && !fs::exists(committed) && newest_step(path(run_dir)) <= 20) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     interrupt(process);
@@ -121,9 +119,21 @@ class Job : public testing::Test {
     }
     return result;
   }
-  void expect_same_checkpoint(const std::string& a, const std::string& b) const {
-    const fs::path first = fs::path(path(a)) / "step-00000040";
-    const fs::path second = fs::path(path(b)) / "step-00000040";
+  // A run that was interrupted goes on for some steps, to the bits of one that was not.
+  void expect_goes_on_as_one(const std::string& run_dir) const {
+    const std::int64_t last = newest_step(path(run_dir)) + 20;
+    const Arguments arguments = join(kLayout, until_step(last));
+    const Ended again = train(4, run_dir, arguments);
+    ASSERT_EQ(again.code, 0) << again.error;
+    const Ended whole = train(4, "whole", arguments);
+    ASSERT_EQ(whole.code, 0) << whole.error;
+    expect_same_checkpoint("whole", run_dir, last);
+  }
+  void expect_same_checkpoint(const std::string& a,
+                              const std::string& b,
+                              std::int64_t step = 40) const {
+    const fs::path first = fs::path(path(a)) / checkpoint_name(step);
+    const fs::path second = fs::path(path(b)) / checkpoint_name(step);
     int num_files = 0;
     for (const fs::directory_entry& entry : fs::directory_iterator(first)) {
       const std::string name = entry.path().filename().string();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,16 @@ schedule: {steps: 40, warmup_steps: 5}
 checkpoint: {every: 20}
 metrics: {every: 20, validate_every: 20, sample_every: 0}
 )";
+}
+
+// The same up to `step`, at one rate once it is warm: where a run is to end changes nothing before.
+inline std::vector<std::string> until_step(std::int64_t step) {
+  return {"schedule.steps=" + std::to_string(step), "schedule.decay=constant"};
+}
+// A run that a test interrupts is not at its end by then, however long the test takes to see where it
+// is. What it ought to have come to is asked of another one, which ends where it was gone on with to.
+inline std::vector<std::string> endless() {
+  return until_step(1'000'000);
 }
 
 inline Config tiny_config(const TemporaryDirectory& directory,
