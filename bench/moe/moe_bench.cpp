@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <initializer_list>
+#include <memory>
+#include <string>
+
+#include "bench/random_operand.h"
+#include "kernels/experts/experts.h"
+#include "kernels/permute/permute.h"
+#include "kernels/router/router.h"
+
+namespace memphis::bench {
+namespace {
+
+// The experts of a layer from tokens to tokens, as csrc/model/moe.cpp has them on a rank that no rows
+// leave: what the products of `experts` alone do not show, the router, where rows go, their way there
+// and back, and the sums. Loads are those that random tokens give a random router.
+struct MoeCase {
+  const char* name;
+  std::int64_t T;
+  std::int64_t D;
+  std::int64_t F;
+  std::int64_t E;
+  std::int64_t K;
+  bool fits_cpu;
+
+  std::int64_t R() const { return T * K; }
+};
+
+constexpr MoeCase kCases[] = {
+    {"small_model", 4096, 128, 344, 8, 2, true},
+    // A rank of eight by tensor parallelism.
+    {"grok_eighth", 8192, 6144, 4096, 8, 2, false},
+};
+
+struct MoeOperands {
+  MoeOperands(const MoeCase& c, const Target& target)
+      : x(random({c.T, c.D}, target)),
+        y(random({c.T, c.D}, target)),
+        dy(random({c.T, c.D}, target)),
+        dx(random({c.T, c.D}, target)),
+        router(sums({c.E, c.D}, target)),
+        drouter(sums({c.E, c.D}, target)),
+        partial(sums({kernels::kRouterPartials, c.E, c.D}, target)),
+        logits(sums({c.T, c.E}, target)),
+        probs(sums({c.T, c.E}, target)),
+        dlogits(sums({c.T, c.E}, target)),
+        gates(sums({c.T, c.K}, target)),
+        dgates(sums({c.T, c.K}, target)),
+        probs_sum(sums({1, c.E}, target)),
+        balance(sums({1}, target)),
+        z(sums({c.T}, target)),
+        loss_scales(sums({2}, target)),
+        experts(numbers({c.T, c.K}, target)),
+        counts(numbers({1, c.E}, target)),
+        valid(numbers({1}, target)),
+        slot(numbers({c.T, c.K}, target)),
+        source(numbers({c.R()}, target)),
+        offsets(numbers({c.E + 1}, target)),
+        chunk_counts(numbers({kernels::kPermuteChunks, c.E}, target)),
+        rows(random({c.R(), c.D}, target)),
+        out_rows(random({c.R(), c.D}, target)),
+        drows(random({c.R(), c.D}, target)),
+        gate_up(random({c.R(), 2 * c.F}, target)),
+        hidden(random({c.R(), c.F}, target)),
+        dhidden(random({c.R(), c.F}, target)),
+        up_weight(random({c.E, 2 * c.F, c.D}, target)),
+        down_weight(random({c.E, c.D, c.F}, target)),
+        dup_weight(sums({c.E, 2 * c.F, c.D}, target)),
+        ddown_weight(sums({c.E, c.D, c.F}, target)),
+        num_choices(c.K) {}
+
+  void forward(Stream stream) const {
+    kernels::router_forward({.logits_TE = *logits,
+                             .probs_TE = *probs,
+                             .gates_TK = *gates,
+                             .experts_TK = *experts,
+                             .counts_BE = *counts,
+                             .probs_sum_BE = *probs_sum,
+                             .valid_B = *valid,
+                             .z_T = *z,
+                             .x_TD = *x,
+                             .weight_ED = *router},
+                            stream);
+    kernels::permute_index({.slot_TK = *slot,
+                            .source_R = *source,
+                            .offsets_E1 = *offsets,
+                            .experts_TK = *experts,
+                            .chunk_counts_PE = *chunk_counts},
+                           stream);
+    kernels::permute({.x_RD = *rows, .x_TD = *x, .source_R = *source}, stream);
+    kernels::experts_forward({.y_RD = *out_rows,
+                              .gate_up_R2F = *gate_up,
+                              .hidden_RF = *hidden,
+                              .x_RD = *rows,
+                              .gate_up_weight_EFD = *up_weight,
+                              .down_weight_EDF = *down_weight,
+                              .offsets_E1 = *offsets,
+                              .gates_TK = *gates,
+                              .source_R = *source},
+                             stream);
+    kernels::unpermute({.y_TD = *y, .y_RD = *out_rows, .slot_TK = *slot}, stream);
+    kernels::router_balance({.balance_B = *balance,
+                             .counts_BE = *counts,
+                             .probs_sum_BE = *probs_sum,
+                             .valid_B = *valid,
+                             .experts_per_token = num_choices},
+                            stream);
+  }
+
+  // After forward(), and again: what is in gate_up by then takes as long.
+  void backward(Stream stream) const {
+    kernels::permute({.x_RD = *out_rows, .x_TD = *dy, .source_R = *source}, stream);
+    kernels::experts_backward({.dx_RD = *drows,
+                               .dgate_up_weight_EFD = *dup_weight,
+                               .ddown_weight_EDF = *ddown_weight,
+                               .dgates_TK = *dgates,
+                               .gate_up_R2F = *gate_up,
+                               .dhidden_RF = *dhidden,
+                               .dy_RD = *out_rows,
+                               .x_RD = *rows,
+                               .hidden_RF = *hidden,
+                               .gate_up_weight_EFD = *up_weight,
+                               .down_weight_EDF = *down_weight,
+                               .offsets_E1 = *offsets,
+                               .gates_TK = *gates,
+                               .source_R = *source},
+                              stream);
+    kernels::unpermute({.y_TD = *dx, .y_RD = *drows, .slot_TK = *slot}, stream);
+    kernels::router_backward({.dx_TD = *dx,
+                              .dweight_ED = *drouter,
+                              .dlogits_TE = *dlogits,
+                              .partial_PED = *partial,
+                              .dgates_TK = *dgates,
+                              .logits_TE = *logits,
+                              .probs_TE = *probs,
+                              .experts_TK = *experts,
+                              .counts_BE = *counts,
+                              .valid_B = *valid,
+                              .x_TD = *x,
+                              .weight_ED = *router,
+                              .loss_scales_2 = *loss_scales,
+                              .accumulate = true},
+                             stream);
+  }
+
+  using Operand = std::shared_ptr<FilledTensor>;
+  Operand x, y, dy, dx, router, drouter, partial, logits, probs, dlogits, gates, dgates, probs_sum,
+      balance, z, loss_scales;
+  Operand experts, counts, valid, slot, source, offsets, chunk_counts;
+  Operand rows, out_rows, drows, gate_up, hidden, dhidden;
+  Operand up_weight, down_weight, dup_weight, ddown_weight;
+  std::int64_t num_choices;
+
+ private:
+  using Shape = std::initializer_list<std::int64_t>;
+
+  static Operand random(Shape shape, const Target& target) {
+    return random_operand({shape, target.dtype}, target.device);
+  }
+  static Operand sums(Shape shape, const Target& target) {
+    return random_operand({shape, accumulation_dtype(target.dtype)}, target.device);
+  }
+  static Operand numbers(Shape shape, const Target& target) {
+    return std::make_shared<FilledTensor>(TensorSpec(shape, DType::i32), target.device);
+  }
+};
+
+// Products of the experts and of the router; at least, weights, tokens and what is kept of them.
+OpCost cost_of(const MoeCase& c, const Target& target, double passes) {
+  const auto rows = static_cast<double>(c.R());
+  const auto tokens = static_cast<double>(c.T);
+  const auto width = static_cast<double>(c.D);
+  const auto inner = static_cast<double>(c.F);
+  const auto experts = static_cast<double>(c.E);
+  const double elements = 3 * experts * width * inner + 2 * tokens * width + 3 * rows * inner;
+  return {.bytes = passes * elements * static_cast<double>(size_of(target.dtype)),
+          .flops = passes * (6 * rows * width * inner + 2 * tokens * width * experts)};
+}
+
+void register_case(const MoeCase& c, const Target& target) {
+  const std::string shape = std::string(c.name) + " T=" + std::to_string(c.T) +
+                            " K=" + std::to_string(c.K) + " D=" + std::to_string(c.D) +
+                            " F=" + std::to_string(c.F) + " E=" + std::to_string(c.E);
+  register_op_benchmark({.op = "moe_forward",
+                         .shape = shape,
+                         .device = target.device,
+                         .dtype = target.dtype,
+                         .cost = cost_of(c, target, 1),
+                         .setup = [c, target]() -> std::function<void(Stream)> {
+                           auto o = std::make_shared<MoeOperands>(c, target);
+                           return [o](Stream stream) { o->forward(stream); };
+                         }});
+  register_op_benchmark({.op = "moe_backward",
+                         .shape = shape,
+                         .device = target.device,
+                         .dtype = target.dtype,
+                         .cost = cost_of(c, target, 2),
+                         .setup = [c, target]() -> std::function<void(Stream)> {
+                           auto o = std::make_shared<MoeOperands>(c, target);
+                           const OwnedStream stream(target.device);
+                           o->forward(stream.view());
+                           synchronize(stream.view());
+                           return [o](Stream on) { o->backward(on); };
+                         }});
+}
+
+const bool kRegistered = [] {
+  for (const MoeCase& c : kCases) {
+    for (const Target& target : benchmark_targets(c.fits_cpu)) {
+      register_case(c, target);
+    }
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace memphis::bench
