@@ -65,6 +65,8 @@ if(MEMPHIS_DEVICE STREQUAL cuda)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit 12.8 REQUIRED)
+  # Where a program of the build folder finds cuBLASLt, which it opens by name.
+  list(APPEND CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})
   # 2.27 is the first in which a communicator has a name.
   find_package(NCCL 2.27)
   target_compile_options(memphis_options INTERFACE

@@ -3,6 +3,7 @@
 // The CUDA side of every op in a build without the toolkit: one line each. It is not reached as
 // long as no stream of Device::cuda can be made.
 #include <string>
+#include <vector>
 
 #include "csrc/core/error.h"
 #include "kernels/adamw/adamw.h"
@@ -48,6 +49,12 @@ MEMPHIS_NO_CUDA(rmsnorm_forward, RmsNormForward)
 MEMPHIS_NO_CUDA(rmsnorm_backward, RmsNormBackward)
 MEMPHIS_NO_CUDA(matmul_forward, MatmulForward)
 MEMPHIS_NO_CUDA(matmul_backward, MatmulBackward)
+std::string matmul_library() {
+  absent("matmul_library");
+}
+std::vector<std::string> matmul_choices() {
+  absent("matmul_choices");
+}
 MEMPHIS_NO_CUDA(rope_forward, RopeForward)
 MEMPHIS_NO_CUDA(rope_backward, RopeBackward)
 MEMPHIS_NO_CUDA(attention_forward, AttentionForward)

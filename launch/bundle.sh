@@ -139,6 +139,14 @@ add_libraries() {
   done < <(ldd -- "$file" | sed -nE 's/^[[:space:]]*([^ /]+) => (not found|[^ ]+).*/\1 \2/p')
 }
 
+# cuBLASLt is opened by name, of the runtime's version (kernels/matmul/cublas_lt.h).
+add_cublas() {
+  local library
+  for library in "${of_the_machine[@]}"; do
+    [[ $library != libcudart.so.* ]] || of_the_machine+=("libcublasLt.so.${library#libcudart.so.}")
+  done
+}
+
 # Open MPI, whose parts are opened by name from its prefix. OpenSHMEM's are of no use here.
 add_open_mpi() {
   local folder component library
@@ -175,6 +183,7 @@ add_libraries "$build/memphis"
 for program in "$bundle/build/$preset/tests/"*_test; do
   [[ ! -x $program ]] || add_libraries "$program"
 done
+add_cublas
 if needs "$build/memphis" | grep -q '^libmpi\.so'; then
   add_open_mpi
 fi

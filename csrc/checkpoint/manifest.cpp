@@ -186,6 +186,7 @@ std::string write_manifest(const Manifest& manifest) {
   root["calm_steps"] = manifest.calm_steps;
   root["skipped_steps"] = manifest.skipped_steps;
   root["skipped_in_a_row"] = manifest.skipped_in_a_row;
+  root["products"] = manifest.products;
   root["files"] = nlohmann::ordered_json::array();
   for (const FileRecord& file : manifest.files) {
     nlohmann::ordered_json entry;
@@ -241,38 +242,21 @@ Manifest read_manifest(std::string_view text, const std::filesystem::path& path)
   }
   std::size_t num_fields = 7;
   // Later versions of the format added these.
-  if (fields.contains("tokenizer_fingerprint")) {
-    manifest.tokenizer_fingerprint = fields.text("tokenizer_fingerprint");
-    ++num_fields;
-  }
-  if (fields.contains("validation_fingerprint")) {
-    manifest.validation_fingerprint = fields.text("validation_fingerprint");
-    ++num_fields;
-  }
-  if (fields.contains("loss_reference")) {
-    manifest.loss_reference = fields.number("loss_reference");
-    ++num_fields;
-  }
-  if (fields.contains("loss_window")) {
-    manifest.loss_window = fields.numbers("loss_window");
-    ++num_fields;
-  }
-  if (fields.contains("calm_steps")) {
-    manifest.calm_steps = fields.count("calm_steps");
-    ++num_fields;
-  }
-  if (fields.contains("exploded_at")) {
-    manifest.exploded_at = fields.count("exploded_at");
-    ++num_fields;
-  }
-  if (fields.contains("skipped_steps")) {
-    manifest.skipped_steps = fields.count("skipped_steps");
-    ++num_fields;
-  }
-  if (fields.contains("skipped_in_a_row")) {
-    manifest.skipped_in_a_row = fields.count("skipped_in_a_row");
-    ++num_fields;
-  }
+  const auto later = [&](const char* key, auto& value, auto(Fields::*read)(const char*) const) {
+    if (fields.contains(key)) {
+      value = (fields.*read)(key);
+      ++num_fields;
+    }
+  };
+  later("tokenizer_fingerprint", manifest.tokenizer_fingerprint, &Fields::text);
+  later("validation_fingerprint", manifest.validation_fingerprint, &Fields::text);
+  later("loss_reference", manifest.loss_reference, &Fields::number);
+  later("loss_window", manifest.loss_window, &Fields::numbers);
+  later("calm_steps", manifest.calm_steps, &Fields::count);
+  later("exploded_at", manifest.exploded_at, &Fields::count);
+  later("skipped_steps", manifest.skipped_steps, &Fields::count);
+  later("skipped_in_a_row", manifest.skipped_in_a_row, &Fields::count);
+  later("products", manifest.products, &Fields::text);
   fields.expect_only(num_fields);
   return manifest;
 }

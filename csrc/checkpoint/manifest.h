@@ -34,6 +34,9 @@ struct Manifest {
   // Steps that were left out for their gradients' sake, of all and of the last ones.
   std::int64_t skipped_steps = 0;
   std::int64_t skipped_in_a_row = 0;
+  // Who multiplied, matmul_library() of kernels/matmul, as far as rank 0 knows; empty where a version
+  // wrote it that did not say.
+  std::string products = {};
   std::string config;             // resolved, as YAML
   std::vector<FileRecord> files;  // the tensors
 

@@ -28,6 +28,7 @@
 #include "csrc/train/gpu_telemetry.h"
 #include "csrc/train/trainer.h"
 #include "kernels/cpu/openblas.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/op_profile.h"
 
 namespace memphis {
@@ -324,6 +325,13 @@ void print_course(const GpuCourse& course) {
              slowed_by.empty() ? "" : ", slowed by " + slowed_by);
 }
 
+void print_matmul_choices(const std::string& library, const std::vector<std::string>& choices) {
+  fmt::print("products by {}{}\n", library, choices.empty() ? "" : ", as it chose for each:");
+  for (const std::string& choice : choices) {
+    fmt::print("  {}\n", choice);
+  }
+}
+
 nlohmann::ordered_json json_of(const OpRow& row) {
   return {{"op", std::string(row.totals.op)},
           {"calls", row.totals.calls},
@@ -440,7 +448,9 @@ void bench_step(const StepArguments& arguments, World& world) {
         {"exposed_seconds", exposed / num_steps},
         {"hidden_communication", hidden},
         {"device", name_of(device)},
-        {"threads", team::num_threads()}};
+        {"threads", team::num_threads()},
+        {"matmul_library", kernels::matmul_library(device)},
+        {"matmul_choices", kernels::matmul_choices(device)}};
     if (peak) {
       object["mfu"] = model_flops / *peak;
       object["mfu_unhalved"] = tokens_per_second * flops.unhalved / *peak;
@@ -512,6 +522,7 @@ void bench_step(const StepArguments& arguments, World& world) {
     print_course(course);
   }
   print_ops(ops, bench::median(seconds));
+  print_matmul_choices(kernels::matmul_library(device), kernels::matmul_choices(device));
   if (world.size() > 1) {
     fmt::print(
         "rank 0 of {}: communication {:.4f} s a step, {:.4f} s of it exposed, {:.0f} % hidden\n",

@@ -431,12 +431,15 @@ void print_resume(const Config& config, std::int64_t num_ranks) {
   }
   const std::unique_ptr<World> world = make_solo_world();
   const std::unique_ptr<Communicator> all = create_group_of_all(*world);
-  const Resumption resumption = compare_with_checkpoint(
-      chosen,
-      config,
-      resolve_compute(config.precision.compute, planned_device(config.run.device)),
-      dataset ? &*dataset : nullptr,
-      *all);
+  const Device device = planned_device(config.run.device);
+  const Resumption resumption =
+      compare_with_checkpoint(chosen,
+                              config,
+                              resolve_compute(config.precision.compute, device),
+                              // A GPU's run may be planned where there is none.
+                              device == Device::cpu ? kernels::matmul_library(device) : "",
+                              dataset ? &*dataset : nullptr,
+                              *all);
   world->close();
 
   fmt::print("\nthis config on {} ranks against {} of {}\n",

@@ -141,6 +141,12 @@ Device take_device(const RunConfig& run, const World& world, Communicator& all) 
   return device;
 }
 
+std::string take_products(Device device, Communicator& all) {
+  std::string products;
+  together(all, "run.products", [&] { products = kernels::matmul_library(device); });
+  return products;
+}
+
 Dataset open_text(const Config& config,
                   const std::vector<std::string>& default_roots,
                   Communicator& all) {

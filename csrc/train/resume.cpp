@@ -281,6 +281,7 @@ std::optional<Chosen> agree_on_checkpoint(const RunConfig& run, Communicator& al
 Resumption compare_with_checkpoint(const Chosen& chosen,
                                    const Config& config,
                                    DType compute,
+                                   const std::string& products,
                                    const Dataset* dataset,
                                    Communicator& all) {
   Resumption result;
@@ -333,6 +334,14 @@ Resumption compare_with_checkpoint(const Chosen& chosen,
              "precision.compute is {} on this machine and was {}", name_of(compute), written),
          .why = "weights, master weights and moments are kept in other types",
          .keep = fmt::format("precision.compute={}", written)});
+  }
+  if (!products.empty() && !chosen.manifest.products.empty() &&
+      chosen.manifest.products != products) {
+    result.said.push_back(
+        fmt::format("products are those of {} and were of {}; they are rounded otherwise, so the "
+                    "bits are not those of a run that went on there",
+                    products,
+                    chosen.manifest.products));
   }
   if (dataset != nullptr) {
     compare_text(chosen, config, *dataset, result);

@@ -54,11 +54,13 @@ struct Resumption {
   std::uint64_t samples = 0;  // the position, in samples of the config's length
 };
 
-// `compute` is what the config computes in on this machine. `dataset` is what the config names;
-// null: its text is not compared. Every rank calls, and has the same result.
+// `compute` is what the config computes in on this machine, and `products` who multiplies there
+// (kernels::matmul_library; empty: not compared). `dataset` is what the config names; null: its text
+// is not compared. Every rank calls, and has the same result.
 Resumption compare_with_checkpoint(const Chosen& chosen,
                                    const Config& config,
                                    DType compute,
+                                   const std::string& products,
                                    const Dataset* dataset,
                                    Communicator& all_host);
 

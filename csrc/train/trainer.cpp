@@ -57,6 +57,7 @@ Trainer::Trainer(const Config& config,
     : world_(world),
       config_(agreed_config(config, world, *all)),
       device_(take_device(config_.run, world, *all)),
+      products_(take_products(device_, *all)),
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
       graphs_(uses_graphs(config_, device_, world.size())),
@@ -184,7 +185,7 @@ Trainer::Trainer(const Config& config,
 
 void Trainer::go_on_from(const Chosen& chosen) {
   const Resumption resumption =
-      compare_with_checkpoint(chosen, config_, compute_, &dataset_, groups_.all_host());
+      compare_with_checkpoint(chosen, config_, compute_, products_, &dataset_, groups_.all_host());
   together(groups_.all_host(), "checkpoint.compare", [&] { require_same_run(chosen, resumption); });
   step_ = chosen.manifest.step;
   samples_ = resumption.samples;
@@ -322,6 +323,7 @@ Manifest Trainer::describe_state() const {
   health_.describe(step_, manifest);
   manifest.skipped_steps = train_step_->skipped().steps;
   manifest.skipped_in_a_row = train_step_->skipped().in_a_row;
+  manifest.products = products_;
   manifest.config = to_yaml(config_);
   return manifest;
 }

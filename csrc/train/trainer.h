@@ -143,6 +143,7 @@ class Trainer {
   World& world_;
   Config config_;
   Device device_;
+  std::string products_;  // who multiplies
   Mesh mesh_;
   DType compute_;
   bool graphs_;  // of steps

@@ -8,6 +8,7 @@
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/openblas.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -195,6 +196,14 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
     return cuda::matmul_backward(op, stream);
   }
   visit_float(op.dy_TN.dtype, [&]<class T>() { backward_cpu<T>(op); });
+}
+
+std::string matmul_library(Device device) {
+  return device == Device::cuda ? cuda::matmul_library() : cpu::describe_openblas();
+}
+
+std::vector<std::string> matmul_choices(Device device) {
+  return device == Device::cuda ? cuda::matmul_choices() : std::vector<std::string>();
 }
 
 }  // namespace memphis::kernels

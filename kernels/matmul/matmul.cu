@@ -12,10 +12,12 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include <cublasLt.h>
 
 #include "csrc/core/error.h"
+#include "kernels/matmul/cublas_lt.h"
 
 namespace memphis::kernels::cuda {
 namespace {
@@ -26,19 +28,21 @@ void cublas_check(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS) {
     throw Error(
         ExitCode::internal,
-        std::string(call) + " failed with " + cublasLtGetStatusString(status) +
+        std::string(call) + " failed with " + cublas_lt().status_string(status) +
             " (cuBLASLt refuses the product or cannot run on this device); check the driver "
             "with nvidia-smi");
   }
 }
 
 struct Destroy {
-  void operator()(cublasLtMatmulDescOpaque_t* handle) const { cublasLtMatmulDescDestroy(handle); }
+  void operator()(cublasLtMatmulDescOpaque_t* handle) const {
+    cublas_lt().destroy_description(handle);
+  }
   void operator()(cublasLtMatrixLayoutOpaque_t* handle) const {
-    cublasLtMatrixLayoutDestroy(handle);
+    cublas_lt().destroy_layout(handle);
   }
   void operator()(cublasLtMatmulPreferenceOpaque_t* handle) const {
-    cublasLtMatmulPreferenceDestroy(handle);
+    cublas_lt().destroy_preference(handle);
   }
 };
 using MatmulDesc = std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy>;
@@ -70,11 +74,11 @@ cudaDataType_t cuda_type(DType dtype) {
 
 Layout make_layout(DType dtype, std::int64_t rows, std::int64_t columns) {
   cublasLtMatrixLayout_t layout = nullptr;
-  cublas_check(cublasLtMatrixLayoutCreate(&layout,
-                                          cuda_type(dtype),
-                                          static_cast<std::uint64_t>(rows),
-                                          static_cast<std::uint64_t>(columns),
-                                          rows),
+  cublas_check(cublas_lt().create_layout(&layout,
+                                         cuda_type(dtype),
+                                         static_cast<std::uint64_t>(rows),
+                                         static_cast<std::uint64_t>(columns),
+                                         rows),
                "cublasLtMatrixLayoutCreate");
   return Layout(layout);
 }
@@ -83,10 +87,10 @@ Layout make_layout(DType dtype, std::int64_t rows, std::int64_t columns) {
 void repeat(const Layout& layout, std::int64_t count, std::int64_t step) {
   const auto batch_count = static_cast<std::int32_t>(count);
   cublas_check(
-      cublasLtMatrixLayoutSetAttribute(
+      cublas_lt().set_layout(
           layout.get(), CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch_count, sizeof(batch_count)),
       "cublasLtMatrixLayoutSetAttribute");
-  cublas_check(cublasLtMatrixLayoutSetAttribute(
+  cublas_check(cublas_lt().set_layout(
                    layout.get(), CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof(step)),
                "cublasLtMatrixLayoutSetAttribute");
 }
@@ -101,7 +105,7 @@ Layout make_operand(DType dtype,
 void set_transpose(const MatmulDesc& desc,
                    cublasLtMatmulDescAttributes_t attribute,
                    cublasOperation_t transpose) {
-  cublas_check(cublasLtMatmulDescSetAttribute(desc.get(), attribute, &transpose, sizeof(transpose)),
+  cublas_check(cublas_lt().set_description(desc.get(), attribute, &transpose, sizeof(transpose)),
                "cublasLtMatmulDescSetAttribute");
 }
 
@@ -109,14 +113,13 @@ template <class T>
 void set_preference(const Preference& preference,
                     cublasLtMatmulPreferenceAttributes_t attribute,
                     T value) {
-  cublas_check(
-      cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
-      "cublasLtMatmulPreferenceSetAttribute");
+  cublas_check(cublas_lt().set_preference(preference.get(), attribute, &value, sizeof(value)),
+               "cublasLtMatmulPreferenceSetAttribute");
 }
 
 Preference make_preference() {
   cublasLtMatmulPreference_t handle = nullptr;
-  cublas_check(cublasLtMatmulPreferenceCreate(&handle), "cublasLtMatmulPreferenceCreate");
+  cublas_check(cublas_lt().create_preference(&handle), "cublasLtMatmulPreferenceCreate");
   Preference preference(handle);
   set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
   // Of the split-K schemes only the one that keeps the partial sums in f32 and adds them up in a
@@ -147,7 +150,7 @@ struct Plan {
 Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
   cublasLtMatmulDesc_t desc = nullptr;
   // COMPUTE_32F keeps f32 operands f32: TF32 would need COMPUTE_32F_FAST_TF32.
-  cublas_check(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+  cublas_check(cublas_lt().create_description(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                "cublasLtMatmulDescCreate");
   Plan plan{.desc = MatmulDesc(desc),
             .a = make_operand(shape.in, shape.transpose_a, shape.m, shape.k),
@@ -164,16 +167,16 @@ Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
   const Preference preference = make_preference();
   cublasLtMatmulHeuristicResult_t result{};
   int num_results = 0;
-  cublas_check(cublasLtMatmulAlgoGetHeuristic(handle,
-                                              plan.desc.get(),
-                                              plan.a.get(),
-                                              plan.b.get(),
-                                              plan.c.get(),
-                                              plan.c.get(),
-                                              preference.get(),
-                                              1,
-                                              &result,
-                                              &num_results),
+  cublas_check(cublas_lt().heuristic(handle,
+                                     plan.desc.get(),
+                                     plan.a.get(),
+                                     plan.b.get(),
+                                     plan.c.get(),
+                                     plan.c.get(),
+                                     preference.get(),
+                                     1,
+                                     &result,
+                                     &num_results),
                "cublasLtMatmulAlgoGetHeuristic");
   require(num_results == 1 && result.state == CUBLAS_STATUS_SUCCESS,
           "cuBLASLt has no algorithm for m " + std::to_string(shape.m) + ", n " +
@@ -182,6 +185,51 @@ Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
               " bytes of workspace and with a deterministic sum); change the widths");
   plan.algorithm = result.algo;
   return plan;
+}
+
+// As cuBLASLt's own log has it: column-major, t for a transposed operand.
+std::string describe(const Shape& shape) {
+  const auto letter = [](cublasOperation_t transpose) {
+    return transpose == CUBLAS_OP_T ? "t" : "n";
+  };
+  std::string text = std::string(letter(shape.transpose_a)) + letter(shape.transpose_b) + " " +
+                     std::to_string(shape.m) + "x" + std::to_string(shape.n) + "x" +
+                     std::to_string(shape.k) + " " + std::string(name_of(shape.in)) + " to " +
+                     std::string(name_of(shape.out));
+  if (shape.count > 1) {
+    text += ", " + std::to_string(shape.count) + " of them";
+  }
+  return text + (shape.accumulate ? ", added" : "");
+}
+
+std::string describe(const cublasLtMatmulAlgo_t& algorithm) {
+  // The order in which a product is summed follows from these; numbers are those of cublasLt.h.
+  struct Attribute {
+    cublasLtMatmulAlgoConfigAttributes_t name;
+    const char* label;
+    std::size_t bytes = sizeof(std::uint32_t);  // which cuBLASLt insists on
+  };
+  constexpr Attribute kAttributes[] = {
+      {CUBLASLT_ALGO_CONFIG_ID, "algorithm "},
+      {CUBLASLT_ALGO_CONFIG_TILE_ID, ", tile "},
+      {CUBLASLT_ALGO_CONFIG_STAGES_ID, ", stages "},
+      {CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, ", inner shape ", sizeof(std::uint16_t)},
+      {CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, ", cluster ", sizeof(std::uint16_t)},
+      {CUBLASLT_ALGO_CONFIG_SPLITK_NUM, ", split "},
+      {CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, ", reduction "},
+      {CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, ", swizzling "},
+      {CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, ", option "},
+  };
+  std::string text;
+  for (const Attribute& attribute : kAttributes) {
+    std::uint32_t value = 0;
+    std::size_t written = 0;
+    cublas_check(cublas_lt().algorithm_attribute(
+                     &algorithm, attribute.name, &value, attribute.bytes, &written),
+                 "cublasLtMatmulAlgoConfigGetAttribute");
+    text += attribute.label + std::to_string(value);
+  }
+  return text;
 }
 
 // One a process, as one process drives one GPU. The workspace has one user at a time: products of a
@@ -199,28 +247,37 @@ class CublasLt {
     count_enqueued();
     const float alpha = 1;
     const float beta = shape.accumulate ? 1 : 0;
-    cublas_check(cublasLtMatmul(handle_,
-                                plan.desc.get(),
-                                &alpha,
-                                a,
-                                plan.a.get(),
-                                b,
-                                plan.b.get(),
-                                &beta,
-                                c,
-                                plan.c.get(),
-                                c,
-                                plan.c.get(),
-                                &plan.algorithm,
-                                workspace_,
-                                kWorkspaceBytes,
-                                static_cast<cudaStream_t>(stream.handle)),
+    cublas_check(cublas_lt().matmul(handle_,
+                                    plan.desc.get(),
+                                    &alpha,
+                                    a,
+                                    plan.a.get(),
+                                    b,
+                                    plan.b.get(),
+                                    &beta,
+                                    c,
+                                    plan.c.get(),
+                                    c,
+                                    plan.c.get(),
+                                    &plan.algorithm,
+                                    workspace_,
+                                    kWorkspaceBytes,
+                                    static_cast<cudaStream_t>(stream.handle)),
                  "cublasLtMatmul");
+  }
+
+  std::vector<std::string> choices() {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::string> lines;
+    for (const auto& [shape, plan] : plans_) {
+      lines.push_back(describe(shape) + ": " + describe(plan.algorithm));
+    }
+    return lines;
   }
 
  private:
   CublasLt() : workspace_(device_allocate(kWorkspaceBytes, Device::cuda)) {
-    cublas_check(cublasLtCreate(&handle_), "cublasLtCreate");
+    cublas_check(cublas_lt().create(&handle_), "cublasLtCreate");
   }
 
   // The heuristic costs tens of microseconds of host time, so a shape asks once. Entries of a map
@@ -318,6 +375,16 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
              op.dweight_NK,
              stream);
   }
+}
+
+std::string matmul_library() {
+  const std::size_t version = cublas_lt().version();  // 120804 is 12.8.4
+  return "cuBLASLt " + std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) +
+         "." + std::to_string(version % 100) + " on " + device_info(Device::cuda).name;
+}
+
+std::vector<std::string> matmul_choices() {
+  return CublasLt::instance().choices();
 }
 
 }  // namespace memphis::kernels::cuda

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "csrc/core/tensor.h"
 #include "kernels/weight_gradient.h"
@@ -58,10 +60,20 @@ constexpr std::size_t matmul_workspace_bytes(Device device) {
   return device == Device::cuda ? std::size_t{32} << 20 : 0;
 }
 
+// What the bits of a device's products depend on beside their operands: the library, its version and
+// what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3" or "OpenBLAS 0.3.21 for Haswell".
+std::string matmul_library(Device device);
+
+// "PRODUCT: ALGORITHM" of each that cuBLASLt was asked for since the process began, by shape. It is
+// asked once for a shape, and what it answers follows from the shape and matmul_library().
+std::vector<std::string> matmul_choices(Device device);
+
 // matmul.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
 namespace cuda {
 void matmul_forward(const MatmulForward& op, Stream stream);
 void matmul_backward(const MatmulBackward& op, Stream stream);
+std::string matmul_library();
+std::vector<std::string> matmul_choices();
 }  // namespace cuda
 
 }  // namespace memphis::kernels

@@ -57,4 +57,12 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
   });
 }
 
+std::string matmul_library() {
+  return "a simulated GPU, " + kernels::matmul_library(Device::cpu);
+}
+
+std::vector<std::string> matmul_choices() {
+  return {};
+}
+
 }  // namespace memphis::kernels::cuda

@@ -21,6 +21,7 @@ Manifest example() {
       .loss_window = {5.5, 0.1, 1e-300},
       .exploded_at = 7,
       .calm_steps = 3,
+      .products = "OpenBLAS 0.3.21 for Zen",
       .config = "model:\n  preset: \"grok-1\"  # \u00e9\n",
       .files = {{"model.safetensors", 0, ~std::uint64_t{0}},
                 {"optimizer-1.safetensors", 9, 1},
@@ -42,6 +43,7 @@ TEST(Manifest, ReadsThoseThatSayLess) {
                            " \"loss_window\": [\n  5.5,\n  0.1,\n  1e-300\n ],\n",
                            " \"exploded_at\": 7,\n",
                            " \"calm_steps\": 3,\n",
+                           " \"products\": \"OpenBLAS 0.3.21 for Zen\",\n",
                            ",\n   \"blocks\": \"ffffffff000000000000001a\""}) {
     const std::size_t place = text.find(line);
     ASSERT_NE(place, std::string::npos) << text;
@@ -54,6 +56,7 @@ TEST(Manifest, ReadsThoseThatSayLess) {
   expected.loss_window.clear();
   expected.exploded_at = 0;
   expected.calm_steps = 0;
+  expected.products.clear();
   expected.files[2].blocks.clear();
   EXPECT_EQ(read_manifest(text, "manifest.json"), expected);
 }
@@ -71,7 +74,7 @@ TEST(Manifest, RefusesWhatItDoesNotWrite) {
       {"\"step\": 420", "\"step\": 42e1", "'step' is 420.0, not a whole number from 0 to 2^63 - 1"},
       {"\"step\": 420", "\"step\": 420, \"step\": 421", "key 'step' stands twice in its JSON"},
       {"\"seed\": -1", "\"seed\": \"1\"", "'seed' is \"1\", not a whole number"},
-      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 16 fields where 15 are known"},
+      {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 17 fields where 16 are known"},
       {"\"bytes\": 9", "\"bytes\": 9, \"mode\": 1", "there are 4 fields where 3 are known"},
       {"\"bytes\": 9", "\"bytes\": \"9\"", "'bytes' is \"9\", not a whole number"},
       {"0000000000000001", "1", "'xxh3' is '1', not 16 hexadecimal digits"},

@@ -20,6 +20,7 @@
 #include "csrc/core/file.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/trainer.h"
+#include "kernels/matmul/matmul.h"
 #include "tests/support/error_text.h"
 #include "tests/support/tiny_run.h"
 
@@ -72,14 +73,14 @@ class Resume : public testing::Test {
     return result;
   }
 
-  Resumption compare(const Overrides& overrides) {
+  Resumption compare(const Overrides& overrides, const std::string& products = {}) {
     const Config config = tiny_config(directory_, overrides);
     const std::unique_ptr<World> world = make_solo_world();
     const std::unique_ptr<Communicator> all = create_group_of_all(*world);
     const Dataset dataset = open_dataset(config.data, config.batch.sequence_length, {});
     const std::optional<Found> found = choose_checkpoint(run_dir(), config.run.resume);
     const Resumption resumption = compare_with_checkpoint(
-        chosen_from(found->path, found->manifest), config, DType::f32, &dataset, *all);
+        chosen_from(found->path, found->manifest), config, DType::f32, products, &dataset, *all);
     world->close();
     return resumption;
   }
@@ -202,6 +203,22 @@ TEST_F(Resume, GoesOnWithALineForEachChangeThatIsAllowed) {
       learning_rate(config.schedule, config.optimizer.learning_rate, 11));
   EXPECT_EQ(resumption.said[1].rfind(expected, 0), 0U) << resumption.said[1];
   EXPECT_EQ(train(2, {"schedule.steps=12", "optimizer.beta2=0.9"}).text, "");
+}
+
+// Another processor, GPU or version rounds sums in another order.
+TEST_F(Resume, SaysWhereProductsAreRoundedOtherwise) {
+  ASSERT_EQ(train(1, kShort).text, "");
+  const Overrides same = {"schedule.steps=10", "schedule.decay=constant", "metrics.every=3"};
+  EXPECT_TRUE(compare(same, kernels::matmul_library(Device::cpu)).said.empty());
+  const Resumption moved = compare(same, "cuBLASLt 12.8.4 on NVIDIA H100");
+  EXPECT_TRUE(moved.refused.empty());
+  ASSERT_EQ(moved.said.size(), 1U);
+  EXPECT_EQ(
+      moved.said[0].rfind("products are those of cuBLASLt 12.8.4 on NVIDIA H100 and were of " +
+                              kernels::matmul_library(Device::cpu),
+                          0),
+      0U)
+      << moved.said[0];
 }
 
 TEST_F(Resume, CarriesThePositionOverInTokensOrRefuses) {

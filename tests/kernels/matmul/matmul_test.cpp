@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -336,6 +338,33 @@ TEST(MatmulContract, RefusesADweightThatWouldRoundTheSums) {
   EXPECT_TRUE(
       rejects([&] { matmul_backward({.dweight_NK = dweight, .dy_TN = dy, .x_TK = x}, stream); },
               "matmul_backward: dweight_NK is bf16[6, 8], expected f32[6, 8]"));
+}
+
+// A line a shape, however often it is asked for, with the algorithm.
+TEST(MatmulChoices, AreThoseOfTheShapesThatWereMultiplied) {
+  const Target target{Device::cuda, DType::bf16};
+  if (const std::string reason = skip_reason(target); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  if (device_info(Device::cuda).simulated) {
+    GTEST_SKIP() << "a simulated GPU has no library that chooses";
+  }
+  const OwnedStream stream(target.device);
+  const TestTensor x({{24, 64}, DType::bf16}, target.device, random_normal(24 * 64, "x"));
+  const TestTensor weight({{40, 64}, DType::bf16}, target.device, random_normal(40 * 64, "w"));
+  const TestTensor y({{24, 40}, DType::bf16}, target.device);
+  const auto count = [] {
+    const std::vector<std::string> lines = kernels::matmul_choices(Device::cuda);
+    return std::count_if(lines.begin(), lines.end(), [](const std::string& line) {
+      return line.rfind("tn 40x24x64 bf16 to bf16: algorithm ", 0) == 0;
+    });
+  };
+  EXPECT_EQ(count(), 0);
+  for (int i = 0; i < 2; ++i) {
+    matmul_forward({.y_TN = y, .x_TK = x, .weight_NK = weight}, stream.view());
+    EXPECT_EQ(count(), 1);
+  }
+  synchronize(stream.view());
 }
 
 }  // namespace

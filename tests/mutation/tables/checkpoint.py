@@ -34,9 +34,9 @@ plant("checkpoint.block_reread", STORE, "missing call",
 plant("checkpoint.block_travel", CHECKSUM, "missing call",
       "  if (!record.blocks.empty()) {  // which have no address\n", "  if (false) {\n",
       "where files of other ranks are damaged is not known")
-plant("checkpoint.loss_window", MANIFEST_FILE, "missing call",
-      "    manifest.loss_window = fields.numbers(\"loss_window\");\n", "",
-      "jobs of few steps have no level of the loss")
+plant("checkpoint.later_fields", MANIFEST_FILE, "missing call",
+      "      value = (fields.*read)(key);\n", "",
+      "what a run knows beside its tensors is lost in its checkpoints")
 
 plant("checkpoint.npy_left", "checkpoint/npy.cpp", "missing call",
       "    remove_file(temporary_);  // the destructor is not called\n", "",
