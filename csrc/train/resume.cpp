@@ -337,11 +337,11 @@ Resumption compare_with_checkpoint(const Chosen& chosen,
   }
   if (!products.empty() && !chosen.manifest.products.empty() &&
       chosen.manifest.products != products) {
-    result.said.push_back(
-        fmt::format("products are those of {} and were of {}; they are rounded otherwise, so the "
-                    "bits are not those of a run that went on there",
-                    products,
-                    chosen.manifest.products));
+    result.said.push_back(fmt::format(
+        "products are those of {} and were of {}; sums may be rounded in another order, "
+        "so that bits need not be those of a run that went on there",
+        products,
+        chosen.manifest.products));
   }
   if (dataset != nullptr) {
     compare_text(chosen, config, *dataset, result);

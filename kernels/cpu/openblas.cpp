@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <limits>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -56,14 +55,6 @@ bool configure_openblas() {
 [[maybe_unused]] const bool configured = configure_openblas();
 
 }  // namespace
-
-std::string describe_openblas() {
-  // "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..."
-  const std::string_view all = openblas_get_config();
-  const std::size_t version = all.find(' ');
-  const std::size_t end = version == std::string_view::npos ? version : all.find(' ', version + 1);
-  return std::string(all.substr(0, end)) + " for " + openblas_get_corename();
-}
 
 double measure_openblas_sgemm(std::int64_t n, int num_threads, int repeats) {
   const auto count = static_cast<std::size_t>(n * n);

@@ -5,10 +5,10 @@
 #include <cstddef>
 #include <utility>
 
+#include "csrc/core/instruction_set.h"
 #include "csrc/core/parallel.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/openblas.h"
 #include "kernels/visit.h"
 
 namespace memphis::kernels {
@@ -199,7 +199,8 @@ void matmul_backward(const MatmulBackward& op, Stream stream) {
 }
 
 std::string matmul_library(Device device) {
-  return device == Device::cuda ? cuda::matmul_library() : cpu::describe_openblas();
+  return device == Device::cuda ? cuda::matmul_library()
+                                : "loops compiled for " + instruction_set();
 }
 
 std::vector<std::string> matmul_choices(Device device) {

@@ -30,7 +30,7 @@ struct RowRuns {
 //             other rows are in the product.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment; Error from cuBLASLt.
-// Cost        2*T*N*K FLOP; cuBLASLt on the GPU, OpenBLAS on the CPU (bf16 is widened to f32).
+// Cost        2*T*N*K FLOP; cuBLASLt on the GPU, kernels/cpu/gemm.h on the CPU (bf16 is widened to f32).
 struct MatmulForward {
   TensorView y_TN;       // out  bf16 | f32 | f64
   TensorView x_TK;       // in   dtype of y
@@ -61,7 +61,7 @@ constexpr std::size_t matmul_workspace_bytes(Device device) {
 }
 
 // What the bits of a device's products depend on beside their operands: the library, its version and
-// what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3" or "OpenBLAS 0.3.21 for Haswell".
+// what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3", or "loops compiled for avx512f, fma".
 std::string matmul_library(Device device);
 
 // "PRODUCT: ALGORITHM" of each that cuBLASLt was asked for since the process began, by shape. It is

@@ -21,7 +21,7 @@ Manifest example() {
       .loss_window = {5.5, 0.1, 1e-300},
       .exploded_at = 7,
       .calm_steps = 3,
-      .products = "OpenBLAS 0.3.21 for Zen",
+      .products = "loops compiled for avx2, fma",
       .config = "model:\n  preset: \"grok-1\"  # \u00e9\n",
       .files = {{"model.safetensors", 0, ~std::uint64_t{0}},
                 {"optimizer-1.safetensors", 9, 1},
@@ -43,7 +43,7 @@ TEST(Manifest, ReadsThoseThatSayLess) {
                            " \"loss_window\": [\n  5.5,\n  0.1,\n  1e-300\n ],\n",
                            " \"exploded_at\": 7,\n",
                            " \"calm_steps\": 3,\n",
-                           " \"products\": \"OpenBLAS 0.3.21 for Zen\",\n",
+                           " \"products\": \"loops compiled for avx2, fma\",\n",
                            ",\n   \"blocks\": \"ffffffff000000000000001a\""}) {
     const std::size_t place = text.find(line);
     ASSERT_NE(place, std::string::npos) << text;

@@ -60,7 +60,7 @@ done
 objects=()
 for source in "${sources[@]}"; do
   case $source in
-    */device_cuda.cpp | */device_simt.cpp | */profiler_range_cuda.cpp | */processor.cpp) continue ;;
+    */device_cuda.cpp | */device_simt.cpp | */profiler_range_cuda.cpp | */processor.cpp | */instruction_set.cpp) continue ;;
   esac
   objects+=("$build/objects/$(basename -- "$(dirname -- "$source")")-$(basename -- "$source" .cpp).o")
   printf '%s\0%s\0' "$source" "${objects[-1]}"
@@ -106,12 +106,13 @@ feed() {
   return $status
 }
 
-for target in "${targets[@]}"; do
-  $compiler $flags -c "$here/fuzz_$target.cpp" -o "$build/objects/fuzz_$target.o"
-  # shellcheck disable=SC2086
-  clang++-14 -fsanitize=fuzzer,address,undefined -fno-sanitize=vptr "$build/objects/fuzz_$target.o" \
-    "${objects[@]}" -o "$build/fuzz_$target" $libraries
-done
+printf '"%s"\n' "${objects[@]}" >"$build/linked"
+export here build libraries
+# shellcheck disable=SC2016 # as above
+printf '%s\0' "${targets[@]}" | xargs -0 -n 1 -P 2 bash -c 'set -e
+  $compiler $flags -c "$here/fuzz_$1.cpp" -o "$build/objects/fuzz_$1.o"
+  clang++-14 -fsanitize=fuzzer,address,undefined -fno-sanitize=vptr "$build/objects/fuzz_$1.o" \
+    "@$build/linked" -o "$build/fuzz_$1" $libraries' bash
 status=0
 pids=()
 for target in "${targets[@]}"; do
