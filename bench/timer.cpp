@@ -99,10 +99,10 @@ double measure_copy(BenchmarkTimer& timer) {
 double measure_matmul(BenchmarkTimer& timer) {
   constexpr std::int64_t kSimulatedSize = 64;
   const Device device = timer.stream().device;
-  return measure_square_product(timer,
-                                device == Device::cpu  ? kMatmulSizeCpu
-                                : is_simulated(device) ? kSimulatedSize
-                                                       : kMatmulSizeGpu);
+  if (device == Device::cpu) {
+    return kernels::cpu::measure_openblas_sgemm(kMatmulSizeCpu, omp_get_max_threads(), kMinRepeats);
+  }
+  return measure_square_product(timer, is_simulated(device) ? kSimulatedSize : kMatmulSizeGpu);
 }
 
 }  // namespace
@@ -176,10 +176,7 @@ void BenchmarkTimer::flush() {
 
 double measure_square_product(BenchmarkTimer& timer, std::int64_t size) {
   const Device device = timer.stream().device;
-  if (device == Device::cpu) {
-    return kernels::cpu::measure_openblas_sgemm(size, omp_get_max_threads(), kMinRepeats);
-  }
-  const TensorSpec spec({size, size}, DType::bf16);
+  const TensorSpec spec({size, size}, device == Device::cpu ? DType::f32 : DType::bf16);
   Arena arena("benchmark matmul", 3 * arena_bytes(spec), device);
   const kernels::MatmulForward op{.y_TN = arena.allocate(spec),
                                   .x_TK = arena.allocate(spec),

@@ -59,7 +59,8 @@ struct Roofs {
   double matmul_flops_per_second = 0;  // 0: not asked for
 };
 Roofs measure_roofs(BenchmarkTimer& timer, bool with_matmul);
-// FLOP/s of a product of two square matrices: OpenBLAS's sgemm on all threads, cuBLASLt in bf16.
+// FLOP/s of the op matmul on two square matrices, in f32 on a processor and in bf16 on a GPU: what a
+// step's products reach, where the yardstick of a processor is OpenBLAS's sgemm.
 double measure_square_product(BenchmarkTimer& timer, std::int64_t size);
 
 // The upper one of the two in the middle where they are even in number; one value at least.

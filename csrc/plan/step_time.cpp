@@ -178,7 +178,7 @@ class Pricer {
     Parts parts = {};
     const ModelShape& model = work_.run.model;
     const double imbalance =
-        t_.routed && model.num_experts > 0
+        t_.routed && model.num_experts > 0 && work_.run.parallel.expert > 1  // else it has all rows
             ? 1 + c_.imbalance * (static_cast<double>(model.num_experts) /
                                       static_cast<double>(model.experts_per_token) -
                                   1)
