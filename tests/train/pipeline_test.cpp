@@ -344,7 +344,7 @@ TEST(Pipeline, SamplesTheSameText) {
                                          "schedule.warmup_steps=1",
                                          "metrics.validate_every=0",
                                          "metrics.sample_every=3",
-                                         "metrics.sample_tokens=24"};
+                                         "metrics.sample_tokens=10"};
   const std::vector<std::string> expected = samples_of(deep(layout_named("one"), more));
   ASSERT_EQ(expected.size(), 2U);
   for (const Schedule& schedule : schedules()) {
