@@ -145,6 +145,7 @@ plant("model.write_experts_apart", MOE, "accumulate",
 
 PRODUCTS = "model/tensor_products.cpp"
 GROK = "model/grok.cpp"
+HEAD = "model/head.cpp"
 
 plant("model.tensor_waits", PRODUCTS, "order",
       "    work->wait(context_.stream);\n    work.reset();\n  }\n}\n\nstd::int64_t GatheredChunks",
@@ -167,10 +168,10 @@ plant("model.tensor_apart", PRODUCTS, "order",
       "    sum.start_next();\n    weights.x_TK = x->take();\n    matmul_backward(weights, stream);\n",
       "    weights.x_TK = x->take();\n    matmul_backward(weights, stream);\n    sum.start_next();\n",
       "no product is beside the sum of an input's gradient")
-plant("model.tensor_head_sums", GROK, "bound",
+plant("model.tensor_head_sums", HEAD, "bound",
       "sums.start_before(begin + count);", "sums.start_before(dims_.T);",
       "terms of the head are summed before all of them are there")
-plant("model.tensor_head_aligned", GROK, "alignment",
+plant("model.tensor_head_aligned", HEAD, "alignment",
       "end < count && dims_.pad_chunk(end) != end", "end < count && dims_.pad_chunk(end) == 0",
       "the head's products begin at any row")
 plant("model.tensor_join_waits", MOE, "order",
@@ -202,10 +203,10 @@ plant("model.end_reduced_early", GROK, "order",
       "    std::optional<WeightResidency::Use> use;\n    if (i > 0) {\n      const int before",
       "a layer's gradients are reduced without that of its first norm")
 
-plant("model.head_first_chunk", GROK, "accumulate",
+plant("model.head_first_chunk", HEAD, "accumulate",
       "begin == 0 ? weight_gradient : WeightGradient::add", "weight_gradient",
       "the head's gradient is that of its last chunk of tokens")
-plant("model.head_written", GROK, "accumulate",
+plant("model.head_written", HEAD, "accumulate",
       "begin == 0 ? weight_gradient : WeightGradient::add", "WeightGradient::add",
       "the head's gradient is added to that of the step before")
 plant("model.tied_embedding_added", GROK, "condition",

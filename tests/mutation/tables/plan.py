@@ -742,6 +742,9 @@ plant("plan.chunk_two", "plan/tensor_chunks.cpp", "condition",
 plant("plan.chunk_sums_of_head", "plan/step_operations.cpp", "bound",
       "        if (chunk.whole.end() > end) {", "        if (chunk.whole.end() > d_.T) {",
       "the head's sums are planned to begin before its last tokens are there")
+plant("plan.time_own_experts", TIME, "condition",
+      "model.num_experts > 0 && work_.run.parallel.expert > 1", "model.num_experts > 0",
+      "a rank that has all experts is said to have more rows than there are")
 plant("plan.time_beside", TIME, "condition",
       "      if (exchange.beside) {", "      if (false) {",
       "what travels beside products is seen whole")

@@ -262,3 +262,7 @@ plant("train.interval_while_saving", "train/save_times.cpp", "missing condition"
 plant("train.init_tokenizer", "train/initial_weights.cpp", "condition",
       "ids_of_sample(*theirs) == ids_of_sample(own)", "theirs->kind() == own.kind()",
       "weights of another tokenizer of the kind are trained on without a word")
+
+plant("train.resume_products", "train/resume.cpp", "condition",
+      "chosen.manifest.products != products", "chosen.manifest.products == products",
+      "a resume does not say that sums are rounded in another order, or says it where they are not")
