@@ -2,6 +2,7 @@
 //
 // What surrounds a run that goes wrong: signals at any time, a log that nobody reads, files that may
 // not grow. And what it makes of text that a terminal would obey.
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -50,7 +51,7 @@ class Interruption : public testing::Test {
   // Sends `signal` to a run once `when` holds.
   Ended interrupt(const Arguments& arguments,
                   int signal,
-                  const std::function<bool(const Process&)>& when) const {
+                  const std::function<bool(Process&)>& when) const {
     Process process(arguments, directory_.path());
     while (process.running() && !when(process)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -157,10 +158,20 @@ TEST_F(Interruption, AHangupSavesUnlessItIsIgnored) {
   EXPECT_EQ(stopped.code, 10) << stopped.error;
   EXPECT_TRUE(contains(stopped.error, "Hangup")) << stopped.error;
   Arguments ignoring = {"/bin/bash", "-c", "trap '' HUP; exec \"$@\"", "bash"};
-  for (const std::string& word : train("ignoring")) {
+  for (const std::string& word : train("ignoring", endless())) {
     ignoring.push_back(word);
   }
-  EXPECT_EQ(interrupt(ignoring, SIGHUP, started("ignoring")).code, 0);
+  std::int64_t step_of_hangup = -1;
+  const Ended ended = interrupt(ignoring, SIGTERM, [&](Process& process) {
+    if (step_of_hangup < 0 && started("ignoring")(process)) {
+      process.send(SIGHUP);
+      step_of_hangup = std::max<std::int64_t>(newest_step(path("ignoring")), 0);
+    }
+    return step_of_hangup >= 0 && newest_step(path("ignoring")) > step_of_hangup;
+  });
+  EXPECT_EQ(ended.code, 10) << ended.error;
+  EXPECT_TRUE(contains(ended.error, "Terminated")) << ended.error;
+  EXPECT_FALSE(contains(ended.error, "Hangup")) << ended.error;
 }
 
 // Here it waits for another job, which has run.dir.
@@ -188,14 +199,13 @@ TEST_F(Interruption, ALogThatNobodyReadsIsAllThatIsLost) {
 }
 
 TEST_F(Interruption, ACheckpointThatMayNotGrowIsRefusedAndTheLastOneStays) {
-  const auto stop = [&](const Process&) { return newest_step(path("run")) > 20; };
-  ASSERT_EQ(interrupt(train("run", endless()), SIGKILL, stop).code, 128 + SIGKILL);
-  const fs::path last = find_newest_valid(path("run")).newest->path;
+  ASSERT_EQ(run(train("run", until_step(20))).code, 0);
   const Ended refused = shell("ulimit -f 32; exec \"$@\"", train("run", endless()));
   EXPECT_EQ(refused.code, 4) << refused.error;
   EXPECT_TRUE(contains(refused.error, "safetensors (File too large)")) << refused.error;
   EXPECT_TRUE(contains(refused.error, "ulimit -f")) << refused.error;
-  EXPECT_EQ(find_newest_valid(path("run")).newest->path, last);
+  EXPECT_TRUE(is_saved("run", "step-00000020"));
+  EXPECT_EQ(find_newest_valid(path("run")).newest->manifest.step, 20);
   expect_goes_on_as_one("run");
 }
 
@@ -223,9 +233,7 @@ TEST_F(Interruption, ASaveThatFailsIsForgivenSoManyTimes) {
 
 // The steps since the last checkpoint are worth more than their lines.
 TEST_F(Interruption, MetricsThatCannotBeWrittenEndTheRunOnceItIsSaved) {
-  const auto stop = [&](const Process&) { return newest_step(path("run")) > 20; };
-  ASSERT_EQ(interrupt(train("run", endless()), SIGKILL, stop).code, 128 + SIGKILL);
-  const std::int64_t killed_at = newest_step(path("run"));
+  ASSERT_EQ(run(train("run", until_step(20))).code, 0);
   {
     // Lines of an early step, until the file has room for those of a few steps more.
     constexpr std::uintmax_t kLimit = std::uintmax_t{1} << 20;
@@ -241,7 +249,7 @@ TEST_F(Interruption, MetricsThatCannotBeWrittenEndTheRunOnceItIsSaved) {
   const Ended stopped = shell("ulimit -f 1024; exec \"$@\"", train("run", endless()));
   EXPECT_EQ(stopped.code, 5) << stopped.error;
   EXPECT_TRUE(contains(stopped.error, "metrics.jsonl (File too large)")) << stopped.error;
-  EXPECT_GT(newest_step(path("run")), killed_at);
+  EXPECT_GT(newest_step(path("run")), 20);
   expect_goes_on_as_one("run");
 }
 

@@ -82,23 +82,33 @@ says() {
 }
 
 
+# write_config NAME STEPS: NAME.yaml, of a run of so many steps in the folder NAME. A job reads it whenever it
+# starts: one that is interrupted has no end to come to before, and is given one then.
+endless=1000000
 write_config() {
-  cat >"$scratch/tiny.yaml" <<YAML
+  cat >"$scratch/$1.yaml" <<YAML
 model: {vocab_size: 259, num_layers: 2, d_model: 32, num_heads: 4, num_kv_heads: 2,
         ffn_dim: 48, num_experts: 4}
-run: {dir: $scratch/whole, device: cpu}
+run: {dir: $scratch/$1, device: cpu}
 parallel: {tensor: 2, expert: 4}
 data: {train: [$root/README.md]}
 batch: {sequence_length: 32, micro_batch: 4, global_batch: 8}
 optimizer: {learning_rate: 4e-3}
-schedule: {steps: 2000, warmup_steps: 5}
-checkpoint: {every: 400, keep: 5}
-metrics: {every: 20, validate_every: 2000, sample_every: 0}
+schedule: {steps: $2, warmup_steps: 5, decay: constant}
+checkpoint: {every: 400, keep: 1000}
+metrics: {every: 20, validate_every: 0, sample_every: 0}
 YAML
 }
 
-# reaches FILE RUN_DIR: waits for it and sets `ranks` to the processes of `job`, stopped: on a busy
-# machine the job could be over before it is signalled.
+# give_an_end NAME: sets `last` to a step that the run is not at yet, and ends it there when it starts again.
+give_an_end() {
+  local newest
+  newest=$(find "$scratch/$1" -maxdepth 1 -name 'step-????????' | sed 's/.*step-0*//' | sort -n | tail -n 1)
+  last=$((${newest:-400} + 1200))
+  write_config "$1" "$last"
+}
+
+# reaches FILE RUN_DIR: waits for it and sets `ranks` to the processes of `job`, stopped.
 reaches() {
   wait_for test -s "$2/metrics.jsonl" || return
   mapfile -t ranks < <(scontrol listpids "$job.0" node | awk '$4 ~ /^[0-9]+$/ {print $1}')
@@ -115,12 +125,14 @@ kill_a_rank() {
 resumes() {
   local step
   step=$(sed -n "s|^resuming from $scratch/$1/step-\([0-9]*\) .*|\1|p" "$scratch/$1.log")
-  [[ -n $step ]] && ((10#$step >= 400 && 10#$step < 2000))
+  [[ -n $step ]] && ((10#$step >= 400 && 10#$step < last))
 }
+# same_checkpoint NAME: whether the run has at `last` what one has that nothing happened to.
 same_checkpoint() {
-  local file num_files=0
-  for file in "$scratch/whole/step-00002000"/*.safetensors; do
-    cmp -- "$file" "$scratch/$1/step-00002000/$(basename -- "$file")" || return
+  local file checkpoint num_files=0
+  checkpoint=step-$(printf '%08d' "$last")
+  for file in "$scratch/whole-$last/$checkpoint"/*.safetensors; do
+    cmp -- "$file" "$scratch/$1/$checkpoint/$(basename -- "$file")" || return
     num_files=$((num_files + 1))
   done
   ((num_files == 8))  # of each rank its weights and its optimizer state
@@ -128,39 +140,51 @@ same_checkpoint() {
 
 # The program itself, in jobs of four ranks.
 
+# trains STEPS: unless a job has.
 trains() {
-  submit whole 4 memphis "$scratch/tiny.yaml"
+  [[ ! -e $scratch/whole-$1 ]] || return 0
+  write_config "whole-$1" "$1"
+  submit "whole-$1" 4 memphis "$scratch/whole-$1.yaml"
   expect "a job trains to the end" ends "$job" COMPLETED 0:0 0
 }
 
 saves_and_goes_on_when_it_is_preempted() {
-  submit preempted 4 memphis "$scratch/tiny.yaml" run.dir="$scratch/preempted"
+  write_config preempted "$endless"
+  submit preempted 4 memphis "$scratch/preempted.yaml"
   expect "the job saves" reaches step-00000400/COMMIT "$scratch/preempted"
+  give_an_end preempted
   scancel --signal=USR1 "$job"
   kill -CONT "${ranks[@]}"
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
   expect "it saved because of the signal" says preempted "exit code 10;"
   expect "it knows of its restart" says preempted "job $job, restart 1: 4 ranks on node"
   expect "it goes on from there" resumes preempted
+  trains "$last"
   expect "to the same bits" same_checkpoint preempted
 }
 
 goes_on_when_a_rank_is_killed() {
-  submit killed 4 memphis "$scratch/tiny.yaml" run.dir="$scratch/killed"
+  write_config killed "$endless"
+  submit killed 4 memphis "$scratch/killed.yaml"
   expect "the job saves" reaches step-00000400/COMMIT "$scratch/killed"
+  give_an_end killed
   kill_a_rank
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
   expect "it counts as a lost rank" says killed "exit code 11;"
   expect "it goes on from there" resumes killed
+  trains "$last"
   expect "to the same bits" same_checkpoint killed
 }
 
 starts_over_when_it_is_lost_before_it_saves() {
-  submit early 4 memphis "$scratch/tiny.yaml" run.dir="$scratch/early" checkpoint.every=0
+  write_config early "$endless"
+  submit early 4 memphis "$scratch/early.yaml" checkpoint.every=0
   expect "the job runs" reaches metrics.jsonl "$scratch/early"
+  give_an_end early
   kill_a_rank
   expect "it starts again once" ends "$job" COMPLETED 0:0 1
   expect "it says from where" says early "the run starts over from step 0"
+  trains "$last"
   expect "to the same bits" same_checkpoint early
 }
 
@@ -277,12 +301,12 @@ cd -- "$scratch"
 export OMP_NUM_THREADS=1  # four ranks share the cores
 start_slurm "$scratch/slurm" ||
   { echo "SKIP: Slurm does not start on this machine: $slurm_fault" && exit; }
-write_config
+write_config tiny 1600
 write_stand_in
 tree memphis "$binary"
 tree stand_in "$scratch/stand_in.sh"
 submit_stand_ins  # which wait while the others work
-trains
+trains 1600
 saves_and_goes_on_when_it_is_preempted
 goes_on_when_a_rank_is_killed
 starts_over_when_it_is_lost_before_it_saves
