@@ -44,7 +44,7 @@ class BenchmarkTimer {
 };
 
 // The reference products: large enough to be bound by arithmetic, small enough for a second or two.
-constexpr std::int64_t kMatmulSizeCpu = 2048;  // OpenBLAS sgemm
+constexpr std::int64_t kMatmulSizeCpu = 2048;  // OpenBLAS's sgemm
 constexpr std::int64_t kMatmulSizeGpu = 8192;  // cuBLASLt, bf16
 
 // A simulated device takes seconds for what a GPU does in microseconds, and its times mean nothing: a

@@ -65,8 +65,13 @@ if(MEMPHIS_DEVICE STREQUAL cuda)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit 12.8 REQUIRED)
-  # Where a program of the build folder finds cuBLASLt, which it opens by name.
-  list(APPEND CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})
+  if(NOT TARGET CUDA::cublasLt)
+    message(FATAL_ERROR "cuBLASLt is not found beside the CUDA toolkit ${CUDAToolkit_VERSION} (products are its "
+                        "on a GPU); install cuBLAS with its header")
+  endif()
+  # Where a program of the build folder finds it, which opens it by name.
+  cmake_path(GET CUDA_cublasLt_LIBRARY PARENT_PATH cublas_folder)
+  list(APPEND CMAKE_BUILD_RPATH ${cublas_folder})
   # 2.27 is the first in which a communicator has a name.
   find_package(NCCL 2.27)
   target_compile_options(memphis_options INTERFACE

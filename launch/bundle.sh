@@ -139,14 +139,6 @@ add_libraries() {
   done < <(ldd -- "$file" | sed -nE 's/^[[:space:]]*([^ /]+) => (not found|[^ ]+).*/\1 \2/p')
 }
 
-# cuBLASLt is opened by name, of the runtime's version (kernels/matmul/cublas_lt.h).
-add_cublas() {
-  local library
-  for library in "${of_the_machine[@]}"; do
-    [[ $library != libcudart.so.* ]] || of_the_machine+=("libcublasLt.so.${library#libcudart.so.}")
-  done
-}
-
 # Open MPI, whose parts are opened by name from its prefix. OpenSHMEM's are of no use here.
 add_open_mpi() {
   local folder component library
@@ -183,7 +175,11 @@ add_libraries "$build/memphis"
 for program in "$bundle/build/$preset/tests/"*_test; do
   [[ ! -x $program ]] || add_libraries "$program"
 done
-add_cublas
+# cuBLASLt is opened by name, of the runtime's version, and by a run on a GPU alone.
+opened_by_name=()
+for library in "${of_the_machine[@]}"; do
+  [[ $library != libcudart.so.* ]] || opened_by_name+=("libcublasLt.so.${library#libcudart.so.}")
+done
 if needs "$build/memphis" | grep -q '^libmpi\.so'; then
   add_open_mpi
 fi
@@ -202,6 +198,7 @@ glibc=$(find "$bundle" -type f -exec sh -c 'for f; do readelf --version-info -- 
   architectures=$(sed -n 's/^CMAKE_CUDA_ARCHITECTURES:[A-Z]*=//p' "$build/CMakeCache.txt")
   [[ -z $architectures ]] || echo "cuda: $(nvcc_version), sm_$architectures"
   echo "machine's libraries: ${of_the_machine[*]}"
+  echo "opened when needed: ${opened_by_name[*]}"
 } >"$bundle/MANIFEST"
 
 cat -- "$bundle/MANIFEST"

@@ -51,6 +51,11 @@ if [[ ${MEMPHIS_BUNDLE-} != "$bundle" ]]; then
     fi
     [[ -z $folder || :$folders: == *:"$folder":* ]] || folders+=:$folder
   done
+  read -ra libraries < <(sed -n "s/^opened when needed: *//p" "$bundle/MANIFEST")
+  for library in "${libraries[@]}"; do
+    folder=$(folder_of "$library") || continue  # who needs it says so
+    [[ -z $folder || :$folders: == *:"$folder":* ]] || folders+=:$folder
+  done
   export LD_LIBRARY_PATH=$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   export PATH=$runtime/bin:$bundle:$PATH
   # Open MPI, PMIx and hwloc were configured for folders of a machine that this is not.

@@ -208,7 +208,7 @@ stage_instructions() {
 stage_ops() {
   local test
   for test in "${op_tests[@]}"; do
-    gtest "$test" 240 40 "$test" --gtest_filter='*cuda*'
+    gtest "$test" 240 40 "$test" --gtest_filter='*cuda*:MatmulChoices.*:CublasLt.*'
   done
 }
 

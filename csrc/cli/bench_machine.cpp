@@ -158,11 +158,12 @@ void measure_gpu(Communicator& all, bench::BenchmarkTimer& timer, Machine& machi
 // is of no use then: MFU is counted of what is measured.
 void measure_processor(Communicator& all, bench::BenchmarkTimer& timer, Machine& machine) {
   constexpr int kRounds = 5;
+  constexpr std::int64_t kSize = 1024;
   std::vector<double> products;
   std::vector<double> copies;
   for (int round = 0; round < kRounds; ++round) {
     together(all, "machine.products", [] {});
-    products.push_back(bench::measure_square_product(timer, bench::kMatmulSizeCpu) / kTera);
+    products.push_back(bench::measure_square_product(timer, kSize) / kTera);
     together(all, "machine.copy", [] {});
     copies.push_back(bench::measure_roofs(timer, false).copy_bytes_per_second / kGiga);
   }

@@ -177,8 +177,9 @@ class Pricer {
   Parts of(const PassWork& pass, Pass which) const {
     Parts parts = {};
     const ModelShape& model = work_.run.model;
+    // A rank that has all experts has all rows, whatever the router chooses.
     const double imbalance =
-        t_.routed && model.num_experts > 0 && work_.run.parallel.expert > 1  // else it has all rows
+        t_.routed && model.num_experts > 0 && work_.run.parallel.expert > 1
             ? 1 + c_.imbalance * (static_cast<double>(model.num_experts) /
                                       static_cast<double>(model.experts_per_token) -
                                   1)

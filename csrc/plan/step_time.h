@@ -36,8 +36,8 @@ struct TimeConstants {
   double pieces = 2.25;
   // Seconds that the products of an expert take to start, where experts come one after the other.
   double start_seconds = 87e-6;
-  // Of the experts' time, what the largest load adds for each expert that there is for a chosen one,
-  // beyond the first.
+  // Of the experts' time, what the largest load adds where ranks share experts out, for each expert
+  // that there is for a chosen one, beyond the first.
   double imbalance = 0.029;
   // Of all work, what each doubling of the replicas adds: they wait for the slowest.
   double straggling = 0.0051;

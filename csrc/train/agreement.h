@@ -25,8 +25,8 @@ const Config& agreed_config(const Config& config, World& world, Communicator& al
 // The device that the config asks for; on the GPU this rank's own, before anything is asked of it.
 Device take_device(const RunConfig& run, const World& world, Communicator& all);
 
-// Who multiplies on the device, kernels::matmul_library(): PreflightError, on all ranks, where one
-// finds no such library.
+// Who multiplies on this rank's device, kernels::matmul_library(), which need not be alike on all:
+// PreflightError, on all ranks, where one finds no such library.
 std::string take_products(Device device, Communicator& all);
 
 // The same text on every rank. The first one speaks for all, of what is wrong with the text too.

@@ -60,8 +60,8 @@ constexpr std::size_t matmul_workspace_bytes(Device device) {
   return device == Device::cuda ? std::size_t{32} << 20 : 0;
 }
 
-// What the bits of a device's products depend on beside their operands: the library, its version and
-// what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3", or "loops compiled for avx512f, fma".
+// Among what the bits of a device's products depend on beside their operands: the library, its version
+// and what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3", or "loops compiled for avx512f, fma".
 std::string matmul_library(Device device);
 
 // "PRODUCT: ALGORITHM" of each that cuBLASLt was asked for since the process began, by shape. It is

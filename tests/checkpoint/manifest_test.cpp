@@ -21,6 +21,8 @@ Manifest example() {
       .loss_window = {5.5, 0.1, 1e-300},
       .exploded_at = 7,
       .calm_steps = 3,
+      .skipped_steps = 11,
+      .skipped_in_a_row = 2,
       .products = "loops compiled for avx2, fma",
       .config = "model:\n  preset: \"grok-1\"  # \u00e9\n",
       .files = {{"model.safetensors", 0, ~std::uint64_t{0}},
@@ -43,6 +45,8 @@ TEST(Manifest, ReadsThoseThatSayLess) {
                            " \"loss_window\": [\n  5.5,\n  0.1,\n  1e-300\n ],\n",
                            " \"exploded_at\": 7,\n",
                            " \"calm_steps\": 3,\n",
+                           " \"skipped_steps\": 11,\n",
+                           " \"skipped_in_a_row\": 2,\n",
                            " \"products\": \"loops compiled for avx2, fma\",\n",
                            ",\n   \"blocks\": \"ffffffff000000000000001a\""}) {
     const std::size_t place = text.find(line);
@@ -56,6 +60,8 @@ TEST(Manifest, ReadsThoseThatSayLess) {
   expected.loss_window.clear();
   expected.exploded_at = 0;
   expected.calm_steps = 0;
+  expected.skipped_steps = 0;
+  expected.skipped_in_a_row = 0;
   expected.products.clear();
   expected.files[2].blocks.clear();
   EXPECT_EQ(read_manifest(text, "manifest.json"), expected);
@@ -75,6 +81,13 @@ TEST(Manifest, RefusesWhatItDoesNotWrite) {
       {"\"step\": 420", "\"step\": 420, \"step\": 421", "key 'step' stands twice in its JSON"},
       {"\"seed\": -1", "\"seed\": \"1\"", "'seed' is \"1\", not a whole number"},
       {"\"step\": 420", "\"step\": 420, \"url\": \"\"", "there are 17 fields where 16 are known"},
+      {"\"products\": \"loops compiled for avx2, fma\"",
+       "\"products\": 7",
+       "'products' is 7, not a text"},
+      {"\"calm_steps\": 3", "\"calm_steps\": -3", "'calm_steps' is -3, not a whole number"},
+      {"\"exploded_at\": 7",
+       "\"exploded_at\": \"7\"",
+       "'exploded_at' is \"7\", not a whole number"},
       {"\"bytes\": 9", "\"bytes\": 9, \"mode\": 1", "there are 4 fields where 3 are known"},
       {"\"bytes\": 9", "\"bytes\": \"9\"", "'bytes' is \"9\", not a whole number"},
       {"0000000000000001", "1", "'xxh3' is '1', not 16 hexadecimal digits"},

@@ -227,6 +227,18 @@ TEST(StepTime, WorseLayoutsTakeLonger) {
   expect_worse(run, StepPart::tensor);
 }
 
+// A router sends a rank more rows than others, unless there are no others.
+TEST(StepTime, ARankThatHasAllExpertsHasNoUnequalLoad) {
+  const auto seconds_of_experts = [](std::int64_t expert, bool routed) {
+    RunDescription run = grok1();
+    run.parallel.expert = expert;
+    run.techniques.routed = routed;
+    return time_of(run).of(StepPart::expert_products);
+  };
+  EXPECT_EQ(seconds_of_experts(1, true), seconds_of_experts(1, false));
+  EXPECT_GT(seconds_of_experts(8, true), 1.01 * seconds_of_experts(8, false));
+}
+
 // A job is as slow as its slowest rank, but for what ranks wait anyhow.
 TEST(StepTime, ASlowRankIsWaitedFor) {
   const RunWork work = run_work(grok1());
