@@ -208,6 +208,27 @@ refuses_ranks_that_are_alone() {
   expect "before anything is written" not test -e "$scratch/alone"
 }
 
+# doctor NAME ARGUMENT...: sets `status` to what it ends with; NAME.log, NAME.good and NAME.bad are its.
+doctor() {
+  local name=$1
+  shift
+  status=0
+  srun --ntasks=4 --mpi=pmix --kill-on-bad-exit=1 "$binary" doctor "$scratch/tiny.yaml" "$@" \
+    --good "$scratch/$name.good" --bad "$scratch/$name.bad" >"$scratch/$name.log" 2>&1 || status=$?
+}
+examines_its_nodes() {
+  local status
+  doctor well
+  expect "the doctor finds nothing" test "$status" == 0
+  expect "in a job of all ranks" says well "4 ranks"
+  expect "on the node" test "$(cat "$scratch/well.good")" == node
+  expect "and lists it as good alone" test ! -s "$scratch/well.bad"
+  doctor sick --root "$scratch/nowhere"
+  expect "it finds what is wrong" test "$status" == 5
+  expect "on the node" test "$(cat "$scratch/sick.bad")" == node
+  expect "which srun leaves out by its list" not srun --ntasks=1 --immediate=5 --exclude="$scratch/sick.bad" true
+}
+
 # A stand-in of a rank in jobs of one.
 
 write_stand_in() {
@@ -312,6 +333,7 @@ goes_on_when_a_rank_is_killed
 starts_over_when_it_is_lost_before_it_saves
 refuses_what_cannot_work
 refuses_ranks_that_are_alone
+examines_its_nodes
 does_not_come_back_when_it_is_cancelled
 follows_the_exit_code
 says_what_is_missing
