@@ -2,7 +2,9 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "bench/experts/experts_operands.h"
 #include "bench/random_operand.h"
 #include "kernels/experts/experts.h"
 #include "kernels/permute/permute.h"
@@ -57,16 +59,11 @@ struct MoeOperands {
         source(numbers({c.R()}, target)),
         offsets(numbers({c.E + 1}, target)),
         chunk_counts(numbers({kernels::kPermuteChunks, c.E}, target)),
-        rows(random({c.R(), c.D}, target)),
-        out_rows(random({c.R(), c.D}, target)),
-        drows(random({c.R(), c.D}, target)),
-        gate_up(random({c.R(), 2 * c.F}, target)),
-        hidden(random({c.R(), c.F}, target)),
-        dhidden(random({c.R(), c.F}, target)),
-        up_weight(random({c.E, 2 * c.F, c.D}, target)),
-        down_weight(random({c.E, c.D, c.F}, target)),
-        dup_weight(sums({c.E, 2 * c.F, c.D}, target)),
-        ddown_weight(sums({c.E, c.D, c.F}, target)),
+        of_experts({.name = c.name,
+                    .counts = std::vector<std::int64_t>(static_cast<std::size_t>(c.E), c.R() / c.E),
+                    .D = c.D,
+                    .F = c.F},
+                   target),
         num_choices(c.K) {}
 
   void forward(Stream stream) const {
@@ -87,18 +84,9 @@ struct MoeOperands {
                             .experts_TK = *experts,
                             .chunk_counts_PE = *chunk_counts},
                            stream);
-    kernels::permute({.x_RD = *rows, .x_TD = *x, .source_R = *source}, stream);
-    kernels::experts_forward({.y_RD = *out_rows,
-                              .gate_up_R2F = *gate_up,
-                              .hidden_RF = *hidden,
-                              .x_RD = *rows,
-                              .gate_up_weight_EFD = *up_weight,
-                              .down_weight_EDF = *down_weight,
-                              .offsets_E1 = *offsets,
-                              .gates_TK = *gates,
-                              .source_R = *source},
-                             stream);
-    kernels::unpermute({.y_TD = *y, .y_RD = *out_rows, .slot_TK = *slot}, stream);
+    kernels::permute({.x_RD = of_experts.x, .x_TD = *x, .source_R = *source}, stream);
+    kernels::experts_forward(as_routed(of_experts.forward()), stream);
+    kernels::unpermute({.y_TD = *y, .y_RD = of_experts.y, .slot_TK = *slot}, stream);
     kernels::router_balance({.balance_B = *balance,
                              .counts_BE = *counts,
                              .probs_sum_BE = *probs_sum,
@@ -109,23 +97,11 @@ struct MoeOperands {
 
   // After forward(), and again: what is in gate_up by then takes as long.
   void backward(Stream stream) const {
-    kernels::permute({.x_RD = *out_rows, .x_TD = *dy, .source_R = *source}, stream);
-    kernels::experts_backward({.dx_RD = *drows,
-                               .dgate_up_weight_EFD = *dup_weight,
-                               .ddown_weight_EDF = *ddown_weight,
-                               .dgates_TK = *dgates,
-                               .gate_up_R2F = *gate_up,
-                               .dhidden_RF = *dhidden,
-                               .dy_RD = *out_rows,
-                               .x_RD = *rows,
-                               .hidden_RF = *hidden,
-                               .gate_up_weight_EFD = *up_weight,
-                               .down_weight_EDF = *down_weight,
-                               .offsets_E1 = *offsets,
-                               .gates_TK = *gates,
-                               .source_R = *source},
-                              stream);
-    kernels::unpermute({.y_TD = *dx, .y_RD = *drows, .slot_TK = *slot}, stream);
+    kernels::permute({.x_RD = of_experts.dy, .x_TD = *dy, .source_R = *source}, stream);
+    kernels::ExpertsBackward experts_backward = as_routed(of_experts.backward());
+    experts_backward.dgates_TK = *dgates;
+    kernels::experts_backward(experts_backward, stream);
+    kernels::unpermute({.y_TD = *dx, .y_RD = of_experts.dx, .slot_TK = *slot}, stream);
     kernels::router_backward({.dx_TD = *dx,
                               .dweight_ED = *drouter,
                               .dlogits_TE = *dlogits,
@@ -147,11 +123,19 @@ struct MoeOperands {
   Operand x, y, dy, dx, router, drouter, partial, logits, probs, dlogits, gates, dgates, probs_sum,
       balance, z, loss_scales;
   Operand experts, counts, valid, slot, source, offsets, chunk_counts;
-  Operand rows, out_rows, drows, gate_up, hidden, dhidden;
-  Operand up_weight, down_weight, dup_weight, ddown_weight;
+  ExpertsOperands of_experts;
   std::int64_t num_choices;
 
  private:
+  // The rows are those that the router sends.
+  template <class Op>
+  Op as_routed(Op op) const {
+    op.offsets_E1 = *offsets;
+    op.gates_TK = *gates;
+    op.source_R = *source;
+    return op;
+  }
+
   using Shape = std::initializer_list<std::int64_t>;
 
   static Operand random(Shape shape, const Target& target) {
