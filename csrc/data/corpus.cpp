@@ -17,6 +17,7 @@
 #include "csrc/data/text_stream.h"
 #include "csrc/data/tokenize.h"
 #include "csrc/data/tokenizer.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
@@ -25,8 +26,8 @@ namespace {
 // another purpose have not.
 bool has_fields(std::span<const std::byte> head, const DataConfig& config) {
   std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());
-  if (text.starts_with("\xEF\xBB\xBF")) {
-    text.remove_prefix(3);
+  if (text.starts_with(kUtf8Mark)) {
+    text.remove_prefix(kUtf8Mark.size());
   }
   const std::size_t begin = std::min(text.find_first_not_of(" \t\r\n"), text.size());
   const std::size_t end = text.find('\n', begin);

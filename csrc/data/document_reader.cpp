@@ -1,210 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/data/document_reader.h"
 
-#include <algorithm>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include <spdlog/fmt/fmt.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include "csrc/core/error.h"
-#include "csrc/core/file.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{256} << 10U;
-constexpr std::string_view kUtf8Mark = "\xEF\xBB\xBF";
-
-[[noreturn]] void refuse(const std::filesystem::path& path, const std::string& why) {
-  throw DataError(fmt::format(
-      "cannot read {} ({}); fetch it again, whole, and start again", path.string(), why));
-}
-
-// The bytes of a file in order.
-class Source {
- public:
-  explicit Source(const std::filesystem::path& path) : file_(path) {}
-  virtual ~Source() = default;
-  Source(const Source&) = delete;
-  Source& operator=(const Source&) = delete;
-
-  // As many unpacked bytes as there are and `out` has room for, at least one unless it is the end.
-  virtual std::size_t read(std::span<std::byte> out) = 0;
-  // Leaves out so many, all of which must be there.
-  virtual void skip(std::uint64_t count) {
-    std::vector<std::byte> buffer(kBufferBytes);
-    while (count > 0) {
-      const std::size_t got =
-          read(std::span(buffer).first(std::min<std::uint64_t>(buffer.size(), count)));
-      if (got == 0) {
-        refuse(file_.path(), "it ends before the place where it was left, and has changed");
-      }
-      count -= got;
-    }
-  }
-
-  const InputFile& file() const { return file_; }
-  std::uint64_t place() const { return place_; }
-
-  // Of the file as it was opened, which a copy that is still growing is not.
-  void require_unchanged() const {
-    const InputFile now(file_.path());
-    if (now.size() != file_.size() || now.modified_ns() != file_.modified_ns()) {
-      throw DataError(fmt::format(
-          "{} has changed while it was read (it has {} bytes and had {}, or was written to); let "
-          "what writes it end, and start again",
-          file_.path().string(),
-          now.size(),
-          file_.size()));
-    }
-  }
-
- protected:
-  std::span<std::byte> raw(std::span<std::byte> out) {
-    const auto part = out.first(std::min<std::uint64_t>(out.size(), file_.size() - place_));
-    file_.read(place_, part);
-    place_ += part.size();
-    return part;
-  }
-
-  void move(std::uint64_t count) {
-    if (count > file_.size() - place_) {
-      refuse(file_.path(), "it ends before the place where it was left, and has changed");
-    }
-    place_ += count;
-  }
-
- private:
-  InputFile file_;
-  std::uint64_t place_ = 0;
-};
-
-class PlainSource final : public Source {
- public:
-  using Source::Source;
-  std::size_t read(std::span<std::byte> out) override { return raw(out).size(); }
-  void skip(std::uint64_t count) override { move(count); }
-};
-
-class GzipSource final : public Source {
- public:
-  explicit GzipSource(const std::filesystem::path& path) : Source(path), buffer_(kBufferBytes) {
-    constexpr int kGzipAlone = 15 + 16;  // of zlib.h: the largest window, and gzip's header
-    if (inflateInit2(&stream_, kGzipAlone) != Z_OK) {
-      throw std::bad_alloc();
-    }
-  }
-  ~GzipSource() override { inflateEnd(&stream_); }
-
-  std::size_t read(std::span<std::byte> out) override {
-    stream_.next_out = reinterpret_cast<Bytef*>(out.data());
-    stream_.avail_out = static_cast<uInt>(out.size());
-    while (stream_.avail_out == out.size()) {
-      if (stream_.avail_in == 0) {
-        const auto input = raw(buffer_);
-        stream_.next_in = reinterpret_cast<Bytef*>(input.data());
-        stream_.avail_in = static_cast<uInt>(input.size());
-        if (input.empty()) {
-          if (!between_members_) {
-            refuse(file().path(), fmt::format("its gzip data break off at byte {}", place()));
-          }
-          return 0;
-        }
-      }
-      if (between_members_) {  // another one, or zeros that fill up a block of a tape
-        if (*stream_.next_in == 0) {
-          ++stream_.next_in;
-          --stream_.avail_in;
-          continue;
-        }
-        inflateReset(&stream_);
-        between_members_ = false;
-      }
-      const int result = inflate(&stream_, Z_NO_FLUSH);
-      if (result == Z_STREAM_END) {
-        between_members_ = true;
-      } else if (result != Z_OK && result != Z_BUF_ERROR) {
-        refuse(file().path(),
-               fmt::format("its gzip data are damaged before byte {}: {}",
-                           place() - stream_.avail_in,
-                           stream_.msg != nullptr ? stream_.msg : "they make no sense"));
-      }
-    }
-    return out.size() - stream_.avail_out;
-  }
-
- private:
-  std::vector<std::byte> buffer_;
-  z_stream stream_{};
-  bool between_members_ = false;
-};
-
-class ZstdSource final : public Source {
- public:
-  explicit ZstdSource(const std::filesystem::path& path)
-      : Source(path), buffer_(kBufferBytes), stream_(ZSTD_createDStream()) {
-    if (stream_ == nullptr) {
-      throw std::bad_alloc();
-    }
-    // What `zstd --long=31` writes, too: up to 2 GiB, of frames that ask for it.
-    ZSTD_DCtx_setParameter(stream_, ZSTD_d_windowLogMax, 31);
-  }
-  ~ZstdSource() override { ZSTD_freeDStream(stream_); }
-
-  std::size_t read(std::span<std::byte> out) override {
-    ZSTD_outBuffer output{out.data(), out.size(), 0};
-    while (output.pos == 0) {
-      if (input_.pos == input_.size && !flushing_) {
-        const auto input = raw(buffer_);
-        input_ = {input.data(), input.size(), 0};
-        if (input.empty()) {
-          if (in_frame_) {
-            refuse(file().path(), fmt::format("its zstd data break off at byte {}", place()));
-          }
-          return 0;
-        }
-      }
-      const std::size_t result = ZSTD_decompressStream(stream_, &output, &input_);
-      if (ZSTD_isError(result) != 0) {
-        refuse(file().path(),
-               fmt::format("its zstd data are damaged before byte {}: {}",
-                           place() - (input_.size - input_.pos),
-                           ZSTD_getErrorName(result)));
-      }
-      in_frame_ = result != 0;
-      flushing_ = in_frame_ && output.pos == output.size;  // there may be more without more input
-    }
-    return output.pos;
-  }
-
- private:
-  std::vector<std::byte> buffer_;
-  ZSTD_DStream* stream_;
-  ZSTD_inBuffer input_{nullptr, 0, 0};
-  bool in_frame_ = false;
-  bool flushing_ = false;
-};
-
-std::unique_ptr<Source> open_source(const CorpusFile& file) {
-  switch (file.packing) {
-    case Packing::gzip:
-      return std::make_unique<GzipSource>(file.path);
-    case Packing::zstd:
-      return std::make_unique<ZstdSource>(file.path);
-    case Packing::none:
-      break;
-  }
-  return std::make_unique<PlainSource>(file.path);
-}
 
 }  // namespace
 
 struct DocumentReader::State {
-  std::unique_ptr<Source> source;
+  std::unique_ptr<UnpackedFile> source;
   Framing framing;
   bool is_plain;
   std::uint64_t max_bytes;
@@ -251,7 +64,7 @@ DocumentReader::DocumentReader(const CorpusFile& file,
                                std::uint64_t offset,
                                std::uint64_t line)
     : state_(std::make_unique<State>()) {
-  state_->source = open_source(file);
+  state_->source = open_unpacked(file.path, file.packing);
   state_->framing = file.framing;
   state_->is_plain = file.packing == Packing::none;
   state_->max_bytes = max_bytes;
@@ -325,7 +138,7 @@ std::uint64_t DocumentReader::num_bytes() const {
 }
 
 std::vector<std::byte> unpacked_beginning(const CorpusFile& file, std::size_t most) {
-  const std::unique_ptr<Source> source = open_source(file);
+  const std::unique_ptr<UnpackedFile> source = open_unpacked(file.path, file.packing);
   std::vector<std::byte> bytes(most);
   std::size_t count = 0;
   while (count < most) {

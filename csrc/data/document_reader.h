@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "csrc/data/unpacked_file.h"
+
 namespace memphis {
 
-enum class Packing : std::uint8_t { none, gzip, zstd };
 enum class Framing : std::uint8_t { whole, lines };  // a document is the file, or a line of JSON
 
 // A file of text that is to be tokenized.

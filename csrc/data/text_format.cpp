@@ -10,6 +10,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/json.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
@@ -297,7 +298,6 @@ std::string_view wide_encoding(std::string_view head) {
   return {};
 }
 
-constexpr auto kUtf8Mark = "\xEF\xBB\xBF"sv;
 constexpr auto kSpace = " \t\r\n"sv;
 
 // The end of the object or list that `text` begins with; npos where it goes on behind `text`.

@@ -17,6 +17,7 @@
 #include "csrc/data/digest.h"
 #include "csrc/data/text_format.h"
 #include "csrc/data/tokenizer.h"
+#include "csrc/data/utf8.h"
 
 namespace memphis {
 namespace {
@@ -29,8 +30,6 @@ static_assert(kPieceBytes >= kFormatBytes);
 
 // Reading less than this again costs less than keeping it in mind.
 constexpr std::uint64_t kRecordedBytes = std::uint64_t{1} << 20U;
-
-constexpr std::string_view kUtf8Mark = "\xEF\xBB\xBF";
 
 // What reading a file has shown.
 struct Examined {

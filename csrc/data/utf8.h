@@ -8,6 +8,9 @@
 
 namespace memphis {
 
+// A byte order mark, with which some programs begin what they write.
+inline constexpr std::string_view kUtf8Mark = "\xEF\xBB\xBF";
+
 // The bytes of the UTF-8 character that `text` begins with, or of its longest beginning that may
 // begin one: the unit that a replacement character stands for (Unicode 15, 3.9, table 3-8, as in
 // Python's errors="replace"). `whole` says which of the two. Requires text not to be empty.

@@ -7,6 +7,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
 #include "csrc/data/utf8.h"
@@ -41,9 +42,9 @@ std::string with_white_space(std::string_view pattern) {
     }
     const char next = pattern[++i];
     if (next == 's') {
-      result += in_class ? std::string(kSpaces) : "[" + std::string(kSpaces) + "]";
+      result += in_class ? std::string(kSpaces) : fmt::format("[{}]", kSpaces);
     } else if (next == 'S' && !in_class) {
-      result += "[^" + std::string(kSpaces) + "]";
+      result += fmt::format("[^{}]", kSpaces);
     } else {
       result += {c, next};
     }

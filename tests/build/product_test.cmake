@@ -9,6 +9,7 @@ file(REMOVE_RECURSE ${SCRATCH})
 execute_process(
   COMMAND ${CMAKE_COMMAND} -S ${ROOT} -B ${SCRATCH} -G Ninja -DCMAKE_MAKE_PROGRAM=${MAKE}
           -DCMAKE_CXX_COMPILER=${CXX} -DBUILD_TESTING=OFF -DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON
+          -DMEMPHIS_COMPILE_TOGETHER=OFF  # so that each source is named
   RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(status)
   message(FATAL_ERROR "BUILD_TESTING=OFF does not configure without GoogleTest:\n${output}")

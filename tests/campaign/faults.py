@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""faults.py MEMPHIS LIBRARY [--all] [--command NAME ...] [--how WAY ...] [--only TEXT] [--record]: every
-write of the program fails once.
+"""faults.py MEMPHIS LIBRARY [--all] [--command NAME ...] [--how WAY ...] [--only TEXT] [--calls FIRST LAST]
+[--record]: every write of the program fails once.
 
 A run that trains, saves, deletes, samples and exports is made again and again, and each time another one of
 the calls that open, write, flush, name, close and remove its files fails (file_faults.cpp, LIBRARY). The
@@ -348,8 +348,13 @@ def main():
     parser.add_argument("--command", nargs="+", choices=WALKS, default=list(WALKS))
     parser.add_argument("--how", nargs="+", choices=WAYS)
     parser.add_argument("--only", default="")
+    parser.add_argument("--calls", type=int, nargs=2, metavar=("FIRST", "LAST"), default=(1, sys.maxsize),
+                        help="of a command's calls those with these numbers, to share hours out")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    if options.record and (options.only or options.calls != (1, sys.maxsize)):
+        parser.error("--record writes what is known of all of a command's calls, and some are left out (--only, --calls);"
+                     " leave these out")
     with open(GOLDEN, encoding="utf-8") as file:
         golden = {line.rstrip("\n") for line in file if line[0] != "#"}
     num_runs = num_problems = 0
@@ -368,6 +373,8 @@ def main():
                 if options.all or kind not in kinds:
                     sites.append(number)
                 kinds.add(kind)
+            first, last = options.calls
+            sites = [number for number in sites if first <= number <= last]
             print(f"{name}: {len(calls)} calls of {len(kinds)} kinds", flush=True)
             for at, number in enumerate(sites):
                 # Of the other ways each call sees one, and all calls together all of them.

@@ -67,10 +67,10 @@ plant("data.megatron_vocabulary", "data/id_column.cpp", "bound",
 plant("data.llmq_mask", "data/token_file_stream.cpp", "off by one",
       "const std::uint64_t bit = token == 0 ? 0 : token - 1;", "const std::uint64_t bit = token;",
       "llmq's masks are of targets")
-plant("data.gzip_members", "data/document_reader.cpp", "dropped call",
+plant("data.gzip_members", "data/unpacked_file.cpp", "dropped call",
       "inflateReset(&stream_);", "",
       "the second member of a gzip file is lost")
-plant("data.gzip_cut", "data/document_reader.cpp", "condition",
+plant("data.gzip_cut", "data/unpacked_file.cpp", "condition",
       "if (!between_members_) {", "if (false) {",
       "a gzip file that breaks off ends there in silence")
 plant("data.journal_line", "data/tokenize.cpp", "value",
