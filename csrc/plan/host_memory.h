@@ -60,19 +60,27 @@ constexpr std::size_t staging_bytes(Device device) {
   return device == Device::cpu ? 0 : std::size_t{64} << 20;
 }
 
+// Through which weights and the optimizer's state of a GPU pass to be compared (run.verify_every): two of
+// them, for a weight is looked at beside its master. Nothing where a run never compares.
+inline constexpr std::size_t kHostPieceBytes = std::size_t{16} << 20;
+constexpr std::size_t comparison_bytes(Device device, bool compares) {
+  return device == Device::cpu || !compares ? 0 : 2 * kHostPieceBytes;
+}
+
 struct HostMemoryPlan {
   std::size_t batches_bytes = 0;  // the samples of a step, and of a pass of validation
   std::size_t statistics_bytes =
       0;  // losses and counts, as they are read back, and the scalars of a step
-  std::size_t exchange_bytes = 0;  // how many rows ranks exchange
-  std::size_t snapshot_bytes = 0;  // what is saved while training goes on; 0: nothing is
+  std::size_t exchange_bytes = 0;    // how many rows ranks exchange
+  std::size_t snapshot_bytes = 0;    // what is saved while training goes on; 0: nothing is
+  std::size_t comparison_bytes = 0;  // what is hashed on its way from a GPU
   // While a checkpoint is saved or loaded.
   std::size_t staging_bytes = 0;
   std::size_t trace_bytes = 0;  // of metrics.trace; not page-locked
 
   // What stands from the beginning of a run to its end.
   std::size_t standing_bytes() const {
-    return batches_bytes + statistics_bytes + exchange_bytes + snapshot_bytes;
+    return batches_bytes + statistics_bytes + exchange_bytes + snapshot_bytes + comparison_bytes;
   }
   std::size_t total_bytes() const { return standing_bytes() + staging_bytes + trace_bytes; }
 };

@@ -136,6 +136,7 @@ std::string format_memory_table(const MemoryPlan& plan) {
        {"statistics", plan.host.statistics_bytes},
        {"exchange", plan.host.exchange_bytes},
        {"snapshot", plan.host.snapshot_bytes},
+       {"comparison", plan.host.comparison_bytes},
        {"staging", plan.host.staging_bytes},
        {"trace (not pinned)", plan.host.trace_bytes},
        {"total of the host", plan.host.total_bytes()}});

@@ -141,6 +141,8 @@ HostMemoryPlan plan_host_memory(const Config& config,
           .exchange_bytes =
               exchange_bytes(plan.dims, plan.activations) +
               (plan.sampling ? exchange_bytes(plan.sampling->dims, plan.sampling->activations) : 0),
+          .comparison_bytes = comparison_bytes(
+              device, config.run.verify_every > 0 || config.run.recompute_check_every > 0),
           .staging_bytes = staging_bytes(device),
           .trace_bytes = config.metrics.trace ? Trace::kMaxSpans * sizeof(Trace::Span) : 0};
 }

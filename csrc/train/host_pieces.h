@@ -4,18 +4,19 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
-#include <vector>
 
 #include "csrc/core/device.h"
+#include "csrc/core/error.h"
 #include "csrc/core/tensor.h"
 
 namespace memphis {
 
 // The bytes of tensors for a reader on the host, wherever they lie: the CPU's as they are, a GPU's
-// through memory of its own, which is there from the first one on.
+// through `bytes` of page-locked memory, whole elements of any type. ContractError where tensors of a
+// GPU are to pass through none.
 class HostPieces {
  public:
-  explicit HostPieces(Stream stream) : stream_(stream) {}
+  HostPieces(Stream stream, std::size_t bytes) : stream_(stream), staging_(bytes, stream.device) {}
 
   // Calls visit(std::span<const std::byte>), front to back. All pieces but the last have the same
   // number of whole elements.
@@ -26,20 +27,19 @@ class HostPieces {
       visit(std::span<const std::byte>(bytes, view.bytes()));
       return;
     }
-    staging_.resize(kStagingBytes);
-    for (std::size_t at = 0; at < view.bytes(); at += kStagingBytes) {
-      const std::size_t count = std::min(kStagingBytes, view.bytes() - at);
+    require(staging_.bytes() > 0,
+            "what is compared on a GPU has memory of the host to pass through");
+    for (std::size_t at = 0; at < view.bytes(); at += staging_.bytes()) {
+      const std::size_t count = std::min(staging_.bytes(), view.bytes() - at);
       device_copy(staging_.data(), bytes + at, count, stream_);
       synchronize(stream_);
-      visit(std::span<const std::byte>(staging_.data(), count));
+      visit(std::span(static_cast<const std::byte*>(staging_.data()), count));
     }
   }
 
  private:
-  static constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
-
   Stream stream_;
-  std::vector<std::byte> staging_;
+  PinnedBuffer staging_;
 };
 
 }  // namespace memphis

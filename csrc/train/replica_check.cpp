@@ -67,13 +67,15 @@ ReplicaCheck::ReplicaCheck(const Mesh& mesh,
                            const Groups& groups,
                            const Parameters& parameters,
                            Optimizer& optimizer,
+                           std::size_t host_bytes,
                            Stream stream)
     : mesh_(mesh),
       groups_(groups),
       parameters_(parameters),
       stream_(stream),
-      pieces_(stream),
-      seal_(parameters, optimizer, stream) {}
+      pieces_(stream, host_bytes / 2),
+      weight_pieces_(stream, host_bytes / 2),
+      seal_(parameters, optimizer, pieces_, weight_pieces_, stream) {}
 
 std::uint64_t ReplicaCheck::hash_of_weights(Axis axis) const {
   Checksum checksum;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -40,11 +41,13 @@ std::vector<int> dissenters(std::span<const ReplicaHash> of_ranks);
 // the next step or require_kept(); an all-gather of 56 bytes a rank, and a sum of 8.
 class ReplicaCheck {
  public:
-  // All referents must outlive it.
+  // All referents must outlive it. `host_bytes`: comparison_bytes (csrc/plan/host_memory.h), which it
+  // holds from the beginning.
   ReplicaCheck(const Mesh& mesh,
                const Groups& groups,
                const Parameters& parameters,
                Optimizer& optimizer,
+               std::size_t host_bytes,
                Stream stream);
 
   // Weights that are whole on this rank, with the other ranks' and with its own master weights. Where
@@ -79,6 +82,7 @@ class ReplicaCheck {
   const Parameters& parameters_;
   Stream stream_;
   HostPieces pieces_;
+  HostPieces weight_pieces_;  // the seal's
   StateSeal seal_;
 };
 

@@ -10,13 +10,18 @@
 #include "csrc/core/error.h"
 
 namespace memphis {
-StateSeal::StateSeal(const Parameters& parameters, Optimizer& optimizer, Stream stream)
+
+StateSeal::StateSeal(const Parameters& parameters,
+                     Optimizer& optimizer,
+                     HostPieces& pieces,
+                     HostPieces& weight_pieces,
+                     Stream stream)
     : parameters_(parameters),
       optimizer_(optimizer),
       stream_(stream),
       seals_(parameters.plan().segments.size()),
-      pieces_(stream),
-      weight_pieces_(stream) {
+      pieces_(pieces),
+      weight_pieces_(weight_pieces) {
   optimizer.add_gate(*this);
 }
 

@@ -26,8 +26,13 @@ namespace memphis {
 //       Nothing where take() is not called.
 class StateSeal final : public UpdateGate {
  public:
-  // All referents must outlive it. The optimizer waits for it from now on.
-  StateSeal(const Parameters& parameters, Optimizer& optimizer, Stream stream);
+  // All referents must outlive it. The optimizer waits for it from now on. `weight_pieces` are read
+  // beside `pieces`, of as many bytes.
+  StateSeal(const Parameters& parameters,
+            Optimizer& optimizer,
+            HostPieces& pieces,
+            HostPieces& weight_pieces,
+            Stream stream);
   ~StateSeal() override;
   StateSeal(const StateSeal&) = delete;
   StateSeal& operator=(const StateSeal&) = delete;
@@ -86,8 +91,8 @@ class StateSeal final : public UpdateGate {
   bool taken_ = false;
   bool checked_ = false;
   std::uint64_t bytes_read_ = 0;
-  HostPieces pieces_;
-  HostPieces weight_pieces_;  // beside those of master weights
+  HostPieces& pieces_;
+  HostPieces& weight_pieces_;  // beside those of master weights
 };
 
 // "weights and master weights": what `parts` are.

@@ -150,7 +150,8 @@ Trainer::Trainer(const Config& config,
                       *training_loader_,
                       graphs_,
                       stream());
-  replica_check_.emplace(mesh_, groups_, *parameters_, *optimizer_, stream());
+  replica_check_.emplace(
+      mesh_, groups_, *parameters_, *optimizer_, plan_.memory.host.comparison_bytes, stream());
   reports_.emplace(RunReports::Of{.config = config_,
                                   .plan = plan_,
                                   .mesh = mesh_,

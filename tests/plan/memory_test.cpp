@@ -79,14 +79,16 @@ TEST(Memory, OfAllKindsAddsUp) {
                         .host = {.batches_bytes = 2,
                                  .statistics_bytes = 20,
                                  .exchange_bytes = 200,
-                                 .staging_bytes = 2000,
-                                 .trace_bytes = 20000}};
+                                 .snapshot_bytes = 2000,
+                                 .comparison_bytes = 20000,
+                                 .staging_bytes = 200000,
+                                 .trace_bytes = 2000000}};
   EXPECT_EQ(plan.total_bytes(), 111111111U);
   EXPECT_EQ(plan.allocated_bytes(), 100111111U);
-  EXPECT_EQ(plan.host.standing_bytes(), 222U);
-  EXPECT_EQ(plan.host.total_bytes(), 22222U);
+  EXPECT_EQ(plan.host.standing_bytes(), 22222U);
+  EXPECT_EQ(plan.host.total_bytes(), 2222222U);
   EXPECT_EQ(plan.needed_bytes(Device::cuda), 111111111U);
-  EXPECT_EQ(plan.needed_bytes(Device::cpu), 111133333U) << "one memory has both";
+  EXPECT_EQ(plan.needed_bytes(Device::cpu), 113333333U) << "one memory has both";
 }
 
 TEST(Memory, ThatIsThereToTheByteIsEnough) {
