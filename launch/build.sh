@@ -14,13 +14,14 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 preset=
 target=memphis
+tests=
 definitions=()
 while (($# > 0)); do
   argument=$1
   shift
   case $argument in
-    --tests) target=all ;;
-    --tests=?*) target=${argument#--tests=} ;;
+    --tests) target=all tests=asked ;;
+    --tests=?*) target=${argument#--tests=} tests=asked ;;
     --march)
       (($# > 0)) ||
         fail "--march names no architecture (it takes one of g++'s -march);" \
@@ -39,7 +40,7 @@ while (($# > 0)); do
 done
 preset=${preset:-$(default_preset)}
 
-if [[ $target != memphis || $preset == simt ]]; then
+if [[ -n $tests || $preset == simt ]]; then
   bash "$root/launch/packages.sh" --tests
 else
   bash "$root/launch/packages.sh"
@@ -68,7 +69,7 @@ fi
 # What trains needs neither the tests nor what they need, but building it must not take them away from
 # one who has built them here.
 testing=OFF
-if [[ $target != memphis ]] ||
+if [[ -n $tests ]] ||
   { [[ ${#fresh[@]} == 0 ]] && grep -qx 'BUILD_TESTING:BOOL=ON' "$cache" 2>/dev/null; }; then
   testing=ON
 fi

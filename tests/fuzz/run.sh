@@ -43,14 +43,20 @@ rm -f -- "$build/include/omp.h"
 sed 's/__malloc__ ([a-z_]*)/__malloc__/' "$(g++ -print-file-name=include/omp.h)" >"$build/include/omp.h"
 # Without what AddressSanitizer stops too, a null pointer, or one behind its object as soon as it is used: code
 # compiles half as long again with it.
-flags="-std=c++20 -O1 -g1 -fopenmp=libgomp -fsanitize=fuzzer-no-link,address,undefined
-  -fno-sanitize=vptr,null,object-size,pointer-overflow -fno-sanitize-recover=undefined -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS -DSPDLOG_COMPILED_LIB
-  -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB -DFMT_SHARED -I$root -I$build/include"
-packages="yaml-cpp spdlog fmt libxxhash sentencepiece libpcre2-8 libutf8proc zlib libzstd"
-flags+=" $(pkg-config --cflags $packages 2>/dev/null || true)"
-libraries="$(pkg-config --libs $packages) -lgomp -ldl"
+# In a file, each in quotes, for folders may have blanks in their names.
+flags=(-std=c++20 -O1 -g1 -fopenmp=libgomp -fsanitize=fuzzer-no-link,address,undefined
+  -fno-sanitize=vptr,null,object-size,pointer-overflow -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+  -D_GLIBCXX_ASSERTIONS -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB -DFMT_SHARED
+  "-I$root" "-I$build/include")
+packages=(yaml-cpp spdlog fmt libxxhash sentencepiece libpcre2-8 libutf8proc zlib libzstd)
+read -ra of_packages <<<"$(pkg-config --cflags "${packages[@]}" 2>/dev/null || true)"
+printf '"%s"\n' "${flags[@]}" ${of_packages[@]+"${of_packages[@]}"} >"$build/flags"
+libraries="$(pkg-config --libs "${packages[@]}") -lgomp -ldl"
 compiler=clang++-14
-! command -v ccache >/dev/null || compiler="ccache $compiler"
+if command -v ccache >/dev/null; then
+  compiler="ccache $compiler"
+  export CCACHE_SLOPPINESS=pch_defines,time_macros
+fi
 
 # What is read by a target, and what that stands on.
 sources=("$root"/csrc/core/*.cpp "$root"/csrc/config/*.cpp "$root"/csrc/data/*.cpp)
@@ -77,12 +83,12 @@ for source in "$build/together"/*.cpp; do
 done >"$build/list"
 # What several of them include of the libraries is parsed once.
 grep -ho '^#include <[a-z_/]*\(\.h\)\?>' "${sources[@]}" | sort | uniq -c | awk '$1 > 4 {print $2, $3}' >"$build/include/common.h"
-# shellcheck disable=SC2086 # words
-clang++-14 $flags -x c++-header "$build/include/common.h" -o "$build/include/common.pch"
-flags+=" -include-pch $build/include/common.pch"
-export flags compiler
-# shellcheck disable=SC2016 # $1 and $2 are of the shell that xargs starts, and flags are words
-xargs -0 -n 2 -P 2 bash -c '$compiler $flags -c "$1" -o "$2"' bash <"$build/list"
+# Without the time of day, which would be a part of all that ccache keeps.
+clang++-14 "@$build/flags" -Xclang -fno-pch-timestamp -x c++-header "$build/include/common.h" -o "$build/include/common.pch"
+printf '"%s"\n' -include-pch "$build/include/common.pch" >>"$build/flags"
+export here build libraries compiler
+# shellcheck disable=SC2016 # $1 and $2 are of the shell that xargs starts, and the compiler is words
+xargs -0 -n 2 -P 2 bash -c '$compiler "@$build/flags" -c "$1" -o "$2"' bash <"$build/list"
 
 # So many inputs, about a dozen seconds of a core each.
 gate_runs() {
@@ -122,10 +128,9 @@ feed() {
 }
 
 printf '"%s"\n' "${objects[@]}" >"$build/linked"
-export here build libraries
 # shellcheck disable=SC2016 # as above
 printf '%s\0' "${targets[@]}" | xargs -0 -n 1 -P 2 bash -c 'set -e
-  $compiler $flags -c "$here/fuzz_$1.cpp" -o "$build/objects/fuzz_$1.o"
+  $compiler "@$build/flags" -c "$here/fuzz_$1.cpp" -o "$build/objects/fuzz_$1.o"
   clang++-14 -fsanitize=fuzzer,address,undefined -fno-sanitize=vptr "$build/objects/fuzz_$1.o" \
     "@$build/linked" -o "$build/fuzz_$1" $libraries' bash
 status=0
