@@ -6,9 +6,9 @@
 
 #include "bench/experts/experts_operands.h"
 #include "bench/random_operand.h"
+#include "bench/router/router_operands.h"
 #include "kernels/experts/experts.h"
 #include "kernels/permute/permute.h"
-#include "kernels/router/router.h"
 
 namespace memphis::bench {
 namespace {
@@ -36,102 +36,61 @@ constexpr MoeCase kCases[] = {
 
 struct MoeOperands {
   MoeOperands(const MoeCase& c, const Target& target)
-      : x(random({c.T, c.D}, target)),
-        y(random({c.T, c.D}, target)),
+      : y(random({c.T, c.D}, target)),
         dy(random({c.T, c.D}, target)),
-        dx(random({c.T, c.D}, target)),
-        router(sums({c.E, c.D}, target)),
-        drouter(sums({c.E, c.D}, target)),
-        partial(sums({kernels::kRouterPartials, c.E, c.D}, target)),
-        logits(sums({c.T, c.E}, target)),
-        probs(sums({c.T, c.E}, target)),
-        dlogits(sums({c.T, c.E}, target)),
-        gates(sums({c.T, c.K}, target)),
-        dgates(sums({c.T, c.K}, target)),
-        probs_sum(sums({1, c.E}, target)),
-        balance(sums({1}, target)),
-        z(sums({c.T}, target)),
-        loss_scales(sums({2}, target)),
-        experts(numbers({c.T, c.K}, target)),
-        counts(numbers({1, c.E}, target)),
-        valid(numbers({1}, target)),
         slot(numbers({c.T, c.K}, target)),
         source(numbers({c.R()}, target)),
         offsets(numbers({c.E + 1}, target)),
         chunk_counts(numbers({kernels::kPermuteChunks, c.E}, target)),
+        router({.name = c.name,
+                .num_sequences = 1,
+                .sequence_length = c.T,
+                .width = c.D,
+                .num_experts = c.E,
+                .num_choices = c.K,
+                .accumulate = true},
+               target),
         of_experts({.name = c.name,
                     .counts = std::vector<std::int64_t>(static_cast<std::size_t>(c.E), c.R() / c.E),
                     .D = c.D,
                     .F = c.F},
-                   target),
-        num_choices(c.K) {}
+                   target) {}
 
   void forward(Stream stream) const {
-    kernels::router_forward({.logits_TE = *logits,
-                             .probs_TE = *probs,
-                             .gates_TK = *gates,
-                             .experts_TK = *experts,
-                             .counts_BE = *counts,
-                             .probs_sum_BE = *probs_sum,
-                             .valid_B = *valid,
-                             .z_T = *z,
-                             .x_TD = *x,
-                             .weight_ED = *router},
-                            stream);
+    kernels::router_forward(router.forward(), stream);
     kernels::permute_index({.slot_TK = *slot,
                             .source_R = *source,
                             .offsets_E1 = *offsets,
-                            .experts_TK = *experts,
+                            .experts_TK = *router.experts,
                             .chunk_counts_PE = *chunk_counts},
                            stream);
-    kernels::permute({.x_RD = of_experts.x, .x_TD = *x, .source_R = *source}, stream);
+    kernels::permute({.x_RD = of_experts.x, .x_TD = *router.x, .source_R = *source}, stream);
     kernels::experts_forward(as_routed(of_experts.forward()), stream);
     kernels::unpermute({.y_TD = *y, .y_RD = of_experts.y, .slot_TK = *slot}, stream);
-    kernels::router_balance({.balance_B = *balance,
-                             .counts_BE = *counts,
-                             .probs_sum_BE = *probs_sum,
-                             .valid_B = *valid,
-                             .experts_per_token = num_choices},
-                            stream);
+    kernels::router_balance(router.balances(), stream);
   }
 
   // After forward(), and again: what is in gate_up by then takes as long.
   void backward(Stream stream) const {
     kernels::permute({.x_RD = of_experts.dy, .x_TD = *dy, .source_R = *source}, stream);
     kernels::ExpertsBackward experts_backward = as_routed(of_experts.backward());
-    experts_backward.dgates_TK = *dgates;
+    experts_backward.dgates_TK = *router.dgates;
     kernels::experts_backward(experts_backward, stream);
-    kernels::unpermute({.y_TD = *dx, .y_RD = of_experts.dx, .slot_TK = *slot}, stream);
-    kernels::router_backward({.dx_TD = *dx,
-                              .dweight_ED = *drouter,
-                              .dlogits_TE = *dlogits,
-                              .partial_PED = *partial,
-                              .dgates_TK = *dgates,
-                              .logits_TE = *logits,
-                              .probs_TE = *probs,
-                              .experts_TK = *experts,
-                              .counts_BE = *counts,
-                              .valid_B = *valid,
-                              .x_TD = *x,
-                              .weight_ED = *router,
-                              .loss_scales_2 = *loss_scales,
-                              .accumulate = true},
-                             stream);
+    kernels::unpermute({.y_TD = *router.dx, .y_RD = of_experts.dx, .slot_TK = *slot}, stream);
+    kernels::router_backward(router.backward(), stream);
   }
 
   using Operand = std::shared_ptr<FilledTensor>;
-  Operand x, y, dy, dx, router, drouter, partial, logits, probs, dlogits, gates, dgates, probs_sum,
-      balance, z, loss_scales;
-  Operand experts, counts, valid, slot, source, offsets, chunk_counts;
+  Operand y, dy, slot, source, offsets, chunk_counts;
+  RouterOperands router;
   ExpertsOperands of_experts;
-  std::int64_t num_choices;
 
  private:
   // The rows are those that the router sends.
   template <class Op>
   Op as_routed(Op op) const {
     op.offsets_E1 = *offsets;
-    op.gates_TK = *gates;
+    op.gates_TK = *router.gates;
     op.source_R = *source;
     return op;
   }
@@ -140,9 +99,6 @@ struct MoeOperands {
 
   static Operand random(Shape shape, const Target& target) {
     return random_operand({shape, target.dtype}, target.device);
-  }
-  static Operand sums(Shape shape, const Target& target) {
-    return random_operand({shape, accumulation_dtype(target.dtype)}, target.device);
   }
   static Operand numbers(Shape shape, const Target& target) {
     return std::make_shared<FilledTensor>(TensorSpec(shape, DType::i32), target.device);
