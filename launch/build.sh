@@ -93,14 +93,14 @@ if [[ ${#fresh[@]} -gt 0 || ! -e $build/build.ninja || $root/CMakePresets.json -
   printf '%s\n' "${definitions[*]}" >"$stamp"
 fi
 
-# nvcc takes up to 2 GiB a source and g++ up to 1: more jobs than fit in memory end in a killed
-# compiler. A container's limit counts where it is below the machine's.
+# nvcc takes up to 2 GiB a source, and g++ up to 1.2 with the sanitizers: more jobs than fit in memory end in
+# a killed compiler. A container's limit counts where it is below the machine's.
 memory_mib=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo)
 limit=$(control_group_free_mib "")
 if [[ -n $limit ]] && ((limit < memory_mib)); then
   memory_mib=$limit
 fi
-mib_per_job=1024
+mib_per_job=1280
 [[ $preset != cuda ]] || mib_per_job=2048
 jobs=$((memory_mib / mib_per_job))
 cores=$(nproc)

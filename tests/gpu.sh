@@ -214,7 +214,7 @@ stage_ops() {
 
 stage_training() {
   gtest device_test 60 1 device_test --gtest_filter='*cuda*:Graphs.*'
-  gtest device_gradient_test 240 4 device_gradient_test
+  gtest device_gradient_test 240 2 device_gradient_test
   gtest recompute_test 240 1 recompute_test --gtest_filter='*Device*'
   gtest step_graphs_test 240 4 step_graphs_test
   if [[ -n $rehearse ]]; then  # its steps take minutes there

@@ -15,7 +15,8 @@ enum class Packing : std::uint8_t { none, gzip, zstd };
 
 // A file's bytes in order, as they were before it was packed.
 //
-// DataError, with file and byte, where the file cannot be read, or what is packed is damaged or breaks off.
+// DataError, with the file, where it cannot be read or has changed, and with the byte where what is
+// packed is damaged or breaks off.
 class UnpackedFile {
  public:
   explicit UnpackedFile(const std::filesystem::path& path) : file_(path) {}

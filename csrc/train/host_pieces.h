@@ -12,8 +12,8 @@
 namespace memphis {
 
 // The bytes of tensors for a reader on the host, wherever they lie: the CPU's as they are, a GPU's
-// through `bytes` of page-locked memory, whole elements of any type. ContractError where tensors of a
-// GPU are to pass through none.
+// through `bytes` of page-locked memory, whole elements of any type. ContractError where tensors of
+// a GPU are to pass through none.
 class HostPieces {
  public:
   HostPieces(Stream stream, std::size_t bytes) : stream_(stream), staging_(bytes, stream.device) {}

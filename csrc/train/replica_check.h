@@ -41,8 +41,8 @@ std::vector<int> dissenters(std::span<const ReplicaHash> of_ranks);
 // the next step or require_kept(); an all-gather of 56 bytes a rank, and a sum of 8.
 class ReplicaCheck {
  public:
-  // All referents must outlive it. `host_bytes`: comparison_bytes (csrc/plan/host_memory.h), which it
-  // holds from the beginning.
+  // All referents must outlive it. `host_bytes`: comparison_bytes (csrc/plan/host_memory.h), which
+  // it holds from the beginning.
   ReplicaCheck(const Mesh& mesh,
                const Groups& groups,
                const Parameters& parameters,

@@ -56,6 +56,8 @@ class Trainer {
   // Compares the weights of ranks that hold the same, and what each rank holds with what it should be:
   // Error(bad_hardware) on all where some differ. Where that was done after this step already, what is
   // there is compared with what was there then. The next step does the same before it changes anything.
+  // On a GPU, ContractError unless run.verify_every or run.recompute_check_every is set, as for
+  // check_repeats(): what is compared passes through memory that the plan has for these.
   void verify_replicas();
   // Computes a micro-batch of the last step twice: the same where a rank's gradients differ.
   void check_repeats();

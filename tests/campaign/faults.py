@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""faults.py MEMPHIS LIBRARY [--all] [--command NAME ...] [--how WAY ...] [--only TEXT] [--calls FIRST LAST]
-[--record]: every write of the program fails once.
+"""Every write of the program fails once.
+
+    faults.py MEMPHIS LIBRARY [--all] [--command NAME ...] [--how WAY ...] [--only TEXT] [--calls FIRST LAST]
+              [--record]
 
 A run that trains, saves, deletes, samples and exports is made again and again, and each time another one of
 the calls that open, write, flush, name, close and remove its files fails (file_faults.cpp, LIBRARY). The
@@ -11,7 +13,7 @@ happened to. So it is with a run that tokenizes its text, and with the other com
 files each is at any time what was there before, or whole.
 
 Without --all, of the calls that differ in nothing but a number the first is taken: a minute. What the
-program says of each with EIO is in faults.golden, which --record writes.
+program says of each with EIO is in faults.golden, which --all --how EIO --record writes.
 """
 import argparse
 import os
@@ -352,9 +354,13 @@ def main():
                         help="of a command's calls those with these numbers, to share hours out")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    if options.record and (options.only or options.calls != (1, sys.maxsize)):
-        parser.error("--record writes what is known of all of a command's calls, and some are left out (--only, --calls);"
-                     " leave these out")
+    first, last = options.calls
+    if first > last:
+        parser.error(f"--calls {first} {last} is no call (the first comes behind the last); give the lower number first")
+    whole = options.all and not options.only and (first, last) == (1, sys.maxsize)
+    if options.record and not (whole and options.how == ["EIO"]):
+        parser.error("--record writes anew what is said of all of a command's calls, and some are left out; use"
+                     " --all --how EIO --record, without --only and --calls")
     with open(GOLDEN, encoding="utf-8") as file:
         golden = {line.rstrip("\n") for line in file if line[0] != "#"}
     num_runs = num_problems = 0
@@ -373,10 +379,12 @@ def main():
                 if options.all or kind not in kinds:
                     sites.append(number)
                 kinds.add(kind)
-            first, last = options.calls
-            sites = [number for number in sites if first <= number <= last]
             print(f"{name}: {len(calls)} calls of {len(kinds)} kinds", flush=True)
+            if first > len(calls):
+                parser.error(f"--calls {first}: {name} has {len(calls)} calls; give a lower number")
             for at, number in enumerate(sites):
+                if not first <= number <= last:
+                    continue
                 # Of the other ways each call sees one, and all calls together all of them.
                 ways = options.how or (WAYS if options.all else ("EIO", WAYS[1 + at % (len(WAYS) - 1)]))
                 for how in ways:

@@ -9,6 +9,7 @@
 # each a number of inputs, from the seeds alone, so that the same are tried wherever it runs. Exits with 1
 # where something was found, with 77 without the compiler.
 set -euo pipefail
+export LC_ALL=C  # the order of names
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd -- "$here/../.." && pwd)
 limit=-max_total_time=60
@@ -41,11 +42,10 @@ mkdir -p -- "$build/include" "$build/objects" "$build/found"
 # The header of g++'s OpenMP alone, for its other headers are not for clang, nor is an attribute of this one.
 rm -f -- "$build/include/omp.h"
 sed 's/__malloc__ ([a-z_]*)/__malloc__/' "$(g++ -print-file-name=include/omp.h)" >"$build/include/omp.h"
-# Without what AddressSanitizer stops too, a null pointer, or one behind its object as soon as it is used: code
-# compiles half as long again with it.
-# In a file, each in quotes, for folders may have blanks in their names.
+# Without what AddressSanitizer stops too, a null pointer or one behind its object, with which code compiles half as
+# long again. The flags are words of a file, each in quotes, for folders may have blanks in their names.
 flags=(-std=c++20 -O1 -g1 -fopenmp=libgomp -fsanitize=fuzzer-no-link,address,undefined
-  -fno-sanitize=vptr,null,object-size,pointer-overflow -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+  -fno-sanitize=vptr,null,object-size -fno-sanitize-recover=undefined -fno-omit-frame-pointer
   -D_GLIBCXX_ASSERTIONS -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB -DFMT_SHARED
   "-I$root" "-I$build/include")
 packages=(yaml-cpp spdlog fmt libxxhash sentencepiece libpcre2-8 libutf8proc zlib libzstd)
@@ -63,8 +63,9 @@ sources=("$root"/csrc/core/*.cpp "$root"/csrc/config/*.cpp "$root"/csrc/data/*.c
 for name in checksum json manifest npy safetensors safetensors_writer; do
   sources+=("$root/csrc/checkpoint/$name.cpp")
 done
-# Compiled together as the product's are: those of one folder seven at a time.
+# Those of a folder seven at a time, as the product's are, but core's one by one.
 count=0
+last=
 objects=()
 rm -rf -- "$build/together"
 mkdir -p -- "$build/together"
@@ -74,6 +75,8 @@ for source in "${sources[@]}"; do
   esac
   folder=$(basename -- "$(dirname -- "$source")")
   name=$(basename -- "$source" .cpp)
+  [[ $folder == "$last" ]] || count=0
+  last=$folder
   [[ $folder == core ]] || name=$((count++ / 7))
   printf '#include "%s"\n' "$source" >>"$build/together/$folder-$name.cpp"
 done

@@ -69,7 +69,7 @@ WAYS = ("fault", "values", "exception", "hang", "crash")
 # What of csrc stands for the device, or is used with it alone: a preset without one does not compile
 # it, or does not call it.
 SIMT_ONLY = ("csrc/comm/nccl", "csrc/comm/simt_nccl/", "csrc/core/device_simt",
-             "csrc/train/step_graphs")
+             "csrc/train/step_graphs", "csrc/train/host_pieces")
 
 # A test of unknown cost is taken for one of so many seconds.
 UNKNOWN_SECONDS = 20.0

@@ -202,6 +202,9 @@ plant("train.replica_groups", REPLICAS, "index",
 plant("train.replica_segments", REPLICAS, "condition",
       "segments[i].replicas == axis) {", "segments[i].replicas == axis && axis == Axis::data_context) {",
       "experts and norms are not compared")
+plant("train.first_piece_again", "train/host_pieces.h", "operand",
+      "device_copy(staging_.data(), bytes + at, count, stream_);", "device_copy(staging_.data(), bytes, count, stream_);",
+      "of a GPU's tensors the first 16 MiB alone are compared")
 SEAL = "train/state_seal.cpp"
 plant("train.seal_moments", SEAL, "missing term",
       "hash_of({state.m_n, state.v_n})", "hash_of({state.m_n})",
