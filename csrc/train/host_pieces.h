@@ -18,6 +18,8 @@ class HostPieces {
  public:
   HostPieces(Stream stream, std::size_t bytes) : stream_(stream), staging_(bytes, stream.device) {}
 
+  std::size_t bytes() const { return staging_.bytes(); }
+
   // Calls visit(std::span<const std::byte>), front to back. All pieces but the last have the same
   // number of whole elements.
   template <class Visit>

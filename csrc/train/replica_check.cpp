@@ -74,8 +74,7 @@ ReplicaCheck::ReplicaCheck(const Mesh& mesh,
       parameters_(parameters),
       stream_(stream),
       pieces_(stream, host_bytes / 2),
-      weight_pieces_(stream, host_bytes / 2),
-      seal_(parameters, optimizer, pieces_, weight_pieces_, stream) {}
+      seal_(parameters, optimizer, pieces_, stream) {}
 
 std::uint64_t ReplicaCheck::hash_of_weights(Axis axis) const {
   Checksum checksum;

@@ -82,7 +82,6 @@ class ReplicaCheck {
   const Parameters& parameters_;
   Stream stream_;
   HostPieces pieces_;
-  HostPieces weight_pieces_;  // the seal's
   StateSeal seal_;
 };
 

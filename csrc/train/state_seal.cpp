@@ -14,14 +14,13 @@ namespace memphis {
 StateSeal::StateSeal(const Parameters& parameters,
                      Optimizer& optimizer,
                      HostPieces& pieces,
-                     HostPieces& weight_pieces,
                      Stream stream)
     : parameters_(parameters),
       optimizer_(optimizer),
       stream_(stream),
       seals_(parameters.plan().segments.size()),
       pieces_(pieces),
-      weight_pieces_(weight_pieces) {
+      weight_pieces_(stream, pieces.bytes()) {
   optimizer.add_gate(*this);
 }
 

@@ -26,13 +26,9 @@ namespace memphis {
 //       Nothing where take() is not called.
 class StateSeal final : public UpdateGate {
  public:
-  // All referents must outlive it. The optimizer waits for it from now on. `weight_pieces` are read
-  // beside `pieces`, of as many bytes.
-  StateSeal(const Parameters& parameters,
-            Optimizer& optimizer,
-            HostPieces& pieces,
-            HostPieces& weight_pieces,
-            Stream stream);
+  // All referents must outlive it. The optimizer waits for it from now on. Weights are
+  // read beside `pieces`, through as many bytes of its own.
+  StateSeal(const Parameters& parameters, Optimizer& optimizer, HostPieces& pieces, Stream stream);
   ~StateSeal() override;
   StateSeal(const StateSeal&) = delete;
   StateSeal& operator=(const StateSeal&) = delete;
@@ -92,7 +88,7 @@ class StateSeal final : public UpdateGate {
   bool checked_ = false;
   std::uint64_t bytes_read_ = 0;
   HostPieces& pieces_;
-  HostPieces& weight_pieces_;  // beside those of master weights
+  HostPieces weight_pieces_;  // beside those of master weights
 };
 
 // "weights and master weights": what `parts` are.

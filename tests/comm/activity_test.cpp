@@ -13,25 +13,19 @@
 
 #include "csrc/comm/stream_spans.h"
 #include "csrc/core/device.h"
+#include "tests/support/on_devices.h"
 
 namespace memphis {
 namespace {
 
 constexpr std::chrono::milliseconds kShort{5};
 
-class Streams : public testing::TestWithParam<Device> {
- protected:
-  void SetUp() override {
-    if (!device_available(GetParam())) {
-      GTEST_SKIP() << device_unavailable_reason();
-    }
-  }
-};
+class Streams : public test::OnDevices {};
 
 INSTANTIATE_TEST_SUITE_P(,
                          Streams,
                          testing::Values(Device::cpu, Device::cuda),
-                         [](const auto& device) { return std::string(name_of(device.param)); });
+                         test::name_of_device);
 
 const Trace::Span* find(const Trace& trace, std::string_view track, std::string_view name) {
   for (const Trace::Span& span : trace.spans()) {

@@ -8,23 +8,17 @@
 #include <gtest/gtest.h>
 
 #include "csrc/core/error.h"
+#include "tests/support/on_devices.h"
 
 namespace memphis {
 namespace {
 
-class Devices : public testing::TestWithParam<Device> {
- protected:
-  void SetUp() override {
-    if (!device_available(GetParam())) {
-      GTEST_SKIP() << device_unavailable_reason();
-    }
-  }
-};
+class Devices : public test::OnDevices {};
 
 INSTANTIATE_TEST_SUITE_P(,
                          Devices,
                          testing::Values(Device::cpu, Device::cuda),
-                         [](const auto& device) { return std::string(name_of(device.param)); });
+                         test::name_of_device);
 
 struct Watch final : GpuWatch {
   void check() override {}

@@ -11,6 +11,7 @@
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/matmul/matmul.h"
 #include "tests/support/error_text.h"
+#include "tests/support/on_devices.h"
 #include "tests/support/test_tensor.h"
 
 namespace memphis::test {
@@ -20,13 +21,8 @@ using kernels::OpCheck;
 using kernels::OpProfile;
 using kernels::OpTotals;
 
-class OpProfileTest : public testing::TestWithParam<Device> {
+class OpProfileTest : public OnDevices {
  protected:
-  void SetUp() override {
-    if (!device_available(GetParam())) {
-      GTEST_SKIP() << device_unavailable_reason();
-    }
-  }
   static const OpTotals* find(const std::vector<OpTotals>& totals, std::string_view op) {
     for (const OpTotals& each : totals) {
       if (each.op == op) {
@@ -136,7 +132,7 @@ TEST_P(OpProfileTest, IsOfItsOwnStream) {
 INSTANTIATE_TEST_SUITE_P(Devices,
                          OpProfileTest,
                          testing::Values(Device::cpu, Device::cuda),
-                         [](const auto& device) { return std::string(name_of(device.param)); });
+                         name_of_device);
 
 TEST(OpProfile, IsOneAtATime) {
   const OpProfile first({}, 1);

@@ -2,12 +2,12 @@
 #include "csrc/train/host_pieces.h"
 
 #include <cstddef>
-#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "bench/filled_tensor.h"
+#include "tests/support/on_devices.h"
 
 namespace memphis {
 namespace {
@@ -16,19 +16,12 @@ namespace {
 constexpr std::int64_t kNumElements = 1000;
 constexpr std::size_t kPieceBytes = 192;
 
-class HostPiecesTest : public testing::TestWithParam<Device> {
- protected:
-  void SetUp() override {
-    if (!device_available(GetParam())) {
-      GTEST_SKIP() << device_unavailable_reason();
-    }
-  }
-};
+class HostPiecesTest : public test::OnDevices {};
 
 INSTANTIATE_TEST_SUITE_P(,
                          HostPiecesTest,
                          testing::Values(Device::cpu, Device::cuda),
-                         [](const auto& device) { return std::string(name_of(device.param)); });
+                         test::name_of_device);
 
 TEST_P(HostPiecesTest, AreTheTensorFrontToBack) {
   const bench::FilledTensor tensor(
