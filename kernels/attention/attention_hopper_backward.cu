@@ -49,11 +49,11 @@ constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
 // What the warps of the consumers arrive with when they have read a tile.
 constexpr int kReaders = kConsumers * kWarpsOfGroup;
 
-// 65536 registers are 168 a thread at the launch. A consumer holds 128 sums, 32 scores, and 32
+// A thread has 168 registers at the launch. A consumer holds 128 sums, 32 scores, and 32
 // gradients of probabilities or of queries.
-constexpr int kProducerRegisters = 32;
+constexpr int kProducerRegisters = 24;
 constexpr int kConsumerRegisters = 240;
-static_assert((kProducerRegisters + kConsumers * kConsumerRegisters) * kWarpgroup <= 65536);
+static_assert(registers_suffice(kProducerRegisters, kConsumers, kConsumerRegisters));
 
 // Named barriers; 0 is the block's.
 constexpr int kScores = 1;  // all gradients of scores are in shared memory
@@ -153,11 +153,13 @@ struct Step {
   }
 };
 
-// A tile of queries, or a row of its statistics, among those of all heads.
-__device__ __forceinline__ std::int64_t query_tile(const BackwardArguments& arguments,
-                                                   const Item& item,
-                                                   const Step& step) {
-  return (item.b * arguments.attention.shape.N + step.n) * arguments.plan.num_query_tiles +
+// A tile of queries, or a row of its statistics, among those of all heads: in 32 bits, of which the
+// producers have few.
+__device__ __forceinline__ int query_tile(const BackwardArguments& arguments,
+                                          const Item& item,
+                                          const Step& step) {
+  return (item.b * static_cast<int>(arguments.attention.shape.N) + step.n) *
+             arguments.plan.num_query_tiles +
          step.tile;
 }
 
@@ -242,11 +244,11 @@ __device__ __forceinline__ void add_up(const BackwardArguments& arguments, Share
     }
     Step step(arguments, item);
     for (int i = item.first_step; i < item.end_step; ++i) {
-      const std::int64_t tile = query_tile(arguments, item, step);
+      const int tile = query_tile(arguments, item, step);
       const Seen seen = workspace.seen[item.b * arguments.plan.num_query_tiles + step.tile];
       const int before =
           hopper_key_tiles_before(item.tile, seen.first_tile, seen.last_tile, arguments.plan.band);
-      float* const sum = workspace.dquery + tile * kTileOfQueries;
+      float* const sum = workspace.dquery + std::int64_t{tile} * kTileOfQueries;
       if (before > 0) {
         gpu::wait_at_least(workspace.query_turn + tile, before);
         gpu::fence_proxy_async_global();  // reductions come after those that were waited for
@@ -459,7 +461,7 @@ class Consumer {
                         (first_key + half * 8 >= rows.first_key[lane_column + column]);
       bits |= std::uint32_t{seen} << static_cast<unsigned>(i);
     }
-    return bits;
+    return gpu::opaque(bits);
   }
 
   // Scores become p v', without the slope of the query; probabilities go to shared memory. The

@@ -55,11 +55,11 @@ constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
 // What the warps of the consumers arrive with when they have read a tile.
 constexpr int kReaders = kConsumers * kWarpsOfGroup;
 
-// 65536 registers are 168 a thread at the launch; a consumer holds 64 scores, 64 results and 32
+// A thread has 168 registers at the launch; a consumer holds 64 scores, 64 results and 32
 // registers of probabilities.
 constexpr int kProducerRegisters = 24;
 constexpr int kConsumerRegisters = 240;
-static_assert((kProducerRegisters + kConsumers * kConsumerRegisters) * kWarpgroup <= 65536);
+static_assert(registers_suffice(kProducerRegisters, kConsumers, kConsumerRegisters));
 
 // Named barriers; 0 is the block's.
 constexpr int kTurn = 1;                    // + consumer: it may issue its products

@@ -33,10 +33,10 @@ constexpr int kReaders = kConsumers * kWarpsOfGroup;
 // reads the fewest bytes that L2 does not already have.
 constexpr int kGroupTiles = 16;
 
-// 65536 registers are 168 a thread at the launch; a consumer holds 128 sums.
+// A thread has 168 registers at the launch; a consumer holds 128 sums.
 constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = 232;
-static_assert((kProducerRegisters + kConsumers * kConsumerRegisters) * kWarpgroup <= 65536);
+static_assert(registers_suffice(kProducerRegisters, kConsumers, kConsumerRegisters));
 constexpr int kSums = kConsumerRows * kTileColumns / kWarpgroup;
 
 // Named barriers; 0 is the block's.

@@ -6,6 +6,8 @@
 #include <cuda_runtime.h>
 #include <gpu_memory.h>
 
+#include "kernels/device/register_pool.h"
+
 // Barriers in shared memory, fences and register counts of sm_90a. PTX ISA: "mbarrier",
 // "fence.proxy", "setmaxnreg".
 namespace memphis::kernels::gpu {
@@ -77,16 +79,16 @@ __device__ __forceinline__ void fence_proxy_async_global() {
 }
 
 // Registers a thread of this warpgroup from now on, a multiple of 8 from 24 to 256. All its threads
-// call it. An increase waits until another warpgroup has given up as many.
+// call it. An increase waits until another warpgroup of the block has given up as many.
 template <int kRegisters>
 __device__ __forceinline__ void increase_max_registers() {
-  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256,
+  static_assert(kRegisters % kRegisterUnit == 0 && kRegisters >= 24 && kRegisters <= 256,
                 "as setmaxnreg takes");
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>
 __device__ __forceinline__ void decrease_max_registers() {
-  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256,
+  static_assert(kRegisters % kRegisterUnit == 0 && kRegisters >= 24 && kRegisters <= 256,
                 "as setmaxnreg takes");
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }

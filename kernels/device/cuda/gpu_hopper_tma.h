@@ -149,9 +149,10 @@ __device__ __forceinline__ void tma_load(
       : "memory");
 }
 
-// The box from `shared` to the tensor; what leaves the tensor is dropped. The threads that wrote
-// the box have called fence_proxy_async before a barrier. One thread calls this, commits and waits
-// (gpu_hopper_bulk.h).
+// The box from `shared` to the tensor; what goes beyond the tensor's end is dropped. No coordinate
+// is negative (CUDA programming guide: only boxes that are read may begin before the tensor). The
+// threads that wrote the box have called fence_proxy_async before a barrier. One thread calls this,
+// commits and waits (gpu_hopper_bulk.h).
 __device__ __forceinline__ void tma_store(const TensorMap& map, const void* shared, int c0) {
   asm volatile(
       "cp.async.bulk.tensor.1d.global.shared::cta.bulk_group [%0, {%2}], [%1];" ::"l"(&map),
@@ -206,7 +207,8 @@ __device__ __forceinline__ void tma_store(
       : "memory");
 }
 // The box of f32 added to the tensor's elements, each by itself: what several threads add to one
-// element has no order but that of their waits. Otherwise as tma_store.
+// element has no order but that of their waits. Subnormal numbers, before and after, are zeros of
+// their sign. Otherwise as tma_store.
 __device__ __forceinline__ void tma_reduce_add(const TensorMap& map, const void* shared, int c0) {
   asm volatile(
       "cp.reduce.async.bulk.tensor.1d.global.shared::cta.add.bulk_group [%0, {%2}], [%1];" ::"l"(

@@ -33,6 +33,13 @@ __device__ __forceinline__ int lowest_bit(unsigned mask) {
   return __ffs(static_cast<int>(mask)) - 1;
 }
 
+// `bits` as they are, of which the compiler then knows nothing. What is packed into a word to be
+// taken apart again lies in a register for each part otherwise.
+__device__ __forceinline__ std::uint32_t opaque(std::uint32_t bits) {
+  asm volatile("" : "+r"(bits));
+  return bits;
+}
+
 // tanh to 2^-11 relative, one MUFU instruction (sm_75 and newer).
 __device__ __forceinline__ float tanh_approx(float value) {
   float result;

@@ -6,17 +6,20 @@
 #include <cstring>
 
 #include "kernels/device/simt/bulk_load.h"
+#include "kernels/device/simt/subnormal.h"
 
 namespace memphis::kernels::simt {
 namespace {
 
-// Of the device's memory.
+// Of the device's memory. PTX ISA, cp.reduce.async.bulk: add.f32 flushes subnormal inputs and
+// results to zeros of their sign.
 void add_float(std::byte* address, float value) {
   auto* const bits = reinterpret_cast<std::uint32_t*>(address);
   std::uint32_t before = __atomic_load_n(bits, __ATOMIC_RELAXED);
   std::uint32_t after = 0;
   do {
-    after = std::bit_cast<std::uint32_t>(std::bit_cast<float>(before) + value);
+    after = std::bit_cast<std::uint32_t>(
+        flush_subnormal(flush_subnormal(std::bit_cast<float>(before)) + flush_subnormal(value)));
   } while (
       !__atomic_compare_exchange_n(bits, &before, after, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
@@ -116,6 +119,12 @@ void BulkCopies::store(const TensorMap& map,
   if (combine == Combine::add_floats && map.element_bytes != sizeof(float)) {
     block_.stop({.what = "adds to a tensor that is not of f32",
                  .advice = "make the map of the f32 tensor",
+                 .pc = pc});
+  }
+  if (std::any_of(corner.begin(), corner.end(), [](std::int32_t c) { return c < 0; })) {
+    block_.stop({.what = "writes a box that begins before the tensor, at a negative coordinate "
+                         "(only what is read may begin there)",
+                 .advice = "begin at 0, and leave away what lies before it",
                  .pc = pc});
   }
   issue_store(map, shared, corner, combine, pc);

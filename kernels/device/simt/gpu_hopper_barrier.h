@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/register_pool.h"
 #include "kernels/device/simt/hopper.h"
 #include "kernels/device/simt/words.h"
 
@@ -49,14 +50,18 @@ __forceinline__ void fence_proxy_async() {
 __forceinline__ void fence_proxy_async_global() {}
 
 template <int kRegisters>
-__forceinline__ void increase_max_registers() {
-  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256,
+__forceinline__ void set_max_registers(bool gives_up) {
+  static_assert(kRegisters % kRegisterUnit == 0 && kRegisters >= 24 && kRegisters <= 256,
                 "as setmaxnreg takes");
-  simt::set_max_registers(kRegisters);
+  simt::set_max_registers(kRegisters, gives_up);
+}
+template <int kRegisters>
+__forceinline__ void increase_max_registers() {
+  set_max_registers<kRegisters>(false);
 }
 template <int kRegisters>
 __forceinline__ void decrease_max_registers() {
-  increase_max_registers<kRegisters>();
+  set_max_registers<kRegisters>(true);
 }
 
 }  // namespace memphis::kernels::gpu

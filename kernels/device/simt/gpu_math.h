@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "csrc/core/dtype.h"
+#include "kernels/device/simt/subnormal.h"
 #include "kernels/device/simt/words.h"
 
 // Scalar arithmetic of the device: one small function an instruction. The counterpart of
@@ -29,9 +30,8 @@ inline int lowest_bit(unsigned mask) {
   return std::countr_zero(mask);
 }
 
-// .ftz: a subnormal number is a zero of its sign.
-inline float flush_subnormal(float value) {
-  return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0F, value) : value;
+inline std::uint32_t opaque(std::uint32_t bits) {
+  return bits;
 }
 
 // Cut to the 11 bits that the instruction promises, so that a kernel which needs more is seen.
@@ -47,11 +47,11 @@ inline float min_or_nan(float a, float b) {
 }
 
 inline float exp2_approx(float value) {
-  return flush_subnormal(std::exp2(flush_subnormal(value)));
+  return simt::flush_subnormal(std::exp2(simt::flush_subnormal(value)));
 }
 
 inline float reciprocal_approx(float value) {
-  return flush_subnormal(1.0F / flush_subnormal(value));
+  return simt::flush_subnormal(1.0F / simt::flush_subnormal(value));
 }
 
 }  // namespace memphis::kernels::gpu

@@ -89,8 +89,8 @@ void wgmma_keep(const std::uint32_t* a, std::size_t bytes) {
 void wgmma_wait(int pending) {
   ExecutorCall()->warpgroups().wait(pending, __builtin_return_address(0));
 }
-void set_max_registers(int count) {
-  ExecutorCall()->warpgroups().set_max_registers(count, __builtin_return_address(0));
+void set_max_registers(int count, bool gives_up) {
+  ExecutorCall()->warpgroups().set_max_registers(count, gives_up, __builtin_return_address(0));
 }
 
 }  // namespace memphis::kernels::simt

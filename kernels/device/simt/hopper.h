@@ -44,6 +44,6 @@ void wgmma_commit();
 // These fragments of `a` are as the products under way took them; called before the wait.
 void wgmma_keep(const std::uint32_t* a, std::size_t bytes);
 void wgmma_wait(int pending);
-void set_max_registers(int count);
+void set_max_registers(int count, bool gives_up);
 
 }  // namespace memphis::kernels::simt

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <iterator>
 
+#include "kernels/device/register_pool.h"
+
 namespace memphis::kernels::simt {
 namespace {
 
@@ -100,6 +102,7 @@ bool is_under_way(const float* value) {
 
 struct Warpgroups::Request : Call {
   int count;
+  bool gives_up;
   const void* pc;
 };
 
@@ -134,10 +137,15 @@ void Warpgroups::begin_block(int num_warps) {
   num_warps_ = num_warps;
   warps_.resize(std::max(warps_.size(), static_cast<std::size_t>(num_warps)));
   steps_.resize(warps_.size() / kWarpsInGroup + 1);
+  num_free_registers_ = 0;
   if (any_instructions_) {
     std::fill(warps_.begin(), warps_.end(), Warp{});
     std::fill(steps_.begin(), steps_.end(), std::vector<Step>{});
     any_instructions_ = false;
+  }
+  for (Warp& warp : warps_) {
+    warp.num_registers = registers_at_launch(num_warps * kWarpSize);
+    warp.wanted_registers = warp.num_registers;
   }
 }
 
@@ -199,19 +207,57 @@ void Warpgroups::wait_for_warpgroup(const void* pc) {
   }
 }
 
-void Warpgroups::set_max_registers(int count, const void* pc) {
+void Warpgroups::set_max_registers(int count, bool gives_up, const void* pc) {
   require_warpgroup(pc);
-  Request request = {{this}, count, pc};
+  Request request = {{this}, count, gives_up, pc};
   block_.collective(
       "setmaxnreg",
       kAllLanes,
       static_cast<Call*>(&request),
       [](void* const(&operands)[32], unsigned lanes) {
         const auto& first = call_of_all<Request>(operands, lanes);
-        first.self->take_step({.product = {}, .max_registers = first.count}, first.pc);
+        first.self->request_registers(first);
       },
       pc);
   wait_for_warpgroup(pc);
+  struct Awaited {
+    Warpgroups* self;
+    Warp* warp;
+  } awaited = {this, &warp()};
+  const auto has_them = [](void* argument) {
+    const auto& [self, warp] = *static_cast<const Awaited*>(argument);
+    return self->get_registers(*warp);
+  };
+  if (!has_them(&awaited)) {
+    block_.wait_until("registers that another warpgroup gives up", has_them, &awaited, pc);
+  }
+}
+
+void Warpgroups::request_registers(const Request& request) {
+  take_step({.product = {}, .max_registers = request.count, .gives_up = request.gives_up},
+            request.pc);
+  Warp& own = warp();
+  if (request.gives_up ? request.count > own.num_registers : request.count < own.num_registers) {
+    block_.stop({.what = request.gives_up ? "gives up registers and names more than it has"
+                                          : "asks for registers and names fewer than it has",
+                 .advice = "decrease_max_registers where there are to be fewer, else "
+                           "increase_max_registers",
+                 .pc = request.pc});
+  }
+  own.wanted_registers = request.count;
+  get_registers(own);
+}
+
+// What a warp gives up goes to the block, and what it gets comes from there: registers of the
+// multiprocessor that the launch left free are nobody's.
+bool Warpgroups::get_registers(Warp& warp) {
+  const int missing = warp.wanted_registers - warp.num_registers;
+  if (missing > num_free_registers_) {
+    return false;
+  }
+  num_free_registers_ -= missing;
+  warp.num_registers = warp.wanted_registers;
+  return true;
 }
 
 void Warpgroups::fence(const void* pc) {

@@ -47,7 +47,8 @@ class Warpgroups {
   // the products under way took of them.
   void keep(const std::uint32_t* a, std::size_t bytes, const void* pc);
   void wait(int pending, const void* pc);
-  void set_max_registers(int count, const void* pc);
+  // `gives_up` as it is said: setmaxnreg.dec, or .inc, which waits until the block has so many.
+  void set_max_registers(int count, bool gives_up, const void* pc);
 
  private:
   // Accumulators of a warp's lanes with products under way: their values are here meanwhile.
@@ -69,6 +70,8 @@ class Warpgroups {
     std::vector<Product> open_group;
     std::vector<Accumulators> accumulators;
     std::size_t num_steps = 0;  // of its warpgroup's
+    int num_registers = 0;      // of each of its threads
+    int wanted_registers = 0;   // as its last setmaxnreg says
     // Whether registers are ordered before the next product: by a fence since the last wait, or
     // because these accumulators are still as that wait left them.
     bool fenced = false;
@@ -79,6 +82,7 @@ class Warpgroups {
   struct Step {
     Wgmma product;
     int max_registers = 0;
+    bool gives_up = false;
 
     bool operator==(const Step&) const = default;
   };
@@ -98,6 +102,8 @@ class Warpgroups {
   Warp& warp();
   void require_warpgroup(const void* pc);
   void take_step(const Step& step, const void* pc);
+  void request_registers(const Request& request);
+  bool get_registers(Warp& warp);
   void wait_for_warpgroup(const void* pc);
   void issue(void* const (&operands)[32]);
   Accumulators& accumulators_of(Warp& warp, void* const (&operands)[32]);
@@ -114,6 +120,7 @@ class Warpgroups {
   std::vector<std::vector<Step>> steps_;  // by warpgroup
   bool any_instructions_ = false;         // since they were last cleared
   int num_warps_ = 0;                     // of the block
+  int num_free_registers_ = 0;            // a lane, that warps of the block have given up
 };
 
 }  // namespace memphis::kernels::simt

@@ -3,6 +3,7 @@
 // cp.async.bulk and cp.reduce.async.bulk, plain and of tensors: which bytes come where, and what is
 // added to what. Small integers, so that sums agree bit for bit, but where their order matters.
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -137,6 +138,17 @@ TEST_F(Bulk, NoAdditionIsLost) {
   }
 }
 
+// To 1e-40, in the first element 0 and in the others whole numbers.
+TEST_F(Bulk, SubnormalSumsAreZeros) {
+  const DeviceArray<float> out(64, 1e-40F);
+  const TensorMap map = make_tensor_map(
+      {.data = out.data(), .dtype = DType::f32, .dims = {64}, .stride_bytes = {}, .box = {64}});
+  launch(add_kernel, blocks(1, 256), map, out.data(), What::store);
+  const std::vector<float> values = out.values();
+  EXPECT_EQ(std::bit_cast<std::uint32_t>(values[0]), 0U);
+  EXPECT_EQ(values[1], 1.0F);
+}
+
 // Blocks add in the order of their tickets: the sums are rounded, and another order shows.
 __global__ void add_in_turns_kernel(float* out, int* ticket, int* turn) {
   auto* const box = gpu::dynamic_shared_for_tma<float>();
@@ -177,7 +189,7 @@ struct Corner {
   int at[5];
 };
 
-// A box of ones to a corner that leaves the tensor on both sides of each dim.
+// A box to a corner from which it goes beyond the ends of the tensor.
 template <int kDims>
 __global__ void add_box_kernel(const __grid_constant__ TensorMap map, Corner corner, int count) {
   auto* const box = gpu::dynamic_shared_for_tma<float>();
@@ -207,8 +219,8 @@ __global__ void add_box_kernel(const __grid_constant__ TensorMap map, Corner cor
 TEST_F(Bulk, ABoxIsAddedInOneToFiveDims) {
   constexpr std::array<int, 5> kDims = {12, 5, 4, 3, 2};
   constexpr std::array<int, 5> kBox = {8, 2, 3, 2, 2};
-  // Beyond the end of the innermost dim, before the beginning of the third.
-  constexpr Corner kCorner = {{6, 2, -1, 1, 1}};
+  // Beyond the end of the innermost dim, and of the third.
+  constexpr Corner kCorner = {{6, 2, 2, 1, 1}};
   constexpr std::array kKernels = {add_box_kernel<1>,
                                    add_box_kernel<2>,
                                    add_box_kernel<3>,

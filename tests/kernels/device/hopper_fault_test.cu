@@ -219,6 +219,7 @@ enum class StoreFault {
   not_committed,
   leaves_early,
   reads_result_early,
+  begins_before_the_tensor,
 };
 
 __global__ void store_kernel(const __grid_constant__ TensorMap map,
@@ -235,7 +236,7 @@ __global__ void store_kernel(const __grid_constant__ TensorMap map,
     gpu::sync_threads();  // the box is written
   }
   if (thread == 0) {
-    gpu::tma_store(map, box, 0, 1);
+    gpu::tma_store(map, box, 0, planted == StoreFault::begins_before_the_tensor ? -1 : 1);
     if (planted != StoreFault::not_committed) {
       gpu::tma_commit();
     }
@@ -291,6 +292,8 @@ TEST(StoreFaults, AreReported) {
   EXPECT_FALSE(run(StoreFault::not_committed).empty());
   EXPECT_TRUE(says(run(StoreFault::leaves_early),
                    {"issued a bulk store that it has not waited for when it left the kernel"}));
+  EXPECT_TRUE(says(run(StoreFault::begins_before_the_tensor),
+                   {"writes a box that begins before the tensor, at a negative coordinate"}));
 }
 
 // ---- bulk copies without a map, elections, fragments
@@ -440,9 +443,9 @@ __global__ void wgmma_kernel(float* out, WgmmaFault planted) {
   }
   if (planted == WgmmaFault::other_registers) {
     if (thread < 32) {
-      gpu::increase_max_registers<232>();
+      gpu::decrease_max_registers<232>();
     } else {
-      gpu::increase_max_registers<240>();
+      gpu::decrease_max_registers<240>();
     }
   }
   const auto descriptor = [&](const std::uint16_t* tile) {
@@ -540,6 +543,50 @@ TEST(WgmmaFaults, AreReported) {
                    {"executes another instruction of the warpgroup, or other operands"}));
   EXPECT_TRUE(says(run(WgmmaFault::writes_fragments),
                    {"has written a fragment of a wgmma before its wait", "is at tests/"}));
+}
+
+// ---- setmaxnreg
+
+enum class RegisterFault {
+  none,
+  more_than_the_block_has,
+  gives_up_more_than_it_has,
+  asks_for_fewer
+};
+
+// 384 threads begin with 168 registers each.
+__global__ void __launch_bounds__(384, 1) registers_kernel(int* out, RegisterFault planted) {
+  if (threadIdx.x < 128) {
+    if (planted == RegisterFault::more_than_the_block_has) {
+      gpu::decrease_max_registers<32>();
+    } else if (planted == RegisterFault::gives_up_more_than_it_has) {
+      gpu::decrease_max_registers<176>();
+    } else {
+      gpu::decrease_max_registers<24>();
+    }
+  } else if (planted == RegisterFault::asks_for_fewer) {
+    gpu::increase_max_registers<160>();
+  } else {
+    gpu::increase_max_registers<240>();
+  }
+  out[threadIdx.x] = 1;
+}
+
+TEST(RegisterFaults, AreReported) {
+  const DeviceArray<int> out(384, -1);
+  const auto run = [&](RegisterFault planted) {
+    return fault_of(registers_kernel, one_block(384, 0), out.data(), planted);
+  };
+  EXPECT_EQ(run(RegisterFault::none), "");
+  EXPECT_EQ(out.values(), std::vector<int>(384, 1));
+  // 32 and twice 240 are 512, of which there are 504: seven of eight warps get theirs.
+  EXPECT_TRUE(says(
+      run(RegisterFault::more_than_the_block_has),
+      {"no thread can go on", "32 threads", "wait for registers that another warpgroup gives up"}));
+  EXPECT_TRUE(says(run(RegisterFault::gives_up_more_than_it_has),
+                   {"gives up registers and names more than it has"}));
+  EXPECT_TRUE(
+      says(run(RegisterFault::asks_for_fewer), {"asks for registers and names fewer than it has"}));
 }
 
 }  // namespace
