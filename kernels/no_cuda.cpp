@@ -52,6 +52,9 @@ MEMPHIS_NO_CUDA(matmul_backward, MatmulBackward)
 std::string matmul_library() {
   absent("matmul_library");
 }
+void open_matmul_library() {
+  absent("open_matmul_library");
+}
 std::vector<std::string> matmul_choices() {
   absent("matmul_choices");
 }

@@ -19,8 +19,9 @@ shift
 options=(--bind-to none --oversubscribe -n "$ranks")
 [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
 # NVLink between machines and multicast find no peers here. Few and small channels, as the ranks' add up.
+# Kernels are loaded at once: a rank that receives what is sent later loads none.
 for name in OMP_NUM_THREADS=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_NVLS_ENABLE=0 \
-  NCCL_MNNVL_ENABLE=0 NCCL_MAX_CTAS=2 NCCL_BUFFSIZE=1048576; do
+  NCCL_MNNVL_ENABLE=0 NCCL_MAX_CTAS=2 NCCL_BUFFSIZE=1048576 CUDA_MODULE_LOADING=EAGER; do
   options+=(-x "$name")
 done
 # shellcheck disable=SC2016  # each rank expands it

@@ -108,6 +108,17 @@ void select_gpu(int index) {
   cuda_device::select(index);
 }
 
+void load_kernels_at_once() {
+  constexpr const char* kName = "CUDA_MODULE_LOADING";
+  const char* const asked = std::getenv(kName);
+  if (asked != nullptr && std::string_view(asked) == "LAZY") {
+    throw PreflightError(std::string(kName) +
+                         " is LAZY (ranks of a pipeline start receives early, and a GPU that waits "
+                         "for one loads no kernel); unset it");
+  }
+  setenv(kName, "EAGER", 0);
+}
+
 std::array<std::int64_t, 2> gpu_identity() {
   return cuda_device::identity();
 }

@@ -49,6 +49,13 @@ int num_gpus();
 // the first GPU keeps memory for a process that does not use it.
 void select_gpu(int index);
 
+// All kernels of the program and of its libraries are to be loaded onto the GPU when it is first
+// used, and not each when it is first launched (CUDA_MODULE_LOADING=EAGER). To load one waits until
+// the GPU has nothing to do (CUDA programming guide, "Lazy Loading"), which it never has while it
+// receives what is sent only when that kernel has run. Before anything else on the device.
+// PreflightError where the environment asks for the opposite.
+void load_kernels_at_once();
+
 // Of the calling thread's GPU; another GPU anywhere has others.
 std::array<std::int64_t, 2> gpu_identity();
 

@@ -22,6 +22,7 @@
 #include "csrc/train/due.h"
 #include "csrc/train/initial_weights.h"
 #include "csrc/train/trace_file.h"
+#include "kernels/matmul/matmul.h"
 
 namespace memphis {
 namespace {
@@ -88,6 +89,7 @@ Trainer::Trainer(const Config& config,
              plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
   require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
+  kernels::open_matmul_library(device_);
   together(groups_.all_host(), "checkpoint.newest", [&] {
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });

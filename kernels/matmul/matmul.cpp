@@ -203,6 +203,12 @@ std::string matmul_library(Device device) {
                                 : "loops compiled for " + instruction_set();
 }
 
+void open_matmul_library(Device device) {
+  if (device == Device::cuda) {
+    cuda::open_matmul_library();
+  }
+}
+
 std::vector<std::string> matmul_choices(Device device) {
   return device == Device::cuda ? cuda::matmul_choices() : std::vector<std::string>();
 }

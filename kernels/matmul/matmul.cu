@@ -383,6 +383,10 @@ std::string matmul_library() {
          "." + std::to_string(version % 100) + " on " + device_info(Device::cuda).name;
 }
 
+void open_matmul_library() {
+  (void)CublasLt::instance();
+}
+
 std::vector<std::string> matmul_choices() {
   return CublasLt::instance().choices();
 }

@@ -64,6 +64,10 @@ constexpr std::size_t matmul_workspace_bytes(Device device) {
 // and what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3", or "loops compiled for avx512f, fma".
 std::string matmul_library(Device device);
 
+// Takes of the device now, its workspace among it, what else the first product takes: before other
+// work is on the GPU, for which that would wait.
+void open_matmul_library(Device device);
+
 // "PRODUCT: ALGORITHM" of each that cuBLASLt was asked for since the process began, by shape. It is
 // asked once for a shape, and what it answers follows from the shape and matmul_library().
 std::vector<std::string> matmul_choices(Device device);
@@ -73,6 +77,7 @@ namespace cuda {
 void matmul_forward(const MatmulForward& op, Stream stream);
 void matmul_backward(const MatmulBackward& op, Stream stream);
 std::string matmul_library();
+void open_matmul_library();
 std::vector<std::string> matmul_choices();
 }  // namespace cuda
 

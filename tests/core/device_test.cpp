@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/core/device.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -8,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "csrc/core/error.h"
+#include "tests/support/error_text.h"
 #include "tests/support/on_devices.h"
 
 namespace memphis {
@@ -295,6 +297,25 @@ TEST(Graphs, AreNotMadeWhereMemoryWasFreedMeanwhile) {
 
 TEST(Graphs, AreRefusedOnTheCpu) {
   EXPECT_THROW(Capture{Stream{}}, ContractError);
+}
+
+TEST(KernelsAtOnce, AreAskedForWhereTheEnvironmentAllowsIt) {
+  constexpr const char* kName = "CUDA_MODULE_LOADING";
+  const char* const before = std::getenv(kName);
+  const std::string kept = before == nullptr ? "" : before;
+  unsetenv(kName);
+  load_kernels_at_once();
+  EXPECT_STREQ(std::getenv(kName), "EAGER");
+  setenv(kName, "LAZY", 1);
+  const std::string text = test::error_text<PreflightError>([] { load_kernels_at_once(); });
+  EXPECT_TRUE(test::follows_grammar(text));
+  EXPECT_NE(text.find("CUDA_MODULE_LOADING is LAZY"), std::string::npos) << text;
+  EXPECT_STREQ(std::getenv(kName), "LAZY");
+  if (before == nullptr) {
+    unsetenv(kName);
+  } else {
+    setenv(kName, kept.c_str(), 1);
+  }
 }
 
 }  // namespace
