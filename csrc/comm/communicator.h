@@ -70,7 +70,8 @@ struct Broadcast {
 };
 
 // Several sums in one call, whatever their sizes and dtypes: on the host to the bits that one after
-// the other has. On GPUs they are one launch, whose order of terms is NCCL's own. The span is read before start() returns.
+// the other has. On GPUs they are one launch, whose order of terms is NCCL's own. The span is read
+// before start() returns.
 using Sum = std::variant<AllReduce, ReduceScatter>;
 struct Sums {
   std::span<const Sum> parts;
@@ -92,8 +93,9 @@ using Collective = std::variant<AllReduce, AllGather, ReduceScatter, AllToAll, B
 // Async       start() returns once the collective is enqueued behind what lies on `stream`; Work
 //             says when it is done. Operands must outlive it, and are nobody else's until then. On
 //             the GPU a collective has a stream of its own, and the first one of its kind returns
-//             only when all ranks have come. Ranks that are in several groups of GPUs make the
-//             calls of all of them in one order.
+//             only when all ranks have come: in these, ranks that are in several groups come to
+//             all of them in one order. In the others they need not, as long as the kernels of
+//             all groups of a rank fit on its GPU side by side (`num_channels` of create_group).
 // Errors      ContractError on shapes and dtypes; CommunicationError, naming the axis, the rank and
 //             the collective, when a member is lost or does not arrive. On the GPU it is thrown by
 //             a later call, or by who waits for the GPU; sizes that differ between ranks are not
@@ -128,10 +130,9 @@ class Communicator {
   virtual void run(const Collective& collective, std::string_view name, Stream stream) = 0;
 };
 
-// What a group is for. Messages between two ranks are started long before they are waited for, and
-// on the GPU hold multiprocessors until then: so few that the work goes on beside several of them.
-// Sums of a few numbers gain nothing from more, each of which takes memory.
-enum class Traffic : std::uint8_t { collectives, numbers, messages };
+// Multiprocessors that a collective's kernel takes on a GPU, at most, where nothing else is asked
+// for. Each is a channel, with buffers of its own.
+constexpr int kCollectiveChannels = 32;
 
 // All ranks of the job, and where groups of them come from.
 class World {
@@ -146,15 +147,16 @@ class World {
 
   // The group of `ranks`, ascending, this rank among them, for operands on `device`. Every member
   // calls, and members of several groups create them in the same order. `axis` names it in
-  // messages.
+  // messages. On a GPU its kernels take as many multiprocessors as `num_channels` at most, the same
+  // on all members.
   virtual std::unique_ptr<Communicator> create_group(std::string axis,
                                                      std::span<const int> ranks,
                                                      Device device,
-                                                     Traffic traffic) = 0;
+                                                     int num_channels) = 0;
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device) {
-    return create_group(std::move(axis), ranks, device, Traffic::collectives);
+    return create_group(std::move(axis), ranks, device, kCollectiveChannels);
   }
 
   // Ends the job on every rank: this one cannot go on, for `reason`, which is printed once for the

@@ -77,7 +77,7 @@ class MpiWorld final : public World {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
+                                             int num_channels) override {
     require(std::find(ranks.begin(), ranks.end(), place_.rank) != ranks.end(),
             "a rank creates groups that it is in");
     if (ranks.size() == 1) {
@@ -98,7 +98,7 @@ class MpiWorld final : public World {
     if (device == Device::cpu) {
       return host;
     }
-    return make_nccl_communicator(std::move(axis), *host, *activity_, traffic);
+    return make_nccl_communicator(std::move(axis), *host, *activity_, num_channels);
   }
 
   void abort(ExitCode code, std::string_view reason) noexcept override {

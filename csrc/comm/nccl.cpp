@@ -69,7 +69,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
                    int size,
                    std::vector<ncclUniqueId> ids,
                    Activity& activity,
-                   Traffic traffic)
+                   int num_channels)
       : axis_(std::move(axis)),
         track_(axis_ + " on the gpu"),
         rank_(rank),
@@ -81,7 +81,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     name_.reserve(kNameBytes);
     const std::lock_guard lock(NcclWatch::instance().mutex());
     try {
-      connect(ids, traffic);
+      connect(ids, num_channels);
     } catch (...) {
       if (comm_ != nullptr) {
         (void)ncclCommAbort(comm_);
@@ -236,11 +236,11 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     return status;
   }
 
-  void connect(std::vector<ncclUniqueId>& ids, Traffic traffic) {
+  void connect(std::vector<ncclUniqueId>& ids, int num_channels) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // only so can a communicator be aborted whatever it does
     config.commName = axis_.c_str();
-    config.maxCTAs = traffic == Traffic::collectives ? kCollectiveCtas : kFewCtas;
+    config.maxCTAs = num_channels;
     const char* const call = "ncclCommInitRankScalable";
     const std::chrono::milliseconds limit = connect_limit(size_);
     ncclResult_t status = ncclInProgress;
@@ -577,11 +577,6 @@ bool has_nccl() {
 
 void set_nccl_defaults() {
   const auto set = [](const char* name, const char* value) { setenv(name, value, 0); };
-  // Collectives of several communicators lie on the GPU at once, each on its stream. Ranks whose
-  // GPUs start them in different orders wait for each other for ever; with this they start in the
-  // order of the calls, which is the same on all ranks. Messages of a pipeline are called in
-  // another order on each: they take few multiprocessors, so that all that is started runs.
-  set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
   // Each has a stream of its own. Streams that share a queue of the GPU wait for each other, and of
   // these there are 8 unless more are asked for, 32 at most.
   set("CUDA_DEVICE_MAX_CONNECTIONS", "32");
@@ -591,8 +586,37 @@ void set_nccl_defaults() {
   set("NCCL_DEBUG", "WARN");
 }
 
+// Collectives of several communicators lie on the GPU at once, each on its stream, and ranks start
+// them in different orders. None waits for another for ever as long as all of them run: so the
+// kernels of all communicators of a rank fit on its GPU side by side (csrc/plan/communication.h).
+// NCCL could instead start them in the order of the calls (NCCL_LAUNCH_ORDER_IMPLICIT), each when
+// the one before it has begun (enqueue.cc of 2.28, ncclLaunchPrepare and ncclLaunchFinish). Then
+// the second receive that a rank of a pipeline starts ahead, which begins when the first is done,
+// holds back the sends that it waits for; and the sums of a layer wait until the gradients of all
+// that were handed on before have begun to move.
+void check_nccl_variables(const NcclGroups& groups) {
+  const char* const order = std::getenv("NCCL_LAUNCH_ORDER_IMPLICIT");
+  if (groups.has_messages && order != nullptr && std::atoi(order) != 0) {
+    throw PreflightError(fmt::format(
+        "NCCL_LAUNCH_ORDER_IMPLICIT is {} (a rank of a pipeline starts receives before it sends "
+        "what they wait for, and with it NCCL holds the sends back); unset it",
+        order));
+  }
+  const char* const limit = std::getenv("NCCL_MAX_CTAS");
+  if (limit != nullptr &&
+      std::int64_t{std::atoi(limit)} * groups.num_groups > groups.num_multiprocessors) {
+    throw PreflightError(fmt::format(
+        "NCCL_MAX_CTAS is {} (kernels of the {} groups of a rank must fit on its GPU side by side, "
+        "which has {} multiprocessors); unset it, or set it to {} at most",
+        limit,
+        groups.num_groups,
+        groups.num_multiprocessors,
+        groups.num_multiprocessors / groups.num_groups));
+  }
+}
+
 std::unique_ptr<Communicator> make_nccl_communicator(
-    std::string axis, Communicator& host, Activity& activity, Traffic traffic, int ranks_per_id) {
+    std::string axis, Communicator& host, Activity& activity, int num_channels, int ranks_per_id) {
   if (!device_available(Device::cuda)) {
     throw PreflightError(fmt::format("the {} group has {} ranks on GPUs ({}); use run.device cpu",
                                      axis,
@@ -601,7 +625,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(
   }
   std::vector<ncclUniqueId> ids = exchange_ids(host, ranks_per_id);
   return std::make_unique<NcclCommunicator>(
-      std::move(axis), host.rank(), host.size(), std::move(ids), activity, traffic);
+      std::move(axis), host.rank(), host.size(), std::move(ids), activity, num_channels);
 }
 
 }  // namespace memphis

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -21,14 +22,16 @@ void set_nccl_defaults();
 // NCCL lets in without making them take turns (NCCL_UID_STAGGER_THRESHOLD of its user guide, 256).
 constexpr int kNcclRanksPerId = 256;
 
-// Multiprocessors that a communicator takes at most, each of which is a channel with buffers of its
-// own. NCCL chooses how many it takes by how ranks are connected; without a limit, what it may take
-// of the GPU's memory is not known before. On 8 H100 it takes 32 to exchange rows (NVIDIA/nccl
-// issue 1685). NCCL_MAX_CTAS in the environment replaces both limits.
-constexpr int kCollectiveCtas = 32;
-// Of Traffic::messages and numbers. A rank of a pipeline may have eight messages under way, and an
-// H100 has 132 multiprocessors.
-constexpr int kFewCtas = 4;
+// What a rank's groups may have on a GPU at once.
+struct NcclGroups {
+  std::int64_t num_groups = 0;
+  bool has_messages = false;  // which a pipeline starts to receive before they are sent
+  std::int64_t num_multiprocessors = 0;
+};
+// PreflightError where the environment asks for what such groups would wait for ever with:
+// NCCL_MAX_CTAS, which takes the place of `num_channels`, so high that kernels of all groups do not
+// fit on the GPU side by side; NCCL_LAUNCH_ORDER_IMPLICIT with messages.
+void check_nccl_variables(const NcclGroups& groups);
 
 // The group of the ranks of `host`, over NCCL, for the GPU that the calling thread uses. Every
 // member calls. `host` is used until this returns. PreflightError where there is no NCCL or no GPU.
@@ -40,7 +43,7 @@ constexpr int kFewCtas = 4;
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,
                                                      Activity& activity,
-                                                     Traffic traffic = Traffic::collectives,
+                                                     int num_channels = kCollectiveChannels,
                                                      int ranks_per_id = kNcclRanksPerId);
 
 }  // namespace memphis

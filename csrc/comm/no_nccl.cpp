@@ -11,10 +11,12 @@ bool has_nccl() {
 
 void set_nccl_defaults() {}
 
+void check_nccl_variables(const NcclGroups& /*groups*/) {}
+
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,
                                                      Activity& /*activity*/,
-                                                     Traffic /*traffic*/,
+                                                     int /*num_channels*/,
                                                      int /*ranks_per_id*/) {
   throw PreflightError(
       fmt::format("the {} group has {} ranks on GPUs (several ranks on GPUs need NCCL, which this "

@@ -64,7 +64,7 @@ class SoloWorld final : public World {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic /*traffic*/) override {
+                                             int /*num_channels*/) override {
     require(ranks.size() == 1 && ranks.front() == 0, "the group " + axis + " has the only rank");
     return make_solo(device);
   }

@@ -250,7 +250,7 @@ class ThreadWorld final : public World {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic /*traffic*/) override {
+                                             int /*num_channels*/) override {
     const auto place = std::find(ranks.begin(), ranks.end(), rank_);
     require(place != ranks.end(), "a rank creates groups that it is in");
     if (ranks.size() == 1) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,17 @@ namespace memphis {
 namespace {
 
 // The plan does not see csrc/comm.
-static_assert(NcclMemory::collective_channels == kCollectiveCtas);
-static_assert(NcclMemory::few_channels == kFewCtas);
+static_assert(kMostChannels == kCollectiveChannels);
+
+// Of this rank's GPU, but no more than the memory plan counts on.
+std::int64_t num_multiprocessors(Device device) {
+  if (device == Device::cpu) {
+    return kMultiprocessors;
+  }
+  const DeviceInfo info = device_info(device);
+  return info.simulated ? kMultiprocessors
+                        : std::min<std::int64_t>(info.num_multiprocessors, kMultiprocessors);
+}
 
 // The first collective of a kind returns only when both ranks have come: here, where they come to
 // all queues in one order, and not in a step, where a receive is started before there is a sender.
@@ -40,27 +50,45 @@ Groups::Groups(World& world,
                std::unique_ptr<Communicator> all_host)
     : activity_(&world.activity()), all_host_(std::move(all_host)) {
   require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
-  const auto create = [&](Axis axis,
-                          Device where,
-                          const char* suffix = "",
-                          Traffic traffic = Traffic::collectives) {
+  const std::int64_t multiprocessors = num_multiprocessors(device);
+  const std::vector<PlannedGroup> planned =
+      planned_groups(model, mesh, world.rank(), multiprocessors);
+  if (device == Device::cuda) {
+    check_nccl_variables({.num_groups = static_cast<std::int64_t>(planned.size()),
+                          .has_messages = std::any_of(planned.begin(),
+                                                      planned.end(),
+                                                      [](const PlannedGroup& group) {
+                                                        return group.use == GroupUse::messages;
+                                                      }),
+                          .num_multiprocessors = multiprocessors});
+  }
+  // One of a rank alone is not planned, and takes none.
+  const auto channels_of = [&](std::string_view name) {
+    const auto found = std::find_if(planned.begin(), planned.end(), [&](const PlannedGroup& group) {
+      return group.name == name;
+    });
+    return found == planned.end() ? 1 : static_cast<int>(found->num_channels);
+  };
+  const auto create = [&](Axis axis, Device where, const char* suffix = "") {
     return world.create_group(std::string(name_of(axis)) + suffix,
                               mesh.group(axis, world.rank()).ranks(),
                               where,
-                              traffic);
+                              channels_of(name_of(axis)));
   };
   tensor_ = create(Axis::tensor, device);
   context_ = create(Axis::context, device);
   if (mesh.degree(Axis::tensor) > 1 && mesh.degree(Axis::context) > 1) {
-    sequence_ranks_ = create(Axis::sequence_ranks, device, "", Traffic::numbers);
+    sequence_ranks_ = create(Axis::sequence_ranks, device);
   }
-  kv_sharers_ =
-      world.create_group(kKvSharers, kv_sharer_ranks(model, mesh, world.rank()).ranks(), device);
+  kv_sharers_ = world.create_group(kKvSharers,
+                                   kv_sharer_ranks(model, mesh, world.rank()).ranks(),
+                                   device,
+                                   channels_of(kKvSharers));
   data_context_ = create(Axis::data_context, device);
   expert_ranks_ = create(Axis::expert_ranks, device);
   expert_data_ = create(Axis::expert_data, device);
-  stage_ranks_ = create(Axis::stage_ranks, device, "", Traffic::numbers);
-  pipeline_ = create(Axis::pipeline, device, "", Traffic::numbers);
+  stage_ranks_ = create(Axis::stage_ranks, device);
+  pipeline_ = create(Axis::pipeline, device);
   const PipelineShape shape = pipeline_shape(mesh.parallel(), 1);
   // Of two ranks along the pipeline; all ranks come to these in one order, so that none waits for
   // another that waits for it.
@@ -73,7 +101,7 @@ Groups::Groups(World& world,
     for (const std::int64_t place : {std::min(a, b), std::max(a, b)}) {
       ranks.push_back(static_cast<int>(mesh.at(Axis::pipeline, place, world.rank())));
     }
-    return world.create_group(name, ranks, device, Traffic::messages);
+    return world.create_group(name, ranks, device, channels_of(name));
   };
   for (const MessageQueue& queue : message_queues(shape)) {
     queues_.push_back(create_pair(queue.from_rank, queue.to_rank, queue_name(queue.kind)));

@@ -212,9 +212,10 @@ std::string_view sequence_group(const Dims& dims) {
                                         : Axis::context);
 }
 
-std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
-                                         const Mesh& mesh,
-                                         std::int64_t rank) {
+namespace {
+
+// What the groups are, but for their channels.
+std::vector<PlannedGroup> groups_of(const ModelConfig& model, const Mesh& mesh, std::int64_t rank) {
   std::vector<PlannedGroup> groups;
   const auto add = [&](std::string_view name, GroupUse use, const RankGroup& ranks) {
     if (ranks.count > 1) {
@@ -259,6 +260,58 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
   return groups;
 }
 
+struct Channels {
+  std::int64_t rows;
+  std::int64_t collectives;
+};
+
+// What is left of a rank's multiprocessors beside its groups that take few.
+Channels channels_of(const std::vector<PlannedGroup>& groups, std::int64_t num_multiprocessors) {
+  const auto count = [&](GroupUse use) {
+    return std::count_if(
+        groups.begin(), groups.end(), [&](const PlannedGroup& group) { return group.use == use; });
+  };
+  const std::int64_t num_rows = count(GroupUse::rows);
+  const std::int64_t num_collectives = count(GroupUse::collectives);
+  const std::int64_t num_few =
+      static_cast<std::int64_t>(groups.size()) - num_rows - num_collectives;
+  const std::int64_t left = num_multiprocessors - num_few * kFewChannels;
+  const auto beside = [&](std::int64_t rows) {
+    return num_collectives == 0
+               ? kMostChannels
+               : std::min(kMostChannels, (left - rows * num_rows) / num_collectives);
+  };
+  std::int64_t rows = kMostChannels;
+  while (rows > 1 && beside(rows) < rows / 2) {
+    rows /= 2;
+  }
+  return {.rows = rows, .collectives = std::max<std::int64_t>(1, beside(rows))};
+}
+
+}  // namespace
+
+std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
+                                         const Mesh& mesh,
+                                         std::int64_t rank,
+                                         std::int64_t num_multiprocessors) {
+  // All members of a group take the same, and ranks at other places of the pipeline have more
+  // messages or fewer.
+  Channels least = {.rows = kMostChannels, .collectives = kMostChannels};
+  for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
+    const Channels there = channels_of(groups_of(model, mesh, mesh.at(Axis::pipeline, place, rank)),
+                                       num_multiprocessors);
+    least = {.rows = std::min(least.rows, there.rows),
+             .collectives = std::min(least.collectives, there.collectives)};
+  }
+  std::vector<PlannedGroup> groups = groups_of(model, mesh, rank);
+  for (PlannedGroup& group : groups) {
+    group.num_channels = group.use == GroupUse::rows          ? least.rows
+                         : group.use == GroupUse::collectives ? least.collectives
+                                                              : kFewChannels;
+  }
+  return groups;
+}
+
 bool lies_on_one_machine(const RankGroup& group) {
   return machine_of(group.first) == machine_of(group.first + (group.count - 1) * group.stride);
 }
@@ -270,24 +323,21 @@ std::size_t nccl_bytes(const PlannedGroup& group) {
   constexpr std::size_t kNearBytes = NcclMemory::receive_bytes + NcclMemory::send_bytes;
   constexpr std::size_t kFarBytes = NcclMemory::receive_bytes + NcclMemory::network_send_bytes;
   if (group.use != GroupUse::rows) {
-    const std::int64_t channels = group.use == GroupUse::collectives
-                                      ? NcclMemory::collective_channels
-                                      : NcclMemory::few_channels;
     const std::int64_t neighbours = std::min<std::int64_t>(num_others, 2);
-    return static_cast<std::size_t>(channels * neighbours) * (far > 0 ? kFarBytes : kNearBytes);
+    return static_cast<std::size_t>(group.num_channels * neighbours) *
+           (far > 0 ? kFarBytes : kNearBytes);
   }
   // Ranks of several machines have as many channels a peer as serve all peers in one round of as
   // many as a kernel takes, 8.
   constexpr std::int64_t kPeersOfRound = 8;
-  std::int64_t channels = NcclMemory::collective_channels;
+  std::int64_t channels = group.num_channels;
   const std::int64_t rounds = (group.ranks.count + kPeersOfRound - 1) / kPeersOfRound;
-  while (channels > 1 && channels * rounds > NcclMemory::collective_channels) {
+  while (channels > 1 && channels * rounds > group.num_channels) {
     channels /= 2;
   }
-  const std::size_t shared = far > 0
-                                 ? 2 * static_cast<std::size_t>(NcclMemory::collective_channels) *
-                                       NcclMemory::shared_bytes_of_channel
-                                 : 0;
+  const std::size_t shared = far > 0 ? 2 * static_cast<std::size_t>(group.num_channels) *
+                                           NcclMemory::shared_bytes_of_channel
+                                     : 0;
   return static_cast<std::size_t>(channels * near) * kNearBytes + shared;
 }
 

@@ -37,17 +37,29 @@ struct PlannedGroup {
   std::string name;  // as Groups calls it
   GroupUse use = GroupUse::collectives;
   RankGroup ranks;
-  std::int64_t index = 0;  // of this rank among them
+  std::int64_t index = 0;         // of this rank among them
+  std::int64_t num_channels = 0;  // multiprocessors that its kernels take, at most
 };
 
 // The one that Groups::sequence_ranks() is: who shares a sequence out, along context, tensor or both.
 std::string_view sequence_group(const Dims& dims);
 
+// Of an H100 and an H200.
+constexpr std::int64_t kMultiprocessors = 132;
+
 // Those of more than one rank that `rank` makes, in the order in which it makes them. One of a rank
-// alone takes nothing.
+// alone takes nothing. Their channels are `num_multiprocessors` together at most, on every rank: as
+// each group has a kernel on the GPU at a time, all of them run, and ranks may start them in any
+// order. Numbers and messages have kFewChannels, the others kMostChannels, which NCCL takes by
+// itself on 8 H100 (NVIDIA/nccl issue 1685), or as many as are left. Those of rows are a power of two,
+// to which NCCL rounds them up (paths.cc, ncclTopoComputeP2pChannels), and at most twice as many as
+// others have.
+constexpr std::int64_t kFewChannels = 4;
+constexpr std::int64_t kMostChannels = 32;
 std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
                                          const Mesh& mesh,
-                                         std::int64_t rank);
+                                         std::int64_t rank,
+                                         std::int64_t num_multiprocessors = kMultiprocessors);
 
 // What NCCL takes on a GPU, as its documentation and its sources say (2.28: init.cc for the
 // sizes, transport/p2p.cc and transport/net.cc for who allocates them); nothing of this is measured
@@ -69,11 +81,6 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
 // used. Buffers of the switch's own sums (NVLS), which take the place of a ring's, and the few MiB
 // of a communicator's tables are not counted.
 struct NcclMemory {
-  // How many channels a communicator has at most. csrc/comm/nccl.h asks NCCL for no more: the model
-  // asserts that the two agree.
-  static constexpr std::int64_t collective_channels = 32;
-  static constexpr std::int64_t few_channels = 4;  // of messages and of numbers
-
   static constexpr std::size_t receive_bytes = std::size_t{10} << 20;
   static constexpr std::size_t send_bytes = std::size_t{2} << 20;
   static constexpr std::size_t network_send_bytes = std::size_t{10} << 20;

@@ -105,9 +105,9 @@ class FaultyWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
+                                             int num_channels) override {
     return std::make_unique<FaultyCommunicator>(
-        real().create_group(std::move(axis), ranks, device, traffic), real(), fault_);
+        real().create_group(std::move(axis), ranks, device, num_channels), real(), fault_);
   }
 
  private:

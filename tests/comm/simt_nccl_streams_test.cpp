@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// When calls of the simulated NCCL are done: behind their streams, as NCCL's are.
+// When calls of the simulated NCCL are done: behind their streams, as NCCL's are. And what of the
+// environment of NCCL would keep them from it.
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -19,6 +22,7 @@
 #include "csrc/comm/solo.h"
 #include "csrc/core/device.h"
 #include "csrc/core/device_simt.h"
+#include "csrc/core/error.h"
 #include "tests/comm/simt_nccl_ranks.h"
 #include "tests/support/error_text.h"
 
@@ -62,7 +66,7 @@ TEST(NcclCommunicator, HasAStreamOfTheHighestPriority) {
   const auto host = make_solo(Device::cpu);
   Activity activity;
   {
-    const auto group = make_nccl_communicator("all", *host, activity, Traffic::collectives);
+    const auto group = make_nccl_communicator("all", *host, activity);
     EXPECT_EQ(simt_device::num_streams(StreamPriority::highest), before + 1);
     const OwnedStream ordinary(Device::cuda);
     EXPECT_EQ(simt_device::num_streams(StreamPriority::highest), before + 1);
@@ -435,6 +439,33 @@ TEST(SimtNcclStreams, MemoryThatIsFreedUnderWorkIsNamed) {
     return Result();
   });
   EXPECT_EQ(results[0].status, ncclSuccess);
+}
+
+// What environments ask for that ranks would wait for ever with.
+TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
+  const NcclGroups pipeline = {.num_groups = 6, .has_messages = true, .num_multiprocessors = 132};
+  NcclGroups no_messages = pipeline;
+  no_messages.has_messages = false;
+  const auto refusal = [](const NcclGroups& groups, const char* name, const char* value) {
+    setenv(name, value, 1);
+    std::string text;
+    try {
+      check_nccl_variables(groups);
+    } catch (const PreflightError& error) {
+      text = error.what();
+      EXPECT_TRUE(test::follows_grammar(text));
+    }
+    unsetenv(name);
+    return text;
+  };
+  EXPECT_NE(refusal(pipeline, "NCCL_LAUNCH_ORDER_IMPLICIT", "1").find("unset it"),
+            std::string::npos);
+  EXPECT_EQ(refusal(pipeline, "NCCL_LAUNCH_ORDER_IMPLICIT", "0"), "");
+  EXPECT_EQ(refusal(no_messages, "NCCL_LAUNCH_ORDER_IMPLICIT", "1"), "");
+  EXPECT_NE(refusal(no_messages, "NCCL_MAX_CTAS", "23").find("set it to 22 at most"),
+            std::string::npos);
+  EXPECT_EQ(refusal(no_messages, "NCCL_MAX_CTAS", "22"), "");
+  check_nccl_variables(pipeline);
 }
 
 }  // namespace

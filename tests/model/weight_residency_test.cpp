@@ -46,9 +46,9 @@ class CountingWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
+                                             int num_channels) override {
     return std::make_unique<CountingCommunicator>(
-        real().create_group(std::move(axis), ranks, device, traffic), counts);
+        real().create_group(std::move(axis), ranks, device, num_channels), counts);
   }
 
   std::map<std::string, int> counts;

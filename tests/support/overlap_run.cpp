@@ -94,9 +94,9 @@ void expect_same_bits_with(const Layout& layout,
 std::unique_ptr<Communicator> WatchingWorld::create_group(std::string axis,
                                                           std::span<const int> ranks,
                                                           Device device,
-                                                          Traffic traffic) {
+                                                          int num_channels) {
   const bool watched = axis == axis_;
-  auto group = real().create_group(std::move(axis), ranks, device, traffic);
+  auto group = real().create_group(std::move(axis), ranks, device, num_channels);
   if (!watched) {
     return group;
   }

@@ -41,7 +41,7 @@ class WatchingWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override;
+                                             int num_channels) override;
 
   // A step of `run`, which is in this world, of which alone the calls are kept, with their products.
   void watch_step(RankRun& run);

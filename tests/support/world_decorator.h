@@ -47,8 +47,8 @@ class WorldDecorator : public World {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
-    return real_.create_group(std::move(axis), ranks, device, traffic);
+                                             int num_channels) override {
+    return real_.create_group(std::move(axis), ranks, device, num_channels);
   }
   void abort(ExitCode code, std::string_view reason) noexcept override {
     real_.abort(code, reason);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a plan says of groups is what a rank makes: the same groups, for the same traffic, and on
+// What a plan says of groups is what a rank makes: the same groups, with as many channels, and on
 // the CPU as many bytes as their communicators keep, in every layout and in pipelines. What it says
 // of host memory beside the device is what the ranks take.
 #include <string>
@@ -24,7 +24,7 @@ namespace {
 struct Made {
   std::string name;
   std::vector<int> ranks;
-  Traffic traffic;
+  std::int64_t num_channels;
 
   bool operator==(const Made&) const = default;
 };
@@ -40,9 +40,9 @@ class RecordingWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
+                                             int num_channels) override {
     if (ranks.size() > 1 && !axis.ends_with("_host")) {
-      made.push_back({axis, {ranks.begin(), ranks.end()}, traffic});
+      made.push_back({axis, {ranks.begin(), ranks.end()}, num_channels});
     }
     return make_solo(device);
   }
@@ -53,12 +53,6 @@ class RecordingWorld final : public WorldDecorator {
   int rank_;
   int size_;
 };
-
-Traffic traffic_of(GroupUse use) {
-  return use == GroupUse::messages  ? Traffic::messages
-         : use == GroupUse::numbers ? Traffic::numbers
-                                    : Traffic::collectives;
-}
 
 TEST(PlannedGroups, AreThoseThatARankMakes) {
   const TemporaryDirectory directory;
@@ -82,7 +76,7 @@ TEST(PlannedGroups, AreThoseThatARankMakes) {
       const Groups groups(recording, mesh, config.model, Device::cpu, make_solo(Device::cpu));
       std::vector<Made> planned;
       for (const PlannedGroup& group : planned_groups(config.model, mesh, rank)) {
-        planned.push_back({group.name, group.ranks.ranks(), traffic_of(group.use)});
+        planned.push_back({group.name, group.ranks.ranks(), group.num_channels});
         EXPECT_EQ(group.ranks.ranks()[static_cast<std::size_t>(group.index)], rank);
       }
       EXPECT_EQ(recording.made, planned) << "rank " << rank << " of " << overrides.size();

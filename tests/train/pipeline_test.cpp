@@ -234,10 +234,10 @@ class LateWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
+                                             int num_channels) override {
     const bool is_late = axis.starts_with("pipeline");
     std::unique_ptr<Communicator> group =
-        real().create_group(std::move(axis), ranks, device, traffic);
+        real().create_group(std::move(axis), ranks, device, num_channels);
     if (!is_late) {
       return group;
     }

@@ -435,9 +435,9 @@ class LyingWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
+                                             int num_channels) override {
     return std::make_unique<LyingCommunicator>(
-        real().create_group(std::move(axis), ranks, device, traffic), armed);
+        real().create_group(std::move(axis), ranks, device, num_channels), armed);
   }
 
   bool armed = false;

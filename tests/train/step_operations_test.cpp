@@ -122,8 +122,8 @@ class RecordingWorld final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override {
-    auto group = real().create_group(axis, ranks, device, traffic);
+                                             int num_channels) override {
+    auto group = real().create_group(axis, ranks, device, num_channels);
     return std::make_unique<RecordingCommunicator>(
         std::move(group), std::move(axis), activity(), moved);
   }

@@ -50,7 +50,7 @@ class Watched final : public WorldDecorator {
   std::unique_ptr<Communicator> create_group(std::string axis,
                                              std::span<const int> ranks,
                                              Device device,
-                                             Traffic traffic) override;
+                                             int num_channels) override;
 
   void note(const std::string& axis, const Collective& collective, std::string_view name) {
     meetings.push_back({.axis = axis, .name = std::string(name)});
@@ -92,8 +92,8 @@ class WatchedGroup final : public CommunicatorDecorator {
 std::unique_ptr<Communicator> Watched::create_group(std::string axis,
                                                     std::span<const int> ranks,
                                                     Device device,
-                                                    Traffic traffic) {
-  auto group = real().create_group(axis, ranks, device, traffic);
+                                                    int num_channels) {
+  auto group = real().create_group(axis, ranks, device, num_channels);
   return std::make_unique<WatchedGroup>(std::move(group), std::move(axis), *this);
 }
 
