@@ -29,7 +29,8 @@ folder_of() {
   for folder in ${LD_LIBRARY_PATH-}; do
     [[ -z $folder || ! -e $folder/$library ]] || return 0
   done
-  ! PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -qF "$library (libc6,x86-64)" || return 0
+  # Without -q: it would leave at the match, and ldconfig with it, which pipefail takes for no match.
+  ! PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -F "$library (libc6,x86-64)" >/dev/null || return 0
   for folder in "${CUDA_HOME:-/usr/local/cuda}/lib64" /usr/local/cuda/lib64 /usr/local/cuda/lib \
     /usr/local/nvidia/lib64; do
     [[ ! -e $folder/$library ]] || { echo "$folder" && return 0; }
@@ -62,6 +63,10 @@ if [[ ${MEMPHIS_BUNDLE-} != "$bundle" ]]; then
   export OPAL_PREFIX=$runtime OPAL_BINDIR=$runtime/bin OPAL_LIBDIR=$runtime/lib OPAL_DATADIR=$runtime/share \
     OPAL_PKGLIBDIR=$runtime/lib/openmpi OPAL_PKGDATADIR=$runtime/share/openmpi OPAL_SYSCONFDIR=$runtime/etc
   export PMIX_PREFIX=$runtime
+  # On a machine without ssh mpirun ends before it looks whether it needs one.
+  if ! command -v ssh >/dev/null && ! command -v rsh >/dev/null; then
+    export OMPI_MCA_plm=${OMPI_MCA_plm-isolated}
+  fi
   export HWLOC_PLUGINS_PATH=$runtime/lib/hwloc
   # What is started from here need not look again.
   export MEMPHIS_BUNDLE=$bundle
