@@ -3,8 +3,8 @@
 // cp.async.bulk and cp.reduce.async.bulk, plain and of tensors: which bytes come where, and what is
 // added to what. Small integers, so that sums agree bit for bit, but where their order matters.
 #include <array>
-#include <bit>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -138,15 +138,29 @@ TEST_F(Bulk, NoAdditionIsLost) {
   }
 }
 
-// To 1e-40, in the first element 0 and in the others whole numbers.
-TEST_F(Bulk, SubnormalSumsAreZeros) {
-  const DeviceArray<float> out(64, 1e-40F);
-  const TensorMap map = make_tensor_map(
-      {.data = out.data(), .dtype = DType::f32, .dims = {64}, .stride_bytes = {}, .box = {64}});
-  launch(add_kernel, blocks(1, 256), map, out.data(), What::store);
-  const std::vector<float> values = out.values();
-  EXPECT_EQ(std::bit_cast<std::uint32_t>(values[0]), 0U);
-  EXPECT_EQ(values[1], 1.0F);
+__global__ void add_value_kernel(float* out, float value) {
+  auto* const box = gpu::dynamic_shared_for_tma<float>();
+  box[threadIdx.x] = value;
+  gpu::fence_proxy_async();
+  gpu::sync_threads();  // the box is written
+  if (threadIdx.x == 0) {
+    gpu::bulk_reduce_add(out, box, 256);
+    gpu::tma_commit();
+    gpu::tma_wait<0>();
+  }
+}
+
+// Before the addition, of which the sum would be normal, and after it.
+TEST_F(Bulk, SubnormalNumbersAreZerosInAnAddition) {
+  constexpr float kLeastNormal = std::numeric_limits<float>::min();
+  for (const auto& [before, value, sum] :
+       {std::array{kLeastNormal / 2, kLeastNormal / 2, 0.0F},
+        std::array{kLeastNormal / 2, 3 * kLeastNormal, 3 * kLeastNormal},
+        std::array{kLeastNormal * 1.5F, -kLeastNormal, 0.0F}}) {
+    const DeviceArray<float> out(64, before);
+    launch(add_value_kernel, blocks(1, 256), out.data(), value);
+    EXPECT_EQ(out.values(), std::vector<float>(64, sum)) << before << " + " << value;
+  }
 }
 
 // Blocks add in the order of their tickets: the sums are rounded, and another order shows.

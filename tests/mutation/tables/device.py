@@ -26,8 +26,17 @@ plant("hopper_fault.matrix_row", "instructions.cpp", "check",
 # ---- bulk copies
 
 plant("bulk.adds_nothing", "bulk_copies.cpp", "operand",
-      "std::bit_cast<float>(before) + value", "value",
+      "flush_subnormal(std::bit_cast<float>(before)) + flush_subnormal(value)", "flush_subnormal(value)",
       "a reduction replaces what is there")
+plant("bulk.keeps_subnormals", "bulk_copies.cpp", "operand",
+      "flush_subnormal(std::bit_cast<float>(before))", "std::bit_cast<float>(before)",
+      "a reduction adds to a subnormal number")
+plant("bulk.leaves_subnormals", "bulk_copies.cpp", "operand",
+      "flush_subnormal(flush_subnormal(", "(flush_subnormal(",
+      "a reduction leaves a subnormal number")
+plant("hopper_fault.registers", "warpgroups.cpp", "bound",
+      "if (missing > num_free_registers_) {", "if (missing > num_free_registers_ + 32) {",
+      "a warpgroup takes registers that no other has given up")
 plant("bulk.add_first", "bulk_copies.cpp", "index",
       "i += sizeof(float)) {", "i += 2 * sizeof(float)) {",
       "every other float is not added")
