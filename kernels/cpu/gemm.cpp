@@ -236,6 +236,10 @@ void sum_products(const Gemm<In, Out>& op,
   Sum* own_b = scratch.take<Sum>(b_count);
   Sum* packed_a = scratch.take<Sum>(a_count);
 
+  Ahead ahead = op.ahead;
+  const std::int64_t num_blocks =
+      ceil_div(op.k, kDepth) * ceil_div(op.n, kPanel<Sum>) * ceil_div(op.m, kBlockRows);
+  const std::int64_t lines = ceil_div(ahead.num_lines(), num_blocks);
   for (std::int64_t begin = 0; begin < op.k; begin += kDepth) {
     const std::int64_t depth = std::min(kDepth, op.k - begin);
     if (packed == nullptr) {
@@ -258,12 +262,14 @@ void sum_products(const Gemm<In, Out>& op,
       if constexpr (std::is_same_v<In, Sum>) {
         for (std::int64_t row = 0; row < direct_rows; row += kBlockRows) {
           const Sum* a = op.a + row * op.lda + begin;
+          ahead.ask(lines);
           add_block(direct, c + row * ldc + column, a, b, kBlockRows, columns);
         }
       }
       for (std::int64_t row = direct_rows; row < op.m; row += kBlockRows) {
         const Sum* a = packed_a + (row - direct_rows) * depth;
         const std::int64_t rows = std::min(kBlockRows, op.m - row);
+        ahead.ask(lines);
         add_block(product, c + row * ldc + column, a, b, rows, columns);
       }
     }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "csrc/core/dtype.h"
+#include "kernels/cpu/ahead.h"
 #include "kernels/cpu/scratch.h"
 
 namespace memphis::kernels::cpu {
@@ -12,7 +13,7 @@ enum class Transpose : std::uint8_t { no, yes };
 
 // c = a b, or c += a b, row-major, a [m, k], b [k, n] after their transpositions, ld* the row
 // strides of the matrices as stored. Sums are formed in Accumulator<In>; c (of type Out) is rounded
-// once.
+// once. `ahead` is asked for meanwhile, and changes nothing.
 template <class In, class Out>
 struct Gemm {
   Transpose transpose_a = Transpose::no;
@@ -27,6 +28,7 @@ struct Gemm {
   Out* c;
   std::int64_t ldc;
   bool accumulate = false;
+  Ahead ahead = {};
 };
 
 // On the calling thread, with gemm_scratch_bytes(op) of scratch; that of a smaller m, n or k is no

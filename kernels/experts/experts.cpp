@@ -268,7 +268,8 @@ void add_to_weights(const Op& op,
 }
 
 // All of one expert: the gradients of its weights, which every block adds to, stay in the cache
-// too.
+// too. What a block reads of the forward pass comes from memory, under the product before it: at
+// R = 8192, D = 128, F = 344 with nothing in the cache 12.5 ms on two Zen 5 cores, and 13.4 without.
 template <class T>
 void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch, std::int64_t e) {
   using Sum = Accumulator<T>;
@@ -293,6 +294,8 @@ void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch,
         T* gate_up = op.gate_up_R2F.as<T>() + begin * 2 * s.F;
         to_hidden.m = rows;
         to_hidden.a = dy;
+        to_hidden.ahead = {};
+        to_hidden.ahead.add(gate_up, rows * 2 * s.F);
         cpu::gemm_packed(to_hidden, packed_down, scratch);
         for (std::int64_t r = 0; r < rows; ++r) {
           T* gate = gate_up + r * 2 * s.F;
@@ -303,6 +306,11 @@ void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch,
         to_x.m = rows;
         to_x.a = gate_up;
         to_x.c = op.dx_RD.as<T>() + begin * s.D;
+        to_x.ahead = {};
+        if (op.ddown_weight_EDF.present()) {
+          to_x.ahead.add(op.hidden_RF.as<T>() + begin * s.F, rows * s.F);
+          to_x.ahead.add(op.x_RD.as<T>() + begin * s.D, rows * s.D);
+        }
         cpu::gemm_packed(to_x, packed_up, scratch);
         if (op.ddown_weight_EDF.present()) {
           add_to_weights<T>(op, s, op.gate_up_R2F, scratch, e, begin, end);

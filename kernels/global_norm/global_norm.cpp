@@ -12,6 +12,9 @@
 namespace memphis::kernels {
 namespace {
 
+// Elements of a thread's piece of work: some microseconds, far above the cost of handing it out.
+constexpr std::int64_t kGrain = 32768;
+
 // Gradients and losses are kept in an accumulation dtype, so bf16 is none of ours.
 void check_input(const OpCheck& check, const TensorView& x_n) {
   check.num_dims("x_n", x_n, 1);
@@ -60,9 +63,12 @@ void norm(const GlobalNorm& op) {
   double* const partial = op.partial_P.as<double>();
   const std::int64_t num_partials = op.partial_P.dim(0);
   const std::int64_t run = ceil_div(n, num_partials);
-  parallel_chunks(num_partials, [&](std::int64_t p) {
-    const std::int64_t begin = std::min(p * run, n);
-    partial[p] = sum_of_squares(x + begin, std::min(run, n - begin));
+  const std::int64_t runs_of_chunk = ceil_div(kGrain, std::max<std::int64_t>(1, run));
+  parallel_ranges(num_partials, runs_of_chunk, [&](std::int64_t first, std::int64_t end) {
+    for (std::int64_t p = first; p < end; ++p) {
+      const std::int64_t begin = std::min(p * run, n);
+      partial[p] = sum_of_squares(x + begin, std::min(run, n - begin));
+    }
   });
   double squares = 0;
   for (std::int64_t p = 0; p < num_partials; ++p) {
