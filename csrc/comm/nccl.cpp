@@ -534,6 +534,22 @@ int root_of_id(int id, int num_ids, int size) {
   return id * (size / num_ids) + std::min(id, size % num_ids);
 }
 
+// The library is the machine's, and may be older than the one that this was built with. What it
+// lacks would end the process at the first call, with the name of a function.
+void require_nccl_version() {
+  int version = 0;
+  MEMPHIS_NCCL(ncclGetVersion(&version));
+  constexpr int kLeast = 22700;  // of CMake's find_package
+  if (version < kLeast) {
+    throw PreflightError(fmt::format(
+        "NCCL is {}.{}.{} (groups of GPUs need 2.27 or newer); install one, or set LD_LIBRARY_PATH "
+        "to where it is",
+        version / 10000,
+        version / 100 % 100,
+        version % 100));
+  }
+}
+
 std::vector<ncclUniqueId> exchange_ids(Communicator& host, int ranks_per_id) {
   const int num_ids = (host.size() + ranks_per_id - 1) / ranks_per_id;
   std::vector<ncclUniqueId> ids(static_cast<std::size_t>(num_ids));
@@ -623,6 +639,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(
                                      host.size(),
                                      device_unavailable_reason()));
   }
+  require_nccl_version();
   std::vector<ncclUniqueId> ids = exchange_ids(host, ranks_per_id);
   return std::make_unique<NcclCommunicator>(
       std::move(axis), host.rank(), host.size(), std::move(ids), activity, num_channels);

@@ -338,6 +338,14 @@ TEST_F(DoctorGpus, ThatAreSlowedDownSayByWhat) {
   EXPECT_EQ(findings[5].measured, "900 of 1980 MHz, slowed by heat, by hardware");
 }
 
+TEST_F(DoctorGpus, ThatAreAloneNeedNoLinks) {
+  doctor::GpuSurvey survey;
+  survey.gpus = {{.links = 18, .links_down = 18}};
+  for (const Finding& finding : doctor::findings_of(survey, 1)) {
+    EXPECT_NE(finding.state, State::bad) << finding.what;
+  }
+}
+
 TEST_F(DoctorGpus, AreToldHowFarTheirNicIs) {
   doctor::GpuSurvey survey = doctor::survey_gpus(MEMPHIS_FAKE_NVML);
   survey.gpus.push_back({.pci_address = "0000:ff:00.0"});  // which /sys does not show

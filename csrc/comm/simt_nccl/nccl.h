@@ -65,6 +65,7 @@ struct alignas(8) ncclUniqueId {
 using ncclComm_t = struct ncclComm*;
 using cudaStream_t = struct CUstream_st*;  // as the CUDA runtime declares it
 
+ncclResult_t ncclGetVersion(int* version);
 const char* ncclGetErrorString(ncclResult_t result);
 // Of the last error that a call returned, or reported, to this thread. `comm` is not used.
 const char* ncclGetLastError(ncclComm_t comm);
