@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/filled_tensor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -64,17 +65,24 @@ double poison(DType dtype) {
   }
 }
 
+constexpr std::size_t kPoisonTile = 1 << 12;
+
 }  // namespace
 
 FilledTensor::FilledTensor(const TensorSpec& spec, Device device)
-    : FilledTensor(
-          spec,
-          device,
-          std::vector<double>(static_cast<std::size_t>(spec.num_elements()), poison(spec.dtype))) {}
+    : FilledTensor(repeated(spec, device, std::vector<double>(kPoisonTile, poison(spec.dtype)))) {}
 
 FilledTensor::FilledTensor(const TensorSpec& spec, Device device, const std::vector<double>& values)
     : view_(device_allocate(spec.bytes(), device), spec, device) {
   assign(values);
+}
+
+FilledTensor FilledTensor::repeated(const TensorSpec& spec,
+                                    Device device,
+                                    const std::vector<double>& values) {
+  FilledTensor tensor(TensorView(device_allocate(spec.bytes(), device), spec, device));
+  tensor.repeat(values);
+  return tensor;
 }
 
 FilledTensor::~FilledTensor() {
@@ -89,13 +97,25 @@ FilledTensor::FilledTensor(FilledTensor&& other) noexcept
 void FilledTensor::assign(const std::vector<double>& values) {
   require(static_cast<std::int64_t>(values.size()) == view_.num_elements(),
           "a tensor is filled with as many values as it has elements");
-  std::vector<std::byte> host(view_.bytes());
+  repeat(values);
+}
+
+void FilledTensor::repeat(const std::vector<double>& values) {
+  require(!values.empty() || view_.num_elements() == 0, "a tensor is filled with some value");
   const std::size_t width = size_of(view_.dtype);
-  for (std::size_t i = 0; i < values.size(); ++i) {
+  const std::size_t count = std::min(values.size(), static_cast<std::size_t>(view_.num_elements()));
+  std::vector<std::byte> host(count * width);
+  for (std::size_t i = 0; i < count; ++i) {
     store(host.data() + i * width, view_.dtype, values[i]);
   }
   const OwnedStream stream(view_.device);
   device_copy(view_.data, host.data(), host.size(), stream.view());
+  auto* const data = static_cast<std::byte*>(view_.data);
+  for (std::size_t done = host.size(); done < view_.bytes();) {
+    const std::size_t more = std::min(done, view_.bytes() - done);
+    device_copy(data + done, data, more, stream.view());
+    done += more;
+  }
   synchronize(stream.view());
 }
 

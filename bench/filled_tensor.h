@@ -21,6 +21,11 @@ class FilledTensor {
   FilledTensor(const TensorSpec& spec, Device device);
   // Filled; `values` are rounded to the dtype.
   FilledTensor(const TensorSpec& spec, Device device, const std::vector<double>& values);
+  // Filled with `values` over and over, on the device: the host would take minutes for what a GPU's
+  // kernels are timed on.
+  static FilledTensor repeated(const TensorSpec& spec,
+                               Device device,
+                               const std::vector<double>& values);
   ~FilledTensor();
   FilledTensor(FilledTensor&& other) noexcept;
   FilledTensor& operator=(FilledTensor&&) = delete;
@@ -37,6 +42,9 @@ class FilledTensor {
   std::vector<std::byte> bytes(Stream stream) const;
 
  private:
+  explicit FilledTensor(const TensorView& view) : view_(view) {}
+  void repeat(const std::vector<double>& values);
+
   TensorView view_;
 };
 

@@ -88,12 +88,8 @@ struct ExpertsOperands {
                              double stddev) {
     // To draw all of a large tensor takes longer than to time an op on it.
     constexpr std::int64_t kDrawn = 1 << 20;
-    std::vector<double> values = random_normal(std::min(spec.num_elements(), kDrawn), name, stddev);
-    values.reserve(static_cast<std::size_t>(spec.num_elements()));
-    while (static_cast<std::int64_t>(values.size()) < spec.num_elements()) {
-      values.push_back(values[values.size() - kDrawn]);
-    }
-    return {spec, target.device, values};
+    return FilledTensor::repeated(
+        spec, target.device, random_normal(std::min(spec.num_elements(), kDrawn), name, stddev));
   }
   static std::vector<double> reversed(std::int64_t count) {
     std::vector<double> values;
