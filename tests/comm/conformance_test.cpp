@@ -825,6 +825,9 @@ class Messages {
     for (int i = 0; i < count; ++i) {
       buffers_.emplace_back(kLength, group.rank() * kMost + i);
     }
+    for (Buffer<float>& buffer : buffers_) {
+      buffer.view();  // on the device before any message is under way
+    }
   }
 
   void start() {

@@ -31,4 +31,11 @@ std::string skip_reason(const Target& target) {
   return target.device == Device::cpu ? "" : device_unavailable_reason();
 }
 
+std::vector<double> without_subnormals(std::vector<double> values) {
+  for (double& value : values) {
+    value = std::abs(value) < std::numeric_limits<float>::min() ? 0.0 : value;
+  }
+  return values;
+}
+
 }  // namespace memphis::test

@@ -26,4 +26,7 @@ std::vector<Target> all_targets();  // cpu f64, cpu f32, cpu bf16, cuda f32, cud
 // Empty if the target can run here; else why not.
 std::string skip_reason(const Target& target);
 
+// What is smaller than a normal f32 as 0, for sums that a GPU adds in memory (weight_gradient.h).
+std::vector<double> without_subnormals(std::vector<double> values);
+
 }  // namespace memphis::test

@@ -233,13 +233,10 @@ void expect_whole(const Target& target, const PartsCase& parts) {
   }
   EXPECT_TRUE(
       close_to(actual.out, test::reference_of(exact, rough, &AttentionResult::out), dtype, c.H));
-  test::Reference lse_reference = test::reference_of(exact, rough, &AttentionResult::lse);
-  lse_reference.exact = finite(lse_reference.exact);
-  for (std::vector<double>& values : lse_reference.naive) {
-    values = finite(values);
-  }
-  const auto num_rows = static_cast<std::int64_t>(exact.lse.size());
-  EXPECT_TRUE(close_to(finite(actual.lse), lse_reference, accumulation_dtype(dtype), num_rows));
+  EXPECT_TRUE(close_to(finite(actual.lse),
+                       test::lse_reference(target, c, exact, rough),
+                       accumulation_dtype(dtype),
+                       static_cast<std::int64_t>(exact.lse.size())));
   EXPECT_TRUE(close_to(actual.dqkv, test::dqkv_reference(exact, rough), dtype, c.C() * c.H));
 }
 

@@ -248,6 +248,42 @@ inline Reference dqkv_reference(const AttentionResult& exact,
   return reference;
 }
 
+// -inf stands for a query without a key: it must be there exactly, and compares as 0 beside the
+// rest.
+inline std::vector<double> finite(std::vector<double> lse) {
+  for (double& value : lse) {
+    value = value == -std::numeric_limits<double>::infinity() ? 0 : value;
+  }
+  return lse;
+}
+
+// Of the rows' statistics, which are one row: a logarithm near 0 is no better known than a large one.
+// Of a GPU's bf16 the cap's bend is off by less than 2^-20 (kernels/device/soft_cap.h).
+inline Reference lse_reference(const Target& target,
+                               const AttentionCase& c,
+                               const AttentionResult& exact,
+                               const std::vector<AttentionResult>& rough) {
+  Reference reference = reference_of(exact, rough, &AttentionResult::lse);
+  if (target.device == Device::cuda && target.dtype == DType::bf16 && c.cap > 0) {
+    double temperature = 1;
+    if (c.temperature_len > 0) {
+      const std::vector<double> positions = c.positions();
+      const double farthest = *std::max_element(positions.begin(), positions.end());
+      temperature =
+          std::max(1.0, std::log2(farthest) / std::log2(static_cast<double>(c.temperature_len)));
+    }
+    std::vector<double>& bent = reference.naive.emplace_back(exact.lse);
+    for (double& lse : bent) {
+      lse += std::ldexp(static_cast<double>(c.cap) * temperature, -20);
+    }
+  }
+  reference.exact = finite(reference.exact);
+  for (std::vector<double>& values : reference.naive) {
+    values = finite(values);
+  }
+  return reference;
+}
+
 // Filled with what is no number, as kernels may not count on anything there.
 inline TestTensor attention_workspace(const kernels::AttentionBackward& op, Device device) {
   const std::size_t bytes = kernels::attention_backward_workspace_bytes(op, device);
@@ -270,15 +306,6 @@ std::vector<std::tuple<Target, Case>> on_attention_targets(const std::vector<Cas
     }
   }
   return result;
-}
-
-// -inf stands for a query without a key: it must be there exactly, and compares as 0 beside the
-// rest.
-inline std::vector<double> finite(std::vector<double> lse) {
-  for (double& value : lse) {
-    value = value == -std::numeric_limits<double>::infinity() ? 0 : value;
-  }
-  return lse;
 }
 
 }  // namespace memphis::test

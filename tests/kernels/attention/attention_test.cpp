@@ -116,14 +116,10 @@ void expect_formulas(const Target& target, const AttentionCase& c) {
   const std::vector<AttentionResult> rough = test::naive_draws(target.dtype, c, qkv, dout);
   EXPECT_TRUE(close_to(
       actual.out, test::reference_of(exact, rough, &AttentionResult::out), target.dtype, c.H));
-  // One row: a logarithm near 0 is no better known than a large one.
-  test::Reference lse = test::reference_of(exact, rough, &AttentionResult::lse);
-  lse.exact = finite(lse.exact);
-  for (std::vector<double>& values : lse.naive) {
-    values = finite(values);
-  }
-  const auto num_rows = static_cast<std::int64_t>(exact.lse.size());
-  EXPECT_TRUE(close_to(finite(actual.lse), lse, accumulation_dtype(target.dtype), num_rows));
+  EXPECT_TRUE(close_to(finite(actual.lse),
+                       test::lse_reference(target, c, exact, rough),
+                       accumulation_dtype(target.dtype),
+                       static_cast<std::int64_t>(exact.lse.size())));
   EXPECT_TRUE(close_to(actual.dqkv, test::dqkv_reference(exact, rough), target.dtype, c.C() * c.H));
 }
 
@@ -188,13 +184,8 @@ TEST_P(AttentionTargets, EachQueryAloneMatchesTheFormulas) {
   const std::vector<AttentionResult> rough = test::naive_draws(target.dtype, c, qkv, c.dout());
   EXPECT_TRUE(
       close_to(out, test::reference_of(exact, rough, &AttentionResult::out), target.dtype, c.H));
-  test::Reference reference = test::reference_of(exact, rough, &AttentionResult::lse);
-  reference.exact = finite(reference.exact);
-  for (std::vector<double>& values : reference.naive) {
-    values = finite(values);
-  }
   EXPECT_TRUE(close_to(finite(lse),
-                       reference,
+                       test::lse_reference(target, c, exact, rough),
                        accumulation_dtype(target.dtype),
                        static_cast<std::int64_t>(lse.size())));
 }
