@@ -81,14 +81,29 @@ expect "and stages that there are not" grep -q 'there is no stage nothing' "$scr
 mkdir -- "$scratch/bin"
 printf '#!/bin/bash\necho "|   0  NVIDIA H100 80GB HBM3          On  |"\n' >"$scratch/bin/nvidia-smi"
 # shellcheck disable=SC2016  # the stub expands it
-printf '#!/bin/bash\necho "$2" >>"%s"\nexec "${@:5}"\n' "$scratch/watched" \
-  >"$scratch/bin/compute-sanitizer"
+printf '#!/bin/bash\necho "$2" >>"%s"\nwhile [[ $1 == --* ]]; do shift 2; done\nexec "$@"\n' \
+  "$scratch/watched" >"$scratch/bin/compute-sanitizer"
 chmod +x -- "$scratch/bin/"*
 printf 'instructions warp_test\nops good_test\n' >"$build/tests/stages.txt"
 status=0
 PATH=$scratch/bin:$PATH bash "$root/tests/gpu.sh" --build "$build" --results "$scratch/on_a_gpu" \
   instructions ops sanitize >"$scratch/out" 2>"$scratch/err" || status=$?
 expect "on a GPU they run as well" ends 0 "6 passed, 0 failed, 0 skipped, 0 left"
-expect "with both tools" test "$(cut -d ' ' -f 1 "$scratch/watched" | sort | uniq -c | xargs)" = "2 memcheck 2 racecheck"
+expect "with both tools, of which the first is tried before" \
+  test "$(sort -- "$scratch/watched" | uniq -c | xargs)" = "3 memcheck 2 racecheck"
 expect "and the machine is on record" grep -q 'H100' "$scratch/on_a_gpu/machine.txt"
+
+# Another machine goes on with what the last one sent back.
+rm -r -- "$scratch/on_a_gpu"
+status=0
+PATH=$scratch/bin:$PATH bash "$root/tests/gpu.sh" --build "$build" --results "$scratch/on_a_gpu" \
+  instructions ops sanitize >"$scratch/out" 2>"$scratch/err" || status=$?
+expect "results in one file are gone on from" ends 0 "6 passed, 0 failed, 0 skipped, 0 left"
+# A machine that says so is passed over.
+printf '#!/bin/bash\necho "Error: Device not supported"\nexit 1\n' >"$scratch/bin/compute-sanitizer"
+status=0
+PATH=$scratch/bin:$PATH bash "$root/tests/gpu.sh" --build "$build" --results "$scratch/unwatched" \
+  instructions sanitize >"$scratch/out" 2>"$scratch/err" || status=$?
+expect "where the sanitizer cannot watch that is said" ends 0 "1 passed, 0 failed, 1 skipped, 0 left"
+
 ((num_failed == 0))

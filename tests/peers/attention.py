@@ -99,6 +99,8 @@ def flex(torch, shape):
         return causal & (k_index // document == q_index // document) if document else causal
 
     mask = create_block_mask(seen, B=None, H=None, Q_LEN=positions, KV_LEN=positions, device="cuda")
+    # After some eight shapes it would go on uncompiled.
+    torch._dynamo.reset()
     compiled = torch.compile(flex_attention)
     return lambda q, k, v: compiled(
         q, k, v, score_mod=capped if cap else None, block_mask=mask, enable_gqa=True)
