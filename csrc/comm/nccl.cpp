@@ -610,13 +610,19 @@ void set_nccl_defaults() {
 // the second receive that a rank of a pipeline starts ahead, which begins when the first is done,
 // holds back the sends that it waits for; and the sums of a layer wait until the gradients of all
 // that were handed on before have begun to move.
-void check_nccl_variables(const NcclGroups& groups) {
-  const char* const order = std::getenv("NCCL_LAUNCH_ORDER_IMPLICIT");
-  if (groups.has_messages && order != nullptr && std::atoi(order) != 0) {
-    throw PreflightError(fmt::format(
-        "NCCL_LAUNCH_ORDER_IMPLICIT is {} (a rank of a pipeline starts receives before it sends "
-        "what they wait for, and with it NCCL holds the sends back); unset it",
-        order));
+void prepare_nccl(const NcclGroups& groups) {
+  if (groups.has_messages) {
+    for (const char* const name : {"NCCL_LAUNCH_ORDER_IMPLICIT", "NCCL_RUNTIME_CONNECT"}) {
+      const char* const value = std::getenv(name);
+      if (value != nullptr && std::atoi(value) != 0) {
+        throw PreflightError(
+            fmt::format("{} is {} (a rank of a pipeline starts receives before it sends what they "
+                        "wait for, and with it NCCL holds the sends back); unset it",
+                        name,
+                        value));
+      }
+    }
+    setenv("NCCL_RUNTIME_CONNECT", "0", 0);
   }
   const char* const limit = std::getenv("NCCL_MAX_CTAS");
   if (limit != nullptr &&

@@ -28,10 +28,13 @@ struct NcclGroups {
   bool has_messages = false;  // which a pipeline starts to receive before they are sent
   std::int64_t num_multiprocessors = 0;
 };
-// PreflightError where the environment asks for what such groups would wait for ever with:
-// NCCL_MAX_CTAS, which takes the place of `num_channels`, so high that kernels of all groups do not
-// fit on the GPU side by side; NCCL_LAUNCH_ORDER_IMPLICIT with messages.
-void check_nccl_variables(const NcclGroups& groups);
+// Before the first group. With messages NCCL connects ranks when a group is created and not at its
+// first collective (NCCL_RUNTIME_CONNECT=0): it takes page-locked memory then, which may wait for
+// all that is on the GPU. PreflightError where the environment asks for what such groups would wait
+// for ever with: that not, or NCCL_LAUNCH_ORDER_IMPLICIT, with messages; NCCL_MAX_CTAS, which takes
+// the place of `num_channels`, so high that kernels of all groups do not fit on the GPU side by
+// side.
+void prepare_nccl(const NcclGroups& groups);
 
 // The group of the ranks of `host`, over NCCL, for the GPU that the calling thread uses. Every
 // member calls. `host` is used until this returns. PreflightError where there is no NCCL or no GPU.

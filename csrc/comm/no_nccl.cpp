@@ -11,7 +11,7 @@ bool has_nccl() {
 
 void set_nccl_defaults() {}
 
-void check_nccl_variables(const NcclGroups& /*groups*/) {}
+void prepare_nccl(const NcclGroups& /*groups*/) {}
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::string axis,
                                                      Communicator& host,

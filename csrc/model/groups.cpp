@@ -2,6 +2,7 @@
 #include "csrc/model/groups.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "csrc/core/arena.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/communication.h"
+#include "csrc/plan/context_exchange.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/schedule_messages.h"
 
@@ -32,12 +34,33 @@ std::int64_t num_multiprocessors(Device device) {
                         : std::min<std::int64_t>(info.num_multiprocessors, kMultiprocessors);
 }
 
-// The first collective of a kind returns only when both ranks have come: here, where they come to
-// all queues in one order, and not in a step, where a receive is started before there is a sender.
+// The first collective of a kind returns only when its ranks have come: here, where they come to all
+// groups in one order, and not in a step, where a receive is started before there is a sender. NCCL
+// takes memory of the device and of the host for it, too, which may wait for all that is on the GPU.
 void connect(Communicator& pair) {
   const OwnedStream stream(Device::cuda);
   Arena arena("connecting", kArenaAlignment, Device::cuda);
   pair.run(Broadcast{.x = arena.allocate({{1}, DType::f32})}, "pipeline.connecting", stream.view());
+  synchronize(stream.view());
+}
+
+// With those of the ranks that send each other rows.
+template <class IsPeer>
+void connect_rows(Communicator& group, const IsPeer& is_peer) {
+  std::vector<std::int64_t> rows;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    rows.push_back(is_peer(rank) ? 1 : 0);
+  }
+  const OwnedStream stream(Device::cuda);
+  const TensorSpec spec({std::accumulate(rows.begin(), rows.end(), std::int64_t{0}), 1},
+                        DType::f32);
+  Arena arena("connecting", 2 * arena_bytes(spec), Device::cuda);
+  group.run(AllToAll{.y = arena.allocate(spec),
+                     .x = arena.allocate(spec),
+                     .send_rows = rows,
+                     .recv_rows = rows},
+            "pipeline.connecting",
+            stream.view());
   synchronize(stream.view());
 }
 
@@ -53,14 +76,13 @@ Groups::Groups(World& world,
   const std::int64_t multiprocessors = num_multiprocessors(device);
   const std::vector<PlannedGroup> planned =
       planned_groups(model, mesh, world.rank(), multiprocessors);
+  const bool has_messages = std::any_of(planned.begin(), planned.end(), [](const auto& group) {
+    return group.use == GroupUse::messages;
+  });
   if (device == Device::cuda) {
-    check_nccl_variables({.num_groups = static_cast<std::int64_t>(planned.size()),
-                          .has_messages = std::any_of(planned.begin(),
-                                                      planned.end(),
-                                                      [](const PlannedGroup& group) {
-                                                        return group.use == GroupUse::messages;
-                                                      }),
-                          .num_multiprocessors = multiprocessors});
+    prepare_nccl({.num_groups = static_cast<std::int64_t>(planned.size()),
+                  .has_messages = has_messages,
+                  .num_multiprocessors = multiprocessors});
   }
   // One of a rank alone is not planned, and takes none.
   const auto channels_of = [&](std::string_view name) {
@@ -116,6 +138,19 @@ Groups::Groups(World& world,
   }
   if (!tied_) {
     tied_ = make_solo(device);
+  }
+  if (device == Device::cuda && has_messages) {
+    if (expert_ranks_->size() > 1) {
+      connect_rows(*expert_ranks_, [](int /*rank*/) { return true; });
+    }
+    // Where it is the plan that chooses, it is not known here.
+    const ContextExchange exchange = mesh.parallel().context_exchange;
+    if (context_->size() > 1 && exchange == ContextExchange::all_to_all) {
+      connect_rows(*context_, [](int /*rank*/) { return true; });
+    } else if (context_->size() > 1 && exchange == ContextExchange::ring) {
+      const RingStep next = ring_step({.index = context_->rank(), .count = context_->size()}, 1);
+      connect_rows(*context_, [&](int rank) { return rank == next.to || rank == next.from; });
+    }
   }
   // Names of their own: what two groups move at one time lies on two tracks of the trace.
   data_context_host_ = create(Axis::data_context, Device::cpu, "_host");

@@ -450,7 +450,7 @@ TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
     setenv(name, value, 1);
     std::string text;
     try {
-      check_nccl_variables(groups);
+      prepare_nccl(groups);
     } catch (const PreflightError& error) {
       text = error.what();
       EXPECT_TRUE(test::follows_grammar(text));
@@ -460,12 +460,15 @@ TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
   };
   EXPECT_NE(refusal(pipeline, "NCCL_LAUNCH_ORDER_IMPLICIT", "1").find("unset it"),
             std::string::npos);
+  EXPECT_NE(refusal(pipeline, "NCCL_RUNTIME_CONNECT", "1").find("unset it"), std::string::npos);
   EXPECT_EQ(refusal(pipeline, "NCCL_LAUNCH_ORDER_IMPLICIT", "0"), "");
+  EXPECT_STREQ(std::getenv("NCCL_RUNTIME_CONNECT"), "0");
+  unsetenv("NCCL_RUNTIME_CONNECT");
   EXPECT_EQ(refusal(no_messages, "NCCL_LAUNCH_ORDER_IMPLICIT", "1"), "");
   EXPECT_NE(refusal(no_messages, "NCCL_MAX_CTAS", "23").find("set it to 22 at most"),
             std::string::npos);
   EXPECT_EQ(refusal(no_messages, "NCCL_MAX_CTAS", "22"), "");
-  check_nccl_variables(pipeline);
+  prepare_nccl(pipeline);
 }
 
 }  // namespace
