@@ -623,6 +623,7 @@ void prepare_nccl(const NcclGroups& groups) {
       }
     }
     setenv("NCCL_RUNTIME_CONNECT", "0", 0);
+    setenv("NCCL_SET_STACK_SIZE", "1", 0);
   }
   const char* const limit = std::getenv("NCCL_MAX_CTAS");
   if (limit != nullptr &&

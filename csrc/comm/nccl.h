@@ -29,8 +29,8 @@ struct NcclGroups {
   std::int64_t num_multiprocessors = 0;
 };
 // Before the first group. With messages NCCL connects ranks when a group is created and not at its
-// first collective (NCCL_RUNTIME_CONNECT=0): it takes page-locked memory then, which may wait for
-// all that is on the GPU. PreflightError where the environment asks for what such groups would wait
+// first collective (NCCL_RUNTIME_CONNECT=0), and then makes the stack as large as its kernels need
+// (NCCL_SET_STACK_SIZE=1): page-locked memory and a larger stack may wait for all that is on the GPU. PreflightError where the environment asks for what such groups would wait
 // for ever with: that not, or NCCL_LAUNCH_ORDER_IMPLICIT, with messages; NCCL_MAX_CTAS, which takes
 // the place of `num_channels`, so high that kernels of all groups do not fit on the GPU side by
 // side.

@@ -2,7 +2,6 @@
 #include "csrc/model/groups.h"
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,7 +12,6 @@
 #include "csrc/core/arena.h"
 #include "csrc/core/error.h"
 #include "csrc/plan/communication.h"
-#include "csrc/plan/context_exchange.h"
 #include "csrc/plan/dims.h"
 #include "csrc/plan/schedule_messages.h"
 
@@ -44,16 +42,11 @@ void connect(Communicator& pair) {
   synchronize(stream.view());
 }
 
-// With those of the ranks that send each other rows.
-template <class IsPeer>
-void connect_rows(Communicator& group, const IsPeer& is_peer) {
-  std::vector<std::int64_t> rows;
-  for (int rank = 0; rank < group.size(); ++rank) {
-    rows.push_back(is_peer(rank) ? 1 : 0);
-  }
+// From each rank to each.
+void connect_rows(Communicator& group) {
+  const std::vector<std::int64_t> rows(static_cast<std::size_t>(group.size()), 1);
   const OwnedStream stream(Device::cuda);
-  const TensorSpec spec({std::accumulate(rows.begin(), rows.end(), std::int64_t{0}), 1},
-                        DType::f32);
+  const TensorSpec spec({group.size(), 1}, DType::f32);
   Arena arena("connecting", 2 * arena_bytes(spec), Device::cuda);
   group.run(AllToAll{.y = arena.allocate(spec),
                      .x = arena.allocate(spec),
@@ -141,15 +134,11 @@ Groups::Groups(World& world,
   }
   if (device == Device::cuda && has_messages) {
     if (expert_ranks_->size() > 1) {
-      connect_rows(*expert_ranks_, [](int /*rank*/) { return true; });
+      connect_rows(*expert_ranks_);
     }
-    // Where it is the plan that chooses, it is not known here.
-    const ContextExchange exchange = mesh.parallel().context_exchange;
-    if (context_->size() > 1 && exchange == ContextExchange::all_to_all) {
-      connect_rows(*context_, [](int /*rank*/) { return true; });
-    } else if (context_->size() > 1 && exchange == ContextExchange::ring) {
-      const RingStep next = ring_step({.index = context_->rank(), .count = context_->size()}, 1);
-      connect_rows(*context_, [&](int rank) { return rank == next.to || rank == next.from; });
+    // All of a ring too, whose gradients go home from where they are. The plan may choose it.
+    if (context_->size() > 1 && mesh.parallel().context_exchange != ContextExchange::gather) {
+      connect_rows(*context_);
     }
   }
   // Names of their own: what two groups move at one time lies on two tracks of the trace.

@@ -69,7 +69,8 @@ __global__ void squares_kernel(double* partial_P,
 }
 
 // grid: 1, block: kSumThreads, shared: none.
-__global__ void norm_kernel(float* norm_1, const double* partial_P, std::int64_t num_partials) {
+__global__ void __launch_bounds__(kSumThreads)
+    norm_kernel(float* norm_1, const double* partial_P, std::int64_t num_partials) {
   __shared__ double scratch[kWarpSize];
   double squares = 0.0;
   for (std::int64_t p = threadIdx.x; p < num_partials; p += kSumThreads) {
@@ -85,7 +86,7 @@ __global__ void norm_kernel(float* norm_1, const double* partial_P, std::int64_t
 // sum.
 //
 // grid: 1, block: kSumThreads, shared: none. scale_1 may be null.
-__global__ void sum_all_kernel(
+__global__ void __launch_bounds__(kSumThreads) sum_all_kernel(
     float* total_1, const float* x_n, std::int64_t n, const float* scale_1, bool accumulate) {
   __shared__ double scratch[kWarpSize];
   double sum = 0.0;

@@ -60,9 +60,10 @@ __device__ __forceinline__ int inclusive_scan(int value) {
 
 // Replaces the count of (chunk, expert) by the row of its first assignment. A warp scans the chunks
 // of one expert at a time. grid: 1, block: kMaxExperts; requires E <= kMaxExperts
-__global__ void permute_scan_kernel(std::int32_t* __restrict__ chunk_counts,
-                                    std::int32_t* __restrict__ offsets,
-                                    int E) {
+__global__ void __launch_bounds__(kMaxExperts)
+    permute_scan_kernel(std::int32_t* __restrict__ chunk_counts,
+                        std::int32_t* __restrict__ offsets,
+                        int E) {
   constexpr int kWarps = kMaxExperts / gpu::kWarpSize;
   constexpr int kSteps = static_cast<int>(kPermuteChunks) / gpu::kWarpSize;
   __shared__ int totals[kMaxExperts];

@@ -227,11 +227,11 @@ __global__ void rmsnorm_backward_kernel(T* dx_TD,
 // Sums the runs: a block takes 32 columns, its warps every 32nd run of them.
 //
 // grid: D / 32, block: 32 warps, shared: none.
-__global__ void rmsnorm_dweight_kernel(float* dweight_D,
-                                       const float* partial_PD,
-                                       std::int64_t num_runs,
-                                       std::int64_t width,
-                                       bool add) {
+__global__ void __launch_bounds__(32 * kWarpSize) rmsnorm_dweight_kernel(float* dweight_D,
+                                                                         const float* partial_PD,
+                                                                         std::int64_t num_runs,
+                                                                         std::int64_t width,
+                                                                         bool add) {
   // One more column than it holds, so that reading it transposed meets no bank twice.
   __shared__ float sums[kWarpSize][kWarpSize + 1];
   const int lane = gpu::lane_id();
