@@ -23,7 +23,7 @@ if [[ $preset == simt ]]; then
   mv -- "$scratch/made/memphis-simt" "$scratch/elsewhere"
 else
   bash "$root/launch/bundle.sh" "$preset" --built --to "$scratch/made"
-  tar -xzf "$scratch/made/memphis-$preset.tar.gz" -C "$scratch/elsewhere"
+  python3 -m tarfile -e "$scratch/made/memphis-$preset.tar.xz" "$scratch/elsewhere"
 fi
 rm -rf -- "$scratch/made"
 bundle=$scratch/elsewhere/memphis-$preset
