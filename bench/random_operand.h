@@ -24,8 +24,8 @@ inline std::shared_ptr<FilledTensor> random_operand(const TensorSpec& spec,
   return std::make_shared<FilledTensor>(FilledTensor::repeated(spec, device, values));
 }
 
-// What benchmarks run on: the GPU in bf16, and what is no matter of minutes in f32 too, which the CPU
-// trains in and a GPU is checked in.
+// What benchmarks run on: the GPU in bf16, and what is no matter of minutes in f32 too, which the
+// CPU trains in and a GPU is checked in.
 inline std::vector<Target> benchmark_targets(bool fits_cpu) {
   std::vector<Target> targets = {{Device::cuda, DType::bf16}};
   if (fits_cpu) {

@@ -21,7 +21,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-# What lends GPUs by the command often takes 64 MiB, of which some are the sources.
+# What runs single commands elsewhere often limits what is sent along to 64 MiB, sources included.
 max_archive_mib=52
 preset=
 with_tests=

@@ -64,7 +64,7 @@ if [[ ${MEMPHIS_BUNDLE-} != "$bundle" ]]; then
     OPAL_PKGLIBDIR=$runtime/lib/openmpi OPAL_PKGDATADIR=$runtime/share/openmpi OPAL_SYSCONFDIR=$runtime/etc
   export PMIX_PREFIX=$runtime
   # On a machine without ssh mpirun ends before it looks whether it needs one.
-  if ! command -v ssh >/dev/null && ! command -v rsh >/dev/null; then
+  if [[ -z ${SLURM_JOB_ID-}${PBS_JOBID-} ]] && ! command -v ssh >/dev/null && ! command -v rsh >/dev/null; then
     export OMPI_MCA_plm=${OMPI_MCA_plm-isolated}
   fi
   export HWLOC_PLUGINS_PATH=$runtime/lib/hwloc

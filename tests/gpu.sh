@@ -23,7 +23,7 @@
 # that were cut go on after the others. tests/benchmarks.py FOLDER puts the figures into BENCHMARKS.md.
 #
 # FOLDER.tgz is all of it in one file, but for checkpoints, and is gone on from where FOLDER is not there:
-# for machines that give back a few files and are another one at the next start.
+# for machines whose disks do not outlive a command.
 #
 # --rehearse runs all of it on the simulated device (the simt preset), a few cases of each item, so that no
 # minute on a GPU is lost to this script. The last line is `N passed, N failed, N skipped, N left`; the
@@ -96,7 +96,8 @@ identity=$(grep '^commit: ' "$root/MANIFEST" 2>/dev/null ||
   echo "commit: $(git describe --always --dirty 2>/dev/null || echo unknown)")
 identity+=$'\n'"rehearsal: ${rehearse:-0}"
 mkdir -p -- "$(dirname -- "$results")"
-if [[ ! -e $results && -e $results.tgz ]]; then
+if [[ ! -e $results && -e $results.tgz &&
+  $(tar -xzOf "$results.tgz" "$(basename -- "$results")/build.txt" 2>/dev/null) == "$identity" ]]; then
   tar -C "$(dirname -- "$results")" -xzf "$results.tgz"
 fi
 mkdir -p -- "$results"
@@ -243,7 +244,7 @@ stage_sanitize() {
     PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
   fi
   if [[ -z $rehearse ]] &&
-    ! "${run[@]}" compute-sanitizer --tool memcheck "$tests/${instruction_tests[0]}" >"$results/sanitizer.txt" 2>&1 &&
+    ! timeout 60 "${run[@]}" compute-sanitizer --tool memcheck "$tests/${instruction_tests[0]}" >"$results/sanitizer.txt" 2>&1 &&
     grep -qi 'not supported' "$results/sanitizer.txt"; then
     item compute-sanitizer 30 echo "SKIP: compute-sanitizer says that this device is not supported"
     return
@@ -366,6 +367,13 @@ stage_peers() {
   done
 }
 
+# All results in one file, again after each stage.
+pack_results() {
+  tar -C "$(dirname -- "$results")" --exclude='*/smoke/run/step-*' -czf "$results.tgz.part" "$(basename -- "$results")" ||
+    return 0
+  mv -- "$results.tgz.part" "$results.tgz"
+}
+
 # Whether a stage was cut at its limit is kept: others come first at the next start.
 run_stage() {
   stage=$1
@@ -394,6 +402,7 @@ done
 total_left=0
 for one in "${first[@]}" "${later[@]}"; do
   run_stage "$one"
+  pack_results
   total_left=$((total_left + left))
 done
 
@@ -410,8 +419,7 @@ failed=$(counted failed)
 grep -E '^[a-z]+ +[^ ]+ +(failed|skipped)' "$results/summary.txt" >&2 || true
 echo "$(counted passed) passed, $failed failed, $(counted skipped) skipped, $total_left left" |
   tee -a "$results/summary.txt"
-tar -C "$(dirname -- "$results")" --exclude='*/smoke/run/step-*' -czf "$results.tgz.part" "$(basename -- "$results")"
-mv -- "$results.tgz.part" "$results.tgz"
+pack_results
 [[ -z $stopped ]] || exit "$stopped"
 ((failed == 0)) || exit 1
 ((total_left == 0)) || exit 10

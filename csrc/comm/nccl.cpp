@@ -2,6 +2,7 @@
 #include "csrc/comm/nccl.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -626,15 +627,28 @@ void prepare_nccl(const NcclGroups& groups) {
     setenv("NCCL_SET_STACK_SIZE", "1", 0);
   }
   const char* const limit = std::getenv("NCCL_MAX_CTAS");
-  if (limit != nullptr &&
-      std::int64_t{std::atoi(limit)} * groups.num_groups > groups.num_multiprocessors) {
+  if (limit == nullptr) {
+    if (groups.num_channels > groups.num_multiprocessors) {
+      throw PreflightError(fmt::format(
+          "the {} groups of a rank take {} multiprocessors (their kernels must fit on its GPU side "
+          "by side, which has {}); use a larger GPU, or set NCCL_MAX_CTAS to 1",
+          groups.num_groups,
+          groups.num_channels,
+          groups.num_multiprocessors));
+    }
+    return;
+  }
+  // Of rows NCCL takes the next power of two.
+  const auto each = std::bit_ceil(static_cast<std::uint64_t>(std::max(1, std::atoi(limit))));
+  if (static_cast<std::int64_t>(each) * groups.num_groups > groups.num_multiprocessors) {
     throw PreflightError(fmt::format(
         "NCCL_MAX_CTAS is {} (kernels of the {} groups of a rank must fit on its GPU side by side, "
-        "which has {} multiprocessors); unset it, or set it to {} at most",
+        "of which {} multiprocessors are counted on); unset it, or set it to {} at most",
         limit,
         groups.num_groups,
         groups.num_multiprocessors,
-        groups.num_multiprocessors / groups.num_groups));
+        std::bit_floor(static_cast<std::uint64_t>(
+            std::max<std::int64_t>(1, groups.num_multiprocessors / groups.num_groups)))));
   }
 }
 

@@ -25,15 +25,16 @@ constexpr int kNcclRanksPerId = 256;
 // What a rank's groups may have on a GPU at once.
 struct NcclGroups {
   std::int64_t num_groups = 0;
-  bool has_messages = false;  // which a pipeline starts to receive before they are sent
+  std::int64_t num_channels = 0;  // of all
+  bool has_messages = false;      // which a pipeline starts to receive before they are sent
   std::int64_t num_multiprocessors = 0;
 };
-// Before the first group. With messages NCCL connects ranks when a group is created and not at its
-// first collective (NCCL_RUNTIME_CONNECT=0), and then makes the stack as large as its kernels need
-// (NCCL_SET_STACK_SIZE=1): page-locked memory and a larger stack may wait for all that is on the GPU. PreflightError where the environment asks for what such groups would wait
-// for ever with: that not, or NCCL_LAUNCH_ORDER_IMPLICIT, with messages; NCCL_MAX_CTAS, which takes
-// the place of `num_channels`, so high that kernels of all groups do not fit on the GPU side by
-// side.
+// Before the first group of the process. With messages NCCL connects ranks when a group is created
+// and not at its first collective (NCCL_RUNTIME_CONNECT=0), and makes the stack as large as its
+// kernels need then (NCCL_SET_STACK_SIZE=1): page-locked memory and a larger stack may wait for all
+// that is on the GPU. PreflightError for what such groups would wait for ever with:
+// NCCL_RUNTIME_CONNECT=1 or NCCL_LAUNCH_ORDER_IMPLICIT=1 with messages; kernels of all groups that
+// do not fit on the GPU side by side, by `num_channels` or by NCCL_MAX_CTAS in its place.
 void prepare_nccl(const NcclGroups& groups);
 
 // The group of the ranks of `host`, over NCCL, for the GPU that the calling thread uses. Every

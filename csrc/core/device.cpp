@@ -110,13 +110,14 @@ void select_gpu(int index) {
 
 void load_kernels_at_once() {
   constexpr const char* kName = "CUDA_MODULE_LOADING";
+  constexpr std::string_view kAtOnce = "EAGER";
   const char* const asked = std::getenv(kName);
-  if (asked != nullptr && std::string_view(asked) == "LAZY") {
-    throw PreflightError(std::string(kName) +
-                         " is LAZY (ranks of a pipeline start receives early, and a GPU that waits "
-                         "for one loads no kernel); unset it");
+  if (asked != nullptr && *asked != '\0' && asked != kAtOnce) {
+    throw PreflightError(std::string(kName) + " is " + asked +
+                         " (ranks of a pipeline start receives early, and a GPU that waits for one "
+                         "loads no kernel); unset it");
   }
-  setenv(kName, "EAGER", 0);
+  setenv(kName, kAtOnce.data(), 1);
 }
 
 std::array<std::int64_t, 2> gpu_identity() {

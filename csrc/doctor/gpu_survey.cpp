@@ -194,8 +194,7 @@ std::vector<Finding> findings_of(const GpuSurvey& survey, int num_needed) {
     add(fmt::format("GPU {} NVLink", i),
         gpu.links == 0 ? std::string("none")
                        : fmt::format("{} of {} links up", gpu.links - gpu.links_down, gpu.links),
-        gpu.links_down > 0 &&
-            count > 1,  // one GPU of a machine's, lent alone, has nobody to link to
+        gpu.links_down > 0 && count > 1,  // one that is seen alone has nobody to link to
         "see `nvidia-smi nvlink -s` and whether the fabric manager runs");
     add(fmt::format("GPU {} peers", i),
         gpu.no_peers.empty()

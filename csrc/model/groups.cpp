@@ -22,23 +22,26 @@ namespace {
 // The plan does not see csrc/comm.
 static_assert(kMostChannels == kCollectiveChannels);
 
-// Of this rank's GPU, but no more than the memory plan counts on.
-std::int64_t num_multiprocessors(Device device) {
-  if (device == Device::cpu) {
-    return kMultiprocessors;
+// Of the smallest GPU of all ranks, but no more than the memory plan counts on.
+std::int64_t num_multiprocessors(Device device, Communicator& all_host) {
+  std::int64_t own = kMultiprocessors;
+  if (device == Device::cuda && !device_info(device).simulated) {
+    own = std::min<std::int64_t>(device_info(device).num_multiprocessors, own);
   }
-  const DeviceInfo info = device_info(device);
-  return info.simulated ? kMultiprocessors
-                        : std::min<std::int64_t>(info.num_multiprocessors, kMultiprocessors);
+  std::int64_t negative = -own;
+  const TensorView least(&negative, TensorSpec({1}, DType::i64), Device::cpu);
+  all_host.run(AllReduce{.y = least, .x = least, .reduce = Reduce::max}, "groups.size", {});
+  return -negative;
 }
 
-// The first collective of a kind returns only when its ranks have come: here, where they come to all
-// groups in one order, and not in a step, where a receive is started before there is a sender. NCCL
-// takes memory of the device and of the host for it, too, which may wait for all that is on the GPU.
+// The first collective of a kind returns only when its ranks have come: here, where they come to
+// all groups in one order, and not in a step, where a receive is started before there is a sender.
+// NCCL takes memory of the device and of the host for it, too, which may wait for all that is on
+// the GPU.
 void connect(Communicator& pair) {
   const OwnedStream stream(Device::cuda);
   Arena arena("connecting", kArenaAlignment, Device::cuda);
-  pair.run(Broadcast{.x = arena.allocate({{1}, DType::f32})}, "pipeline.connecting", stream.view());
+  pair.run(Broadcast{.x = arena.allocate({{1}, DType::f32})}, "groups.connecting", stream.view());
   synchronize(stream.view());
 }
 
@@ -52,7 +55,7 @@ void connect_rows(Communicator& group) {
                      .x = arena.allocate(spec),
                      .send_rows = rows,
                      .recv_rows = rows},
-            "pipeline.connecting",
+            "groups.connecting",
             stream.view());
   synchronize(stream.view());
 }
@@ -66,14 +69,19 @@ Groups::Groups(World& world,
                std::unique_ptr<Communicator> all_host)
     : activity_(&world.activity()), all_host_(std::move(all_host)) {
   require(mesh.num_ranks() == world.size(), "the mesh folds the ranks of the job");
-  const std::int64_t multiprocessors = num_multiprocessors(device);
+  const std::int64_t multiprocessors = num_multiprocessors(device, *all_host_);
   const std::vector<PlannedGroup> planned =
       planned_groups(model, mesh, world.rank(), multiprocessors);
   const bool has_messages = std::any_of(planned.begin(), planned.end(), [](const auto& group) {
     return group.use == GroupUse::messages;
   });
   if (device == Device::cuda) {
+    std::int64_t num_channels = 0;
+    for (const PlannedGroup& group : planned) {
+      num_channels += group.num_channels;
+    }
     prepare_nccl({.num_groups = static_cast<std::int64_t>(planned.size()),
+                  .num_channels = num_channels,
                   .has_messages = has_messages,
                   .num_multiprocessors = multiprocessors});
   }
@@ -132,14 +140,9 @@ Groups::Groups(World& world,
   if (!tied_) {
     tied_ = make_solo(device);
   }
-  if (device == Device::cuda && has_messages) {
-    if (expert_ranks_->size() > 1) {
-      connect_rows(*expert_ranks_);
-    }
-    // All of a ring too, whose gradients go home from where they are. The plan may choose it.
-    if (context_->size() > 1 && mesh.parallel().context_exchange != ContextExchange::gather) {
-      connect_rows(*context_);
-    }
+  connects_ahead_ = device == Device::cuda && has_messages;
+  if (connects_ahead_ && expert_ranks_->size() > 1) {
+    connect_rows(*expert_ranks_);
   }
   // Names of their own: what two groups move at one time lies on two tracks of the trace.
   data_context_host_ = create(Axis::data_context, Device::cpu, "_host");
@@ -159,6 +162,12 @@ Groups::Groups(Device device)
       tied_(make_solo(device)),
       data_context_host_(make_solo(Device::cpu)),
       all_host_(make_solo(Device::cpu)) {}
+
+void Groups::connect_context() {
+  if (connects_ahead_ && context_->size() > 1) {
+    connect_rows(*context_);
+  }
+}
 
 Communicator& Groups::sequence_ranks() const {
   return sequence_ranks_ ? *sequence_ranks_ : context_->size() > 1 ? *context_ : *tensor_;

@@ -25,6 +25,10 @@ class Groups {
   // One rank, alone.
   explicit Groups(Device device);
 
+  // Collective: every rank calls where ranks along `context` send each other rows, by a ring or
+  // from all to all, before the first step. Ranks of a pipeline are connected for that then.
+  void connect_context();
+
   Communicator& tensor() const { return *tensor_; }
   Communicator& context() const { return *context_; }
   // Those of both, who share out a sequence.
@@ -67,6 +71,7 @@ class Groups {
   std::vector<std::unique_ptr<Communicator>> queues_;
   std::unique_ptr<Communicator> data_context_host_;
   std::unique_ptr<Communicator> all_host_;
+  bool connects_ahead_ = false;
 };
 
 }  // namespace memphis

@@ -2,6 +2,7 @@
 #include "csrc/plan/communication.h"
 
 #include <algorithm>
+#include <bit>
 #include <string_view>
 #include <vector>
 
@@ -266,7 +267,7 @@ struct Channels {
 };
 
 // What is left of a rank's multiprocessors beside its groups that take few.
-Channels channels_of(const std::vector<PlannedGroup>& groups, std::int64_t num_multiprocessors) {
+Channels share_out(const std::vector<PlannedGroup>& groups, std::int64_t num_multiprocessors) {
   const auto count = [&](GroupUse use) {
     return std::count_if(
         groups.begin(), groups.end(), [&](const PlannedGroup& group) { return group.use == use; });
@@ -282,7 +283,7 @@ Channels channels_of(const std::vector<PlannedGroup>& groups, std::int64_t num_m
                : std::min(kMostChannels, (left - rows * num_rows) / num_collectives);
   };
   std::int64_t rows = kMostChannels;
-  while (rows > 1 && beside(rows) < rows / 2) {
+  while (rows > 1 && (beside(rows) < rows / 2 || rows * num_rows > left)) {
     rows /= 2;
   }
   return {.rows = rows, .collectives = std::max<std::int64_t>(1, beside(rows))};
@@ -298,8 +299,8 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
   // messages or fewer.
   Channels least = {.rows = kMostChannels, .collectives = kMostChannels};
   for (std::int64_t place = 0; place < mesh.degree(Axis::pipeline); ++place) {
-    const Channels there = channels_of(groups_of(model, mesh, mesh.at(Axis::pipeline, place, rank)),
-                                       num_multiprocessors);
+    const Channels there = share_out(groups_of(model, mesh, mesh.at(Axis::pipeline, place, rank)),
+                                     num_multiprocessors);
     least = {.rows = std::min(least.rows, there.rows),
              .collectives = std::min(least.collectives, there.collectives)};
   }
@@ -308,6 +309,10 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
     group.num_channels = group.use == GroupUse::rows          ? least.rows
                          : group.use == GroupUse::collectives ? least.collectives
                                                               : kFewChannels;
+    if (group.name == name_of(Axis::context)) {  // which may send rows as well
+      group.num_channels =
+          static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(group.num_channels)));
+    }
   }
   return groups;
 }
@@ -356,8 +361,13 @@ CommunicationPlan plan_communication(const ModelConfig& model,
                                      const CommunicatedTensors& tensors) {
   CommunicationPlan plan;
   for (PlannedGroup& group : planned_groups(model, mesh, rank)) {
-    const std::size_t bytes =
-        device == Device::cuda ? nccl_bytes(group) : host_bytes(group, tensors);
+    std::size_t bytes = device == Device::cuda ? nccl_bytes(group) : host_bytes(group, tensors);
+    if (device == Device::cuda && group.name == name_of(Axis::context) &&
+        tensors.dims.key_exchange != ContextExchange::gather) {
+      PlannedGroup of_rows = group;
+      of_rows.use = GroupUse::rows;
+      bytes += nccl_bytes(of_rows);
+    }
     plan.groups.push_back({.group = std::move(group), .bytes = bytes});
   }
   return plan;

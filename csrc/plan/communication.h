@@ -41,7 +41,8 @@ struct PlannedGroup {
   std::int64_t num_channels = 0;  // multiprocessors that its kernels take, at most
 };
 
-// The one that Groups::sequence_ranks() is: who shares a sequence out, along context, tensor or both.
+// The one that Groups::sequence_ranks() is: who shares a sequence out, along context, tensor or
+// both.
 std::string_view sequence_group(const Dims& dims);
 
 // Of an H100 and an H200.
@@ -51,9 +52,9 @@ constexpr std::int64_t kMultiprocessors = 132;
 // alone takes nothing. Their channels are `num_multiprocessors` together at most, on every rank: as
 // each group has a kernel on the GPU at a time, all of them run, and ranks may start them in any
 // order. Numbers and messages have kFewChannels, the others kMostChannels, which NCCL takes by
-// itself on 8 H100 (NVIDIA/nccl issue 1685), or as many as are left. Those of rows are a power of two,
-// to which NCCL rounds them up (paths.cc, ncclTopoComputeP2pChannels), and at most twice as many as
-// others have.
+// itself on 8 H100 (NVIDIA/nccl issue 1685), or as many as are left. Those of groups that send rows
+// are a power of two, to which NCCL rounds them up (paths.cc, ncclTopoComputeP2pChannels), and at
+// most twice as many as others have. Where one each is too many, the sum is larger all the same.
 constexpr std::int64_t kFewChannels = 4;
 constexpr std::int64_t kMostChannels = 32;
 std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
@@ -78,8 +79,8 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
 // GB.
 //
 // All connections are counted that may be made; NCCL makes those of an algorithm when it is first
-// used. Buffers of the switch's own sums (NVLS), which take the place of a ring's, and the few MiB
-// of a communicator's tables are not counted.
+// used, and in a pipeline when the group is created. Buffers of the switch's own sums (NVLS) and
+// the few MiB of a communicator's tables are not counted.
 struct NcclMemory {
   static constexpr std::size_t receive_bytes = std::size_t{10} << 20;
   static constexpr std::size_t send_bytes = std::size_t{2} << 20;

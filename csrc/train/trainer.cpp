@@ -90,6 +90,9 @@ Trainer::Trainer(const Config& config,
   }
   require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
   kernels::open_matmul_library(device_);
+  if (plan_.dims.key_exchange != ContextExchange::gather) {
+    groups_.connect_context();
+  }
   together(groups_.all_host(), "checkpoint.newest", [&] {
     newest_step_ = leads_ ? newest_step(config_.run.dir) : -1;
   });

@@ -577,8 +577,10 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
       ask_for_rows(io.out + heads.output(n, first), output_stride, tile.count, width);
       const std::int64_t next = first + tile.count;
       const std::int64_t num_next = std::min(kTileQueries, S - next);
-      ask_for_rows(heads.query(n, next), heads.queries.token_stride, num_next, width);
-      ask_for_rows(io.dout + heads.output(n, next), output_stride, num_next, width);
+      if (num_next > 0) {
+        ask_for_rows(heads.query(n, next), heads.queries.token_stride, num_next, width);
+        ask_for_rows(io.dout + heads.output(n, next), output_stride, num_next, width);
+      }
       const TileProduct<A> scores = {.c = probability + tile.first_key,
                                      .c_row = score_row,
                                      .a = query,

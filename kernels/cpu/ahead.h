@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "csrc/core/error.h"
+
 // Memory that is asked for before it is read.
 namespace memphis::kernels::cpu {
 
@@ -23,13 +25,14 @@ void ask_for_rows(const T* first, std::int64_t stride, std::int64_t count, std::
 }
 
 // What is read behind a product, and would be waited for line by line. The product asks for some of
-// it at each of its blocks, as it is bound by arithmetic, and it lies in the second-level cache then.
+// it at each of its blocks, as it is bound by arithmetic, and it is in the second-level cache then.
 class Ahead {
  public:
   // Adds `count` elements from `first` on; twice at most.
   template <class T>
   void add(const T* first, std::int64_t count) {
     const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(T));
+    require(num_runs_ < runs_.size(), "a product asks for two runs of memory at most");
     runs_[num_runs_++] = {.next = reinterpret_cast<const char*>(first),
                           .num_lines = (bytes + kCacheLine - 1) / kCacheLine};
   }

@@ -376,6 +376,7 @@ void gemm_tile(const Gemm<In, Out>& op, std::int64_t tile, Scratch scratch) {
   const std::int64_t row = tile / tiles_across * shape.rows;
   const std::int64_t column = tile % tiles_across * shape.columns;
   Gemm<In, Out> part = op;
+  part.ahead = {};  // each tile would ask for all of it
   part.m = std::min(shape.rows, op.m - row);
   part.n = std::min(shape.columns, op.n - column);
   part.a = element(op.a, op.transpose_a, op.lda, row, 0);

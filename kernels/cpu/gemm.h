@@ -13,7 +13,7 @@ enum class Transpose : std::uint8_t { no, yes };
 
 // c = a b, or c += a b, row-major, a [m, k], b [k, n] after their transpositions, ld* the row
 // strides of the matrices as stored. Sums are formed in Accumulator<In>; c (of type Out) is rounded
-// once. `ahead` is asked for meanwhile, and changes nothing.
+// once. gemm and gemm_packed ask for `ahead` meanwhile; it changes nothing.
 template <class In, class Out>
 struct Gemm {
   Transpose transpose_a = Transpose::no;

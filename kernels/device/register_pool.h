@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Registers of a block on sm_90a. setmaxnreg moves them from warpgroup to warpgroup of one block, out
-// of what the block was launched with: PTX ISA, "A pool of available registers is maintained per-CTA".
+// Registers of a block on sm_90a. setmaxnreg moves them from warpgroup to warpgroup of one block,
+// out of what the block was launched with: PTX ISA, "A pool of available registers is maintained
+// per-CTA".
 namespace memphis::kernels {
 
 constexpr int kRegistersOfMultiprocessor = 65536;

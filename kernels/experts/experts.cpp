@@ -268,8 +268,8 @@ void add_to_weights(const Op& op,
 }
 
 // All of one expert: the gradients of its weights, which every block adds to, stay in the cache
-// too. What a block reads of the forward pass comes from memory, under the product before it: at
-// R = 8192, D = 128, F = 344 with nothing in the cache 12.5 ms on two Zen 5 cores, and 13.4 without.
+// too. What a block reads of the forward pass comes from memory, under the product before it: at R
+// = 8192, D = 128, F = 344 with nothing in the cache 12.5 ms on two Zen 5 cores, and 13.4 without.
 template <class T>
 void backward_expert(const ExpertsBackward& op, const Sizes& s, Scratch scratch, std::int64_t e) {
   using Sum = Accumulator<T>;

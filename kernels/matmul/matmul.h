@@ -64,8 +64,8 @@ constexpr std::size_t matmul_workspace_bytes(Device device) {
 // and what it runs on, as "cuBLASLt 12.8.4 on NVIDIA H100 80GB HBM3", or "loops compiled for avx512f, fma".
 std::string matmul_library(Device device);
 
-// Takes of the device now, its workspace among it, what else the first product takes: before other
-// work is on the GPU, for which that would wait.
+// Takes now what the first product would take of the device, its workspace included: before other
+// work is on the GPU, for which that may wait.
 void open_matmul_library(Device device);
 
 // "PRODUCT: ALGORITHM" of each that cuBLASLt was asked for since the process began, by shape. It is

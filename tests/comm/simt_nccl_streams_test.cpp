@@ -443,7 +443,8 @@ TEST(SimtNcclStreams, MemoryThatIsFreedUnderWorkIsNamed) {
 
 // What environments ask for that ranks would wait for ever with.
 TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
-  const NcclGroups pipeline = {.num_groups = 6, .has_messages = true, .num_multiprocessors = 132};
+  const NcclGroups pipeline = {
+      .num_groups = 6, .num_channels = 130, .has_messages = true, .num_multiprocessors = 132};
   NcclGroups no_messages = pipeline;
   no_messages.has_messages = false;
   const auto refusal = [](const NcclGroups& groups, const char* name, const char* value) {
@@ -465,9 +466,14 @@ TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
   EXPECT_STREQ(std::getenv("NCCL_RUNTIME_CONNECT"), "0");
   unsetenv("NCCL_RUNTIME_CONNECT");
   EXPECT_EQ(refusal(no_messages, "NCCL_LAUNCH_ORDER_IMPLICIT", "1"), "");
-  EXPECT_NE(refusal(no_messages, "NCCL_MAX_CTAS", "23").find("set it to 22 at most"),
+  EXPECT_NE(refusal(no_messages, "NCCL_MAX_CTAS", "17").find("set it to 16 at most"),
             std::string::npos);
-  EXPECT_EQ(refusal(no_messages, "NCCL_MAX_CTAS", "22"), "");
+  EXPECT_EQ(refusal(no_messages, "NCCL_MAX_CTAS", "16"), "");
+  NcclGroups too_many = no_messages;
+  too_many.num_channels = 133;
+  EXPECT_NE(refusal(too_many, "NCCL_LAUNCH_ORDER_IMPLICIT", "0").find("set NCCL_MAX_CTAS to 1"),
+            std::string::npos);
+  EXPECT_EQ(refusal(too_many, "NCCL_MAX_CTAS", "1"), "");
   prepare_nccl(pipeline);
 }
 

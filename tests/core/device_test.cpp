@@ -311,6 +311,9 @@ TEST(KernelsAtOnce, AreAskedForWhereTheEnvironmentAllowsIt) {
   EXPECT_TRUE(test::follows_grammar(text));
   EXPECT_NE(text.find("CUDA_MODULE_LOADING is LAZY"), std::string::npos) << text;
   EXPECT_STREQ(std::getenv(kName), "LAZY");
+  setenv(kName, "", 1);
+  load_kernels_at_once();
+  EXPECT_STREQ(std::getenv(kName), "EAGER");
   if (before == nullptr) {
     unsetenv(kName);
   } else {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/test_tensor.h"
 
+#include <cmath>
+#include <limits>
+
 namespace memphis::test {
 namespace {
 

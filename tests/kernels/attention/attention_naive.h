@@ -257,8 +257,8 @@ inline std::vector<double> finite(std::vector<double> lse) {
   return lse;
 }
 
-// Of the rows' statistics, which are one row: a logarithm near 0 is no better known than a large one.
-// Of a GPU's bf16 the cap's bend is off by less than 2^-20 (kernels/device/soft_cap.h).
+// Of the rows' statistics, which are one row: a logarithm near 0 is no better known than a large
+// one. Of a GPU's bf16 the cap's bend is off by less than 2^-20 (kernels/device/soft_cap.h).
 inline Reference lse_reference(const Target& target,
                                const AttentionCase& c,
                                const AttentionResult& exact,
