@@ -81,7 +81,7 @@ FilledTensor FilledTensor::repeated(const TensorSpec& spec,
                                     Device device,
                                     const std::vector<double>& values) {
   FilledTensor tensor(TensorView(device_allocate(spec.bytes(), device), spec, device));
-  tensor.repeat(values);
+  fill_repeated(tensor, values, OwnedStream(device).view());
   return tensor;
 }
 
@@ -97,26 +97,25 @@ FilledTensor::FilledTensor(FilledTensor&& other) noexcept
 void FilledTensor::assign(const std::vector<double>& values) {
   require(static_cast<std::int64_t>(values.size()) == view_.num_elements(),
           "a tensor is filled with as many values as it has elements");
-  repeat(values);
+  fill_repeated(view_, values, OwnedStream(view_.device).view());
 }
 
-void FilledTensor::repeat(const std::vector<double>& values) {
-  require(!values.empty() || view_.num_elements() == 0, "a tensor is filled with some value");
-  const std::size_t width = size_of(view_.dtype);
-  const std::size_t count = std::min(values.size(), static_cast<std::size_t>(view_.num_elements()));
+void fill_repeated(const TensorView& view, const std::vector<double>& values, Stream stream) {
+  require(!values.empty() || view.num_elements() == 0, "a tensor is filled with some value");
+  const std::size_t width = size_of(view.dtype);
+  const std::size_t count = std::min(values.size(), static_cast<std::size_t>(view.num_elements()));
   std::vector<std::byte> host(count * width);
   for (std::size_t i = 0; i < count; ++i) {
-    store(host.data() + i * width, view_.dtype, values[i]);
+    store(host.data() + i * width, view.dtype, values[i]);
   }
-  const OwnedStream stream(view_.device);
-  device_copy(view_.data, host.data(), host.size(), stream.view());
-  auto* const data = static_cast<std::byte*>(view_.data);
-  for (std::size_t done = host.size(); done < view_.bytes();) {
-    const std::size_t more = std::min(done, view_.bytes() - done);
-    device_copy(data + done, data, more, stream.view());
+  device_copy(view.data, host.data(), host.size(), stream);
+  auto* const data = static_cast<std::byte*>(view.data);
+  for (std::size_t done = host.size(); done < view.bytes();) {
+    const std::size_t more = std::min(done, view.bytes() - done);
+    device_copy(data + done, data, more, stream);
     done += more;
   }
-  synchronize(stream.view());
+  synchronize(stream);
 }
 
 std::vector<std::byte> FilledTensor::bytes(Stream stream) const {

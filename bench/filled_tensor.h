@@ -43,10 +43,13 @@ class FilledTensor {
 
  private:
   explicit FilledTensor(const TensorView& view) : view_(view) {}
-  void repeat(const std::vector<double>& values);
 
   TensorView view_;
 };
+
+// `values`, rounded to the dtype, over and over, as many as the elements of `view`; copied on its
+// device. Waits for `stream`.
+void fill_repeated(const TensorView& view, const std::vector<double>& values, Stream stream);
 
 // The seed where none is given: 1, unless a test sets another before it draws.
 std::uint64_t data_seed();

@@ -17,7 +17,8 @@ namespace memphis::bench {
 inline std::shared_ptr<FilledTensor> random_operand(const TensorSpec& spec,
                                                     Device device,
                                                     bool positive = false) {
-  std::vector<double> values = random_normal(1 << 16, "benchmark");
+  static const std::vector<double> kPattern = random_normal(1 << 16, "benchmark");
+  std::vector<double> values = kPattern;
   for (double& value : values) {
     value = positive ? std::abs(value) : value;
   }

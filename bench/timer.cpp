@@ -60,16 +60,7 @@ class AggregateReporter final : public benchmark::BenchmarkReporter {
 // Normal values, a tile of them repeated. Not zeros: the rate of a GPU at its power limit depends
 // on how many bits flip.
 void fill_random(const TensorView& view, Stream stream) {
-  constexpr std::int64_t kTileElements = 1LL << 20U;
-  const FilledTensor tile(TensorSpec({kTileElements}, view.dtype),
-                          view.device,
-                          random_normal(kTileElements, "benchmark/tile"));
-  auto* bytes = static_cast<std::byte*>(view.data);
-  for (std::size_t offset = 0; offset < view.bytes(); offset += tile.view().bytes()) {
-    const std::size_t count = std::min(tile.view().bytes(), view.bytes() - offset);
-    device_copy(bytes + offset, tile.view().data, count, stream);
-  }
-  synchronize(stream);
+  fill_repeated(view, random_normal(1 << 20, "benchmark/tile"), stream);
 }
 
 double measure_copy(BenchmarkTimer& timer) {

@@ -223,7 +223,8 @@ std::vector<PlannedGroup> groups_of(const ModelConfig& model, const Mesh& mesh, 
       groups.push_back({.name = std::string(name),
                         .use = use,
                         .ranks = ranks,
-                        .index = (rank - ranks.first) / ranks.stride});
+                        .index = (rank - ranks.first) / ranks.stride,
+                        .may_send_rows = use == GroupUse::rows || name == name_of(Axis::context)});
     }
   };
   const auto add_axis = [&](Axis axis, GroupUse use) {
@@ -309,7 +310,7 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
     group.num_channels = group.use == GroupUse::rows          ? least.rows
                          : group.use == GroupUse::collectives ? least.collectives
                                                               : kFewChannels;
-    if (group.name == name_of(Axis::context)) {  // which may send rows as well
+    if (group.may_send_rows) {
       group.num_channels =
           static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(group.num_channels)));
     }

@@ -39,6 +39,7 @@ struct PlannedGroup {
   RankGroup ranks;
   std::int64_t index = 0;         // of this rank among them
   std::int64_t num_channels = 0;  // multiprocessors that its kernels take, at most
+  bool may_send_rows = false;     // of `rows`, or beside what else it does
 };
 
 // The one that Groups::sequence_ranks() is: who shares a sequence out, along context, tensor or
