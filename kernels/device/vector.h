@@ -5,40 +5,48 @@
 
 #include "csrc/core/dtype.h"
 
-// The widest accesses of a thread to memory, 16 bytes.
+// Accesses of a thread to memory that are wider than an element.
 namespace memphis::kernels::gpu {
 
 // Elements of T in the widest access of a thread, 16 bytes.
 template <class T>
 constexpr int kVectorWidth = 16 / static_cast<int>(sizeof(T));
 
-// 16 bytes of T, loaded and stored by one instruction. Addresses are 16-byte aligned.
-template <class T>
-struct alignas(16) Vector {
-  T values[kVectorWidth<T>];
+// What one instruction loads and stores, at an address that is a multiple of its size.
+template <class T, int kCount = kVectorWidth<T>>
+struct alignas(kCount * sizeof(T)) Vector {
+  T values[kCount];
 };
 
+template <int kCount, class T>
+__device__ __forceinline__ Vector<T, kCount> load_vector(const T* address) {
+  return load_whole(reinterpret_cast<const Vector<T, kCount>*>(address));
+}
 template <class T>
 __device__ __forceinline__ Vector<T> load_vector(const T* address) {
-  return *reinterpret_cast<const Vector<T>*>(address);
+  return load_vector<kVectorWidth<T>>(address);
 }
-template <class T>
-__device__ __forceinline__ void store_vector(T* address, const Vector<T>& vector) {
-  *reinterpret_cast<Vector<T>*>(address) = vector;
+template <class T, int kCount>
+__device__ __forceinline__ void store_vector(T* address, const Vector<T, kCount>& vector) {
+  store_whole(reinterpret_cast<Vector<T, kCount>*>(address), vector);
 }
 
-// kCount elements of T as floats, and back, in the widest accesses that kCount allows: whole
-// vectors of aligned addresses, or one element (kCount 1) of any address.
+// kCount elements of T as floats, and back, in the widest accesses that kCount allows: one element
+// (kCount 1) of any address, or vectors of kCount or kVectorWidth elements of aligned ones.
+//
+// Where a thread has eight f32 one behind the other, each access of a warp touches every sector of
+// its addresses and leaves half of it for the next access: no matter where a cache stands between,
+// and twice the writes that L2 sees. Four of any type leave no gaps.
 template <class T, int kCount>
 __device__ __forceinline__ void load_floats(const T* address, float (&values)[kCount]) {
   if constexpr (kCount == 1) {
     values[0] = to_float(*address);
   } else {
-    constexpr int kWidth = kVectorWidth<T>;
+    constexpr int kWidth = kCount < kVectorWidth<T> ? kCount : kVectorWidth<T>;
     static_assert(kCount % kWidth == 0, "whole vectors");
 #pragma unroll
     for (int first = 0; first < kCount; first += kWidth) {
-      const Vector<T> vector = load_vector(address + first);
+      const Vector<T, kWidth> vector = load_vector<kWidth>(address + first);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         values[first + i] = to_float(vector.values[i]);
@@ -51,11 +59,11 @@ __device__ __forceinline__ void store_floats(T* address, const float (&values)[k
   if constexpr (kCount == 1) {
     *address = from_float<T>(values[0]);
   } else {
-    constexpr int kWidth = kVectorWidth<T>;
+    constexpr int kWidth = kCount < kVectorWidth<T> ? kCount : kVectorWidth<T>;
     static_assert(kCount % kWidth == 0, "whole vectors");
 #pragma unroll
     for (int first = 0; first < kCount; first += kWidth) {
-      Vector<T> vector;
+      Vector<T, kWidth> vector;
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         vector.values[i] = from_float<T>(values[first + i]);

@@ -17,6 +17,16 @@ __device__ __forceinline__ float to_float(bf16 value) {
   return __uint_as_float(static_cast<unsigned>(value.bits) << 16U);
 }
 
+// A struct of 8 or 16 bytes, aligned to as many, by one access.
+template <class Struct>
+__device__ __forceinline__ Struct load_whole(const Struct* address) {
+  return *address;
+}
+template <class Struct>
+__device__ __forceinline__ void store_whole(Struct* address, const Struct& value) {
+  *address = value;
+}
+
 template <class T>
 __device__ __forceinline__ T from_float(float value);
 template <>

@@ -16,15 +16,6 @@
 namespace memphis::kernels::simt {
 namespace {
 
-// The line of a kernel that stands for a place: the innermost that is not of the dialect.
-Place kernel_place(const void* pc) {
-  const std::vector<Place> places = places_of(pc);
-  const auto found = std::find_if(places.begin(), places.end(), [](const Place& place) {
-    return place.file.find("kernels/device/simt/") == std::string::npos;
-  });
-  return found == places.end() ? places.front() : *found;
-}
-
 std::string text_of(const Place& place) {
   return place.file + ":" + std::to_string(place.line);
 }
@@ -145,6 +136,10 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
   mbarriers_.begin_block();
   bulk_copies_.begin_block(num_threads_);
   warpgroups_.begin_block(num_warps());
+  counts_traffic_ = options().count_traffic;
+  if (counts_traffic_) {
+    traffic_.begin_block(num_warps());
+  }
 
   running_ = this;
   std::vector<int> order(warps_.size());
@@ -170,6 +165,9 @@ bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index)
         !(waits_for_grid() && call.grid_waits->wait_beyond(num_writes))) {
       find_deadlock();
     }
+  }
+  if (counts_traffic_) {
+    traffic_.end_block(call.kernel);
   }
   running_ = nullptr;
   current_ = nullptr;
@@ -304,6 +302,9 @@ void Block::release_barrier() {
   num_at_barrier_ = 0;
   barrier_pcs_differ_ = false;
   shared_.clocks().barrier();
+  if (counts_traffic_) {
+    traffic_.converge_all();
+  }
   for (int i = 0; i < num_threads_; ++i) {
     release(i);
   }
@@ -424,6 +425,9 @@ bool Block::is_complete(const Warp& warp, const Gathering& gathering) {
 // Done for all by the lane that came last, or that left: it is over before anybody goes on.
 void Block::complete(Warp& warp, const Gathering& gathering) {
   const Gathering done = gathering;
+  if (counts_traffic_ && (warp.present & ~done.arrived) == 0) {
+    traffic_.converge(current_->id / kWarpSize);
+  }
   warp.gatherings.erase(warp.gatherings.begin() + (&gathering - warp.gatherings.data()));
   const int first = current_->id / kWarpSize * kWarpSize;
   std::array<int, kWarpSize> threads{};
@@ -490,7 +494,7 @@ void Block::wait_copies(std::size_t pending) {
 void Block::finish_copies(const std::vector<Thread::Copy>& copies) {
   for (const Thread::Copy& copy : copies) {
     shared_.end_copy(reinterpret_cast<std::uintptr_t>(copy.to), copy.bytes);
-    access(copy.to, copy.bytes, Access::copy, copy.pc);
+    check(copy.to, copy.bytes, Access::copy, copy.pc);
     for (std::size_t i = 0; i < copy.bytes; ++i) {
       copy.to[i] = copy.from == nullptr ? std::byte{0} : copy.from[i];
     }
@@ -498,6 +502,17 @@ void Block::finish_copies(const std::vector<Thread::Copy>& copies) {
 }
 
 void Block::access(const void* address, std::size_t bytes, Access access, const void* pc) {
+  check(address, bytes, access, pc);
+  if (counts_traffic_) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(address);
+    const bool shared = shared_.contains(begin);
+    if (shared || simt_memory::contains(begin)) {
+      traffic_.note(begin, bytes, access, shared, current_->id, lanes_present(), pc);
+    }
+  }
+}
+
+void Block::check(const void* address, std::size_t bytes, Access access, const void* pc) {
   const auto begin = reinterpret_cast<std::uintptr_t>(address);
   if (begin - current_->stack_bottom < FiberStack::kBytes) {
     return;  // the thread's own

@@ -13,6 +13,7 @@
 #include "kernels/device/simt/fiber.h"
 #include "kernels/device/simt/mbarrier.h"
 #include "kernels/device/simt/shared_memory.h"
+#include "kernels/device/simt/traffic.h"
 #include "kernels/device/simt/unit_host.h"
 #include "kernels/device/simt/warpgroups.h"
 
@@ -140,6 +141,7 @@ class Block final : public UnitHost {
   void release(int thread);
   void leave();
   void finish_copies(const std::vector<Thread::Copy>& copies);
+  void check(const void* address, std::size_t bytes, Access access, const void* pc);
   void access_global(std::uintptr_t address, std::size_t bytes, Access access, const void* pc);
   std::uint64_t random();
 
@@ -175,6 +177,8 @@ class Block final : public UnitHost {
   Mbarriers mbarriers_{*this};
   BulkCopies bulk_copies_{*this, mbarriers_};
   Warpgroups warpgroups_{*this};
+  TrafficCounter traffic_;
+  bool counts_traffic_ = false;
   Fault fault_;
   std::string deadlock_;
   std::uint64_t random_ = 0;

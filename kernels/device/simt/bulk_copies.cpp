@@ -94,7 +94,7 @@ void BulkCopies::issue_load(void* shared,
     if (chunk.first < chunk.last) {
       block_.access(reinterpret_cast<const void*>(chunk.global + chunk.first),
                     chunk.last - chunk.first,
-                    Access::read,
+                    Access::async_read,
                     pc);
     }
   });
@@ -146,7 +146,7 @@ void BulkCopies::issue_store(const TensorMap& map,
     if (chunk.first < chunk.last) {
       block_.access(reinterpret_cast<const void*>(chunk.global + chunk.first),
                     chunk.last - chunk.first,
-                    Access::write,
+                    Access::async_write,
                     pc);
     }
   });

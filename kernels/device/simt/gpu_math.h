@@ -21,6 +21,22 @@ inline float to_float(bf16 value) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16U);
 }
 
+// g++ takes a struct apart into its members; a vector of its own is one access.
+template <class Struct>
+struct Whole {
+  using Words [[gnu::vector_size(sizeof(Struct)), gnu::may_alias]] = std::uint32_t;
+};
+template <class Struct>
+__forceinline__ Struct load_whole(const Struct* address) {
+  using Words = typename Whole<Struct>::Words;
+  return std::bit_cast<Struct>(*reinterpret_cast<const Words*>(address));
+}
+template <class Struct>
+__forceinline__ void store_whole(Struct* address, const Struct& value) {
+  using Words = typename Whole<Struct>::Words;
+  *reinterpret_cast<Words*>(address) = std::bit_cast<Words>(value);
+}
+
 template <class T>
 inline T from_float(float value) {
   return T(value);

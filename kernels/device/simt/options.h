@@ -12,6 +12,8 @@ struct Options {
   bool check_races = true;
   // The order in which blocks, warps and lanes run: 0 is ascending, any other number a shuffle.
   std::uint64_t seed = 0;
+  // Count what accesses ask of the memory system (simt/traffic.h).
+  bool count_traffic = false;
   // Blocks in flight; 0: as many as OpenMP has threads.
   int num_blocks = 0;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/device/simt/sanitizer.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdint>
@@ -83,6 +84,14 @@ std::vector<Place> places_of(const void* pc) {
     places.push_back({.function = "?", .file = text.data(), .line = 0});
   }
   return places;
+}
+
+Place kernel_place(const void* pc) {
+  const std::vector<Place> places = places_of(pc);
+  const auto found = std::find_if(places.begin(), places.end(), [](const Place& place) {
+    return place.file.find("kernels/device/simt/") == std::string::npos;
+  });
+  return found == places.end() ? places.front() : *found;
 }
 
 // The parameters' "(" is the first outside of template arguments and after any

@@ -22,6 +22,8 @@ struct Place {
   int line = 0;
 };
 std::vector<Place> places_of(const void* pc);
+// The line of a kernel that stands for them: the innermost that is not of the dialect.
+Place kernel_place(const void* pc);
 
 // A C++ name as a person would write it: without parameters, return type and this project's
 // namespaces.
