@@ -13,6 +13,7 @@
 #include "bench/filled_tensor.h"
 #include "csrc/core/parallel.h"
 #include "kernels/cpu/openblas.h"
+#include "kernels/global_norm/global_norm.h"
 #include "kernels/matmul/matmul.h"
 
 namespace memphis::bench {
@@ -34,6 +35,17 @@ bool is_simulated(Device device) {
 // Of what is copied or overwritten: a chunk, where nothing is measured.
 std::int64_t bytes_on(Device device, std::int64_t bytes) {
   return is_simulated(device) ? kChunkBytes : bytes;
+}
+
+// What is overwritten, and what its norm needs.
+TensorSpec flushed_spec(Device device) {
+  return TensorSpec({bytes_on(device, kFlushBytes) / 4}, DType::f32);
+}
+TensorSpec norm_spec() {
+  return TensorSpec({1}, DType::f32);
+}
+TensorSpec partial_spec() {
+  return TensorSpec({kernels::kGlobalNormPartials}, DType::f64);
 }
 
 // Takes the aggregates that Google Benchmark forms over the repetitions and prints nothing.
@@ -101,9 +113,13 @@ double measure_matmul(BenchmarkTimer& timer) {
 
 BenchmarkTimer::BenchmarkTimer(Device device)
     : stream_(device),
-      arena_(
-          "benchmark cache flush", static_cast<std::size_t>(bytes_on(device, kFlushBytes)), device),
-      flushed_(arena_.allocate(TensorSpec({bytes_on(device, kFlushBytes)}, DType::u8))),
+      arena_("benchmark cache flush",
+             arena_bytes(flushed_spec(device)) + arena_bytes(norm_spec()) +
+                 arena_bytes(partial_spec()),
+             device),
+      flushed_(arena_.allocate(flushed_spec(device))),
+      norm_(arena_.allocate(norm_spec())),
+      partial_(arena_.allocate(partial_spec())),
       once_(is_simulated(device)),
       begin_(device),
       end_(device) {}
@@ -154,11 +170,14 @@ double BenchmarkTimer::time_once(const std::function<void(Stream)>& call) {
 }
 
 // On the GPU this also keeps the device busy while the host enqueues what is timed, so that the
-// time holds no launch latency. On the CPU all threads write, each through its own caches.
+// time holds no launch latency; and what was overwritten is read, as a GPU's L2 keeps up to 50 MB of
+// it that it has yet to write, which it would do while a case reads. On the CPU all threads write,
+// each through its own caches.
 void BenchmarkTimer::flush() {
-  auto* data = flushed_.as<std::uint8_t>();
+  auto* data = static_cast<std::byte*>(flushed_.data);
   if (stream().device == Device::cuda) {
     device_zero(data, flushed_.bytes(), stream());
+    kernels::global_norm({.norm_1 = norm_, .x_n = flushed_, .partial_P = partial_}, stream());
     return;
   }
   parallel_ranges(kFlushBytes, kChunkBytes, [&](std::int64_t first, std::int64_t last) {

@@ -38,6 +38,8 @@ class BenchmarkTimer {
   OwnedStream stream_;
   Arena arena_;
   TensorView flushed_;
+  TensorView norm_;
+  TensorView partial_;
   bool once_;
   Event begin_;
   Event end_;
