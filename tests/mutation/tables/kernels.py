@@ -9,15 +9,14 @@ plant = planter("kernels")
 ADAMW = "adamw/adamw.cu"
 
 plant("adamw.no_tail_guard", ADAMW, "tail guard",
-      "if (first + kWidth <= n) {", "if (first < n) {",
-      "the last thread takes a whole vector of a part")
+      "if (first + (kQuads - 1) * kStride + kQuad <= n) {", "if (first < n) {",
+      "the last threads take whole quads of a part")
 plant("adamw.tail_short", ADAMW, "bound",
-      "for (std::int64_t i = first; i < n; ++i) {",
-      "for (std::int64_t i = first; i + 1 < n; ++i) {",
+      "i < quad + kQuad && i < n; ++i", "i < quad + kQuad && i + 1 < n; ++i",
       "the last parameter is not updated")
 plant("adamw.overlapping_blocks", ADAMW, "index",
-      "(block * kThreads + threadIdx.x) * kWidth",
-      "(block * (kThreads - 1) + threadIdx.x) * kWidth",
+      "block * kStride * kQuads + static_cast<int>(threadIdx.x) * kQuad",
+      "block * (kStride - kQuad) * kQuads + static_cast<int>(threadIdx.x) * kQuad",
       "neighbouring blocks update the same parameters twice")
 plant("adamw.clip_up", ADAMW, "condition",
       "c.clip_norm > 0.0F && ratio < 1.0F ? ratio", "c.clip_norm > 0.0F ? ratio",
@@ -30,9 +29,12 @@ plant("adamw.unclipped_square", ADAMW, "operand",
       "c.one_minus_beta2 * g * g;", "c.one_minus_beta2 * g * grad[i];",
       "the second moment sees one factor of the gradient before clipping")
 plant("adamw.swapped_moments", ADAMW, "operand",
-      "store_floats(op.m + first, m);\n  store_floats(op.v + first, v);",
-      "store_floats(op.m + first, v);\n  store_floats(op.v + first, m);",
+      "store(op.m + first, m);\n  store(op.v + first, v);",
+      "store(op.m + first, v);\n  store(op.v + first, m);",
       "the moments are stored in each other's place")
+plant("adamw.second_quad", ADAMW, "index",
+      "load_floats(from + q * kStride, quad);", "load_floats(from + q * kQuad, quad);",
+      "a thread's second quad is read from beside its first")
 
 # ---- cross_entropy
 
