@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-// The memory of Device::cuda in the simt build (device_simt.cpp): host memory of its own address
+// The memory of Device::cuda in the simt build: host memory of its own address
 // range, every byte of which is either part of a live allocation or nobody's. Kernels ask here
 // whether an access is theirs to make; the host may only copy to and from it, as on a GPU:
 // AddressSanitizer stops a host function that reads or writes it.
@@ -38,6 +38,11 @@ inline bool is_live(std::uintptr_t address, std::size_t bytes) {
   }
   return true;
 }
+
+// cudaMalloc and cudaFree. Memory begins as NaN in every dtype. Throws PreflightError where the range
+// is used up, and ContractError for what is not allocated.
+void* allocate(std::size_t bytes);
+void release(void* data);
 
 // Where an address of the range lies: "4 bytes past the end of an allocation of 512 bytes".
 std::string describe(std::uintptr_t address);
