@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels/device/simt/bulk_load.h"
-#include "kernels/device/simt/subnormal.h"
+#include "kernels/device/simt/inexact.h"
 
 namespace memphis::kernels::simt {
 namespace {

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "csrc/core/dtype.h"
-#include "kernels/device/simt/subnormal.h"
+#include "kernels/device/simt/inexact.h"
 #include "kernels/device/simt/words.h"
 
 // Scalar arithmetic of the device: one small function an instruction. The counterpart of
@@ -63,11 +63,14 @@ inline float min_or_nan(float a, float b) {
 }
 
 inline float exp2_approx(float value) {
-  return simt::flush_subnormal(std::exp2(simt::flush_subnormal(value)));
+  const float operand = simt::flush_subnormal(value);
+  const float exact = std::exp2(operand);
+  return simt::flush_subnormal(operand == 0.0F ? exact : simt::off_by<2>(exact, operand));
 }
 
 inline float reciprocal_approx(float value) {
-  return simt::flush_subnormal(1.0F / simt::flush_subnormal(value));
+  const float operand = simt::flush_subnormal(value);
+  return simt::flush_subnormal(simt::off_by<1>(1.0F / operand, operand));
 }
 
 }  // namespace memphis::kernels::gpu

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The soft cap's bend by the special-function unit against tanh in f64, within the bound that its
-// header derives. On the simulated device the unit's own errors are missing from it.
+// header derives.
 #include "kernels/device/soft_cap.h"
 
 #include <cmath>
