@@ -19,6 +19,9 @@ struct Launch {
   Dim3 grid;
   Dim3 block;
   std::size_t shared_bytes = 0;  // dynamic
+  // Neighbours in grid.x that run at the same time and reach each other's shared memory, on sm_90
+  // and newer (gpu_hopper_cluster.h).
+  std::int64_t cluster = 1;
   Stream stream;
 };
 

@@ -34,6 +34,13 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
   config.blockDim = dim(shape.block);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = static_cast<cudaStream_t>(shape.stream.handle);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  if (shape.cluster > 1) {
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
   MEMPHIS_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 

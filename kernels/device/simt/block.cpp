@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "csrc/core/simt_memory.h"
+#include "kernels/device/simt/cluster.h"
 #include "kernels/device/simt/grid_waits.h"
 #include "kernels/device/simt/sanitizer.h"
 #include "kernels/device/simt/symbols.h"
@@ -41,6 +42,9 @@ std::string text_of(const Index3& index) {
          std::to_string(index.z) + ")";
 }
 
+constexpr const char* kReachesTheLeft =
+    "reaches the shared memory of a block of its cluster that threads have left";
+
 std::string verb(Access access) {
   switch (access) {
     case Access::read:
@@ -58,11 +62,6 @@ std::string verb(Access access) {
 }
 
 }  // namespace
-
-Block& Block::of_this_thread() {
-  static thread_local Block block;
-  return block;
-}
 
 std::uint64_t Block::random() {  // splitmix64
   std::uint64_t z = random_ += 0x9E3779B97F4A7C15U;
@@ -126,53 +125,60 @@ void Block::start(const KernelCall& call) {
   }
 }
 
-bool Block::run(const KernelCall& call, Index3 index, std::int64_t linear_index) {
+void Block::begin(
+    const KernelCall& call, Index3 index, std::int64_t linear_index, Cluster& cluster, int rank) {
   call_ = &call;
+  cluster_ = &cluster;
+  rank_ = rank;
+  num_at_cluster_barrier_ = 0;
+  reached_from_outside_ = false;
   index_ = index;
   linear_index_ = linear_index;
   random_ = options().seed + static_cast<std::uint64_t>(linear_index) * 0x2545F4914F6CDD1DU;
   start(call);
   shared_.begin_block(call.dynamic_shared_bytes, num_threads_, options().check_races);
-  mbarriers_.begin_block();
+  mbarriers_.begin_block(num_threads_);
   bulk_copies_.begin_block(num_threads_);
   warpgroups_.begin_block(num_warps());
   counts_traffic_ = options().count_traffic;
   if (counts_traffic_) {
     traffic_.begin_block(num_warps());
   }
+  order_.resize(warps_.size());
+  std::iota(order_.begin(), order_.end(), 0);
+}
 
+bool Block::advance() {
   running_ = this;
-  std::vector<int> order(warps_.size());
-  std::iota(order.begin(), order.end(), 0);
-  while (num_exited_ < num_threads_ && fault_.what == nullptr && deadlock_.empty()) {
-    if (options().seed != 0) {
-      for (std::size_t i = order.size(); i > 1; --i) {
-        std::swap(order[i - 1], order[random() % i]);
-      }
-    }
-    bool progress = false;
-    for (const int warp : order) {
-      progress = run_warp(warp) || progress;
-      if (fault_.what != nullptr) {
-        break;
-      }
-    }
-    if (progress || fault_.what != nullptr) {
-      continue;
-    }
-    const std::uint64_t num_writes = call.grid_waits->num_writes();  // before flags are looked at
-    if (!poll_conditions() && !barrier_is_one_place() && fault_.what == nullptr &&
-        !(waits_for_grid() && call.grid_waits->wait_beyond(num_writes))) {
-      find_deadlock();
+  if (options().seed != 0) {
+    for (std::size_t i = order_.size(); i > 1; --i) {
+      std::swap(order_[i - 1], order_[random() % i]);
     }
   }
-  if (counts_traffic_) {
-    traffic_.end_block(call.kernel);
+  bool progress = false;
+  for (const int warp : order_) {
+    progress = run_warp(warp) || progress;
+    if (fault_.what != nullptr) {
+      break;
+    }
   }
   running_ = nullptr;
+  return progress;
+}
+
+bool Block::wake() {
+  running_ = this;
+  const bool woken = poll_conditions() || barrier_is_one_place();
+  running_ = nullptr;
+  return woken;
+}
+
+void Block::end() {
+  if (counts_traffic_) {
+    traffic_.end_block(call_->kernel);
+  }
   current_ = nullptr;
   now = {};
-  return fault_.what == nullptr && deadlock_.empty();
 }
 
 void Block::set_state(Thread& thread, State state) {
@@ -269,6 +275,12 @@ void Block::stop(const Fault& fault) {
 
 void Block::leave() {
   Thread& self = *current_;
+  if (reached_from_outside_) {
+    stop(
+        {.what = "leaves the kernel while another block of its cluster may reach its shared memory",
+         .advice = "let all threads of the cluster pass cluster_sync before they leave",
+         .pc = kernel_pc()});
+  }
   wait_copies(0);
   finish_copies(self.open_group);
   bulk_copies_.leave();
@@ -332,6 +344,59 @@ bool Block::barrier_is_one_place() {
   }
   release_barrier();
   return true;
+}
+
+void Block::sync_cluster(const void* pc) {
+  ++num_at_cluster_barrier_;
+  if (!cluster_->pass_barrier()) {
+    suspend(Wait::cluster, "the barrier of the cluster", pc);
+  }
+}
+
+void Block::release_cluster_barrier() {
+  num_at_cluster_barrier_ = 0;
+  reached_from_outside_ = false;
+  shared_.clocks().barrier();
+  if (counts_traffic_) {
+    traffic_.converge_all();
+  }
+  for (int i = 0; i < num_threads_; ++i) {
+    release(i);
+  }
+}
+
+const char* Block::arrive_from_outside(const void* barrier, const Mbarriers::Sender& sender) {
+  if (num_exited_ > 0) {
+    return kReachesTheLeft;
+  }
+  reached_from_outside_ = true;
+  return mbarriers_.arrive_from_outside(barrier, sender);
+}
+
+const char* Block::deliver_from_outside(const void* barrier,
+                                        const BulkLoad& copy,
+                                        const Carried& known,
+                                        Fault& fault) {
+  if (num_exited_ > 0) {
+    return kReachesTheLeft;
+  }
+  reached_from_outside_ = true;
+  if (const char* const what = mbarriers_.refuse_copy_from_outside(barrier); what != nullptr) {
+    return what;
+  }
+  Clocks& clocks = shared_.clocks();
+  clocks.acquire(clocks.outside(), known);
+  if (!shared_.access(address_of(copy.to),
+                      copy.map.box_bytes,
+                      Access::async_write,
+                      clocks.outside(),
+                      copy.pc,
+                      fault)) {
+    return fault.what;
+  }
+  shared_.begin_copy(address_of(copy.to), copy.map.box_bytes);
+  mbarriers_.add_copy_from_outside(barrier, copy);
+  return nullptr;
 }
 
 void Block::sync_named(int id, int num_threads, bool wait, const void* pc) {
@@ -575,6 +640,12 @@ void Block::find_deadlock() {
   deadlock_ += mbarriers_.describe_awaited();
 }
 
+std::string Block::text_of_thread(int thread) const {
+  return thread < num_threads_
+             ? "thread " + text_of(threads_[static_cast<std::size_t>(thread)].index)
+             : "another block of the cluster";
+}
+
 std::string Block::where() const {
   return "kernel " + Symbols::instance().kernel(call_->kernel).name + ", block " + text_of(index_) +
          ", thread " + text_of(current_->index);
@@ -600,8 +671,7 @@ std::string Block::fault_message(const std::string& kernel) const {
     }
   }
   if (fault_.has_other) {
-    const Thread& other = threads_[static_cast<std::size_t>(fault_.other_thread)];
-    message += "; thread " + text_of(other.index) +
+    message += "; " + text_of_thread(fault_.other_thread) +
                (fault_.bytes != 0 ? " " + verb(fault_.other_access) + " it" : " is") + " at " +
                text_of(kernel_place(fault_.other_pc));
   }

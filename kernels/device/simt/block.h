@@ -23,7 +23,7 @@ constexpr int kMaxThreads = 1024;
 constexpr int kNumNamedBarriers = 16;
 
 enum class State : std::uint8_t { ready, waiting, exited };
-enum class Wait : std::uint8_t { block, named, lanes, condition, grid };
+enum class Wait : std::uint8_t { block, cluster, named, lanes, condition, grid };
 
 // A thread of the block that runs, on its fiber.
 struct Thread {
@@ -72,11 +72,12 @@ struct NamedBarrier {
   Carried carried;
 };
 
-// Runs the blocks of one thread of the machine, one after the other.
+class Cluster;
+
+// One block of those that a thread of the machine runs: one after the other, and with others in turns
+// where they are a cluster.
 class Block final : public UnitHost {
  public:
-  // Of the calling thread of the machine.
-  static Block& of_this_thread();
   // The block that this thread of the machine runs; null on the host's side.
   static Block* running() { return running_; }
   // Whether what runs on this thread of the machine now is a kernel, and not the executor.
@@ -85,8 +86,19 @@ class Block final : public UnitHost {
     return std::exchange(in_kernel_, in_kernel);
   }
 
-  // Runs a block to its end. False: fault() says why it did not get there.
-  bool run(const KernelCall& call, Index3 index, std::int64_t linear_index);
+  // Of a cluster, from the host's side. Its threads are ready then.
+  void begin(
+      const KernelCall& call, Index3 index, std::int64_t linear_index, Cluster& cluster, int rank);
+  // Until each thread waits or has left; false if none could go on.
+  bool advance();
+  // Where none can: lets those go on whose condition holds by now. False if there are none.
+  bool wake();
+  void end();
+  // All have left, or one has done what it must not.
+  bool is_over() const { return num_exited_ == num_threads_; }
+  bool is_at_fault() const { return fault_.what != nullptr || !deadlock_.empty(); }
+  // Everybody waits, or has left: says who waits where and who will never come.
+  void find_deadlock();
   // "kernel f, block (0, 0, 0), thread (0, 0, 0)" of the thread that runs.
   std::string where() const;
   // With all that it says; on the host's side.
@@ -110,6 +122,7 @@ class Block final : public UnitHost {
   // Of the running thread, which is at `pc`.
   void sync_block(const void* pc);
   void sync_named(int id, int num_threads, bool wait, const void* pc);
+  void sync_cluster(const void* pc);
   void collective(const char* instruction,
                   unsigned mask,
                   void* operand,
@@ -124,6 +137,19 @@ class Block final : public UnitHost {
   void access(const void* address, std::size_t bytes, Access access, const void* pc) override;
   [[noreturn]] void stop(const Fault& fault) override;
 
+  // Of no thread of its own: what other blocks of its cluster do to it. What is wrong with that, or
+  // null; of the copy that knows so much of this block's threads, `fault` has the rest.
+  Cluster& cluster() { return *cluster_; }
+  int rank() const { return rank_; }
+  const char* arrive_from_outside(const void* barrier, const Mbarriers::Sender& sender);
+  const char* deliver_from_outside(const void* barrier,
+                                   const BulkLoad& copy,
+                                   const Carried& known,
+                                   Fault& fault);
+  int num_at_cluster_barrier() const { return num_at_cluster_barrier_; }
+  int num_threads() const { return num_threads_; }
+  void release_cluster_barrier();
+
  private:
   static void enter(void* block);
   void start(const KernelCall& call);
@@ -136,7 +162,6 @@ class Block final : public UnitHost {
   void complete(Warp& warp, const Gathering& gathering);
   void release_barrier();
   bool barrier_is_one_place();
-  void find_deadlock();
   void suspend(Wait wait, const char* what, const void* pc);
   void release(int thread);
   void leave();
@@ -144,6 +169,7 @@ class Block final : public UnitHost {
   void check(const void* address, std::size_t bytes, Access access, const void* pc);
   void access_global(std::uintptr_t address, std::size_t bytes, Access access, const void* pc);
   std::uint64_t random();
+  std::string text_of_thread(int thread) const;
 
   // Asked at each access of a kernel: constinit spares a look whether they are initialised.
   static inline constinit thread_local Block* running_ = nullptr;
@@ -152,6 +178,10 @@ class Block final : public UnitHost {
   int num_warps() const { return (num_threads_ + kWarpSize - 1) / kWarpSize; }
 
   const KernelCall* call_ = nullptr;
+  Cluster* cluster_ = nullptr;
+  int rank_ = 0;  // in it
+  int num_at_cluster_barrier_ = 0;
+  bool reached_from_outside_ = false;  // since the last barrier of the cluster
   Index3 index_;
   std::int64_t linear_index_ = 0;
   int num_threads_ = 0;
@@ -159,6 +189,7 @@ class Block final : public UnitHost {
   std::vector<FiberStack> stacks_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
+  std::vector<int> order_;  // in which they run
   std::array<NamedBarrier, kNumNamedBarriers> named_;
   int num_at_barrier_ = 0;
   const void* barrier_pc_ = nullptr;

@@ -73,23 +73,29 @@ void BulkCopies::load(void* shared,
                       const Coordinates& corner,
                       int num_coordinates,
                       const void* pc) {
-  check_map(map, num_coordinates, pc);
-  check_box(shared, pc);
-  issue_load(shared, map, mbarrier, corner, pc);
+  read_box(shared, map, corner, num_coordinates, pc);
+  deliver(shared, map, mbarrier, corner, pc);
 }
 
 void BulkCopies::load(
     void* shared, const void* global, std::uint32_t bytes, const void* mbarrier, const void* pc) {
   check_contiguous(global, shared, bytes, pc);
-  issue_load(shared, contiguous(global, bytes), mbarrier, {}, pc);
+  const TensorMap map = contiguous(global, bytes);
+  read_global(map, {}, pc);
+  deliver(shared, map, mbarrier, {}, pc);
 }
 
-void BulkCopies::issue_load(void* shared,
-                            const TensorMap& map,
-                            const void* mbarrier,
-                            const Coordinates& corner,
-                            const void* pc) {
-  mbarriers_.require_copyable(mbarrier, pc);
+void BulkCopies::read_box(const void* shared,
+                          const TensorMap& map,
+                          const Coordinates& corner,
+                          int num_coordinates,
+                          const void* pc) {
+  check_map(map, num_coordinates, pc);
+  check_box(shared, pc);
+  read_global(map, corner, pc);
+}
+
+void BulkCopies::read_global(const TensorMap& map, const Coordinates& corner, const void* pc) {
   for_each_chunk(map, corner, [&](const BoxChunk& chunk) {
     if (chunk.first < chunk.last) {
       block_.access(reinterpret_cast<const void*>(chunk.global + chunk.first),
@@ -98,6 +104,14 @@ void BulkCopies::issue_load(void* shared,
                     pc);
     }
   });
+}
+
+void BulkCopies::deliver(void* shared,
+                         const TensorMap& map,
+                         const void* mbarrier,
+                         const Coordinates& corner,
+                         const void* pc) {
+  mbarriers_.require_copyable(mbarrier, pc);
   block_.access(shared, map.box_bytes, Access::async_write, pc);
   block_.shared().begin_copy(address_of(shared), map.box_bytes);
   mbarriers_.add_copy(

@@ -33,6 +33,18 @@ class BulkCopies {
             int num_coordinates,
             const void* pc);
 
+  // In two steps: what is asked of the tensor, once, and of a block that the box goes to.
+  void read_box(const void* shared,
+                const TensorMap& map,
+                const Coordinates& corner,
+                int num_coordinates,
+                const void* pc);
+  void deliver(void* shared,
+               const TensorMap& map,
+               const void* mbarrier,
+               const Coordinates& corner,
+               const void* pc);
+
   // The same of contiguous bytes.
   void load(
       void* shared, const void* global, std::uint32_t bytes, const void* mbarrier, const void* pc);
@@ -73,11 +85,7 @@ class BulkCopies {
                         const void* shared,
                         std::uint32_t bytes,
                         const void* pc);
-  void issue_load(void* shared,
-                  const TensorMap& map,
-                  const void* mbarrier,
-                  const Coordinates& corner,
-                  const void* pc);
+  void read_global(const TensorMap& map, const Coordinates& corner, const void* pc);
   void issue_store(const TensorMap& map,
                    const void* shared,
                    const Coordinates& corner,

@@ -2,11 +2,22 @@
 #include "kernels/device/simt/clocks.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace memphis::kernels::simt {
 
+void merge(Carried& into, const Carried& more) {
+  if (more.interval != into.interval) {  // what the older one carries is known to all
+    into = more.interval > into.interval ? more : std::move(into);
+    return;
+  }
+  for (std::size_t i = 0; i < more.clocks.size(); ++i) {
+    into.clocks[i] = std::max(into.clocks[i], more.clocks[i]);
+  }
+}
+
 void Clocks::begin_block(int num_threads) {
-  num_threads_ = static_cast<std::size_t>(num_threads);
+  num_threads_ = static_cast<std::size_t>(num_threads) + 1;
   own_.resize(num_threads_);
   fresh_.assign(num_threads_, 0);
   known_.resize(std::max(known_.size(), num_threads_ * num_threads_));

@@ -21,6 +21,8 @@ struct Carried {
   std::uint32_t interval = 0;
   std::vector<std::uint32_t> clocks;
 };
+// Both, of one block.
+void merge(Carried& into, const Carried& more);
 
 // Vector clocks of the threads of a block (Lamport 1978; Flanagan and Freund 2009, FastTrack): says
 // which of two accesses came first by a barrier, and not just by luck. A barrier of the whole block
@@ -28,6 +30,8 @@ struct Carried {
 class Clocks {
  public:
   void begin_block(int num_threads);
+  // A thread more than the block has: whoever reaches its memory from another block of the cluster.
+  int outside() const { return static_cast<int>(num_threads_) - 1; }
 
   Moment now(int thread) const {
     return {.interval = interval_,
@@ -54,8 +58,8 @@ class Clocks {
   void begin_interval();
   std::uint32_t* known_by(int thread);
 
-  std::size_t num_threads_ = 0;
-  std::uint32_t interval_ = 0;  // never repeats while shadow memory remembers it
+  std::size_t num_threads_ = 0;  // with the one from outside
+  std::uint32_t interval_ = 0;   // never repeats while shadow memory remembers it
   std::vector<std::uint32_t> own_;
   std::vector<std::uint32_t> known_;  // [thread][thread]
   std::vector<std::uint32_t> fresh_;  // the interval that a thread's row of known_ is of

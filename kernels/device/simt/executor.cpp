@@ -14,6 +14,7 @@
 
 #include "csrc/core/error.h"
 #include "kernels/device/simt/block.h"
+#include "kernels/device/simt/cluster.h"
 #include "kernels/device/simt/grid_waits.h"
 #include "kernels/device/simt/symbols.h"
 #include "kernels/launch.h"
@@ -37,6 +38,10 @@ void check_launch(const KernelCall& call, const Symbols::Kernel& kernel) {
   require(bytes <= SharedMemory::kMaxBytes,
           "kernel " + kernel.name + " asks for " + std::to_string(bytes) +
               " bytes of shared memory (a block has at most 227 KiB); use smaller tiles");
+  require(call.cluster == 1 || kernel.static_shared_bytes == 0,
+          "kernel " + kernel.name +
+              " is launched in clusters and has static shared memory (blocks "
+              "of a cluster run on one thread of the machine here); use dynamic_shared");
   // What the GPU's launch asks for, and what CUDA would then refuse.
   const std::size_t opt_in = shared_opt_in(static_bytes, call.dynamic_shared_bytes);
   require(bytes <= kMaxStaticBytes || call.dynamic_shared_bytes <= opt_in,
@@ -47,7 +52,7 @@ void check_launch(const KernelCall& call, const Symbols::Kernel& kernel) {
               " (a block has at most 48 KiB of both without asking); ask for the dynamic part");
 }
 
-std::vector<std::int64_t> order_of_blocks(std::int64_t count) {
+std::vector<std::int64_t> order_of_clusters(std::int64_t count) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);
   if (options().seed != 0) {
@@ -94,34 +99,28 @@ void run(const KernelCall& launched) {
   const Symbols::Kernel kernel = Symbols::instance().kernel(launched.kernel);
   KernelCall call = launched;
   const Index3& grid = call.grid;
-  const std::int64_t num_blocks = std::int64_t{grid.x} * grid.y * grid.z;
-  const std::vector<std::int64_t> order = order_of_blocks(num_blocks);
+  const std::int64_t num_clusters = std::int64_t{grid.x} * grid.y * grid.z / call.cluster;
+  const std::vector<std::int64_t> order = order_of_clusters(num_clusters);
   const int wanted = options().num_blocks == 0 ? omp_get_max_threads() : options().num_blocks;
-  const int in_flight = static_cast<int>(std::min<std::int64_t>(wanted, num_blocks));
+  const int in_flight = static_cast<int>(std::min<std::int64_t>(wanted, num_clusters));
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
   GridWaits grid_waits(in_flight);
   call.grid_waits = &grid_waits;
-  // The block that is reported: a fault rather than what waited for it, then the first.
+  // The cluster that is reported: a fault rather than what waited for it, then the first.
   std::pair<bool, std::size_t> reported = {true, std::numeric_limits<std::size_t>::max()};
   std::string message;
 #pragma omp parallel num_threads(in_flight)
   {
     for (std::size_t i = next++; i < order.size(); i = next++) {
-      const auto index = static_cast<std::uint64_t>(order[i]);
-      Block& block = Block::of_this_thread();
-      const bool good = block.run(call,
-                                  {.x = static_cast<unsigned>(index % grid.x),
-                                   .y = static_cast<unsigned>(index / grid.x % grid.y),
-                                   .z = static_cast<unsigned>(index / grid.x / grid.y)},
-                                  order[i]);
-      if (!good) {
+      Cluster& cluster = Cluster::of_this_thread();
+      if (!cluster.run(call, order[i] * call.cluster)) {
         next = order.size();  // nobody begins another
         const std::lock_guard lock(mutex);
-        const std::pair found = {block.waits_for_grid(), i};
+        const std::pair found = {cluster.faulty().waits_for_grid(), i};
         if (found < reported) {
           reported = found;
-          message = block.fault_message(kernel.name);
+          message = cluster.faulty().fault_message(kernel.name);
         }
         grid_waits.abandon();
       }

@@ -45,6 +45,7 @@ struct KernelCall {
   Index3 grid;
   Index3 block;
   std::size_t dynamic_shared_bytes = 0;
+  int cluster = 1;                                  // blocks of one, neighbours in x
   void (*invoke)(const void* arguments) = nullptr;  // calls the kernel
   const void* arguments = nullptr;
   GridWaits* grid_waits = nullptr;  // the executor's own

@@ -57,6 +57,7 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
                               .grid = dim(shape.grid),
                               .block = dim(shape.block),
                               .dynamic_shared_bytes = shape.shared_bytes,
+                              .cluster = static_cast<int>(shape.cluster),
                               .invoke = &Bound::invoke};
   simt::check(call);
   simt_stream::enqueue(shape.stream.handle, [call, bound] {

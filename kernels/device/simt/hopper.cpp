@@ -2,6 +2,7 @@
 #include "kernels/device/simt/hopper.h"
 
 #include "kernels/device/simt/block.h"
+#include "kernels/device/simt/cluster.h"
 
 namespace memphis::kernels::simt {
 
@@ -47,6 +48,29 @@ void tma_load(void* shared,
               int num_coordinates) {
   ExecutorCall()->bulk_copies().load(
       shared, map, mbarrier, corner, num_coordinates, __builtin_return_address(0));
+}
+void tma_load_to_cluster(void* shared,
+                         const TensorMap& map,
+                         const void* mbarrier,
+                         const Coordinates& corner,
+                         int num_coordinates,
+                         unsigned ranks) {
+  const void* const pc = __builtin_return_address(0);
+  const ExecutorCall call;
+  Block& block = *Block::running();
+  block.cluster().load(block, shared, map, mbarrier, corner, num_coordinates, ranks, pc);
+}
+int cluster_rank() {
+  return ExecutorCall()->rank();
+}
+void cluster_sync() {
+  ExecutorCall()->sync_cluster(__builtin_return_address(0));
+}
+void mbarrier_arrive_at(const void* barrier, int rank) {
+  const void* const pc = __builtin_return_address(0);
+  const ExecutorCall call;
+  Block& block = *Block::running();
+  block.cluster().arrive(block, barrier, rank, pc);
 }
 void tma_prefetch(const TensorMap& map) {
   ExecutorCall()->bulk_copies().prefetch(map, __builtin_return_address(0));

@@ -27,6 +27,15 @@ void tma_load(void* shared,
               const void* mbarrier,
               const Coordinates& corner,
               int num_coordinates);
+void tma_load_to_cluster(void* shared,
+                         const TensorMap& map,
+                         const void* mbarrier,
+                         const Coordinates& corner,
+                         int num_coordinates,
+                         unsigned ranks);
+int cluster_rank();
+void cluster_sync();
+void mbarrier_arrive_at(const void* barrier, int rank);
 void tma_prefetch(const TensorMap& map);
 void tma_store(const TensorMap& map,
                const void* shared,

@@ -89,6 +89,7 @@ void Mbarriers::finish_phase(Mbarrier& barrier) {
     ++barrier.phase;
     barrier.pending = barrier.arrivals;
     barrier.complete = std::exchange(barrier.arriving, {});
+    barrier.complete_from_outside = std::exchange(barrier.arriving_from_outside, {});
   }
 }
 
@@ -124,6 +125,10 @@ void Mbarriers::wait(const void* barrier, unsigned parity, const void* pc) {
   }
   --found.num_waiting;
   block_.shared().clocks().acquire(block_.thread_id(), found.complete);
+  OfBlocks& heard = heard_[static_cast<std::size_t>(block_.thread_id())];
+  for (std::size_t rank = 0; rank < heard.size(); ++rank) {
+    merge(heard[rank], found.complete_from_outside[rank]);
+  }
 }
 
 void Mbarriers::fence() {
@@ -150,6 +155,55 @@ void Mbarriers::add_copy(const void* barrier, const BulkLoad& copy) {
   // Who waits for the phase comes after the copy, which is noted as a write of the issuing thread.
   block_.shared().clocks().release(block_.thread_id(), found.arriving);
   found.copies.push_back(copy);
+}
+
+const char* Mbarriers::refuse_from_outside(const void* barrier) const {
+  const auto found = barriers_.find(address_of(barrier));
+  if (found == barriers_.end()) {
+    return "uses an mbarrier of another block that nobody there has initialised";
+  }
+  const Clocks& clocks = block_.shared().clocks();
+  if (options().check_races && !clocks.before(found->second.initialised, clocks.outside())) {
+    return "uses an mbarrier of another block with no barrier of the cluster since its "
+           "initialisation";
+  }
+  return nullptr;
+}
+
+const char* Mbarriers::arrive_from_outside(const void* barrier, const Sender& sender) {
+  if (const char* const what = refuse_from_outside(barrier); what != nullptr) {
+    return what;
+  }
+  Mbarrier& found = barriers_.at(address_of(barrier));
+  if (found.pending < 1) {
+    return "arrives at an mbarrier of another block more often than its phase has arrivals left";
+  }
+  sender.clocks.release(sender.thread,
+                        found.arriving_from_outside[static_cast<std::size_t>(sender.rank)]);
+  --found.pending;
+  finish_phase(found);
+  return nullptr;
+}
+
+const char* Mbarriers::refuse_copy_from_outside(const void* barrier) const {
+  if (const char* const what = refuse_from_outside(barrier); what != nullptr) {
+    return what;
+  }
+  return barriers_.at(address_of(barrier)).in_async_proxy
+             ? nullptr
+             : "issues a bulk copy to an mbarrier of another block that the async proxy does not "
+               "see yet";
+}
+
+void Mbarriers::add_copy_from_outside(const void* barrier, const BulkLoad& copy) {
+  Mbarrier& found = barriers_.at(address_of(barrier));
+  Clocks& clocks = block_.shared().clocks();
+  clocks.release(clocks.outside(), found.arriving);
+  found.copies.push_back(copy);
+}
+
+const Carried& Mbarriers::heard(int thread, int rank) const {
+  return heard_[static_cast<std::size_t>(thread)][static_cast<std::size_t>(rank)];
 }
 
 void Mbarriers::end_block() {

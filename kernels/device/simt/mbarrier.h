@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -21,7 +22,10 @@ class Mbarriers {
  public:
   explicit Mbarriers(UnitHost& block) : block_(block) {}
 
-  void begin_block() { barriers_.clear(); }
+  void begin_block(int num_threads) {
+    barriers_.clear();
+    heard_.assign(static_cast<std::size_t>(num_threads), {});
+  }
   // By the last thread to leave the kernel.
   void end_block();
 
@@ -41,10 +45,26 @@ class Mbarriers {
   // A copy that completes on it. Requires that require_copyable() returned.
   void add_copy(const void* barrier, const BulkLoad& copy);
 
+  // By a thread of another block of the cluster. What is wrong with it; null if nothing is.
+  struct Sender {
+    int rank;  // of its block
+    int thread;
+    Clocks& clocks;
+  };
+  const char* arrive_from_outside(const void* barrier, const Sender& sender);
+  const char* refuse_copy_from_outside(const void* barrier) const;
+  // Requires that nothing was wrong with it.
+  void add_copy_from_outside(const void* barrier, const BulkLoad& copy);
+  // What `thread` knows of the threads of the cluster's block `rank`: from waiting for phases that
+  // these have arrived at. It tells no other thread of its block.
+  const Carried& heard(int thread, int rank) const;
+
   // What the barriers that somebody waits for lack; empty if there are none. Of any side.
   std::string describe_awaited() const;
 
  private:
+  using OfBlocks = std::array<Carried, kMaxCluster>;  // by rank
+
   struct Mbarrier {
     std::int64_t arrivals = 0;  // of a phase
     std::int64_t pending = 0;
@@ -53,6 +73,8 @@ class Mbarriers {
     // What the arrivals of this phase, and those of the last complete one, hand to who waits.
     Carried arriving;
     Carried complete;
+    OfBlocks arriving_from_outside;
+    OfBlocks complete_from_outside;
     std::vector<BulkLoad> copies;
     int num_waiting = 0;
 
@@ -67,6 +89,7 @@ class Mbarriers {
   };
 
   Mbarrier& find(const void* barrier, const void* pc);
+  const char* refuse_from_outside(const void* barrier) const;
   static bool is_complete(const Mbarrier& barrier, unsigned parity) {
     return (barrier.phase & 1U) != parity;
   }
@@ -75,6 +98,7 @@ class Mbarriers {
 
   UnitHost& block_;
   std::map<std::uintptr_t, Mbarrier> barriers_;
+  std::vector<OfBlocks> heard_;  // by thread
 };
 
 }  // namespace memphis::kernels::simt
