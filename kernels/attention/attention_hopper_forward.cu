@@ -416,14 +416,15 @@ class Consumer {
     // The last tile, with nothing to multiply yet.
     float rescale[2];
     take_turn();
-    gpu::mbarrier_wait(&shared_.key_full[keys_.stage()], keys_.parity());
+    gpu::mbarrier_wait(&shared_.key_full[place_.stage()], place_.parity());
     gpu::wgmma_fence(rows_.score);
     issue_scores();
     pass_turn();
     gpu::wgmma_wait<0>(rows_.score);
-    release(&shared_.key_empty[keys_.stage()]);
-    keys_.advance_uniformly();
+    release(&shared_.key_empty[place_.stage()]);
     rows_.template softmax<true, kFirst>(head, item.last_tile * kKeys, slope_, rescale);
+    await_values();
+    place_.advance_uniformly();
     rows_.template take_probabilities<kFirst>(rescale);
 
     // What is left of the diagonal, where tiles of queries and keys do not lie side by side; the
@@ -444,12 +445,10 @@ class Consumer {
     }
     release(&shared_.query_empty);
 
-    gpu::mbarrier_wait(&shared_.value_full[values_.stage()], values_.parity());
     gpu::wgmma_fence(rows_.result, rows_.probability);
-    issue_results();
+    issue_results(place_.stage_before());
     gpu::wgmma_wait<0>(rows_.result, rows_.probability);
-    release(&shared_.value_empty[values_.stage()]);
-    values_.advance_uniformly();
+    release(&shared_.value_empty[place_.stage_before()]);
     store(head, first_query);
   }
 
@@ -457,26 +456,24 @@ class Consumer {
   template <bool kMasked, Offset kOffset>
   __device__ __forceinline__ void step(const AttentionHead<bf16>& head, int tile) {
     take_turn();
-    gpu::mbarrier_wait(&shared_.key_full[keys_.stage()], keys_.parity());
-    gpu::wgmma_fence(rows_.score);
+    gpu::mbarrier_wait(&shared_.key_full[place_.stage()], place_.parity());
+    gpu::wgmma_fence(rows_.score, rows_.result, rows_.probability);
     issue_scores();
-    gpu::mbarrier_wait(&shared_.value_full[values_.stage()], values_.parity());
-    gpu::wgmma_fence(rows_.result, rows_.probability);
-    issue_results();
+    issue_results(place_.stage_before());
     pass_turn();
     gpu::wgmma_wait<1>(rows_.score);
-    release(&shared_.key_empty[keys_.stage()]);
-    keys_.advance_uniformly();
+    release(&shared_.key_empty[place_.stage()]);
     float rescale[2];
     rows_.template softmax<kMasked, kOffset>(head, tile * kKeys, slope_, rescale);
+    await_values();
     gpu::wgmma_wait<0>(rows_.result, rows_.probability);
-    release(&shared_.value_empty[values_.stage()]);
-    values_.advance_uniformly();
+    release(&shared_.value_empty[place_.stage_before()]);
+    place_.advance_uniformly();
     rows_.template take_probabilities<kOffset>(rescale);
   }
 
   __device__ __forceinline__ void issue_scores() {
-    const std::uint64_t key = advance(key_, keys_.stage() * static_cast<int>(sizeof(Tile<kKeys>)));
+    const std::uint64_t key = advance(key_, place_.stage() * static_cast<int>(sizeof(Tile<kKeys>)));
 #pragma unroll
     for (int k = 0; k < kHopperWidth; k += 16) {
       const int half = k / kHalfWidth;
@@ -488,15 +485,23 @@ class Consumer {
     }
     gpu::wgmma_commit();
   }
-  __device__ __forceinline__ void issue_results() {
-    const std::uint64_t value =
-        advance(value_, values_.stage() * static_cast<int>(sizeof(Tile<kKeys>)));
+  __device__ __forceinline__ void issue_results(int stage) {
+    const std::uint64_t value = advance(value_, stage * static_cast<int>(sizeof(Tile<kKeys>)));
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       gpu::wgmma<Major::mn>(
           rows_.result, rows_.probability[k], advance(value, k * 16 * kRowBytes), true);
     }
     gpu::wgmma_commit();
+  }
+
+  // Values of the tile whose scores have become probabilities, which the next products take. They
+  // are fetched before the next tile's keys, so that nobody waits longer for having them here. What
+  // this place is for: the wait's branch has all exponentials before it, and the wait for products
+  // behind it. Without it the assembler puts that wait first, and the tensor cores' time is lost.
+  __device__ __forceinline__ void await_values() {
+    gpu::pin_registers(rows_.score);
+    gpu::mbarrier_wait(&shared_.value_full[place_.stage()], place_.parity());
   }
 
   // The two consumers issue in turns.
@@ -570,8 +575,7 @@ class Consumer {
   std::uint64_t key_;
   std::uint64_t value_;
   unsigned query_parity_ = 0;
-  Place keys_;
-  Place values_;
+  Place place_;  // of the next tile
   Rows<kCapped> rows_;
 };
 

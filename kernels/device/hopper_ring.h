@@ -19,6 +19,8 @@ class RingPlace {
   static constexpr int kStages = kNumStages;
 
   __device__ __forceinline__ int stage() const { return count_ % kStages; }
+  // That of the place before, of which there has been one.
+  __device__ __forceinline__ int stage_before() const { return (count_ + kStages - 1) % kStages; }
   // Of the stage's phase, and of the ring's where it has but one stage.
   __device__ __forceinline__ unsigned parity() const {
     return static_cast<unsigned>(count_) / kStages % 2;

@@ -13,12 +13,15 @@ memory, unless the table lets it. TABLE is TOML, a [[kernel]] for each that is t
   stack     bytes of local memory that it may have; 0 unless given
   loop      of the innermost loops that hold an instruction: {around = "HGMMA", never = [...],
             scores = 64, others = 12}: at most 12 others a score, where a thread has 64 scores an iteration,
-            in the shortest of them: those that mask scores are longer, and run less often
+            in the shortest of them: those that mask scores are longer, and run less often;
+            order = ["MUFU", "DEPBAR"]: what matches any of these comes in this order, each once or several
+            times in a row
 
 The PTX of an object with wgmma is assembled once more, as the assembler alone says where it had to serialise
 them. Prints `SKIP: ` and the reason where cuobjdump is not found; it is part of the CUDA toolkit, and of the
 Python packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
 """
+import itertools
 import pathlib
 import re
 import shutil
@@ -28,7 +31,7 @@ import tempfile
 import tomllib
 
 KEYS = {"name", "arch", "must", "never", "registers", "stack", "loop"}
-LOOP_KEYS = {"around", "never", "scores", "others"}
+LOOP_KEYS = {"around", "never", "scores", "others", "order"}
 LOCAL_MEMORY = ("LDL", "STL")
 
 
@@ -68,6 +71,12 @@ def parse_resources(text, kernels):
 
 def occurs(patterns, code):
     return [pattern for pattern in patterns if any(re.match(pattern, text) for _, text in code)]
+
+
+def order_of(patterns, code):
+    """The patterns that instructions match, in the order of these, those in a row once."""
+    found = [pattern for _, text in code for pattern in patterns if re.match(pattern, text)]
+    return [pattern for pattern, _ in itertools.groupby(found)]
 
 
 def target_of(text):
@@ -110,6 +119,8 @@ def check_loop(rule, kernel):
         where = f"its loop at 0x{body[0][0]:04x}"
         for pattern in occurs(rule.get("never", []), body):
             yield f"has {pattern} in {where}"
+        if order_of(rule.get("order", []), body) != rule.get("order", []):
+            yield f"has not {', '.join(rule['order'])} in this order in {where}"
     if loops and "others" in rule:
         others = min(sum(not re.match(rule["around"], text) for _, text in body) for body in loops)
         if others > rule["others"] * rule["scores"]:

@@ -30,6 +30,17 @@ SASS = """
         /*0050*/                   EXIT ;                          /* 0x0 */
         /*0060*/              @!P0 BRA 0x60 ;                      /* 0x0 */
         /*0070*/                   BRA 0x20 ;                      /* 0x0 */
+		Function : ordered
+        /*0000*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24 ;  /* 0x0 */
+        /*0010*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;  /* 0x0 */
+        /*0020*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ; /* 0x0 */
+        /*0030*/                   MUFU.EX2 R2, R3 ;               /* 0x0 */
+        /*0040*/                   FADD R2, R2, R3 ;               /* 0x0 */
+        /*0050*/                   MUFU.EX2 R2, R3 ;               /* 0x0 */
+        /*0060*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ; /* 0x0 */
+        /*0070*/                   F2FP.BF16.F32.PACK_AB R2, R3, R2 ;  /* 0x0 */
+        /*0080*/               @P1 BRA 0x0 ;                       /* 0x0 */
+        /*0090*/                   EXIT ;                          /* 0x0 */
 		Function : spills
         /*0000*/               @P0 STL [R1], R2 ;                  /* 0x0 */
 """
@@ -82,6 +93,16 @@ class Sass(unittest.TestCase):
         self.assert_breaks("2.0 instructions a score beside HGMMA in its shortest loop",
                            {"name": "good", "loop": {"around": "HGMMA", "scores": 1, "others": 1}})
         self.assert_breaks("has no loop around HMMA", {"name": "good", "loop": {"around": "HMMA"}})
+
+    def test_the_order_in_a_loop(self):
+        def entry(*order):
+            return {"name": "ordered", "loop": {"around": "HGMMA", "order": list(order)}}
+        one, none = r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1", r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0"
+        for order in (("HGMMA", one, "MUFU", none), ("MUFU", none), ("MUFU", "F2FP")):
+            self.assertEqual(self.problems(entry(*order), kernels=("ordered",)), [])
+        for order in ((one, "HGMMA"), (none, "MUFU"), ("MUFU", "FADD"), ("MUFU", "STS")):
+            expected = "in this order in its loop at 0x0000"
+            self.assert_breaks(expected, entry(*order), kernels=("ordered",))
 
     def test_a_wait_behind_the_kernel_makes_no_loop(self):
         loops = sass.innermost_loops(self.kernels["waits"], "HGMMA")

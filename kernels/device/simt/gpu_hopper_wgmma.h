@@ -18,6 +18,9 @@ __forceinline__ std::uint64_t wgmma_descriptor(const void* tile,
   return matrix_descriptor(simt::shared_address(tile), swizzle, leading_bytes, stride_bytes);
 }
 
+template <class Registers>
+__forceinline__ void pin_registers([[maybe_unused]] Registers& registers) {}
+
 template <class... Registers>
 __forceinline__ void wgmma_fence([[maybe_unused]] Registers&... registers) {
   simt::wgmma_fence();

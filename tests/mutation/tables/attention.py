@@ -291,9 +291,17 @@ plant("attention.hopper_scores_early", HOPPER, "wait",
       "",
       "scores are read while their product runs")
 plant("attention.hopper_values_early", HOPPER, "wait",
-      "    gpu::wgmma_wait<0>(rows_.result, rows_.probability);\n    release(&shared_.value_empty[values_.stage()]);\n    values_.advance_uniformly();\n    rows_",
-      "    release(&shared_.value_empty[values_.stage()]);\n    values_.advance_uniformly();\n    rows_",
+      "    gpu::wgmma_wait<0>(rows_.result, rows_.probability);\n    release(&shared_.value_empty[place_.stage_before()]);\n    place_",
+      "    release(&shared_.value_empty[place_.stage_before()]);\n    place_",
       "probabilities are overwritten while their product runs")
+plant("attention.hopper_values_there", HOPPER, "barrier",
+      "    gpu::mbarrier_wait(&shared_.value_full[place_.stage()], place_.parity());\n",
+      "",
+      "values are multiplied before they are there")
+plant("attention.hopper_stage_before", RING, "stage",
+      "(count_ + kStages - 1) % kStages",
+      "count_ % kStages",
+      "probabilities are multiplied by the values of the next tile")
 plant("attention.hopper_diagonal", HOPPER, "mask",
       "(s <= last_key[half])",
       "(s < last_key[half])",
