@@ -104,6 +104,12 @@ class Sass(unittest.TestCase):
             expected = "in this order in its loop at 0x0000"
             self.assert_breaks(expected, entry(*order), kernels=("ordered",))
 
+    def test_how_many_in_a_loop(self):
+        def entry(most):
+            return {"name": "ordered", "loop": {"around": "HGMMA", "most": {"MUFU": most, "RED": 0}}}
+        self.assertEqual(self.problems(entry(2), kernels=("ordered",)), [])
+        self.assert_breaks("has 2 MUFU in its loop at 0x0000, not 1 at most", entry(1), kernels=("ordered",))
+
     def test_a_wait_behind_the_kernel_makes_no_loop(self):
         loops = sass.innermost_loops(self.kernels["waits"], "HGMMA")
         self.assertEqual([(body[0][0], body[-1][0]) for body in loops], [(0, 0x30)])

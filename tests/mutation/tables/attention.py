@@ -550,8 +550,8 @@ plant("attention.hb_delta", HOPPER_ROWS, "operand",
       ".shift = -delta};",
       "delta is taken off without the logit's slope")
 plant("attention.hb_cap_slope", HOPPER_BACKWARD, "operand",
-      "p[j] * fmaf(-v, v, v)",
-      "p[j] * v",
+      "p[j] * fmaf(-v[j], v[j], v[j])",
+      "p[j] * v[j]",
       "the cap's derivative is not that of tanh")
 plant("attention.hb_slice_turn", HOPPER_BACKWARD, "order",
       "          gpu::wait_at_least(turn, item.slice);\n",
