@@ -373,12 +373,14 @@ class Consumer {
     // writes a stage again, the other has come here since, and has read it.
     gpu::sync_named(kScores, kConsumers * kWarpgroup);
     gpu::wgmma_fence(dkey_, gradient_);
-    issue_dkeys(place.stage());
     issue_dqueries(place.stage());
-    // With these products those of probabilities and dout are done, which the next step overwrites.
-    gpu::wgmma_wait<0>(dvalue_, dkey_, gradient_, score_);
-    release(&shared_.query_empty[place.stage()]);
+    issue_dkeys(place.stage());
+    // With dq the product of probabilities is done, which the next step overwrites. That of dk runs
+    // while dq is written.
+    gpu::wgmma_wait<1>(dvalue_, gradient_, score_);
     hand_on_dqueries(place.stage());
+    gpu::wgmma_wait<0>(dkey_);
+    release(&shared_.query_empty[place.stage()]);
   }
 
   // ---- products

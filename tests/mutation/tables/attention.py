@@ -502,9 +502,13 @@ plant("attention.hb_dscore_stage", HOPPER_BACKWARD, "stage",
       "store_scores(shared_.dscore[0],",
       "gradients of scores overwrite those that are read")
 plant("attention.hb_step_wait", HOPPER_BACKWARD, "wait",
-      "    gpu::wgmma_wait<0>(dvalue_, dkey_, gradient_, score_);\n",
-      "    gpu::wgmma_wait<1>(dvalue_, dkey_, gradient_, score_);\n",
+      "    gpu::wgmma_wait<1>(dvalue_, gradient_, score_);\n",
+      "    gpu::wgmma_wait<2>(dvalue_, gradient_, score_);\n",
       "dq is handed on while its product runs")
+plant("attention.hb_dkey_wait", HOPPER_BACKWARD, "wait",
+      "    gpu::wgmma_wait<0>(dkey_);\n",
+      "",
+      "queries are given back while the product of dk reads them")
 plant("attention.hb_future", HOPPER_BACKWARD, "mask",
       "(after_first[half] + column >= 0)",
       "(after_first[half] + column >= -1)",
