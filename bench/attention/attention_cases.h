@@ -185,6 +185,17 @@ inline std::vector<AttentionCase> attention_cases() {
        .H = 128,
        .documents = {49, 211},
        .pad = 7},
+      // The same without a cap, whose largest logit has the row's temperature as a factor.
+      {.name = "hopper_no_cap_padding",
+       .B = 1,
+       .S = 49 + 161,
+       .N = 2,
+       .G = 1,
+       .H = 128,
+       .cap = 0,
+       .temperature_len = 16,
+       .documents = {49, 161},
+       .pad = 7},
       // Far beyond the cap: all that is left is the sign.
       {.name = "hopper_far_beyond", .B = 1, .S = 150, .N = 1, .G = 1, .H = 128, .apart = 7},
       {.name = "hopper_beyond_on_both_sides",

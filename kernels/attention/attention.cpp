@@ -682,12 +682,14 @@ void backward_item(const HeadGroup<T>& heads, Scratch scratch, const BackwardPoi
 }
 
 void check_score(const OpCheck& check, const AttentionScore& score) {
-  check.condition(score.cap >= 0 && std::isfinite(score.scale) && std::isfinite(score.cap), [&] {
-    return "score.scale " + std::to_string(score.scale) + " and score.cap " +
-           std::to_string(score.cap) +
-           " are not usable (a cap bounds |logit|); use a "
-           "finite scale and a cap of 0 or more";
-  });
+  check.condition(
+      score.scale > 0 && score.cap >= 0 && std::isfinite(score.scale) && std::isfinite(score.cap),
+      [&] {
+        return "score.scale " + std::to_string(score.scale) + " and score.cap " +
+               std::to_string(score.cap) +
+               " are not usable (the largest product is to be the largest logit, and a cap bounds "
+               "|logit|); use a finite scale above 0 and a cap of 0 or more";
+      });
   check.condition(score.temperature_len == 0 || score.temperature_len >= 2, [&] {
     return "score.temperature_len is " + std::to_string(score.temperature_len) +
            " (its logarithm divides); use 0 for none, or 2 or more";

@@ -34,7 +34,7 @@ struct HeadsView {
 // What the scores go through: logit = tau(p) * cap * tanh(scale * q.k / cap), then the mask, then
 // the softmax over keys.
 struct AttentionScore {
-  float scale = 1.0F;  // multiplies q.k, before the cap
+  float scale = 1.0F;  // multiplies q.k, before the cap; above 0
   float cap = 0.0F;    // 0: no cap
   // 0: tau = 1; else tau(p) = log2(p) / log2(len) for p > len, 1 below
   std::int64_t temperature_len = 0;
@@ -64,9 +64,9 @@ struct AttentionScore {
 //             rounded to bf16 before they multiply v.
 // Order       deterministic: no atomics.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
-// Errors      ContractError on shape, dtype, device or alignment; N % G != 0; a negative cap, a
-//             temperature_len of 1; on the GPU an H that is above 128 or no multiple of 8. Places
-//             that do not ascend are not noticed.
+// Errors      ContractError on shape, dtype, device or alignment; N % G != 0; a scale of 0 or less,
+//             a negative cap, a temperature_len of 1; on the GPU an H that is above 128 or no
+//             multiple of 8. Places that do not ascend are not noticed.
 // Cost        2*S*N*H FLOP a token and forward (half of the square); never S x S in memory.
 // Source      Dao et al. 2022, arXiv:2205.14135 and 2023, arXiv:2307.08691 (tiling, recomputation);
 //             Grok-1 model.py, MultiHeadAttention (scale, cap, mask); SGLang (temperature).

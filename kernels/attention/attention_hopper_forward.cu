@@ -245,27 +245,20 @@ struct Rows {
     return first_query + warp * 16 + gpu::lane_id() / 4 + half * 8;
   }
 
-  // Scores become logits in units of ln 2, less `less`; see soft_cap.h. `slope` is
+  // With a cap: scores become logits in units of ln 2, less `less`; see soft_cap.h. `slope` is
   // 2 log2(e) scale / cap.
   __device__ __forceinline__ void score_to_logit(float slope, const float (&less)[2]) {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 4) {
-      if constexpr (kCapped) {
-        float r[4];
+      float r[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          r[j] = slope * score[i + j];
-        }
-        gpu::soft_cap_tails(r);
+      for (int j = 0; j < 4; ++j) {
+        r[j] = slope * score[i + j];
+      }
+      gpu::soft_cap_tails(r);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          score[i + j] = fmaf(r[j], -2.0F * factor[j / 2], factor[j / 2] - less[j / 2]);
-        }
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          score[i + j] = fmaf(score[i + j], factor[j / 2], -less[j / 2]);
-        }
+      for (int j = 0; j < 4; ++j) {
+        score[i + j] = fmaf(r[j], -2.0F * factor[j / 2], factor[j / 2] - less[j / 2]);
       }
     }
   }
@@ -316,9 +309,14 @@ struct Rows {
         sum[i / 2 % 2] += score[i];
       }
     } else {
-      const float nothing[2] = {0.0F, 0.0F};
-      score_to_logit(slope, nothing);
-      float largest[2] = {offset[0], offset[1]};
+      // Without a cap a logit is its score times a factor above 0, which the largest one takes now,
+      // and the others in the exponent.
+      if constexpr (kCapped) {
+        const float nothing[2] = {0.0F, 0.0F};
+        score_to_logit(slope, nothing);
+      }
+      const float unit[2] = {kCapped ? 1.0F : factor[0], kCapped ? 1.0F : factor[1]};
+      float largest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i) {
         score[i] = hide(i, score[i]);
@@ -327,7 +325,7 @@ struct Rows {
       float less[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        largest[half] = row_max(largest[half]);
+        largest[half] = fmaxf(offset[half], row_max(largest[half]) * unit[half]);
         if constexpr (kOffset == Offset::first) {
           const float lowest =
               hopper_lowest_offset(factor[half], log2f(static_cast<float>(head.num_keys())));
@@ -342,7 +340,7 @@ struct Rows {
       }
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i) {
-        score[i] = gpu::exp2_approx(score[i] - less[i / 2 % 2]);
+        score[i] = gpu::exp2_approx(fmaf(score[i], unit[i / 2 % 2], -less[i / 2 % 2]));
         sum[i / 2 % 2] += score[i];
       }
     }

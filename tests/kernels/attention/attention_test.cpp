@@ -347,6 +347,8 @@ TEST(Attention, RefusesOperandsOutsideTheContract) {
     change(op);
     EXPECT_THROW(attention_forward(op, {}), ContractError);
   };
+  refuses([](AttentionForward& op) { op.score.scale = 0; });
+  refuses([](AttentionForward& op) { op.score.scale = -1; });
   refuses([](AttentionForward& op) { op.score.cap = -1; });
   refuses([](AttentionForward& op) { op.score.temperature_len = 1; });
   refuses([](AttentionForward& op) { op.position_T = op.position_T.rows(0, 3); });

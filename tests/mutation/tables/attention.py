@@ -330,6 +330,10 @@ plant("attention.hopper_padding", HOPPER, "mask",
       "(is_key(s + 1) ? 0b1010U : 0U)",
       "(is_key(s) ? 0b1010U : 0U)",
       "a key is taken for padding by its neighbour")
+plant("attention.hopper_unit", HOPPER, "operand",
+      "fmaf(score[i], unit[i / 2 % 2], -less[i / 2 % 2])",
+      "score[i] - less[i / 2 % 2]",
+      "without a cap the exponent lacks the scale")
 plant("attention.hopper_rescale", HOPPER, "accumulate",
       "result[i] *= rescale[i / 2 % 2];",
       "result[i] *= 1.0F;",
