@@ -16,7 +16,7 @@ memory, unless the table lets it. TABLE is TOML, a [[kernel]] for each that is t
             in the shortest of them: those that mask scores are longer, and run less often;
             order = ["MUFU", "DEPBAR"]: what matches any of these comes in this order, each once or several
             times in a row;
-            most = {"MUFU" = 144}: how many of these there may be
+            most = {"MUFU" = 144}: how many of these there may be in the shortest of them
 
 The PTX of an object with wgmma is assembled once more, as the assembler alone says where it had to serialise
 them. Prints `SKIP: ` and the reason where cuobjdump is not found; it is part of the CUDA toolkit, and of the
@@ -122,14 +122,15 @@ def check_loop(rule, kernel):
             yield f"has {pattern} in {where}"
         if order_of(rule.get("order", []), body) != rule.get("order", []):
             yield f"has not {', '.join(rule['order'])} in this order in {where}"
-        for pattern, most in rule.get("most", {}).items():
-            if (count := sum(bool(re.match(pattern, text)) for _, text in body)) > most:
-                yield f"has {count} {pattern} in {where}, not {most} at most"
     if loops and "others" in rule:
         others = min(sum(not re.match(rule["around"], text) for _, text in body) for body in loops)
         if others > rule["others"] * rule["scores"]:
             yield (f"has {others / rule['scores']:.1f} instructions a score beside {rule['around']} in its shortest "
                    f"loop, not {rule['others']} at most")
+    for pattern, most in rule.get("most", {}).items() if loops else ():
+        count = sum(bool(re.match(pattern, text)) for _, text in min(loops, key=len))
+        if count > most:
+            yield f"has {count} {pattern} in its shortest loop, not {most} at most"
 
 
 def check_kernel(entry, kernel):

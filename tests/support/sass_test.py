@@ -108,7 +108,9 @@ class Sass(unittest.TestCase):
         def entry(most):
             return {"name": "ordered", "loop": {"around": "HGMMA", "most": {"MUFU": most, "RED": 0}}}
         self.assertEqual(self.problems(entry(2), kernels=("ordered",)), [])
-        self.assert_breaks("has 2 MUFU in its loop at 0x0000, not 1 at most", entry(1), kernels=("ordered",))
+        shortest = {"around": "HGMMA", "most": {"FMUL": 0}}
+        self.assertEqual(self.problems({"name": "good", "loop": shortest}), [])
+        self.assert_breaks("has 2 MUFU in its shortest loop, not 1 at most", entry(1), kernels=("ordered",))
 
     def test_a_wait_behind_the_kernel_makes_no_loop(self):
         loops = sass.innermost_loops(self.kernels["waits"], "HGMMA")

@@ -330,6 +330,10 @@ plant("attention.hopper_padding", HOPPER, "mask",
       "(is_key(s + 1) ? 0b1010U : 0U)",
       "(is_key(s) ? 0b1010U : 0U)",
       "a key is taken for padding by its neighbour")
+plant("attention.hopper_hidden", HOPPER, "mask",
+      "score[i] = hide(i, exponential, 0.0F);",
+      "score[i] = exponential;",
+      "what the mask hides has a probability")
 plant("attention.hopper_unit", HOPPER, "operand",
       "fmaf(score[i], unit[i / 2 % 2], -less[i / 2 % 2])",
       "score[i] - less[i / 2 % 2]",

@@ -153,6 +153,20 @@ plant("soft_cap.one", SOFT_CAP, "operand",
       "exp2_approx(z) + 1.0F", "exp2_approx(-z) + 1.0F",
       "the bend of one is the other way round")
 
+# ---- exp2_polynomial
+
+EXP2 = "device/exp2_polynomial.h"
+
+plant("exp2_polynomial.bias", EXP2, "operand",
+      "12582912.0F + 127.0F;", "12582912.0F + 126.0F;",
+      "all powers are half of what they are")
+plant("exp2_polynomial.last", EXP2, "operand",
+      "1.32647972e-3F", "1.33335581e-3F",
+      "the last coefficient is that of the series about 0, which is further off at the ends")
+plant("exp2_polynomial.first", EXP2, "operand",
+      "fmaf(p, f, 6.93147004e-1F)", "fmaf(p, f, 6.93148e-1F)",
+      "a coefficient is off in its seventh digit")
+
 # ---- elementwise
 
 ELEMENTWISE = "elementwise/elementwise.cu"
