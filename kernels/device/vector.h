@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
 #include <gpu_math.h>
 
 #include "csrc/core/dtype.h"
@@ -71,6 +75,49 @@ __device__ __forceinline__ void store_floats(T* address, const float (&values)[k
       store_vector(address + first, vector);
     }
   }
+}
+
+// A whole vector for threads that keep it, in four registers; the elements of a Vector<bf16> each
+// have one of their own between the load and the store.
+template <class T>
+struct alignas(16) Packed {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, bf16>);
+  std::uint32_t words[4];
+};
+
+template <class T>
+__device__ __forceinline__ Packed<T> load_packed(const T* address) {
+  return load_whole(reinterpret_cast<const Packed<T>*>(address));
+}
+template <class T>
+__device__ __forceinline__ void store_packed(T* address, const Packed<T>& packed) {
+  store_whole(reinterpret_cast<Packed<T>*>(address), packed);
+}
+
+template <class T>
+__device__ __forceinline__ void unpack(const Packed<T>& packed, float (&values)[kVectorWidth<T>]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      values[i] = std::bit_cast<float>(packed.words[i]);
+    } else {
+      values[2 * i] = std::bit_cast<float>(packed.words[i] << 16U);
+      values[2 * i + 1] = std::bit_cast<float>(packed.words[i] & 0xFFFF0000U);
+    }
+  }
+}
+template <class T>
+__device__ __forceinline__ Packed<T> pack(const float (&values)[kVectorWidth<T>]) {
+  Packed<T> packed;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      packed.words[i] = std::bit_cast<std::uint32_t>(values[i]);
+    } else {
+      packed.words[i] = pack_bf16(values[2 * i], values[2 * i + 1]);
+    }
+  }
+  return packed;
 }
 
 }  // namespace memphis::kernels::gpu

@@ -38,6 +38,13 @@ __device__ __forceinline__ bf16 from_float<bf16>(float value) {
   return bf16::from_bits(__bfloat16_as_ushort(__float2bfloat16_rn(value)));
 }
 
+// Two floats rounded to bf16 in one register, the first in the low half.
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+  std::uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
 // The index of the lowest set bit; `mask` is not 0.
 __device__ __forceinline__ int lowest_bit(unsigned mask) {
   return __ffs(static_cast<int>(mask)) - 1;

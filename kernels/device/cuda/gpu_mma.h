@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include <cuda_runtime.h>
+#include <gpu_math.h>
 #include <gpu_memory.h>
 
 #include "csrc/core/dtype.h"
@@ -62,13 +63,6 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4],
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two floats rounded to bf16 in one register, the first in the low half.
-__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
-  std::uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
 }
 
 }  // namespace memphis::kernels::gpu

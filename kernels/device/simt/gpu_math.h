@@ -42,6 +42,10 @@ inline T from_float(float value) {
   return T(value);
 }
 
+inline std::uint32_t pack_bf16(float low, float high) {
+  return static_cast<std::uint32_t>(bf16(high).bits) << 16U | bf16(low).bits;
+}
+
 inline int lowest_bit(unsigned mask) {
   return std::countr_zero(mask);
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include <gpu_math.h>
 #include <gpu_memory.h>
 
 #include "kernels/device/simt/instructions.h"
@@ -29,10 +30,6 @@ __forceinline__ void mma_m16n8k16(float (&d)[4],
                                   std::uint32_t b0,
                                   std::uint32_t b1) {
   simt::mma_m16n8k16(d, a, b0, b1);
-}
-
-__forceinline__ std::uint32_t pack_bf16(float low, float high) {
-  return static_cast<std::uint32_t>(bf16(high).bits) << 16U | bf16(low).bits;
 }
 
 }  // namespace memphis::kernels::gpu
