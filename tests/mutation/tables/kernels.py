@@ -333,14 +333,17 @@ plant("global_norm.second_shuffle", GLOBAL_NORM, "shuffle",
       "for (int mask = kWarpSize / 4; mask > 0; mask /= 2) {",
       "half of the warps of the large block are not in the sum", occurrence=1)
 plant("global_norm.no_tail_guard", GLOBAL_NORM, "tail guard",
-      "if (i + kWidth <= end) {", "if (i < end) {",
+      "if (at < end_of_vectors) {", "if (at < end) {",
       "the last vector reads past the tensor")
 plant("global_norm.tail_short", GLOBAL_NORM, "bound",
-      "for (int j = 0; i + j < end; ++j) {", "for (int j = 0; i + j + 1 < end; ++j) {",
+      "if (end_of_vectors + threadIdx.x < end) {", "if (end_of_vectors + threadIdx.x + 1 < end) {",
       "the last element is not in the norm")
 plant("global_norm.stride", GLOBAL_NORM, "stride",
-      "i += kThreads * kWidth) {", "i += kThreads) {",
+      "i += kLoads * kThreads * kWidth) {", "i += kThreads * kWidth) {",
       "elements are counted several times")
+plant("global_norm.load_stride", GLOBAL_NORM, "stride",
+      "i + load * kThreads * kWidth;", "i + load * kWidth;",
+      "a thread reads what its neighbours have")
 plant("global_norm.run_end", GLOBAL_NORM, "bound",
       "begin + run < n ? begin + run", "begin < n ? begin + run",
       "runs reach past the tensor")
