@@ -35,8 +35,11 @@ inline std::vector<RmsNormCase> rmsnorm_cases() {
       {.name = "uneven_runs", .num_tokens = 10, .width = 520, .num_partials = 4},
       {.name = "many_rows", .num_tokens = 1000, .width = 64, .residual = true, .in_place = true},
       {.name = "grok_row", .num_tokens = 5, .width = 6144, .residual = true, .accumulate = true},
+      // More than the registers of a block hold: in f32 forward, in both backward.
+      {.name = "wide_row", .num_tokens = 3, .width = 16392, .residual = true, .accumulate = true},
       {.name = "small_model", .num_tokens = 1024, .width = 256, .tested = false, .timed = true},
       {.name = "grok_1", .num_tokens = 8192, .width = 6144, .tested = false, .timed = true},
+      {.name = "grok_mini", .num_tokens = 8192, .width = 3072, .tested = false, .timed = true},
       {.name = "grok_1_residual",
        .num_tokens = 8192,
        .width = 6144,

@@ -72,7 +72,8 @@ struct RmsNormBackward {
 };
 void rmsnorm_backward(const RmsNormBackward& op, Stream stream);
 
-// Two blocks for each of an H100's 132 SMs, and far more than a CPU has threads.
+// Two blocks for each of an H100's 132 SMs, side by side or, of wide rows, one after the other; and
+// far more than a CPU has threads.
 constexpr std::int64_t kRmsNormPartials = 264;
 
 // rmsnorm.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.

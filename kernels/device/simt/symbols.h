@@ -39,7 +39,7 @@ class Symbols {
   bool in_image(std::uintptr_t address) const { return address - image_begin_ < image_bytes_; }
 
   struct Kernel {
-    std::string name;                 // "rmsnorm_forward_kernel<float, 4>"
+    std::string name;                 // "rmsnorm_forward_kernel<float, false>"
     std::size_t static_shared_bytes;  // its own `__shared__` variables
   };
   Kernel kernel(const void* function) const;

@@ -37,7 +37,7 @@ Traffic& operator+=(Traffic& sum, const Traffic& more);
 
 // Of one line of a kernel.
 struct LineTraffic {
-  std::string kernel;  // "rmsnorm_forward_kernel<float, 4>"
+  std::string kernel;  // "rmsnorm_forward_kernel<float, false>"
   std::string place;   // "kernels/rmsnorm/rmsnorm.cu:58"
   Path path = Path::global;
   Access access = Access::read;

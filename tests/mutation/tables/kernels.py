@@ -591,20 +591,35 @@ plant("rmsnorm.transposed", RMSNORM, "swizzle",
       "gpu::warp_sum(sums[lane][warp]);", "gpu::warp_sum(sums[warp][lane]);",
       "a warp sums its own columns and not its own runs")
 plant("rmsnorm.last_vector", RMSNORM, "bound",
-      "for (std::int64_t d = first; d < width; d += stride) {",
-      "for (std::int64_t d = first; d + kWidth < width; d += stride) {",
+      "if (d < width) {", "if (d + kWidth < width) {",
       "the last vector of a row is not written", occurrence=1)
+plant("rmsnorm.vectors", RMSNORM, "stride",
+      "const int d = first + v * stride;", "const int d = first + v * kWidth;",
+      "a thread reads what its neighbours have", occurrence=0)
 plant("rmsnorm.row_loop", RMSNORM, "bound",
-      "for (std::int64_t d = first; d < width; d += stride) {",
-      "for (std::int64_t d = first; d < width && d < stride; d += stride) {",
+      "for (std::int64_t d = threadIdx.x; d < width; d += blockDim.x) {",
+      "for (std::int64_t d = threadIdx.x; d < width && d < blockDim.x; d += blockDim.x) {",
       "a row's columns beyond the block's threads are not in its sum", occurrence=0)
 plant("rmsnorm.dweight_runs", RMSNORM, "bound",
       "run < num_runs; run += kWarpSize) {",
       "run < num_runs && run < kWarpSize; run += kWarpSize) {",
       "runs beyond the block's warps are not in the sum")
 plant("rmsnorm.run_end", RMSNORM, "bound",
-      "begin + run < num_tokens ? begin + run", "begin < num_tokens ? begin + run",
+      "begin + run < num_tokens ? run", "begin < num_tokens ? run",
       "the last run goes past the last row")
+plant("rmsnorm.row_ahead", RMSNORM, "index",
+      "load_row<true>(row, norm, t + 1, num_rows, width);",
+      "load_row<true>(row, norm, t, num_rows, width);",
+      "a row is reduced twice, and the last of a run never")
+plant("rmsnorm.last_row", RMSNORM, "bound",
+      "first_column<T>() < width && t < num_rows", "first_column<T>() < width",
+      "what is asked for ahead goes past the last row")
+plant("rmsnorm.idle_threads", RMSNORM, "tail guard",
+      "first_column<T>() < width && t < num_rows", "t < num_rows",
+      "threads beyond the row add what the next one begins with")
+plant("rmsnorm.dweight_norm", RMSNORM, "operand",
+      "blockIdx.y == 0 ? norm : next;", "norm;",
+      "the next norm's weight has no gradient")
 plant("rmsnorm.dweight_read", RMSNORM, "tail guard",
       "if (first_column + lane < width) {", "if (first_column + lane < width + kWarpSize) {",
       "columns past the last run's end are read")
@@ -618,42 +633,36 @@ plant("rmsnorm.dweight_written", RMSNORM, "accumulate",
       "*dweight = add ? *dweight + total : total;", "*dweight += total;",
       "what is to be written is added to what was there")
 plant("rmsnorm.accumulate", RMSNORM, "accumulate",
-      "dx[i] += rrms", "dx[i] = rrms",
+      "dx[i] = dx[i] + weight[i]", "dx[i] = weight[i]",
       "the gradient of the residual is lost")
 plant("rmsnorm.partial_row", RMSNORM, "race between blocks",
-      "store_floats(norm.partial_PD + to + d, sum);", "store_floats(norm.partial_PD + d, sum);",
+      ".partial_PD = norm.partial_PD + block * width,", ".partial_PD = norm.partial_PD,",
       "all runs write one row of partial sums")
 plant("rmsnorm.sums_zeroed", RMSNORM, "initial value",
       "    store_floats(sums + d, zeros);\n", "",
       "sums begin with what was in shared memory")
 plant("rmsnorm.rrms_row", RMSNORM, "index",
-      "const float rrms = norm.rrms_T[t];", "const float rrms = norm.rrms_T[0];",
+      "row.rrms = norm.rrms_T[t];", "row.rrms = norm.rrms_T[0];",
       "rows take the factor of the first")
 plant("rmsnorm.next_stored", RMSNORM, "rounding",
-      "const float stored = gpu::to_float(gpu::from_float<T>(x[i]));", "const float stored = x[i];",
+      "const float stored = gpu::to_float(gpu::from_float<T>(y));", "const float stored = y;",
       "the next norm is of values that are not stored")
 plant("rmsnorm.next_size", RMSNORM, "operand",
-      "sqrtf(next_squares / static_cast<float>(width) + eps);",
-      "sqrtf(squares / static_cast<float>(width) + eps);",
+      "const float next_rrms = row_rrms(sum_squares(x), width, eps, scratch);",
+      "const float next_rrms = rrms;",
       "the next norm is by the size of x")
 plant("rmsnorm.next_weight", RMSNORM, "operand",
       "load_floats(next.weight_D + d, weight);", "load_floats(norm.weight_D + d, weight);",
       "both norms have one weight")
-plant("rmsnorm.next_sums", RMSNORM, "stride",
-      "float* const next_sums = sums + width;", "float* const next_sums = sums + width - kWidth;",
-      "the sums of two norms overlap")
-plant("rmsnorm.next_zeroed", RMSNORM, "initial value",
-      "      store_floats(next_sums + d, zeros);\n", "",
-      "the next norm's sums begin with what was in shared memory")
 plant("rmsnorm.next_gradient", RMSNORM, "accumulate",
-      ".accumulate = op.next.accumulate};", ".accumulate = false};",
+      ".accumulate = op.next.accumulate,", ".accumulate = false,",
       "the residual's gradient is lost")
 plant("rmsnorm.next_written", RMSNORM, "accumulate",
-      ".accumulate = op.next.accumulate};", ".accumulate = true};",
+      ".accumulate = op.next.accumulate,", ".accumulate = true,",
       "the last norm's gradient is added to what was there")
-plant("rmsnorm.next_partial", RMSNORM, "index",
-      "store_floats(next.partial_PD + to + d, sum);", "store_floats(next.partial_PD + d, sum);",
-      "all runs write one row of the next norm's partial sums")
+plant("rmsnorm.next_partial", RMSNORM, "operand",
+      "first_column<T>(), next_columns.sums);", "first_column<T>(), columns.sums);",
+      "both weights have one gradient")
 
 # ---- rope
 
