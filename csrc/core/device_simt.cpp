@@ -44,11 +44,16 @@ namespace simt_device {
 namespace {
 
 int compute_capability = 90;
+int num_multiprocessors = 0;
 
 }  // namespace
 
 void set_compute_capability(int capability) {
   compute_capability = capability;
+}
+
+void set_num_multiprocessors(int number) {
+  num_multiprocessors = number;
 }
 
 std::int64_t num_streams(StreamPriority priority) {
@@ -342,6 +347,9 @@ DeviceInfo info() {
   result.name = "simt";
   result.simulated = true;
   result.compute_capability = simt_device::compute_capability;
+  if (simt_device::num_multiprocessors > 0) {
+    result.num_multiprocessors = simt_device::num_multiprocessors;
+  }
   result.shared_bytes_per_block = std::size_t{227} << 10;
   return result;
 }

@@ -66,6 +66,8 @@ namespace memphis::simt_device {
 // Which GPU is simulated, 90 unless it is set: kernels for newer ones are not chosen then. Set before
 // the device is first asked for.
 void set_compute_capability(int compute_capability);
+// How many SMs it has; 0, as it is unless it is set: one for each core of this machine.
+void set_num_multiprocessors(int num_multiprocessors);
 
 // Streams that there are, but for the default one. Priorities change nothing here.
 std::int64_t num_streams(StreamPriority priority);

@@ -6,6 +6,7 @@
 //   --simt_traffic=1  print at the end what accesses asked of the memory system
 //   --simt_blocks=N   blocks in flight: 1 for a debugger
 //   --simt_capability=N  the GPU that is simulated: 90, or 80 for kernels that older ones take
+//   --simt_multiprocessors=N  how many SMs it has: by default one for each core of this machine
 #include <charconv>
 #include <cstdio>
 #include <string_view>
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
     const std::string_view argument = argv[i];
     int races = 1;
     int capability = 0;
+    int multiprocessors = 0;
     int traffic = 0;
     if (read(argument, "--simt_races=", races)) {
       options.check_races = races != 0;
@@ -45,13 +47,15 @@ int main(int argc, char** argv) {
       options.count_traffic = traffic != 0;
     } else if (read(argument, "--simt_capability=", capability)) {
       memphis::simt_device::set_compute_capability(capability);
+    } else if (read(argument, "--simt_multiprocessors=", multiprocessors)) {
+      memphis::simt_device::set_num_multiprocessors(multiprocessors);
     } else if (!read(argument, "--simt_seed=", options.seed) &&
                !read(argument, "--simt_blocks=", options.num_blocks)) {
-      std::fprintf(
-          stderr,
-          "error: %s is not known here; use --simt_seed=N, --simt_races=0|1, "
-          "--simt_traffic=0|1, --simt_blocks=N, --simt_capability=N or GoogleTest's options\n",
-          argv[i]);
+      std::fprintf(stderr,
+                   "error: %s is not known here; use --simt_seed=N, --simt_races=0|1, "
+                   "--simt_traffic=0|1, --simt_blocks=N, --simt_capability=N, "
+                   "--simt_multiprocessors=N or GoogleTest's options\n",
+                   argv[i]);
       return 2;
     }
   }
