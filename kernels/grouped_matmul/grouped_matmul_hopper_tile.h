@@ -457,16 +457,19 @@ class Consumer {
   }
 
   // Rows past the expert's last are the next one's, or were never written: as zeros they add
-  // nothing. Of both operands, as NaN times zero is none. Both consumers read all of b.
+  // nothing. Of both operands, as NaN times zero is none. Both consumers read all of b. A warp clears
+  // a box, of which these rows are one stretch: a swizzle stays within a row.
   __device__ __forceinline__ void clear(Stage& stage, int left) {
-    constexpr int kChunks = kRowBytes / kChunkBytes;
     constexpr int kBoxes = static_cast<int>(sizeof(Stage)) / kBoxBytes;
-    const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
-    const int in_box = (kDepth - left) * kChunks;
-    for (int i = thread; i < kBoxes * in_box; i += kConsumers * kWarpgroup) {
-      const int chunk = i / in_box * kDepth * kChunks + left * kChunks + i % in_box;
-      gpu::store_vector(reinterpret_cast<bf16*>(&stage) + chunk * (kChunkBytes / 2),
-                        gpu::Vector<bf16>{});
+    static_assert(kBoxes <= kReaders, "each box has a warp");
+    constexpr int kWidth = kChunkBytes / 2;
+    const int box = gpu::warp_id() - kWarpsOfGroup;
+    if (box < kBoxes) {
+      bf16* const rows = reinterpret_cast<bf16*>(&stage) + box * (kBoxBytes / 2);
+      for (int i = left * (kRowBytes / 2) + gpu::lane_id() * kWidth; i < kBoxBytes / 2;
+           i += gpu::kWarpSize * kWidth) {
+        gpu::store_vector(rows + i, gpu::Vector<bf16>{});
+      }
     }
     gpu::fence_proxy_async();
     gpu::sync_named(kClear, kConsumers * kWarpgroup);  // the rows are cleared

@@ -119,7 +119,7 @@ plant("grouped_matmul.h_clear_b", TILE, "zero-fill",
       "constexpr int kBoxes = static_cast<int>(sizeof(Stage::a)) / kBoxBytes;",
       "zero times the next expert's NaN")
 plant("grouped_matmul.h_clear_first", TILE, "zero-fill",
-      "left * kChunks + i % in_box;", "i % in_box;",
+      "int i = left * (kRowBytes / 2) + gpu::lane_id() * kWidth;", "int i = gpu::lane_id() * kWidth;",
       "rows of the expert are cleared")
 plant("grouped_matmul.h_clear_fence", TILE, "fence",
       "    gpu::fence_proxy_async();\n    gpu::sync_named(kClear,", "    gpu::sync_named(kClear,",
