@@ -113,9 +113,12 @@ class WeightProduct {
     fetch_operand<kMajorA, kTileRows>(stage.a, arguments.dy, full, tile.row, reduction);
     fetch_operand<kMajorB, kTileColumns>(stage.b, arguments.x, full, tile.column, reduction);
   }
-  // 32 columns at a time. Where the tile leaves the weight TMA drops it.
+  // 32 columns at a time. Where the tile leaves the weight TMA drops it. A half-warp writes 8 columns
+  // of four rows, which the swizzle puts into the same banks for a row and the next: odd rows write
+  // what is 16 columns away instead, and the four have all banks.
   __device__ __forceinline__ void write(Outbox& outbox, const float (&sums)[kSums]) const {
     const int lane = gpu::lane_id();
+    const bool odd = lane / 4 % 2 != 0;
 #pragma unroll
     for (int chunk = 0; chunk < kTileColumns / kSlotColumnsF32; ++chunk) {
       const int column = tile_.column + chunk * kSlotColumnsF32;
@@ -125,12 +128,16 @@ class WeightProduct {
       unsigned char* const slot = outbox.open();
 #pragma unroll
       for (int i = 0; i < kSlotColumnsF32 / 4; ++i) {
+        const int other = i ^ (kSlotColumnsF32 / 8);
         const int row = row_of_thread(i % 2);
-        const int at = i / 2 * 8 + lane % 4 * 2;
+        const int at = (odd ? other : i) / 2 * 8 + lane % 4 * 2;
         const std::uint32_t place =
             swizzled(static_cast<std::uint32_t>(row * kRowBytes + at * 4), Swizzle::bytes_128);
-        const int sum = chunk * (kSlotColumnsF32 / 2) + 2 * i;
-        *reinterpret_cast<Pair*>(slot + place) = {sums[sum], sums[sum + 1]};
+        const Pair own = pair_of(sums, chunk * (kSlotColumnsF32 / 4) + i);
+        const Pair away = pair_of(sums, chunk * (kSlotColumnsF32 / 4) + other);
+        // By value: of two places in sums the address would be chosen, and sums put into memory.
+        *reinterpret_cast<Pair*>(slot + place) = {odd ? away.low : own.low,
+                                                  odd ? away.high : own.high};
       }
       outbox.seal();
       outbox.send([&] {
@@ -144,6 +151,10 @@ class WeightProduct {
   }
 
  private:
+  static __device__ __forceinline__ Pair pair_of(const float (&sums)[kSums], int i) {
+    return {sums[2 * i], sums[2 * i + 1]};
+  }
+
   const Arguments& arguments_;
   const TileOfC& tile_;
 };

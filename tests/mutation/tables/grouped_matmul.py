@@ -171,6 +171,9 @@ plant("grouped_matmul.h_empty_expert_written", TILE, "condition",
 plant("grouped_matmul.h_dweight_row", HOPPER, "lane",
       "const int row = row_of_thread(i % 2);", "const int row = row_of_thread(i / 2 % 2);",
       "sums of two rows are exchanged")
+plant("grouped_matmul.h_dweight_other", HOPPER, "lane",
+      "const int at = (odd ? other : i) / 2 * 8", "const int at = i / 2 * 8",
+      "odd rows of the gradient have halves of 32 columns exchanged")
 plant("grouped_matmul.h_blocks", LAUNCH, "grid",
       "(R / kTileRows + std::min(E, R)) * tiles_across(columns);",
       "(R / kTileRows) * tiles_across(columns);",
