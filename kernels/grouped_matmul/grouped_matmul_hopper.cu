@@ -9,7 +9,7 @@
 // Warpgroups. One produces: a single thread of it fetches both operands by TMA, 64 of the reduction
 // a step, in a ring of four stages. Two consume, 64 rows each, and keep 64 x 256 sums in registers:
 // a step is four wgmmas, and its stage goes back when the next step's have been issued. At the end
-// of a tile the producer runs ahead into the next.
+// of a tile the producer runs ahead into the next, and leaves for the consumers which it is.
 //
 // Ragged rows. One map of TMA covers the rows of all experts. A tile that an expert's rows do not
 // fill computes some of the next expert's, which are not stored; where the reduction goes over rows,

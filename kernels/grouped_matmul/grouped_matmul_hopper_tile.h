@@ -60,13 +60,6 @@ constexpr int kSlotColumns = kRowBytes / 2;     // bf16
 constexpr int kSlotColumnsF32 = kRowBytes / 4;  // f32
 constexpr int kSlots = 2;
 
-struct alignas(1024) Shared {
-  Stage stage[kStages];
-  Slot slot[kConsumers][kSlots];
-  gpu::Mbarrier full[kStages];
-  gpu::Mbarrier empty[kStages];
-};
-
 struct GroupedArguments {
   const std::int32_t* offsets_E1;
   int num_experts;
@@ -78,15 +71,29 @@ struct GroupedArguments {
 };
 
 // A tile of c, and the steps that it takes.
-struct TileOfC {
-  int expert;
-  int row;       // in all of c, and in the expert's weight where c is a weight
-  int num_rows;  // that belong to the expert, from `row` on: up to kTileRows are the tile's
-  int column;
-  int reduction;  // elements
-  int first;      // where it begins
+struct alignas(8) TileOfC {
+  int expert = -1;   // past the last tile
+  int row = 0;       // in all of c, and in the expert's weight where c is a weight
+  int num_rows = 0;  // that belong to the expert, from `row` on: up to kTileRows are the tile's
+  int column = 0;
+  int reduction = 0;  // elements
+  int first = 0;      // where it begins
 
+  __device__ __forceinline__ bool exists() const { return expert >= 0; }
   __device__ __forceinline__ int num_steps() const { return (reduction + kDepth - 1) / kDepth; }
+};
+
+// Tiles that the producer has found and not both consumers have begun: a ring, as that of stages.
+constexpr int kTiles = 2;
+
+struct alignas(1024) Shared {
+  Stage stage[kStages];
+  Slot slot[kConsumers][kSlots];
+  TileOfC tile[kTiles];
+  gpu::Mbarrier full[kStages];
+  gpu::Mbarrier empty[kStages];
+  gpu::Mbarrier tile_full[kTiles];
+  gpu::Mbarrier tile_empty[kTiles];
 };
 
 // The tiles that this block takes, expert by expert; of one expert kGroupTiles down before the next
@@ -96,8 +103,7 @@ class Tiles {
   __device__ __forceinline__ explicit Tiles(const GroupedArguments& arguments)
       : arguments_(arguments), index_(static_cast<int>(blockIdx.x)) {}
 
-  // False past the last.
-  __device__ __forceinline__ bool next(TileOfC& tile) {
+  __device__ __forceinline__ TileOfC next() {
     const bool weights = arguments_.weight_rows > 0;
     for (; expert_ < arguments_.num_experts; ++expert_) {
       const int first = arguments_.offsets_E1[expert_];
@@ -113,18 +119,17 @@ class Tiles {
         const int in_group = index % (kGroupTiles * across);
         const int group_tiles = std::min(down - group * kGroupTiles, int{kGroupTiles});
         const int row = (group * kGroupTiles + in_group % group_tiles) * kTileRows;
-        tile = {.expert = expert_,
+        index_ += static_cast<int>(gridDim.x);
+        return {.expert = expert_,
                 .row = weights ? row : first + row,
                 .num_rows = c_rows - row,
                 .column = in_group / group_tiles * kTileColumns,
                 .reduction = weights ? rows : arguments_.reduction,
                 .first = weights ? first : 0};
-        index_ += static_cast<int>(gridDim.x);
-        return true;
       }
       first_index_ += down * across;
     }
-    return false;
+    return {};
   }
 
  private:
@@ -159,8 +164,18 @@ template <class Product>
 __device__ __forceinline__ void produce(const typename Product::Arguments& arguments,
                                         Shared& shared) {
   RingPlace<kStages> place;
+  RingPlace<kTiles> turn;
   Tiles tiles(arguments.grouped);
-  TileOfC tile;
+  // To find a tile takes divisions and reads of offsets. Consumers, whose products end before they
+  // ask, are told.
+  const auto next = [&] {
+    const TileOfC tile = tiles.next();
+    gpu::mbarrier_wait(&shared.tile_empty[turn.stage()], turn.parity() ^ 1U);
+    shared.tile[turn.stage()] = tile;
+    gpu::mbarrier_arrive(&shared.tile_full[turn.stage()]);
+    turn.advance();
+    return tile;
+  };
   const auto fetch = [&](int bytes, const auto& load) {
     gpu::Mbarrier* const full = &shared.full[place.stage()];
     gpu::mbarrier_wait(&shared.empty[place.stage()], place.parity() ^ 1U);
@@ -168,7 +183,7 @@ __device__ __forceinline__ void produce(const typename Product::Arguments& argum
     load(shared.stage[place.stage()], full);
     place.advance();
   };
-  while (tiles.next(tile)) {
+  for (TileOfC tile = next(); tile.exists(); tile = next()) {
     for (int step = 0; step < tile.num_steps(); ++step) {
       fetch(static_cast<int>(sizeof(Stage)), [&](Stage& stage, gpu::Mbarrier* full) {
         Product::fetch(arguments, stage, full, tile, tile.first + step * kDepth);
@@ -191,7 +206,9 @@ __device__ __forceinline__ void produce(const typename Product::Arguments& argum
 class Outbox {
  public:
   __device__ __forceinline__ Outbox(Slot (&slots)[kSlots], int consumer)
-      : slots_(slots), barrier_(kStore + consumer) {}
+      : slots_(slots),
+        barrier_(kStore + consumer),
+        warp_(gpu::shuffle_from(gpu::warp_id() % kWarpsOfGroup, 0)) {}
 
   // The next slot, which is read no more. All threads call these.
   __device__ __forceinline__ unsigned char* open() {
@@ -227,13 +244,14 @@ class Outbox {
   }
 
  private:
-  // Always the same thread.
-  __device__ __forceinline__ bool is_storing() const {
-    return gpu::warp_id() % kWarpsOfGroup == 0 && gpu::elect_one();
-  }
+  // Always the same thread. A shuffle tells the compiler that all lanes are of one warp: after a
+  // branch that might part them it forms no descriptor in uniform registers, and each step would have
+  // them moved there, a word at a time.
+  __device__ __forceinline__ bool is_storing() const { return warp_ == 0 && gpu::elect_one(); }
 
   Slot (&slots_)[kSlots];
   int barrier_;
+  int warp_;  // of the warpgroup's
   int turn_ = 0;
 };
 
@@ -354,9 +372,7 @@ class Consumer {
         b_(gpu::wgmma_descriptor(&shared.stage[0].b, Swizzle::bytes_128, kBoxBytes, 1024)) {}
 
   __device__ __forceinline__ void run() {
-    Tiles tiles(arguments_.grouped);
-    TileOfC tile;
-    while (next(tiles, tile)) {
+    for (TileOfC tile = next(); tile.exists(); tile = next()) {
       tile.row += consumer_ * kConsumerRows;
       tile.num_rows -= consumer_ * kConsumerRows;
       if (!Product::kOverRows && tile.num_rows <= 0) {
@@ -375,15 +391,19 @@ class Consumer {
   }
 
  private:
-  // The next tile is the same in all lanes, as shuffles tell the compiler: it lets products run on
-  // from step to step only where it knows that no lane goes another way.
-  static __device__ __forceinline__ bool next(Tiles& tiles, TileOfC& tile) {
-    const bool found = gpu::shuffle_from(tiles.next(tile) ? 1 : 0, 0) != 0;
+  // What the producer has found. It is the same in all lanes, as shuffles tell the compiler: it lets
+  // products run on from step to step only where it knows that no lane goes another way.
+  __device__ __forceinline__ TileOfC next() {
+    gpu::mbarrier_wait(&shared_.tile_full[turn_.stage()], turn_.parity());
+    TileOfC tile = shared_.tile[turn_.stage()];
     for (int* const value :
          {&tile.expert, &tile.row, &tile.num_rows, &tile.column, &tile.reduction, &tile.first}) {
       *value = gpu::shuffle_from(*value, 0);
     }
-    return found;
+    gpu::sync_warp();  // all lanes have read the tile
+    release(&shared_.tile_empty[turn_.stage()]);
+    turn_.advance_uniformly();
+    return tile;
   }
 
   __device__ __forceinline__ void multiply(const TileOfC& tile) {
@@ -491,6 +511,7 @@ class Consumer {
   std::uint64_t a_;
   std::uint64_t b_;
   RingPlace<kStages> place_;
+  RingPlace<kTiles> turn_;
   float sums_[kSums];
 };
 
@@ -503,6 +524,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int stage = 0; stage < kStages; ++stage) {
       gpu::mbarrier_init(&shared.full[stage], 1);
       gpu::mbarrier_init(&shared.empty[stage], kReaders);
+    }
+    for (int tile = 0; tile < kTiles; ++tile) {
+      gpu::mbarrier_init(&shared.tile_full[tile], 1);
+      gpu::mbarrier_init(&shared.tile_empty[tile], kReaders);
     }
     gpu::fence_mbarrier_init();
   }

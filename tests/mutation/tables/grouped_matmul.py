@@ -91,6 +91,16 @@ plant("grouped_matmul.h_commit", TILE, "copy wait",
       "      store();\n      gpu::tma_commit();", "      store();",
       "no store is in a group, so that no wait is for it")
 
+plant("grouped_matmul.h_tile_empty_wait", TILE, "barrier",
+      "    gpu::mbarrier_wait(&shared.tile_empty[turn.stage()], turn.parity() ^ 1U);\n", "",
+      "a tile is overwritten before the consumers have read which it is")
+plant("grouped_matmul.h_tile_full_wait", TILE, "barrier",
+      "    gpu::mbarrier_wait(&shared_.tile_full[turn_.stage()], turn_.parity());\n", "",
+      "consumers do not wait for the next tile to be found")
+plant("grouped_matmul.h_tile_read", TILE, "barrier",
+      "    gpu::sync_warp();  // all lanes have read the tile\n", "",
+      "a tile is given back while lanes read it")
+
 # ---- products
 
 plant("grouped_matmul.h_sums", TILE, "accumulate",
