@@ -38,6 +38,9 @@ inline std::vector<GroupedMatmulCase> grouped_matmul_cases() {
       {.name = "all_on_one", .counts = {0, 0, 300, 0}, .N = 40, .K = 24},
       // Tiles of 128 exactly full, one over and one short, in rows; one over in the width.
       {.name = "tile_edges", .counts = {128, 129, 127}, .N = 136, .K = 40},
+      // Nine tiles down, of which the last is halved by a GPU of Hopper's kind with 2, 4 or 8
+      // multiprocessors, and all are where there are 18.
+      {.name = "halved_tiles", .counts = {128, 1, 64, 65, 0, 127, 2, 129, 99}, .N = 24, .K = 40},
       // More than one tile of the GPU down and across in dweight.
       {.name = "tiles_both_ways", .counts = {5, 0, 2}, .N = 136, .K = 136},
       // More steps than the GPU's ring has stages, whole and parts, and several tiles both ways.

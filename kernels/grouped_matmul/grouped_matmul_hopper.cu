@@ -4,7 +4,8 @@
 //
 // Tiles. A block stays on its SM for the whole launch and takes tiles of 128 x 256 of c, by turns
 // with the others. Which expert a tile is of, and how many rows it has, it reads from the offsets on
-// the device, so that the host never waits for the counts.
+// the device, so that the host never waits for the counts. Tiles that would leave half of the SMs
+// idle in the last round are halved, which changes no bit of a row.
 //
 // Warpgroups. One produces: a single thread of it fetches both operands by TMA, 64 of the reduction
 // a step, in a ring of four stages. Two consume, 64 rows each, and keep 64 x 256 sums in registers:

@@ -55,9 +55,10 @@ inline GroupedArguments over_rows(const TensorView& offsets_E1,
 inline Rows rows_of(const TensorView& c) {
   return {.data = c.as<bf16>(), .stride = c.dim(1), .columns = static_cast<int>(c.dim(1))};
 }
-// As many blocks as SMs, or as tiles if there are fewer: every expert's last tile down may be a part.
+// As many blocks as SMs, or as halves of tiles if there are fewer: every expert's last tile down may
+// be a part.
 inline std::int64_t num_blocks(std::int64_t R, std::int64_t E, std::int64_t columns) {
-  const std::int64_t most = (R / kTileRows + std::min(E, R)) * tiles_across(columns);
+  const std::int64_t most = 2 * (R / kTileRows + std::min(E, R)) * tiles_across(columns);
   return std::min<std::int64_t>(most, this_device().num_multiprocessors);
 }
 

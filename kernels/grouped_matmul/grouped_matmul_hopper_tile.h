@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include <gpu_hopper_barrier.h>
 #include <gpu_hopper_tma.h>
@@ -74,7 +75,7 @@ struct GroupedArguments {
 struct alignas(8) TileOfC {
   int expert = -1;   // past the last tile
   int row = 0;       // in all of c, and in the expert's weight where c is a weight
-  int num_rows = 0;  // that belong to the expert, from `row` on: up to kTileRows are the tile's
+  int num_rows = 0;  // of the expert, kTileRows at most
   int column = 0;
   int reduction = 0;  // elements
   int first = 0;      // where it begins
@@ -97,32 +98,57 @@ struct alignas(1024) Shared {
 };
 
 // The tiles that this block takes, expert by expert; of one expert kGroupTiles down before the next
-// across.
+// across. If those that are left for the last round would leave half of the blocks idle, each goes to
+// two: half of its rows are those of one consumer, which fills the tensor cores alone in half of the
+// time. Not so of a weight, whose consumers clear operands together.
 class Tiles {
  public:
   __device__ __forceinline__ explicit Tiles(const GroupedArguments& arguments)
-      : arguments_(arguments), index_(static_cast<int>(blockIdx.x)) {}
+      : arguments_(arguments), index_(static_cast<int>(blockIdx.x)) {
+    if (arguments_.weight_rows > 0) {
+      return;
+    }
+    int num_tiles = 0;
+#pragma unroll 1
+    for (int expert = 0; expert < arguments_.num_experts; ++expert) {
+      num_tiles += tiles_down(arguments_.offsets_E1[expert + 1] - arguments_.offsets_E1[expert]) *
+                   arguments_.tiles_across;
+    }
+    const int blocks = static_cast<int>(gridDim.x);
+    const int last = num_tiles % blocks;
+    if (last * 2 <= blocks) {
+      first_halved_ = num_tiles - last;
+    }
+  }
 
   __device__ __forceinline__ TileOfC next() {
     const bool weights = arguments_.weight_rows > 0;
+    const int halves = index_ - first_halved_;
+    const bool halved = halves >= 0;
+    const int tile = halved ? first_halved_ + halves / 2 : index_;
+    const int first_row = halved ? halves % 2 * kConsumerRows : 0;
+    const int most_rows = halved ? kConsumerRows : kTileRows;
+    index_ += static_cast<int>(gridDim.x);
     for (; expert_ < arguments_.num_experts; ++expert_) {
       const int first = arguments_.offsets_E1[expert_];
       const int rows = arguments_.offsets_E1[expert_ + 1] - first;
       // Nothing is added to the weight of an expert without rows: no tiles. Zeros are written to it.
       const bool in_c = rows > 0 || arguments_.write;
       const int c_rows = !weights ? rows : in_c ? arguments_.weight_rows : 0;
-      const int down = (c_rows + kTileRows - 1) / kTileRows;
+      const int down = tiles_down(c_rows);
       const int across = arguments_.tiles_across;
-      const int index = index_ - first_index_;
+      const int index = tile - first_index_;
       if (index < down * across) {
         const int group = index / (kGroupTiles * across);
         const int in_group = index % (kGroupTiles * across);
         const int group_tiles = std::min(down - group * kGroupTiles, int{kGroupTiles});
-        const int row = (group * kGroupTiles + in_group % group_tiles) * kTileRows;
-        index_ += static_cast<int>(gridDim.x);
+        const int row = (group * kGroupTiles + in_group % group_tiles) * kTileRows + first_row;
+        if (row >= c_rows) {
+          break;  // the second half of few rows, and a block's last
+        }
         return {.expert = expert_,
                 .row = weights ? row : first + row,
-                .num_rows = c_rows - row,
+                .num_rows = std::min(c_rows - row, most_rows),
                 .column = in_group / group_tiles * kTileColumns,
                 .reduction = weights ? rows : arguments_.reduction,
                 .first = weights ? first : 0};
@@ -133,8 +159,13 @@ class Tiles {
   }
 
  private:
+  static __device__ __forceinline__ int tiles_down(int rows) {
+    return (rows + kTileRows - 1) / kTileRows;
+  }
+
   const GroupedArguments& arguments_;
   int index_;
+  int first_halved_ = std::numeric_limits<int>::max();
   int expert_ = 0;
   int first_index_ = 0;  // of the expert's tiles
 };

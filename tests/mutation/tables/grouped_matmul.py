@@ -12,7 +12,7 @@ GATED = "experts/experts_hopper.cu"
 # ---- which tile is whose
 
 plant("grouped_matmul.h_first_block", TILE, "index",
-      "index_(static_cast<int>(blockIdx.x)) {}", "index_(0) {}",
+      "index_(static_cast<int>(blockIdx.x)) {", "index_(0) {",
       "all blocks compute the same tiles")
 plant("grouped_matmul.h_next_block", TILE, "index",
       "index_ += static_cast<int>(gridDim.x);", "index_ += static_cast<int>(gridDim.x) + 1;",
@@ -24,7 +24,7 @@ plant("grouped_matmul.h_first_index", TILE, "index",
       "first_index_ += down * across;", "first_index_ += down;",
       "an expert begins before the one before it has ended")
 plant("grouped_matmul.h_tiles_down", TILE, "tail guard",
-      "const int down = (c_rows + kTileRows - 1) / kTileRows;", "const int down = c_rows / kTileRows;",
+      "return (rows + kTileRows - 1) / kTileRows;", "return rows / kTileRows;",
       "an expert's last rows have no tile")
 plant("grouped_matmul.h_group_tail", TILE, "tail guard",
       "std::min(down - group * kGroupTiles, int{kGroupTiles});", "kGroupTiles;",
@@ -33,7 +33,7 @@ plant("grouped_matmul.h_row", TILE, "index",
       ".row = weights ? row : first + row,", ".row = row,",
       "rows count from the first expert's")
 plant("grouped_matmul.h_num_rows", TILE, "tail guard",
-      ".num_rows = c_rows - row,", ".num_rows = c_rows,",
+      ".num_rows = std::min(c_rows - row, most_rows),", ".num_rows = most_rows,",
       "the last tile writes into the next expert's rows")
 plant("grouped_matmul.h_column", TILE, "index",
       ".column = in_group / group_tiles * kTileColumns,", ".column = in_group / group_tiles * 128,",
@@ -41,6 +41,12 @@ plant("grouped_matmul.h_column", TILE, "index",
 plant("grouped_matmul.h_first", TILE, "group index",
       ".first = weights ? first : 0};", ".first = 0};",
       "dweight is of the first expert's rows")
+plant("grouped_matmul.h_second_half", TILE, "index",
+      "halved ? halves % 2 * kConsumerRows : 0;", "0;",
+      "both blocks of a tile take its first rows")
+plant("grouped_matmul.h_halved_tile", TILE, "index",
+      "halved ? first_halved_ + halves / 2 : index_;", "index_;",
+      "half of the halves are of tiles that are not there")
 plant("grouped_matmul.h_num_steps", TILE, "tail guard",
       "return (reduction + kDepth - 1) / kDepth;", "return reduction / kDepth;",
       "the reduction ends before its last part")
