@@ -410,8 +410,9 @@ class Consumer {
         pass_over(tile.num_steps() + Product::kLastSteps);
         continue;
       }
-      Product product(arguments_, tile);
-      multiply(tile);
+      const int last = multiply(tile);
+      Product product(arguments_, tile);  // what it reads comes while the last products run
+      complete(tile, last);
       if constexpr (Product::kLastSteps > 0) {
         finish(product);
       } else {
@@ -437,7 +438,8 @@ class Consumer {
     return tile;
   }
 
-  __device__ __forceinline__ void multiply(const TileOfC& tile) {
+  // Issues all products of a tile. Returns the stage that the last of them read.
+  __device__ __forceinline__ int multiply(const TileOfC& tile) {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       sums_[i] = 0.0F;
@@ -464,9 +466,13 @@ class Consumer {
       before = stage;
       place_.advance_uniformly();
     }
+    return before;
+  }
+  // They are done, and the stage is read.
+  __device__ __forceinline__ void complete(const TileOfC& tile, int last) {
     gpu::wgmma_wait<0>(sums_);
-    if (num_steps > 0) {
-      release(&shared_.empty[before]);
+    if (tile.num_steps() > 0) {
+      release(&shared_.empty[last]);
     }
   }
 

@@ -70,7 +70,7 @@ plant("grouped_matmul.h_release_early", TILE, "barrier",
       "      gpu::wgmma_wait<1>();\n      if (step > 0) {", "      if (step > 0) {",
       "a stage goes back while products read it")
 plant("grouped_matmul.h_release_last", TILE, "barrier",
-      "    if (num_steps > 0) {\n      release(&shared_.empty[before]);\n    }\n", "",
+      "    if (tile.num_steps() > 0) {\n      release(&shared_.empty[last]);\n    }\n", "",
       "the last stage of a tile never goes back")
 plant("grouped_matmul.h_readers", TILE, "barrier",
       "gpu::mbarrier_init(&shared.empty[stage], kReaders);",
