@@ -26,29 +26,16 @@ __device__ __forceinline__ void cluster_sync() {
           : "memory");
 }
 
-// Arrives at the mbarrier of block `rank` that lies there where `barrier` lies here.
+// Arrives at the mbarrier of block `rank` that lies there where `barrier` lies here: what this warp
+// has read may be overwritten by that block's bulk copies. It carries no values: to release what was
+// written to the whole cluster costs a fence of the GPU's memory, of hundreds of cycles.
 __device__ __forceinline__ void mbarrier_arrive_at(Mbarrier* barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(
-          shared_address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(shared_address(barrier)),
       "r"(rank)
       : "memory");
-}
-
-// mbarrier_wait, where threads of other blocks arrive: what they did before is seen.
-__device__ __forceinline__ void mbarrier_wait_for_cluster(Mbarrier* barrier, unsigned parity) {
-  unsigned complete = 0;
-  while (complete == 0) {
-    asm volatile(
-        "{\n.reg .pred complete;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 complete, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, complete;\n}"
-        : "=r"(complete)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-  }
 }
 
 // tma_load to all blocks whose bit in `ranks` is set: in each the box comes to where `shared` lies

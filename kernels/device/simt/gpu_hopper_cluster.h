@@ -18,9 +18,6 @@ __forceinline__ void cluster_sync() {
 __forceinline__ void mbarrier_arrive_at(Mbarrier* barrier, int rank) {
   simt::mbarrier_arrive_at(barrier, rank);
 }
-__forceinline__ void mbarrier_wait_for_cluster(Mbarrier* barrier, unsigned parity) {
-  simt::mbarrier_wait(barrier, parity);
-}
 __forceinline__ void tma_load_to_cluster(
     void* shared, const TensorMap& map, Mbarrier* barrier, unsigned ranks, int c0, int c1) {
   simt::tma_load_to_cluster(shared, map, barrier, {c0, c1}, 2, ranks);

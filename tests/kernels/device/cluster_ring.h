@@ -65,11 +65,9 @@ inline __global__ void cluster_ring_kernel(const __grid_constant__ kernels::Tens
     for (int i = 0; i < kRingRounds; ++i) {
       const int stage = i % kRingStages;
       const auto parity = static_cast<unsigned>(i / kRingStages % 2);
-      if (planted == ClusterFault::refills_early) {
-        gpu::mbarrier_wait(&ring.own_empty[stage], parity ^ 1U);
-      } else {
-        gpu::mbarrier_wait_for_cluster(&ring.empty[stage], parity ^ 1U);
-      }
+      gpu::mbarrier_wait(
+          planted == ClusterFault::refills_early ? &ring.own_empty[stage] : &ring.empty[stage],
+          parity ^ 1U);
       gpu::mbarrier_arrive_expect(&ring.full[stage],
                                   num_blocks * kRingPart * static_cast<int>(sizeof(float)));
       const unsigned all = (1U << static_cast<unsigned>(num_blocks)) - 1U;
