@@ -38,6 +38,8 @@ inline std::vector<ExpertsCase> experts_cases() {
        .cpu_tiles = true},
       {.name = "all_on_one", .counts = {0, 1300, 0}, .D = 16, .F = 40, .cpu_tiles = true},
       {.name = "two_tiles", .counts = {130, 0, 3}, .D = 16, .F = 40},
+      // Three tiles across, of gate and up and of their gradients.
+      {.name = "three_across", .counts = {70, 0, 3}, .D = 16, .F = 520},
       // Nine tiles down, of which the last is halved by a GPU of Hopper's kind with 2, 4 or 8
       // multiprocessors, and all are where there are 18.
       {.name = "halved_tiles", .counts = {128, 1, 64, 65, 0, 127, 2, 129, 99}, .D = 24, .F = 40},

@@ -49,6 +49,9 @@ inline std::vector<GroupedMatmulCase> grouped_matmul_cases() {
        .N = 264,
        .K = 328,
        .hopper_tiles = true},
+      // Three tiles of a GPU of Hopper's kind across, of which two blocks take the last together.
+      {.name = "three_across", .counts = {70, 0, 3}, .N = 520, .K = 24},
+      {.name = "three_across_of_k", .counts = {3, 130}, .N = 24, .K = 520},
       // More than one tile of the CPU down and across, in y and in dweight.
       {.name = "wide_rows", .counts = {800, 8}, .N = 1160, .K = 24, .cpu_tiles = true},
       {.name = "wide_weights", .counts = {6, 3}, .N = 584, .K = 600, .cpu_tiles = true},

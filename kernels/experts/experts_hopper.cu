@@ -103,7 +103,7 @@ class GateUpProduct {
                                                gpu::Mbarrier* full,
                                                const TileOfC& tile,
                                                int reduction) {
-    fetch_operand<kMajorA, kTileRows>(stage.a, arguments.x, full, tile.row, reduction);
+    fetch_a<kMajorA>(stage, arguments.x, full, tile.row, reduction);
     gpu::tma_load(stage.b, arguments.weight, full, reduction, tile.column / 2, 0, tile.expert);
   }
   __device__ __forceinline__ void write(Outbox& outbox, const float (&sums)[kSums]) const {
@@ -191,7 +191,7 @@ class GateUpGradient {
                                                gpu::Mbarrier* full,
                                                const TileOfC& tile,
                                                int reduction) {
-    fetch_operand<kMajorA, kTileRows>(stage.a, arguments.dy, full, tile.row, reduction);
+    fetch_a<kMajorA>(stage, arguments.dy, full, tile.row, reduction);
     fetch_operand<kMajorB, kTileColumns>(
         stage.b, arguments.weight, full, tile.column, reduction, tile.expert);
   }
@@ -315,7 +315,7 @@ void launch_gate_up_forward_hopper(const ExpertsForward& op, Stream stream) {
   const std::int64_t in_tiles = ceil_div(columns / 2, kTileColumns / 2) * kTileColumns;
   launch_product<GateUpProduct>(
       {.grouped = over_rows(op.offsets_E1, in_tiles, op.x_RD.dim(1)),
-       .x = rows_map(op.x_RD, kTileRows),
+       .x = rows_map(op.x_RD, kConsumerRows),
        .weight = gate_up_weight_map(op.gate_up_weight_EFD),
        .gate_up = gate_up_map(op.gate_up_R2F, kConsumerRows, 1),
        .hidden = rows_map(op.hidden_RF, kConsumerRows),
@@ -323,7 +323,7 @@ void launch_gate_up_forward_hopper(const ExpertsForward& op, Stream stream) {
        .hidden_rows = rows_of(op.hidden_RF),
        .gates = op.gates_TK.as<float>(),
        .source = op.source_R.as<std::int32_t>()},
-      num_blocks(op.x_RD.dim(0), op.gate_up_weight_EFD.dim(0), in_tiles),
+      num_clusters(op.x_RD.dim(0), op.gate_up_weight_EFD.dim(0), in_tiles),
       stream);
 }
 
@@ -333,7 +333,7 @@ void launch_gate_up_backward_hopper(const ExpertsBackward& op, Stream stream) {
   auto* const partial_CR = static_cast<float*>(op.dhidden_RF.data);
   launch_product<GateUpGradient>(
       {.grouped = over_rows(op.offsets_E1, F, op.dy_RD.dim(1)),
-       .dy = rows_map(op.dy_RD, kTileRows),
+       .dy = rows_map(op.dy_RD, kConsumerRows),
        .weight = weight_map(op.down_weight_EDF, kBoxRows),
        .gate_up = gate_up_map(op.gate_up_R2F, kTileRows, 2),
        .dgate_up = gate_up_map(op.gate_up_R2F, kConsumerRows, 1),
@@ -342,7 +342,7 @@ void launch_gate_up_backward_hopper(const ExpertsBackward& op, Stream stream) {
        .source = op.source_R.as<std::int32_t>(),
        .partial_CR = partial_CR,
        .R = R},
-      num_blocks(R, op.down_weight_EDF.dim(0), F),
+      num_clusters(R, op.down_weight_EDF.dim(0), F),
       stream);
   launch(gate_gradient_kernel,
          {.grid = {.x = ceil_div(R, kSumThreads)}, .block = {.x = kSumThreads}, .stream = stream},

@@ -12,6 +12,11 @@
 // a step is four wgmmas, and its stage goes back when the next step's have been issued. At the end
 // of a tile the producer runs ahead into the next, and leaves for the consumers which it is.
 //
+// Clusters. Two blocks take neighbouring tiles of the same rows and walk through their steps together:
+// each fetches half of these rows for both, so that 40 KiB a step come from L2 in place of 48. A stage
+// goes back to both producers. Where the tiles across are odd in number, the last one's neighbour has
+// no columns: its block fetches and computes nothing of use.
+//
 // Ragged rows. One map of TMA covers the rows of all experts. A tile that an expert's rows do not
 // fill computes some of the next expert's, which are not stored; where the reduction goes over rows,
 // those past the expert's last are cleared first.
@@ -20,7 +25,8 @@
 // while the threads go on. dweight is written or added to by TMA, each element once, so that its bits
 // do not depend on an order.
 //
-// Bound by the tensor cores: a step is 512 of their cycles a consumer, and 48 KiB from L2.
+// Bound by the tensor cores: a step is 512 of their cycles a consumer. 40 KiB a step are 7.1 TB/s from
+// L2 where 132 SMs make 730 TFLOP/s.
 //
 // Source: Zhao et al. 2025, DeepGEMM (persistent grouped products with a producer by TMA); Gale et
 // al. 2022, arXiv:2211.15841.
@@ -59,7 +65,7 @@ class RowsProduct {
                                                gpu::Mbarrier* full,
                                                const TileOfC& tile,
                                                int reduction) {
-    fetch_operand<kMajorA, kTileRows>(stage.a, arguments.x, full, tile.row, reduction);
+    fetch_a<kMajorA>(stage, arguments.x, full, tile.row, reduction);
     fetch_operand<kMajorB, kTileColumns>(
         stage.b, arguments.weight, full, tile.column, reduction, tile.expert);
   }
@@ -111,7 +117,7 @@ class WeightProduct {
                                                gpu::Mbarrier* full,
                                                const TileOfC& tile,
                                                int reduction) {
-    fetch_operand<kMajorA, kTileRows>(stage.a, arguments.dy, full, tile.row, reduction);
+    fetch_a<kMajorA>(stage, arguments.dy, full, tile.row, reduction);
     fetch_operand<kMajorB, kTileColumns>(stage.b, arguments.x, full, tile.column, reduction);
   }
   // 32 columns at a time. Where the tile leaves the weight TMA drops it. A half-warp writes 8 columns
@@ -170,11 +176,11 @@ void launch_rows(const TensorView& c,
   // Boxes of what is contiguous in k hold all rows of a tile.
   const std::int64_t weight_rows = kWeightMajor == Major::k ? kTileColumns : kBoxRows;
   launch_product<RowsProduct<kWeightMajor>>({.grouped = over_rows(offsets_E1, columns, x.dim(1)),
-                                             .x = rows_map(x, kTileRows),
+                                             .x = rows_map(x, kConsumerRows),
                                              .weight = weight_map(weight, weight_rows),
                                              .out = rows_map(c, kConsumerRows),
                                              .c = rows_of(c)},
-                                            num_blocks(x.dim(0), weight.dim(0), columns),
+                                            num_clusters(x.dim(0), weight.dim(0), columns),
                                             stream);
 }
 
@@ -210,19 +216,19 @@ void launch_grouped_dweight_hopper(const GroupedMatmulBackward& op, Stream strea
                                              .stride_bytes = {K * kF32, N * K * kF32},
                                              .box = {kSlotColumnsF32, kConsumerRows, 1},
                                              .swizzle = Swizzle::bytes_128});
-  const std::int64_t tiles = E * ceil_div(N, kTileRows) * tiles_across(K);
-  launch_product<WeightProduct>({.grouped = {.offsets_E1 = op.offsets_E1.as<std::int32_t>(),
-                                             .num_experts = static_cast<int>(E),
-                                             .tiles_across = static_cast<int>(tiles_across(K)),
-                                             .columns = static_cast<int>(K),
-                                             .weight_rows = static_cast<int>(N),
-                                             .write = op.weight_gradient == WeightGradient::write,
-                                             .reduction = 0},
-                                 .dy = rows_map(op.dy_RN, kBoxRows),
-                                 .x = rows_map(op.x_RK, kBoxRows),
-                                 .dweight = dweight},
-                                std::min<std::int64_t>(tiles, this_device().num_multiprocessors),
-                                stream);
+  launch_product<WeightProduct>(
+      {.grouped = {.offsets_E1 = op.offsets_E1.as<std::int32_t>(),
+                   .num_experts = static_cast<int>(E),
+                   .clusters_across = static_cast<int>(clusters_across(K)),
+                   .columns = static_cast<int>(K),
+                   .weight_rows = static_cast<int>(N),
+                   .write = op.weight_gradient == WeightGradient::write,
+                   .reduction = 0},
+       .dy = rows_map(op.dy_RN, kBoxRows),
+       .x = rows_map(op.x_RK, kBoxRows),
+       .dweight = dweight},
+      E * ceil_div(N, kTileRows) * clusters_across(K),
+      stream);
 }
 
 }  // namespace memphis::kernels::cuda

@@ -38,6 +38,9 @@ inline TensorMap weight_map(const TensorView& weight, std::int64_t box_rows) {
 inline std::int64_t tiles_across(std::int64_t columns) {
   return ceil_div(columns, kTileColumns);
 }
+inline std::int64_t clusters_across(std::int64_t columns) {
+  return ceil_div(tiles_across(columns), kCluster);
+}
 
 // c's rows are the experts'.
 inline GroupedArguments over_rows(const TensorView& offsets_E1,
@@ -45,7 +48,7 @@ inline GroupedArguments over_rows(const TensorView& offsets_E1,
                                   std::int64_t reduction) {
   return {.offsets_E1 = offsets_E1.as<std::int32_t>(),
           .num_experts = static_cast<int>(offsets_E1.dim(0) - 1),
-          .tiles_across = static_cast<int>(tiles_across(columns)),
+          .clusters_across = static_cast<int>(clusters_across(columns)),
           .columns = static_cast<int>(columns),
           .weight_rows = 0,
           .write = true,
@@ -55,21 +58,22 @@ inline GroupedArguments over_rows(const TensorView& offsets_E1,
 inline Rows rows_of(const TensorView& c) {
   return {.data = c.as<bf16>(), .stride = c.dim(1), .columns = static_cast<int>(c.dim(1))};
 }
-// As many blocks as SMs, or as halves of tiles if there are fewer: every expert's last tile down may
-// be a part.
-inline std::int64_t num_blocks(std::int64_t R, std::int64_t E, std::int64_t columns) {
-  const std::int64_t most = 2 * (R / kTileRows + std::min(E, R)) * tiles_across(columns);
-  return std::min<std::int64_t>(most, this_device().num_multiprocessors);
+// For halves of all tiles, at most: every expert's last tile down may be a part.
+inline std::int64_t num_clusters(std::int64_t R, std::int64_t E, std::int64_t columns) {
+  return 2 * (R / kTileRows + std::min(E, R)) * clusters_across(columns);
 }
 
 template <class Product>
 void launch_product(const typename Product::Arguments& arguments,
-                    std::int64_t blocks,
+                    std::int64_t most_clusters,
                     Stream stream) {
+  const std::int64_t clusters =
+      std::clamp<std::int64_t>(this_device().num_multiprocessors / kCluster, 1, most_clusters);
   launch(grouped_matmul_hopper_kernel<Product>,
-         {.grid = {.x = blocks},
+         {.grid = {.x = clusters * kCluster},
           .block = {.x = kThreads},
           .shared_bytes = sizeof(Shared),
+          .cluster = kCluster,
           .stream = stream},
          arguments);
 }

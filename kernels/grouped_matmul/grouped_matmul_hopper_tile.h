@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <gpu_hopper_barrier.h>
+#include <gpu_hopper_cluster.h>
 #include <gpu_hopper_tma.h>
 #include <gpu_hopper_wgmma.h>
 #include <gpu_launch.h>
@@ -30,6 +31,10 @@ constexpr int kMmaDepth = 16;
 constexpr int kStages = 4;
 constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
 constexpr int kReaders = kConsumers * kWarpsOfGroup;
+// Blocks that take neighbours across and fetch their rows of a for each other, half of them each:
+// 40 KiB a step come from L2 in place of 48.
+constexpr int kCluster = 2;
+static_assert(kCluster * kConsumerRows == kTileRows, "each fetches as many rows as a consumer has");
 // 132 blocks of an H100 take 16 x 8 tiles at once, 2048 rows and 2112 columns: of all groups this
 // reads the fewest bytes that L2 does not already have.
 constexpr int kGroupTiles = 16;
@@ -64,7 +69,7 @@ constexpr int kSlots = 2;
 struct GroupedArguments {
   const std::int32_t* offsets_E1;
   int num_experts;
-  int tiles_across;
+  int clusters_across;
   int columns;      // of c
   int weight_rows;  // of c where it is a weight; else 0: its rows are the experts'
   bool write;       // c is written; else, which only a weight is, added to
@@ -104,7 +109,7 @@ struct alignas(1024) Shared {
 class Tiles {
  public:
   __device__ __forceinline__ explicit Tiles(const GroupedArguments& arguments)
-      : arguments_(arguments), index_(static_cast<int>(blockIdx.x)) {
+      : arguments_(arguments), index_(static_cast<int>(blockIdx.x) / kCluster) {
     if (arguments_.weight_rows > 0) {
       return;
     }
@@ -112,11 +117,10 @@ class Tiles {
 #pragma unroll 1
     for (int expert = 0; expert < arguments_.num_experts; ++expert) {
       num_tiles += tiles_down(arguments_.offsets_E1[expert + 1] - arguments_.offsets_E1[expert]) *
-                   arguments_.tiles_across;
+                   arguments_.clusters_across;
     }
-    const int blocks = static_cast<int>(gridDim.x);
-    const int last = num_tiles % blocks;
-    if (last * 2 <= blocks) {
+    const int last = num_tiles % num_clusters();
+    if (last * 2 <= num_clusters()) {
       first_halved_ = num_tiles - last;
     }
   }
@@ -128,7 +132,7 @@ class Tiles {
     const int tile = halved ? first_halved_ + halves / 2 : index_;
     const int first_row = halved ? halves % 2 * kConsumerRows : 0;
     const int most_rows = halved ? kConsumerRows : kTileRows;
-    index_ += static_cast<int>(gridDim.x);
+    index_ += num_clusters();
     for (; expert_ < arguments_.num_experts; ++expert_) {
       const int first = arguments_.offsets_E1[expert_];
       const int rows = arguments_.offsets_E1[expert_ + 1] - first;
@@ -136,7 +140,7 @@ class Tiles {
       const bool in_c = rows > 0 || arguments_.write;
       const int c_rows = !weights ? rows : in_c ? arguments_.weight_rows : 0;
       const int down = tiles_down(c_rows);
-      const int across = arguments_.tiles_across;
+      const int across = arguments_.clusters_across;
       const int index = tile - first_index_;
       if (index < down * across) {
         const int group = index / (kGroupTiles * across);
@@ -149,7 +153,7 @@ class Tiles {
         return {.expert = expert_,
                 .row = weights ? row : first + row,
                 .num_rows = std::min(c_rows - row, most_rows),
-                .column = in_group / group_tiles * kTileColumns,
+                .column = (in_group / group_tiles * kCluster + gpu::cluster_rank()) * kTileColumns,
                 .reduction = weights ? rows : arguments_.reduction,
                 .first = weights ? first : 0};
       }
@@ -159,6 +163,9 @@ class Tiles {
   }
 
  private:
+  static __device__ __forceinline__ int num_clusters() {
+    return static_cast<int>(gridDim.x) / kCluster;
+  }
   static __device__ __forceinline__ int tiles_down(int rows) {
     return (rows + kTileRows - 1) / kTileRows;
   }
@@ -187,6 +194,21 @@ __device__ __forceinline__ void fetch_operand(bf16* tile,
     for (int i = 0; i < kRows; i += kBoxRows) {
       gpu::tma_load(tile + i * kDepth, map, full, row + i, reduction, expert...);
     }
+  }
+}
+
+// The tile's rows of a, of which each block of the cluster fetches its part for all.
+template <Major kMajor>
+__device__ __forceinline__ void fetch_a(
+    Stage& stage, const TensorMap& map, gpu::Mbarrier* full, int row, int reduction) {
+  static_assert(kConsumerRows == kBoxRows, "a part is a box");
+  constexpr unsigned kAll = (1U << kCluster) - 1U;
+  const int part = gpu::cluster_rank() * kConsumerRows;
+  bf16* const to = stage.a + part * kDepth;
+  if constexpr (kMajor == Major::k) {
+    gpu::tma_load_to_cluster(to, map, full, kAll, reduction, row + part);
+  } else {
+    gpu::tma_load_to_cluster(to, map, full, kAll, row + part, reduction);
   }
 }
 
@@ -406,7 +428,8 @@ class Consumer {
     for (TileOfC tile = next(); tile.exists(); tile = next()) {
       tile.row += consumer_ * kConsumerRows;
       tile.num_rows -= consumer_ * kConsumerRows;
-      if (!Product::kOverRows && tile.num_rows <= 0) {
+      const bool is_beyond = tile.column >= arguments_.grouped.columns;
+      if (is_beyond || (!Product::kOverRows && tile.num_rows <= 0)) {
         pass_over(tile.num_steps() + Product::kLastSteps);
         continue;
       }
@@ -438,6 +461,14 @@ class Consumer {
     return tile;
   }
 
+  // To all blocks of the cluster, which fetch into it.
+  __device__ __forceinline__ void release_stage(int stage) {
+    gpu::sync_warp();
+    if (gpu::lane_id() < kCluster) {
+      gpu::mbarrier_arrive_at(&shared_.empty[stage], gpu::lane_id());
+    }
+  }
+
   // Issues all products of a tile. Returns the stage that the last of them read.
   __device__ __forceinline__ int multiply(const TileOfC& tile) {
 #pragma unroll
@@ -461,7 +492,7 @@ class Consumer {
       // The products of the step before are done.
       gpu::wgmma_wait<1>();
       if (step > 0) {
-        release(&shared_.empty[before]);
+        release_stage(before);
       }
       before = stage;
       place_.advance_uniformly();
@@ -472,7 +503,7 @@ class Consumer {
   __device__ __forceinline__ void complete(const TileOfC& tile, int last) {
     gpu::wgmma_wait<0>(sums_);
     if (tile.num_steps() > 0) {
-      release(&shared_.empty[last]);
+      release_stage(last);
     }
   }
 
@@ -503,14 +534,14 @@ class Consumer {
       outbox_.seal();
       if (step > 0) {
         outbox_.template wait_read<0>();
-        release(&shared_.empty[before]);
+        release_stage(before);
       }
       product.send(outbox_, shared_.stage[stage], step, consumer_);
       before = stage;
       place_.advance_uniformly();
     }
     outbox_.template wait_read<0>();
-    release(&shared_.empty[before]);
+    release_stage(before);
   }
 
   // Rows past the expert's last are the next one's, or were never written: as zeros they add
@@ -532,11 +563,11 @@ class Consumer {
     gpu::sync_named(kClear, kConsumers * kWarpgroup);  // the rows are cleared
   }
 
-  // Steps of a tile in which this consumer has no row.
+  // Steps of a tile in which this consumer has no row, or this block no column.
   __device__ __forceinline__ void pass_over(int num_steps) {
     for (int step = 0; step < num_steps; ++step) {
       gpu::mbarrier_wait(&shared_.full[place_.stage()], place_.parity());
-      release(&shared_.empty[place_.stage()]);
+      release_stage(place_.stage());
       place_.advance_uniformly();
     }
   }
@@ -552,7 +583,7 @@ class Consumer {
   float sums_[kSums];
 };
 
-// grid: one block an SM, block: kThreads, shared: Shared
+// grid: one block an SM, in clusters of kCluster, block: kThreads, shared: Shared
 template <class Product>
 __global__ void __launch_bounds__(kThreads, 1)
     grouped_matmul_hopper_kernel(const __grid_constant__ typename Product::Arguments arguments) {
@@ -560,7 +591,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       gpu::mbarrier_init(&shared.full[stage], 1);
-      gpu::mbarrier_init(&shared.empty[stage], kReaders);
+      gpu::mbarrier_init(&shared.empty[stage], kCluster * kReaders);
     }
     for (int tile = 0; tile < kTiles; ++tile) {
       gpu::mbarrier_init(&shared.tile_full[tile], 1);
@@ -568,7 +599,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     gpu::fence_mbarrier_init();
   }
-  gpu::sync_threads();  // the mbarriers are there
+  gpu::cluster_sync();  // the mbarriers are there
 
   if (threadIdx.x < kWarpgroup) {
     gpu::decrease_max_registers<kProducerRegisters>();
@@ -579,6 +610,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     gpu::increase_max_registers<kConsumerRegisters>();
     Consumer<Product>(arguments, shared).run();
   }
+  gpu::cluster_sync();  // nobody reaches this block any more
 }
 
 }  // namespace memphis::kernels::cuda::grouped

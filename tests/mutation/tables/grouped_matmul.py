@@ -12,10 +12,10 @@ GATED = "experts/experts_hopper.cu"
 # ---- which tile is whose
 
 plant("grouped_matmul.h_first_block", TILE, "index",
-      "index_(static_cast<int>(blockIdx.x)) {", "index_(0) {",
+      "index_(static_cast<int>(blockIdx.x) / kCluster) {", "index_(0) {",
       "all blocks compute the same tiles")
 plant("grouped_matmul.h_next_block", TILE, "index",
-      "index_ += static_cast<int>(gridDim.x);", "index_ += static_cast<int>(gridDim.x) + 1;",
+      "index_ += num_clusters();", "index_ += num_clusters() + 1;",
       "tiles are left out")
 plant("grouped_matmul.h_expert_rows", TILE, "group index",
       "const int first = arguments_.offsets_E1[expert_];", "const int first = arguments_.offsets_E1[0];",
@@ -36,7 +36,7 @@ plant("grouped_matmul.h_num_rows", TILE, "tail guard",
       ".num_rows = std::min(c_rows - row, most_rows),", ".num_rows = most_rows,",
       "the last tile writes into the next expert's rows")
 plant("grouped_matmul.h_column", TILE, "index",
-      ".column = in_group / group_tiles * kTileColumns,", ".column = in_group / group_tiles * 128,",
+      "(in_group / group_tiles * kCluster + gpu::cluster_rank()) * kTileColumns", "(in_group / group_tiles * kCluster + gpu::cluster_rank()) * 128",
       "tiles across overlap, and the last columns are nobody's")
 plant("grouped_matmul.h_first", TILE, "group index",
       ".first = weights ? first : 0};", ".first = 0};",
@@ -70,11 +70,11 @@ plant("grouped_matmul.h_release_early", TILE, "barrier",
       "      gpu::wgmma_wait<1>();\n      if (step > 0) {", "      if (step > 0) {",
       "a stage goes back while products read it")
 plant("grouped_matmul.h_release_last", TILE, "barrier",
-      "    if (tile.num_steps() > 0) {\n      release(&shared_.empty[last]);\n    }\n", "",
+      "    if (tile.num_steps() > 0) {\n      release_stage(last);\n    }\n", "",
       "the last stage of a tile never goes back")
 plant("grouped_matmul.h_readers", TILE, "barrier",
-      "gpu::mbarrier_init(&shared.empty[stage], kReaders);",
-      "gpu::mbarrier_init(&shared.empty[stage], kReaders / 2);",
+      "gpu::mbarrier_init(&shared.empty[stage], kCluster * kReaders);",
+      "gpu::mbarrier_init(&shared.empty[stage], kCluster * kReaders / 2);",
       "a stage goes back when one consumer has read it")
 plant("grouped_matmul.h_pass_over", TILE, "barrier",
       "        pass_over(tile.num_steps() + Product::kLastSteps);\n", "",
@@ -190,9 +190,22 @@ plant("grouped_matmul.h_dweight_row", HOPPER, "lane",
 plant("grouped_matmul.h_dweight_other", HOPPER, "lane",
       "const int at = (odd ? other : i) / 2 * 8", "const int at = i / 2 * 8",
       "odd rows of the gradient have halves of 32 columns exchanged")
+plant("grouped_matmul.h_part", TILE, "operand",
+      "const int part = gpu::cluster_rank() * kConsumerRows;", "const int part = 0;",
+      "both blocks fetch the same rows, and the others are never there")
+plant("grouped_matmul.h_part_rows", TILE, "index",
+      "kAll, reduction, row + part);", "kAll, reduction, row);",
+      "the second half of the rows is the first again")
+plant("grouped_matmul.h_own_release", TILE, "operand",
+      "gpu::mbarrier_arrive_at(&shared_.empty[stage], gpu::lane_id());",
+      "gpu::mbarrier_arrive_at(&shared_.empty[stage], gpu::cluster_rank());",
+      "a stage goes back to this block alone, twice")
+plant("grouped_matmul.h_last_barrier", TILE, "synchronisation",
+      "  gpu::cluster_sync();  // nobody reaches this block any more\n", "",
+      "a block leaves while the other still tells it of stages")
 plant("grouped_matmul.h_blocks", LAUNCH, "grid",
-      "(R / kTileRows + std::min(E, R)) * tiles_across(columns);",
-      "(R / kTileRows) * tiles_across(columns);",
+      "(R / kTileRows + std::min(E, R)) * clusters_across(columns);",
+      "(R / kTileRows) * clusters_across(columns);",
       "no block is launched for the last part")
 plant("grouped_matmul.h_across", LAUNCH, "index",
       "return ceil_div(columns, kTileColumns);", "return columns / kTileColumns;",
@@ -251,12 +264,12 @@ plant("experts.h_gradient_guard", GATED, "tail guard",
       "if (gpu::lane_id() % 4 == 0 && row < tile_.num_rows) {", "if (gpu::lane_id() % 4 == 0) {",
       "a part of the next expert's row is overwritten")
 plant("experts.h_finish_release", TILE, "barrier",
-      "      if (step > 0) {\n        outbox_.template wait_read<0>();\n        release(",
-      "      if (step > 0) {\n        release(",
+      "      if (step > 0) {\n        outbox_.template wait_read<0>();\n        release_stage(",
+      "      if (step > 0) {\n        release_stage(",
       "a stage goes back while its results are stored")
 plant("experts.h_finish_last", TILE, "barrier",
-      "    outbox_.template wait_read<0>();\n    release(&shared_.empty[before]);\n  }",
-      "    release(&shared_.empty[before]);\n  }",
+      "    outbox_.template wait_read<0>();\n    release_stage(before);\n  }",
+      "    release_stage(before);\n  }",
       "the last stage goes back while its results are stored")
 plant("experts.h_finish_full", TILE, "barrier",
       "      gpu::mbarrier_wait(&shared_.full[stage], place_.parity());\n      product.replace(",
