@@ -64,7 +64,8 @@ struct MoeOperands {
                             .experts_TK = *router.experts,
                             .chunk_counts_PE = *chunk_counts},
                            stream);
-    kernels::permute({.x_RD = of_experts.x, .x_TD = *router.x, .source_R = *source}, stream);
+    kernels::permute(
+        {.x_RD = of_experts.x, .x_TD = *router.x, .source_R = *source, .slot_TK = *slot}, stream);
     kernels::experts_forward(as_routed(of_experts.forward()), stream);
     kernels::unpermute({.y_TD = *y, .y_RD = of_experts.y, .slot_TK = *slot}, stream);
     kernels::router_balance(router.balances(), stream);
@@ -72,7 +73,8 @@ struct MoeOperands {
 
   // After forward(), and again: what is in gate_up by then takes as long.
   void backward(Stream stream) const {
-    kernels::permute({.x_RD = of_experts.dy, .x_TD = *dy, .source_R = *source}, stream);
+    kernels::permute({.x_RD = of_experts.dy, .x_TD = *dy, .source_R = *source, .slot_TK = *slot},
+                     stream);
     kernels::ExpertsBackward experts_backward = as_routed(of_experts.backward());
     experts_backward.dgates_TK = *router.dgates;
     kernels::experts_backward(experts_backward, stream);

@@ -63,7 +63,8 @@ void register_case(const PermuteCase& c, const Target& target) {
     kernels::permute_index(o.index(), stream);
   });
   add("permute", move_bytes, [](const Operands& o, Stream stream) {
-    kernels::permute({.x_RD = *o.rows, .x_TD = *o.tokens, .source_R = *o.source}, stream);
+    kernels::permute(
+        {.x_RD = *o.rows, .x_TD = *o.tokens, .source_R = *o.source, .slot_TK = *o.slot}, stream);
   });
   add("unpermute", move_bytes, [](const Operands& o, Stream stream) {
     kernels::unpermute({.y_TD = *o.tokens, .y_RD = *o.rows, .slot_TK = *o.slot}, stream);

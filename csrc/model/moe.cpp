@@ -66,7 +66,11 @@ void send_rows(const BlockContext& context,
                const char* name) {
   const bool travel = context.dims.exchange_rows;
   const TensorView& sent_RD = travel ? context.rows.sent_RD : rows_RD;
-  permute({.x_RD = sent_RD, .x_TD = tokens_TD, .source_R = layer.source_R, .scale = scale},
+  permute({.x_RD = sent_RD,
+           .x_TD = tokens_TD,
+           .source_R = layer.source_R,
+           .slot_TK = layer.slot_TK,
+           .scale = scale},
           context.stream);
   if (travel) {
     exchange.dispatch(

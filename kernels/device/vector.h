@@ -16,7 +16,8 @@ namespace memphis::kernels::gpu {
 template <class T>
 constexpr int kVectorWidth = 16 / static_cast<int>(sizeof(T));
 
-// What one instruction loads and stores, at an address that is a multiple of its size.
+// What one instruction loads and stores, at an address that is a multiple of its size; of one
+// element at any address.
 template <class T, int kCount = kVectorWidth<T>>
 struct alignas(kCount * sizeof(T)) Vector {
   T values[kCount];
@@ -24,7 +25,11 @@ struct alignas(kCount * sizeof(T)) Vector {
 
 template <int kCount, class T>
 __device__ __forceinline__ Vector<T, kCount> load_vector(const T* address) {
-  return load_whole(reinterpret_cast<const Vector<T, kCount>*>(address));
+  if constexpr (kCount == 1) {
+    return {{*address}};
+  } else {
+    return load_whole(reinterpret_cast<const Vector<T, kCount>*>(address));
+  }
 }
 template <class T>
 __device__ __forceinline__ Vector<T> load_vector(const T* address) {
@@ -32,7 +37,11 @@ __device__ __forceinline__ Vector<T> load_vector(const T* address) {
 }
 template <class T, int kCount>
 __device__ __forceinline__ void store_vector(T* address, const Vector<T, kCount>& vector) {
-  store_whole(reinterpret_cast<Vector<T, kCount>*>(address), vector);
+  if constexpr (kCount == 1) {
+    *address = vector.values[0];
+  } else {
+    store_whole(reinterpret_cast<Vector<T, kCount>*>(address), vector);
+  }
 }
 
 // kCount elements of T as floats, and back, in the widest accesses that kCount allows: one element

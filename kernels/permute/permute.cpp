@@ -83,6 +83,12 @@ OpCheck check(const Permute& op, Stream stream) {
   check.tensor("x_TD", op.x_TD, {T, D}, dtype);
   check.tensor("x_RD", op.x_RD, {R, D}, dtype);
   check.tensor("source_R", op.source_R, {R}, DType::i32);
+  if (op.slot_TK.present()) {
+    check.num_dims("slot_TK", op.slot_TK, 2);
+    const std::int64_t K = T == 0 ? op.slot_TK.dim(1) : R / T;
+    check.tensor("slot_TK", op.slot_TK, {T, K}, DType::i32);
+    check.untouched(static_cast<double>(op.slot_TK.bytes()));  // this or source_R is read
+  }
   return check;
 }
 

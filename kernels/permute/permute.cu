@@ -3,10 +3,15 @@
 // The index is a counting sort in three launches: a block counts the experts of its chunk, one
 // block turns the counts into first rows, and a warp places a chunk in order. Bound by latency: R
 // is thousands. The order of what arrives is a launch: a block places the rows of one sender for one
-// expert. The moves give a row to a warp and are bound by memory. Choices are spread and gathered by
-// a thread each.
+// expert. Choices are spread and gathered by a thread each.
+//
+// The moves are bound by memory. To and from a token's K rows a thread takes one vector of 16 bytes
+// of each: at no more than 32 registers 2048 threads are on an SM, which have 32 KB on their way to
+// the rows and, with two rows at once, 64 KB from them. To rows that are found by their source a
+// warp takes a row, and of it four vectors at a time.
 #include "kernels/permute/permute.h"
 
+#include <algorithm>
 #include <cstdint>
 
 #include <gpu_launch.h>
@@ -15,6 +20,7 @@
 #include <gpu_warp.h>
 
 #include "kernels/visit.h"
+#include "kernels/whole_warps.h"
 
 namespace memphis::kernels::cuda {
 namespace {
@@ -23,7 +29,7 @@ constexpr int kMaxExperts = 1024;     // the contract's; one thread of the scann
 constexpr int kCountThreads = 256;    // a chunk of Grok-1's 16384 rows is 128 assignments
 constexpr int kArrivalThreads = 128;  // of a block that places what one rank sends to one expert
 constexpr int kRowsPerBlock = 8;      // warps of a block that moves rows
-constexpr int kMoveThreads = kRowsPerBlock * gpu::kWarpSize;
+constexpr int kMoveThreads = kRowsPerBlock * gpu::kWarpSize;  // of other moves at most
 constexpr int kChoiceThreads = 256;  // of a block whose threads take choices
 
 // grid: kPermuteChunks, block: kCountThreads; requires E <= kMaxExperts
@@ -46,6 +52,17 @@ __global__ void permute_count_kernel(std::int32_t* __restrict__ chunk_counts,
   gpu::sync_threads();  // all assignments are counted
   for (int e = thread; e < E; e += kCountThreads) {
     chunk_counts[static_cast<std::int64_t>(blockIdx.x) * E + e] = counts[e];
+  }
+}
+
+// What adds to every value without changing it; 0 would turn -0 into 0.
+constexpr float kNothing = -0.0F;
+
+template <int kWidth>
+__device__ __forceinline__ void fill(float (&values)[kWidth], float value) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    values[i] = value;
   }
 }
 
@@ -208,7 +225,19 @@ __global__ void arrival_index_kernel(std::int32_t* __restrict__ slot,
   }
 }
 
-// kScaled false copies bits.
+// A vector as it arrives; kScaled false copies bits.
+template <bool kScaled, class T, int kWidth>
+__device__ __forceinline__ gpu::Vector<T, kWidth> moved(gpu::Vector<T, kWidth> vector,
+                                                        float scale) {
+  if constexpr (kScaled) {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      vector.values[i] = gpu::from_float<T>(scale * gpu::to_float(vector.values[i]));
+    }
+  }
+  return vector;
+}
+
 // grid: R / kRowsPerBlock, block: kMoveThreads; kWidth 1, or D % kWidth == 0
 template <class T, int kWidth, bool kScaled>
 __global__ void permute_kernel(T* __restrict__ rows,
@@ -226,65 +255,80 @@ __global__ void permute_kernel(T* __restrict__ rows,
   T* const to = rows + r * D;
 #pragma unroll 4
   for (std::int64_t d = gpu::lane_id() * kWidth; d < D; d += gpu::kWarpSize * kWidth) {
-    if constexpr (kScaled) {
-      float values[kWidth];
-      gpu::load_floats(from + d, values);
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        values[i] *= scale;
-      }
-      gpu::store_floats(to + d, values);
-    } else if constexpr (kWidth == 1) {
-      to[d] = from[d];
-    } else {
-      gpu::store_vector(to + d, gpu::load_vector(from + d));
-    }
+    gpu::store_vector(to + d, moved<kScaled>(gpu::load_vector<kWidth>(from + d), scale));
   }
 }
 
-// grid: T / kRowsPerBlock, block: kMoveThreads; kWidth 1, or D % kWidth == 0
-template <class T, int kWidth>
+// The vector of a token's row that a thread of its blocks takes.
+template <int kWidth>
+__device__ __forceinline__ std::int64_t own_column() {
+  return (static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kWidth;
+}
+
+// grid: T x blocks that share a row, block: whole warps; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth, bool kScaled>
+__global__ void permute_tokens_kernel(T* __restrict__ rows,
+                                      const T* __restrict__ x,
+                                      const std::int32_t* __restrict__ slot,
+                                      float scale,
+                                      int K,
+                                      std::int64_t D) {
+  const auto t = static_cast<std::int64_t>(blockIdx.x);
+  const std::int64_t d = own_column<kWidth>();
+  if (d >= D) {
+    return;
+  }
+  const auto values = moved<kScaled>(gpu::load_vector<kWidth>(x + t * D + d), scale);
+#pragma unroll 1  // K is small
+  for (int k = 0; k < K; ++k) {
+    gpu::store_vector(rows + slot[t * K + k] * D + d, values);
+  }
+}
+
+// grid: T x blocks that share a row, block: whole warps; kWidth 1, or D % kWidth == 0, and
+// K % kAtOnce == 0
+template <class T, int kWidth, int kAtOnce>
 __global__ void unpermute_kernel(T* __restrict__ y,
                                  const T* __restrict__ rows,
                                  const std::int32_t* __restrict__ slot,
                                  float scale,
                                  bool accumulate,
-                                 std::int64_t T_,
-                                 std::int64_t K,
+                                 int K,
                                  std::int64_t D) {
-  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock + gpu::warp_id();
-  if (t >= T_) {
+  const auto t = static_cast<std::int64_t>(blockIdx.x);
+  const std::int64_t d = own_column<kWidth>();
+  if (d >= D) {
     return;
   }
-#pragma unroll 2
-  for (std::int64_t d = gpu::lane_id() * kWidth; d < D; d += gpu::kWarpSize * kWidth) {
-    // reduce: from the first row and not from 0, which would turn -0 into 0
-    float sums[kWidth];
-    gpu::load_floats(rows + slot[t * K] * D + d, sums);
-    for (std::int64_t k = 1; k < K; ++k) {
-      float values[kWidth];
-      gpu::load_floats(rows + slot[t * K + k] * D + d, values);
+  // reduce: the vectors of kAtOnce rows are on their way before the first of them is added
+  float sums[kWidth];
+  fill(sums, kNothing);
+#pragma unroll 1  // K is small
+  for (int first = 0; first < K; first += kAtOnce) {
+    float values[kAtOnce][kWidth];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      gpu::load_floats(rows + slot[t * K + first + k] * D + d, values[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
-        sums[i] += values[i];
+        sums[i] += values[k][i];
       }
     }
-    // write
-    if (accumulate) {
-      float before[kWidth];
-      gpu::load_floats(y + t * D + d, before);
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        sums[i] = before[i] + scale * sums[i];
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        sums[i] *= scale;
-      }
-    }
-    gpu::store_floats(y + t * D + d, sums);
   }
+  // write
+  float before[kWidth];
+  fill(before, kNothing);
+  if (accumulate) {
+    gpu::load_floats(y + t * D + d, before);
+  }
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    sums[i] = before[i] + scale * sums[i];
+  }
+  gpu::store_floats(y + t * D + d, sums);
 }
 
 // grid: T * K * copies / kChoiceThreads, block: kChoiceThreads
@@ -336,10 +380,31 @@ Launch choose_move(std::int64_t num_rows, Stream stream) {
           .stream = stream};
 }
 
-template <class T, int kWidth>
+// The blocks of a token share its vectors out evenly.
+Launch choose_token_move(std::int64_t num_tokens, std::int64_t num_vectors, Stream stream) {
+  const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(num_vectors, kMoveThreads));
+  return {.grid = {.x = num_tokens, .y = blocks},
+          .block = {.x = whole_warps(ceil_div(num_vectors, blocks), kMoveThreads)},
+          .shared_bytes = 0,
+          .stream = stream};
+}
+
+template <class T, int kWidth, bool kScaled>
 void launch_permute(const Permute& op, Stream stream) {
+  const std::int64_t D = op.x_TD.dim(1);
+  if (op.slot_TK.present()) {
+    launch(permute_tokens_kernel<T, kWidth, kScaled>,
+           choose_token_move(op.x_TD.dim(0), ceil_div(D, kWidth), stream),
+           op.x_RD.as<T>(),
+           op.x_TD.as<T>(),
+           op.slot_TK.as<std::int32_t>(),
+           op.scale,
+           static_cast<int>(op.slot_TK.dim(1)),
+           D);
+    return;
+  }
   const std::int64_t R = op.x_RD.dim(0);
-  launch(op.scale == 1.0F ? permute_kernel<T, kWidth, false> : permute_kernel<T, kWidth, true>,
+  launch(permute_kernel<T, kWidth, kScaled>,
          choose_move(R, stream),
          op.x_RD.as<T>(),
          op.x_TD.as<T>(),
@@ -347,21 +412,36 @@ void launch_permute(const Permute& op, Stream stream) {
          op.scale,
          R,
          R == 0 ? 1 : R / op.x_TD.dim(0),
-         op.x_TD.dim(1));
+         D);
 }
 
 template <class T, int kWidth>
 void launch_unpermute(const Unpermute& op, Stream stream) {
-  launch(unpermute_kernel<T, kWidth>,
-         choose_move(op.y_TD.dim(0), stream),
+  const std::int64_t D = op.y_TD.dim(1);
+  const auto K = static_cast<int>(op.slot_TK.dim(1));
+  launch(K % 2 == 0 ? unpermute_kernel<T, kWidth, 2> : unpermute_kernel<T, kWidth, 1>,
+         choose_token_move(op.y_TD.dim(0), ceil_div(D, kWidth), stream),
          op.y_TD.as<T>(),
          op.y_RD.as<T>(),
          op.slot_TK.as<std::int32_t>(),
          op.scale,
          op.accumulate,
-         op.y_TD.dim(0),
-         op.slot_TK.dim(1),
-         op.y_TD.dim(1));
+         K,
+         D);
+}
+
+// Calls visitor.operator()<T, kWidth>() with the widest vectors that all rows of D elements are
+// aligned to.
+template <class Visitor>
+void visit_rows(DType dtype, std::int64_t D, Visitor&& visitor) {
+  visit_gpu_float(dtype, [&]<class T>() {
+    constexpr int kWidth = gpu::kVectorWidth<T>;
+    if (D % kWidth == 0) {
+      visitor.template operator()<T, kWidth>();
+    } else {
+      visitor.template operator()<T, 1>();
+    }
+  });
 }
 
 }  // namespace
@@ -418,24 +498,18 @@ void arrival_index(const ArrivalIndex& op, Stream stream) {
 }
 
 void permute(const Permute& op, Stream stream) {
-  visit_gpu_float(op.x_TD.dtype, [&]<class T>() {
-    constexpr int kWidth = gpu::kVectorWidth<T>;
-    if (op.x_TD.dim(1) % kWidth == 0) {
-      launch_permute<T, kWidth>(op, stream);
-    } else {  // only the first row is aligned
-      launch_permute<T, 1>(op, stream);
+  visit_rows(op.x_TD.dtype, op.x_TD.dim(1), [&]<class T, int kWidth>() {
+    if (op.scale == 1.0F) {
+      launch_permute<T, kWidth, false>(op, stream);
+    } else {
+      launch_permute<T, kWidth, true>(op, stream);
     }
   });
 }
 
 void unpermute(const Unpermute& op, Stream stream) {
-  visit_gpu_float(op.y_TD.dtype, [&]<class T>() {
-    constexpr int kWidth = gpu::kVectorWidth<T>;
-    if (op.y_TD.dim(1) % kWidth == 0) {
-      launch_unpermute<T, kWidth>(op, stream);
-    } else {
-      launch_unpermute<T, 1>(op, stream);
-    }
+  visit_rows(op.y_TD.dtype, op.y_TD.dim(1), [&]<class T, int kWidth>() {
+    launch_unpermute<T, kWidth>(op, stream);
   });
 }
 

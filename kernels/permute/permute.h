@@ -57,12 +57,14 @@ void arrival_index(const ArrivalIndex& op, Stream stream);
 // Accumulate  permute copies bits if scale is 1. unpermute sums k = 0 .. K-1 in f32 (f64 for f64)
 //             and rounds once.
 // Order       deterministic.
-// Cost        reads and writes T*D + R*D elements; memory bound.
+// Cost        reads and writes T*D + R*D elements; memory bound. Without slot_TK a GPU reads each
+//             token's row K times, once for each place it goes to.
 // Source      Gale et al. 2022, arXiv:2211.15841 (dropless routing).
 struct Permute {
-  TensorView x_RD;      // out  bf16 | f32 | f64
-  TensorView x_TD;      // in   dtype of x_RD
-  TensorView source_R;  // in   i32
+  TensorView x_RD;          // out  bf16 | f32 | f64
+  TensorView x_TD;          // in   dtype of x_RD
+  TensorView source_R;      // in   i32
+  TensorView slot_TK = {};  // in   i32, the inverse of source; absent: rows are found by source
   float scale = 1.0F;
 };
 void permute(const Permute& op, Stream stream);

@@ -78,12 +78,19 @@ Index run_index(const PermuteCase& c, const Values& experts_values, Device devic
 Values run_permute(const PermuteCase& c,
                    const Values& x_values,
                    const Index& index,
-                   const Target& target) {
+                   const Target& target,
+                   bool with_slots = false) {
   const OwnedStream stream(target.device);
   const TestTensor x({{c.num_tokens, c.width}, target.dtype}, target.device, x_values);
   const TestTensor rows({{c.num_rows(), c.width}, target.dtype}, target.device);
   const TestTensor source({{c.num_rows()}, DType::i32}, target.device, index.source);
-  permute({.x_RD = rows, .x_TD = x, .source_R = source, .scale = c.scale}, stream.view());
+  const TestTensor slot({{c.num_tokens, c.num_choices}, DType::i32}, target.device, index.slot);
+  permute({.x_RD = rows,
+           .x_TD = x,
+           .source_R = source,
+           .slot_TK = with_slots ? slot.view() : TensorView{},
+           .scale = c.scale},
+          stream.view());
   return rows.values(stream.view());
 }
 
@@ -197,6 +204,11 @@ TEST_P(PermuteTest, MovesAreAsCloseAsNaive) {
     EXPECT_TRUE(close_to(moved, rows, dtype, c.width));
   }
   EXPECT_TRUE(close_to(sums, tokens, dtype, c.width));
+}
+
+TEST_P(PermuteTest, MovesTheSameBitsByTokenAsByRow) {
+  const Values by_row = run_permute(op_case(), x_, index_, target());
+  EXPECT_EQ(run_permute(op_case(), x_, index_, target(), true), by_row);
 }
 
 TEST_P(PermuteTest, RepeatsItsBits) {
@@ -487,6 +499,16 @@ TEST(PermuteContract, NamesTheOperand) {
   const TestTensor rows({{4, 8}, DType::f32}, Device::cpu);
   EXPECT_TRUE(rejects([&] { permute({.x_RD = rows, .x_TD = x, .source_R = source}, stream); },
                       "4 rows for 3 tokens"));
+  const TestTensor tokens({{2, 8}, DType::f32}, Device::cpu);
+  EXPECT_TRUE(rejects(
+      [&] {
+        permute({.x_RD = rows,
+                 .x_TD = tokens,
+                 .source_R = source,
+                 .slot_TK = slot.view().reshape({1, 4})},
+                stream);
+      },
+      "slot_TK is i32[1, 4], expected i32[2, 2]"));
   EXPECT_TRUE(rejects([&] { unpermute({.y_TD = x, .y_RD = rows, .slot_TK = slot}, stream); },
                       "y_RD is f32[4, 8], expected f32[6, 8]"));
 }

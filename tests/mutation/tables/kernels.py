@@ -562,6 +562,17 @@ plant("permute.tail_expert", PERMUTE, "tail guard",
 plant("permute.row_guard", PERMUTE, "tail guard",
       "if (r >= R) {", "if (r > R) {",
       "a row past the last is moved")
+plant("permute.token_blocks", PERMUTE, "index",
+      "(static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kWidth;\n}\n\n// grid: T x",
+      "static_cast<std::int64_t>(threadIdx.x) * kWidth;\n}\n\n// grid: T x",
+      "all blocks of a token move the first columns of its rows")
+plant("permute.odd_choices", PERMUTE, "tail guard",
+      "launch(K % 2 == 0 ? unpermute_kernel<T, kWidth, 2> : unpermute_kernel<T, kWidth, 1>,",
+      "launch(unpermute_kernel<T, kWidth, 2>,",
+      "of an odd number of choices the next token's first is added as well")
+plant("permute.nothing", PERMUTE, "initial value",
+      "constexpr float kNothing = -0.0F;", "constexpr float kNothing = 0.0F;",
+      "a sum of -0 becomes 0")
 plant("permute.accumulate", PERMUTE, "accumulate",
       "sums[i] = before[i] + scale * sums[i];", "sums[i] = before[i] + sums[i];",
       "what is added is not scaled")
