@@ -16,7 +16,7 @@ namespace {
 
 // Elements that one chunk moves: about 10 us of work, well above the cost of handing it out.
 constexpr std::int64_t kGrainElements = 32768;
-constexpr std::int64_t kMaxExperts = 1024;  // one thread of a block for each, on the GPU
+constexpr std::int64_t kMaxExperts = 1024;  // a block of the GPU has a counter for each
 
 std::int64_t grain_rows(std::int64_t row_length) {
   return std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, row_length));
@@ -30,7 +30,7 @@ OpCheck check(const PermuteIndex& op, Stream stream) {
   const std::int64_t K = op.experts_TK.dim(1);
   const std::int64_t E = op.chunk_counts_PE.dim(1);
   check.condition(E >= 1 && E <= kMaxExperts, [&] {
-    return std::to_string(E) + " experts (each is counted by one thread of a block); use 1 to " +
+    return std::to_string(E) + " experts (a block of the GPU has a counter for each); use 1 to " +
            std::to_string(kMaxExperts);
   });
   check.condition(T * K <= std::numeric_limits<std::int32_t>::max(), [&] {

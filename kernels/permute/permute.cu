@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The index is a counting sort in three launches: a block counts the experts of its chunk, one
-// block turns the counts into first rows, and a warp places a chunk in order. Bound by latency: R
-// is thousands. The order of what arrives is a launch: a block places the rows of one sender for one
-// expert. Choices are spread and gathered by a thread each.
+// The index is a counting sort in two launches: a block counts the experts of its chunk; then a block
+// turns all counts into first rows and places its chunk in order. Bound by latency: R is thousands.
+// The order of what arrives is a launch: a block places the rows of one sender for one expert.
+// Choices are spread and gathered by a thread each.
 //
 // The moves are bound by memory. To and from a token's K rows a thread takes one vector of 16 bytes
 // of each: at no more than 32 registers 2048 threads are on an SM, which have 32 KB on their way to
@@ -25,8 +25,9 @@
 namespace memphis::kernels::cuda {
 namespace {
 
-constexpr int kMaxExperts = 1024;     // the contract's; one thread of the scanning block for each
+constexpr int kMaxExperts = 1024;     // the contract's; a chunk's counters are in shared memory
 constexpr int kCountThreads = 256;    // a chunk of Grok-1's 16384 rows is 128 assignments
+constexpr int kPlaceThreads = 256;    // four counts of Grok-1's each, of 8 experts in 128 chunks
 constexpr int kArrivalThreads = 128;  // of a block that places what one rank sends to one expert
 constexpr int kRowsPerBlock = 8;      // warps of a block that moves rows
 constexpr int kMoveThreads = kRowsPerBlock * gpu::kWarpSize;  // of other moves at most
@@ -55,17 +56,6 @@ __global__ void permute_count_kernel(std::int32_t* __restrict__ chunk_counts,
   }
 }
 
-// What adds to every value without changing it; 0 would turn -0 into 0.
-constexpr float kNothing = -0.0F;
-
-template <int kWidth>
-__device__ __forceinline__ void fill(float (&values)[kWidth], float value) {
-#pragma unroll
-  for (int i = 0; i < kWidth; ++i) {
-    values[i] = value;
-  }
-}
-
 // The sum of the values of this lane and those below.
 __device__ __forceinline__ int inclusive_scan(int value) {
   for (int delta = 1; delta < gpu::kWarpSize; delta *= 2) {
@@ -75,87 +65,65 @@ __device__ __forceinline__ int inclusive_scan(int value) {
   return value;
 }
 
-// Replaces the count of (chunk, expert) by the row of its first assignment. A warp scans the chunks
-// of one expert at a time. grid: 1, block: kMaxExperts; requires E <= kMaxExperts
-__global__ void __launch_bounds__(kMaxExperts)
-    permute_scan_kernel(std::int32_t* __restrict__ chunk_counts,
-                        std::int32_t* __restrict__ offsets,
-                        int E) {
-  constexpr int kWarps = kMaxExperts / gpu::kWarpSize;
-  constexpr int kSteps = static_cast<int>(kPermuteChunks) / gpu::kWarpSize;
-  __shared__ int totals[kMaxExperts];
-  __shared__ int warp_totals[kWarps];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = gpu::lane_id();
-  const int warp = gpu::warp_id();
-
-  // reduce: the rows of each expert
-  totals[thread] = 0;
-  gpu::sync_threads();  // all totals are zero
-  for (int e = warp; e < E; e += kWarps) {
-    int before = 0;
-    for (int step = 0; step < kSteps; ++step) {
-      std::int32_t* const count = chunk_counts + (step * gpu::kWarpSize + lane) * E + e;
-      const int own = *count;
-      const int through = before + inclusive_scan(own);
-      *count = through - own;
-      before = gpu::shuffle_from(through, gpu::kWarpSize - 1);
-    }
-    if (lane == 0) {
-      totals[e] = before;
-    }
-  }
-  gpu::sync_threads();  // all totals are written
-
-  // scan: the first row of each expert
-  const int own = totals[thread];
-  int through = inclusive_scan(own);
-  if (lane == gpu::kWarpSize - 1) {
-    warp_totals[warp] = through;
-  }
-  gpu::sync_threads();  // all warps' sums are written
-  if (warp == 0) {
-    warp_totals[lane] = inclusive_scan(warp_totals[lane]);
-  }
-  gpu::sync_threads();  // the warps' sums are scanned
-  through += warp == 0 ? 0 : warp_totals[warp - 1];
-  if (thread < E) {
-    offsets[thread + 1] = through;
-  }
-  if (thread == 0) {
-    offsets[0] = 0;
-  }
-  totals[thread] = through - own;
-  gpu::sync_threads();  // all first rows are known
-
-  // write
-  for (int e = warp; e < E; e += kWarps) {
-    for (int step = 0; step < kSteps; ++step) {
-      chunk_counts[(step * gpu::kWarpSize + lane) * E + e] += totals[e];
-    }
-  }
-}
-
-// Places 32 assignments at a time: the lanes of one expert take consecutive rows in their order.
-// grid: kPermuteChunks, block: 32; requires E <= kMaxExperts and chunk_counts from the scan
+// Every block adds up all chunks for itself, which is less than a launch between the two would be; a
+// warp of it places 32 assignments at a time: the lanes of one expert take consecutive rows in their
+// order.
+// grid: kPermuteChunks, block: kPlaceThreads; requires E <= kMaxExperts
 __global__ void permute_place_kernel(std::int32_t* __restrict__ slot,
                                      std::int32_t* __restrict__ source,
+                                     std::int32_t* __restrict__ offsets,
                                      const std::int32_t* __restrict__ chunk_counts,
                                      const std::int32_t* __restrict__ experts,
                                      std::int64_t R,
                                      std::int64_t chunk,
                                      int E) {
-  __shared__ int next[kMaxExperts];
+  __shared__ int next[kMaxExperts];    // of the chunks before this one; then where rows go
+  __shared__ int others[kMaxExperts];  // of this chunk and those behind it
+  const int thread = static_cast<int>(threadIdx.x);
   const int lane = gpu::lane_id();
-  for (int e = lane; e < E; e += gpu::kWarpSize) {
-    next[e] = chunk_counts[static_cast<std::int64_t>(blockIdx.x) * E + e];
+
+  // reduce: the rows of each expert
+  for (int e = thread; e < E; e += kPlaceThreads) {
+    next[e] = 0;
+    others[e] = 0;
+  }
+  gpu::sync_threads();  // all sums are zero
+  const int own_counts = static_cast<int>(blockIdx.x) * E;
+#pragma unroll 4
+  for (int i = thread; i < static_cast<int>(kPermuteChunks) * E; i += kPlaceThreads) {
+    int* const sums = i < own_counts ? next : others;
+    gpu::atomic_add(&sums[i % E], chunk_counts[i]);
+  }
+  gpu::sync_threads();  // all chunks are added
+  if (gpu::warp_id() > 0) {
+    return;
+  }
+
+  // scan: the first row of each expert, and that of this chunk
+  int end = 0;
+  for (int first = 0; first < E; first += gpu::kWarpSize) {
+    const int e = first + lane;
+    const int own = e < E ? next[e] + others[e] : 0;
+    const int through = end + inclusive_scan(own);
+    if (e < E) {
+      next[e] += through - own;
+    }
+    if (e < E && blockIdx.x == 0) {
+      offsets[e + 1] = through;
+    }
+    end = gpu::shuffle_from(through, gpu::kWarpSize - 1);
+  }
+  if (lane == 0 && blockIdx.x == 0) {
+    offsets[0] = 0;
   }
   gpu::sync_warp();  // all first rows are there
+
+  // write
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * chunk;
-  const std::int64_t end = begin + chunk < R ? begin + chunk : R;
-  for (std::int64_t first = begin; first < end; first += gpu::kWarpSize) {
+  const std::int64_t end_of_chunk = begin + chunk < R ? begin + chunk : R;
+  for (std::int64_t first = begin; first < end_of_chunk; first += gpu::kWarpSize) {
     const std::int64_t a = first + lane;
-    const bool active = a < end;
+    const bool active = a < end_of_chunk;
     const int expert = active ? experts[a] : -1;
     const unsigned peers = gpu::match_any(expert);
     const int rank = gpu::count_bits(peers & ((1U << static_cast<unsigned>(lane)) - 1U));
@@ -282,6 +250,17 @@ __global__ void permute_tokens_kernel(T* __restrict__ rows,
 #pragma unroll 1  // K is small
   for (int k = 0; k < K; ++k) {
     gpu::store_vector(rows + slot[t * K + k] * D + d, values);
+  }
+}
+
+// What adds to every value without changing it; 0 would turn -0 into 0.
+constexpr float kNothing = -0.0F;
+
+template <int kWidth>
+__device__ __forceinline__ void fill(float (&values)[kWidth], float value) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    values[i] = value;
   }
 }
 
@@ -463,15 +442,11 @@ void permute_index(const PermuteIndex& op, Stream stream) {
          R,
          chunk,
          E);
-  launch(permute_scan_kernel,
-         blocks(1, kMaxExperts),
-         chunk_counts,
-         op.offsets_E1.as<std::int32_t>(),
-         E);
   launch(permute_place_kernel,
-         blocks(kPermuteChunks, gpu::kWarpSize),
+         blocks(kPermuteChunks, kPlaceThreads),
          op.slot_TK.as<std::int32_t>(),
          op.source_R.as<std::int32_t>(),
+         op.offsets_E1.as<std::int32_t>(),
          chunk_counts,
          experts,
          R,

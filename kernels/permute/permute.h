@@ -14,7 +14,7 @@ namespace memphis::kernels {
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment; an expert outside [0, E) is a
 //             ContractError on the CPU and the caller's duty on the GPU.
-// Cost        O(T*K*4) bytes and O(chunks * E) counters.
+// Cost        O(T*K*4) bytes and O(chunks * E) counters, all of which each block of a GPU reads.
 struct PermuteIndex {
   TensorView slot_TK;          // out  i32
   TensorView source_R;         // out  i32

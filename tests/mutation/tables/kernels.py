@@ -532,18 +532,24 @@ plant("permute.plain_add", PERMUTE, "atomic",
       "gpu::atomic_add(&counts[experts[a]], 1);", "counts[experts[a]] += 1;",
       "threads that count one expert at once lose counts")
 plant("permute.inclusive", PERMUTE, "index",
-      "*count = through - own;", "*count = through;",
-      "a chunk's rows begin where they should end")
+      "next[e] += through - own;", "next[e] += through;",
+      "an expert's rows begin where they should end")
+plant("permute.own_chunk", PERMUTE, "bound",
+      "i < own_counts ? next : others;", "i <= own_counts ? next : others;",
+      "rows of a chunk's own count among those before it")
 plant("permute.scan_lane", PERMUTE, "lane",
       "value += gpu::lane_id() >= delta ? below : 0;",
       "value += gpu::lane_id() > delta ? below : 0;",
       "the scan leaves the first lane out of its neighbour's sum")
+plant("permute.sums_zero", PERMUTE, "barrier",
+      "  gpu::sync_threads();  // all sums are zero\n", "",
+      "chunks are added to a sum before it is zero")
 plant("permute.totals", PERMUTE, "barrier",
-      "  gpu::sync_threads();  // all totals are written\n", "",
-      "totals of other warps are read before they are written")
-plant("permute.warp_total", PERMUTE, "warp id",
-      "warp_totals[warp - 1];", "warp_totals[warp];",
-      "a warp adds its own total to the first rows of its experts")
+      "  gpu::sync_threads();  // all chunks are added\n", "",
+      "sums are read before they are complete")
+plant("permute.later_experts", PERMUTE, "lane",
+      "end = gpu::shuffle_from(through, gpu::kWarpSize - 1);", "end = gpu::shuffle_from(through, 0);",
+      "experts beyond a warp's lanes begin where others have rows")
 plant("permute.first_rows", PERMUTE, "barrier",
       "  gpu::sync_warp();  // all first rows are there\n", "",
       "first rows of other lanes are read before they are written")
