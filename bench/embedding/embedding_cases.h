@@ -23,6 +23,8 @@ inline std::vector<EmbeddingCase> embedding_cases() {
       {.name = "odd", .num_tokens = 13, .width = 5, .vocab_size = 7},
       {.name = "unaligned", .num_tokens = 600, .width = 130, .vocab_size = 50, .multiplier = 0.3F},
       {.name = "one_token", .num_tokens = 700, .width = 72, .vocab_size = 1, .multiplier = 0.7F},
+      // Tokens behind those that the GPU takes four at a time.
+      {.name = "tail", .num_tokens = 131, .width = 12, .vocab_size = 9},
       {.name = "empty", .num_tokens = 0, .width = 64, .vocab_size = 8},
       {.name = "grok_row", .num_tokens = 9, .width = 6144, .vocab_size = 4, .multiplier = 78.4F},
       {.name = "small_model",

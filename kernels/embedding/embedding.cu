@@ -5,8 +5,9 @@
 // Backward: positions are put in order of their tokens, and of one token first to last; then a block
 // a position and 256 vectors of columns leaves at once unless the position is its token's first, and
 // otherwise alone sums all of them, so that nothing is added atomically. The order is found by
-// comparing each token with every other: T^2 comparisons are 10 us at 8192 tokens and under half a
-// millisecond at 65536, where a sort would be several kernels. Bound by bytes besides.
+// comparing each token with every other, T^2 comparisons by three instructions each: 7 million of a
+// warp at 8192 tokens, some 7 us of an H100's issue slots, and 64 times as many at 65536; a sort would
+// be several kernels. Bound by bytes besides.
 #include "kernels/embedding/embedding.h"
 
 #include <gpu_launch.h>
@@ -69,53 +70,73 @@ __device__ __forceinline__ bool is_first(std::int32_t entry) {
 }
 
 // A warp's lanes take kWarpSize positions, the same in all warps of a block, and compare their tokens
-// with every kWarps-th four tokens.
+// with every kWarps-th four tokens: those before the block's positions, which come first where they
+// are equal, the block's own, and those behind.
 //
 // grid: T / kWarpSize, block: kThreads, shared: none.
-__global__ void embedding_order_kernel(std::int32_t* order_T,
-                                       const std::int32_t* tokens_T,
-                                       std::int64_t num_tokens) {
+__global__ void embedding_order_kernel(std::int32_t* __restrict__ order_T,
+                                       const std::int32_t* __restrict__ tokens_T,
+                                       int num_tokens) {
   constexpr int kAtOnce = gpu::kVectorWidth<std::int32_t>;
-  __shared__ int smaller[kWarps][kWarpSize];
-  __shared__ int equal[kWarps][kWarpSize];
+  static_assert(kWarps * kAtOnce == kWarpSize,
+                "a block's own positions are one round of its warps");
+  __shared__ int ranks[kWarps][kWarpSize];
+  __shared__ unsigned met[kWarps];  // a bit for each lane
   const int lane = gpu::lane_id();
   const int warp = gpu::warp_id();
-  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kWarpSize + lane;
+  const int own = static_cast<int>(blockIdx.x) * kWarpSize;
+  const int t = own + lane;
   const std::int32_t token = tokens_T[t < num_tokens ? t : num_tokens - 1];
 
-  // Of the tokens that are smaller, and of the equal ones that come earlier.
-  int num_smaller = 0;
-  int num_equal = 0;
-  const auto compare = [&](std::int64_t position, std::int32_t other) {
-    num_smaller += other < token ? 1 : 0;
-    num_equal += other == token && position < t ? 1 : 0;
-  };
-  for (std::int64_t p = warp * kAtOnce; p < num_tokens; p += kWarps * kAtOnce) {
-    if (p + kAtOnce <= num_tokens) {
-      const gpu::Vector<std::int32_t> others = gpu::load_vector(tokens_T + p);
+  // How many come before, and whether the token is among them.
+  int rank = 0;
+  bool is_met = false;
+#pragma unroll 4
+  for (int p = warp * kAtOnce; p < own; p += kWarpSize) {
+    const gpu::Vector<std::int32_t> others = gpu::load_vector(tokens_T + p);
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        compare(p + i, others.values[i]);
-      }
-    } else {
-      for (std::int64_t i = p; i < num_tokens; ++i) {
-        compare(i, tokens_T[i]);
-      }
+    for (int i = 0; i < kAtOnce; ++i) {
+      gpu::count_if(rank, others.values[i] <= token);
+      is_met = is_met || others.values[i] == token;
     }
   }
-  smaller[warp][lane] = num_smaller;
-  equal[warp][lane] = num_equal;
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    const int other_lane = warp * kAtOnce + i;
+    const std::int32_t other = gpu::shuffle_from(token, other_lane);
+    const bool is_earlier = other == token && other_lane < lane;
+    gpu::count_if(rank, own + other_lane < num_tokens && (other < token || is_earlier));
+    is_met = is_met || is_earlier;
+  }
+  const int behind = own + kWarpSize;
+  const int whole = num_tokens / kAtOnce * kAtOnce;
+#pragma unroll 4
+  for (int p = behind + warp * kAtOnce; p < whole; p += kWarpSize) {
+    const gpu::Vector<std::int32_t> others = gpu::load_vector(tokens_T + p);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      gpu::count_if(rank, others.values[i] < token);
+    }
+  }
+  for (int p = behind > whole ? behind : whole; p < num_tokens && warp == 0; ++p) {
+    gpu::count_if(rank, tokens_T[p] < token);
+  }
+  const unsigned are_met = gpu::ballot(is_met);
+  ranks[warp][lane] = rank;
+  if (lane == 0) {
+    met[warp] = are_met;
+  }
   gpu::sync_threads();  // the counts of all warps are written
 
   if (warp == 0 && t < num_tokens) {
-    num_smaller = 0;
-    num_equal = 0;
+    rank = 0;
+    unsigned met_by_any = 0;
     for (int w = 0; w < kWarps; ++w) {
-      num_smaller += smaller[w][lane];
-      num_equal += equal[w][lane];
+      rank += ranks[w][lane];
+      met_by_any |= met[w];
     }
-    const auto position = static_cast<std::int32_t>(t);
-    order_T[num_smaller + num_equal] = num_equal == 0 ? as_first(position) : position;
+    is_met = (met_by_any >> static_cast<unsigned>(lane) & 1U) != 0;
+    order_T[rank] = is_met ? t : as_first(t);
   }
 }
 
@@ -217,7 +238,7 @@ void launch_backward(const EmbeddingBackward& op, Stream stream) {
       {.grid = {.x = ceil_div(num_tokens, kWarpSize)}, .block = {.x = kThreads}, .stream = stream},
       op.order_T.as<std::int32_t>(),
       op.tokens_T.as<std::int32_t>(),
-      num_tokens);
+      static_cast<int>(num_tokens));
   launch(embedding_backward_kernel<T, kWidth>,
          choose_backward_launch(num_tokens, width, kWidth, stream),
          op.dweight_VD.as<float>(),

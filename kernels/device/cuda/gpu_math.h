@@ -50,6 +50,15 @@ __device__ __forceinline__ int lowest_bit(unsigned mask) {
   return __ffs(static_cast<int>(mask)) - 1;
 }
 
+// Adds one where the condition holds: one predicated instruction, for which the compiler takes two.
+__device__ __forceinline__ void count_if(int& count, bool condition) {
+  asm("{\n.reg .pred holds;\n"
+      "setp.ne.u32 holds, %1, 0;\n"
+      "@holds add.s32 %0, %0, 1;\n}"
+      : "+r"(count)
+      : "r"(static_cast<unsigned>(condition)));
+}
+
 // `bits` as they are, of which the compiler then knows nothing. What is packed into a word to be
 // taken apart again lies in a register for each part otherwise.
 __device__ __forceinline__ std::uint32_t opaque(std::uint32_t bits) {

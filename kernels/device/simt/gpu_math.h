@@ -50,6 +50,10 @@ inline int lowest_bit(unsigned mask) {
   return std::countr_zero(mask);
 }
 
+inline void count_if(int& count, bool condition) {
+  count += condition ? 1 : 0;
+}
+
 inline std::uint32_t opaque(std::uint32_t bits) {
   return bits;
 }

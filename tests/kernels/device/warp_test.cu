@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Instructions of a warp against the PTX ISA's tables: shuffles and votes, ldmatrix, mma.m16n8k16,
+// Instructions of a warp against the PTX ISA's tables: shuffles, votes and counts, ldmatrix, mma.m16n8k16,
 // cp.async on sm_80 and newer, stmatrix and elect.sync on sm_90. Small integers, so that results
 // agree bit for bit.
 #include <algorithm>
@@ -41,10 +41,13 @@ Launch one_warp(std::size_t shared_bytes = 0) {
 
 // ---- shfl, vote, match
 
-constexpr int kNumVotes = 6;
+constexpr int kNumVotes = 7;
 
 __global__ void votes_kernel(unsigned* out) {
   const int lane = gpu::lane_id();
+  int count = 100;
+  gpu::count_if(count, lane % 2 == 0);
+  gpu::count_if(count, lane < 8);
   const unsigned results[kNumVotes] = {
       static_cast<unsigned>(gpu::shuffle_xor(10 * lane, 5)),
       static_cast<unsigned>(gpu::shuffle_from(10 * lane, (lane * 3) % 32)),
@@ -52,13 +55,14 @@ __global__ void votes_kernel(unsigned* out) {
       gpu::ballot(lane % 3 == 0),
       gpu::match_any(lane / 8 % 2),
       static_cast<unsigned>(gpu::shuffle_xor(1.5 * lane, 1)),  // 8 bytes
+      static_cast<unsigned>(count),
   };
   for (int i = 0; i < kNumVotes; ++i) {
     out[lane * kNumVotes + i] = results[i];
   }
 }
 
-TEST_F(WarpInstructions, ShufflesAndVotes) {
+TEST_F(WarpInstructions, ShufflesVotesAndCounts) {
   const DeviceArray<unsigned> out(32 * kNumVotes, 0);
   launch(votes_kernel, one_warp(), out.data());
   const std::vector<unsigned> values = out.values();
@@ -75,6 +79,7 @@ TEST_F(WarpInstructions, ShufflesAndVotes) {
     EXPECT_EQ(of[3], 0x49249249U);  // every third lane, from lane 0
     EXPECT_EQ(of[4], lane / 8 % 2 == 0 ? 0x00FF00FFU : 0xFF00FF00U);
     EXPECT_EQ(of[5], static_cast<unsigned>(1.5 * (lane ^ 1)));
+    EXPECT_EQ(of[6], 100U + (lane % 2 == 0 ? 1U : 0U) + (lane < 8 ? 1U : 0U));
   }
 }
 

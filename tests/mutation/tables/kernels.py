@@ -201,12 +201,24 @@ plant("embedding.order_barrier", EMBEDDING, "barrier",
       "counts of other warps are read before they are written")
 
 plant("embedding.order_warps", EMBEDDING, "warp id",
-      "for (std::int64_t p = warp * kAtOnce; p < num_tokens;", "for (std::int64_t p = 0; p < num_tokens;",
+      "for (int p = warp * kAtOnce; p < own;", "for (int p = 0; p < own;",
       "all warps compare with the same tokens")
 
 plant("embedding.order_tail", EMBEDDING, "tail guard",
-      "if (p + kAtOnce <= num_tokens) {", "if (p < num_tokens) {",
+      "p < whole; p += kWarpSize) {", "p < num_tokens; p += kWarpSize) {",
       "tokens past the last are read and counted")
+
+plant("embedding.order_last", EMBEDDING, "bound",
+      "p < num_tokens && warp == 0; ++p) {", "p < whole && warp == 0; ++p) {",
+      "the last tokens, fewer than four, are not counted")
+
+plant("embedding.order_own", EMBEDDING, "tail guard",
+      "own + other_lane < num_tokens && (other < token || is_earlier)", "other < token || is_earlier",
+      "lanes past the last position are counted")
+
+plant("embedding.order_before", EMBEDDING, "condition",
+      "others.values[i] <= token);", "others.values[i] < token);",
+      "equal tokens that come earlier are not counted")
 
 plant("embedding.order_positions", EMBEDDING, "tail guard",
       "tokens_T[t < num_tokens ? t : num_tokens - 1];", "tokens_T[t];",
@@ -217,12 +229,12 @@ plant("embedding.order_written", EMBEDDING, "tail guard",
       "lanes past the last position have a place in the order")
 
 plant("embedding.order_earlier", EMBEDDING, "condition",
-      "other == token && position < t ? 1 : 0;", "other == token && position <= t ? 1 : 0;",
+      "other == token && other_lane < lane;", "other == token && other_lane <= lane;",
       "a position comes before itself, and no token has a first one")
 
 plant("embedding.order_first", EMBEDDING, "condition",
-      "num_equal == 0 ? as_first(position) : position;", "num_smaller == 0 ? as_first(position) : position;",
-      "positions of the smallest token are all its first")
+      "order_T[rank] = is_met ? t : as_first(t);", "order_T[rank] = rank > 0 ? t : as_first(t);",
+      "only the smallest token has a first position")
 
 plant("embedding.before", EMBEDDING, "accumulate",
       "  load_floats(dweight, sum);\n", "  for (int c = 0; c < kWidth; ++c) { sum[c] = 0.0F; }\n",
