@@ -27,6 +27,8 @@ inline std::vector<EmbeddingCase> embedding_cases() {
       {.name = "tail", .num_tokens = 131, .width = 12, .vocab_size = 9},
       {.name = "empty", .num_tokens = 0, .width = 64, .vocab_size = 8},
       {.name = "grok_row", .num_tokens = 9, .width = 6144, .vocab_size = 4, .multiplier = 78.4F},
+      // Rows that two blocks of the GPU share, with fewer columns than their threads could take.
+      {.name = "shared_row", .num_tokens = 11, .width = 2060, .vocab_size = 3},
       {.name = "small_model",
        .num_tokens = 1024,
        .width = 256,

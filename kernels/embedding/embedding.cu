@@ -3,12 +3,16 @@
 // Forward: a block a row, neighbouring threads on neighbouring vectors of it. Bound by bytes.
 //
 // Backward: positions are put in order of their tokens, and of one token first to last; then a block
-// a position and 256 vectors of columns leaves at once unless the position is its token's first, and
-// otherwise alone sums all of them, so that nothing is added atomically. The order is found by
+// a position and 512 vectors of columns leaves at once unless the position is its token's first, and
+// otherwise alone sums all of them, so that nothing is added atomically. At 64 registers and less
+// four blocks are on an SM, with 48 KB or more of bf16's rows on their way. The order is found by
 // comparing each token with every other, T^2 comparisons by three instructions each: 7 million of a
 // warp at 8192 tokens, some 7 us of an H100's issue slots, and 64 times as many at 65536; a sort would
 // be several kernels. Bound by bytes besides.
 #include "kernels/embedding/embedding.h"
+
+#include <algorithm>
+#include <cstdint>
 
 #include <gpu_launch.h>
 #include <gpu_memory.h>
@@ -27,6 +31,7 @@ using gpu::store_floats;
 constexpr int kThreads = 256;  // any multiple of 128 fills an SM at these register counts
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kAhead = 4;  // rows that a thread reads at once: a frequent token has thousands
+constexpr int kRuns = 2;   // of columns, of which a thread has some each
 
 // The rows of the vocabulary that this rank holds.
 struct Rows {
@@ -140,57 +145,92 @@ __global__ void embedding_order_kernel(std::int32_t* __restrict__ order_T,
   }
 }
 
-// grid: T x D / (kThreads * kWidth), block: kThreads, shared: none; requires D % kWidth == 0.
+// The order from place `begin` on; behind its end stand first positions.
+__device__ __forceinline__ void read_order(std::int32_t (&entries)[kAhead],
+                                           const std::int32_t* order_T,
+                                           std::int64_t begin,
+                                           std::int64_t num_tokens) {
+#pragma unroll
+  for (int a = 0; a < kAhead; ++a) {
+    entries[a] = begin + a < num_tokens ? order_T[begin + a] : as_first(0);
+  }
+}
+
+// A thread takes kWidth columns of each of kRuns runs, which are as long as the block is wide: were
+// they one, of eight f32, an access would leave half of each sector to the next.
+//
+// grid: T x blocks that share a row, block: whole warps, shared: none; requires D % kWidth == 0.
 template <class T, int kWidth>
-__global__ void embedding_backward_kernel(float* dweight_VD,
-                                          const T* dy_TD,
-                                          const std::int32_t* tokens_T,
-                                          const std::int32_t* order_T,
+__global__ void embedding_backward_kernel(float* __restrict__ dweight_VD,
+                                          const T* __restrict__ dy_TD,
+                                          const std::int32_t* __restrict__ tokens_T,
+                                          const std::int32_t* __restrict__ order_T,
                                           std::int64_t num_tokens,
                                           std::int64_t width,
                                           Rows rows,
                                           float multiplier) {
-  const std::int64_t begin = blockIdx.x;
-  const std::int32_t first = order_T[begin];
-  const std::int64_t d = (static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
-  if (!is_first(first) || d >= width) {
+  std::int64_t place = blockIdx.x;
+  std::int32_t entries[kAhead];
+  read_order(entries, order_T, place, num_tokens);
+  // A run that the row does not have is the first one once more, and is not stored.
+  std::int64_t columns[kRuns];
+  bool has_run[kRuns];
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    const std::int64_t run = static_cast<std::int64_t>(blockIdx.y) * kRuns + r;
+    columns[r] = (run * blockDim.x + threadIdx.x) * kWidth;
+    has_run[r] = columns[r] < width;
+    columns[r] = has_run[r] ? columns[r] : columns[0];
+  }
+  if (!is_first(entries[0]) || !has_run[0]) {
     return;
   }
-  std::int64_t position = as_first(first);  // which is its own inverse
-  const std::int64_t row = tokens_T[position] - rows.begin;
+  entries[0] = as_first(entries[0]);  // which is its own inverse
+  const std::int64_t row = tokens_T[entries[0]] - rows.begin;
   if (row < 0 || row >= rows.count) {
     return;  // another rank has the token
   }
-  float* const dweight = dweight_VD + row * width + d;
-  float sum[kWidth];
-  load_floats(dweight, sum);
-  for (std::int64_t i = begin; i < num_tokens;) {
-    // The next rows are on their way while these are added.
-    float dy[kAhead][kWidth];
+  float sums[kRuns][kWidth];
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    load_floats(dweight_VD + row * width + columns[r], sums[r]);
+  }
+  for (bool is_more = true; is_more;) {
+    // All rows are on their way before the first of them is added, and so is the order of the next.
+    gpu::Vector<T, kWidth> dy[kAhead][kRuns];
     bool is_here[kAhead];
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
-      const std::int32_t entry = i + a < num_tokens ? order_T[i + a] : as_first(0);
-      is_here[a] = i + a == begin || (!is_first(entry) && (a == 0 || is_here[a - 1]));
-      position = i + a == begin ? position : entry;
+      is_here[a] = !is_first(entries[a]) && (a == 0 || is_here[a - 1]);
       if (is_here[a]) {
-        load_floats(dy_TD + position * width + d, dy[a]);
-      }
-    }
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      if (is_here[a]) {
-        for (int c = 0; c < kWidth; ++c) {
-          sum[c] += multiplier * dy[a][c];
+        for (int r = 0; r < kRuns; ++r) {
+          dy[a][r] = gpu::load_vector<kWidth>(dy_TD + entries[a] * width + columns[r]);
         }
       }
     }
-    if (!is_here[kAhead - 1]) {
-      break;
+    place += kAhead;
+    read_order(entries, order_T, place, num_tokens);
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      if (is_here[a]) {
+#pragma unroll
+        for (int r = 0; r < kRuns; ++r) {
+#pragma unroll
+          for (int c = 0; c < kWidth; ++c) {
+            sums[r][c] += multiplier * gpu::to_float(dy[a][r].values[c]);
+          }
+        }
+      }
     }
-    i += kAhead;
+    is_more = is_here[kAhead - 1];
   }
-  store_floats(dweight, sum);
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    if (has_run[r]) {
+      store_floats(dweight_VD + row * width + columns[r], sums[r]);
+    }
+  }
 }
 
 Launch choose_forward_launch(std::int64_t num_tokens,
@@ -202,12 +242,15 @@ Launch choose_forward_launch(std::int64_t num_tokens,
           .stream = stream};
 }
 
+// The blocks of a row share its vectors out evenly.
 Launch choose_backward_launch(std::int64_t num_tokens,
                               std::int64_t width,
                               int vector_width,
                               Stream stream) {
-  return {.grid = {.x = num_tokens, .y = ceil_div(width, kThreads * vector_width)},
-          .block = {.x = kThreads},
+  const std::int64_t num_vectors = ceil_div(width, vector_width);
+  const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(num_vectors, kRuns * kThreads));
+  return {.grid = {.x = num_tokens, .y = blocks},
+          .block = {.x = whole_warps(ceil_div(num_vectors, kRuns * blocks), kThreads)},
           .stream = stream};
 }
 
@@ -264,9 +307,10 @@ void embedding_forward(const EmbeddingForward& op, Stream stream) {
 }
 
 void embedding_backward(const EmbeddingBackward& op, Stream stream) {
+  constexpr int kWidth = gpu::kVectorWidth<float>;  // of what is added to, whatever dy is
   visit_gpu_float(op.dy_TD.dtype, [&]<class T>() {
-    if (op.dy_TD.dim(1) % gpu::kVectorWidth<T> == 0) {
-      launch_backward<T, gpu::kVectorWidth<T>>(op, stream);
+    if (op.dy_TD.dim(1) % kWidth == 0) {
+      launch_backward<T, kWidth>(op, stream);
     } else {
       launch_backward<T, 1>(op, stream);
     }

@@ -237,27 +237,29 @@ plant("embedding.order_first", EMBEDDING, "condition",
       "only the smallest token has a first position")
 
 plant("embedding.before", EMBEDDING, "accumulate",
-      "  load_floats(dweight, sum);\n", "  for (int c = 0; c < kWidth; ++c) { sum[c] = 0.0F; }\n",
+      "    load_floats(dweight_VD + row * width + columns[r], sums[r]);\n",
+      "    for (int c = 0; c < kWidth; ++c) { sums[r][c] = 0.0F; }\n",
       "the gradient of before is lost")
 
 plant("embedding.next_token", EMBEDDING, "condition",
-      "(!is_first(entry) && (a == 0 || is_here[a - 1]));", "!is_first(entry);",
+      "!is_first(entries[a]) && (a == 0 || is_here[a - 1]);", "!is_first(entries[a]);",
       "positions behind the next token's first are added too")
 
 plant("embedding.past_the_order", EMBEDDING, "bound",
-      "i + a < num_tokens ? order_T[i + a] : as_first(0);", "order_T[i + a];",
+      "begin + a < num_tokens ? order_T[begin + a] : as_first(0);", "order_T[begin + a];",
       "the order is read past its end")
 
 plant("embedding.ahead", EMBEDDING, "bound",
-      "    i += kAhead;\n", "    i += kAhead - 1;\n",
+      "    place += kAhead;\n", "    place += kAhead - 1;\n",
       "every fourth position of a token is added twice")
 
 plant("embedding.columns", EMBEDDING, "tail guard",
-      "if (!is_first(first) || d >= width) {", "if (!is_first(first)) {",
+      "has_run[r] = columns[r] < width;", "has_run[r] = true;",
       "threads past the row's end write into the next row")
 
 plant("embedding.every_position", EMBEDDING, "race between blocks",
-      "if (!is_first(first) || d >= width) {", "if (d >= width) {",
+      "if (!is_first(entries[0]) || !has_run[0]) {\n    return;\n  }\n  entries[0] = as_first(entries[0]);",
+      "if (!has_run[0]) {\n    return;\n  }\n  entries[0] = is_first(entries[0]) ? as_first(entries[0]) : entries[0];",
       "a block for each position of a token adds to its row")
 
 plant("embedding.rows_without_tokens", EMBEDDING, "initial value",
@@ -270,11 +272,10 @@ plant("embedding.shard_bound", EMBEDDING, "bound",
       "const bool is_here = row >= 0 && row < rows.count;", "const bool is_here = row < rows.count;",
       "a token of a rank before this one is read in front of the weights")
 plant("embedding.shard_begin", EMBEDDING, "index",
-      "tokens_T[position] - rows.begin;", "tokens_T[position];",
+      "tokens_T[entries[0]] - rows.begin;", "tokens_T[entries[0]];",
       "gradients go to the rows of another rank")
 plant("embedding.column_block", EMBEDDING, "index",
-      "(static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;",
-      "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
+      "static_cast<std::int64_t>(blockIdx.y) * kRuns + r;", "r;",
       "all blocks of a row take its first columns")
 
 plant("embedding.past_the_last", EMBEDDING, "bound",
