@@ -23,6 +23,7 @@ namespace {
 // Grok-2: (MLP(u) + MoE(u)) / sqrt(2).
 constexpr float kDenseScale = static_cast<float>(1.0 / std::numbers::sqrt2);
 
+// Of the gradient that experts get: their sum is scaled with the dense FFN's output.
 float experts_scale(const BlockContext& context) {
   return context.dims.local_dense_F > 0 ? kDenseScale : 1.0F;
 }
@@ -117,12 +118,10 @@ void sum_rows(const BlockContext& context,
               const Layer& layer,
               const ExpertExchange& exchange,
               const TensorView& tokens_TD,
-              const TensorView& rows_RD,
-              float scale) {
+              const TensorView& rows_RD) {
   exchange.arrive(context);
   const TensorView& returned_RD = context.dims.exchange_rows ? context.rows.sent_RD : rows_RD;
-  unpermute({.y_TD = tokens_TD, .y_RD = returned_RD, .slot_TK = layer.slot_TK, .scale = scale},
-            context.stream);
+  unpermute({.y_TD = tokens_TD, .y_RD = returned_RD, .slot_TK = layer.slot_TK}, context.stream);
 }
 
 // The gates travel with their rows: an expert multiplies by them before its down projection.
@@ -216,7 +215,7 @@ void dense_activation(const BlockContext& context, const Layer& layer) {
                 context.stream);
 }
 
-// `moe_out` is on its way to layer.moe_out_TD, or there.
+// `moe_out`, the experts' sum, is on its way to layer.moe_out_TD, or there.
 void dense_forward(const BlockContext& context,
                    const LayerWeights& weights,
                    const Layer& layer,
@@ -232,8 +231,11 @@ void dense_forward(const BlockContext& context,
   if (moe_out) {
     moe_out->wait(stream);
   }
-  scale({.y = shared.dense_out_TD, .x = shared.dense_out_TD, .scale = kDenseScale}, stream);
-  add({.y = layer.moe_out_TD, .a = layer.moe_out_TD, .b = shared.dense_out_TD}, stream);
+  add({.y = layer.moe_out_TD,
+       .a = layer.moe_out_TD,
+       .b = shared.dense_out_TD,
+       .scale = kDenseScale},
+      stream);
 }
 
 // `dbranch_in` is on its way to scratch.dbranch_in_TD, or there.
@@ -379,8 +381,7 @@ void moe_branch_join(const BlockContext& context,
            layer,
            exchange,
            routed_part_of(context, layer.moe_out_TD),
-           context.shared.expert_out_RD,
-           experts_scale(context));
+           context.shared.expert_out_RD);
   if (context.dims.local_dense_F > 0) {
     dense_forward(context, weights, layer, start_joining_routed_parts(context, layer.moe_out_TD));
   } else {
@@ -481,7 +482,7 @@ void moe_branch_backward_join(const BlockContext& context,
                               Backward which) {
   const BackwardScratch<TensorView>& scratch = context.scratch;
   const TensorView drouted_TD = routed_part_of(context, scratch.dbranch_in_TD);
-  sum_rows(context, layer, exchange, drouted_TD, scratch.drows_RD, 1.0F);
+  sum_rows(context, layer, exchange, drouted_TD, scratch.drows_RD);
   take_gate_gradients(context, layer);
   router_backward({.dx_TD = drouted_TD,
                    .dweight_ED = gradients.router_ED,
