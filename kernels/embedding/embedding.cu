@@ -2,13 +2,13 @@
 //
 // Forward: a block a row, neighbouring threads on neighbouring vectors of it. Bound by bytes.
 //
-// Backward: positions are put in order of their tokens, and of one token first to last; then a block
-// a position and 512 vectors of columns leaves at once unless the position is its token's first, and
-// otherwise alone sums all of them, so that nothing is added atomically. At 64 registers and less
-// four blocks are on an SM, with 48 KB or more of bf16's rows on their way. The order is found by
-// comparing each token with every other, T^2 comparisons by two or three instructions each: at 8192
-// tokens 6.7 million of a warp, which 528 schedulers issue in 13 thousand cycles, and at 65536 64
-// times as many; a sort would be several kernels. Bound by bytes besides.
+// Backward: positions are put in order of their tokens, and of one token first to last; then a
+// block for a position and 512 vectors of columns leaves at once unless the position is its token's
+// first, and otherwise alone sums all of them, so that nothing is added atomically. At 64 registers
+// and less four blocks are on an SM, with 48 KB or more of bf16's rows on their way. The order is
+// found by comparing each token with every other, T^2 comparisons of two or three instructions:
+// at 8192 tokens 6.7 million of a warp, which 528 schedulers issue in 13 thousand cycles, and at
+// 65536 64 times as many; a sort would be several kernels. Bound by bytes besides.
 #include "kernels/embedding/embedding.h"
 
 #include <algorithm>
@@ -74,9 +74,9 @@ __device__ __forceinline__ bool is_first(std::int32_t entry) {
   return entry < 0;
 }
 
-// A warp's lanes take kWarpSize positions, the same in all warps of a block, and compare their tokens
-// with every kWarps-th four tokens: those before the block's positions, which come first where they
-// are equal, the block's own, and those behind.
+// A warp's lanes take kWarpSize positions, the same in all warps of a block, and compare their
+// tokens with every kWarps-th four tokens: those before the block's positions, which come first
+// where they are equal, the block's own, and those behind.
 //
 // grid: T / kWarpSize, block: kThreads, shared: none.
 __global__ void embedding_order_kernel(std::int32_t* __restrict__ order_T,

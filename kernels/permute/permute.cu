@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The index is a counting sort in two launches: a block counts the experts of its chunk; then a block
+// The index is a counting sort in two launches: a block counts the experts of its chunk; then one
 // turns all counts into first rows and places its chunk in order. Bound by latency: R is thousands.
 // The order of what arrives is a launch: a block places the rows of one sender for one expert.
 // Choices are spread and gathered by a thread each.
@@ -65,9 +65,9 @@ __device__ __forceinline__ int inclusive_scan(int value) {
   return value;
 }
 
-// Every block adds up all chunks for itself, which is less than a launch between the two would be; a
-// warp of it places 32 assignments at a time: the lanes of one expert take consecutive rows in their
-// order.
+// Every block adds up all chunks for itself, which is less than a launch between the two would be.
+// A warp of it places 32 assignments at a time: the lanes of one expert take consecutive rows in
+// their order.
 // grid: kPermuteChunks, block: kPlaceThreads; requires E <= kMaxExperts
 __global__ void permute_place_kernel(std::int32_t* __restrict__ slot,
                                      std::int32_t* __restrict__ source,

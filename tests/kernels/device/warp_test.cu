@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Instructions of a warp against the PTX ISA's tables: shuffles, votes and counts, ldmatrix, mma.m16n8k16,
-// cp.async on sm_80 and newer, stmatrix and elect.sync on sm_90. Small integers, so that results
-// agree bit for bit.
+// Instructions of a warp against the PTX ISA's tables: shuffles, votes and counts, ldmatrix,
+// mma.m16n8k16, cp.async on sm_80 and newer, stmatrix and elect.sync on sm_90. Small integers, so
+// that results agree bit for bit.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
