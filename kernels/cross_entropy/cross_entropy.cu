@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A block takes a row: one pass for the maximum and the sum together (online softmax), a second for
-// the gradient, which finds the row in L2 where it is not longer than its share of it. A cap bounds
-// logits, so that up to one of 64 there is no maximum to look for.
-// Bound by memory: a logit is read twice and its gradient written once for two exponentials. With a cap
-// it is as much the special-function unit, which then has an exponential and a quarter of a reciprocal
-// more for each: 36 cycles of it for the 32 logits of a warp, where 4.3 TB/s take 41 for their 192 bytes.
+// the gradient. Between the two the row waits in shared memory, or as much of it as fits: 224 KiB,
+// of the 256 that 131072 logits have in bf16. The second pass begins where the first ended, so that
+// what it reads again is what L2 was asked for last. A cap bounds logits, so that up to one of 64
+// there is no maximum to look for.
+// Bound by memory: a logit is read once and its gradient written once. For the 32 bytes of 8 logits
+// a thread has 150 instructions, where 4.3 TB/s leave room for 220. With a cap they are 257, and the
+// bound is the special-function unit, which then has an exponential and a quarter of a reciprocal
+// more for each logit and pass: 36 cycles for the 32 logits of a warp, where memory takes 28.
 #include "kernels/cross_entropy/cross_entropy.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -21,17 +25,19 @@
 #include "kernels/device/soft_cap.h"
 #include "kernels/or_null.h"
 #include "kernels/visit.h"
+#include "kernels/whole_warps.h"
 
 namespace memphis::kernels::cuda {
 namespace {
 
-// A vocabulary of 131072 in bf16 is 16 vectors a thread of the large block; the small one keeps the
-// threads of a byte vocabulary busy.
-constexpr std::int64_t kLargeThreads = 1024;
-constexpr std::int64_t kSmallThreads = 128;
-constexpr std::int64_t kLargeFrom = 4096;  // vectors of a row
-// On an SM, of the large ones, so that others read while one waits for its barrier: 32 registers.
-constexpr int kLargeBlocks = 2;
+// Vectors of a thread that are on their way: 64 KiB of a block of kMostThreads, where 29 KB an SM
+// hide the latency of memory at its full rate. A block has threads for so many vectors each.
+constexpr int kAhead = 4;
+constexpr int kMostThreads = 1024;
+// On an SM, of rows that fit twice in its shared memory: up to 57344 logits in bf16. 32 registers.
+constexpr int kBlocks = 2;
+constexpr std::int64_t kScratchBytes = gpu::kWarpSize * sizeof(float);  // of a block's sums
+constexpr std::int64_t kJoinThreads = 128;
 
 // Of bf16 alone: up to this cap e^l of any vocabulary sums up within f32, as 64 + ln(2^31) < ln(2^128),
 // and what is far below the maximum is not lost, as e^-64 is a normal number. So no maximum runs.
@@ -124,6 +130,91 @@ __device__ __forceinline__ float logit_at(const T* row, std::int64_t v, const Sc
   return s.template logit<kCapped>(chosen, 0.0F);
 }
 
+// What a thread reads of a row: vectors a block's width apart, by way of slots in dynamic shared
+// memory that are its own, so that no barrier orders anything. kAhead vectors are on their way at a
+// time, and occupy no register.
+//
+// Forwards, each has a slot while there are any; from then on the last kAhead slots take turns. So
+// backwards, what lay in those before is read again: of all the row, what was read last.
+// Without slots (kWidth 1: too little for an asynchronous copy) a vector is read when it is needed.
+template <class T, int kWidth>
+class RowPass {
+ public:
+  static constexpr int kSlotBytes = kWidth > 1 ? kWidth * sizeof(T) : 0;
+
+  // At least kAhead slots, where there are any.
+  __device__ RowPass(const T* row, std::int64_t V, int num_slots)
+      : V_(static_cast<unsigned>(V)),
+        step_(blockDim.x * kWidth),
+        end_of_slots_(static_cast<unsigned>(num_slots) * step_),
+        source_(row + v_) {}
+
+  // Calls use(first element, the kWidth values from there on), which may overwrite them in memory.
+  template <class Use>
+  __device__ __forceinline__ void forwards(const Use& use) {
+    for (unsigned i = 0; i < kAhead; ++i) {
+      ask_for(source_ + i * step_, slot_ + i * step_, v_ + i * step_ < V_);
+    }
+#pragma unroll 1
+    for (; v_ < V_; v_ += step_) {
+      float values[kWidth];
+      take(values);
+      const unsigned ahead = kAhead * step_;
+      const unsigned beyond = slot_ + ahead;
+      ask_for(source_ + ahead, beyond < end_of_slots_ ? beyond : slot_, v_ + ahead < V_);
+      use(v_, values);
+      source_ += step_;
+      slot_ += step_;
+      slot_ -= slot_ < end_of_slots_ ? 0 : ahead;
+    }
+  }
+  // The same in the other direction, from where that ended.
+  template <class Use>
+  __device__ __forceinline__ void backwards(const Use& use) {
+    const unsigned ahead = kAhead * step_;
+#pragma unroll 1
+    while (v_ >= step_) {
+      // Of the slots that took turns, the last comes before the first.
+      slot_ += v_ >= end_of_slots_ && slot_ < end_of_slots_ - ahead + step_ ? ahead : 0;
+      slot_ -= step_;
+      source_ -= step_;
+      v_ -= step_;
+      float values[kWidth];
+      take(values);
+      ask_for(source_ - ahead, slot_, v_ >= end_of_slots_);
+      use(v_, values);
+    }
+  }
+
+ private:
+  // Wanted or not, it is one group more: take() counts those that are newer than the one it needs.
+  __device__ void ask_for(const T* source, unsigned slot, bool wanted) const {
+    if constexpr (kSlotBytes > 0) {
+      if (wanted) {
+        gpu::copy_async_16(gpu::dynamic_shared<T>() + slot, source, true);
+      }
+      gpu::copy_async_commit();
+    }
+  }
+  __device__ void take(float (&values)[kWidth]) const {
+    if constexpr (kSlotBytes > 0) {
+      gpu::copy_async_wait<kAhead - 1>();
+      gpu::unpack<T>(gpu::load_packed(gpu::dynamic_shared<T>() + slot_), values);
+    } else {
+      gpu::load_floats(source_, values);
+    }
+  }
+
+  // Elements of the row, and of the slots. 32 bits: targets have no more.
+  unsigned V_;
+  unsigned step_;  // from a vector of the thread to its next
+  unsigned end_of_slots_;
+  // Of the next vector, its first element, its slot and where it lies in memory.
+  unsigned v_ = threadIdx.x * kWidth;
+  unsigned slot_ = threadIdx.x * kWidth;
+  const T* source_;
+};
+
 // The row's maximum so far and the sum of e^(l - maximum), of the elements that this thread reads.
 // -FLT_MAX and not -inf to start with: a logit of -inf then adds exp(-inf) and not exp(-inf + inf).
 // A NaN is lost in the maximum and is not in the sum.
@@ -132,15 +223,11 @@ struct Running {
   float sum = 0.0F;
 };
 
-//
 // kRuns: whether a maximum is looked for; without, all is relative to 0.
 template <class T, int kWidth, bool kCapped, bool kRuns>
-__device__ __forceinline__ Running sum_row(const T* row, const Scaling<T>& s, std::int64_t V) {
+__device__ __forceinline__ Running sum_row(RowPass<T, kWidth>& pass, const Scaling<T>& s) {
   Running running;
-  const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * kWidth;
-  for (std::int64_t v = static_cast<std::int64_t>(threadIdx.x) * kWidth; v < V; v += step) {
-    float l[kWidth];
-    gpu::load_floats(row + v, l);
+  pass.forwards([&](unsigned /*v*/, float(&l)[kWidth]) {
     s.template bend<kCapped>(l);
     float new_largest = running.largest;
 #pragma unroll
@@ -156,7 +243,7 @@ __device__ __forceinline__ Running sum_row(const T* row, const Scaling<T>& s, st
     for (int i = 0; i < kWidth; ++i) {
       running.sum += s.exponential(kRuns ? l[i] - new_largest : l[i]);
     }
-  }
+  });
   return running;
 }
 
@@ -170,44 +257,60 @@ __device__ __forceinline__ Running sum_block(Running running, const Scaling<T>& 
   return {largest, gpu::block_sum(running.sum * s.exponential(running.largest - largest), scratch)};
 }
 
-// grad_scale (inverse e^(l - less) - onehot) dl/dlogits; each thread the elements that it reads.
-// `target` outside of [0, V) is another rank's.
+// The gradient of a row, a vector of it at a time: grad_scale (inverse e^(l - less) - onehot)
+// dl/dlogits. `target` outside of [0, V) is another rank's.
 template <class T, int kWidth, bool kCapped>
-__device__ __forceinline__ void write_gradient(T* gradient,
-                                               const T* row,
-                                               std::int64_t target,
-                                               float less,
-                                               float inverse,
-                                               float grad_scale,
-                                               const Scaling<T>& s,
-                                               std::int64_t V) {
-  const float factor = grad_scale * s.slope;
-  const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * kWidth;
-  for (std::int64_t v = static_cast<std::int64_t>(threadIdx.x) * kWidth; v < V; v += step) {
-    float l[kWidth];
+class GradientOfRow {
+ public:
+  __device__ GradientOfRow(T* gradient,
+                           std::int64_t target,
+                           float less,
+                           float inverse,
+                           float grad_scale,
+                           const Scaling<T>& s)
+      : gradient_(gradient),
+        target_(static_cast<unsigned>(target)),
+        less_(less),
+        inverse_(inverse),
+        factor_(grad_scale * s.slope),
+        s_(s) {}
+
+  __device__ __forceinline__ void operator()(unsigned v, float (&l)[kWidth]) const {
     float gradients[kWidth];
-    gpu::load_floats(row + v, l);
-    s.template bend<kCapped>(l);
+    s_.template bend<kCapped>(l);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      gradients[i] = s.exponential(s.template logit<kCapped>(l[i], less));
+      gradients[i] = s_.exponential(s_.template logit<kCapped>(l[i], less_));
       if constexpr (Scaling<T>::kExact) {  // else a part of `less`
-        gradients[i] *= inverse;
+        gradients[i] *= inverse_;
       }
     }
-    if (v <= target && target < v + kWidth) {  // one vector of the row
+    const unsigned place = target_ - v;
+    if (place < kWidth) {  // one vector of the row
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        gradients[i] -= v + i == target ? 1.0F : 0.0F;
+      for (unsigned i = 0; i < kWidth; ++i) {
+        gradients[i] -= i == place ? 1.0F : 0.0F;
       }
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      gradients[i] *= factor * s.template bent<kCapped>(l[i]);
+      gradients[i] *= factor_ * s_.template bent<kCapped>(l[i]);
     }
-    gpu::store_floats(gradient + v, gradients);
+    if constexpr (kWidth == 1) {
+      gpu::store_floats(gradient_ + v, gradients);
+    } else {
+      gpu::store_packed(gradient_ + v, gpu::pack<T>(gradients));
+    }
   }
-}
+
+ private:
+  T* gradient_;
+  unsigned target_;  // past the row where it is another rank's: one before it is as well
+  float less_;
+  float inverse_;
+  float factor_;
+  const Scaling<T>& s_;
+};
 
 template <class T, int kWidth>
 __device__ __forceinline__ void write_zeros(T* gradient, std::int64_t V) {
@@ -218,63 +321,69 @@ __device__ __forceinline__ void write_zeros(T* gradient, std::int64_t V) {
   }
 }
 
-// grid: T rows, block: a multiple of 32; kWidth 1, or V % kWidth == 0. dlogits may be logits, or
-// null; grad_scale is not looked at then.
+// grid: T rows, block: a multiple of 32, shared: num_slots vectors a thread; kWidth 1, or
+// V % kWidth == 0. dlogits may be logits, or null; grad_scale is not looked at then.
 template <class T, int kWidth, bool kCapped, bool kRuns>
-__global__ void __launch_bounds__(kLargeThreads, kLargeBlocks)
+__global__ void __launch_bounds__(kMostThreads, kBlocks)
     cross_entropy_kernel(float* __restrict__ loss,
                          T* dlogits,
                          const T* logits,
                          const std::int32_t* __restrict__ targets,
                          const float* __restrict__ grad_scale,
                          Scaling<T> s,
-                         std::int64_t V) {
+                         std::int64_t V,
+                         int num_slots) {
   __shared__ float scratch[gpu::kWarpSize];
   const auto t = static_cast<std::int64_t>(blockIdx.x);
   const T* const row = logits + t * V;
-  T* const gradient = dlogits == nullptr ? nullptr : dlogits + t * V;
   const std::int64_t target = targets[t];
   if (target < 0) {
     if (threadIdx.x == 0) {
       loss[t] = 0.0F;
     }
-    if (gradient != nullptr) {
-      write_zeros<T, kWidth>(gradient, V);
+    if (dlogits != nullptr) {
+      write_zeros<T, kWidth>(dlogits + t * V, V);
     }
     return;
   }
   // reduce
-  const float target_logit = target < V ? logit_at<T, kWidth, kCapped>(row, target, s) : NAN;
-  // The barriers inside also order the reads of the target's logit before the writes of the gradient.
-  const Running all =
-      sum_block<T, kRuns>(sum_row<T, kWidth, kCapped, kRuns>(row, s, V), s, scratch);
+  RowPass<T, kWidth> pass(row, V, num_slots);
+  const Running own = sum_row<T, kWidth, kCapped, kRuns>(pass, s);
+  float target_logit = NAN;
+  if (threadIdx.x == 0 && target < V) {
+    target_logit = logit_at<T, kWidth, kCapped>(row, target, s);
+  }
+  // The barriers inside also order the read of the target's logit before the writes of the gradient.
+  const Running all = sum_block<T, kRuns>(own, s, scratch);
   const float logarithm = s.logarithm(all.sum);
   if (threadIdx.x == 0) {
     loss[t] = s.kNats * (logarithm - (target_logit - all.largest));
   }
   // write
-  if (gradient != nullptr) {
+  if (dlogits != nullptr) {
     const float less = s.kExact ? all.largest : all.largest + logarithm;
-    write_gradient<T, kWidth, kCapped>(
-        gradient, row, target, less, 1.0F / all.sum, *grad_scale, s, V);
+    pass.backwards(GradientOfRow<T, kWidth, kCapped>(
+        dlogits + t * V, target, less, 1.0F / all.sum, *grad_scale, s));
   }
 }
 
-// One rank's columns. grid: T rows, block: a multiple of 32; kWidth 1, or V % kWidth == 0
+// One rank's columns. grid: T rows, block: a multiple of 32, shared: num_slots vectors a thread;
+// kWidth 1, or V % kWidth == 0
 template <class T, int kWidth, bool kCapped, bool kRuns>
-__global__ void __launch_bounds__(kLargeThreads, kLargeBlocks)
+__global__ void __launch_bounds__(kMostThreads, kBlocks)
     cross_entropy_shard_kernel(float* __restrict__ lse,
                                float* __restrict__ target_logit,
                                const T* __restrict__ logits,
                                const std::int32_t* __restrict__ targets,
                                std::int64_t vocab_begin,
                                Scaling<T> s,
-                               std::int64_t V) {
+                               std::int64_t V,
+                               int num_slots) {
   __shared__ float scratch[gpu::kWarpSize];
   const auto t = static_cast<std::int64_t>(blockIdx.x);
   const T* const row = logits + t * V;
-  const Running all =
-      sum_block<T, kRuns>(sum_row<T, kWidth, kCapped, kRuns>(row, s, V), s, scratch);
+  RowPass<T, kWidth> pass(row, V, num_slots);
+  const Running all = sum_block<T, kRuns>(sum_row<T, kWidth, kCapped, kRuns>(pass, s), s, scratch);
   if (threadIdx.x == 0) {
     const std::int64_t target = targets[t] - vocab_begin;
     const bool is_here = targets[t] >= 0 && target >= 0 && target < V;
@@ -283,14 +392,14 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks)
   }
 }
 
-// A thread takes a token. grid: T / kSmallThreads, block: kSmallThreads
+// A thread takes a token. grid: T / kJoinThreads, block: kJoinThreads
 __global__ void cross_entropy_join_kernel(float* __restrict__ lse,
                                           float* __restrict__ target_logit,
                                           const float* __restrict__ shard_lse,
                                           const float* __restrict__ shard_target,
                                           std::int64_t P,
                                           std::int64_t T) {
-  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kSmallThreads + threadIdx.x;
+  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kJoinThreads + threadIdx.x;
   if (t >= T) {
     return;
   }
@@ -310,10 +419,10 @@ __global__ void cross_entropy_join_kernel(float* __restrict__ lse,
   target_logit[t] = target;
 }
 
-// grid: T rows, block: a multiple of 32; kWidth 1, or V % kWidth == 0. dlogits may be logits, or
-// null; grad_scale is not looked at then.
+// grid: T rows, block: a multiple of 32, shared: num_slots vectors a thread; kWidth 1, or
+// V % kWidth == 0. dlogits may be logits, or null; grad_scale is not looked at then.
 template <class T, int kWidth, bool kCapped>
-__global__ void __launch_bounds__(kLargeThreads, kLargeBlocks)
+__global__ void __launch_bounds__(kMostThreads, kBlocks)
     cross_entropy_gradient_kernel(float* __restrict__ loss,
                                   T* dlogits,
                                   const T* logits,
@@ -323,7 +432,8 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks)
                                   const float* __restrict__ grad_scale,
                                   std::int64_t vocab_begin,
                                   Scaling<T> s,
-                                  std::int64_t V) {
+                                  std::int64_t V,
+                                  int num_slots) {
   const auto t = static_cast<std::int64_t>(blockIdx.x);
   const bool counts = targets[t] >= 0;
   if (threadIdx.x == 0) {
@@ -333,56 +443,85 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks)
     return;
   }
   if (counts) {
-    write_gradient<T, kWidth, kCapped>(dlogits + t * V,
-                                       logits + t * V,
-                                       targets[t] - vocab_begin,
-                                       lse[t] * s.kUnit,
-                                       1.0F,
-                                       *grad_scale,
-                                       s,
-                                       V);
+    RowPass<T, kWidth> pass(logits + t * V, V, num_slots);
+    pass.forwards(GradientOfRow<T, kWidth, kCapped>(
+        dlogits + t * V, targets[t] - vocab_begin, lse[t] * s.kUnit, 1.0F, *grad_scale, s));
   } else {
     write_zeros<T, kWidth>(dlogits + t * V, V);
   }
 }
 
-Launch choose_launch(std::int64_t T, std::int64_t num_vectors, Stream stream) {
-  return {.grid = {.x = T},
-          .block = {.x = num_vectors >= kLargeFrom ? kLargeThreads : kSmallThreads},
-          .shared_bytes = 0,
-          .stream = stream};
+// How blocks pass rows, and a thread's slots.
+struct RowLaunch {
+  Launch launch;
+  int num_slots;
+};
+
+// `slot_bytes`: 0 where threads have no slots. `twice`: rows are read twice, and kept while there
+// is room.
+RowLaunch choose_launch(std::int64_t T,
+                        std::int64_t num_vectors,
+                        std::int64_t slot_bytes,
+                        bool twice,
+                        std::size_t shared_bytes_per_block,
+                        Stream stream) {
+  const std::int64_t threads = whole_warps(ceil_div(num_vectors, kAhead), kMostThreads);
+  std::int64_t num_slots = 0;
+  if (slot_bytes > 0) {
+    const auto room = static_cast<std::int64_t>(shared_bytes_per_block) - kScratchBytes;
+    num_slots = twice ? std::min(ceil_div(num_vectors, threads), room / (threads * slot_bytes)) : 0;
+    num_slots = std::max<std::int64_t>(num_slots, kAhead);
+  }
+  return {.launch = {.grid = {.x = T},
+                     .block = {.x = threads},
+                     .shared_bytes = static_cast<std::size_t>(num_slots * threads * slot_bytes),
+                     .stream = stream},
+          .num_slots = static_cast<int>(num_slots)};
+}
+
+// Whether an op reads a row twice.
+bool passes_twice(const CrossEntropy& op) {
+  return op.dlogits_TV.present();
+}
+bool passes_twice(const CrossEntropyShard& /*op*/) {
+  return false;
+}
+bool passes_twice(const CrossEntropyGradient& /*op*/) {
+  return false;
 }
 
 template <class T, int kWidth, bool kCapped, bool kRuns>
-void launch_rows(const CrossEntropy& op, const Launch& rows) {
+void launch_rows(const CrossEntropy& op, const RowLaunch& rows) {
   launch(cross_entropy_kernel<T, kWidth, kCapped, kRuns>,
-         rows,
+         rows.launch,
          op.loss_T.as<float>(),
          or_null<T>(op.dlogits_TV),
          op.logits_TV.as<T>(),
          op.targets_T.as<std::int32_t>(),
          or_null<float>(op.grad_scale_1),
          Scaling<T>(op.multiplier, op.cap),
-         op.logits_TV.dim(1));
+         op.logits_TV.dim(1),
+         rows.num_slots);
 }
 
 template <class T, int kWidth, bool kCapped, bool kRuns>
-void launch_rows(const CrossEntropyShard& op, const Launch& rows) {
+void launch_rows(const CrossEntropyShard& op, const RowLaunch& rows) {
   launch(cross_entropy_shard_kernel<T, kWidth, kCapped, kRuns>,
-         rows,
+         rows.launch,
          op.lse_T.as<float>(),
          op.target_T.as<float>(),
          op.logits_TV.as<T>(),
          op.targets_T.as<std::int32_t>(),
          op.vocab_begin,
          Scaling<T>(op.multiplier, op.cap),
-         op.logits_TV.dim(1));
+         op.logits_TV.dim(1),
+         rows.num_slots);
 }
 
 template <class T, int kWidth, bool kCapped, bool kRuns>
-void launch_rows(const CrossEntropyGradient& op, const Launch& rows) {
+void launch_rows(const CrossEntropyGradient& op, const RowLaunch& rows) {
   launch(cross_entropy_gradient_kernel<T, kWidth, kCapped>,
-         rows,
+         rows.launch,
          op.loss_T.as<float>(),
          or_null<T>(op.dlogits_TV),
          op.logits_TV.as<T>(),
@@ -392,7 +531,8 @@ void launch_rows(const CrossEntropyGradient& op, const Launch& rows) {
          or_null<float>(op.grad_scale_1),
          op.vocab_begin,
          Scaling<T>(op.multiplier, op.cap),
-         op.logits_TV.dim(1));
+         op.logits_TV.dim(1),
+         rows.num_slots);
 }
 
 // A block a row, in the width and the variant that the operands allow.
@@ -402,7 +542,12 @@ void launch_op(const Op& op, Stream stream) {
     constexpr int kVector = gpu::kVectorWidth<T>;
     const std::int64_t V = op.logits_TV.dim(1);
     const auto with_width = [&]<int kWidth>() {
-      const Launch rows = choose_launch(op.logits_TV.dim(0), ceil_div(V, kWidth), stream);
+      const RowLaunch rows = choose_launch(op.logits_TV.dim(0),
+                                           ceil_div(V, kWidth),
+                                           RowPass<T, kWidth>::kSlotBytes,
+                                           passes_twice(op),
+                                           this_device().shared_bytes_per_block,
+                                           stream);
       if (op.cap > 0.0F && op.cap <= kLargestFixedCap && !Scaling<T>::kExact) {
         launch_rows<T, kWidth, true, Scaling<T>::kExact>(op, rows);
       } else if (op.cap > 0.0F) {
@@ -433,8 +578,8 @@ void cross_entropy_join(const CrossEntropyJoin& op, Stream stream) {
   const std::int64_t P = op.lse_PT.dim(0);
   const std::int64_t T = op.lse_PT.dim(1);
   launch(cross_entropy_join_kernel,
-         {.grid = {.x = ceil_div(T, kSmallThreads)},
-          .block = {.x = kSmallThreads},
+         {.grid = {.x = ceil_div(T, kJoinThreads)},
+          .block = {.x = kJoinThreads},
           .shared_bytes = 0,
           .stream = stream},
          op.lse_T.as<float>(),

@@ -18,7 +18,8 @@ namespace memphis::kernels {
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment; a target >= V on the CPU. The GPU
 //             makes that row's loss a NaN, and its gradient is of no use.
-// Cost        reads T*V twice, writes T*V elements; memory bound.
+// Cost        reads T*V elements and writes as many; the CPU reads rows twice, the GPU what of them
+//             does not fit in shared memory. Memory bound.
 // Source      Grok-1 model.py (multiplier, before the loss), Grok-2 config (cap).
 struct CrossEntropy {
   TensorView loss_T;             // out  accumulation dtype, nats

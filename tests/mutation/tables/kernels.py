@@ -47,7 +47,7 @@ plant("cross_entropy.maximum_infinity", CROSS_ENTROPY, "initial value",
       "float largest = -FLT_MAX;", "float largest = -INFINITY;",
       "logits of -inf give exp(-inf + inf), a NaN", occurrence=0)
 plant("cross_entropy.unscaled", CROSS_ENTROPY, "scale",
-      "const float factor = grad_scale * s.slope;", "const float factor = s.slope + 0.0F * grad_scale;",
+      "factor_(grad_scale * s.slope)", "factor_(s.slope + 0.0F * grad_scale)",
       "the gradient is of the sum of losses")
 plant("cross_entropy.rescale", CROSS_ENTROPY, "accumulate",
       "      running.sum *= s.exponential(running.largest - new_largest);\n", "",
@@ -78,7 +78,7 @@ plant("cross_entropy.shard_target", CROSS_ENTROPY, "bound",
       "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target < V;",
       "a target of a rank before this one is read in front of the row")
 plant("cross_entropy.target_past_the_last", CROSS_ENTROPY, "bound",
-      "target < V ? logit_at", "target <= V ? logit_at",
+      "threadIdx.x == 0 && target < V)", "threadIdx.x == 0 && target <= V)",
       "a target just outside of the vocabulary has the next row's first logit")
 plant("cross_entropy.shard_past_the_last", CROSS_ENTROPY, "bound",
       "targets[t] >= 0 && target >= 0 && target < V;", "targets[t] >= 0 && target >= 0 && target <= V;",
@@ -100,24 +100,37 @@ plant("cross_entropy.join_row", CROSS_ENTROPY, "index",
       "target += shard_target[p * T + t];", "target += shard_target[p + t];",
       "another token's target is added")
 plant("cross_entropy.shard_gradient_begin", CROSS_ENTROPY, "index",
-      "targets[t] - vocab_begin,\n                                       lse[t]",
-      "targets[t] - 0 * vocab_begin,\n                                       lse[t]",
+      "targets[t] - vocab_begin, lse[t]", "targets[t] - 0 * vocab_begin, lse[t]",
       "the one-hot lies in the columns of another rank")
 plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
-      "gradients[i] -= v + i == target ? 1.0F : 0.0F;", "gradients[i] -= v == target ? 1.0F : 0.0F;",
+      "gradients[i] -= i == place ? 1.0F : 0.0F;", "gradients[i] -= place == 0 ? 1.0F : 0.0F;",
       "only targets at the head of a vector have a gradient")
 plant("cross_entropy.slope", CROSS_ENTROPY, "operand",
       "bent<kCapped>(l[i]);", "bent<kCapped>(0.5F * l[i]);",
       "the cap's derivative is taken at another logit")
 plant("cross_entropy.target_vector", CROSS_ENTROPY, "bound",
-      "if (v <= target && target < v + kWidth) {", "if (v < target && target < v + kWidth) {",
+      "if (place < kWidth) {", "if (place - 1 < kWidth - 1) {",
       "a target at the head of a vector has no gradient of its own")
 plant("cross_entropy.target_vector_end", CROSS_ENTROPY, "bound",
-      "if (v <= target && target < v + kWidth) {", "if (v <= target && target < v + kWidth - 1) {",
+      "if (place < kWidth) {", "if (place < kWidth - 1) {",
       "a target at the end of a vector has none, nor any where vectors are of one")
 plant("cross_entropy.ignored_gradient", CROSS_ENTROPY, "condition",
       "gpu::store_floats(gradient + v, zeros);", "static_cast<void>(gradient), static_cast<void>(zeros);",
       "rows that do not count keep what was in the gradient's memory")
+plant("cross_entropy.slots_turn", CROSS_ENTROPY, "index",
+      "slot_ -= slot_ < end_of_slots_ ? 0 : ahead;", "slot_ -= slot_ <= end_of_slots_ ? 0 : ahead;",
+      "a row longer than its slots goes on past them")
+plant("cross_entropy.slots_back", CROSS_ENTROPY, "index",
+      "slot_ < end_of_slots_ - ahead + step_ ? ahead : 0;",
+      "slot_ < end_of_slots_ - ahead ? ahead : 0;",
+      "the slots that take turns are left a turn early on the way back")
+plant("cross_entropy.slots_again", CROSS_ENTROPY, "condition",
+      "ask_for(source_ - ahead, slot_, v_ >= end_of_slots_);",
+      "ask_for(source_ - ahead, slot_, v_ >= end_of_slots_ + step_);",
+      "one vector that lost its slot is not read again")
+plant("cross_entropy.slots_arrive", CROSS_ENTROPY, "barrier",
+      "gpu::copy_async_wait<kAhead - 1>();", "gpu::copy_async_wait<kAhead>();",
+      "a slot is read before its vector has come")
 plant("cross_entropy.in_place_race", CROSS_ENTROPY, "race",
       "loss[t] = s.kNats * (logarithm - (target_logit - all.largest));",
       "loss[t] = s.kNats * (logarithm + (target_logit - target_logit) -\n"
