@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The order of launches, and the two small passes around the tiled kernels: delta, a warp a row,
-// and the queries that see no key, which exist only where keys are masked, a block a key/value
-// head.
+// The order of launches, and the two small passes around the tiled kernels: delta, a lane a vector
+// of a row, and the queries that see no key, which exist only where keys are masked, a block a
+// key/value head.
 #include "kernels/attention/attention.h"
 
 #include <cmath>
@@ -21,33 +21,63 @@ namespace memphis::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRowsPerBlock = kThreads / gpu::kWarpSize;
 
-// delta[b, n, t] = sum over h of dout * out.
-// grid: ceil(T * N / kRowsPerBlock), block: kThreads, shared: none; a row is at most a vector a
-// lane.
-template <class T>
-__global__ void attention_delta_kernel(AttentionArguments<T> arguments) {
+// Of delta, so that a lane has four vectors on their way at once.
+constexpr int kRowsPerLane = 2;
+
+// How many lanes have a row, in heads of up to kWidth, and how many rows a block has.
+template <class T, int kWidth>
+constexpr int kRowLanes = kWidth / gpu::kVectorWidth<T>;
+template <class T, int kWidth>
+constexpr int kRowsPerBlock = kThreads / kRowLanes<T, kWidth>* kRowsPerLane;
+
+// delta[b, n, t] = sum over h of dout * out. Bound by the bytes of these two.
+// grid: ceil(T * N / kRowsPerBlock), block: kThreads, shared: none; requires H <= kWidth.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    attention_delta_kernel(AttentionArguments<T> arguments) {
+  constexpr int kLanes = kRowLanes<T, kWidth>;
   const AttentionShape& shape = arguments.shape;
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock + gpu::warp_id();
-  if (row >= shape.B * shape.S * shape.N) {
-    return;  // the whole warp
-  }
-  const std::int64_t column = gpu::lane_id() * gpu::kVectorWidth<T>;
-  float sum = 0.0F;
-  if (column < shape.H) {
-    const gpu::Vector<T> dout = gpu::load_vector(arguments.dout + row * shape.H + column);
-    const gpu::Vector<T> out = gpu::load_vector(arguments.out + row * shape.H + column);
-    for (int i = 0; i < gpu::kVectorWidth<T>; ++i) {
-      sum += gpu::to_float(dout.values[i]) * gpu::to_float(out.values[i]);
+  // 32 bits, in which divisions are short: of rows of 16 bytes and more a GPU holds fewer than
+  // 2^32.
+  const auto num_rows = static_cast<unsigned>(shape.B * shape.S * shape.N);
+  const auto H = static_cast<unsigned>(shape.H);
+  const unsigned column = threadIdx.x % kLanes * gpu::kVectorWidth<T>;
+  const unsigned first_row = blockIdx.x * kRowsPerBlock<T, kWidth> + threadIdx.x / kLanes;
+  const auto row_of = [&](int i) { return first_row + i * (kThreads / kLanes); };
+
+  gpu::Packed<T> dout[kRowsPerLane] = {};
+  gpu::Packed<T> out[kRowsPerLane] = {};
+#pragma unroll
+  for (int i = 0; i < kRowsPerLane; ++i) {
+    if (row_of(i) < num_rows && column < H) {
+      const std::int64_t at = static_cast<std::int64_t>(row_of(i)) * H + column;
+      dout[i] = gpu::load_packed(arguments.dout + at);
+      out[i] = gpu::load_packed(arguments.out + at);
     }
   }
-  sum = gpu::warp_sum(sum);
-  if (gpu::lane_id() == 0) {
-    const std::int64_t token = row / shape.N;
-    const AttentionHead<T> head = {
-        arguments, static_cast<int>(token / shape.S), static_cast<int>(row % shape.N)};
-    arguments.delta[head.statistic(static_cast<int>(token % shape.S))] = sum;
+#pragma unroll
+  for (int i = 0; i < kRowsPerLane; ++i) {
+    float dout_values[gpu::kVectorWidth<T>];
+    float out_values[gpu::kVectorWidth<T>];
+    gpu::unpack<T>(dout[i], dout_values);
+    gpu::unpack<T>(out[i], out_values);
+    float sum = 0.0F;
+#pragma unroll
+    for (int k = 0; k < gpu::kVectorWidth<T>; ++k) {
+      sum += dout_values[k] * out_values[k];
+    }
+#pragma unroll
+    for (int mask = kLanes / 2; mask > 0; mask /= 2) {
+      sum += gpu::shuffle_xor(sum, mask);
+    }
+    if (column == 0 && row_of(i) < num_rows) {
+      const auto N = static_cast<unsigned>(shape.N);
+      const auto S = static_cast<unsigned>(shape.S);
+      const unsigned token = row_of(i) / N;
+      const unsigned head = token / S * N + row_of(i) % N;  // of all sequences
+      arguments.delta[static_cast<std::int64_t>(head) * S + token % S] = sum;
+    }
   }
 }
 
@@ -225,11 +255,13 @@ void backward(const AttentionBackward& op, Stream stream) {
   arguments.dout = op.dout_TNH.template as<T>();
   arguments.delta = op.delta_BNS.template as<float>();
   const AttentionShape& shape = arguments.shape;
-  launch(attention_delta_kernel<T>,
-         {.grid = {.x = ceil_div(shape.B * shape.S * shape.N, kRowsPerBlock)},
-          .block = {.x = kThreads},
-          .stream = stream},
-         arguments);
+  visit_head_width(shape.H, [&]<int kWidth>() {
+    launch(attention_delta_kernel<T, kWidth>,
+           {.grid = {.x = ceil_div(shape.B * shape.S * shape.N, kRowsPerBlock<T, kWidth>)},
+            .block = {.x = kThreads},
+            .stream = stream},
+           arguments);
+  });
   launch_backward_tiles(arguments, op, stream);
   if (keys_may_lack(arguments)) {
     launch(attention_no_key_backward_kernel<T>, block_per_kv_head(shape, stream), arguments);

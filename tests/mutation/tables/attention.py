@@ -13,10 +13,13 @@ MERGE = "attention/attention_merge.cu"
 F32 = "attention/attention_f32.cu"
 
 plant("attention.delta_guard", ATTENTION, "tail guard",
-      "if (row >= shape.B * shape.S * shape.N) {", "if (row > shape.B * shape.S * shape.N) {",
-      "a warp past the last row forms a delta")
+      "column == 0 && row_of(i) < num_rows", "column == 0 && row_of(i) <= num_rows",
+      "lanes past the last row form a delta")
+plant("attention.delta_row", ATTENTION, "index",
+      "first_row + i * (kThreads / kLanes)", "first_row",
+      "of a block's rows the second half has no delta")
 plant("attention.delta_sequence", ATTENTION, "index",
-      "static_cast<int>(token % shape.S))] = sum;", "static_cast<int>(token))] = sum;",
+      "* S + token % S] = sum;", "* S + token] = sum;",
       "delta of all sequences but the first goes to the wrong place")
 plant("attention.no_key_heads", ATTENTION, "head index",
       "for (int n = first.n; n < first.n + num_heads; ++n) {",
