@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/attention/attention_merge.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -15,6 +16,7 @@
 #include "tests/kernels/attention/attention_naive.h"
 #include "tests/kernels/attention/drawn_case.h"
 #include "tests/support/finite_difference.h"
+#include "tests/support/op_test.h"
 #include "tests/support/test_tensor.h"
 #include "tests/support/tolerance.h"
 
@@ -303,6 +305,114 @@ INSTANTIATE_TEST_SUITE_P(All,
                            return name_of(std::get<0>(instance.param)) + "_" +
                                   std::get<1>(instance.param).shape.name;
                          });
+
+// Results of attention that are but drawn, in any number of parts.
+struct MergeCase {
+  std::string name;
+  std::int64_t P;
+  std::int64_t B;
+  std::int64_t S;
+  std::int64_t N;
+  std::int64_t H;
+  bool tested = true;
+};
+
+class AttentionMergeCases : public test::OpTest<MergeCase> {};
+
+TEST_P(AttentionMergeCases, AreAsCloseAsNaive) {
+  const MergeCase& c = op_case();
+  const auto [device, dtype] = target();
+  const DType sums = accumulation_dtype(dtype);
+  const std::int64_t T = c.B * c.S;
+  const std::int64_t rows = T * c.N;
+  const auto part_out =
+      test::rounded_to(dtype, test::random_normal(c.P * rows * c.H, "part_out " + c.name));
+  auto part_lse = test::rounded_to(sums, test::random_normal(c.P * rows, "part_lse " + c.name, 3));
+  std::vector<double> num_keys;
+  for (std::int64_t p = 0; p < c.P; ++p) {
+    num_keys.push_back(static_cast<double>(p % 3));
+    for (std::int64_t i = 0; i < rows; ++i) {
+      // Some queries see no key in this part, some in none, and some of all sums are far below 0.
+      double& lse = part_lse[static_cast<std::size_t>(p * rows + i)];
+      lse = i % 7 == 6 || (i + p) % 5 == 4 ? -INFINITY : i % 3 == 2 ? lse - 200 : lse;
+    }
+  }
+  const OwnedStream stream(device);
+  const TestTensor out({{T, c.N, c.H}, dtype}, device);
+  const TestTensor lse({{c.B, c.N, c.S}, sums}, device);
+  attention_merge({.out_TNH = out,
+                   .lse_BNS = lse,
+                   .part_out_PTNH = TestTensor({{c.P, T, c.N, c.H}, dtype}, device, part_out),
+                   .part_lse_PBNS = TestTensor({{c.P, c.B, c.N, c.S}, sums}, device, part_lse),
+                   .num_keys_P = TestTensor({{c.P}, DType::i32}, device, num_keys)},
+                  stream.view());
+
+  const auto merged = [&]<class A>(A /*type*/) {
+    AttentionResult result = {.out = std::vector<double>(static_cast<std::size_t>(rows * c.H)),
+                              .lse = std::vector<double>(static_cast<std::size_t>(rows)),
+                              .dqkv = {}};
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t t = row / c.N;
+      const std::int64_t statistic = (t / c.S * c.N + row % c.N) * c.S + t % c.S;
+      const auto lse_of = [&](std::int64_t p) {
+        return static_cast<A>(part_lse[static_cast<std::size_t>(p * rows + statistic)]);
+      };
+      A largest = -INFINITY;
+      for (std::int64_t p = 0; p < c.P; ++p) {
+        largest = std::max(largest, lse_of(p));
+      }
+      const auto weight = [&](std::int64_t p) {
+        return std::isinf(largest) ? static_cast<A>(num_keys[static_cast<std::size_t>(p)])
+                                   : std::exp(lse_of(p) - largest);
+      };
+      A sum = 0;
+      for (std::int64_t p = 0; p < c.P; ++p) {
+        sum += weight(p);
+      }
+      result.lse[static_cast<std::size_t>(statistic)] =
+          static_cast<double>(std::isinf(largest) ? largest : largest + std::log(sum));
+      for (std::int64_t h = 0; h < c.H; ++h) {
+        A total = 0;
+        for (std::int64_t p = 0; p < c.P; ++p) {
+          total += weight(p) *
+                   static_cast<A>(part_out[static_cast<std::size_t>((p * rows + row) * c.H + h)]);
+        }
+        result.out[static_cast<std::size_t>(row * c.H + h)] =
+            static_cast<double>(sum > 0 ? total / sum : A{0});
+      }
+    }
+    return result;
+  };
+  const AttentionResult exact = merged(0.0L);
+  AttentionResult naive = dtype == DType::f64 ? merged(0.0) : merged(0.0F);
+  naive.out = test::rounded_to(dtype, naive.out);
+  const std::vector<double> actual_lse = lse.values(stream.view());
+  for (std::size_t i = 0; i < exact.lse.size(); ++i) {
+    EXPECT_EQ(std::isinf(actual_lse[i]), std::isinf(exact.lse[i])) << "lse of row " << i;
+  }
+  EXPECT_TRUE(close_to(out.values(stream.view()), exact.out, naive.out, dtype, c.H));
+  const std::vector<double> exact_lse = finite(exact.lse);
+  EXPECT_TRUE(close_to(finite(actual_lse),
+                       exact_lse,
+                       finite(naive.lse),
+                       sums,
+                       static_cast<std::int64_t>(exact_lse.size())));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All,
+    AttentionMergeCases,
+    test::on_all_targets(std::vector<MergeCase>{
+        // Fewer parts than are read at once, as many, one more, and several times as many.
+        {.name = "two", .P = 2, .B = 2, .S = 67, .N = 3, .H = 128},
+        {.name = "four", .P = 4, .B = 2, .S = 110, .N = 2, .H = 64},
+        {.name = "five", .P = 5, .B = 3, .S = 21, .N = 6, .H = 72},
+        {.name = "twelve", .P = 12, .B = 1, .S = 181, .N = 2, .H = 128},
+        {.name = "one", .P = 1, .B = 1, .S = 450, .N = 1, .H = 8},
+        // Columns that the lanes of a warp pass in more than one turn.
+        {.name = "wide", .P = 3, .B = 2, .S = 99, .N = 2, .H = 264},
+    }),
+    test::name_of_op_test<MergeCase>);
 
 class DrawnAttentionParts : public testing::TestWithParam<int> {};
 

@@ -229,7 +229,7 @@ plant("attention_merge.sequence_keys", ATTENTION, "operand",
       "the mean of values is taken over one part's keys")
 plant("attention_merge.guard", MERGE, "tail guard",
       "if (row >= arguments.rows) {", "if (row > arguments.rows) {",
-      "a warp past the last row merges one")
+      "lanes past the last row merge one")
 plant("attention_merge.maximum", MERGE, "initial value",
       "float maximum = -INFINITY;", "float maximum = 0.0F;",
       "parts whose logits are far below 0 have no weight")
@@ -237,12 +237,15 @@ plant("attention_merge.counts", MERGE, "operand",
       "static_cast<float>(arguments.num_keys[p])", "1.0F",
       "the means of parts count the same whatever their number of keys")
 plant("attention_merge.statistic", MERGE, "index",
-      "+ t % arguments.S;", "+ t;",
+      "* arguments.S + t % arguments.S;", "* arguments.S + t;",
       "sequences but the first are weighted by others")
 plant("attention_merge.part", MERGE, "stride",
-      "(p * arguments.rows + row) * arguments.H + column",
-      "(p * arguments.N + row) * arguments.H + column",
+      "(first + i) * arguments.rows * arguments.H + at",
+      "(first + i) * static_cast<std::int64_t>(arguments.N) * arguments.H + at",
       "the second part is read within the first")
+plant("attention_merge.parts_again", MERGE, "index",
+      "weights[i] = weight(first + i);", "weights[i] = weight(i);",
+      "the fifth part has the weight of the first")
 
 # ---- hopper, forward
 
