@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A warp a token, a vector a lane: bound by the bytes that it moves.
+// A warp a token, a vector a lane: bound by the bytes that it moves, of which a lane loads four
+// vectors at once, of as many parts or columns.
 #include "kernels/attention/gather_heads.h"
 
 #include <cstdint>
@@ -17,6 +18,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kTokensPerBlock = kThreads / gpu::kWarpSize;
+constexpr int kBlocks = 5;  // on an SM: 48 registers, and 80 KiB on their way
+constexpr int kAtOnce = 4;
 
 template <class T>
 struct GatherArguments {
@@ -31,10 +34,32 @@ struct GatherArguments {
   int width;  // of all heads
 };
 
-// kSums false copies bits.
+// Calls take(i, load(i)) for i in [0, count), in this order, but kAtOnce loads before the first of
+// these is taken.
+template <class Load, class Take>
+__device__ __forceinline__ void for_each_at_once(int count, const Load& load, const Take& take) {
+  for (int first = 0; first < count; first += kAtOnce) {
+    decltype(load(0)) loaded[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < count) {
+        loaded[i] = load(first + i);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < count) {
+        take(first + i, loaded[i]);
+      }
+    }
+  }
+}
+
+// kSums false copies bits, as the only part.
 // grid: ceil(T / kTokensPerBlock), block: kThreads, shared: none; requires H % 8 == 0.
 template <class T, bool kSums>
-__global__ void gather_heads_kernel(GatherArguments<T> arguments) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    gather_heads_kernel(GatherArguments<T> arguments) {
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kTokensPerBlock + gpu::warp_id();
   if (t >= arguments.num_tokens) {
     return;  // the whole warp
@@ -43,26 +68,30 @@ __global__ void gather_heads_kernel(GatherArguments<T> arguments) {
   const T* const x = arguments.x + source * arguments.x_stride;
   T* const y = arguments.y + t * arguments.y_stride;
   constexpr int kVector = gpu::kVectorWidth<T>;
-#pragma unroll 4
-  for (int column = gpu::lane_id() * kVector; column < arguments.width;
-       column += gpu::kWarpSize * kVector) {
-    gpu::Vector<T> values = gpu::load_vector(x + column);
-    if constexpr (kSums) {
-      float total[kVector];
-      for (int i = 0; i < kVector; ++i) {
-        total[i] = gpu::to_float(values.values[i]);
-      }
-      for (int p = 1; p < arguments.num_parts; ++p) {
-        const gpu::Vector<T> part = gpu::load_vector(x + p * arguments.part_stride + column);
-        for (int i = 0; i < kVector; ++i) {
-          total[i] += gpu::to_float(part.values[i]);
-        }
-      }
-      for (int i = 0; i < kVector; ++i) {
-        values.values[i] = gpu::from_float<T>(total[i]);
-      }
+  constexpr int kTurn = gpu::kWarpSize * kVector;
+  const int first_column = gpu::lane_id() * kVector;
+  if constexpr (kSums) {
+    for (int column = first_column; column < arguments.width; column += kTurn) {
+      float total[kVector] = {};
+      for_each_at_once(
+          arguments.num_parts,
+          [&](int p) { return gpu::load_packed(x + p * arguments.part_stride + column); },
+          [&](int /*p*/, const gpu::Packed<T>& part) {
+            float values[kVector];
+            gpu::unpack<T>(part, values);
+#pragma unroll
+            for (int i = 0; i < kVector; ++i) {
+              total[i] += values[i];
+            }
+          });
+      gpu::store_packed(y + column, gpu::pack<T>(total));
     }
-    gpu::store_vector(y + column, values);
+  } else {
+    for_each_at_once((arguments.width - first_column + kTurn - 1) / kTurn,
+                     [&](int i) { return gpu::load_packed(x + first_column + i * kTurn); },
+                     [&](int i, const gpu::Packed<T>& values) {
+                       gpu::store_packed(y + first_column + i * kTurn, values);
+                     });
   }
 }
 

@@ -53,6 +53,8 @@ std::vector<HeadsCase> heads_cases() {
       {"sum_of_parts", 65, 65, 2, 40, 5, 3, 2, 0, 4, false},
       {"sum_reordered", 9, 33, 3, 128, 3, 0, 6, 2, 3},
       {"wide", 20, 20, 12, 128, 12, 0, 12, 0, 8, false},
+      {"wide_copy", 11, 6, 9, 136, 9, 0, 9, 0},
+      {"parts_of_two_turns", 13, 4, 5, 72, 5, 0, 5, 0, 6},
   };
 }
 

@@ -85,10 +85,12 @@ plant("gather_heads.guard", HEADS, "tail guard",
 plant("gather_heads.part", HEADS, "stride",
       "p * arguments.part_stride", "p * arguments.x_stride",
       "parts are the tokens behind the first")
-plant("gather_heads.first", HEADS, "bound",
-      "for (int p = 1; p < arguments.num_parts; ++p) {",
-      "for (int p = 0; p < arguments.num_parts; ++p) {",
-      "the first part counts twice")
+plant("gather_heads.turn", HEADS, "index",
+      "loaded[i] = load(first + i);", "loaded[i] = load(i);",
+      "the fifth part and column are the first again")
+plant("gather_heads.turn_tail", HEADS, "bound",
+      "if (first + i < count) {\n        take(", "if (first + i <= count) {\n        take(",
+      "a part that there is not is added", occurrence=0)
 plant("gather_heads.source", HEADS, "operand",
       "arguments.source == nullptr ? t : arguments.source[t]", "t",
       "tokens keep their order")
