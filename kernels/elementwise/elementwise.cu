@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A thread maps one 16-byte vector of the narrower operand, neighbours next to each other; the last
+// A thread maps pieces of as many elements as the wider operand has in 16 bytes, neighbours next to
+// each other, so that what a warp reads or writes at once has no gaps in either operand; the last
 // one takes what is left element by element. Bound by bytes: at most a tanh an element.
 #include "kernels/elementwise/elementwise.h"
 
@@ -19,6 +20,7 @@ using gpu::load_floats;
 using gpu::store_floats;
 
 constexpr std::int64_t kThreads = 256;  // any multiple of 128 fills an SM at these register counts
+constexpr int kPieces = 2;  // of a thread that reads one operand: two loads on their way, as of two
 
 struct ScaledSum {
   float scale;
@@ -31,9 +33,9 @@ struct Scaled {
 };
 
 struct SoftCapped {
-  float scale;
+  float ratio;  // scale / cap
   float cap;
-  __device__ float operator()(float x) const { return cap * tanhf(scale * x / cap); }
+  __device__ float operator()(float x) const { return cap * tanhf(ratio * x); }
 };
 
 struct SoftCapGradient {
@@ -71,28 +73,44 @@ __device__ __forceinline__ void map_pairs(const Map& map, T* y, const T* a, cons
   store_floats(y, a_values);
 }
 
-__device__ __forceinline__ std::int64_t first_element(int elements_per_thread) {
-  const std::int64_t block = blockIdx.x;  // 64 bits: element numbers pass 2^31
-  return (block * kThreads + threadIdx.x) * elements_per_thread;
-}
-
-// grid: n / (kThreads * kWidth), block: kThreads, shared: none.
+// grid: n / (kThreads * kWidth * kPieces), block: kThreads, shared: none.
 template <int kWidth, class Map, class Out, class In>
 __global__ void unary_map_kernel(Map map, Out* y, const In* x, std::int64_t n) {
-  const std::int64_t first = first_element(kWidth);
-  if (first + kWidth <= n) {
-    map_elements<kWidth>(map, y + first, x + first);
+  constexpr std::int64_t kStep = kThreads * kWidth;  // from a piece of a thread to its next
+  const std::int64_t block = blockIdx.x;             // 64 bits: element numbers pass 2^31
+  const std::int64_t first = block * kPieces * kStep + threadIdx.x * kWidth;
+  if (first + (kPieces - 1) * kStep + kWidth <= n) {
+    float values[kPieces][kWidth];
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      load_floats(x + first + p * kStep, values[p]);
+    }
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        values[p][i] = map(values[p][i]);
+      }
+      store_floats(y + first + p * kStep, values[p]);
+    }
     return;
   }
-  for (std::int64_t i = first; i < n; ++i) {
-    map_elements<1>(map, y + i, x + i);
+  for (std::int64_t begin = first; begin < n; begin += kStep) {
+    if (begin + kWidth <= n) {
+      map_elements<kWidth>(map, y + begin, x + begin);
+      continue;
+    }
+    for (std::int64_t i = begin; i < n; ++i) {
+      map_elements<1>(map, y + i, x + i);
+    }
   }
 }
 
 // grid: n / (kThreads * kWidth), block: kThreads, shared: none.
 template <int kWidth, class Map, class T>
 __global__ void binary_map_kernel(Map map, T* y, const T* a, const T* b, std::int64_t n) {
-  const std::int64_t first = first_element(kWidth);
+  const std::int64_t block = blockIdx.x;
+  const std::int64_t first = (block * kThreads + threadIdx.x) * kWidth;
   if (first + kWidth <= n) {
     map_pairs<kWidth>(map, y + first, a + first, b + first);
     return;
@@ -110,10 +128,10 @@ Launch choose_launch(std::int64_t n, int elements_per_thread, Stream stream) {
 
 template <class Out, class In, class Map>
 void launch_unary(const Map& map, const TensorView& y, const TensorView& x, Stream stream) {
-  constexpr int kWidth = std::max(gpu::kVectorWidth<Out>, gpu::kVectorWidth<In>);
+  constexpr int kWidth = std::min(gpu::kVectorWidth<Out>, gpu::kVectorWidth<In>);
   const std::int64_t n = y.num_elements();
   launch(unary_map_kernel<kWidth, Map, Out, In>,
-         choose_launch(n, kWidth, stream),
+         choose_launch(n, kPieces * kWidth, stream),
          map,
          y.as<Out>(),
          x.as<In>(),
@@ -139,7 +157,8 @@ void launch_soft_cap_forward(const SoftCapForward& op, Stream stream) {
   if (op.cap == 0.0F) {
     launch_unary<Out, In>(Scaled{.scale = op.scale}, op.y, op.x, stream);
   } else {
-    launch_unary<Out, In>(SoftCapped{.scale = op.scale, .cap = op.cap}, op.y, op.x, stream);
+    launch_unary<Out, In>(
+        SoftCapped{.ratio = op.scale / op.cap, .cap = op.cap}, op.y, op.x, stream);
   }
 }
 

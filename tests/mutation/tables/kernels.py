@@ -185,12 +185,22 @@ plant("exp2_polynomial.first", EXP2, "operand",
 ELEMENTWISE = "elementwise/elementwise.cu"
 
 plant("elementwise.no_tail_guard", ELEMENTWISE, "tail guard",
+      "if (first + (kPieces - 1) * kStep + kWidth <= n) {", "if (first < n) {",
+      "the last threads map whole pieces of a part")
+plant("elementwise.no_tail_guard_of_two", ELEMENTWISE, "tail guard",
       "if (first + kWidth <= n) {", "if (first < n) {",
-      "the last thread maps a whole vector of a part", occurrence=0)
+      "the last thread maps a whole vector of a part")
+plant("elementwise.piece", ELEMENTWISE, "index",
+      "store_floats(y + first + p * kStep, values[p]);", "store_floats(y + first, values[p]);",
+      "a thread's second piece is written over its first")
+plant("elementwise.piece_tail", ELEMENTWISE, "bound",
+      "for (std::int64_t begin = first; begin < n; begin += kStep) {",
+      "for (std::int64_t begin = first; begin < n; begin += kPieces * kStep) {",
+      "of the last block's second pieces nothing is mapped")
 plant("elementwise.tail_short", ELEMENTWISE, "bound",
       "for (std::int64_t i = first; i < n; ++i) {",
       "for (std::int64_t i = first; i + 1 < n; ++i) {",
-      "the last element of two operands is not mapped", occurrence=1)
+      "the last element of two operands is not mapped")
 plant("elementwise.neighbour", ELEMENTWISE, "index",
       "map_pairs<1>(map, y + i, a + i, b + i);", "map_pairs<1>(map, y + i, a + i, b + first);",
       "the tail reads its first element throughout")
@@ -199,7 +209,7 @@ plant("elementwise.grid_floor", ELEMENTWISE, "launch",
       ".x = n / (kThreads * elements_per_thread)}",
       "the last, partial block is not launched")
 plant("elementwise.cap_scale", ELEMENTWISE, "operand",
-      "cap * tanhf(scale * x / cap)", "scale * cap * tanhf(x / cap)",
+      "cap * tanhf(ratio * x)", "ratio * cap * cap * tanhf(x / cap)",
       "the scale is applied outside of the cap")
 plant("elementwise.swapped", ELEMENTWISE, "operand",
       "op.dx, op.dy, op.y, stream);", "op.dx, op.y, op.dy, stream);",
