@@ -44,6 +44,54 @@ __device__ __forceinline__ void store_vector(T* address, const Vector<T, kCount>
   }
 }
 
+// A vector for threads that keep it, in words; the elements of a Vector<bf16> each have a register of
+// their own between the load and the store.
+template <class T, int kCount = kVectorWidth<T>>
+struct alignas(kCount * sizeof(T)) Packed {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, bf16>);
+  static constexpr int kWords = kCount * static_cast<int>(sizeof(T)) / 4;
+  std::uint32_t words[kWords];
+};
+
+template <int kCount, class T>
+__device__ __forceinline__ Packed<T, kCount> load_packed(const T* address) {
+  return load_whole(reinterpret_cast<const Packed<T, kCount>*>(address));
+}
+template <class T>
+__device__ __forceinline__ Packed<T> load_packed(const T* address) {
+  return load_packed<kVectorWidth<T>>(address);
+}
+template <class T, int kCount>
+__device__ __forceinline__ void store_packed(T* address, const Packed<T, kCount>& packed) {
+  store_whole(reinterpret_cast<Packed<T, kCount>*>(address), packed);
+}
+
+template <class T, int kCount>
+__device__ __forceinline__ void unpack(const Packed<T, kCount>& packed, float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < Packed<T, kCount>::kWords; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      values[i] = std::bit_cast<float>(packed.words[i]);
+    } else {
+      values[2 * i] = std::bit_cast<float>(packed.words[i] << 16U);
+      values[2 * i + 1] = std::bit_cast<float>(packed.words[i] & 0xFFFF0000U);
+    }
+  }
+}
+template <class T, int kCount>
+__device__ __forceinline__ Packed<T, kCount> pack(const float (&values)[kCount]) {
+  Packed<T, kCount> packed;
+#pragma unroll
+  for (int i = 0; i < Packed<T, kCount>::kWords; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      packed.words[i] = std::bit_cast<std::uint32_t>(values[i]);
+    } else {
+      packed.words[i] = pack_bf16(values[2 * i], values[2 * i + 1]);
+    }
+  }
+  return packed;
+}
+
 // kCount elements of T as floats, and back, in the widest accesses that kCount allows: one element
 // (kCount 1) of any address, or vectors of kCount or kVectorWidth elements of aligned ones.
 //
@@ -59,10 +107,11 @@ __device__ __forceinline__ void load_floats(const T* address, float (&values)[kC
     static_assert(kCount % kWidth == 0, "whole vectors");
 #pragma unroll
     for (int first = 0; first < kCount; first += kWidth) {
-      const Vector<T, kWidth> vector = load_vector<kWidth>(address + first);
+      float part[kWidth];
+      unpack(load_packed<kWidth>(address + first), part);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
-        values[first + i] = to_float(vector.values[i]);
+        values[first + i] = part[i];
       }
     }
   }
@@ -76,57 +125,14 @@ __device__ __forceinline__ void store_floats(T* address, const float (&values)[k
     static_assert(kCount % kWidth == 0, "whole vectors");
 #pragma unroll
     for (int first = 0; first < kCount; first += kWidth) {
-      Vector<T, kWidth> vector;
+      float part[kWidth];
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
-        vector.values[i] = from_float<T>(values[first + i]);
+        part[i] = values[first + i];
       }
-      store_vector(address + first, vector);
+      store_packed(address + first, pack<T>(part));
     }
   }
-}
-
-// A whole vector for threads that keep it, in four registers; the elements of a Vector<bf16> each
-// have one of their own between the load and the store.
-template <class T>
-struct alignas(16) Packed {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, bf16>);
-  std::uint32_t words[4];
-};
-
-template <class T>
-__device__ __forceinline__ Packed<T> load_packed(const T* address) {
-  return load_whole(reinterpret_cast<const Packed<T>*>(address));
-}
-template <class T>
-__device__ __forceinline__ void store_packed(T* address, const Packed<T>& packed) {
-  store_whole(reinterpret_cast<Packed<T>*>(address), packed);
-}
-
-template <class T>
-__device__ __forceinline__ void unpack(const Packed<T>& packed, float (&values)[kVectorWidth<T>]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (std::is_same_v<T, float>) {
-      values[i] = std::bit_cast<float>(packed.words[i]);
-    } else {
-      values[2 * i] = std::bit_cast<float>(packed.words[i] << 16U);
-      values[2 * i + 1] = std::bit_cast<float>(packed.words[i] & 0xFFFF0000U);
-    }
-  }
-}
-template <class T>
-__device__ __forceinline__ Packed<T> pack(const float (&values)[kVectorWidth<T>]) {
-  Packed<T> packed;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (std::is_same_v<T, float>) {
-      packed.words[i] = std::bit_cast<std::uint32_t>(values[i]);
-    } else {
-      packed.words[i] = pack_bf16(values[2 * i], values[2 * i + 1]);
-    }
-  }
-  return packed;
 }
 
 }  // namespace memphis::kernels::gpu

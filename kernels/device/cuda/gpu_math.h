@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda_bf16.h>
 
@@ -17,14 +19,22 @@ __device__ __forceinline__ float to_float(bf16 value) {
   return __uint_as_float(static_cast<unsigned>(value.bits) << 16U);
 }
 
-// A struct of 8 or 16 bytes, aligned to as many, by one access.
+// A struct of 8 or 16 bytes, aligned to as many, by one access: of a struct of its own the compiler may
+// make several.
+template <int kBytes>
+struct WordsOf {
+  static_assert(kBytes == 8 || kBytes == 16);
+  using Type = std::conditional_t<kBytes == 16, uint4, uint2>;
+};
 template <class Struct>
 __device__ __forceinline__ Struct load_whole(const Struct* address) {
-  return *address;
+  using Words = typename WordsOf<sizeof(Struct)>::Type;
+  return std::bit_cast<Struct>(*reinterpret_cast<const Words*>(address));
 }
 template <class Struct>
 __device__ __forceinline__ void store_whole(Struct* address, const Struct& value) {
-  *address = value;
+  using Words = typename WordsOf<sizeof(Struct)>::Type;
+  *reinterpret_cast<Words*>(address) = std::bit_cast<Words>(value);
 }
 
 template <class T>
