@@ -2,8 +2,8 @@
 //
 // Forward: a warp takes kTokens tokens, so that the weights, which are wider than a token's row,
 // are read from L1 once for several; then it holds one token's logits, four to a lane, for softmax
-// and top-K. Backward: a warp a token for the logits' gradients, a block a few tokens for dx, a
-// block a run of tokens for dweight. Bound by memory: x is read once a pass.
+// and top-K. Backward: a warp a token for the logits' gradients, a block 32 tokens for dx, a block
+// a run of tokens for dweight. Bound by memory: x is read once a pass.
 #include "kernels/router/router.h"
 
 #include <cfloat>
@@ -21,13 +21,16 @@
 namespace memphis::kernels::cuda {
 namespace {
 
-constexpr int kTokens = 4;   // of a warp in forward and of a block in dx: 32 accumulators a thread
-constexpr int kExperts = 8;  // summed together: Grok's number of experts
+constexpr int kTokens = 4;        // of a warp in forward: 32 accumulators a thread
+constexpr int kExperts = 8;       // summed together: Grok's number of experts
 constexpr int kMaxExperts = 128;  // the contract's
 constexpr int kLaneExperts = kMaxExperts / gpu::kWarpSize;
 constexpr int kWarps = 4;  // of a block that gives warps tokens
 constexpr int kWarpThreads = kWarps * gpu::kWarpSize;
 constexpr int kColumnThreads = 128;  // of a block whose threads take columns
+constexpr int kDxTokens = 32;        // of a block of dx, which its weights are loaded once for
+constexpr int kDxBatch = 8;          // of them at a time: a thread's loads in flight
+constexpr int kDxBlocks = 4;         // on an SM, which then has 32 KB of loads in flight
 constexpr int kSumThreads = 256;     // of a block that sums over a sequence
 
 struct Shape {
@@ -360,55 +363,83 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
   store_row(dlogits + t * s.E, dz, s.E);
 }
 
-// grid: T / kTokens x columns, block: kColumnThreads; kWidth 1, or D % kWidth == 0
-template <class T, int kWidth>
-__global__ void router_dx_kernel(T* dx,
-                                 const float* __restrict__ dlogits,
-                                 const float* __restrict__ weight,
-                                 bool accumulate,
-                                 Shape s) {
-  __shared__ float shared_dz[kTokens][kMaxExperts];
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kTokens;
-  for (int i = static_cast<int>(threadIdx.x); i < kTokens * s.E; i += kColumnThreads) {
-    const std::int64_t t = first + i / s.E;
-    shared_dz[i / s.E][i % s.E] = t < s.T ? dlogits[t * s.E + i % s.E] : 0.0F;
+// A thread goes through the block's tokens with the weights of kExperts experts in registers. It
+// has four columns, of any type, so that a warp's weights fill their sectors.
+// grid: T / kDxTokens x columns, block: kColumnThreads; kWidth 1, or D % kWidth == 0
+template <class T, int kWidth, bool kAccumulate>
+__global__ void __launch_bounds__(kColumnThreads, kDxBlocks)
+    router_dx_kernel(T* __restrict__ dx,
+                     const float* __restrict__ dlogits,
+                     const float* __restrict__ weight,
+                     Shape s) {
+  // Padded: rows of eight experts then begin in banks of their own.
+  alignas(16) __shared__ float shared_dz[kDxTokens][kMaxExperts + kExperts];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kDxTokens;
+  const int last = static_cast<int>(s.T - first < kDxTokens ? s.T - first : kDxTokens) - 1;
+  const int num_groups = s.E > kExperts ? (s.E + kExperts - 1) / kExperts : 1;
+  for (int i = static_cast<int>(threadIdx.x); i < kDxTokens * kExperts; i += kColumnThreads) {
+    const int token = i / kExperts;
+    const float* const dz = dlogits + (first + (token < last ? token : last)) * s.E;
+#pragma unroll 1
+    for (int e = i % kExperts; e < num_groups * kExperts; e += kExperts) {
+      shared_dz[token][e] = e < s.E ? dz[e] : 0.0F;
+    }
   }
   gpu::sync_threads();  // the tokens' dz are there
-  const std::int64_t d =
-      (static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;
+  const int d = static_cast<int>(blockIdx.y * kColumnThreads + threadIdx.x) * kWidth;
   if (d >= s.D) {
     return;
   }
-  // reduce
-  float sums[kTokens][kWidth] = {};
-#pragma unroll 2
-  for (int e = 0; e < s.E; ++e) {
-    float w[kWidth];
-    gpu::load_floats(weight + e * s.D + d, w);
+  T* const out = dx + first * s.D + d;
+  float w[kExperts][kWidth];
+  for (int batch = 0; batch <= last; batch += kDxBatch) {
+    // load: what is added to comes from furthest away and is needed last
+    T* rows[kDxBatch];
+    float before[kDxBatch][kWidth];
 #pragma unroll
-    for (int j = 0; j < kTokens; ++j) {
-#pragma unroll
-      for (int c = 0; c < kWidth; ++c) {
-        sums[j][c] += shared_dz[j][e] * w[c];
+    for (int j = 0; j < kDxBatch; ++j) {
+      rows[j] = out + (batch + j < last ? batch + j : last) * s.D;
+      if constexpr (kAccumulate) {
+        gpu::load_floats(rows[j], before[j]);
       }
     }
-  }
-  // write
+    // reduce
+    float sums[kDxBatch][kWidth] = {};
+    for (int group = 0; group < num_groups; ++group) {
+      if (batch == 0 || num_groups > 1) {  // those of one group stay in registers
 #pragma unroll
-  for (int j = 0; j < kTokens; ++j) {
-    if (first + j >= s.T) {
-      break;
-    }
-    T* const out = dx + (first + j) * s.D + d;
-    if (accumulate) {
-      float before[kWidth];
-      gpu::load_floats(out, before);
+        for (int i = 0; i < kExperts; ++i) {
+          const int e = group * kExperts + i < s.E ? group * kExperts + i : s.E - 1;
+          gpu::load_floats(weight + e * s.D + d, w[i]);
+        }
+      }
 #pragma unroll
-      for (int c = 0; c < kWidth; ++c) {
-        sums[j][c] += before[c];
+      for (int j = 0; j < kDxBatch; ++j) {
+        float dz[kExperts];
+        gpu::load_floats(&shared_dz[batch + j][group * kExperts], dz);
+#pragma unroll
+        for (int i = 0; i < kExperts; ++i) {
+#pragma unroll
+          for (int c = 0; c < kWidth; ++c) {
+            sums[j][c] += dz[i] * w[i][c];
+          }
+        }
       }
     }
-    gpu::store_floats(out, sums[j]);
+    // write
+#pragma unroll
+    for (int j = 0; j < kDxBatch; ++j) {
+      if (batch + j > last) {
+        break;
+      }
+      if constexpr (kAccumulate) {
+#pragma unroll
+        for (int c = 0; c < kWidth; ++c) {
+          sums[j][c] += before[j][c];
+        }
+      }
+      gpu::store_floats(rows[j], sums[j]);
+    }
   }
 }
 
@@ -515,13 +546,16 @@ void launch_backward(const RouterBackward& op, const Shape& s, Stream stream) {
          num_runs,
          s.E * s.D,
          op.weight_gradient == WeightGradient::add);
-  launch(router_dx_kernel<T, kWidth>,
-         choose_launch({.x = ceil_div(s.T, kTokens), .y = num_columns}, kColumnThreads, stream),
-         op.dx_TD.as<T>(),
-         op.dlogits_TE.as<float>(),
-         op.weight_ED.as<float>(),
-         op.accumulate,
-         s);
+  constexpr int kDxWidth = kWidth == 1 ? 1 : 4;  // of f32 weights, 16 bytes
+  launch(
+      op.accumulate ? router_dx_kernel<T, kDxWidth, true> : router_dx_kernel<T, kDxWidth, false>,
+      choose_launch({.x = ceil_div(s.T, kDxTokens), .y = ceil_div(s.D, kColumnThreads * kDxWidth)},
+                    kColumnThreads,
+                    stream),
+      op.dx_TD.as<T>(),
+      op.dlogits_TE.as<float>(),
+      op.weight_ED.as<float>(),
+      s);
 }
 
 Shape shape_of(const TensorView& x_TD, const TensorView& counts_BE, const TensorView& experts_TK) {

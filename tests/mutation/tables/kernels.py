@@ -825,19 +825,22 @@ plant("router.dx_barrier", ROUTER, "barrier",
       "  gpu::sync_threads();  // the tokens' dz are there\n", "",
       "gradients are read before they are written")
 plant("router.dx_tail", ROUTER, "tail guard",
-      "    if (first + j >= s.T) {\n      break;\n    }\n", "",
+      "      if (batch + j > last) {\n        break;\n      }\n", "",
       "rows past the last token are written")
 plant("router.dx_accumulate", ROUTER, "accumulate",
-      "sums[j][c] += before[c];", "sums[j][c] = before[c];",
+      "sums[j][c] += before[j][c];", "sums[j][c] = before[j][c];",
       "the router's own gradient is lost")
 plant("router.dx_columns", ROUTER, "index",
-      "(static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;",
-      "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
-      "all blocks of a row take its first columns", occurrence=0)
+      "static_cast<int>(blockIdx.y * kColumnThreads + threadIdx.x) * kWidth;",
+      "static_cast<int>(threadIdx.x) * kWidth;",
+      "all blocks of a row take its first columns")
+plant("router.dx_groups", ROUTER, "condition",
+      "if (batch == 0 || num_groups > 1) {", "if (batch == 0) {",
+      "later tokens take the last experts' weights for the first ones'")
 plant("router.partial_columns", ROUTER, "index",
       "(static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;",
       "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
-      "all blocks of a run take its first columns", occurrence=1)
+      "all blocks of a run take its first columns")
 plant("router.partial_run", ROUTER, "race between blocks",
       "partial + (static_cast<std::int64_t>(blockIdx.x) * s.E + group + i) * s.D + d;",
       "partial + (static_cast<std::int64_t>(blockIdx.x / 2) * s.E + group + i) * s.D + d;",
