@@ -221,7 +221,7 @@ TensorView step_scalar_view(const SharedActivations<TensorView>& shared, StepSca
 // csrc/model/grok.cpp asserts that the two agree.
 struct ScratchRows {
   static constexpr std::int64_t rmsnorm_partials = 264;
-  static constexpr std::int64_t router_partials = 132;
+  static constexpr std::int64_t router_partials = 22;
   static constexpr std::int64_t permute_chunks = 128;
   static constexpr std::int64_t global_norm_partials = 1056;
 };

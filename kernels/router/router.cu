@@ -6,13 +6,16 @@
 // a run of tokens for dweight. Bound by memory: x is read once a pass.
 #include "kernels/router/router.h"
 
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include <gpu_launch.h>
 #include <gpu_math.h>
 #include <gpu_memory.h>
+#include <gpu_mma.h>
 #include <gpu_warp.h>
 
 #include "kernels/or_null.h"
@@ -28,10 +31,15 @@ constexpr int kLaneExperts = kMaxExperts / gpu::kWarpSize;
 constexpr int kWarps = 4;  // of a block that gives warps tokens
 constexpr int kWarpThreads = kWarps * gpu::kWarpSize;
 constexpr int kColumnThreads = 128;  // of a block whose threads take columns
+constexpr int kStripColumns = 64;    // of a warp that sums on tensor cores
+constexpr int kPartialBlocks = 4;    // on an SM
+constexpr int kStepTokens = 16;      // of an mma, and
+constexpr int kSteps = 2;            // as many at once: 4 KB of loads in flight a warp
 constexpr int kDxTokens = 32;        // of a block of dx, which its weights are loaded once for
 constexpr int kDxBatch = 8;          // of them at a time: a thread's loads in flight
 constexpr int kDxBlocks = 4;         // on an SM, which then has 32 KB of loads in flight
-constexpr int kSumThreads = 256;     // of a block that sums over a sequence
+constexpr int kSumThreads = 256;     // of a block that sums over a sequence, or over runs
+constexpr int kSumWarps = kSumThreads / gpu::kWarpSize;
 
 struct Shape {
   std::int64_t B;
@@ -146,6 +154,40 @@ __device__ void choose_experts(
       experts[k] = expert;
     }
   }
+}
+
+// Eight bf16, two to a word, the first in its low half.
+using Words = gpu::Vector<std::uint32_t, 4>;
+
+__device__ __forceinline__ Words load_words(const bf16* address) {
+  return gpu::load_vector<4>(reinterpret_cast<const std::uint32_t*>(address));
+}
+
+__device__ __forceinline__ std::uint32_t low_halves(std::uint32_t first, std::uint32_t second) {
+  return second << 16U | (first & 0xFFFFU);
+}
+__device__ __forceinline__ std::uint32_t high_halves(std::uint32_t first, std::uint32_t second) {
+  return (second & 0xFFFF0000U) | first >> 16U;
+}
+
+// What a tensor core takes of two f32: each is the sum of kTerms bf16 of eight bits, cut off one
+// after the other, which is all of its 24. terms[i] holds the i-th of both.
+constexpr int kTerms = 3;
+struct SplitPair {
+  std::uint32_t terms[kTerms];
+};
+
+__device__ __forceinline__ SplitPair split(float first, float second) {
+  SplitPair pair;
+#pragma unroll
+  for (std::uint32_t& term : pair.terms) {
+    const auto first_bits = std::bit_cast<std::uint32_t>(first);
+    const auto second_bits = std::bit_cast<std::uint32_t>(second);
+    term = high_halves(first_bits, second_bits);
+    first -= std::bit_cast<float>(first_bits & 0xFFFF0000U);
+    second -= std::bit_cast<float>(second_bits & 0xFFFF0000U);
+  }
+  return pair;
 }
 
 // grid: T / (kWarps * kTokens), block: kWarpThreads; kWidth 1, or D % kWidth == 0
@@ -460,16 +502,22 @@ __global__ void router_partial_kernel(float* __restrict__ partial,
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * run_tokens;
   const std::int64_t end = begin + run_tokens < s.T ? begin + run_tokens : s.T;
   float sums[kExperts][kWidth] = {};
-#pragma unroll 2
-  for (std::int64_t t = begin; t < end; ++t) {
-    float values[kWidth];
-    gpu::load_floats(x + t * s.D + d, values);
+  for (std::int64_t first = begin; first < end; first += kTokens) {
+    float values[kTokens][kWidth];
 #pragma unroll
-    for (int i = 0; i < kExperts; ++i) {
-      const float dz = group + i < s.E ? dlogits[t * s.E + group + i] : 0.0F;
+    for (int j = 0; j < kTokens; ++j) {
+      gpu::load_floats(x + (first + j < end ? first + j : end - 1) * s.D + d, values[j]);
+    }
 #pragma unroll
-      for (int c = 0; c < kWidth; ++c) {
-        sums[i][c] += dz * values[c];
+    for (int j = 0; j < kTokens; ++j) {
+#pragma unroll
+      for (int i = 0; i < kExperts; ++i) {
+        const bool present = first + j < end && group + i < s.E;
+        const float dz = present ? dlogits[(first + j) * s.E + group + i] : 0.0F;
+#pragma unroll
+        for (int c = 0; c < kWidth; ++c) {
+          sums[i][c] += dz * values[j][c];
+        }
       }
     }
   }
@@ -483,22 +531,128 @@ __global__ void router_partial_kernel(float* __restrict__ partial,
   }
 }
 
-// grid: E * D / kColumnThreads, block: kColumnThreads
+// The same on tensor cores, where x is bf16. Rows and depth of a product may come in any order: of
+// kStripColumns columns and kStepTokens tokens lane l loads columns 8 (l / 4) and on of tokens
+// 4 (l % 4) and on, and halves of its words are its part of x^T. Its part of dz serves all columns.
+// grid: runs x columns x expert groups, block: kWarpThreads; D % 8 == 0
+__global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
+    router_partial_mma_kernel(float* __restrict__ partial,
+                              const float* __restrict__ dlogits,
+                              const bf16* __restrict__ x,
+                              std::int64_t run_tokens,
+                              Shape s) {
+  constexpr int kLaneColumns = kStripColumns / 8;
+  constexpr int kLaneTokens = kStepTokens / 4;
+  constexpr int kTiles = kLaneColumns / 2;  // a lane has two rows of each
+  const int lane = gpu::lane_id();
+  const int strip = static_cast<int>(blockIdx.y) * kWarps + gpu::warp_id();
+  const int d = strip * kStripColumns + lane / 4 * kLaneColumns;
+  const int group = static_cast<int>(blockIdx.z) * kExperts;
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * run_tokens;
+  const auto num_tokens = static_cast<int>(s.T - begin < run_tokens ? s.T - begin : run_tokens);
+  // Columns and experts past the end repeat others, and are not written.
+  const int expert = group + lane / 4 < s.E ? group + lane / 4 : s.E - 1;
+  const bf16* const x_run = x + begin * s.D + (d < s.D ? d : 0);
+  const float* const dz_run = dlogits + begin * s.E + expert;
+
+  float sums[kTiles][4] = {};  // with dz's first terms
+  float rest[kTiles][4] = {};  // with the others, 2^-8 as large and less
+  for (int first = 0; first < num_tokens; first += kSteps * kStepTokens) {
+    Words rows[kSteps][kLaneTokens];
+    float dz[kSteps][kLaneTokens];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int j = 0; j < kLaneTokens; ++j) {
+        const int own = first + step * kStepTokens + lane % 4 * kLaneTokens + j;
+        const int t = own < num_tokens ? own : num_tokens - 1;
+        rows[step][j] = load_words(x_run + t * s.D);
+        dz[step][j] = own < num_tokens ? dz_run[static_cast<std::int64_t>(t) * s.E] : 0.0F;
+      }
+    }
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const SplitPair low = split(dz[step][0], dz[step][1]);
+      const SplitPair high = split(dz[step][2], dz[step][3]);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        const std::uint32_t word[kLaneTokens] = {rows[step][0].values[i],
+                                                 rows[step][1].values[i],
+                                                 rows[step][2].values[i],
+                                                 rows[step][3].values[i]};
+        const std::uint32_t columns[4] = {low_halves(word[0], word[1]),
+                                          high_halves(word[0], word[1]),
+                                          low_halves(word[2], word[3]),
+                                          high_halves(word[2], word[3])};
+        gpu::mma_m16n8k16(sums[i], columns, low.terms[0], high.terms[0]);
+#pragma unroll
+        for (int term = 1; term < kTerms; ++term) {
+          gpu::mma_m16n8k16(rest[i], columns, low.terms[term], high.terms[term]);
+        }
+      }
+    }
+  }
+  // write: a lane has two experts of its columns
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int e = group + lane % 4 * 2 + i;
+    float out[kLaneColumns];
+#pragma unroll
+    for (int c = 0; c < kLaneColumns; ++c) {
+      out[c] = sums[c / 2][c % 2 * 2 + i] + rest[c / 2][c % 2 * 2 + i];
+    }
+    if (e < s.E && d < s.D) {
+      gpu::store_floats(partial + (static_cast<std::int64_t>(blockIdx.x) * s.E + e) * s.D + d, out);
+    }
+  }
+}
+
+// Sums the runs: a warp of the block takes every kSumWarps-th of them.
+// grid: E * D / (kWarpSize * kWidth), block: kSumThreads; kWidth 1, or D % kWidth == 0
+template <int kWidth>
 __global__ void router_dweight_kernel(float* __restrict__ dweight,
                                       const float* __restrict__ partial,
                                       std::int64_t num_runs,
                                       std::int64_t num_weights,
                                       bool add) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
-  if (i >= num_weights) {
-    return;
+  constexpr int kWeights = gpu::kWarpSize * kWidth;
+  constexpr int kLoads = 3;  // at once, of the runs that kRouterPartials gives a warp
+  alignas(16) __shared__ float sums[kSumWarps][kWeights];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kWeights;
+  const int own = gpu::lane_id() * kWidth;
+  float sum[kWidth] = {};
+  if (first + own < num_weights) {
+#pragma unroll 1
+    for (std::int64_t run = gpu::warp_id(); run < num_runs; run += kLoads * kSumWarps) {
+      float values[kLoads][kWidth] = {};
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+        if (run + j * kSumWarps < num_runs) {
+          gpu::load_floats(partial + (run + j * kSumWarps) * num_weights + first + own, values[j]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+#pragma unroll
+        for (int c = 0; c < kWidth; ++c) {
+          sum[c] += values[j][c];
+        }
+      }
+    }
   }
-  float sum = 0.0F;
-#pragma unroll 4
-  for (std::int64_t run = 0; run < num_runs; ++run) {
-    sum += partial[run * num_weights + i];
+  gpu::store_floats(&sums[gpu::warp_id()][own], sum);
+  gpu::sync_threads();  // the sums of all warps are written
+
+  const auto thread = static_cast<int>(threadIdx.x);
+  if (thread < kWeights && first + thread < num_weights) {
+    float total = 0.0F;
+#pragma unroll
+    for (int warp = 0; warp < kSumWarps; ++warp) {
+      total += sums[warp][thread];
+    }
+    float* const to = dweight + first + thread;
+    *to = add ? *to + total : total;
   }
-  dweight[i] = add ? dweight[i] + sum : sum;
 }
 
 Launch choose_launch(Dim3 grid, std::int64_t threads, Stream stream) {
@@ -529,33 +683,49 @@ template <class T, int kWidth>
 void launch_backward(const RouterBackward& op, const Shape& s, Stream stream) {
   const std::int64_t run_tokens = ceil_div(s.T, op.partial_PED.dim(0));
   const std::int64_t num_runs = run_tokens == 0 ? 0 : ceil_div(s.T, run_tokens);
-  const std::int64_t num_columns = ceil_div(s.D, kColumnThreads * kWidth);
+  const std::int64_t num_groups = ceil_div(s.E, kExperts);
+  if constexpr (std::is_same_v<T, bf16> && kWidth > 1) {
+    launch(
+        router_partial_mma_kernel,
+        choose_launch({.x = num_runs, .y = ceil_div(s.D, kWarps * kStripColumns), .z = num_groups},
+                      kWarpThreads,
+                      stream),
+        op.partial_PED.as<float>(),
+        op.dlogits_TE.as<float>(),
+        op.x_TD.as<T>(),
+        run_tokens,
+        s);
+  } else {
+    launch(
+        router_partial_kernel<T, kWidth>,
+        choose_launch({.x = num_runs, .y = ceil_div(s.D, kColumnThreads * kWidth), .z = num_groups},
+                      kColumnThreads,
+                      stream),
+        op.partial_PED.as<float>(),
+        op.dlogits_TE.as<float>(),
+        op.x_TD.as<T>(),
+        run_tokens,
+        s);
+  }
+  constexpr int kWeightWidth = kWidth == 1 ? 1 : 4;  // of f32, 16 bytes
   launch(
-      router_partial_kernel<T, kWidth>,
-      choose_launch(
-          {.x = num_runs, .y = num_columns, .z = ceil_div(s.E, kExperts)}, kColumnThreads, stream),
+      router_dweight_kernel<kWeightWidth>,
+      choose_launch({.x = ceil_div(s.E * s.D, gpu::kWarpSize * kWeightWidth)}, kSumThreads, stream),
+      op.dweight_ED.as<float>(),
       op.partial_PED.as<float>(),
-      op.dlogits_TE.as<float>(),
-      op.x_TD.as<T>(),
-      run_tokens,
-      s);
-  launch(router_dweight_kernel,
-         choose_launch({.x = ceil_div(s.E * s.D, kColumnThreads)}, kColumnThreads, stream),
-         op.dweight_ED.as<float>(),
-         op.partial_PED.as<float>(),
-         num_runs,
-         s.E * s.D,
-         op.weight_gradient == WeightGradient::add);
-  constexpr int kDxWidth = kWidth == 1 ? 1 : 4;  // of f32 weights, 16 bytes
-  launch(
-      op.accumulate ? router_dx_kernel<T, kDxWidth, true> : router_dx_kernel<T, kDxWidth, false>,
-      choose_launch({.x = ceil_div(s.T, kDxTokens), .y = ceil_div(s.D, kColumnThreads * kDxWidth)},
-                    kColumnThreads,
-                    stream),
-      op.dx_TD.as<T>(),
-      op.dlogits_TE.as<float>(),
-      op.weight_ED.as<float>(),
-      s);
+      num_runs,
+      s.E * s.D,
+      op.weight_gradient == WeightGradient::add);
+  launch(op.accumulate ? router_dx_kernel<T, kWeightWidth, true>
+                       : router_dx_kernel<T, kWeightWidth, false>,
+         choose_launch(
+             {.x = ceil_div(s.T, kDxTokens), .y = ceil_div(s.D, kColumnThreads * kWeightWidth)},
+             kColumnThreads,
+             stream),
+         op.dx_TD.as<T>(),
+         op.dlogits_TE.as<float>(),
+         op.weight_ED.as<float>(),
+         s);
 }
 
 Shape shape_of(const TensorView& x_TD, const TensorView& counts_BE, const TensorView& experts_TK) {

@@ -846,14 +846,42 @@ plant("router.partial_run", ROUTER, "race between blocks",
       "partial + (static_cast<std::int64_t>(blockIdx.x / 2) * s.E + group + i) * s.D + d;",
       "two runs write one sum")
 plant("router.partial_expert", ROUTER, "tail guard",
-      "const float dz = group + i < s.E ? dlogits[t * s.E + group + i] : 0.0F;",
-      "const float dz = dlogits[t * s.E + group + i];",
+      "const bool present = first + j < end && group + i < s.E;",
+      "const bool present = first + j < end;",
       "gradients past the last expert are read")
+plant("router.partial_tail", ROUTER, "tail guard",
+      "const bool present = first + j < end && group + i < s.E;",
+      "const bool present = group + i < s.E;",
+      "tokens of the next run are added to this one's")
+plant("router.mma_columns", ROUTER, "index",
+      "static_cast<int>(blockIdx.y) * kWarps + gpu::warp_id();", "gpu::warp_id();",
+      "all blocks of a run take its first columns")
+plant("router.mma_tail", ROUTER, "tail guard",
+      "dz[step][j] = own < num_tokens ? dz_run[", "dz[step][j] = t == t ? dz_run[",
+      "the last token of a run is added several times")
+plant("router.mma_terms", ROUTER, "bound",
+      "for (int term = 1; term < kTerms; ++term) {", "for (int term = 1; term < 2; ++term) {",
+      "gradients of logits lose their last eight bits")
+plant("router.mma_halves", ROUTER, "operand",
+      "high_halves(word[0], word[1]),", "low_halves(word[0], word[1]),",
+      "odd columns have the gradient of even ones")
+plant("router.mma_write", ROUTER, "tail guard",
+      "if (e < s.E && d < s.D) {", "if (e < s.E) {",
+      "columns past the last one are written")
+plant("router.dweight_barrier", ROUTER, "barrier",
+      "  gpu::sync_threads();  // the sums of all warps are written\n", "",
+      "sums of runs are read before they are written")
+plant("router.dweight_runs", ROUTER, "bound",
+      "if (run + j * kSumWarps < num_runs) {", "if (j == 0) {",
+      "of a warp's runs only each third is summed")
+plant("router.dweight_tail", ROUTER, "tail guard",
+      "if (thread < kWeights && first + thread < num_weights) {", "if (thread < kWeights) {",
+      "weights past the last one are written")
 plant("router.dweight_written", ROUTER, "accumulate",
-      "dweight[i] = add ? dweight[i] + sum : sum;", "dweight[i] += sum;",
+      "*to = add ? *to + total : total;", "*to += total;",
       "what is to be written is added to what was there")
 plant("router.dweight_accumulate", ROUTER, "accumulate",
-      "dweight[i] = add ? dweight[i] + sum : sum;", "dweight[i] = sum;",
+      "*to = add ? *to + total : total;", "*to = total;",
       "the gradient of before is lost")
 
 # ---- what a profile of ops counts
