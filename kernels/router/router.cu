@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Forward: a warp takes kTokens tokens, so that the weights, which are wider than a token's row,
-// are read from L1 once for several; then it holds one token's logits, four to a lane, for softmax
-// and top-K. Backward: a warp a token for the logits' gradients, a block 32 tokens for dx, a block
-// a run of tokens for dweight. Bound by memory: x is read once a pass.
+// Forward: where x is bf16 a block multiplies 64 tokens on tensor cores, as the weights, which are
+// wider than a token's row, are then read once for 64; otherwise a warp takes four on its threads.
+// Then eight lanes hold a token's logits, or a warp where there are more, for softmax and top-K.
+// Backward: the same lanes for the logits' gradients, a block 32 tokens for dx, a warp 64 columns
+// of a run of tokens for dweight. Bound by memory: x is read once a pass. At 4.2 TB/s an SM of an
+// H200 has time for 113 instructions of a thread for each 16 bytes; the loops over bf16 have 35 in
+// forward, 46 in dweight and 65 in dx.
 #include "kernels/router/router.h"
 
 #include <bit>
@@ -27,18 +30,20 @@ namespace {
 constexpr int kTokens = 4;        // of a warp in forward: 32 accumulators a thread
 constexpr int kExperts = 8;       // summed together: Grok's number of experts
 constexpr int kMaxExperts = 128;  // the contract's
-constexpr int kLaneExperts = kMaxExperts / gpu::kWarpSize;
-constexpr int kWarps = 4;  // of a block that gives warps tokens
+constexpr int kWarps = 4;         // of a block that gives warps tokens
 constexpr int kWarpThreads = kWarps * gpu::kWarpSize;
 constexpr int kColumnThreads = 128;  // of a block whose threads take columns
-constexpr int kStripColumns = 64;    // of a warp that sums on tensor cores
-constexpr int kPartialBlocks = 4;    // on an SM
-constexpr int kStepTokens = 16;      // of an mma, and
-constexpr int kSteps = 2;            // as many at once: 4 KB of loads in flight a warp
-constexpr int kDxTokens = 32;        // of a block of dx, which its weights are loaded once for
-constexpr int kDxBatch = 8;          // of them at a time: a thread's loads in flight
-constexpr int kDxBlocks = 4;         // on an SM, which then has 32 KB of loads in flight
-constexpr int kSumThreads = 256;     // of a block that sums over a sequence, or over runs
+constexpr int kTileTokens = 64;  // of a block whose warps share columns out: an SM's at T = 8192
+constexpr int kTileWarps = 16;   // with 4 KB of loads in flight each
+constexpr int kTileThreads = kTileWarps * gpu::kWarpSize;
+constexpr int kStripColumns = 64;  // of a warp that sums on tensor cores
+constexpr int kPartialBlocks = 4;  // on an SM
+constexpr int kStepTokens = 16;    // of an mma, and
+constexpr int kSteps = 2;          // as many at once: 4 KB of loads in flight a warp
+constexpr int kDxTokens = 32;      // of a block of dx, which its weights are loaded once for
+constexpr int kDxBatch = 8;        // of them at a time: a thread's loads in flight
+constexpr int kDxBlocks = 4;       // on an SM, which then has 32 KB of loads in flight
+constexpr int kSumThreads = 256;   // of a block that sums over a sequence, or over runs
 constexpr int kSumWarps = kSumThreads / gpu::kWarpSize;
 
 struct Shape {
@@ -54,86 +59,117 @@ __device__ __forceinline__ bool is_valid(const std::uint8_t* valid, std::int64_t
   return valid == nullptr || valid[t] != 0;
 }
 
-// A token's values over the experts: lane i holds those of experts i, i + 32, i + 64, i + 96.
+// A token's values over the experts: kLanes lanes side by side hold those of every kLanes-th expert
+// each. A warp has the rows of kTokens tokens, which go through a function together.
+template <int kLanesOfRow, int kValues>
 struct Row {
-  float values[kLaneExperts];
-};
+  static constexpr int kLanes = kLanesOfRow;
+  static constexpr int kTokens = gpu::kWarpSize / kLanes;
+  static constexpr int kCount = kValues;
+  float values[kCount];
 
-__device__ __forceinline__ Row load_row(const float* address, int E, float absent) {
-  Row row;
+  static __device__ __forceinline__ int token() { return gpu::lane_id() / kLanes; }
+  static __device__ __forceinline__ int lane() { return gpu::lane_id() % kLanes; }
+  static __device__ __forceinline__ int expert(int i) { return i * kLanes + lane(); }
+};
+using ShortRow = Row<kExperts, 1>;
+using LongRow = Row<gpu::kWarpSize, kMaxExperts / gpu::kWarpSize>;
+
+template <class R>
+__device__ __forceinline__ R load_row(const float* address, int E, float absent) {
+  R row;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
-    const int e = i * gpu::kWarpSize + gpu::lane_id();
+  for (int i = 0; i < R::kCount; ++i) {
+    const int e = R::expert(i);
     row.values[i] = e < E ? address[e] : absent;
   }
   return row;
 }
 
-__device__ __forceinline__ void store_row(float* address, const Row& row, int E) {
+template <class R>
+__device__ __forceinline__ void store_row(float* address, const R& row, int E) {
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
-    const int e = i * gpu::kWarpSize + gpu::lane_id();
+  for (int i = 0; i < R::kCount; ++i) {
+    const int e = R::expert(i);
     if (e < E) {
       address[e] = row.values[i];
     }
   }
 }
 
-__device__ __forceinline__ float sum_row(const Row& row) {
+template <class R>
+__device__ __forceinline__ float sum_row(const R& row) {
   float sum = 0.0F;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     sum += row.values[i];
   }
-  return gpu::warp_sum(sum);
+  for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {
+    sum += gpu::shuffle_xor(sum, mask);
+  }
+  return sum;
 }
 
 // Softmax of `row`, whose absent values are -inf, in place; returns its logsumexp. A NaN is lost in
 // the maximum and is not in the sum.
-__device__ __forceinline__ float softmax(Row& row) {
+template <class R>
+__device__ __forceinline__ float softmax(R& row) {
   float largest = -FLT_MAX;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     largest = fmaxf(largest, row.values[i]);
   }
-  largest = gpu::warp_max(largest);
+  for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {
+    largest = fmaxf(largest, gpu::shuffle_xor(largest, mask));
+  }
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     row.values[i] = expf(row.values[i] - largest);
   }
   const float sum = sum_row(row);
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     row.values[i] /= sum;
   }
   return largest + logf(sum);
 }
 
+// What becomes of logits. Lanes whose token is not `present` compute, and write nothing.
+struct Routes {
+  float* probs_TE;
+  float* gates_TK;
+  std::int32_t* experts_TK;
+  float* z_loss_T;
+  const std::uint8_t* valid_T;
+  float cap;
+};
+
 // The K largest of `probs`, descending, equal ones by index. NaN counts as -1, below every
 // probability and above what is absent or taken: the experts of such a token are 0 .. K-1.
-__device__ void choose_experts(
-    float* gates, std::int32_t* experts, const Row& probs, int E, int K) {
+template <class R>
+__device__ __forceinline__ void choose_experts(
+    const Routes& out, const R& probs, std::int64_t t, bool present, const Shape& s) {
   constexpr float kNan = -1.0F;
   constexpr float kTaken = -2.0F;
-  Row left;
+  R left;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     const float p = probs.values[i];
-    left.values[i] = i * gpu::kWarpSize + gpu::lane_id() >= E ? kTaken : p >= 0.0F ? p : kNan;
+    left.values[i] = R::expert(i) >= s.E ? kTaken : p >= 0.0F ? p : kNan;
   }
-  for (int k = 0; k < K; ++k) {
+  for (int k = 0; k < s.K; ++k) {
     float best = kTaken;
     float gate = 0.0F;
     int expert = kMaxExperts;
 #pragma unroll
-    for (int i = 0; i < kLaneExperts; ++i) {
+    for (int i = 0; i < R::kCount; ++i) {
       if (left.values[i] > best) {
         best = left.values[i];
         gate = probs.values[i];
-        expert = i * gpu::kWarpSize + gpu::lane_id();
+        expert = R::expert(i);
       }
     }
-    for (int mask = gpu::kWarpSize / 2; mask > 0; mask /= 2) {
+    for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {
       const float other = gpu::shuffle_xor(best, mask);
       const float other_gate = gpu::shuffle_xor(gate, mask);
       const int other_expert = gpu::shuffle_xor(expert, mask);
@@ -144,16 +180,38 @@ __device__ void choose_experts(
       }
     }
 #pragma unroll
-    for (int i = 0; i < kLaneExperts; ++i) {
-      if (i * gpu::kWarpSize + gpu::lane_id() == expert) {
+    for (int i = 0; i < R::kCount; ++i) {
+      if (R::expert(i) == expert) {
         left.values[i] = kTaken;
       }
     }
-    if (gpu::lane_id() == 0) {
-      gates[k] = gate;
-      experts[k] = expert;
+    if (R::lane() == 0 && present) {
+      out.gates_TK[t * s.K + k] = gate;
+      out.experts_TK[t * s.K + k] = expert;
     }
   }
+}
+
+template <class R>
+__device__ __forceinline__ void route(
+    const Routes& out, const R& logits, std::int64_t t, bool present, const Shape& s) {
+  R prob = logits;
+  const float lse = softmax(prob);
+  if (out.cap > 0.0F) {
+#pragma unroll
+    for (int i = 0; i < R::kCount; ++i) {
+      const bool absent = R::expert(i) >= s.E;
+      prob.values[i] = absent ? -INFINITY : out.cap * tanhf(logits.values[i] / out.cap);
+    }
+    softmax(prob);
+  }
+  if (present) {
+    store_row(out.probs_TE + t * s.E, prob, s.E);
+    if (R::lane() == 0) {
+      out.z_loss_T[t] = is_valid(out.valid_T, t) ? lse * lse : 0.0F;
+    }
+  }
+  choose_experts(out, prob, t, present, s);
 }
 
 // Eight bf16, two to a word, the first in its low half.
@@ -171,7 +229,7 @@ __device__ __forceinline__ std::uint32_t high_halves(std::uint32_t first, std::u
 }
 
 // What a tensor core takes of two f32: each is the sum of kTerms bf16 of eight bits, cut off one
-// after the other, which is all of its 24. terms[i] holds the i-th of both.
+// after the other, which is all of its 24; an infinite one becomes NaN. terms[i] has both i-th.
 constexpr int kTerms = 3;
 struct SplitPair {
   std::uint32_t terms[kTerms];
@@ -193,14 +251,9 @@ __device__ __forceinline__ SplitPair split(float first, float second) {
 // grid: T / (kWarps * kTokens), block: kWarpThreads; kWidth 1, or D % kWidth == 0
 template <class T, int kWidth>
 __global__ void router_forward_kernel(float* __restrict__ logits,
-                                      float* __restrict__ probs,
-                                      float* __restrict__ gates,
-                                      std::int32_t* __restrict__ experts,
-                                      float* __restrict__ z_loss,
+                                      Routes routes,
                                       const T* __restrict__ x,
                                       const float* __restrict__ weight,
-                                      const std::uint8_t* __restrict__ valid,
-                                      float cap,
                                       Shape s) {
   __shared__ float shared_logits[kWarps][kTokens][kMaxExperts];
   auto& own_logits = shared_logits[gpu::warp_id()];
@@ -254,29 +307,108 @@ __global__ void router_forward_kernel(float* __restrict__ logits,
 
   // write: one token after the other
   for (int j = 0; j < kTokens && first + j < s.T; ++j) {
-    const std::int64_t t = first + j;
-    Row row = load_row(own_logits[j], s.E, -INFINITY);
-    store_row(logits + t * s.E, row, s.E);
-    Row prob = row;
-    const float lse = softmax(prob);
-    if (cap > 0.0F) {
-#pragma unroll
-      for (int i = 0; i < kLaneExperts; ++i) {
-        const bool present = i * gpu::kWarpSize + lane < s.E;
-        prob.values[i] = present ? cap * tanhf(row.values[i] / cap) : -INFINITY;
-      }
-      softmax(prob);
-    }
-    store_row(probs + t * s.E, prob, s.E);
-    if (lane == 0) {
-      z_loss[t] = is_valid(valid, t) ? lse * lse : 0.0F;
-    }
-    choose_experts(gates + t * s.K, experts + t * s.K, prob, s.E, s.K);
+    const auto row = load_row<LongRow>(own_logits[j], s.E, -INFINITY);
+    store_row(logits + (first + j) * s.E, row, s.E);
+    route(routes, row, first + j, true, s);
   }
 }
 
-// A block takes an expert of a sequence, a thread every kSumThreads-th of its tokens; the blocks of a
-// sequence find each other's in L2. Counts are exact in f32, as no sequence has 2^24 tokens.
+// The same on tensor cores, where x is bf16. The depth of a product may come in any order: of 32
+// columns lane l loads eight, from 8 (l % 4) on, of tokens l / 4 and l / 4 + 8 in 16 and of the
+// weights of expert l / 4, which are its parts of two products. Warps share the columns out and add
+// up in shared memory. A sector of the weights is loaded in two halves, the second from L1.
+// grid: T / kTileTokens, block: kTileThreads; D % 8 == 0
+template <class R>
+__global__ void __launch_bounds__(kTileThreads)
+    router_forward_mma_kernel(float* __restrict__ logits,
+                              Routes routes,
+                              const bf16* __restrict__ x,
+                              const float* __restrict__ weight,
+                              Shape s) {
+  constexpr int kTiles = kTileTokens / 16;
+  constexpr int kLaneColumns = gpu::kVectorWidth<bf16>;
+  constexpr int kStepColumns = 4 * kLaneColumns;
+  alignas(16) __shared__ float shared_sums[kTileWarps][kTileTokens * kExperts];
+  const int lane = gpu::lane_id();
+  const int warp = gpu::warp_id();
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kTileTokens;
+  const int last = static_cast<int>(s.T - first < kTileTokens ? s.T - first : kTileTokens) - 1;
+
+  // Rows past the end repeat the last one.
+  const bf16* rows[kTiles][2];
+#pragma unroll
+  for (int i = 0; i < 2 * kTiles; ++i) {
+    const int token = i * 8 + lane / 4;
+    rows[i / 2][i % 2] = x + (first + (token < last ? token : last)) * s.D;
+  }
+  for (int group = 0; group < s.E; group += kExperts) {
+    const int expert = group + lane / 4;
+    float sums[kTiles][4] = {};  // with the weights' first terms
+    float rest[kTiles][4] = {};  // with the others, 2^-8 as large and less
+    for (int step = warp * kStepColumns; step < s.D; step += kTileWarps * kStepColumns) {
+      // load
+      const int d = step + lane % 4 * kLaneColumns;
+      Words words[kTiles][2] = {};
+      float w[kLaneColumns] = {};
+      if (d < s.D) {
+#pragma unroll
+        for (int i = 0; i < 2 * kTiles; ++i) {
+          words[i / 2][i % 2] = load_words(rows[i / 2][i % 2] + d);
+        }
+        gpu::load_floats(weight + (expert < s.E ? expert : s.E - 1) * s.D + d, w);
+      }
+      // reduce
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const SplitPair low = split(w[4 * k], w[4 * k + 1]);
+        const SplitPair high = split(w[4 * k + 2], w[4 * k + 3]);
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          const std::uint32_t tokens[4] = {words[i][0].values[2 * k],
+                                           words[i][1].values[2 * k],
+                                           words[i][0].values[2 * k + 1],
+                                           words[i][1].values[2 * k + 1]};
+          gpu::mma_m16n8k16(sums[i], tokens, low.terms[0], high.terms[0]);
+#pragma unroll
+          for (int term = 1; term < kTerms; ++term) {
+            gpu::mma_m16n8k16(rest[i], tokens, low.terms[term], high.terms[term]);
+          }
+        }
+      }
+    }
+    // A lane has two experts of each of its tokens.
+#pragma unroll
+    for (int i = 0; i < 2 * kTiles; ++i) {
+      const int token = i * 8 + lane / 4;
+      const int half = i % 2 * 2;
+      const float pair[2] = {sums[i / 2][half] + rest[i / 2][half],
+                             sums[i / 2][half + 1] + rest[i / 2][half + 1]};
+      gpu::store_floats(&shared_sums[warp][token * kExperts + lane % 4 * 2], pair);
+    }
+    gpu::sync_threads();  // the sums of all warps are written
+    static_assert(kTileThreads == kTileTokens * kExperts, "a sum a thread");
+    const auto thread = static_cast<int>(threadIdx.x);
+    float sum = 0.0F;
+#pragma unroll
+    for (int other = 0; other < kTileWarps; ++other) {
+      sum += shared_sums[other][thread];
+    }
+    if (thread / kExperts <= last && group + thread % kExperts < s.E) {
+      logits[(first + thread / kExperts) * s.E + group + thread % kExperts] = sum;
+    }
+    gpu::sync_threads();  // the group's logits are written, and its sums read
+  }
+
+  // write
+  for (int from = warp * R::kTokens; from < kTileTokens; from += kTileWarps * R::kTokens) {
+    const int token = from + R::token();
+    const std::int64_t t = first + (token < last ? token : last);
+    route(routes, load_row<R>(logits + t * s.E, s.E, -INFINITY), t, token <= last, s);
+  }
+}
+
+// A block takes an expert of a sequence, a thread every kSumThreads-th of its tokens; the blocks of
+// a sequence find each other's in L2. Counts are exact in f32, as no sequence has 2^24 tokens.
 // grid: E * B, block: kSumThreads
 __global__ void router_sums_kernel(std::int32_t* __restrict__ counts,
                                    float* __restrict__ probs_sum,
@@ -333,7 +465,8 @@ __global__ void router_balance_kernel(float* __restrict__ balance,
   }
 }
 
-// grid: T / kWarps, block: kWarpThreads
+// grid: T / (kWarps * R::kTokens), block: kWarpThreads
+template <class R>
 __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       const float* __restrict__ dgates,
                                       const float* __restrict__ logits,
@@ -345,23 +478,21 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       const float* __restrict__ loss_scales,
                                       float cap,
                                       Shape s) {
-  const int lane = gpu::lane_id();
-  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id();
-  if (t >= s.T) {
-    return;
-  }
+  const std::int64_t own =
+      (static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id()) * R::kTokens + R::token();
+  const std::int64_t t = own < s.T ? own : s.T - 1;  // past the end: not written
   const bool valid_token = is_valid(valid, t);
   const std::int32_t* const count = counts + t / s.S * s.E;
   const float balance_scale = loss_scales[0];
   const float z_scale = loss_scales[1];
 
   // load: balance_scale E f_e / n with f_e = count_e / (n K) and n K assignments
-  const Row z = load_row(logits + t * s.E, s.E, -INFINITY);
-  const Row prob = load_row(probs + t * s.E, s.E, 0.0F);
-  Row own_counts;
+  const R z = load_row<R>(logits + t * s.E, s.E, -INFINITY);
+  const R prob = load_row<R>(probs + t * s.E, s.E, 0.0F);
+  R own_counts;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
-    const int e = i * gpu::kWarpSize + lane;
+  for (int i = 0; i < R::kCount; ++i) {
+    const int e = R::expert(i);
     own_counts.values[i] = e < s.E ? static_cast<float>(count[e]) : 0.0F;
   }
   const float n = static_cast<float>(num_valid[t / s.S]);
@@ -369,40 +500,42 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
   const float per_count = valid_token ? balance_scale * static_cast<float>(s.E) *
                                             static_cast<float>(s.K) / total / total
                                       : 0.0F;
-  Row dprob;
+  R dprob;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     dprob.values[i] = per_count * own_counts.values[i];
     for (int k = 0; k < s.K; ++k) {
-      const bool chosen = experts[t * s.K + k] == i * gpu::kWarpSize + lane;
+      const bool chosen = experts[t * s.K + k] == R::expert(i);
       dprob.values[i] += chosen ? dgates[t * s.K + k] : 0.0F;
     }
   }
 
   // reduce: the softmax's mean
-  Row product;
+  R product;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     product.values[i] = prob.values[i] * dprob.values[i];
   }
   const float mean = sum_row(product);
 
   // write
-  Row dz;
+  R dz;
 #pragma unroll
-  for (int i = 0; i < kLaneExperts; ++i) {
+  for (int i = 0; i < R::kCount; ++i) {
     const float ratio = cap > 0.0F ? tanhf(z.values[i] / cap) : 0.0F;
     dz.values[i] = prob.values[i] * (dprob.values[i] - mean) * (1.0F - ratio * ratio);
   }
-  if (valid_token && z_scale != 0.0F) {
-    Row uncapped = z;
+  if (z_scale != 0.0F) {
+    R uncapped = z;
     const float lse = softmax(uncapped);
 #pragma unroll
-    for (int i = 0; i < kLaneExperts; ++i) {
-      dz.values[i] += 2.0F * z_scale * lse * uncapped.values[i];
+    for (int i = 0; i < R::kCount; ++i) {
+      dz.values[i] += valid_token ? 2.0F * z_scale * lse * uncapped.values[i] : 0.0F;
     }
   }
-  store_row(dlogits + t * s.E, dz, s.E);
+  if (own < s.T) {
+    store_row(dlogits + t * s.E, dz, s.E);
+  }
 }
 
 // A thread goes through the block's tokens with the weights of kExperts experts in registers. It
@@ -532,8 +665,8 @@ __global__ void router_partial_kernel(float* __restrict__ partial,
 }
 
 // The same on tensor cores, where x is bf16. Rows and depth of a product may come in any order: of
-// kStripColumns columns and kStepTokens tokens lane l loads columns 8 (l / 4) and on of tokens
-// 4 (l % 4) and on, and halves of its words are its part of x^T. Its part of dz serves all columns.
+// 64 columns and 16 tokens lane l loads eight columns, from 8 (l / 4) on, of four tokens, from
+// 4 (l % 4) on; halves of its words are its parts of x^T, and one part of dz serves all columns.
 // grid: runs x columns x expert groups, block: kWarpThreads; D % 8 == 0
 __global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
     router_partial_mma_kernel(float* __restrict__ partial,
@@ -663,20 +796,43 @@ const std::uint8_t* valid_tokens(const TensorView& valid_T) {
   return or_null<std::uint8_t>(valid_T);
 }
 
+// Calls visit<R>() with the shortest row that holds E experts.
+template <class Visit>
+void visit_row(int E, const Visit& visit) {
+  if (E <= ShortRow::kLanes) {
+    visit.template operator()<ShortRow>();
+  } else {
+    visit.template operator()<LongRow>();
+  }
+}
+
 template <class T, int kWidth>
 void launch_forward(const RouterForward& op, const Shape& s, Stream stream) {
-  launch(router_forward_kernel<T, kWidth>,
-         choose_launch({.x = ceil_div(s.T, kWarps * kTokens)}, kWarpThreads, stream),
-         op.logits_TE.as<float>(),
-         op.probs_TE.as<float>(),
-         op.gates_TK.as<float>(),
-         op.experts_TK.as<std::int32_t>(),
-         op.z_T.as<float>(),
-         op.x_TD.as<T>(),
-         op.weight_ED.as<float>(),
-         valid_tokens(op.valid_T),
-         op.cap,
-         s);
+  const Routes routes = {.probs_TE = op.probs_TE.as<float>(),
+                         .gates_TK = op.gates_TK.as<float>(),
+                         .experts_TK = op.experts_TK.as<std::int32_t>(),
+                         .z_loss_T = op.z_T.as<float>(),
+                         .valid_T = valid_tokens(op.valid_T),
+                         .cap = op.cap};
+  if constexpr (std::is_same_v<T, bf16> && kWidth > 1) {
+    visit_row(s.E, [&]<class R>() {
+      launch(router_forward_mma_kernel<R>,
+             choose_launch({.x = ceil_div(s.T, kTileTokens)}, kTileThreads, stream),
+             op.logits_TE.as<float>(),
+             routes,
+             op.x_TD.as<T>(),
+             op.weight_ED.as<float>(),
+             s);
+    });
+  } else {
+    launch(router_forward_kernel<T, kWidth>,
+           choose_launch({.x = ceil_div(s.T, kWarps * kTokens)}, kWarpThreads, stream),
+           op.logits_TE.as<float>(),
+           routes,
+           op.x_TD.as<T>(),
+           op.weight_ED.as<float>(),
+           s);
+  }
 }
 
 template <class T, int kWidth>
@@ -774,19 +930,21 @@ void router_balance(const RouterBalance& op, Stream stream) {
 
 void router_backward(const RouterBackward& op, Stream stream) {
   const Shape s = shape_of(op.x_TD, op.counts_BE, op.experts_TK);
-  launch(router_dlogits_kernel,
-         choose_launch({.x = ceil_div(s.T, kWarps)}, kWarpThreads, stream),
-         op.dlogits_TE.as<float>(),
-         op.dgates_TK.as<float>(),
-         op.logits_TE.as<float>(),
-         op.probs_TE.as<float>(),
-         op.experts_TK.as<std::int32_t>(),
-         op.counts_BE.as<std::int32_t>(),
-         op.valid_B.as<std::int32_t>(),
-         valid_tokens(op.valid_T),
-         op.loss_scales_2.as<float>(),
-         op.cap,
-         s);
+  visit_row(s.E, [&]<class R>() {
+    launch(router_dlogits_kernel<R>,
+           choose_launch({.x = ceil_div(s.T, kWarps * R::kTokens)}, kWarpThreads, stream),
+           op.dlogits_TE.as<float>(),
+           op.dgates_TK.as<float>(),
+           op.logits_TE.as<float>(),
+           op.probs_TE.as<float>(),
+           op.experts_TK.as<std::int32_t>(),
+           op.counts_BE.as<std::int32_t>(),
+           op.valid_B.as<std::int32_t>(),
+           valid_tokens(op.valid_T),
+           op.loss_scales_2.as<float>(),
+           op.cap,
+           s);
+  });
   visit_gpu_float(op.dx_TD.dtype, [&]<class T>() {
     constexpr int kWidth = gpu::kVectorWidth<T>;
     if (s.D % kWidth == 0) {

@@ -776,15 +776,42 @@ plant("router.tie", ROUTER, "condition",
       "(other == best && other_expert < expert)", "(other == best && other_expert > expert)",
       "of equal probabilities the last expert is chosen")
 plant("router.z_valid", ROUTER, "condition",
-      "is_valid(valid, t) ? lse * lse : 0.0F;", "is_valid(valid, t) || t >= 0 ? lse * lse : 0.0F;",
+      "is_valid(out.valid_T, t) ? lse * lse : 0.0F;", "is_valid(out.valid_T, t) || t >= 0 ? lse * lse : 0.0F;",
       "padding counts in the z loss")
 plant("router.softmax_start", ROUTER, "initial value",
       "float largest = -FLT_MAX;", "float largest = 0.0F;",
       "a token whose logits are all far below 0 has no probabilities")
 plant("router.lane_experts", ROUTER, "lane",
-      "const int e = i * gpu::kWarpSize + gpu::lane_id();\n    row.values[i] = e < E",
-      "const int e = gpu::lane_id() * kLaneExperts + i;\n    row.values[i] = e < E",
+      "const int e = R::expert(i);\n    row.values[i] = e < E",
+      "const int e = R::lane() * R::kCount + i;\n    row.values[i] = e < E",
       "a lane loads four experts side by side and holds them for experts 32 apart")
+plant("router.row_lanes", ROUTER, "lane",
+      "for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {\n    sum +=",
+      "for (int mask = gpu::kWarpSize / 2; mask > 0; mask /= 2) {\n    sum +=",
+      "tokens of a warp have one sum")
+plant("router.tile_written", ROUTER, "barrier",
+      "    gpu::sync_threads();  // the sums of all warps are written\n    static_assert", "    static_assert",
+      "logits are summed before all warps have written")
+plant("router.tile_read", ROUTER, "barrier",
+      "    gpu::sync_threads();  // the group's logits are written, and its sums read\n", "",
+      "the next experts' sums are written over those that are read")
+plant("router.tile_rows", ROUTER, "tail guard",
+      "const int token = i * 8 + lane / 4;\n    rows", "const int token = i * 8;\n    rows",
+      "eight tokens have the first one's logits")
+plant("router.tile_last", ROUTER, "tail guard",
+      "(first + (token < last ? token : last)) * s.D;", "(first + token) * s.D;",
+      "rows past the last token are read")
+plant("router.tile_columns", ROUTER, "tail guard",
+      "      if (d < s.D) {\n", "      if (d >= 0) {\n",
+      "columns past the last one are those of the next row")
+plant("router.tile_terms", ROUTER, "index",
+      "gpu::mma_m16n8k16(rest[i], tokens, low.terms[term], high.terms[term]);",
+      "gpu::mma_m16n8k16(rest[i], tokens, low.terms[1], high.terms[1]);",
+      "of a weight's last eight bits others are taken")
+plant("router.tile_expert", ROUTER, "tail guard",
+      "if (thread / kExperts <= last && group + thread % kExperts < s.E) {",
+      "if (thread / kExperts <= last) {",
+      "logits past the last expert are the next token's")
 plant("router.sums_expert", ROUTER, "index",
       "const float prob = probs[t * s.E + expert];", "const float prob = probs[t * s.E];",
       "probabilities of the first expert are added for all")
@@ -857,11 +884,11 @@ plant("router.mma_columns", ROUTER, "index",
       "static_cast<int>(blockIdx.y) * kWarps + gpu::warp_id();", "gpu::warp_id();",
       "all blocks of a run take its first columns")
 plant("router.mma_tail", ROUTER, "tail guard",
-      "dz[step][j] = own < num_tokens ? dz_run[", "dz[step][j] = t == t ? dz_run[",
+      "dz[step][j] = own < num_tokens ? dz_run[", "dz[step][j] = own >= 0 ? dz_run[",
       "the last token of a run is added several times")
 plant("router.mma_terms", ROUTER, "bound",
       "for (int term = 1; term < kTerms; ++term) {", "for (int term = 1; term < 2; ++term) {",
-      "gradients of logits lose their last eight bits")
+      "gradients of logits lose their last eight bits", occurrence=1)
 plant("router.mma_halves", ROUTER, "operand",
       "high_halves(word[0], word[1]),", "low_halves(word[0], word[1]),",
       "odd columns have the gradient of even ones")
@@ -869,7 +896,7 @@ plant("router.mma_write", ROUTER, "tail guard",
       "if (e < s.E && d < s.D) {", "if (e < s.E) {",
       "columns past the last one are written")
 plant("router.dweight_barrier", ROUTER, "barrier",
-      "  gpu::sync_threads();  // the sums of all warps are written\n", "",
+      "  gpu::sync_threads();  // the sums of all warps are written\n\n", "",
       "sums of runs are read before they are written")
 plant("router.dweight_runs", ROUTER, "bound",
       "if (run + j * kSumWarps < num_runs) {", "if (j == 0) {",
