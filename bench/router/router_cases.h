@@ -107,7 +107,7 @@ inline std::vector<RouterCase> router_cases() {
        .num_experts = 6,
        .num_choices = 2,
        .mean = -200.0},
-      // A sequence of more tokens than the GPU's block for it has threads.
+      // A sequence of many more tokens than a warp.
       {.name = "many_tokens",
        .num_sequences = 1,
        .sequence_length = 1031,
@@ -115,7 +115,7 @@ inline std::vector<RouterCase> router_cases() {
        .num_experts = 8,
        .num_choices = 2,
        .num_partials = 20},
-      // Three blocks of the GPU side by side.
+      // Columns of several blocks of the GPU, and of several of a block's steps.
       {.name = "long_rows",
        .num_sequences = 1,
        .sequence_length = 6,

@@ -9,6 +9,7 @@
 // forward, 46 in dweight and 65 in dx.
 #include "kernels/router/router.h"
 
+#include <algorithm>
 #include <bit>
 #include <cfloat>
 #include <cmath>
@@ -23,6 +24,7 @@
 
 #include "kernels/or_null.h"
 #include "kernels/visit.h"
+#include "kernels/whole_warps.h"
 
 namespace memphis::kernels::cuda {
 namespace {
@@ -36,14 +38,16 @@ constexpr int kColumnThreads = 128;  // of a block whose threads take columns
 constexpr int kTileTokens = 64;  // of a block whose warps share columns out: an SM's at T = 8192
 constexpr int kTileWarps = 16;   // with 4 KB of loads in flight each
 constexpr int kTileThreads = kTileWarps * gpu::kWarpSize;
-constexpr int kStripColumns = 64;  // of a warp that sums on tensor cores
-constexpr int kPartialBlocks = 4;  // on an SM
-constexpr int kStepTokens = 16;    // of an mma, and
-constexpr int kSteps = 2;          // as many at once: 4 KB of loads in flight a warp
-constexpr int kDxTokens = 32;      // of a block of dx, which its weights are loaded once for
-constexpr int kDxBatch = 8;        // of them at a time: a thread's loads in flight
-constexpr int kDxBlocks = 4;       // on an SM, which then has 32 KB of loads in flight
-constexpr int kSumThreads = 256;   // of a block that sums over a sequence, or over runs
+constexpr int kStripColumns = 64;      // of a warp that sums on tensor cores
+constexpr int kPartialBlocks = 4;      // on an SM
+constexpr int kStepTokens = 16;        // of an mma, and
+constexpr int kSteps = 2;              // as many at once: 4 KB of loads in flight a warp
+constexpr int kDxTokens = 32;          // of a block of dx, which its weights are loaded once for
+constexpr int kDxBatch = 8;            // of them at a time: a thread's loads in flight
+constexpr int kDxBlocks = 4;           // on an SM, which then has 32 KB of loads in flight
+constexpr int kSumTokens = 8;          // of a thread that sums over a sequence, at a time
+constexpr int kMostSumThreads = 1024;  // of its block, which then takes 8192 at a time
+constexpr int kSumThreads = 256;       // of a block that sums over runs
 constexpr int kSumWarps = kSumThreads / gpu::kWarpSize;
 
 struct Shape {
@@ -407,31 +411,48 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// A block takes an expert of a sequence, a thread every kSumThreads-th of its tokens; the blocks of
-// a sequence find each other's in L2. Counts are exact in f32, as no sequence has 2^24 tokens.
-// grid: E * B, block: kSumThreads
-__global__ void router_sums_kernel(std::int32_t* __restrict__ counts,
-                                   float* __restrict__ probs_sum,
-                                   std::int32_t* __restrict__ valid_tokens,
-                                   const float* __restrict__ probs,
-                                   const std::int32_t* __restrict__ experts,
-                                   const std::uint8_t* __restrict__ valid,
-                                   Shape s) {
+// A block takes an expert of a sequence, a thread kSumTokens of its tokens at a time, all loads of
+// which are under way together; the blocks of a sequence find each other's in L2. Tokens past the
+// end repeat the last one and weigh nothing. Counts are exact in f32, as no sequence has 2^24 tokens.
+// grid: E * B, block: whole warps
+__global__ void __launch_bounds__(kMostSumThreads)
+    router_sums_kernel(std::int32_t* __restrict__ counts,
+                       float* __restrict__ probs_sum,
+                       std::int32_t* __restrict__ valid_tokens,
+                       const float* __restrict__ probs,
+                       const std::int32_t* __restrict__ experts,
+                       const std::uint8_t* __restrict__ valid,
+                       Shape s) {
   __shared__ float scratch[gpu::kWarpSize];
   const int expert = static_cast<int>(blockIdx.x) % s.E;
   const std::int64_t sequence = static_cast<int>(blockIdx.x) / s.E;
+  const auto length = static_cast<int>(s.S);
+  const auto stride = static_cast<int>(blockDim.x);
   float sum = 0.0F;
   float count = 0.0F;
   float num_valid = 0.0F;
-#pragma unroll 8
-  for (std::int64_t i = threadIdx.x; i < s.S; i += kSumThreads) {
-    const std::int64_t t = sequence * s.S + i;
-    const float weight = is_valid(valid, t) ? 1.0F : 0.0F;
-    const float prob = probs[t * s.E + expert];
-    sum += weight > 0.0F ? prob : 0.0F;
-    num_valid += weight;
+  for (int first = static_cast<int>(threadIdx.x); first < length; first += kSumTokens * stride) {
+    std::int64_t tokens[kSumTokens];
+    float weights[kSumTokens];
+    float own[kSumTokens];
+#pragma unroll
+    for (int j = 0; j < kSumTokens; ++j) {
+      const int i = first + j * stride;
+      tokens[j] = sequence * s.S + (i < length ? i : length - 1);
+      weights[j] = i < length && is_valid(valid, tokens[j]) ? 1.0F : 0.0F;
+      own[j] = probs[tokens[j] * s.E + expert];
+    }
+#pragma unroll 1
     for (int k = 0; k < s.K; ++k) {
-      count += experts[t * s.K + k] == expert ? weight : 0.0F;
+#pragma unroll
+      for (int j = 0; j < kSumTokens; ++j) {
+        count += experts[tokens[j] * s.K + k] == expert ? weights[j] : 0.0F;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kSumTokens; ++j) {
+      sum += weights[j] > 0.0F ? own[j] : 0.0F;
+      num_valid += weights[j];
     }
   }
   sum = gpu::block_sum(sum, scratch);
@@ -907,7 +928,10 @@ void router_forward(const RouterForward& op, Stream stream) {
     }
   });
   launch(router_sums_kernel,
-         choose_launch({.x = s.E * s.B}, kSumThreads, stream),
+         choose_launch(
+             {.x = s.E * s.B},
+             whole_warps(std::max<std::int64_t>(1, ceil_div(s.S, kSumTokens)), kMostSumThreads),
+             stream),
          op.counts_BE.as<std::int32_t>(),
          op.probs_sum_BE.as<float>(),
          op.valid_B.as<std::int32_t>(),

@@ -523,6 +523,40 @@ TEST_P(Router, EqualProbabilitiesGoToTheLowerIndexAndAreBalanced) {
   }
 }
 
+// One of more tokens than the largest block of the GPU sums at a time.
+TEST(RouterSums, HaveAllTokensOfALongSequence) {
+  const RouterCase c{.name = "",
+                     .num_sequences = 1,
+                     .sequence_length = 8200,
+                     .width = 8,
+                     .num_experts = 2,
+                     .num_choices = 1};
+  for (const Target& target : all_targets()) {
+    if (target.dtype != DType::bf16 || !skip_reason(target).empty()) {
+      continue;
+    }
+    SCOPED_TRACE(name_of(target));
+    const OwnedStream stream(target.device);
+    const PieceOperands o(Piece{c, 1, 0}, draw(c, target.dtype), target);
+    router_forward(o.forward(), stream.view());
+    const Values experts = o.experts.values(stream.view());
+    const Values probs = o.probs.values(stream.view());
+    Values counts(2);
+    Values sums(2);
+    for (std::size_t t = 0; t < experts.size(); ++t) {
+      counts[static_cast<std::size_t>(experts[t])] += 1;
+      sums[0] += probs[2 * t];
+      sums[1] += probs[2 * t + 1];
+    }
+    EXPECT_EQ(o.counts.values(stream.view()), counts);
+    EXPECT_EQ(o.num_valid.values(stream.view()), Values{8200});
+    const Values actual = o.probs_sum.values(stream.view());
+    for (std::size_t e = 0; e < 2; ++e) {  // as many roundings as tokens, in any order
+      EXPECT_NEAR(actual[e], sums[e], sums[e] * 8200 * rounding_unit(DType::f32));
+    }
+  }
+}
+
 // A NaN is seen in the gates, and the experts are still experts: what follows indexes by them.
 TEST_P(Router, KeepsNanAndValidExperts) {
   const RouterCase& c = op_case();

@@ -813,24 +813,30 @@ plant("router.tile_expert", ROUTER, "tail guard",
       "if (thread / kExperts <= last) {",
       "logits past the last expert are the next token's")
 plant("router.sums_expert", ROUTER, "index",
-      "const float prob = probs[t * s.E + expert];", "const float prob = probs[t * s.E];",
+      "probs[tokens[j] * s.E + expert];", "probs[tokens[j] * s.E];",
       "probabilities of the first expert are added for all")
 
 plant("router.sums_valid", ROUTER, "condition",
-      "sum += weight > 0.0F ? prob : 0.0F;", "sum += prob;",
+      "sum += weights[j] > 0.0F ? own[j] : 0.0F;", "sum += own[j];",
       "padding counts in the balance")
 
 plant("router.sums_count_valid", ROUTER, "condition",
-      "count += experts[t * s.K + k] == expert ? weight : 0.0F;",
-      "count += experts[t * s.K + k] == expert ? 1.0F : 0.0F;",
+      "count += experts[tokens[j] * s.K + k] == expert ? weights[j] : 0.0F;",
+      "count += experts[tokens[j] * s.K + k] == expert ? 1.0F : 0.0F;",
       "padding counts as assigned")
 
 plant("router.sums_stride", ROUTER, "bound",
-      "i < s.S; i += kSumThreads) {", "i < s.S && i < kSumThreads; i += kSumThreads) {",
-      "tokens of a sequence beyond the block's threads are not counted")
+      "first < length; first += kSumTokens * stride) {",
+      "first < length && first < stride; first += kSumTokens * stride) {",
+      "tokens of a sequence beyond the block's first ones are not counted")
+
+plant("router.sums_tail", ROUTER, "tail guard",
+      "i < length && is_valid(valid, tokens[j]) ? 1.0F : 0.0F;",
+      "is_valid(valid, tokens[j]) ? 1.0F : 0.0F;",
+      "the last token of a sequence is counted several times")
 
 plant("router.sums_sequence", ROUTER, "index",
-      "const std::int64_t t = sequence * s.S + i;", "const std::int64_t t = i;",
+      "sequence * s.S + (i < length ? i : length - 1);", "i < length ? i : length - 1;",
       "every sequence has the sums of the first")
 
 plant("router.sums_tokens", ROUTER, "operand",
