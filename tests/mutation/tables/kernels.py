@@ -858,7 +858,7 @@ plant("router.dx_barrier", ROUTER, "barrier",
       "  gpu::sync_threads();  // the tokens' dz are there\n", "",
       "gradients are read before they are written")
 plant("router.dx_tail", ROUTER, "tail guard",
-      "      if (batch + j > last) {\n        break;\n      }\n", "",
+      "(batch + j < last ? batch + j : last) * s.D;", "(batch + j) * s.D;",
       "rows past the last token are written")
 plant("router.dx_accumulate", ROUTER, "accumulate",
       "sums[j][c] += before[j][c];", "sums[j][c] = before[j][c];",
