@@ -20,20 +20,26 @@ __device__ __forceinline__ float to_float(bf16 value) {
 }
 
 // A struct of 8 or 16 bytes, aligned to as many, by one access: of a struct of its own the compiler may
-// make several.
-template <int kBytes>
+// make several, and floats that went through integers it would keep apart from those that did not.
+template <class Struct>
+concept OfFloats = requires(Struct s) {
+  requires std::is_same_v<decltype((s.values[0])), float&>;
+};
+template <class Struct>
 struct WordsOf {
-  static_assert(kBytes == 8 || kBytes == 16);
-  using Type = std::conditional_t<kBytes == 16, uint4, uint2>;
+  static_assert(sizeof(Struct) == 8 || sizeof(Struct) == 16);
+  using Two = std::conditional_t<OfFloats<Struct>, float2, uint2>;
+  using Four = std::conditional_t<OfFloats<Struct>, float4, uint4>;
+  using Type = std::conditional_t<sizeof(Struct) == 16, Four, Two>;
 };
 template <class Struct>
 __device__ __forceinline__ Struct load_whole(const Struct* address) {
-  using Words = typename WordsOf<sizeof(Struct)>::Type;
+  using Words = typename WordsOf<Struct>::Type;
   return std::bit_cast<Struct>(*reinterpret_cast<const Words*>(address));
 }
 template <class Struct>
 __device__ __forceinline__ void store_whole(Struct* address, const Struct& value) {
-  using Words = typename WordsOf<sizeof(Struct)>::Type;
+  using Words = typename WordsOf<Struct>::Type;
   *reinterpret_cast<Words*>(address) = std::bit_cast<Words>(value);
 }
 
