@@ -748,8 +748,10 @@ plant("rope.table", ROPE, "stride",
 # ---- router
 
 ROUTER = "router/router.cu"
+ROUTER_BACKWARD = "router/router_backward.cu"
+ROUTER_GPU = "router/router_gpu.h"
 
-plant("router.loss_scales_order", ROUTER, "operand",
+plant("router.loss_scales_order", ROUTER_BACKWARD, "operand",
       "const float balance_scale = loss_scales[0];\n  const float z_scale = loss_scales[1];",
       "const float balance_scale = loss_scales[1];\n  const float z_scale = loss_scales[0];",
       "the auxiliary losses weigh what the other does")
@@ -778,14 +780,14 @@ plant("router.tie", ROUTER, "condition",
 plant("router.z_valid", ROUTER, "condition",
       "is_valid(out.valid_T, t) ? lse * lse : 0.0F;", "is_valid(out.valid_T, t) || t >= 0 ? lse * lse : 0.0F;",
       "padding counts in the z loss")
-plant("router.softmax_start", ROUTER, "initial value",
+plant("router.softmax_start", ROUTER_GPU, "initial value",
       "float largest = -FLT_MAX;", "float largest = 0.0F;",
       "a token whose logits are all far below 0 has no probabilities")
-plant("router.lane_experts", ROUTER, "lane",
+plant("router.lane_experts", ROUTER_GPU, "lane",
       "const int e = R::expert(i);\n    row.values[i] = e < E",
       "const int e = R::lane() * R::kCount + i;\n    row.values[i] = e < E",
       "a lane loads four experts side by side and holds them for experts 32 apart")
-plant("router.row_lanes", ROUTER, "lane",
+plant("router.row_lanes", ROUTER_GPU, "lane",
       "for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {\n    sum +=",
       "for (int mask = gpu::kWarpSize / 2; mask > 0; mask /= 2) {\n    sum +=",
       "tokens of a warp have one sum")
@@ -848,72 +850,72 @@ plant("router.balance_tail", ROUTER, "tail guard",
       "thread < E ? probs_sum[i] * static_cast<float>(counts[i]) : 0.0F;",
       "probs_sum[i] * static_cast<float>(counts[i]);",
       "the experts of the next sequence are added")
-plant("router.counts_sequence", ROUTER, "index",
+plant("router.counts_sequence", ROUTER_BACKWARD, "index",
       "counts + t / s.S * s.E;", "counts + t / s.S;",
       "counts of another sequence are taken")
-plant("router.softmax_gradient", ROUTER, "operand",
+plant("router.softmax_gradient", ROUTER_BACKWARD, "operand",
       "prob.values[i] * (dprob.values[i] - mean)", "prob.values[i] * dprob.values[i] - mean",
       "the mean is not weighted by the probability")
-plant("router.dx_barrier", ROUTER, "barrier",
+plant("router.dx_barrier", ROUTER_BACKWARD, "barrier",
       "  gpu::sync_threads();  // the tokens' dz are there\n", "",
       "gradients are read before they are written")
-plant("router.dx_tail", ROUTER, "tail guard",
+plant("router.dx_tail", ROUTER_BACKWARD, "tail guard",
       "(batch + j < last ? batch + j : last) * s.D;", "(batch + j) * s.D;",
       "rows past the last token are written")
-plant("router.dx_accumulate", ROUTER, "accumulate",
+plant("router.dx_accumulate", ROUTER_BACKWARD, "accumulate",
       "sums[j][c] += before[j][c];", "sums[j][c] = before[j][c];",
       "the router's own gradient is lost")
-plant("router.dx_columns", ROUTER, "index",
+plant("router.dx_columns", ROUTER_BACKWARD, "index",
       "static_cast<int>(blockIdx.y * kColumnThreads + threadIdx.x) * kWidth;",
       "static_cast<int>(threadIdx.x) * kWidth;",
       "all blocks of a row take its first columns")
-plant("router.dx_groups", ROUTER, "condition",
+plant("router.dx_groups", ROUTER_BACKWARD, "condition",
       "if (batch == 0 || num_groups > 1) {", "if (batch == 0) {",
       "later tokens take the last experts' weights for the first ones'")
-plant("router.partial_columns", ROUTER, "index",
+plant("router.partial_columns", ROUTER_BACKWARD, "index",
       "(static_cast<std::int64_t>(blockIdx.y) * kColumnThreads + threadIdx.x) * kWidth;",
       "static_cast<std::int64_t>(threadIdx.x) * kWidth;",
       "all blocks of a run take its first columns")
-plant("router.partial_run", ROUTER, "race between blocks",
+plant("router.partial_run", ROUTER_BACKWARD, "race between blocks",
       "partial + (static_cast<std::int64_t>(blockIdx.x) * s.E + group + i) * s.D + d;",
       "partial + (static_cast<std::int64_t>(blockIdx.x / 2) * s.E + group + i) * s.D + d;",
       "two runs write one sum")
-plant("router.partial_expert", ROUTER, "tail guard",
+plant("router.partial_expert", ROUTER_BACKWARD, "tail guard",
       "const bool present = first + j < end && group + i < s.E;",
       "const bool present = first + j < end;",
       "gradients past the last expert are read")
-plant("router.partial_tail", ROUTER, "tail guard",
+plant("router.partial_tail", ROUTER_BACKWARD, "tail guard",
       "const bool present = first + j < end && group + i < s.E;",
       "const bool present = group + i < s.E;",
       "tokens of the next run are added to this one's")
-plant("router.mma_columns", ROUTER, "index",
+plant("router.mma_columns", ROUTER_BACKWARD, "index",
       "static_cast<int>(blockIdx.y) * kWarps + gpu::warp_id();", "gpu::warp_id();",
       "all blocks of a run take its first columns")
-plant("router.mma_tail", ROUTER, "tail guard",
+plant("router.mma_tail", ROUTER_BACKWARD, "tail guard",
       "dz[step][j] = own < num_tokens ? dz_run[", "dz[step][j] = own >= 0 ? dz_run[",
       "the last token of a run is added several times")
-plant("router.mma_terms", ROUTER, "bound",
+plant("router.mma_terms", ROUTER_BACKWARD, "bound",
       "for (int term = 1; term < kTerms; ++term) {", "for (int term = 1; term < 2; ++term) {",
-      "gradients of logits lose their last eight bits", occurrence=1)
-plant("router.mma_halves", ROUTER, "operand",
+      "gradients of logits lose their last eight bits")
+plant("router.mma_halves", ROUTER_BACKWARD, "operand",
       "high_halves(word[0], word[1]),", "low_halves(word[0], word[1]),",
       "odd columns have the gradient of even ones")
-plant("router.mma_write", ROUTER, "tail guard",
+plant("router.mma_write", ROUTER_BACKWARD, "tail guard",
       "if (e < s.E && d < s.D) {", "if (e < s.E) {",
       "columns past the last one are written")
-plant("router.dweight_barrier", ROUTER, "barrier",
+plant("router.dweight_barrier", ROUTER_BACKWARD, "barrier",
       "  gpu::sync_threads();  // the sums of all warps are written\n\n", "",
       "sums of runs are read before they are written")
-plant("router.dweight_runs", ROUTER, "bound",
+plant("router.dweight_runs", ROUTER_BACKWARD, "bound",
       "if (run + j * kSumWarps < num_runs) {", "if (j == 0) {",
       "of a warp's runs only each third is summed")
-plant("router.dweight_tail", ROUTER, "tail guard",
+plant("router.dweight_tail", ROUTER_BACKWARD, "tail guard",
       "if (thread < kWeights && first + thread < num_weights) {", "if (thread < kWeights) {",
       "weights past the last one are written")
-plant("router.dweight_written", ROUTER, "accumulate",
+plant("router.dweight_written", ROUTER_BACKWARD, "accumulate",
       "*to = add ? *to + total : total;", "*to += total;",
       "what is to be written is added to what was there")
-plant("router.dweight_accumulate", ROUTER, "accumulate",
+plant("router.dweight_accumulate", ROUTER_BACKWARD, "accumulate",
       "*to = add ? *to + total : total;", "*to = total;",
       "the gradient of before is lost")
 
