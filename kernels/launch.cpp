@@ -31,10 +31,12 @@ bool check_launch(const Launch& launch) {
               block.x * block.y * block.z <= kMaxThreads,
           "block of " + text(block) +
               " threads exceeds the device's limits (1 to 1024, z to 64); use smaller blocks");
-  constexpr std::int64_t kMaxCluster = 8;
+  require(launch.cluster == 1 || this_device().compute_capability >= 90,
+          "clusters of " + std::to_string(launch.cluster) +
+              " blocks on a device that has none (they begin with sm_90); launch blocks alone");
   require(launch.cluster >= 1 && launch.cluster <= kMaxCluster && grid.x % launch.cluster == 0,
           "clusters of " + std::to_string(launch.cluster) + " blocks in a grid of " + text(grid) +
-              " (1 to 8 are possible on every device, and a whole number of clusters); round the "
+              " (1 to 8 are possible, and a whole number of clusters); round the "
               "grid up");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) {
     return false;

@@ -28,15 +28,19 @@ struct Launch {
 // Of the GPU that this process runs on, asked for once.
 const DeviceInfo& this_device();
 
+// Blocks of a cluster that every device which has clusters takes.
+constexpr std::int64_t kMaxCluster = 8;
+
 // False for an empty grid, which launches nothing. Counts the launch: see enqueued_count. Throws
 // ContractError if a launch exceeds what every device of sm_80 and newer allows.
 bool check_launch(const Launch& launch);
 
-// The dynamic shared memory that a kernel must be allowed before it is launched with so much: a
-// block has 48 KiB without asking, static and dynamic together. 0: nothing is asked.
+// What a block has without asking, static and dynamic together.
+constexpr std::size_t kSharedWithoutOptIn = std::size_t{48} << 10;
+// The dynamic shared memory that a kernel must be allowed before it is launched with so much. 0:
+// nothing is asked.
 constexpr std::size_t shared_opt_in(std::size_t static_bytes, std::size_t dynamic_bytes) {
-  constexpr std::size_t kWithoutOptIn = std::size_t{48} << 10;
-  return static_bytes + dynamic_bytes > kWithoutOptIn ? dynamic_bytes : 0;
+  return static_bytes + dynamic_bytes > kSharedWithoutOptIn ? dynamic_bytes : 0;
 }
 
 constexpr std::int64_t ceil_div(std::int64_t numerator, std::int64_t denominator) {

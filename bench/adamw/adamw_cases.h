@@ -24,6 +24,8 @@ inline std::vector<AdamWCase> adamw_cases() {
       {.name = "one", .num_parameters = 1},
       {.name = "odd", .num_parameters = 7, .step = 2},
       {.name = "tail", .num_parameters = 1001, .step = 1000},
+      // The last quad of a thread's second four is a part.
+      {.name = "second_tail", .num_parameters = 2048 + 1024 + 1001, .step = 4},
       {.name = "unclipped", .num_parameters = 64, .norm = 0.5, .weight_decay = 0.0},
       {.name = "no_clip", .num_parameters = 64, .step = 3, .clip_norm = 0.0, .norm = 1e6},
       {.name = "zero_norm", .num_parameters = 64, .norm = 0.0},

@@ -714,6 +714,10 @@ void check_operands(const OpCheck& check, const Operands& op, Stream stream) {
     return std::to_string(G) + " key/value heads for " + std::to_string(N) +
            " query heads (a key/value head serves as many query heads as any other)";
   });
+  check.condition(T * N <= std::numeric_limits<std::uint32_t>::max(), [&] {
+    return std::to_string(T) + " tokens of " + std::to_string(N) +
+           " heads (their rows are numbered in 32 bits); attend to fewer at a time";
+  });
   check.condition(B == 0 ? U == 0 : U % B == 0, [&] {
     return "k_UGH has " + std::to_string(U) + " tokens for " + std::to_string(B) +
            " sequences (each has as many keys)";

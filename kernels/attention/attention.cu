@@ -38,8 +38,7 @@ __global__ void __launch_bounds__(kThreads)
     attention_delta_kernel(AttentionArguments<T> arguments) {
   constexpr int kLanes = kRowLanes<T, kWidth>;
   const AttentionShape& shape = arguments.shape;
-  // 32 bits, in which divisions are short: of rows of 16 bytes and more a GPU holds fewer than
-  // 2^32.
+  // 32 bits, in which divisions are short.
   const auto num_rows = static_cast<unsigned>(shape.B * shape.S * shape.N);
   const auto H = static_cast<unsigned>(shape.H);
   const unsigned column = threadIdx.x % kLanes * gpu::kVectorWidth<T>;

@@ -80,6 +80,9 @@ void attention_merge(const AttentionMerge& op, Stream stream) {
   check.tensor("part_lse_PBNS", op.part_lse_PBNS, {P, B, N, S}, accumulation_dtype(dtype));
   check.tensor("num_keys_P", op.num_keys_P, {P}, DType::i32);
   check.condition(P >= 1, "there are no parts (a result over no keys is undefined); give one");
+  check.condition(T * N <= std::numeric_limits<std::uint32_t>::max(), [&] {
+    return std::to_string(T * N) + " rows (they are numbered in 32 bits); merge fewer at a time";
+  });
   check.condition(stream.device == Device::cpu || H % 8 == 0, [&] {
     return "a head is " + std::to_string(H) + " wide (on cuda a multiple of 8)";
   });

@@ -41,7 +41,6 @@ struct MergeArguments {
 template <class T, int kLanes>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     attention_merge_kernel(MergeArguments<T> arguments) {
-  // Of rows of 16 bytes and more a GPU holds fewer than 2^32.
   const unsigned row = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes;
   if (row >= arguments.rows) {
     return;

@@ -2,6 +2,8 @@
 #include "kernels/embedding/embedding.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <string>
 
 #include "csrc/core/parallel.h"
@@ -57,6 +59,10 @@ std::int64_t check(const OpCheck& check, const EmbeddingForward& op) {
 std::int64_t check(const OpCheck& check, const EmbeddingBackward& op) {
   check.num_dims("dweight_VD", op.dweight_VD, 2);
   check.num_dims("dy_TD", op.dy_TD, 2);
+  check.condition(op.dy_TD.dim(0) <= std::numeric_limits<std::int32_t>::max(), [&] {
+    return std::to_string(op.dy_TD.dim(0)) +
+           " tokens (their order is of 32 bits); give fewer at a time";
+  });
   check.float_dtype("dy_TD", op.dy_TD.dtype);
   const std::int64_t num_tokens = op.dy_TD.dim(0);
   const std::int64_t width = op.dy_TD.dim(1);

@@ -323,7 +323,7 @@ void launch_gate_up_forward_hopper(const ExpertsForward& op, Stream stream) {
        .hidden_rows = rows_of(op.hidden_RF),
        .gates = op.gates_TK.as<float>(),
        .source = op.source_R.as<std::int32_t>()},
-      num_clusters(op.x_RD.dim(0), op.gate_up_weight_EFD.dim(0), in_tiles),
+      max_clusters(op.x_RD.dim(0), op.gate_up_weight_EFD.dim(0), in_tiles),
       stream);
 }
 
@@ -342,7 +342,7 @@ void launch_gate_up_backward_hopper(const ExpertsBackward& op, Stream stream) {
        .source = op.source_R.as<std::int32_t>(),
        .partial_CR = partial_CR,
        .R = R},
-      num_clusters(R, op.down_weight_EDF.dim(0), F),
+      max_clusters(R, op.down_weight_EDF.dim(0), F),
       stream);
   launch(gate_gradient_kernel,
          {.grid = {.x = ceil_div(R, kSumThreads)}, .block = {.x = kSumThreads}, .stream = stream},

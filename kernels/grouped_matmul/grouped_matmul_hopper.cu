@@ -180,7 +180,7 @@ void launch_rows(const TensorView& c,
                                              .weight = weight_map(weight, weight_rows),
                                              .out = rows_map(c, kConsumerRows),
                                              .c = rows_of(c)},
-                                            num_clusters(x.dim(0), weight.dim(0), columns),
+                                            max_clusters(x.dim(0), weight.dim(0), columns),
                                             stream);
 }
 

@@ -59,16 +59,16 @@ inline Rows rows_of(const TensorView& c) {
   return {.data = c.as<bf16>(), .stride = c.dim(1), .columns = static_cast<int>(c.dim(1))};
 }
 // For halves of all tiles, at most: every expert's last tile down may be a part.
-inline std::int64_t num_clusters(std::int64_t R, std::int64_t E, std::int64_t columns) {
+inline std::int64_t max_clusters(std::int64_t R, std::int64_t E, std::int64_t columns) {
   return 2 * (R / kTileRows + std::min(E, R)) * clusters_across(columns);
 }
 
 template <class Product>
 void launch_product(const typename Product::Arguments& arguments,
-                    std::int64_t most_clusters,
+                    std::int64_t max_clusters,
                     Stream stream) {
   const std::int64_t clusters =
-      std::clamp<std::int64_t>(this_device().num_multiprocessors / kCluster, 1, most_clusters);
+      std::clamp<std::int64_t>(this_device().num_multiprocessors / kCluster, 1, max_clusters);
   launch(grouped_matmul_hopper_kernel<Product>,
          {.grid = {.x = clusters * kCluster},
           .block = {.x = kThreads},

@@ -61,6 +61,11 @@ Shape check_shape(const OpCheck& check, const Op& op, Stream stream) {
     return std::to_string(T) + " tokens in " + std::to_string(B) +
            " sequences (all are equally long); T must be a multiple of B";
   });
+  constexpr std::int64_t kMaxSequence = std::int64_t{1} << 24;
+  check.condition(T <= B * kMaxSequence, [&] {
+    return "a sequence of " + std::to_string(T / B) +
+           " tokens (they are counted in f32, up to 2^24); cut it";
+  });
   check.tensor("x_TD", op.x_TD, {T, D}, op.x_TD.dtype);
   check.tensor("weight_ED", op.weight_ED, {E, D}, accumulation_dtype(op.x_TD.dtype));
   check.tensor("experts_TK", op.experts_TK, {T, K}, DType::i32);

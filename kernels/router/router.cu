@@ -209,12 +209,12 @@ __global__ void __launch_bounds__(kTileThreads)
     for (int step = warp * kStepColumns; step < s.D; step += kTileWarps * kStepColumns) {
       // load
       const int d = step + lane % 4 * kLaneColumns;
-      Words words[kTiles][2] = {};
+      gpu::Packed<bf16> words[kTiles][2] = {};
       float w[kLaneColumns] = {};
       if (d < s.D) {
 #pragma unroll
         for (int i = 0; i < 2 * kTiles; ++i) {
-          words[i / 2][i % 2] = load_words(rows[i / 2][i % 2] + d);
+          words[i / 2][i % 2] = gpu::load_packed(rows[i / 2][i % 2] + d);
         }
         gpu::load_floats(weight + (expert < s.E ? expert : s.E - 1) * s.D + d, w);
       }
@@ -225,10 +225,10 @@ __global__ void __launch_bounds__(kTileThreads)
         const SplitPair high = split(w[4 * k + 2], w[4 * k + 3]);
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
-          const std::uint32_t tokens[4] = {words[i][0].values[2 * k],
-                                           words[i][1].values[2 * k],
-                                           words[i][0].values[2 * k + 1],
-                                           words[i][1].values[2 * k + 1]};
+          const std::uint32_t tokens[4] = {words[i][0].words[2 * k],
+                                           words[i][1].words[2 * k],
+                                           words[i][0].words[2 * k + 1],
+                                           words[i][1].words[2 * k + 1]};
           gpu::mma_m16n8k16(sums[i], tokens, low.terms[0], high.terms[0]);
 #pragma unroll
           for (int term = 1; term < kTerms; ++term) {
@@ -270,8 +270,8 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // A block takes an expert of a sequence, a thread kSumTokens of its tokens at a time, all loads of
 // which are under way together; the blocks of a sequence find each other's in L2. Tokens past the
-// end repeat the last one and weigh nothing. Counts are exact in f32, as no sequence has 2^24
-// tokens.
+// end repeat the last one and weigh nothing. Counts are exact in f32: a sequence has 2^24 tokens at
+// most.
 // grid: E * B, block: whole warps
 __global__ void __launch_bounds__(kMostSumThreads)
     router_sums_kernel(std::int32_t* __restrict__ counts,

@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
   float sums[kTiles][4] = {};  // with dz's first terms
   float rest[kTiles][4] = {};  // with the others, 2^-8 as large and less
   for (int first = 0; first < num_tokens; first += kSteps * kStepTokens) {
-    Words rows[kSteps][kLaneTokens];
+    gpu::Packed<bf16> rows[kSteps][kLaneTokens];
     float dz[kSteps][kLaneTokens];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
       for (int j = 0; j < kLaneTokens; ++j) {
         const int own = first + step * kStepTokens + lane % 4 * kLaneTokens + j;
         const int t = own < num_tokens ? own : num_tokens - 1;
-        rows[step][j] = load_words(x_run + t * s.D);
+        rows[step][j] = gpu::load_packed(x_run + t * s.D);
         dz[step][j] = own < num_tokens ? dz_run[static_cast<std::int64_t>(t) * s.E] : 0.0F;
       }
     }
@@ -273,10 +273,10 @@ __global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
       const SplitPair high = split(dz[step][2], dz[step][3]);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
-        const std::uint32_t word[kLaneTokens] = {rows[step][0].values[i],
-                                                 rows[step][1].values[i],
-                                                 rows[step][2].values[i],
-                                                 rows[step][3].values[i]};
+        const std::uint32_t word[kLaneTokens] = {rows[step][0].words[i],
+                                                 rows[step][1].words[i],
+                                                 rows[step][2].words[i],
+                                                 rows[step][3].words[i]};
         const std::uint32_t columns[4] = {low_halves(word[0], word[1]),
                                           high_halves(word[0], word[1]),
                                           low_halves(word[2], word[3]),

@@ -111,13 +111,7 @@ __device__ __forceinline__ float softmax(R& row) {
   return largest + logf(sum);
 }
 
-// Eight bf16, two to a word, the first in its low half.
-using Words = gpu::Vector<std::uint32_t, 4>;
-
-__device__ __forceinline__ Words load_words(const bf16* address) {
-  return gpu::load_vector<4>(reinterpret_cast<const std::uint32_t*>(address));
-}
-
+// Of words of two bf16, the first in the low half: what both have in one of the halves.
 __device__ __forceinline__ std::uint32_t low_halves(std::uint32_t first, std::uint32_t second) {
   return second << 16U | (first & 0xFFFFU);
 }

@@ -20,7 +20,10 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
     cudaFuncAttributes attributes{};
     MEMPHIS_CUDA(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
     const std::size_t opt_in = shared_opt_in(attributes.sharedSizeBytes, shape.shared_bytes);
-    if (opt_in != 0) {
+    // Of the function, not of the launch: never lowered, as a graph may hold a launch with more. What
+    // it has without asking is for static and dynamic memory together, and not enough here.
+    const auto allowed = static_cast<std::size_t>(attributes.maxDynamicSharedSizeBytes);
+    if (opt_in != 0 && (allowed <= kSharedWithoutOptIn || allowed < opt_in)) {
       MEMPHIS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(opt_in)));

@@ -82,13 +82,6 @@ __device__ __forceinline__ std::uint32_t opaque(std::uint32_t bits) {
   return bits;
 }
 
-// tanh to 2^-11 relative, one MUFU instruction (sm_75 and newer).
-__device__ __forceinline__ float tanh_approx(float value) {
-  float result;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
-}
-
 // The smaller one, or NaN where one is (sm_80 and newer); fminf would lose it.
 __device__ __forceinline__ float min_or_nan(float a, float b) {
   float result;

@@ -15,7 +15,7 @@ constexpr const char* kAdvice =
     "order the two by cluster_sync, or by an mbarrier that the other block's readers arrive at";
 
 // The place in `to` where `address` lies in `from`.
-const std::byte* place_in(Block& to, Block& from, const void* address) {
+std::byte* place_in(Block& to, Block& from, const void* address) {
   return to.shared().dynamic() + (static_cast<const std::byte*>(address) - from.shared().dynamic());
 }
 
@@ -148,10 +148,8 @@ void Cluster::load(Block& from,
       from.bulk_copies().deliver(shared, map, barrier, corner, pc);
       continue;
     }
-    const BulkLoad copy = {.map = map,
-                           .corner = corner,
-                           .to = const_cast<std::byte*>(place_in(to, from, shared)),
-                           .pc = pc};
+    const BulkLoad copy = {
+        .map = map, .corner = corner, .to = place_in(to, from, shared), .pc = pc};
     Fault fault = {.advice = kAdvice};
     const char* const what = to.deliver_from_outside(
         place_in(to, from, barrier), copy, from.mbarriers().heard(from.thread_id(), rank), fault);

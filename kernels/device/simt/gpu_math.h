@@ -23,17 +23,18 @@ inline float to_float(bf16 value) {
 
 // g++ takes a struct apart into its members; a vector of its own is one access.
 template <class Struct>
-struct Whole {
-  using Words [[gnu::vector_size(sizeof(Struct)), gnu::may_alias]] = std::uint32_t;
+struct WordsOf {
+  static_assert(sizeof(Struct) == 8 || sizeof(Struct) == 16);
+  using Type [[gnu::vector_size(sizeof(Struct)), gnu::may_alias]] = std::uint32_t;
 };
 template <class Struct>
 __forceinline__ Struct load_whole(const Struct* address) {
-  using Words = typename Whole<Struct>::Words;
+  using Words = typename WordsOf<Struct>::Type;
   return std::bit_cast<Struct>(*reinterpret_cast<const Words*>(address));
 }
 template <class Struct>
 __forceinline__ void store_whole(Struct* address, const Struct& value) {
-  using Words = typename Whole<Struct>::Words;
+  using Words = typename WordsOf<Struct>::Type;
   *reinterpret_cast<Words*>(address) = std::bit_cast<Words>(value);
 }
 
@@ -56,14 +57,6 @@ inline void count_if(int& count, bool condition) {
 
 inline std::uint32_t opaque(std::uint32_t bits) {
   return bits;
-}
-
-// Cut to the 11 bits that the instruction promises, so that a kernel which needs more is seen.
-inline float tanh_approx(float value) {
-  constexpr std::uint32_t kKept = 0xFFFFF000U;
-  const float exact = std::tanh(value);
-  return std::isnan(exact) ? exact
-                           : std::bit_cast<float>(std::bit_cast<std::uint32_t>(exact) & kKept);
 }
 
 inline float min_or_nan(float a, float b) {

@@ -10,6 +10,7 @@
 #include "kernels/device/simt/bulk_load.h"
 #include "kernels/device/simt/clocks.h"
 #include "kernels/device/simt/unit_host.h"
+#include "kernels/launch.h"
 
 namespace memphis::kernels::simt {
 

@@ -10,7 +10,6 @@
 namespace memphis::kernels::simt {
 
 constexpr int kWarpSize = 32;
-constexpr int kMaxCluster = 8;
 
 // What the units of a block (its mbarriers, bulk copies and warpgroups) ask of it. The block has
 // them, and they know no more of it than this. All of it is of the thread that runs, which is at

@@ -61,7 +61,7 @@ TEST_F(Clusters, HaveWholeNumbersOfBlocks) {
 
 TEST_F(Clusters, FillEachOthersStages) {
   constexpr int kClusters = 3;
-  for (const int size : {1, 2, 4, 8}) {
+  for (const int size : {2, 4, 8}) {
     const std::vector<float> values = test::run_cluster_ring(kClusters, size);
     const std::size_t of_block = values.size() / (kClusters * static_cast<std::size_t>(size));
     for (std::size_t i = 0; i < values.size(); ++i) {
