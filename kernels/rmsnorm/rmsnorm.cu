@@ -5,7 +5,7 @@
 // read once. Bound by bytes, some 10 operations an element of 2 bytes:
 //
 // Forward: a thread's four vectors of a row, and of the residual's, are asked for at once. At
-// D = 6144 in bf16 five blocks of 192 threads, at 62 registers, have 60 KB of x in flight on an SM,
+// D = 6144 in bf16 five blocks of 192 threads, at 64 registers, have 60 KB of x in flight on an SM,
 // and while one is at a barrier others are not.
 //
 // Backward: the weight and the sums of its gradient lie in registers as well, and a row is on its

@@ -14,7 +14,7 @@ lines that access one memory in one way, unless the table lets it:
 
   [[allowed]]
   kernel  a regular expression, searched in the kernel's name
-  access  "reads device memory", "writes shared memory" and the like
+  access  the same, of "reads device memory", "writes shared memory" and the like
   times   how many times the least, at most
   why     what it would cost to ask for less
 """
@@ -59,7 +59,7 @@ def check(table, sums):
     for (kernel, access), (cost, least) in sorted(sums.items()):
         times = cost / least
         allowed = [(i, entry) for i, entry in enumerate(table.get("allowed", []))
-                   if entry["access"] == access and re.search(entry["kernel"], kernel)]
+                   if re.fullmatch(entry["access"], access) and re.search(entry["kernel"], kernel)]
         most = max([entry["times"] for _, entry in allowed] + [USUAL])
         if times > USUAL:
             used.update(i for i, _ in allowed)
