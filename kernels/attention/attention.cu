@@ -66,10 +66,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < gpu::kVectorWidth<T>; ++k) {
       sum += dout_values[k] * out_values[k];
     }
-#pragma unroll
-    for (int mask = kLanes / 2; mask > 0; mask /= 2) {
-      sum += gpu::shuffle_xor(sum, mask);
-    }
+    sum = gpu::lanes_sum<kLanes>(sum);
     if (column == 0 && row_of(i) < num_rows) {
       const auto N = static_cast<unsigned>(shape.N);
       const auto S = static_cast<unsigned>(shape.S);

@@ -31,12 +31,12 @@
 namespace memphis::kernels::cuda {
 namespace {
 
-// Vectors of a thread that are on their way: 64 KiB of a block of kMostThreads, where 29 KB an SM
+// Vectors of a thread that are on their way: 64 KiB of a block of kMaxThreads, where 29 KB an SM
 // hide the latency of memory at its full rate. A block has threads for so many vectors each.
 constexpr int kAhead = 4;
-constexpr int kMostThreads = 1024;
+constexpr int kMaxThreads = 1024;
 // On an SM, of rows that fit twice in its shared memory: up to 57344 logits in bf16. 32 registers.
-constexpr int kBlocks = 2;
+constexpr int kBlocksPerSm = 2;
 constexpr std::int64_t kScratchBytes = gpu::kWarpSize * sizeof(float);  // of a block's sums
 constexpr std::int64_t kJoinThreads = 128;
 
@@ -325,7 +325,7 @@ __device__ __forceinline__ void write_zeros(T* gradient, std::int64_t V) {
 // grid: T rows, block: a multiple of 32, shared: num_slots vectors a thread; kWidth 1, or
 // V % kWidth == 0. dlogits may be logits, or null; grad_scale is not looked at then.
 template <class T, int kWidth, bool kCapped, bool kRuns>
-__global__ void __launch_bounds__(kMostThreads, kBlocks)
+__global__ void __launch_bounds__(kMaxThreads, kBlocksPerSm)
     cross_entropy_kernel(float* __restrict__ loss,
                          T* dlogits,
                          const T* logits,
@@ -371,7 +371,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks)
 // One rank's columns. grid: T rows, block: a multiple of 32, shared: num_slots vectors a thread;
 // kWidth 1, or V % kWidth == 0
 template <class T, int kWidth, bool kCapped, bool kRuns>
-__global__ void __launch_bounds__(kMostThreads, kBlocks)
+__global__ void __launch_bounds__(kMaxThreads, kBlocksPerSm)
     cross_entropy_shard_kernel(float* __restrict__ lse,
                                float* __restrict__ target_logit,
                                const T* __restrict__ logits,
@@ -423,7 +423,7 @@ __global__ void cross_entropy_join_kernel(float* __restrict__ lse,
 // grid: T rows, block: a multiple of 32, shared: num_slots vectors a thread; kWidth 1, or
 // V % kWidth == 0. dlogits may be logits, or null; grad_scale is not looked at then.
 template <class T, int kWidth, bool kCapped>
-__global__ void __launch_bounds__(kMostThreads, kBlocks)
+__global__ void __launch_bounds__(kMaxThreads, kBlocksPerSm)
     cross_entropy_gradient_kernel(float* __restrict__ loss,
                                   T* dlogits,
                                   const T* logits,
@@ -466,7 +466,7 @@ RowLaunch choose_launch(std::int64_t T,
                         bool twice,
                         std::size_t shared_bytes_per_block,
                         Stream stream) {
-  const std::int64_t threads = whole_warps(ceil_div(num_vectors, kAhead), kMostThreads);
+  const std::int64_t threads = whole_warps(ceil_div(num_vectors, kAhead), kMaxThreads);
   std::int64_t num_slots = 0;
   if (slot_bytes > 0) {
     const auto room = static_cast<std::int64_t>(shared_bytes_per_block) - kScratchBytes;

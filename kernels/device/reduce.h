@@ -7,19 +7,29 @@
 // of its gpu_warp.h.
 namespace memphis::kernels::gpu {
 
-// Every lane receives the sum (maximum) over the warp, formed in the same order in every lane: a
-// butterfly of commutative sums gives all lanes the same bits.
-__device__ __forceinline__ float warp_sum(float value) {
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+// Each of kLanes neighbouring lanes, a power of two, receives the sum (maximum) over them, formed in
+// the same order in every lane: a butterfly of commutative sums gives all lanes the same bits.
+template <int kLanes>
+__device__ __forceinline__ float lanes_sum(float value) {
+#pragma unroll
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) {
     value += shuffle_xor(value, mask);
   }
   return value;
 }
-__device__ __forceinline__ float warp_max(float value) {
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+template <int kLanes>
+__device__ __forceinline__ float lanes_max(float value) {
+#pragma unroll
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) {
     value = fmaxf(value, shuffle_xor(value, mask));
   }
   return value;
+}
+__device__ __forceinline__ float warp_sum(float value) {
+  return lanes_sum<kWarpSize>(value);
+}
+__device__ __forceinline__ float warp_max(float value) {
+  return lanes_max<kWarpSize>(value);
 }
 
 // Every thread of a one-dimensional block receives the sum over the block. `scratch` is shared

@@ -26,8 +26,8 @@ constexpr int kTokens = 4;       // of a warp in forward: 32 accumulators a thre
 constexpr int kTileTokens = 64;  // of a block whose warps share columns out: an SM's at T = 8192
 constexpr int kTileWarps = 16;   // with 4 KB of loads in flight each
 constexpr int kTileThreads = kTileWarps * gpu::kWarpSize;
-constexpr int kSumTokens = 8;          // of a thread that sums over a sequence, at a time
-constexpr int kMostSumThreads = 1024;  // of its block, which then takes 8192 at a time
+constexpr int kSumTokens = 8;         // of a thread that sums over a sequence, at a time
+constexpr int kMaxSumThreads = 1024;  // of its block, which then takes 8192 at a time
 
 // What becomes of logits. Lanes whose token is not `present` compute, and write nothing.
 struct Routes {
@@ -221,8 +221,8 @@ __global__ void __launch_bounds__(kTileThreads)
       // reduce
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const SplitPair low = split(w[4 * k], w[4 * k + 1]);
-        const SplitPair high = split(w[4 * k + 2], w[4 * k + 3]);
+        const gpu::SplitPair low = gpu::split_bf16(w[4 * k], w[4 * k + 1]);
+        const gpu::SplitPair high = gpu::split_bf16(w[4 * k + 2], w[4 * k + 3]);
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
           const std::uint32_t tokens[4] = {words[i][0].words[2 * k],
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(kTileThreads)
                                            words[i][1].words[2 * k + 1]};
           gpu::mma_m16n8k16(sums[i], tokens, low.terms[0], high.terms[0]);
 #pragma unroll
-          for (int term = 1; term < kTerms; ++term) {
+          for (int term = 1; term < gpu::kSplitTerms; ++term) {
             gpu::mma_m16n8k16(rest[i], tokens, low.terms[term], high.terms[term]);
           }
         }
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 
   // write
-  for (int from = warp * R::kTokens; from < kTileTokens; from += kTileWarps * R::kTokens) {
+  for (int from = warp * R::kRows; from < kTileTokens; from += kTileWarps * R::kRows) {
     const int token = from + R::token();
     const std::int64_t t = first + (token < last ? token : last);
     route(routes, load_row<R>(logits + t * s.E, s.E, -INFINITY), t, token <= last, s);
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(kTileThreads)
 // end repeat the last one and weigh nothing. Counts are exact in f32: a sequence has 2^24 tokens at
 // most.
 // grid: E * B, block: whole warps
-__global__ void __launch_bounds__(kMostSumThreads)
+__global__ void __launch_bounds__(kMaxSumThreads)
     router_sums_kernel(std::int32_t* __restrict__ counts,
                        float* __restrict__ probs_sum,
                        std::int32_t* __restrict__ valid_tokens,
@@ -387,7 +387,7 @@ void router_forward(const RouterForward& op, Stream stream) {
   });
   launch(router_sums_kernel,
          choose_launch(
-             {.x = s.E * s.B}, whole_warps(ceil_div(s.S, kSumTokens), kMostSumThreads), stream),
+             {.x = s.E * s.B}, whole_warps(ceil_div(s.S, kSumTokens), kMaxSumThreads), stream),
          op.counts_BE.as<std::int32_t>(),
          op.probs_sum_BE.as<float>(),
          op.valid_B.as<std::int32_t>(),

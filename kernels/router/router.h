@@ -18,7 +18,9 @@ namespace memphis::kernels {
 //
 // Operands    see the struct; all contiguous, 16-byte aligned, on the stream's device.
 //             K <= E, and on the GPU E <= 128.
-// Accumulate  f32 (f64 for f64): x is widened, everything after is f32.
+// Accumulate  f32 (f64 for f64): x is widened, everything after is f32. On a GPU tensor cores sum
+//             products of bf16 x with three bf16 of each weight and gradient, which have all of its
+//             bits; one that is infinite gives NaN.
 // Order       deterministic.
 // Async       returns after enqueueing on `stream`; operands must outlive it.
 // Errors      ContractError on shape, dtype, device or alignment.

@@ -19,19 +19,19 @@ namespace {
 
 using namespace router;
 
-constexpr int kColumnThreads = 128;  // of a block whose threads take columns
-constexpr int kStripColumns = 64;    // of a warp that sums on tensor cores
-constexpr int kPartialBlocks = 4;    // on an SM
-constexpr int kPartialTokens = 4;    // of a thread that sums by itself, loaded at once
-constexpr int kStepTokens = 16;      // of an mma, and
-constexpr int kSteps = 2;            // as many at once: 4 KB of loads in flight a warp
-constexpr int kDxTokens = 32;        // of a block of dx, which its weights are loaded once for
-constexpr int kDxBatch = 8;          // of them at a time: a thread's loads in flight
-constexpr int kDxBlocks = 4;         // on an SM, which then has 32 KB of loads in flight
-constexpr int kSumThreads = 256;     // of a block that sums over runs
+constexpr int kColumnThreads = 128;     // of a block whose threads take columns
+constexpr int kStripColumns = 64;       // of a warp that sums on tensor cores
+constexpr int kPartialBlocksPerSm = 4;  // on an SM
+constexpr int kPartialTokens = 4;       // of a thread that sums by itself, loaded at once
+constexpr int kStepTokens = 16;         // of an mma, and
+constexpr int kSteps = 2;               // as many at once: 4 KB of loads in flight a warp
+constexpr int kDxTokens = 32;           // of a block of dx, which its weights are loaded once for
+constexpr int kDxBatch = 8;             // of them at a time: a thread's loads in flight
+constexpr int kDxBlocksPerSm = 4;       // on an SM, which then has 32 KB of loads in flight
+constexpr int kSumThreads = 256;        // of a block that sums over runs
 constexpr int kSumWarps = kSumThreads / gpu::kWarpSize;
 
-// grid: T / (kWarps * R::kTokens), block: kWarpThreads
+// grid: T / (kWarps * R::kRows), block: kWarpThreads
 template <class R>
 __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       const float* __restrict__ dgates,
@@ -45,7 +45,7 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
                                       float cap,
                                       Shape s) {
   const std::int64_t own =
-      (static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id()) * R::kTokens + R::token();
+      (static_cast<std::int64_t>(blockIdx.x) * kWarps + gpu::warp_id()) * R::kRows + R::token();
   const std::int64_t t = own < s.T ? own : s.T - 1;  // past the end: not written
   const bool valid_token = is_valid(valid, t);
   const std::int32_t* const count = counts + t / s.S * s.E;
@@ -109,7 +109,7 @@ __global__ void router_dlogits_kernel(float* __restrict__ dlogits,
 // repeat the last one, whose gradient its threads then write again.
 // grid: T / kDxTokens x columns, block: kColumnThreads; kWidth 1, or D % kWidth == 0
 template <class T, int kWidth, bool kAccumulate>
-__global__ void __launch_bounds__(kColumnThreads, kDxBlocks)
+__global__ void __launch_bounds__(kColumnThreads, kDxBlocksPerSm)
     router_dx_kernel(T* __restrict__ dx,
                      const float* __restrict__ dlogits,
                      const float* __restrict__ weight,
@@ -232,7 +232,7 @@ __global__ void router_partial_kernel(float* __restrict__ partial,
 // 64 columns and 16 tokens lane l loads eight columns, from 8 (l / 4) on, of four tokens, from
 // 4 (l % 4) on; halves of its words are its parts of x^T, and one part of dz serves all columns.
 // grid: runs x columns x expert groups, block: kWarpThreads; D % 8 == 0
-__global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
+__global__ void __launch_bounds__(kWarpThreads, kPartialBlocksPerSm)
     router_partial_mma_kernel(float* __restrict__ partial,
                               const float* __restrict__ dlogits,
                               const bf16* __restrict__ x,
@@ -269,21 +269,21 @@ __global__ void __launch_bounds__(kWarpThreads, kPartialBlocks)
     }
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      const SplitPair low = split(dz[step][0], dz[step][1]);
-      const SplitPair high = split(dz[step][2], dz[step][3]);
+      const gpu::SplitPair low = gpu::split_bf16(dz[step][0], dz[step][1]);
+      const gpu::SplitPair high = gpu::split_bf16(dz[step][2], dz[step][3]);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
         const std::uint32_t word[kLaneTokens] = {rows[step][0].words[i],
                                                  rows[step][1].words[i],
                                                  rows[step][2].words[i],
                                                  rows[step][3].words[i]};
-        const std::uint32_t columns[4] = {low_halves(word[0], word[1]),
-                                          high_halves(word[0], word[1]),
-                                          low_halves(word[2], word[3]),
-                                          high_halves(word[2], word[3])};
+        const std::uint32_t columns[4] = {gpu::low_halves(word[0], word[1]),
+                                          gpu::high_halves(word[0], word[1]),
+                                          gpu::low_halves(word[2], word[3]),
+                                          gpu::high_halves(word[2], word[3])};
         gpu::mma_m16n8k16(sums[i], columns, low.terms[0], high.terms[0]);
 #pragma unroll
-        for (int term = 1; term < kTerms; ++term) {
+        for (int term = 1; term < gpu::kSplitTerms; ++term) {
           gpu::mma_m16n8k16(rest[i], columns, low.terms[term], high.terms[term]);
         }
       }
@@ -407,7 +407,7 @@ void router_backward(const RouterBackward& op, Stream stream) {
   const Shape s = shape_of(op.x_TD, op.counts_BE, op.experts_TK);
   visit_row(s.E, [&]<class R>() {
     launch(router_dlogits_kernel<R>,
-           choose_launch({.x = ceil_div(s.T, kWarps * R::kTokens)}, kWarpThreads, stream),
+           choose_launch({.x = ceil_div(s.T, kWarps * R::kRows)}, kWarpThreads, stream),
            op.dlogits_TE.as<float>(),
            op.dgates_TK.as<float>(),
            op.logits_TE.as<float>(),

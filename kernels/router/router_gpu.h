@@ -12,6 +12,7 @@
 #include <gpu_warp.h>
 
 #include "csrc/core/tensor.h"
+#include "kernels/device/split_bf16.h"
 #include "kernels/launch.h"
 #include "kernels/or_null.h"
 
@@ -37,11 +38,11 @@ __device__ __forceinline__ bool is_valid(const std::uint8_t* valid, std::int64_t
 }
 
 // A token's values over the experts: kLanes lanes side by side hold those of every kLanes-th expert
-// each. A warp has the rows of kTokens tokens, which go through a function together.
+// each. A warp has the rows of kRows tokens, which go through a function together.
 template <int kLanesOfRow, int kValues>
 struct Row {
   static constexpr int kLanes = kLanesOfRow;
-  static constexpr int kTokens = gpu::kWarpSize / kLanes;
+  static constexpr int kRows = gpu::kWarpSize / kLanes;
   static constexpr int kCount = kValues;
   float values[kCount];
 
@@ -81,10 +82,7 @@ __device__ __forceinline__ float sum_row(const R& row) {
   for (int i = 0; i < R::kCount; ++i) {
     sum += row.values[i];
   }
-  for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {
-    sum += gpu::shuffle_xor(sum, mask);
-  }
-  return sum;
+  return gpu::lanes_sum<R::kLanes>(sum);
 }
 
 // Softmax of `row`, whose absent values are -inf, in place; returns its logsumexp. A NaN is lost in
@@ -96,9 +94,7 @@ __device__ __forceinline__ float softmax(R& row) {
   for (int i = 0; i < R::kCount; ++i) {
     largest = fmaxf(largest, row.values[i]);
   }
-  for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {
-    largest = fmaxf(largest, gpu::shuffle_xor(largest, mask));
-  }
+  largest = gpu::lanes_max<R::kLanes>(largest);
 #pragma unroll
   for (int i = 0; i < R::kCount; ++i) {
     row.values[i] = expf(row.values[i] - largest);
@@ -109,34 +105,6 @@ __device__ __forceinline__ float softmax(R& row) {
     row.values[i] /= sum;
   }
   return largest + logf(sum);
-}
-
-// Of words of two bf16, the first in the low half: what both have in one of the halves.
-__device__ __forceinline__ std::uint32_t low_halves(std::uint32_t first, std::uint32_t second) {
-  return second << 16U | (first & 0xFFFFU);
-}
-__device__ __forceinline__ std::uint32_t high_halves(std::uint32_t first, std::uint32_t second) {
-  return (second & 0xFFFF0000U) | first >> 16U;
-}
-
-// What a tensor core takes of two f32: each is the sum of kTerms bf16 of eight bits, cut off one
-// after the other, which is all of its 24; an infinite one becomes NaN. terms[i] has both i-th.
-constexpr int kTerms = 3;
-struct SplitPair {
-  std::uint32_t terms[kTerms];
-};
-
-__device__ __forceinline__ SplitPair split(float first, float second) {
-  SplitPair pair;
-#pragma unroll
-  for (std::uint32_t& term : pair.terms) {
-    const auto first_bits = std::bit_cast<std::uint32_t>(first);
-    const auto second_bits = std::bit_cast<std::uint32_t>(second);
-    term = high_halves(first_bits, second_bits);
-    first -= std::bit_cast<float>(first_bits & 0xFFFF0000U);
-    second -= std::bit_cast<float>(second_bits & 0xFFFF0000U);
-  }
-  return pair;
 }
 
 inline Launch choose_launch(Dim3 grid, std::int64_t threads, Stream stream) {

@@ -17,10 +17,6 @@
 namespace memphis::kernels::simt {
 namespace {
 
-std::string text_of(const Place& place) {
-  return place.file + ":" + std::to_string(place.line);
-}
-
 // Two calls of one line are two addresses where the compiler has unrolled a loop.
 bool same_place(const void* a, const void* b) {
   if (a == b) {
@@ -30,36 +26,15 @@ bool same_place(const void* a, const void* b) {
   const auto text = [](const void* pc) -> const std::string& {
     const auto [found, added] = texts.try_emplace(pc);
     if (added) {
-      found->second = text_of(kernel_place(pc));
+      found->second = kernel_place(pc).text();
     }
     return found->second;
   };
   return text(a) == text(b);
 }
 
-std::string text_of(const Index3& index) {
-  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
-         std::to_string(index.z) + ")";
-}
-
 constexpr const char* kReachesTheLeft =
     "reaches the shared memory of a block of its cluster that threads have left";
-
-std::string verb(Access access) {
-  switch (access) {
-    case Access::read:
-    case Access::async_read:
-      return "reads";
-    case Access::write:
-      return "writes";
-    case Access::atomic:
-      return "adds to";
-    case Access::copy:
-    case Access::async_write:
-      return "copies to";
-  }
-  return "";
-}
 
 }  // namespace
 
@@ -616,66 +591,6 @@ void Block::access_global(std::uintptr_t address,
     fault.advice = "pass operands that lie on Device::cuda";
   }
   stop(fault);
-}
-
-// Everybody waits, or has left: says who waits where and who will never come.
-void Block::find_deadlock() {
-  struct Group {
-    const Thread* first;
-    int count;
-  };
-  std::map<std::string, Group> groups;
-  for (int i = 0; i < num_threads_; ++i) {
-    const Thread& thread = threads_[static_cast<std::size_t>(i)];
-    const std::string text = thread.state == State::exited
-                                 ? "left the kernel"
-                                 : "wait for " + std::string(thread.waits_for) + " at " +
-                                       text_of(kernel_place(thread.pc));
-    ++groups.try_emplace(text, Group{.first = &thread, .count = 0}).first->second.count;
-  }
-  for (const auto& [text, group] : groups) {
-    deadlock_ += (deadlock_.empty() ? "" : "; ") + std::to_string(group.count) +
-                 " threads, thread " + text_of(group.first->index) + " the first, " + text;
-  }
-  deadlock_ += mbarriers_.describe_awaited();
-}
-
-std::string Block::text_of_thread(int thread) const {
-  return thread < num_threads_
-             ? "thread " + text_of(threads_[static_cast<std::size_t>(thread)].index)
-             : "another block of the cluster";
-}
-
-std::string Block::where() const {
-  return "kernel " + Symbols::instance().kernel(call_->kernel).name + ", block " + text_of(index_) +
-         ", thread " + text_of(current_->index);
-}
-
-std::string Block::fault_message(const std::string& kernel) const {
-  std::string message = "kernel " + kernel + ", block " + text_of(index_) + ": ";
-  if (fault_.what == nullptr) {
-    return message + "no thread can go on: " + deadlock_ +
-           " (a barrier waits for those who have left or wait elsewhere); let all of them pass it";
-  }
-  const Thread& thread = threads_[static_cast<std::size_t>(fault_.thread)];
-  message += "thread " + text_of(thread.index) + " at " + text_of(kernel_place(fault_.pc)) + " ";
-  if (fault_.bytes != 0) {
-    message += verb(fault_.access) + " " + std::to_string(fault_.bytes) + " bytes ";
-  }
-  message += fault_.what;
-  if (fault_.bytes != 0) {
-    if (shared_.contains(fault_.address)) {
-      message += " (" + shared_.describe(fault_.address) + ")";
-    } else if (simt_memory::contains(fault_.address)) {
-      message += " (" + simt_memory::describe(fault_.address) + ")";
-    }
-  }
-  if (fault_.has_other) {
-    message += "; " + text_of_thread(fault_.other_thread) +
-               (fault_.bytes != 0 ? " " + verb(fault_.other_access) + " it" : " is") + " at " +
-               text_of(kernel_place(fault_.other_pc));
-  }
-  return message + "; " + fault_.advice;
 }
 
 }  // namespace memphis::kernels::simt

@@ -86,10 +86,10 @@ std::vector<Place> places_of(const void* pc) {
   return places;
 }
 
-Place kernel_place(const void* pc) {
+Place kernel_place(const void* pc, std::string_view except) {
   const std::vector<Place> places = places_of(pc);
-  const auto found = std::find_if(places.begin(), places.end(), [](const Place& place) {
-    return place.file.find("kernels/device/simt/") == std::string::npos;
+  const auto found = std::find_if(places.begin(), places.end(), [&](const Place& place) {
+    return !place.file.starts_with('/') && !place.file.starts_with(except);
   });
   return found == places.end() ? places.front() : *found;
 }

@@ -20,10 +20,13 @@ struct Place {
   std::string function;
   std::string file;  // from the repository's root
   int line = 0;
+
+  std::string text() const { return file + ":" + std::to_string(line); }
 };
 std::vector<Place> places_of(const void* pc);
-// The line of a kernel that stands for them: the innermost that is not of the dialect.
-Place kernel_place(const void* pc);
+// The line of a kernel that stands for them: the innermost of the project whose path does not begin
+// with `except`, which are the dialect's.
+Place kernel_place(const void* pc, std::string_view except = "kernels/device/simt/");
 
 // A C++ name as a person would write it: without parameters, return type and this project's
 // namespaces.

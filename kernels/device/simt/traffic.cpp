@@ -5,6 +5,7 @@
 #include <bit>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -14,6 +15,9 @@
 
 namespace memphis::kernels::simt {
 namespace {
+
+// What all ops load and store by is no op's choice: a place is the line that calls it.
+constexpr std::string_view kOfAllOps = "kernels/device/";
 
 // Of all blocks that have ended, by kernel, place, path and access.
 struct Totals {
@@ -52,16 +56,6 @@ std::vector<std::uintptr_t> units(const std::array<std::uintptr_t, 32>& addresse
 
 std::int64_t quotient_up(std::int64_t value, std::int64_t by) {
   return (value + by - 1) / by;
-}
-
-// The innermost line that is the op's own, for what all ops load and store by is no op's choice.
-std::string place_in_op(const void* pc) {
-  const std::vector<Place> places = places_of(pc);
-  const auto found = std::find_if(places.begin(), places.end(), [](const Place& place) {
-    return !place.file.starts_with('/') && !place.file.starts_with("kernels/device/");
-  });
-  const Place& place = found == places.end() ? places.back() : *found;
-  return place.file + ":" + std::to_string(place.line);
 }
 
 const char* verb(const LineTraffic& line) {
@@ -220,7 +214,10 @@ std::vector<LineTraffic> traffic() {
   std::map<std::tuple<std::string, std::string, Path, Access>, Traffic> sums;
   for (const auto& [key, sum] : all.sums) {
     const auto& [kernel, pc, path, access] = key;
-    sums[{Symbols::instance().kernel(kernel).name, place_in_op(pc), path, access}] += sum;
+    sums[{Symbols::instance().kernel(kernel).name,
+          kernel_place(pc, kOfAllOps).text(),
+          path,
+          access}] += sum;
   }
   std::vector<LineTraffic> result;
   for (const auto& [key, sum] : sums) {

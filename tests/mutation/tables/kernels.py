@@ -637,8 +637,8 @@ plant("rmsnorm.block_sum_warps", "device/reduce.h", "bound",
       "lane_id() <= num_warps ? scratch[lane_id()] : 0.0F",
       "the sum of a warp that is not there is added")
 plant("rmsnorm.warp_sum", "device/reduce.h", "shuffle",
-      "for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {",
-      "for (int mask = kWarpSize / 4; mask > 0; mask /= 2) {",
+      "for (int mask = kLanes / 2; mask > 0; mask /= 2) {",
+      "for (int mask = kLanes / 4; mask > 0; mask /= 2) {",
       "a warp's halves do not see each other", occurrence=0)
 plant("rmsnorm.transposed", RMSNORM, "swizzle",
       "gpu::warp_sum(sums[lane][warp]);", "gpu::warp_sum(sums[warp][lane]);",
@@ -788,8 +788,7 @@ plant("router.lane_experts", ROUTER_GPU, "lane",
       "const int e = R::lane() * R::kCount + i;\n    row.values[i] = e < E",
       "a lane loads four experts side by side and holds them for experts 32 apart")
 plant("router.row_lanes", ROUTER_GPU, "lane",
-      "for (int mask = R::kLanes / 2; mask > 0; mask /= 2) {\n    sum +=",
-      "for (int mask = gpu::kWarpSize / 2; mask > 0; mask /= 2) {\n    sum +=",
+      "return gpu::lanes_sum<R::kLanes>(sum);", "return gpu::lanes_sum<gpu::kWarpSize>(sum);",
       "tokens of a warp have one sum")
 plant("router.tile_written", ROUTER, "barrier",
       "    gpu::sync_threads();  // the sums of all warps are written\n    static_assert", "    static_assert",
@@ -895,7 +894,7 @@ plant("router.mma_tail", ROUTER_BACKWARD, "tail guard",
       "dz[step][j] = own < num_tokens ? dz_run[", "dz[step][j] = own >= 0 ? dz_run[",
       "the last token of a run is added several times")
 plant("router.mma_terms", ROUTER_BACKWARD, "bound",
-      "for (int term = 1; term < kTerms; ++term) {", "for (int term = 1; term < 2; ++term) {",
+      "for (int term = 1; term < gpu::kSplitTerms; ++term) {", "for (int term = 1; term < 2; ++term) {",
       "gradients of logits lose their last eight bits")
 plant("router.mma_halves", ROUTER_BACKWARD, "operand",
       "high_halves(word[0], word[1]),", "low_halves(word[0], word[1]),",
