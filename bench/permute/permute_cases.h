@@ -14,7 +14,6 @@ struct PermuteCase {
   std::int64_t num_choices;  // experts of a token, K
   std::int64_t width;
   float scale = 1.0F;
-  bool accumulate = false;        // unpermute
   std::int64_t only_expert = -1;  // all rows go to it
   bool tested = true;             // or only timed: long in f64
   bool fits_cpu = true;           // timed there as well
@@ -32,8 +31,7 @@ inline std::vector<PermuteCase> permute_cases() {
        .num_experts = 3,
        .num_choices = 3,
        .width = 131,
-       .scale = 0.7071F,
-       .accumulate = true},
+       .scale = 0.7071F},
       {.name = "one_choice", .num_tokens = 200, .num_experts = 8, .num_choices = 1, .width = 24},
       {.name = "empty", .num_tokens = 0, .num_experts = 8, .num_choices = 2, .width = 64},
       // Gates that travel with their rows, and a rank at which no row arrives.
@@ -51,8 +49,7 @@ inline std::vector<PermuteCase> permute_cases() {
        .num_tokens = 300,
        .num_experts = 1024,
        .num_choices = 2,
-       .width = 16,
-       .accumulate = true},
+       .width = 16},
       // Chunks of more assignments than the GPU's block for them has threads.
       {.name = "long_chunks", .num_tokens = 4130, .num_experts = 16, .num_choices = 8, .width = 8},
       // Rows that several of the GPU's blocks share, the last of which has fewer vectors.
@@ -62,19 +59,13 @@ inline std::vector<PermuteCase> permute_cases() {
        .num_choices = 2,
        .width = 2104,
        .scale = 0.7071F},
-      {.name = "three_choices",
-       .num_tokens = 70,
-       .num_experts = 8,
-       .num_choices = 3,
-       .width = 48,
-       .accumulate = true},
+      {.name = "three_choices", .num_tokens = 70, .num_experts = 8, .num_choices = 3, .width = 48},
       {.name = "four_choices",
        .num_tokens = 70,
        .num_experts = 8,
        .num_choices = 4,
        .width = 48,
-       .scale = 0.7071F,
-       .accumulate = true},
+       .scale = 0.7071F},
       {.name = "small_model",
        .num_tokens = 4096,
        .num_experts = 8,

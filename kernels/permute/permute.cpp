@@ -258,7 +258,6 @@ void unpermute_rows(const Unpermute& op) {
   const auto* const slot = op.slot_TK.as<std::int32_t>();
   const T* const rows = op.y_RD.as<T>();
   T* const y = op.y_TD.as<T>();
-  const Acc scale = op.scale;
   const auto sum_columns = [&](std::int64_t t, std::int64_t first, std::int64_t count) {
     Acc sums[kBlock];
     for (std::int64_t k = 0; k < K; ++k) {
@@ -276,16 +275,9 @@ void unpermute_rows(const Unpermute& op) {
       }
     }
     T* const out = y + t * D + first;
-    if (op.accumulate) {
 #pragma omp simd
-      for (std::int64_t d = 0; d < count; ++d) {
-        out[d] = static_cast<T>(static_cast<Acc>(out[d]) + scale * sums[d]);
-      }
-    } else {
-#pragma omp simd
-      for (std::int64_t d = 0; d < count; ++d) {
-        out[d] = static_cast<T>(scale * sums[d]);
-      }
+    for (std::int64_t d = 0; d < count; ++d) {
+      out[d] = static_cast<T>(sums[d]);
     }
   };
   parallel_ranges(op.y_TD.dim(0), grain_rows(D * K), [&](std::int64_t begin, std::int64_t end) {

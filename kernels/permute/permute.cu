@@ -270,8 +270,6 @@ template <class T, int kWidth, int kAtOnce>
 __global__ void unpermute_kernel(T* __restrict__ y,
                                  const T* __restrict__ rows,
                                  const std::int32_t* __restrict__ slot,
-                                 float scale,
-                                 bool accumulate,
                                  int K,
                                  std::int64_t D) {
   const auto t = static_cast<std::int64_t>(blockIdx.x);
@@ -298,15 +296,6 @@ __global__ void unpermute_kernel(T* __restrict__ y,
     }
   }
   // write
-  float before[kWidth];
-  fill(before, kNothing);
-  if (accumulate) {
-    gpu::load_floats(y + t * D + d, before);
-  }
-#pragma unroll
-  for (int i = 0; i < kWidth; ++i) {
-    sums[i] = before[i] + scale * sums[i];
-  }
   gpu::store_floats(y + t * D + d, sums);
 }
 
@@ -403,8 +392,6 @@ void launch_unpermute(const Unpermute& op, Stream stream) {
          op.y_TD.as<T>(),
          op.y_RD.as<T>(),
          op.slot_TK.as<std::int32_t>(),
-         op.scale,
-         op.accumulate,
          K,
          D);
 }

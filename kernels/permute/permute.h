@@ -49,10 +49,10 @@ struct ArrivalIndex {
 };
 void arrival_index(const ArrivalIndex& op, Stream stream);
 
-// Two moves, each the other's derivative. permute is the dispatch, and the combine's backward:
+// Two moves, each but for the scale the other's derivative. permute is the dispatch, and the combine's backward:
 //   x_RD[r] = scale * x_TD[source[r] / K]
 // unpermute is the combine, and the dispatch's backward, the sum over a token's K rows:
-//   y_TD[t] [+]= scale * sum_k y_RD[slot[t, k]]
+//   y_TD[t] = sum_k y_RD[slot[t, k]]
 //
 // Accumulate  permute copies bits if scale is 1. unpermute sums k = 0 .. K-1 in f32 (f64 for f64)
 //             and rounds once.
@@ -73,8 +73,6 @@ struct Unpermute {
   TensorView y_TD;     // out  bf16 | f32 | f64
   TensorView y_RD;     // in   dtype of y_TD
   TensorView slot_TK;  // in   i32
-  float scale = 1.0F;
-  bool accumulate = false;  // y_TD += instead of y_TD =
 };
 void unpermute(const Unpermute& op, Stream stream);
 

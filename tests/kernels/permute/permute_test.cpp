@@ -103,9 +103,7 @@ Values run_unpermute(const PermuteCase& c,
   const TestTensor rows({{c.num_rows(), c.width}, target.dtype}, target.device, row_values);
   const TestTensor y({{c.num_tokens, c.width}, target.dtype}, target.device, before);
   const TestTensor slot({{c.num_tokens, c.num_choices}, DType::i32}, target.device, index.slot);
-  unpermute(
-      {.y_TD = y, .y_RD = rows, .slot_TK = slot, .scale = c.scale, .accumulate = c.accumulate},
-      stream.view());
+  unpermute({.y_TD = y, .y_RD = rows, .slot_TK = slot}, stream.view());
   return y.values(stream.view());
 }
 
@@ -138,8 +136,7 @@ Values naive_unpermute(const PermuteCase& c,
       const auto row = static_cast<std::size_t>(index.slot[i / width * K + k]);
       sum += static_cast<A>(rows[row * width + i % width]);
     }
-    const A start = c.accumulate ? static_cast<A>(before[i]) : A{0};
-    out[i] = static_cast<double>(static_cast<T>(start + static_cast<A>(c.scale) * sum));
+    out[i] = static_cast<double>(static_cast<T>(sum));
   }
   return out;
 }
@@ -220,7 +217,8 @@ TEST_P(PermuteTest, RepeatsItsBits) {
   EXPECT_EQ(run_unpermute(c, rows_, x_, index_, target()), sums);
 }
 
-// <permute x, y> = <x, unpermute y> for all x and y: each move is the other's derivative.
+// <permute x, y> = scale <x, unpermute y> for all x and y: but for that each move is the other's
+// derivative.
 TEST(PermuteGradient, EachMoveIsTheOthersTranspose) {
   const PermuteCase c{
       .name = "", .num_tokens = 13, .num_experts = 4, .num_choices = 3, .width = 5, .scale = 0.7F};
@@ -229,7 +227,8 @@ TEST(PermuteGradient, EachMoveIsTheOthersTranspose) {
   const Values x = random_normal(c.num_tokens * c.width, "x");
   const Values y = random_normal(c.num_rows() * c.width, "y");
   const double through_rows = dot(run_permute(c, x, index, target), y);
-  const double through_tokens = dot(x, run_unpermute(c, y, x, index, target));
+  const double through_tokens =
+      static_cast<double>(c.scale) * dot(x, run_unpermute(c, y, x, index, target));
   // Both are sums of R * D products that round once each.
   double size = 0;
   for (const double value : y) {

@@ -615,9 +615,6 @@ plant("permute.odd_choices", PERMUTE, "tail guard",
 plant("permute.nothing", PERMUTE, "initial value",
       "constexpr float kNothing = -0.0F;", "constexpr float kNothing = 0.0F;",
       "a sum of -0 becomes 0")
-plant("permute.accumulate", PERMUTE, "accumulate",
-      "sums[i] = before[i] + scale * sums[i];", "sums[i] = before[i] + sums[i];",
-      "what is added is not scaled")
 
 # ---- rmsnorm
 
