@@ -33,9 +33,6 @@ bool same_place(const void* a, const void* b) {
   return text(a) == text(b);
 }
 
-constexpr const char* kReachesTheLeft =
-    "reaches the shared memory of a block of its cluster that threads have left";
-
 }  // namespace
 
 std::uint64_t Block::random() {  // splitmix64
@@ -106,7 +103,6 @@ void Block::begin(
   cluster_ = &cluster;
   rank_ = rank;
   num_at_cluster_barrier_ = 0;
-  reached_from_outside_ = false;
   index_ = index;
   linear_index_ = linear_index;
   random_ = options().seed + static_cast<std::uint64_t>(linear_index) * 0x2545F4914F6CDD1DU;
@@ -250,12 +246,6 @@ void Block::stop(const Fault& fault) {
 
 void Block::leave() {
   Thread& self = *current_;
-  if (reached_from_outside_) {
-    stop(
-        {.what = "leaves the kernel while another block of its cluster may reach its shared memory",
-         .advice = "let all threads of the cluster pass cluster_sync before they leave",
-         .pc = kernel_pc()});
-  }
   wait_copies(0);
   finish_copies(self.open_group);
   bulk_copies_.leave();
@@ -330,7 +320,6 @@ void Block::sync_cluster(const void* pc) {
 
 void Block::release_cluster_barrier() {
   num_at_cluster_barrier_ = 0;
-  reached_from_outside_ = false;
   shared_.clocks().barrier();
   if (counts_traffic_) {
     traffic_.converge_all();
@@ -341,10 +330,6 @@ void Block::release_cluster_barrier() {
 }
 
 const char* Block::arrive_from_outside(const void* barrier, const Mbarriers::Sender& sender) {
-  if (num_exited_ > 0) {
-    return kReachesTheLeft;
-  }
-  reached_from_outside_ = true;
   return mbarriers_.arrive_from_outside(barrier, sender);
 }
 
@@ -352,10 +337,6 @@ const char* Block::deliver_from_outside(const void* barrier,
                                         const BulkLoad& copy,
                                         const Carried& known,
                                         Fault& fault) {
-  if (num_exited_ > 0) {
-    return kReachesTheLeft;
-  }
-  reached_from_outside_ = true;
   if (const char* const what = mbarriers_.refuse_copy_from_outside(barrier); what != nullptr) {
     return what;
   }

@@ -147,6 +147,7 @@ class Block final : public UnitHost {
                                    const Carried& known,
                                    Fault& fault);
   int num_at_cluster_barrier() const { return num_at_cluster_barrier_; }
+  int num_exited() const { return num_exited_; }
   int num_threads() const { return num_threads_; }
   void release_cluster_barrier();
 
@@ -181,7 +182,6 @@ class Block final : public UnitHost {
   Cluster* cluster_ = nullptr;
   int rank_ = 0;  // in it
   int num_at_cluster_barrier_ = 0;
-  bool reached_from_outside_ = false;  // since the last barrier of the cluster
   Index3 index_;
   std::int64_t linear_index_ = 0;
   int num_threads_ = 0;

@@ -72,7 +72,8 @@ bool Cluster::is_over() const {
 
 bool Cluster::advance() {
   bool progress = false;
-  for (std::size_t rank = 0; rank < size_ && faulty_ == nullptr; ++rank) {
+  for (std::size_t turn = 0; turn < size_ && faulty_ == nullptr; ++turn) {
+    const std::size_t rank = (turn + options().seed) % size_;
     progress = blocks_[rank]->advance() || progress;
     faulty_ = blocks_[rank]->is_at_fault() ? blocks_[rank].get() : nullptr;
   }
@@ -115,7 +116,13 @@ Block& Cluster::block(Block& from, int rank, const void* pc) {
                .advice = "launch it in clusters, and use ranks below their size",
                .pc = pc});
   }
-  return *blocks_[static_cast<std::size_t>(rank)];
+  Block& to = *blocks_[static_cast<std::size_t>(rank)];
+  if (&to != &from && to.num_exited() > 0) {
+    from.stop({.what = "reaches the shared memory of a block of its cluster that threads have left",
+               .advice = "let all threads of the cluster pass cluster_sync before they leave",
+               .pc = pc});
+  }
+  return to;
 }
 
 void Cluster::arrive(Block& from, const void* barrier, int rank, const void* pc) {

@@ -19,14 +19,24 @@ class ClusterFaults : public testing::Test {
  protected:
   ~ClusterFaults() override { simt::options() = before_; }
 
-  // What the launch throws, in several orders of blocks and threads; empty if none throws.
+  static constexpr std::uint64_t kOrders = 12;  // of blocks and threads
+
+  // What the launch throws; empty if nothing.
+  static std::string fault_of(int num_blocks, ClusterFault planted, std::uint64_t seed) {
+    simt::options().seed = seed;
+    try {
+      test::run_cluster_ring(2, num_blocks, planted);
+    } catch (const simt::KernelFault& fault) {
+      return fault.what();
+    }
+    return "";
+  }
+  // In the first order in which it throws.
   static std::string fault_of(int num_blocks, ClusterFault planted) {
-    for (std::uint64_t seed = 0; seed < 12; ++seed) {
-      simt::options().seed = seed;
-      try {
-        test::run_cluster_ring(2, num_blocks, planted);
-      } catch (const simt::KernelFault& fault) {
-        return fault.what();
+    for (std::uint64_t seed = 0; seed < kOrders; ++seed) {
+      std::string message = fault_of(num_blocks, planted, seed);
+      if (!message.empty()) {
+        return message;
       }
     }
     return "";
@@ -39,7 +49,7 @@ class ClusterFaults : public testing::Test {
 TEST_F(ClusterFaults, AreReported) {
   const std::vector<std::pair<ClusterFault, std::string>> cases = {
       {ClusterFault::no_barrier_after_init, "uses an mbarrier of another block"},
-      {ClusterFault::no_fence_after_init, "that the async proxy does not see yet"},
+      {ClusterFault::no_fence_after_init, "of another block that the async proxy does not see yet"},
       // A race, or bytes and arrivals that come in the wrong phase: as the order has it.
       {ClusterFault::refills_early, "cluster_ring.h:"},
       {ClusterFault::arrives_twice, "cluster_ring.h:"},
@@ -55,6 +65,13 @@ TEST_F(ClusterFaults, AreReported) {
       EXPECT_NE(message.find("kernel test::cluster_ring_kernel, block "), std::string::npos)
           << message;
     }
+  }
+}
+
+// Also where the other block is done with it by the time that it leaves, which it cannot know.
+TEST_F(ClusterFaults, ABlockThatLeavesEarlyIsReportedInEveryOrder) {
+  for (std::uint64_t seed = 0; seed < kOrders; ++seed) {
+    EXPECT_NE(fault_of(2, ClusterFault::leaves_early, seed), "") << seed;
   }
 }
 

@@ -15,8 +15,8 @@ namespace memphis::test {
 enum class ClusterFault : std::uint8_t {
   none,
   no_barrier_after_init,
-  no_fence_after_init,
-  refills_early,  // waits for its own readers alone
+  no_fence_after_init,  // but in the first block
+  refills_early,        // waits for its own readers alone
   arrives_twice,
   leaves_early,
   names_a_rank_too_many,
@@ -52,7 +52,7 @@ inline __global__ void cluster_ring_kernel(const __grid_constant__ kernels::Tens
       gpu::mbarrier_init(&ring.empty[i], num_blocks);
       gpu::mbarrier_init(&ring.own_empty[i], 1);
     }
-    if (planted != ClusterFault::no_fence_after_init) {
+    if (planted != ClusterFault::no_fence_after_init || rank == 0) {
       gpu::fence_mbarrier_init();
     }
   }

@@ -99,3 +99,49 @@ plant("executor.pending", "gpu_launch.h", "order",
       "  simt_stream::enqueue(shape.stream.handle, [call, bound] {",
       "  [](void* /*stream*/, const auto& work) { work(); }(shape.stream.handle, [call, bound] {",
       "a kernel runs before what another thread does on its stream")
+
+# ---- clusters
+
+plant("cluster_fault.left", "cluster.cpp", "condition",
+      "if (&to != &from && to.num_exited() > 0) {", "if (false) {",
+      "a block is reached that threads have left")
+plant("cluster_fault.proxy", "mbarrier.cpp", "check",
+      "return barriers_.at(address_of(barrier)).in_async_proxy", "return true",
+      "a copy completes on a barrier of another block that the async proxy does not see")
+plant("cluster_fault.rank", "cluster.cpp", "bound",
+      "if (rank < 0 || static_cast<std::size_t>(rank) >= size_) {",
+      "if (rank < 0 || static_cast<std::size_t>(rank) > blocks_.size()) {",
+      "a block of an earlier, larger cluster is reached")
+plant("cluster_fault.heard", "mbarrier.cpp", "operand",
+      "    merge(heard[rank], found.complete_from_outside[rank]);\n", "",
+      "what readers of another block have told is not known, and a refill is a race")
+plant("cluster.place", "cluster.cpp", "operand",
+      "const std::byte*>(address) - from.shared().dynamic())", "const std::byte*>(address) - from.shared().dynamic()) + 4",
+      "a box comes four bytes behind its place")
+plant("cluster.own", "cluster.cpp", "condition",
+      "      from.bulk_copies().deliver(shared, map, barrier, corner, pc);\n      continue;", "      continue;",
+      "a box goes to the other blocks alone")
+
+# ---- what accesses cost, and approximate instructions
+
+plant("traffic.pass", "traffic.cpp", "size",
+      "const auto num_lanes = static_cast<unsigned>(kPassBytes / width);",
+      "const auto num_lanes = static_cast<unsigned>(kLanes);",
+      "vectors of all lanes are held to one pass")
+plant("traffic.sector", "traffic.cpp", "size",
+      "units(request.addresses, request.lanes, request.bytes, kSectorBytes)",
+      "units(request.addresses, request.lanes, request.bytes, 2 * kSectorBytes)",
+      "half of the sectors are counted")
+plant("traffic.together", "block.cpp", "order",
+      "  if (counts_traffic_ && (warp.present & ~done.arrived) == 0) {", "  if (false) {",
+      "lanes that were apart are never together again")
+plant("traffic.words", "traffic.cpp", "operand",
+      "units(request.addresses, group, request.bytes, kBankBytes)",
+      "units(request.addresses, group, request.bytes, 1)",
+      "bytes of a word meet in its bank")
+plant("inexact.sign", "inexact.h", "operand",
+      "(hash >> 16U) % (2U * kUlps + 1U)) - kUlps;", "(hash >> 16U) % (2U * kUlps + 1U));",
+      "an approximate result is never too small")
+plant("inexact.exact_zero", "gpu_math.h", "condition",
+      "operand == 0.0F ? exact : simt::off_by<2>(exact, operand)", "simt::off_by<2>(exact, operand)",
+      "two to the power of zero is not one")
