@@ -17,6 +17,7 @@ bool check_launch(const Launch& launch) {
   constexpr std::int64_t kMaxGridYZ = 65535;
   constexpr std::int64_t kMaxThreads = 1024;
   constexpr std::int64_t kMaxBlockZ = 64;
+  constexpr std::int64_t kMaxCluster = 8;  // of every device that has clusters
   const Dim3& grid = launch.grid;
   const Dim3& block = launch.block;
   const auto text = [](const Dim3& d) {

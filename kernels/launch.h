@@ -28,9 +28,6 @@ struct Launch {
 // Of the GPU that this process runs on, asked for once.
 const DeviceInfo& this_device();
 
-// Blocks of a cluster that every device which has clusters takes.
-constexpr std::int64_t kMaxCluster = 8;
-
 // False for an empty grid, which launches nothing. Counts the launch: see enqueued_count. Throws
 // ContractError if a launch exceeds what every device of sm_80 and newer allows.
 bool check_launch(const Launch& launch);

@@ -17,8 +17,8 @@
 namespace memphis::kernels::cuda {
 namespace {
 
-using gpu::load_floats;
-using gpu::store_floats;
+using gpu::load_pieces;
+using gpu::store_pieces;
 
 // At 53 registers, four blocks an SM: half its threads, each with eight 16-byte loads in flight.
 constexpr int kThreads = 256;
@@ -37,67 +37,38 @@ struct Operands {
   const float* rates;
 };
 
-// One element, or kQuads quads.
-template <int kCount, class T>
-__device__ __forceinline__ void load(const T* from, float (&values)[kCount]) {
-  if constexpr (kCount == 1) {
-    load_floats(from, values);
-  } else {
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      float quad[kQuad];
-      load_floats(from + q * kStride, quad);
-#pragma unroll
-      for (int i = 0; i < kQuad; ++i) {
-        values[q * kQuad + i] = quad[i];
-      }
-    }
-  }
-}
-template <int kCount, class T>
-__device__ __forceinline__ void store(T* to, const float (&values)[kCount]) {
-  if constexpr (kCount == 1) {
-    store_floats(to, values);
-  } else {
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      float quad[kQuad];
-#pragma unroll
-      for (int i = 0; i < kQuad; ++i) {
-        quad[i] = values[q * kQuad + i];
-      }
-      store_floats(to + q * kStride, quad);
-    }
-  }
-}
-
-template <int kCount, class T>
+// kPieces pieces of kCount neighbours, kStride apart.
+template <int kPieces, int kCount, class T>
 __device__ __forceinline__ void update(const Operands<T>& op,
                                        const AdamWCoefficients<float>& c,
                                        const AdamWRates<float>& r,
                                        float clip,
                                        std::int64_t first) {
-  float grad[kCount];
-  float m[kCount];
-  float v[kCount];
-  float master[kCount];
-  load(op.grad + first, grad);
-  load(op.m + first, m);
-  load(op.v + first, v);
-  load(op.master + first, master);
+  float grad[kPieces][kCount];
+  float m[kPieces][kCount];
+  float v[kPieces][kCount];
+  float master[kPieces][kCount];
+  load_pieces(op.grad + first, kStride, grad);
+  load_pieces(op.m + first, kStride, m);
+  load_pieces(op.v + first, kStride, v);
+  load_pieces(op.master + first, kStride, master);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const float g = grad[i] * clip;
-    m[i] = c.beta1 * m[i] + c.one_minus_beta1 * g;
-    v[i] = c.beta2 * v[i] + c.one_minus_beta2 * g * g;
-    const float denominator = sqrtf(v[i] * r.v_correction) + c.eps;
-    const float direction = m[i] * r.m_correction / denominator + c.weight_decay * master[i];
-    master[i] -= r.learning_rate * direction;
+  for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float g = grad[p][i] * clip;
+      m[p][i] = c.beta1 * m[p][i] + c.one_minus_beta1 * g;
+      v[p][i] = c.beta2 * v[p][i] + c.one_minus_beta2 * g * g;
+      const float denominator = sqrtf(v[p][i] * r.v_correction) + c.eps;
+      const float direction =
+          m[p][i] * r.m_correction / denominator + c.weight_decay * master[p][i];
+      master[p][i] -= r.learning_rate * direction;
+    }
   }
-  store(op.m + first, m);
-  store(op.v + first, v);
-  store(op.master + first, master);
-  store(op.param + first, master);
+  store_pieces(op.m + first, kStride, m);
+  store_pieces(op.v + first, kStride, v);
+  store_pieces(op.master + first, kStride, master);
+  store_pieces(op.param + first, kStride, master);
 }
 
 // grid: n / (kStride * kQuads), block: kThreads, shared: none.
@@ -113,13 +84,13 @@ __global__ void adamw_kernel(Operands<T> op, AdamWCoefficients<float> c, std::in
   const AdamWRates<float> r{
       .learning_rate = op.rates[0], .m_correction = op.rates[1], .v_correction = op.rates[2]};
   if (first + (kQuads - 1) * kStride + kQuad <= n) {
-    update<kQuads * kQuad>(op, c, r, clip, first);
+    update<kQuads, kQuad>(op, c, r, clip, first);
     return;
   }
   for (int q = 0; q < kQuads; ++q) {
     const std::int64_t quad = first + q * kStride;
     for (std::int64_t i = quad; i < quad + kQuad && i < n; ++i) {
-      update<1>(op, c, r, clip, i);
+      update<1, 1>(op, c, r, clip, i);
     }
   }
 }

@@ -200,7 +200,7 @@ class RowPass {
   __device__ void take(float (&values)[kWidth]) const {
     if constexpr (kSlotBytes > 0) {
       gpu::copy_async_wait<kAhead - 1>();
-      gpu::unpack<T>(gpu::load_packed(gpu::dynamic_shared<T>() + slot_), values);
+      gpu::load_floats(gpu::dynamic_shared<T>() + slot_, values);
     } else {
       gpu::load_floats(source_, values);
     }
@@ -297,11 +297,7 @@ class GradientOfRow {
     for (int i = 0; i < kWidth; ++i) {
       gradients[i] *= factor_ * s_.template bent<kCapped>(l[i]);
     }
-    if constexpr (kWidth == 1) {
-      gpu::store_floats(gradient_ + v, gradients);
-    } else {
-      gpu::store_packed(gradient_ + v, gpu::pack<T>(gradients));
-    }
+    gpu::store_floats(gradient_ + v, gradients);
   }
 
  private:

@@ -135,4 +135,24 @@ __device__ __forceinline__ void store_floats(T* address, const float (&values)[k
   }
 }
 
+// The same of kPieces pieces that lie `step` elements apart: all loads are under way together.
+template <class T, int kPieces, int kCount>
+__device__ __forceinline__ void load_pieces(const T* address,
+                                            std::int64_t step,
+                                            float (&values)[kPieces][kCount]) {
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    load_floats(address + p * step, values[p]);
+  }
+}
+template <class T, int kPieces, int kCount>
+__device__ __forceinline__ void store_pieces(T* address,
+                                             std::int64_t step,
+                                             const float (&values)[kPieces][kCount]) {
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    store_floats(address + p * step, values[p]);
+  }
+}
+
 }  // namespace memphis::kernels::gpu

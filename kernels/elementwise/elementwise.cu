@@ -81,18 +81,15 @@ __global__ void unary_map_kernel(Map map, Out* y, const In* x, std::int64_t n) {
   const std::int64_t first = block * kPieces * kStep + threadIdx.x * kWidth;
   if (first + (kPieces - 1) * kStep + kWidth <= n) {
     float values[kPieces][kWidth];
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      load_floats(x + first + p * kStep, values[p]);
-    }
+    gpu::load_pieces(x + first, kStep, values);
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         values[p][i] = map(values[p][i]);
       }
-      store_floats(y + first + p * kStep, values[p]);
     }
+    gpu::store_pieces(y + first, kStep, values);
     return;
   }
   for (std::int64_t begin = first; begin < n; begin += kStep) {

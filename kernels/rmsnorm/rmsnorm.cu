@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kMaxThreads) rmsnorm_forward_kernel(NormOfRows
         for (int i = 0; i < kWidth; ++i) {
           y[i] = y[i] * next_rrms * weight[i];
         }
-        store_packed(next.y_TD + row + d, gpu::pack<T>(y));
+        store_floats(next.y_TD + row + d, y);
       }
     }
   }

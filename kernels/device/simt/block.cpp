@@ -108,7 +108,7 @@ void Block::begin(
   random_ = options().seed + static_cast<std::uint64_t>(linear_index) * 0x2545F4914F6CDD1DU;
   start(call);
   shared_.begin_block(call.dynamic_shared_bytes, num_threads_, options().check_races);
-  mbarriers_.begin_block(num_threads_);
+  mbarriers_.begin_block();
   bulk_copies_.begin_block(num_threads_);
   warpgroups_.begin_block(num_warps());
   counts_traffic_ = options().count_traffic;

@@ -2,13 +2,14 @@
 #include "kernels/device/simt/clocks.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace memphis::kernels::simt {
 
 void merge(Carried& into, const Carried& more) {
   if (more.interval != into.interval) {  // what the older one carries is known to all
-    into = more.interval > into.interval ? more : std::move(into);
+    if (more.interval > into.interval) {
+      into = more;
+    }
     return;
   }
   for (std::size_t i = 0; i < more.clocks.size(); ++i) {

@@ -17,13 +17,6 @@ Operand& operand_of(void* const (&operands)[kWarpSize], int lane) {
   return *static_cast<Operand*>(operands[lane]);
 }
 
-template <class Body>
-void for_lanes(unsigned lanes, const Body& body) {
-  for (; lanes != 0; lanes &= lanes - 1) {
-    body(std::countr_zero(lanes));
-  }
-}
-
 struct Shuffle {
   std::uint64_t value;
   int source;

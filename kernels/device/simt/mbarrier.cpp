@@ -124,10 +124,10 @@ void Mbarriers::wait(const void* barrier, unsigned parity, const void* pc) {
     block_.wait_until("a phase of an mbarrier", ready, &wait, pc);
   }
   --found.num_waiting;
-  block_.shared().clocks().acquire(block_.thread_id(), found.complete);
-  OfBlocks& heard = heard_[static_cast<std::size_t>(block_.thread_id())];
-  for (std::size_t rank = 0; rank < heard.size(); ++rank) {
-    merge(heard[rank], found.complete_from_outside[rank]);
+  const int self = block_.thread_id();
+  block_.shared().clocks().acquire(self, found.complete);
+  for (const auto& [rank, carried] : found.complete_from_outside) {
+    merge(heard_[self][rank], carried);
   }
 }
 
@@ -178,8 +178,7 @@ const char* Mbarriers::arrive_from_outside(const void* barrier, const Sender& se
   if (found.pending < 1) {
     return "arrives at an mbarrier of another block more often than its phase has arrivals left";
   }
-  sender.clocks.release(sender.thread,
-                        found.arriving_from_outside[static_cast<std::size_t>(sender.rank)]);
+  sender.clocks.release(sender.thread, found.arriving_from_outside[sender.rank]);
   --found.pending;
   finish_phase(found);
   return nullptr;
@@ -202,8 +201,13 @@ void Mbarriers::add_copy_from_outside(const void* barrier, const BulkLoad& copy)
   found.copies.push_back(copy);
 }
 
-const Carried& Mbarriers::heard(int thread, int rank) const {
-  return heard_[static_cast<std::size_t>(thread)][static_cast<std::size_t>(rank)];
+Carried Mbarriers::heard(int thread, int rank) const {
+  const auto of_thread = heard_.find(thread);
+  if (of_thread == heard_.end()) {
+    return {};
+  }
+  const auto of_rank = of_thread->second.find(rank);
+  return of_rank == of_thread->second.end() ? Carried{} : of_rank->second;
 }
 
 void Mbarriers::end_block() {

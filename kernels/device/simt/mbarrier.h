@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -10,7 +9,6 @@
 #include "kernels/device/simt/bulk_load.h"
 #include "kernels/device/simt/clocks.h"
 #include "kernels/device/simt/unit_host.h"
-#include "kernels/launch.h"
 
 namespace memphis::kernels::simt {
 
@@ -23,9 +21,9 @@ class Mbarriers {
  public:
   explicit Mbarriers(UnitHost& block) : block_(block) {}
 
-  void begin_block(int num_threads) {
+  void begin_block() {
     barriers_.clear();
-    heard_.assign(static_cast<std::size_t>(num_threads), {});
+    heard_.clear();
   }
   // By the last thread to leave the kernel.
   void end_block();
@@ -58,13 +56,13 @@ class Mbarriers {
   void add_copy_from_outside(const void* barrier, const BulkLoad& copy);
   // What `thread` knows of the threads of the cluster's block `rank`: from waiting for phases that
   // these have arrived at. It tells no other thread of its block.
-  const Carried& heard(int thread, int rank) const;
+  Carried heard(int thread, int rank) const;
 
   // What the barriers that somebody waits for lack; empty if there are none. Of any side.
   std::string describe_awaited() const;
 
  private:
-  using OfBlocks = std::array<Carried, kMaxCluster>;  // by rank
+  using OfBlocks = std::map<int, Carried>;  // by rank
 
   struct Mbarrier {
     std::int64_t arrivals = 0;  // of a phase
@@ -99,7 +97,7 @@ class Mbarriers {
 
   UnitHost& block_;
   std::map<std::uintptr_t, Mbarrier> barriers_;
-  std::vector<OfBlocks> heard_;  // by thread
+  std::map<int, OfBlocks> heard_;  // by thread; of clusters alone
 };
 
 }  // namespace memphis::kernels::simt

@@ -2,7 +2,6 @@
 #include "kernels/device/simt/traffic.h"
 
 #include <algorithm>
-#include <bit>
 #include <map>
 #include <mutex>
 #include <string_view>
@@ -12,6 +11,7 @@
 
 #include "kernels/device/simt/sanitizer.h"
 #include "kernels/device/simt/symbols.h"
+#include "kernels/launch.h"
 
 namespace memphis::kernels::simt {
 namespace {
@@ -30,21 +30,14 @@ Totals& totals() {
   return totals;
 }
 
-template <class Body>
-void for_lanes(unsigned lanes, const Body& body) {
-  for (; lanes != 0; lanes &= lanes - 1) {
-    body(static_cast<std::size_t>(std::countr_zero(lanes)));
-  }
-}
-
 // The numbers of the units of `unit` bytes that lanes touch, each once, ascending.
-std::vector<std::uintptr_t> units(const std::array<std::uintptr_t, 32>& addresses,
+std::vector<std::uintptr_t> units(const std::array<std::uintptr_t, kWarpSize>& addresses,
                                   unsigned lanes,
                                   std::size_t bytes,
                                   std::size_t unit) {
   std::vector<std::uintptr_t> result;
-  for_lanes(lanes, [&](std::size_t lane) {
-    const std::uintptr_t first = addresses[lane];
+  for_lanes(lanes, [&](int lane) {
+    const std::uintptr_t first = addresses[static_cast<std::size_t>(lane)];
     for (std::uintptr_t i = first / unit; i <= (first + bytes - 1) / unit; ++i) {
       result.push_back(i);
     }
@@ -52,10 +45,6 @@ std::vector<std::uintptr_t> units(const std::array<std::uintptr_t, 32>& addresse
   std::sort(result.begin(), result.end());
   result.erase(std::unique(result.begin(), result.end()), result.end());
   return result;
-}
-
-std::int64_t quotient_up(std::int64_t value, std::int64_t by) {
-  return (value + by - 1) / by;
 }
 
 const char* verb(const LineTraffic& line) {
@@ -96,8 +85,8 @@ void TrafficCounter::note(std::uintptr_t address,
     return;
   }
   const Site site = {.pc = pc, .path = shared ? Path::shared : Path::global, .access = access};
-  Passage& passage = warps_[static_cast<std::size_t>(thread / kLanes)][site];
-  const auto lane = static_cast<std::size_t>(thread % kLanes);
+  Passage& passage = warps_[static_cast<std::size_t>(thread / kWarpSize)][site];
+  const auto lane = static_cast<std::size_t>(thread % kWarpSize);
   const std::size_t place = passage.times[lane]++ - passage.num_closed;
   if (place == passage.open.size()) {
     passage.open.emplace_back();
@@ -144,7 +133,7 @@ Traffic TrafficCounter::of_global(const Request& request) {
           .bytes = bytes,
           .cost = static_cast<std::int64_t>(
               units(request.addresses, request.lanes, request.bytes, kSectorBytes).size()),
-          .least = quotient_up(bytes, kSectorBytes)};
+          .least = ceil_div(bytes, kSectorBytes)};
 }
 
 // A pass serves neighbouring lanes that name 128 bytes together. Lanes that name the same word are
@@ -158,16 +147,16 @@ Traffic TrafficCounter::of_shared(const Request& request, bool atomic) {
                         units(request.addresses, request.lanes, request.bytes, 1).size()),
                     .cost = 0,
                     .least = 0};
-  for (unsigned first = 0; first < kLanes; first += num_lanes) {
+  for (unsigned first = 0; first < kWarpSize; first += num_lanes) {
     const unsigned group =
-        num_lanes == kLanes ? request.lanes : request.lanes & ((1U << num_lanes) - 1U) << first;
+        num_lanes == kWarpSize ? request.lanes : request.lanes & ((1U << num_lanes) - 1U) << first;
     if (group == 0) {
       continue;
     }
     std::array<std::int64_t, kNumBanks> of_bank{};
     if (atomic) {
-      for_lanes(group, [&](std::size_t lane) {
-        ++of_bank[request.addresses[lane] / kBankBytes % kNumBanks];
+      for_lanes(group, [&](int lane) {
+        ++of_bank[request.addresses[static_cast<std::size_t>(lane)] / kBankBytes % kNumBanks];
       });
     } else {
       for (const std::uintptr_t word : units(request.addresses, group, request.bytes, kBankBytes)) {
@@ -226,7 +215,7 @@ std::vector<LineTraffic> traffic() {
         {.kernel = kernel, .place = place, .path = path, .access = access, .traffic = sum});
     Traffic& own = result.back().traffic;
     if (path == Path::bulk) {
-      own.least = quotient_up(own.bytes, kSectorBytes);
+      own.least = ceil_div(own.bytes, kSectorBytes);
     }
   }
   return result;

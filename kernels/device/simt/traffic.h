@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/device/simt/fault.h"
+#include "kernels/device/simt/lanes.h"
 
 // What kernels ask of the memory system, by counting: where a GPU would be slow for how lanes are
 // laid over memory, and not for how much of it there is. Counted where Options::count_traffic says so.
@@ -69,11 +70,10 @@ class TrafficCounter {
   void end_block(const void* kernel);
 
  private:
-  static constexpr int kLanes = 32;
   struct Request {
     unsigned lanes = 0;
     std::size_t bytes = 0;  // of a lane
-    std::array<std::uintptr_t, kLanes> addresses{};
+    std::array<std::uintptr_t, kWarpSize> addresses{};
   };
   // An instruction. One may have two paths: cp.async reads on one and writes on the other.
   struct Site {
@@ -91,7 +91,8 @@ class TrafficCounter {
   struct Passage {
     std::deque<Request> open;  // not all lanes have come yet, from the oldest
     std::uint32_t num_closed = 0;
-    std::array<std::uint32_t, kLanes> times{};  // that a lane was here since the warp was together
+    std::array<std::uint32_t, kWarpSize>
+        times{};  // that a lane was here since the warp was together
   };
   using Passages = std::unordered_map<Site, Passage, HashOfSite>;
 

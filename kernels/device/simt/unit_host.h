@@ -5,11 +5,10 @@
 
 #include "kernels/device/simt/executor.h"
 #include "kernels/device/simt/fault.h"
+#include "kernels/device/simt/lanes.h"
 #include "kernels/device/simt/shared_memory.h"
 
 namespace memphis::kernels::simt {
-
-constexpr int kWarpSize = 32;
 
 // What the units of a block (its mbarriers, bulk copies and warpgroups) ask of it. The block has
 // them, and they know no more of it than this. All of it is of the thread that runs, which is at

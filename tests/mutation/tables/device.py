@@ -113,7 +113,7 @@ plant("cluster_fault.rank", "cluster.cpp", "bound",
       "if (rank < 0 || static_cast<std::size_t>(rank) > blocks_.size()) {",
       "a block of an earlier, larger cluster is reached")
 plant("cluster_fault.heard", "mbarrier.cpp", "operand",
-      "    merge(heard[rank], found.complete_from_outside[rank]);\n", "",
+      "    merge(heard_[self][rank], carried);\n", "    (void)rank;\n    (void)carried;\n",
       "what readers of another block have told is not known, and a refill is a race")
 plant("cluster.place", "cluster.cpp", "operand",
       "const std::byte*>(address) - from.shared().dynamic())", "const std::byte*>(address) - from.shared().dynamic()) + 4",
@@ -126,7 +126,7 @@ plant("cluster.own", "cluster.cpp", "condition",
 
 plant("traffic.pass", "traffic.cpp", "size",
       "const auto num_lanes = static_cast<unsigned>(kPassBytes / width);",
-      "const auto num_lanes = static_cast<unsigned>(kLanes);",
+      "const auto num_lanes = static_cast<unsigned>(kWarpSize);",
       "vectors of all lanes are held to one pass")
 plant("traffic.sector", "traffic.cpp", "size",
       "units(request.addresses, request.lanes, request.bytes, kSectorBytes)",

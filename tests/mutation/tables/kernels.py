@@ -26,14 +26,14 @@ plant("adamw.rates_order", ADAMW, "operand",
       ".m_correction = op.rates[2], .v_correction = op.rates[1]};",
       "the moments are corrected by each other's factor")
 plant("adamw.unclipped_square", ADAMW, "operand",
-      "c.one_minus_beta2 * g * g;", "c.one_minus_beta2 * g * grad[i];",
+      "c.one_minus_beta2 * g * g;", "c.one_minus_beta2 * g * grad[p][i];",
       "the second moment sees one factor of the gradient before clipping")
 plant("adamw.swapped_moments", ADAMW, "operand",
-      "store(op.m + first, m);\n  store(op.v + first, v);",
-      "store(op.m + first, v);\n  store(op.v + first, m);",
+      "store_pieces(op.m + first, kStride, m);\n  store_pieces(op.v + first, kStride, v);",
+      "store_pieces(op.m + first, kStride, v);\n  store_pieces(op.v + first, kStride, m);",
       "the moments are stored in each other's place")
 plant("adamw.second_quad", ADAMW, "index",
-      "load_floats(from + q * kStride, quad);", "load_floats(from + q * kQuad, quad);",
+      "load_pieces(op.m + first, kStride, m);", "load_pieces(op.m + first, kQuad, m);",
       "a thread's second quad is read from beside its first")
 
 # ---- cross_entropy
@@ -191,7 +191,7 @@ plant("elementwise.no_tail_guard_of_two", ELEMENTWISE, "tail guard",
       "if (first + kWidth <= n) {", "if (first < n) {",
       "the last thread maps a whole vector of a part")
 plant("elementwise.piece", ELEMENTWISE, "index",
-      "store_floats(y + first + p * kStep, values[p]);", "store_floats(y + first, values[p]);",
+      "gpu::store_pieces(y + first, kStep, values);", "gpu::store_pieces(y + first, 0, values);",
       "a thread's second piece is written over its first")
 plant("elementwise.piece_tail", ELEMENTWISE, "bound",
       "for (std::int64_t begin = first; begin < n; begin += kStep) {",
