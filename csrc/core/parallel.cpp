@@ -114,8 +114,7 @@ class Team {
  public:
   Team() = default;
   ~Team() {
-    stopping_.store(true);
-    region_.set(region_.get() + 1, std::numeric_limits<int>::max());
+    region_.set(kEnd, std::numeric_limits<int>::max());
     for (std::thread& worker : workers_) {
       worker.join();
     }
@@ -144,7 +143,7 @@ class Team {
     num_chunks_.store(num_chunks, std::memory_order_release);
     num_left_.store(num_chunks, std::memory_order_release);
     all_done_.set(0, 0);
-    const std::uint32_t region = region_.get() + 1;
+    const std::uint32_t region = (region_.get() + 1) % kEnd;
     claim_.store(std::uint64_t{region} << 32U | num_chunks, std::memory_order_release);
     // Sleepers are woken in no order of ours: all, where some are of no use.
     const std::int64_t num_members = num_members_.load(std::memory_order_relaxed);
@@ -215,21 +214,24 @@ class Team {
     t_thread_index = index;
     for (;;) {
       region_.wait_while(seen, spins_of_environment());
-      if (stopping_.load()) {
+      seen = region_.get();
+      if (seen == kEnd) {
         return;
       }
-      seen = region_.get();
       if (index < num_members_.load(std::memory_order_acquire)) {
         work(seen);
       }
     }
   }
 
+  // In the place of a region's number, so that no worker reads one without the other: a flag beside
+  // it could be set after a worker looked at it and before it took the number to wait for.
+  static constexpr std::uint32_t kEnd = std::uint32_t{1} << 31U;
+
   std::vector<std::thread> workers_;
   bool has_all_it_can_ = false;
-  Word region_;    // its number
+  Word region_;    // its number, below kEnd, or kEnd
   Word all_done_;  // 1 when the region's chunks are
-  std::atomic<bool> stopping_ = false;
   std::atomic<std::uint64_t> claim_ = 0;  // the region's number << 32 | chunks that none has begun
   std::atomic<std::uint32_t> num_left_ = 0;  // chunks that are not done
   std::atomic<std::uint32_t> num_chunks_ = 0;

@@ -136,6 +136,18 @@ TEST(Parallel, CallersHaveTeamsOfTheirOwn) {
   EXPECT_EQ(count, 3 * 500 * 7);
 }
 
+// A caller that ends takes its threads with it, also one that has just come out of a region.
+TEST(Parallel, TeamsEndWithTheirCallers) {
+  std::atomic<std::int64_t> count = 0;
+  for (int caller = 0; caller < 3000; ++caller) {
+    std::thread([&] {
+      const NumThreads threads(3);
+      parallel_chunks(3, [&](std::int64_t) { ++count; });
+    }).join();
+  }
+  EXPECT_EQ(count, 3000 * 3);
+}
+
 // What scratch memory is handed out by: no two threads of a region have the same number.
 TEST(Parallel, ThreadsOfARegionAreNumbered) {
   const NumThreads threads(4);

@@ -53,3 +53,17 @@ plant("core.pipe_stays", FILE, "condition",
 plant("core.nothing_left", FILE, "missing call",
       "    remove_file(temporary);\n    throw;", "    throw;",
       "a file that could not be written is left beside")
+
+# ---- the threads of a caller
+
+TEAM = "core/parallel.cpp"
+
+plant("core.fewer_threads", TEAM, "condition",
+      "      if (index < num_members_.load(std::memory_order_acquire)) {", "      if (index >= 0) {",
+      "more threads work than were asked for")
+plant("core.every_failure", TEAM, "missing call",
+      "        failure_ = failure_ ? failure_ : std::current_exception();", "        (void)failure_;",
+      "what a chunk throws is not heard")
+plant("core.is_inside", TEAM, "operand",
+      "    t_is_inside = true;\n    work(region);", "    work(region);",
+      "a region within a chunk of its caller's starts another")
