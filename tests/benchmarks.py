@@ -62,7 +62,8 @@ class Results:
                  "heads_of_128": "the same, d_model 2048, 16/2 heads of 128, 4,096 positions"}
         proxies = ("grok_mini", "grok_mini_half", "grok1_eighth", "grok1_layer")
         found = [(self.folder / "steps" / f"{item}.out", name) for item, name in names.items()] + [
-            (self.folder / "proxies" / f"bench_{name}.out", f"`configs/bench_{name}.yaml`") for name in proxies]
+            (self.folder / "proxies" / f"bench_{name}{of_2}.out", f"`configs/bench_{name}.yaml`{rows}")
+            for name in proxies for of_2, rows in (("", ""), ("_of_2", ", `batch.micro_batch=2`"))]
         for path, name in found:
             for result in objects(path):
                 yield row(name, self.machine, self.commit, f"{result['tokens_per_second']:,.0f}",

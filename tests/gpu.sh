@@ -13,7 +13,7 @@
 #   kernels       memphis bench kernels
 #   proxies       memphis bench step of parts of Grok-1 that fill the GPU
 #   ranks         collectives and layouts with 2 and 4 ranks that share the GPU
-#   peers         attention of PyTorch and memphis in turns
+#   peers         PyTorch and memphis in turns: whole steps, their losses where the model is small, attention
 #   sanitize      compute-sanitizer over the first two, small shapes: memcheck, then racecheck
 #
 # A stage is a row of items. Each leaves what it printed in FOLDER/STAGE/ITEM.out and .err, and its verdict
@@ -314,18 +314,25 @@ stage_steps() {
   item heads_of_128 270 "${memphis[@]}" bench step configs/smoke_gpu.yaml --json "${overrides[@]}"
 }
 
-# Parts of Grok-1, and a smaller model of its kind: half of that where a GPU has not 100 GB.
+few_gigabytes() {
+  (($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) < 100000))
+}
+
+# Parts of Grok-1, and a smaller model of its kind: half of that where a GPU has not 100 GB. Then the first with
+# twice the rows a micro-batch, of which the planner expects more, as far as they fit.
 stage_proxies() {
   local config configs=(bench_grok_mini bench_grok1_eighth bench_grok1_layer) overrides=()
   if [[ -n $rehearse ]]; then
     configs=(bench_grok_mini)
     overrides=("${tiny[@]}" --steps 1)
-  elif (($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) < 100000)); then
+  elif few_gigabytes; then
     configs=(bench_grok_mini_half)
   fi
   for config in "${configs[@]}"; do
     item "$config" 240 "${memphis[@]}" bench step "configs/$config.yaml" --json "${overrides[@]}"
   done
+  [[ -n $rehearse ]] || overrides=(batch.micro_batch=2)
+  item "${configs[0]}_of_2" 240 "${memphis[@]}" bench step "configs/${configs[0]}.yaml" --json "${overrides[@]}"
 }
 
 stage_ranks() {
@@ -347,14 +354,26 @@ stage_ranks() {
   done
 }
 
-# In turns, so that a machine that slows down slows down both.
+# In turns, so that a machine that slows down slows down both. Of the model whose steps are timed there is no
+# room for all that a comparison of losses needs (tests/peers/step.py).
 stage_peers() {
-  local turn peers=(python3 tests/peers/attention.py)
+  local turn peers=(python3 tests/peers/attention.py) config=configs/bench_grok_mini.yaml
+  local steps=(python3 tests/peers/step.py --memphis "$(printf '%q ' "${memphis[@]}")")
   if ! command -v python3 >/dev/null || ! python3 -c 'import torch' 2>/dev/null; then
     item pytorch 30 echo "SKIP: python3 has no PyTorch"
     [[ -n $rehearse ]] || return 0
     item pytorch_shapes 30 "${peers[@]}" --list
     return
+  fi
+  if [[ -n $rehearse ]]; then
+    item step_rates 200 "${steps[@]}" --config configs/smoke_cpu.yaml --rates-alone --rounds 1 --steps 1 \
+      "${tiny[@]:0:${#tiny[@]}-1}" # its text is its own
+  else
+    few_gigabytes && config=configs/bench_grok_mini_half.yaml
+    item step_rates 420 "${steps[@]}" --device cuda --config "$config" --rates-alone --rounds 2 --steps 6
+    item step_losses 360 "${steps[@]}" --device cuda --config "$config" --compare-steps 500 --draws 1 --rounds 0 \
+      model.vocab_size=8192 model.num_layers=2 model.d_model=1024 model.num_heads=8 model.num_kv_heads=2 \
+      model.ffn_dim=2816 batch.sequence_length=1024 batch.micro_batch=2 batch.global_batch=4
   fi
   for turn in 1 2; do
     [[ -n $rehearse ]] ||

@@ -4,6 +4,7 @@
 Letters of shapes: B sequences, S positions, T tokens (B * S), D width, N query heads, G key/value heads,
 H head width, E experts, K experts of a token, R rows (T * K), F expert width, V vocabulary, L layers.
 """
+import gc
 import json
 import math
 import struct
@@ -62,6 +63,39 @@ def load_weights(path, model):
             own["dense_down"] = of("mlp.down_proj")
         weights.update({f"{i}.{name}": tensor for name, tensor in own.items()})
     return weights
+
+
+class DrawnWeights:
+    """Weights that stand nowhere but on the device, for a model whose own would not pass through a disk: items()
+    draws them anew, the same each time, spread as memphis spreads its own (1 / sqrt(fan-in), norms 1)."""
+
+    def __init__(self, model, device, seed=1):
+        self.model, self.device, self.seed = model, device, seed
+
+    def shapes(self):
+        model = self.model
+        D, H, E, V = model["d_model"], model["head_dim"], model["num_experts"], model["vocab_size"]
+        N, G, ffn, dense = model["num_heads"], model["num_kv_heads"], model["ffn_dim"], model["dense_ffn_dim"]
+        yield "embedding", (V, D)
+        yield "final_norm", (D,)
+        if not model["tie_embeddings"]:
+            yield "head", (V, D)
+        for i in range(model["num_layers"]):
+            for name, shape in (("pre_attention_norm", (D,)), ("qkv", ((N + 2 * G) * H, D)), ("out", (D, N * H)),
+                                ("post_attention_norm", (D,)), ("pre_moe_norm", (D,)), ("router", (E, D)),
+                                ("gate_up", (E, 2 * ffn, D)), ("down", (E, D, ffn)), ("post_moe_norm", (D,)),
+                                ("dense_gate_up", (2 * dense, D)), ("dense_down", (D, dense))):
+                if dense or not name.startswith("dense"):
+                    yield f"{i}.{name}", shape
+
+    def items(self):
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        for name, shape in self.shapes():
+            if is_norm(name):
+                yield name, torch.ones(shape, device=self.device)
+            else:
+                drawn = torch.empty(shape, device=self.device)
+                yield name, drawn.normal_(0, shape[-1] ** -0.5, generator=generator)
 
 
 def is_norm(name):
@@ -370,31 +404,27 @@ def learning_rate(config, step):
 
 
 class Run:
-    """Training from given weights; where their type is narrower than f32, the optimizer has f32 ones."""
+    """Training from given weights; where their type is narrower than f32, the optimizer has f32 ones. On the device
+    from start() to stop(), since a model that fills it leaves no room for another run."""
 
     def __init__(self, config, weights, dtype, device, compiled, experts, attention):
         self.config = config
         self.device = device
         self.grok = Grok(config, dtype, device, experts, attention)
-        sums = sums_of(dtype)
         self.initial = weights
-        self.master = {name: tensor.to(device, sums, copy=True).requires_grad_() for name, tensor in weights.items()}
+        self.losses = self.grok.losses
+        if compiled:
+            self.losses = torch.compile(self.grok.losses, dynamic=False, fullgraph=True)
+
+    def start(self):
+        """At step 0, with the weights that were given and new moments."""
+        dtype, sums = self.grok.dtype, sums_of(self.grok.dtype)
+        self.master = {
+            name: tensor.to(self.device, sums, copy=True).requires_grad_() for name, tensor in self.initial.items()}
         self.weights = {
             name: master if is_wide(name) or dtype == sums else master.detach().to(dtype).requires_grad_()
             for name, master in self.master.items()}
         self.narrow = [name for name in self.master if self.weights[name] is not self.master[name]]
-        self.losses = self.grok.losses
-        if compiled:
-            self.losses = torch.compile(self.grok.losses, dynamic=False, fullgraph=True)
-        self.start()
-
-    def start(self):
-        """At step 0, with the weights that were given and new moments."""
-        with torch.no_grad():
-            for name, master in self.master.items():
-                master.copy_(self.initial[name])
-                master.grad = None
-            self.publish()
         optimizer = self.config["optimizer"]
         norms = [tensor for name, tensor in self.master.items() if is_norm(name)]
         matrices = [tensor for name, tensor in self.master.items() if not is_norm(name)]
@@ -402,6 +432,13 @@ class Run:
             [{"params": matrices, "weight_decay": optimizer["weight_decay"]}, {"params": norms, "weight_decay": 0.0}],
             betas=(optimizer["beta1"], optimizer["beta2"]), eps=optimizer["eps"], fused=True)
         self.steps = 0
+
+    def stop(self):
+        """Gives its memory back, to the device as well: memphis is another process."""
+        self.master = self.weights = self.adamw = self.grok.whole_mask = None
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def publish(self):
         """The optimizer's weights, rounded to those of the model."""

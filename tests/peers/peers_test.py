@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the peers that need no PyTorch: their sources compile, samples come in the order that memphis's
 tests demand of it, and a curve that leaves its bound is seen."""
+import contextlib
+import io
 import pathlib
 import sys
+import types
 import unittest
 
 sys.dont_write_bytecode = True
@@ -61,6 +64,66 @@ class Bounds(unittest.TestCase):
     def test_losses_beyond_them_are_named(self):
         nan = float("nan")
         self.assertEqual(step.steps_over([1.0, 1.2, 0.8, nan], [1.0] * 4, [0.1] * 4), [1, 2, 3])
+
+
+class OutOfMemory(Exception):
+    pass
+
+
+class Run:
+    def __init__(self, fits):
+        self.fits, self.on_device = fits, False
+
+    def start(self):
+        self.on_device = True
+
+    def stop(self):
+        self.on_device = False
+
+    def step(self, batch):
+        if not self.fits:
+            raise OutOfMemory
+
+
+class Rates(unittest.TestCase):
+    """Of a model that fills the device: one program's memory at a time, and a run that does not fit is told."""
+
+    def measured(self, eager_fits):
+        runs = {False: Run(eager_fits), True: Run(True)}
+        alone = []
+
+        class Memphis:
+            def tokens_per_second(self, steps):
+                alone.append(not any(run.on_device for run in runs.values()))
+                return 1e9
+
+        class Peer(step.PyTorch):
+            torch = types.SimpleNamespace(OutOfMemoryError=OutOfMemory)
+
+            def __init__(self):
+                pass
+
+            def run(self, config, compiled):
+                return runs[compiled]
+
+            def batches(self, run, config, steps):
+                return range(steps)
+
+        options = types.SimpleNamespace(rounds=2, steps=1)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+            step.measure(Memphis(), Peer(), {"batch": {"global_batch": 1, "sequence_length": 8}}, options)
+        self.assertEqual(alone, [True, True])
+        return printed.getvalue()
+
+    def test_a_run_that_does_not_fit_is_left_out(self):
+        self.assertIn("PyTorch eager does not fit on the device\n", self.measured(eager_fits=False))
+        self.assertIn("PyTorch compiled  ", self.measured(eager_fits=False))
+        self.assertIn("PyTorch eager  ", self.measured(eager_fits=True))
+
+    def test_a_plan_is_read_as_far_as_its_config_goes(self):
+        plan = "model:\n  preset: grok-1\n  num_layers: 2\ndevice cpu\n  weights  8 bytes\n"
+        self.assertEqual(step.resolved_config(plan), {"model": {"preset": "grok-1", "num_layers": 2}})
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ with 2 where it cannot compare.
 
 PyTorch is given what is fast there. On a GPU: flex_attention with the cap as its score_mod, torch._grouped_mm,
 bf16 weights with f32 masters. On the CPU: f32, attention by its formula, as flex_attention has no backward
-pass there and the fused attention no cap, and a product an expert. On both: losses and gradients of the head a chunk of tokens at a time, permutations
-that are gathers in both passes, fused AdamW, no token dropped.
+pass there and the fused attention no cap, and a product an expert. On both: losses and gradients of the head a
+chunk of tokens at a time, permutations that are gathers in both passes, fused AdamW, no token dropped.
 
 The bound of a loss is the rule of tests/support/tolerance.h. Exact is PyTorch in a wider type; naive are
 PyTorch's runs in the type of memphis: eager, compiled, and --draws more from weights that are each moved by
@@ -26,14 +26,22 @@ so that with precision.compute=f64 the bound stays narrow, and the curves tell m
 
 PyTorch's samples are on the device before its steps are timed; memphis reads its own within the step.
 
+Weights reach PyTorch through a checkpoint and an export, 16 bytes a parameter on the disk, and what is exact
+needs the memory of a run in f32 without a fused attention. Of a model for which there is no room --rates-alone
+times steps and compares nothing: PyTorch then draws weights of its own, as widely spread. Losses of such a
+model are compared where it is smaller (overrides), by the same code. One run at a time is on the device; one
+that does not fit there is told as such.
+
 Needs PyTorch and, on the CPU, a C++ compiler for torch.compile; nothing of memphis needs this script.
 """
 import argparse
+import contextlib
 import json
 import math
 import os
 import pathlib
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -52,22 +60,27 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--memphis", help="the program; build/<cpu|cuda>/memphis of this tree if not given")
+    parser.add_argument("--memphis", help="the program, or a command that runs it, quoted as for a shell; "
+                                          "build/<cpu|cuda>/memphis of this tree if not given")
     parser.add_argument("--text", nargs="+", type=pathlib.Path, help="text files; this tree's sources if not given")
     parser.add_argument("--compare-steps", type=int, default=500, help="schedule.steps, too")
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each in a round")
     parser.add_argument("--rounds", type=int, default=5, help="0: only compares")
+    parser.add_argument("--rates-alone", action="store_true", help="compare no losses; see above")
     parser.add_argument("--draws", type=int, default=2, help="more naive runs, of moved weights")
     parser.add_argument("--curves", type=pathlib.Path, help="where to write the losses, as JSON")
     parser.add_argument("overrides", nargs="*", help="section.key=value, for memphis and PyTorch alike")
     return parser.parse_args(arguments)
 
 
-def resolved_config(path):
-    """The file that a run writes: sections of one line a key, each value of JSON or a bare word."""
+def resolved_config(text):
+    """Of the file that a run writes, or of a plan, which begins with it: sections of one line a key, each value of
+    JSON or a bare word."""
     config = {}
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if not line.startswith(" "):
+            if not line.endswith(":"):
+                break
             section = config.setdefault(line.rstrip(":"), {})
             continue
         key, value = line.strip().split(": ", 1)
@@ -80,7 +93,8 @@ def resolved_config(path):
 
 class Memphis:
     def __init__(self, options, work):
-        self.program = options.memphis or str(ROOT / "build" / options.device / "memphis")
+        self.program = (shlex.split(options.memphis) if options.memphis
+                        else [str(ROOT / "build" / options.device / "memphis")])
         self.config = options.config
         self.work = work
         text = work / "text"
@@ -98,7 +112,7 @@ class Memphis:
                           *options.overrides]
 
     def call(self, *arguments):
-        done = subprocess.run([self.program, *map(str, arguments)], capture_output=True, text=True)
+        done = subprocess.run([*self.program, *map(str, arguments)], capture_output=True, text=True)
         if done.returncode != 0:
             raise CannotCompare(f"memphis {arguments[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
@@ -116,33 +130,49 @@ class Memphis:
         manifest = json.loads((folder / "step-00000001" / "manifest.json").read_text())
         return self.work / "weights" / "model.safetensors", manifest["dataset_fingerprint"]
 
+    def planned_config(self):
+        return resolved_config(self.call("plan", self.config, *self.overrides, self.schedule))
+
     def losses(self):
         """Loss and gradient norm of each step, and the config that gave them."""
         folder = self.train("curve", self.schedule)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if "loss" in line]
-        return [(line["loss"], line["grad_norm"]) for line in lines], resolved_config(folder / "config.yaml")
+        losses = [(line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
+        return losses, resolved_config((folder / "config.yaml").read_text())
 
     def tokens_per_second(self, steps):
         output = self.call("bench", "step", self.config, *self.overrides, self.schedule, "--steps", steps, "--json")
         return json.loads(output.splitlines()[-1])["tokens_per_second"]
 
 
-class PyTorch:
-    """The runs of PyTorch, from the weights and on the samples of memphis."""
+@contextlib.contextmanager
+def started(run):
+    try:
+        run.start()
+        yield
+    finally:
+        run.stop()
 
-    def __init__(self, torch, memphis, device, draws):
+
+class PyTorch:
+    """The runs of PyTorch, on the samples of memphis and from its weights, or with `rates_alone` from others."""
+
+    def __init__(self, torch, memphis, device, draws, rates_alone):
         import grok
         from samples import Samples
 
         self.torch, self.grok, self.device, self.draws = torch, grok, device, draws
-        path, fingerprint = memphis.begin()
-        config = resolved_config(memphis.work / "begin" / "config.yaml")
+        if rates_alone:
+            config = memphis.planned_config()
+            self.weights, fingerprint = grok.DrawnWeights(config["model"], device), "of no run"
+        else:
+            path, fingerprint = memphis.begin()
+            config = resolved_config((memphis.work / "begin" / "config.yaml").read_text())
+            self.weights = grok.load_weights(path, config["model"])
         compute = config["precision"]["compute"]
         if compute == "auto":
             compute = "bf16" if device == "cuda" else "f32"
         self.dtype = {"bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}[compute]
-        self.weights = grok.load_weights(path, config["model"])
         self.samples = Samples(memphis.documents, fingerprint, config["run"]["seed"],
                                config["batch"]["sequence_length"], config["data"]["held_out"])
         if config["model"]["pad_id"] in self.samples.tokens:
@@ -163,7 +193,8 @@ class PyTorch:
 
     def losses(self, config, steps, compiled, **options):
         run = self.run(config, compiled, **options)
-        return [run.step(batch) for batch in self.batches(run, config, steps)]
+        with started(run):
+            return [run.step(batch) for batch in self.batches(run, config, steps)]
 
     def moved(self, draw):
         """The weights, each moved by at most a unit in its last place."""
@@ -191,13 +222,13 @@ class PyTorch:
 
     def tokens_per_second(self, run, config, batches):
         """As `memphis bench step`: the median of steps behind some that are not timed, from step 0 on."""
-        run.start()
         seconds = []
-        for i, batch in enumerate(batches):
-            begin = time.perf_counter()
-            run.step(batch)  # reads the loss back, so it ends when the step does
-            if i >= WARMUP_STEPS:
-                seconds.append(time.perf_counter() - begin)
+        with started(run):
+            for i, batch in enumerate(batches):
+                begin = time.perf_counter()
+                run.step(batch)  # reads the loss back, so it ends when the step does
+                if i >= WARMUP_STEPS:
+                    seconds.append(time.perf_counter() - begin)
         return config["batch"]["global_batch"] * config["batch"]["sequence_length"] / statistics.median(seconds)
 
 
@@ -250,10 +281,15 @@ def compare(ours, config, peer, options):
 
 def measure(memphis, peer, config, options):
     runs = {name: peer.run(config, compiled) for name, compiled in (("eager", False), ("compiled", True))}
-    batches = list(peer.batches(runs["eager"], config, WARMUP_STEPS + options.steps))
-    for run in runs.values():  # compiles
-        peer.tokens_per_second(run, config, batches[:WARMUP_STEPS + 1])
-    rates = {"memphis": [], "eager": [], "compiled": []}
+    batches = list(peer.batches(next(iter(runs.values())), config, WARMUP_STEPS + options.steps))
+    for name, run in list(runs.items()):
+        try:
+            peer.tokens_per_second(run, config, batches[:WARMUP_STEPS + 1])  # compiles
+        except peer.torch.OutOfMemoryError:
+            print(f"PyTorch {name} does not fit on the device")
+            del runs[name]
+        run.stop()  # once more: what failed held on to its tensors until here
+    rates = {name: [] for name in ("memphis", *runs)}
     for i in range(options.rounds):
         load = os.getloadavg()[0]
         rates["memphis"].append(memphis.tokens_per_second(options.steps))
@@ -293,13 +329,16 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
         try:
             memphis = Memphis(options, pathlib.Path(folder))
-            peer = PyTorch(torch, memphis, options.device, options.draws)
+            peer = PyTorch(torch, memphis, options.device, options.draws, options.rates_alone)
             print(f"compute {str(peer.dtype).removeprefix('torch.')}, {len(memphis.documents)} documents, "
                   f"{len(peer.samples.tokens)} tokens", flush=True)
-            ours, config = memphis.losses()
-            note(f"memphis: loss {ours[-1][0]:.4f} in step {len(ours)}")
-            if not compare(ours, config, peer, options):
-                return 1
+            if options.rates_alone:
+                config = memphis.planned_config()
+            else:
+                ours, config = memphis.losses()
+                note(f"memphis: loss {ours[-1][0]:.4f} in step {len(ours)}")
+                if not compare(ours, config, peer, options):
+                    return 1
             if options.rounds:
                 measure(memphis, peer, config, options)
         except CannotCompare as error:

@@ -46,6 +46,7 @@ class Benchmarks(unittest.TestCase):
         self.write("kernels/attention.out", json.dumps(KERNEL) + "\n")
         self.write("steps/smoke_gpu.out", json.dumps(STEP) + "\n")
         self.write("proxies/bench_grok_mini.out", json.dumps(STEP) + "\n")
+        self.write("proxies/bench_grok_mini_of_2.out", json.dumps(STEP) + "\n")
         self.write("smoke/run/metrics.jsonl", "\n".join(map(json.dumps, (
             {"step": 100, "validation_loss": 3.0, "elapsed_seconds": 5.0},
             {"step": 500, "validation_loss": 1.25, "elapsed_seconds": 30.4}))))
@@ -55,7 +56,9 @@ class Benchmarks(unittest.TestCase):
             "| rope_forward, B=1 S=8192 | cuda, bf16 | one H100 80GB HBM3 | abc123 | 1.50 ms | 200 | 10 % | 550 | 70 % |"])
         self.assertEqual(self.rows("steps"), [
             "| `configs/smoke_gpu.yaml` | one H100 80GB HBM3 | abc123 | 123,457 | 400,000 | 0.51 |",
-            "| `configs/bench_grok_mini.yaml` | one H100 80GB HBM3 | abc123 | 123,457 | 400,000 | 0.51 |"])
+            "| `configs/bench_grok_mini.yaml` | one H100 80GB HBM3 | abc123 | 123,457 | 400,000 | 0.51 |",
+            "| `configs/bench_grok_mini.yaml`, `batch.micro_batch=2` | one H100 80GB HBM3 | abc123 | 123,457 | 400,000 | "
+            "0.51 |"])
         self.assertEqual(self.rows("smoke"), [
             "| `configs/smoke_gpu.yaml` | one H100 80GB HBM3 | abc123 | 500 | 30 s | 1.250 |"])
         self.assertEqual(self.rows("peers"), ["| on a GPU | not measured |  |  |  |  |  |"])
