@@ -2,6 +2,7 @@
 #include "csrc/comm/activity.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
@@ -229,8 +230,11 @@ double Activity::standing_seconds(Stands where) const {
   if (stands_ != where) {
     return 0;
   }
+  // A look and what follows from it are one: several threads ask, and after a job was stopped all
+  // at the same time. The second would see the first's look, and progress that is not yet right.
+  const std::lock_guard lock(mutex_);
   const Clock::rep now = Clock::now().time_since_epoch().count();
-  const Clock::rep look = last_look_.exchange(now);
+  const Clock::rep look = std::exchange(last_look_, now);
   Clock::rep progress = last_progress_.load();
   const Clock::rep stopped = now - std::max(look, progress) - kMostBetweenLooks;
   // Progress that comes meanwhile is newer than what is put here.
