@@ -256,8 +256,17 @@ void HostCommunicator::sum_pieces(const TensorView& y, Reduce reduce, std::strin
                                           y.bytes()};
   }
   exchange(name);
-  reduce_pieces(
-      y, staging_.data(), stride, size(), static_cast<std::size_t>(y.num_elements()), reduce);
+  // In parts, since a rank that adds up for long would look to others as if it waited for them.
+  constexpr std::size_t kPart = std::size_t{1} << 20U;
+  const auto count = static_cast<std::size_t>(y.num_elements());
+  const std::size_t width = size_of(y.dtype);
+  for (std::size_t begin = 0; begin < count; begin += kPart) {
+    const std::size_t length = std::min(kPart, count - begin);
+    const TensorView part(
+        bytes_of(y) + begin * width, {static_cast<std::int64_t>(length)}, y.dtype, Device::cpu);
+    reduce_pieces(part, staging_.data() + begin * width, stride, size(), length, reduce);
+    activity_.progress();
+  }
 }
 
 void HostCommunicator::execute(const AllReduce& op, std::string_view name) {

@@ -114,7 +114,7 @@ void MpiWatchdog::watch() {
 
 // The last beats of both neighbours are through.
 bool MpiWatchdog::closed() const {
-  return sent_.closing != 0 && sending_ == MPI_REQUEST_NULL && heard_.closing != 0;
+  return closing_sent_ && sending_ == MPI_REQUEST_NULL && heard_.closing != 0;
 }
 
 void MpiWatchdog::send_beat() {
@@ -125,6 +125,9 @@ void MpiWatchdog::send_beat() {
       return;
     }
   }
+  if (closing_sent_) {
+    return;  // the next rank receives no more
+  }
   const auto now = Activity::Clock::now();
   if (std::chrono::duration<double>(now - last_sent_).count() < kBeatSeconds) {
     return;
@@ -133,6 +136,7 @@ void MpiWatchdog::send_beat() {
   MEMPHIS_MPI(
       MPI_Isend(&sent_, sizeof(Beat), MPI_BYTE, (rank_ + 1) % size_, kBeatTag, comm_, &sending_));
   last_sent_ = now;
+  closing_sent_ = sent_.closing != 0;
 }
 
 void MpiWatchdog::receive_beat() {
@@ -215,24 +219,26 @@ void MpiWatchdog::look_for_deadlock() {
   const double limit = activity_.limits().lost_seconds;
   const double least = std::max(limit, kHopSeconds * size_);
   std::int64_t num_idle = 0;
+  auto difference = sent_.difference;
+  std::int32_t explains = sent_.explains;
   if (limit > 0 && idle_seconds() > least) {
     num_idle = std::min<std::int64_t>(heard_.num_idle + 1, size_);
     const Activity::Place own = activity_.place();
     const int before = (rank_ + size_ - 1) % size_;
     const bool differs = heard_.place.collective != own.collective ||
                          heard_.place.axis != own.axis || heard_.place.step != own.step;
-    const bool explains = differs && (own.waits_for == before || heard_.place.waits_for == rank_);
+    const bool waits = differs && (own.waits_for == before || heard_.place.waits_for == rank_);
     if (heard_.num_idle > 0 && heard_.explains != 0) {
-      sent_.difference = heard_.difference;
-      sent_.explains = 1;
-    } else if (heard_.num_idle > 0 && (explains || (differs && heard_.difference[0] == '\0'))) {
+      difference = heard_.difference;
+      explains = 1;
+    } else if (heard_.num_idle > 0 && (waits || (differs && heard_.difference[0] == '\0'))) {
       copy_text(
-          sent_.difference,
+          difference,
           fmt::format(
               "rank {}: {}; rank {}: {}", before, heard_.place.describe(), rank_, own.describe()));
-      sent_.explains = explains ? 1 : 0;
+      explains = waits ? 1 : 0;
     } else if (heard_.num_idle > 0) {
-      sent_.difference = heard_.difference;
+      difference = heard_.difference;
     }
     if (num_idle == size_) {
       end_job(ExitCode::hang,
@@ -242,11 +248,15 @@ void MpiWatchdog::look_for_deadlock() {
                           size_,
                           activity_.idle_seconds(),
                           own.missing[0] != '\0' ? own.missing.data() : "none",
-                          sent_.difference[0] != '\0' ? sent_.difference.data()
-                                                      : "all stand in the same one"));
+                          difference[0] != '\0' ? difference.data() : "all stand in the same one"));
     }
   }
-  if (num_idle != sent_.num_idle && sending_ == MPI_REQUEST_NULL) {
+  if (sending_ != MPI_REQUEST_NULL) {
+    return;  // what it sends is MPI's
+  }
+  sent_.difference = difference;
+  sent_.explains = explains;
+  if (num_idle != sent_.num_idle) {
     sent_.num_idle = num_idle;
     last_sent_ = {};  // now
   }

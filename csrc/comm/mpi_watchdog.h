@@ -80,6 +80,7 @@ class MpiWatchdog {
   Beat sent_;
   MPI_Request sending_ = MPI_REQUEST_NULL;
   Activity::Clock::time_point last_sent_ = {};
+  bool closing_sent_ = false;  // the last beat is on its way, or through
   Beat arriving_;
   Beat heard_;  // the latest of the rank before
   bool heard_any_ = false;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -289,24 +290,34 @@ void run_threads(int num_ranks, const std::function<void(World&)>& body) {
   const int cores_each = std::max(1, omp_get_num_procs() / num_ranks);
   std::mutex mutex;
   std::exception_ptr first_error;
+  const auto end = [&](World& world, const std::exception& error) {
+    {
+      const std::lock_guard lock(mutex);
+      if (!first_error) {
+        first_error = std::current_exception();
+      }
+    }
+    world.abort(ExitCode::rank_lost,
+                fmt::format("{}: {}", world.activity().describe(), error.what()));
+  };
   std::vector<std::thread> threads;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    threads.emplace_back([&, rank] {
+    const auto run = [&, rank] {
       omp_set_num_threads(cores_each);  // of this thread's teams
       ThreadWorld world(hub, rank, num_ranks);
       try {
         body(world);
       } catch (const std::exception& error) {
-        {
-          const std::lock_guard lock(mutex);
-          if (!first_error) {
-            first_error = std::current_exception();
-          }
-        }
-        world.abort(ExitCode::rank_lost,
-                    fmt::format("{}: {}", world.activity().describe(), error.what()));
+        end(world, error);
       }
-    });
+    };
+    try {
+      threads.emplace_back(run);
+    } catch (const std::system_error& error) {  // the machine has no room for it
+      ThreadWorld missing(hub, rank, num_ranks);
+      end(missing, error);
+      break;
+    }
   }
   for (std::thread& thread : threads) {
     thread.join();
