@@ -133,11 +133,11 @@ void CheckpointSaver::start_writing() {
 
 // By this rank's thread.
 void CheckpointSaver::write() {
+  if (snapshot_) {
+    snapshot_->copy();  // first, before anything that may fail: the optimizer waits for it
+  }
   const std::filesystem::path directory = unfinished_directory(run_dir_, step_);
   const int rank = groups_.all_host().rank();
-  if (snapshot_) {
-    snapshot_->copy();  // first: the optimizer waits for it
-  }
   if (leads_) {
     const std::string text = write_hf_config(model_, parameters_.compute());
     ChecksumWriter config(directory / kConfigName, text.size());

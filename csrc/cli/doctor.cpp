@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -173,9 +173,10 @@ void add_doctor_command(CLI::App& program) {
     constexpr double kSeconds = 50;
     constexpr int kStaggered = 3;
     const int rank = rank_of(launch_variables());
-    std::atomic<const Activity*> activity = nullptr;
+    std::mutex mutex;
+    const Activity* known = nullptr;  // while it is there
     const Deadline deadline(kSeconds + std::min(rank, kStaggered), ExitCode::hang, [&] {
-      const Activity* const known = activity.load();
+      const std::lock_guard lock(mutex);
       return fmt::format(
           "doctor: {} has not come to an end within {:.0f} s ({}); look at that node, or at those "
           "that it waits for",
@@ -185,9 +186,18 @@ void add_doctor_command(CLI::App& program) {
     });
     auto code = ExitCode::done;
     run_as_job([&](World& world) {
-      activity = &world.activity();
-      code = examine(*arguments, world);
-      activity = nullptr;
+      const auto set_known = [&](const Activity* activity) {
+        const std::lock_guard lock(mutex);
+        known = activity;
+      };
+      set_known(&world.activity());
+      try {
+        code = examine(*arguments, world);
+      } catch (...) {
+        set_known(nullptr);
+        throw;
+      }
+      set_known(nullptr);
     });
     if (code != ExitCode::done) {
       throw FailedElsewhere(code, "what is wrong is printed");

@@ -461,6 +461,9 @@ void Trainer::run() {
       }
     }
     throw;
+  } catch (...) {
+    saves_->abandon();
+    throw;
   }
   write_trace();
 }
