@@ -97,14 +97,16 @@ void look_for_the_lost(const std::string& name,
     if (!meeting.is_gone(r)) {
       continue;
     }
-    State state = State::absent;
+    bool lost = false;
     std::string calls;
-    // Read afterwards: one that has parted in the meantime has done so in order.
+    // Asked once more under the lock: a rank holds its byte before it is idle and parts before it
+    // lets go, so one that is neither on its way in nor out is lost.
     meeting.locked(yield, [&] {
-      state = meeting.of(r).state;
+      const State state = meeting.of(r).state;
+      lost = (state == State::idle || state == State::busy) && meeting.is_gone(r);
       calls = meeting.of(meeting.rank()).calls.data();
     });
-    if (state == State::idle || state == State::busy) {
+    if (lost) {
       throw Failure{
           ncclRemoteError,
           fmt::format("{}: rank {} is gone while rank {} waits in {} (it has aborted, or its "

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <exception>
 #include <limits>
 #include <mutex>
 #include <numeric>
@@ -105,27 +106,40 @@ void run(const KernelCall& launched) {
   const int in_flight = static_cast<int>(std::min<std::int64_t>(wanted, num_clusters));
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
-  GridWaits grid_waits(in_flight);
+  GridWaits grid_waits;
   call.grid_waits = &grid_waits;
   // The cluster that is reported: a fault rather than what waited for it, then the first.
   std::pair<bool, std::size_t> reported = {true, std::numeric_limits<std::size_t>::max()};
   std::string message;
+  std::exception_ptr failure;  // of the machine, as one that has no memory for stacks
 #pragma omp parallel num_threads(in_flight)
   {
-    for (std::size_t i = next++; i < order.size(); i = next++) {
-      Cluster& cluster = Cluster::of_this_thread();
-      if (!cluster.run(call, order[i] * call.cluster)) {
-        next = order.size();  // nobody begins another
-        const std::lock_guard lock(mutex);
-        const std::pair found = {cluster.faulty().waits_for_grid(), i};
-        if (found < reported) {
-          reported = found;
-          message = cluster.faulty().fault_message(kernel.name);
+#pragma omp single  // there may be fewer than were asked for
+    grid_waits.begin(omp_get_num_threads());
+    try {
+      for (std::size_t i = next++; i < order.size(); i = next++) {
+        Cluster& cluster = Cluster::of_this_thread();
+        if (!cluster.run(call, order[i] * call.cluster)) {
+          next = order.size();  // nobody begins another
+          const std::lock_guard lock(mutex);
+          const std::pair found = {cluster.faulty().waits_for_grid(), i};
+          if (found < reported) {
+            reported = found;
+            message = cluster.faulty().fault_message(kernel.name);
+          }
+          grid_waits.abandon();
         }
-        grid_waits.abandon();
       }
+    } catch (...) {
+      next = order.size();
+      const std::lock_guard lock(mutex);
+      failure = failure ? failure : std::current_exception();
+      grid_waits.abandon();
     }
     grid_waits.leave();
+  }
+  if (failure) {
+    std::rethrow_exception(failure);
   }
   if (!message.empty()) {
     throw KernelFault(message);

@@ -12,7 +12,8 @@ namespace memphis::kernels::simt {
 // hardware need not begin those before one of these has ended.
 class GridWaits {
  public:
-  explicit GridWaits(int num_in_flight) : num_running_(num_in_flight) {}
+  // Before the first of so many threads of the machine runs a block.
+  void begin(int num_threads) { num_running_ = num_threads; }
 
   // How many writes to flags there were: read it before the flag, then wait beyond it.
   std::uint64_t num_writes();
@@ -29,7 +30,7 @@ class GridWaits {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t num_writes_ = 0;
-  int num_running_;
+  int num_running_ = 0;
   int num_waiting_ = 0;  // since the last write
   bool over_ = false;
 };
