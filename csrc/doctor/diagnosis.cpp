@@ -152,16 +152,21 @@ class Examination {
     const fs::path folder = config.run.dir;
     std::string word;
     std::optional<bool> made;  // whether the folder is the doctor's own
+    const auto forget = [folder](bool is_own) {
+      remove_file(folder / kWordName);
+      return is_own && remove_directory(folder) == 0;
+    };
     if (leads()) {
       word = fmt::format("{:016x}", std::random_device{}() * 0x100000001ULL + ::getpid());
       try {
-        made = within(instruments_.patience_seconds, [folder, word] {
+        const auto write = [folder, word] {
           std::error_code ignored;
           const bool is_new = !fs::exists(folder, ignored);
           make_directories(folder);  // what fails here fails below, with a reason
           write_text_atomically(folder / kWordName, word);
           return is_new;
-        });
+        };
+        made = within(instruments_.patience_seconds, write, forget);
       } catch (const std::exception&) {
         // It cannot be written to, which the line of its speed says.
       }
@@ -203,10 +208,7 @@ class Examination {
     // All have looked.
     largest_of_all(*all_, 0, "doctor.looked");
     if (leads()) {
-      within(instruments_.patience_seconds, [folder, remove = *made] {
-        remove_file(folder / kWordName);
-        return remove && remove_directory(folder) == 0;
-      });
+      within(instruments_.patience_seconds, [forget, is_own = *made] { return forget(is_own); });
     } else if (seen != word && speaks_for_node()) {
       remove_directory(folder);  // unless there is something in it
     }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
@@ -15,6 +16,7 @@
 #include "csrc/doctor/diagnosis.h"
 #include "csrc/doctor/gpu_survey.h"
 #include "csrc/doctor/node_checks.h"
+#include "csrc/doctor/within.h"
 #include "tests/support/tiny_run.h"
 
 namespace memphis::test {
@@ -274,6 +276,25 @@ TEST_F(Doctor, GoesOnWithoutWhatDoesNotAnswer) {
   end.set_value();
   EXPECT_EQ(found.what, "run.dir");
   EXPECT_NE(found.measured.find("no answer within 0.05 s"), std::string::npos) << found.measured;
+}
+
+// A file server that answers too late would leave what the doctor wrote.
+TEST(Within, WhatIsFoundTooLateIsUndone) {
+  std::promise<void> end;
+  const auto undone = std::make_shared<std::promise<int>>();  // the thread's too
+  const auto found = doctor::within(
+      0.01,
+      [ended = end.get_future().share()] {
+        ended.wait();
+        return 7;
+      },
+      [undone](int late) { undone->set_value(late); });
+  EXPECT_FALSE(found.has_value());
+  end.set_value();
+  EXPECT_EQ(undone->get_future().get(), 7);
+  const auto in_time = doctor::within(
+      1000, [] { return 8; }, [](int) { FAIL(); });
+  EXPECT_EQ(in_time, std::optional<int>(8));
 }
 
 TEST_F(Doctor, SaysWhatOneRankCannotCompare) {
