@@ -29,7 +29,7 @@ set(collect_rarely $<$<CXX_COMPILER_ID:GNU>:--param=ggc-min-heapsize=524288>)
 # Nobody reads the flags of floating point, and while somebody might, GCC takes a choice between two values,
 # as exp has them beyond its range, for a branch: such a loop is not vectorized, and a step of
 # configs/bench_cpu.yaml with AVX2 takes 1.4 times as long. Of AVX-512 GCC takes half of each vector on
-# processors whose clock once fell with all of it, which the products take anyway: 1.09 times.
+# processors whose clock once fell with all of it, which the products take anyway.
 target_compile_options(memphis_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
                             -Wno-error=array-bounds -Wno-error=maybe-uninitialized -Wno-error=restrict

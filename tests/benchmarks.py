@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 
-TABLES = ("kernels", "steps", "smoke", "peers")
+TABLES = ("kernels", "steps", "smoke", "peers", "rates")
 
 
 def objects(path):
@@ -68,6 +68,11 @@ class Results:
             for result in objects(path):
                 yield row(name, self.machine, self.commit, f"{result['tokens_per_second']:,.0f}",
                           f"{result['model_flops_per_second'] / 1e9:,.0f}", f"{result['ratio']:.2f}")
+
+    def rates(self):
+        for result in objects(self.folder / "peers" / "step_rates.out"):
+            yield row(f"`{result['config']}`", result["program"], self.machine, self.commit,
+                      f"{result['tokens_per_second']:,.0f}", f"{result['ratio']:.2f}")
 
     def smoke(self):
         path = self.folder / "smoke" / "run" / "metrics.jsonl"

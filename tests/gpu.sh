@@ -319,7 +319,7 @@ few_gigabytes() {
 }
 
 # Parts of Grok-1, and a smaller model of its kind: half of that where a GPU has not 100 GB. Then the first with
-# twice the rows a micro-batch, of which the planner expects more, as far as they fit.
+# twice the rows a micro-batch, of which the planner expects more.
 stage_proxies() {
   local config configs=(bench_grok_mini bench_grok1_eighth bench_grok1_layer) overrides=()
   if [[ -n $rehearse ]]; then
@@ -366,12 +366,13 @@ stage_peers() {
     return
   fi
   if [[ -n $rehearse ]]; then
-    item step_rates 200 "${steps[@]}" --config configs/smoke_cpu.yaml --rates-alone --rounds 1 --steps 1 \
+    item step_rates 200 "${steps[@]}" --config configs/smoke_cpu.yaml --rates-alone --rounds 1 --steps 1 --json \
       "${tiny[@]:0:${#tiny[@]}-1}" # its text is its own
   else
     few_gigabytes && config=configs/bench_grok_mini_half.yaml
-    item step_rates 420 "${steps[@]}" --device cuda --config "$config" --rates-alone --rounds 2 --steps 6
-    item step_losses 360 "${steps[@]}" --device cuda --config "$config" --compare-steps 500 --draws 1 --rounds 0 \
+    # Longer than a stage: what is cut goes on, and torch.compile then finds what it has compiled.
+    item step_rates 600 "${steps[@]}" --device cuda --config "$config" --rates-alone --rounds 1 --steps 8 --json
+    item step_losses 600 "${steps[@]}" --device cuda --config "$config" --compare-steps 500 --draws 1 --rounds 0 \
       model.vocab_size=8192 model.num_layers=2 model.d_model=1024 model.num_heads=8 model.num_kv_heads=2 \
       model.ffn_dim=2816 batch.sequence_length=1024 batch.micro_batch=2 batch.global_batch=4
   fi

@@ -191,7 +191,7 @@ class Activity {
   std::atomic<Stands> stands_ = Stands::nowhere;
   // Later by what the process was kept from running meanwhile: who stands is looked at all the time.
   mutable std::atomic<Clock::rep> last_progress_{Clock::now().time_since_epoch().count()};
-  mutable Clock::rep last_look_ = last_progress_.load();  // beside mutex_
+  mutable Clock::rep last_look_ = last_progress_.load();  // under mutex_
   CoveredTime communication_;
   CoveredTime exposed_;
   const void* stands_in_ = nullptr;  // Call::group

@@ -89,6 +89,7 @@ void MpiWatchdog::watch() {
       const std::chrono::duration<double> tick = now - last_tick;
       last_tick = now;
       awake_seconds_ = tick.count() > kMaxTickSeconds ? 0 : awake_seconds_ + tick.count();
+      look_at_sending();
       receive_beat();
       look_for_deadlock();
       look_for_hang();
@@ -117,16 +118,18 @@ bool MpiWatchdog::closed() const {
   return closing_sent_ && sending_ == MPI_REQUEST_NULL && heard_.closing != 0;
 }
 
-void MpiWatchdog::send_beat() {
+// Before anything is to be sent: where ticks are late, each sends a beat, and nothing new would ever
+// get into one.
+void MpiWatchdog::look_at_sending() {
   if (sending_ != MPI_REQUEST_NULL) {
     int done = 0;
     MEMPHIS_MPI(MPI_Test(&sending_, &done, MPI_STATUS_IGNORE));
-    if (done == 0) {
-      return;
-    }
   }
-  if (closing_sent_) {
-    return;  // the next rank receives no more
+}
+
+void MpiWatchdog::send_beat() {
+  if (sending_ != MPI_REQUEST_NULL || closing_sent_) {
+    return;  // behind the closing beat the next rank receives no more
   }
   const auto now = Activity::Clock::now();
   if (std::chrono::duration<double>(now - last_sent_).count() < kBeatSeconds) {

@@ -60,6 +60,7 @@ class MpiWatchdog {
   };
 
   void watch();
+  void look_at_sending();
   void send_beat();
   void receive_beat();
   void receive_report();

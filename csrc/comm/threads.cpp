@@ -301,6 +301,7 @@ void run_threads(int num_ranks, const std::function<void(World&)>& body) {
                 fmt::format("{}: {}", world.activity().describe(), error.what()));
   };
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(num_ranks));  // nothing fails beside threads that run
   for (int rank = 0; rank < num_ranks; ++rank) {
     const auto run = [&, rank] {
       omp_set_num_threads(cores_each);  // of this thread's teams

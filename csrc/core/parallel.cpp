@@ -230,8 +230,8 @@ class Team {
 
   std::vector<std::thread> workers_;
   bool has_all_it_can_ = false;
-  Word region_;    // its number, below kEnd, or kEnd
-  Word all_done_;  // 1 when the region's chunks are
+  Word region_;                           // its number, below kEnd, or kEnd
+  Word all_done_;                         // 1 when the region's chunks are
   std::atomic<std::uint64_t> claim_ = 0;  // the region's number << 32 | chunks that none has begun
   std::atomic<std::uint32_t> num_left_ = 0;  // chunks that are not done
   std::atomic<std::uint32_t> num_chunks_ = 0;

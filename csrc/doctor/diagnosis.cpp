@@ -182,12 +182,15 @@ class Examination {
     std::string unread;  // why, where it is there
     if (speaks_for_node()) {
       try {
-        const auto read = within(instruments_.patience_seconds, [folder] {
+        const auto look = [folder] {
           // A machine that has looked in vain may believe so for a while, on NFS, unless it makes
           // something there.
           make_directories(folder);
           return read_text(folder / kWordName, 64);
-        });
+        };
+        const auto read = within(instruments_.patience_seconds,
+                                 look,
+                                 [folder](const auto& /*late*/) { remove_directory(folder); });
         seen = read.value_or(std::string());
       } catch (const std::exception& error) {
         std::error_code ignored;
@@ -210,7 +213,8 @@ class Examination {
     if (leads()) {
       within(instruments_.patience_seconds, [forget, is_own = *made] { return forget(is_own); });
     } else if (seen != word && speaks_for_node()) {
-      remove_directory(folder);  // unless there is something in it
+      // Unless there is something in it.
+      within(instruments_.patience_seconds, [folder] { return remove_directory(folder); });
     }
   }
 

@@ -507,7 +507,7 @@ void Trainer::train(const RunReports::Owed& owed) {
   reports_->open(step_);
   try {
     train_to_the_end(owed);
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     stop_.signal.reset();
     reports_->end(step_, false, error.what());
     throw;

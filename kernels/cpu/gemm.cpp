@@ -23,7 +23,8 @@ namespace {
 // of a that pass by it.
 constexpr std::int64_t kDepth = 256;
 
-// Tiles of c. A row tile pays for the copy of b; a reduction tile, long in k, for that of both.
+// Tiles of c. Each pays for its copy of b, and a reduction tile, long in k, where a is copied too, for
+// that as well.
 struct TileShape {
   std::int64_t rows;
   std::int64_t columns;
@@ -246,7 +247,7 @@ void sum_products(const Gemm<In, Out>& op,
                   std::int64_t ldc,
                   bool accumulate,
                   Scratch scratch) {
-  // But not the last rows, if they do not fill a block.
+  // Rows that do not fill a block are copied in any case.
   const bool across = op.transpose_a == Transpose::yes;
   const std::int64_t direct_rows = reads_where_it_lies(op) ? op.m / kBlockRows * kBlockRows : 0;
   const std::int64_t longest = std::min(kDepth, op.k);

@@ -31,8 +31,8 @@ struct Gemm {
   Ahead ahead = {};
 };
 
-// On the calling thread, with gemm_scratch_bytes(op) of scratch; that of a smaller m, n or k is no
-// more.
+// On the calling thread, with gemm_scratch_bytes(op) of scratch; that of a smaller m, n or k, with
+// the same transpositions and lda, is no more.
 template <class In, class Out>
 std::int64_t gemm_scratch_bytes(const Gemm<In, Out>& op);
 template <class In, class Out>

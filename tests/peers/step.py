@@ -32,7 +32,8 @@ times steps and compares nothing: PyTorch then draws weights of its own, as wide
 model are compared where it is smaller (overrides), by the same code. One run at a time is on the device; one
 that does not fit there is told as such.
 
-Needs PyTorch and, on the CPU, a C++ compiler for torch.compile; nothing of memphis needs this script.
+Needs PyTorch (on a GPU one that has torch._grouped_mm, as 2.8) and a C++ compiler for torch.compile; nothing of
+memphis needs this script.
 """
 import argparse
 import contextlib
@@ -42,6 +43,7 @@ import os
 import pathlib
 import platform
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -68,9 +70,14 @@ def parse(arguments):
     parser.add_argument("--rounds", type=int, default=5, help="0: only compares")
     parser.add_argument("--rates-alone", action="store_true", help="compare no losses; see above")
     parser.add_argument("--draws", type=int, default=2, help="more naive runs, of moved weights")
+    parser.add_argument("--json", action="store_true", help="the rates once more, as JSON, a line a program")
     parser.add_argument("--curves", type=pathlib.Path, help="where to write the losses, as JSON")
     parser.add_argument("overrides", nargs="*", help="section.key=value, for memphis and PyTorch alike")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.rates_alone and (options.rounds == 0 or options.curves):
+        parser.error("--rates-alone compares no losses, so that --rounds 0 and --curves have nothing to do; "
+                     "leave them out")
+    return options
 
 
 def resolved_config(text):
@@ -181,6 +188,8 @@ class PyTorch:
     def run(self, config, compiled, dtype=None, weights=None):
         dtype = dtype or self.dtype
         on_gpu = self.device == "cuda"
+        if on_gpu and not hasattr(self.torch, "_grouped_mm"):
+            raise CannotCompare(f"PyTorch {self.torch.__version__} has no torch._grouped_mm; take 2.8 or later")
         # Products of experts in one kernel are of bf16; flex_attention is fast where it is compiled.
         return self.grok.Run(config, weights or self.weights, dtype, self.device, compiled,
                              "grouped" if on_gpu and dtype == self.torch.bfloat16 else "looped",
@@ -280,13 +289,14 @@ def compare(ours, config, peer, options):
 
 
 def measure(memphis, peer, config, options):
+    """Whether there was a run of PyTorch to measure beside."""
     runs = {name: peer.run(config, compiled) for name, compiled in (("eager", False), ("compiled", True))}
     batches = list(peer.batches(next(iter(runs.values())), config, WARMUP_STEPS + options.steps))
     for name, run in list(runs.items()):
         try:
             peer.tokens_per_second(run, config, batches[:WARMUP_STEPS + 1])  # compiles
-        except peer.torch.OutOfMemoryError:
-            print(f"PyTorch {name} does not fit on the device")
+        except Exception as error:  # a device that is full is told of in many ways
+            print(f"PyTorch {name} is left out, {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
             del runs[name]
         run.stop()  # once more: what failed held on to its tensors until here
     rates = {name: [] for name in ("memphis", *runs)}
@@ -298,10 +308,16 @@ def measure(memphis, peer, config, options):
         note(f"round {i + 1}, load {load:.1f}: " + ", ".join(f"{name} {rate[-1]:.0f}" for name, rate in rates.items()))
     print(f"\n{options.rounds} rounds in turns, {options.steps} steps each; load {os.getloadavg()[0]:.1f} at the end")
     print(f"{'':<18}  tokens/s (median)  {'lowest':>8}  {'highest':>8}  memphis over it (median of rounds)")
+    lines = []
     for name, rate in rates.items():
         ratio = statistics.median(a / b for a, b in zip(rates["memphis"], rate))
         label = name if name == "memphis" else f"PyTorch {name}"
         print(f"{label:<18}  {statistics.median(rate):>17.0f}  {min(rate):>8.0f}  {max(rate):>8.0f}  {ratio:.2f}")
+        if options.json:
+            lines.append(json.dumps({"program": label, "config": options.config, "ratio": ratio,
+                                     "tokens_per_second": statistics.median(rate)}))
+    print("\n".join(lines))
+    return bool(runs)
 
 
 def machine(torch, device):
@@ -310,6 +326,19 @@ def machine(torch, device):
     models = [line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
               if line.startswith("model name")]
     return f"{len(os.sched_getaffinity(0))} cores, {models[0] if models else platform.machine()}"
+
+
+def commit():
+    """Of a bundle, or of the checkout that this is in."""
+    manifest = ROOT / "MANIFEST"
+    if manifest.exists():
+        return next((line.split(": ")[1] for line in manifest.read_text().splitlines() if line.startswith("commit: ")),
+                    "of no commit")
+    try:
+        git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        return git.stdout.strip() or "of no commit"
+    except OSError:
+        return "of no commit"
 
 
 def main(arguments):
@@ -322,8 +351,7 @@ def main(arguments):
     if options.device == "cuda" and not torch.cuda.is_available():
         print("SKIP: PyTorch finds no GPU")
         return 0
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    print(f"{machine(torch, options.device)}; memphis {commit.stdout.strip() or 'of no commit'}, PyTorch "
+    print(f"{machine(torch, options.device)}; memphis {commit()}, PyTorch "
           f"{torch.__version__}, Python {platform.python_version()}, threads {torch.get_num_threads()}; "
           f"{options.config} {' '.join(options.overrides)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -339,8 +367,8 @@ def main(arguments):
                 note(f"memphis: loss {ours[-1][0]:.4f} in step {len(ours)}")
                 if not compare(ours, config, peer, options):
                     return 1
-            if options.rounds:
-                measure(memphis, peer, config, options)
+            if options.rounds and not measure(memphis, peer, config, options):
+                raise CannotCompare("no run of PyTorch was left")
         except CannotCompare as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -348,6 +376,8 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    # What is killed leaves no files, and no memphis, behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
     sys.exit(main(sys.argv[1:]))

@@ -47,6 +47,8 @@ class Benchmarks(unittest.TestCase):
         self.write("steps/smoke_gpu.out", json.dumps(STEP) + "\n")
         self.write("proxies/bench_grok_mini.out", json.dumps(STEP) + "\n")
         self.write("proxies/bench_grok_mini_of_2.out", json.dumps(STEP) + "\n")
+        self.write("peers/step_rates.out", "a table\n" + json.dumps(
+            {"program": "PyTorch compiled", "config": "c.yaml", "ratio": 1.5, "tokens_per_second": 30000.4}))
         self.write("smoke/run/metrics.jsonl", "\n".join(map(json.dumps, (
             {"step": 100, "validation_loss": 3.0, "elapsed_seconds": 5.0},
             {"step": 500, "validation_loss": 1.25, "elapsed_seconds": 30.4}))))
@@ -59,6 +61,8 @@ class Benchmarks(unittest.TestCase):
             "| `configs/bench_grok_mini.yaml` | one H100 80GB HBM3 | abc123 | 123,457 | 400,000 | 0.51 |",
             "| `configs/bench_grok_mini.yaml`, `batch.micro_batch=2` | one H100 80GB HBM3 | abc123 | 123,457 | 400,000 | "
             "0.51 |"])
+        self.assertEqual(self.rows("rates"), [
+            "| `c.yaml` | PyTorch compiled | one H100 80GB HBM3 | abc123 | 30,000 | 1.50 |"])
         self.assertEqual(self.rows("smoke"), [
             "| `configs/smoke_gpu.yaml` | one H100 80GB HBM3 | abc123 | 500 | 30 s | 1.250 |"])
         self.assertEqual(self.rows("peers"), ["| on a GPU | not measured |  |  |  |  |  |"])
