@@ -2,8 +2,10 @@
 #include "kernels/cpu/gemm.h"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -30,11 +32,11 @@ struct TileShape {
   std::int64_t columns;
 };
 constexpr TileShape kRowTile = {.rows = 512, .columns = 768};
-constexpr TileShape kReductionTile = {.rows = 384, .columns = 384};
-// Where c is fewer than kFewTiles of those, there would be none for some threads: one of 128 x 256
-// would be a single tile. The copy of b then serves 64 rows and not 384.
-constexpr TileShape kSmallReductionTile = {.rows = 64, .columns = 256};
-constexpr std::int64_t kFewTiles = 8;
+// The first shape that gives kFewTiles, or the last: a c of 128 x 256 would be a single tile of the
+// first, which leaves other threads nothing, though the copy of b then serves fewer rows.
+constexpr std::array<TileShape, 3> kReductionTiles = {
+    {{.rows = 384, .columns = 384}, {.rows = 128, .columns = 256}, {.rows = 64, .columns = 256}}};
+constexpr std::int64_t kFewTiles = 4;
 
 // [0, count) in pieces of nearly one size, so that threads end together: as close to `target` as
 // whole pieces come, since one piece of 1.4 targets costs less copying than two of 0.7. A cut
@@ -51,15 +53,20 @@ constexpr std::int64_t largest_piece(std::int64_t target) {
 
 template <class In, class Out>
 TileShape tile_shape(const Gemm<In, Out>& op) {
-  const auto near = [&](TileShape target) -> TileShape {
+  const auto near = [&](const TileShape& target) -> TileShape {
     return {.rows = piece_size(op.m, target.rows), .columns = piece_size(op.n, target.columns)};
   };
   if (op.transpose_a == Transpose::no) {
     return near(kRowTile);
   }
-  const TileShape large = near(kReductionTile);
-  const bool few = ceil_div(op.m, large.rows) * ceil_div(op.n, large.columns) < kFewTiles;
-  return few ? near(kSmallReductionTile) : large;
+  TileShape shape{};
+  for (const TileShape& target : kReductionTiles) {
+    shape = near(target);
+    if (ceil_div(op.m, shape.rows) * ceil_div(op.n, shape.columns) >= kFewTiles) {
+      break;
+    }
+  }
+  return shape;
 }
 
 // Element (row, column) of an operand after its transposition.
@@ -70,14 +77,14 @@ T* element(
                                      : matrix + row * stride + column;
 }
 
-// Whether the kernel takes a as it is stored, along a row or across. Columns a whole number of
-// pages apart would share a few sets of the caches, and be gone before they are read again: with D
-// = 1024 and F = 2048 experts_backward takes 6 % longer if such are not copied.
+// Whether the kernel takes a as it is stored, along a row or across. Columns a page apart or more
+// have a page each, which are more than a processor keeps the addresses of, and those half a page
+// apart share a few sets of the caches: they would be gone before they are read again.
 template <class In, class Out>
 bool reads_where_it_lies(const Gemm<In, Out>& op) {
   constexpr std::int64_t kPage = 4096 / static_cast<std::int64_t>(sizeof(In));
   return std::is_same_v<In, Accumulator<In>> &&
-         (op.transpose_a == Transpose::no || op.lda % kPage != 0);
+         (op.transpose_a == Transpose::no || (op.lda < kPage && op.lda != kPage / 2));
 }
 
 // Copies rows of `count` <= kCount elements that lie `stride` apart into rows of kCount, zero
@@ -376,18 +383,20 @@ std::int64_t num_gemm_tiles(const Gemm<In, Out>& op) {
 template <class In, class Out>
 std::int64_t gemm_tile_scratch_bytes() {
   const auto largest = [](Transpose transpose_a, TileShape target) {
-    return gemm_scratch_bytes(Gemm<In, Out>{.transpose_a = transpose_a,
-                                            .m = largest_piece(target.rows),
-                                            .n = largest_piece(target.columns),
-                                            .k = kDepth,
-                                            .a = nullptr,
-                                            .lda = 0,
-                                            .b = nullptr,
-                                            .ldb = 0,
-                                            .c = nullptr,
-                                            .ldc = 0});
+    return gemm_scratch_bytes(
+        Gemm<In, Out>{.transpose_a = transpose_a,
+                      .m = largest_piece(target.rows),
+                      .n = largest_piece(target.columns),
+                      .k = kDepth,
+                      .a = nullptr,
+                      .lda = std::numeric_limits<std::int64_t>::max(),  // a is copied
+                      .b = nullptr,
+                      .ldb = 0,
+                      .c = nullptr,
+                      .ldc = 0});
   };
-  return std::max(largest(Transpose::no, kRowTile), largest(Transpose::yes, kReductionTile));
+  return std::max(largest(Transpose::no, kRowTile),
+                  largest(Transpose::yes, kReductionTiles.front()));
 }
 
 template <class In, class Out>
