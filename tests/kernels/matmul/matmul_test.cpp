@@ -242,6 +242,36 @@ TEST_P(MatmulThreads, BitsDoNotDependOnTheirNumber) {
   EXPECT_EQ(of_all, bits());
 }
 
+// How a product is cut and which operands are copied follow from the widths, of which a gradient of a
+// weight must not depend: its rows are those that it has beside eight more.
+TEST_P(MatmulThreads, BitsDoNotDependOnTheWidth) {
+  constexpr std::int64_t T = 300;
+  constexpr std::int64_t K = 136;
+  const Stream stream;
+  const Values x = rounded_to(GetParam(), random_normal(T * K, "x"));
+  const DType sums = accumulation_dtype(GetParam());
+  for (const std::int64_t N : {120, 248, 256, 504, 512, 1024, 1160}) {
+    const std::int64_t wide = N + 8;
+    const Values dy_of_all = rounded_to(GetParam(), random_normal(T * wide, "dy"));
+    Values dy;
+    for (std::int64_t t = 0; t < T; ++t) {
+      dy.insert(dy.end(), dy_of_all.begin() + t * wide, dy_of_all.begin() + t * wide + N);
+    }
+    const auto gradient = [&](std::int64_t rows, const Values& from) {
+      const TestTensor dweight({{rows, K}, sums}, Device::cpu);
+      matmul_backward({.dweight_NK = dweight,
+                       .dy_TN = TestTensor({{T, rows}, GetParam()}, Device::cpu, from),
+                       .x_TK = TestTensor({{T, K}, GetParam()}, Device::cpu, x)},
+                      stream);
+      return dweight.bytes(stream);
+    };
+    auto of_all = gradient(wide, dy_of_all);
+    const auto own = gradient(N, dy);
+    of_all.resize(own.size());
+    EXPECT_EQ(own, of_all) << N;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Dtypes,
                          MatmulThreads,
                          testing::Values(DType::f64, DType::f32, DType::bf16),
