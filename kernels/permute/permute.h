@@ -49,7 +49,8 @@ struct ArrivalIndex {
 };
 void arrival_index(const ArrivalIndex& op, Stream stream);
 
-// Two moves, each but for the scale the other's derivative. permute is the dispatch, and the combine's backward:
+// Two moves, each but for the scale the other's derivative. permute is the dispatch, and the
+// combine's backward:
 //   x_RD[r] = scale * x_TD[source[r] / K]
 // unpermute is the combine, and the dispatch's backward, the sum over a token's K rows:
 //   y_TD[t] = sum_k y_RD[slot[t, k]]

@@ -180,6 +180,7 @@ class PyTorch:
         if compute == "auto":
             compute = "bf16" if device == "cuda" else "f32"
         self.dtype = {"bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}[compute]
+        self.config = config
         self.samples = Samples(memphis.documents, fingerprint, config["run"]["seed"],
                                config["batch"]["sequence_length"], config["data"]["held_out"])
         if config["model"]["pad_id"] in self.samples.tokens:
@@ -291,7 +292,7 @@ def compare(ours, config, peer, options):
 def measure(memphis, peer, config, options):
     """Whether there was a run of PyTorch to measure beside."""
     runs = {name: peer.run(config, compiled) for name, compiled in (("eager", False), ("compiled", True))}
-    batches = list(peer.batches(next(iter(runs.values())), config, WARMUP_STEPS + options.steps))
+    batches = list(peer.batches(runs["eager"], config, WARMUP_STEPS + options.steps))
     for name, run in list(runs.items()):
         try:
             peer.tokens_per_second(run, config, batches[:WARMUP_STEPS + 1])  # compiles
@@ -316,7 +317,8 @@ def measure(memphis, peer, config, options):
         if options.json:
             lines.append(json.dumps({"program": label, "config": options.config, "ratio": ratio,
                                      "tokens_per_second": statistics.median(rate)}))
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     return bool(runs)
 
 
@@ -360,9 +362,8 @@ def main(arguments):
             peer = PyTorch(torch, memphis, options.device, options.draws, options.rates_alone)
             print(f"compute {str(peer.dtype).removeprefix('torch.')}, {len(memphis.documents)} documents, "
                   f"{len(peer.samples.tokens)} tokens", flush=True)
-            if options.rates_alone:
-                config = memphis.planned_config()
-            else:
+            config = peer.config
+            if not options.rates_alone:
                 ours, config = memphis.losses()
                 note(f"memphis: loss {ours[-1][0]:.4f} in step {len(ours)}")
                 if not compare(ours, config, peer, options):

@@ -91,8 +91,8 @@ class TrafficCounter {
   struct Passage {
     std::deque<Request> open;  // not all lanes have come yet, from the oldest
     std::uint32_t num_closed = 0;
-    std::array<std::uint32_t, kWarpSize>
-        times{};  // that a lane was here since the warp was together
+    // That a lane was here since the warp was together.
+    std::array<std::uint32_t, kWarpSize> times{};
   };
   using Passages = std::unordered_map<Site, Passage, HashOfSite>;
 
