@@ -4,9 +4,17 @@
 #include <gpu_hopper_barrier.h>
 #include <gpu_warp.h>
 
-// Rings of stages in shared memory, which a producer fills by TMA and warpgroups read. Of a stage's
-// two mbarriers, `full` says that TMA has written it, `empty` that each warp of the readers has read
-// it.
+// Blocks of sm_90a whose first warpgroup produces and whose others consume, and rings of stages in
+// shared memory between them. A stage has two mbarriers:
+//
+//            arrivals a phase                            who waits, and for which parity
+//   full     1, the producer's, with the bytes of TMA    readers, parity()
+//   empty    one of each warp that reads: release()      the producer, parity() ^ 1
+//
+// Either side counts the stages that it has passed, in a RingPlace of its own. Count i is the stage
+// i % kStages in its round i / kStages, and a round is a phase of both mbarriers: readers wait for
+// this round to be full, the producer for the round before to be empty. In round 0 it does not
+// wait, as mbarrier_try_wait says of the phase before the first.
 namespace memphis::kernels::cuda {
 
 constexpr int kWarpgroup = 128;
@@ -19,12 +27,13 @@ class RingPlace {
   static constexpr int kStages = kNumStages;
 
   __device__ __forceinline__ int stage() const { return count_ % kStages; }
-  // That of the place before, of which there has been one.
+  // The stage passed last; at least one has been.
   __device__ __forceinline__ int stage_before() const { return (count_ + kStages - 1) % kStages; }
-  // Of the stage's phase, and of the ring's where it has but one stage.
+  // The round's.
   __device__ __forceinline__ unsigned parity() const {
     return static_cast<unsigned>(count_) / kStages % 2;
   }
+  // That of a single stage which is filled once a count: it turns each time.
   __device__ __forceinline__ unsigned parity_of_one() const {
     return static_cast<unsigned>(count_) % 2;
   }
@@ -37,7 +46,14 @@ class RingPlace {
   int count_ = 0;
 };
 
-// This warp has read what the barrier guards.
+// Which consumer this warpgroup is, from 0 on. As if it were read from a lane, so that the compiler
+// knows that it is the same in all of them.
+__device__ __forceinline__ int consumer_index() {
+  return gpu::shuffle_from(static_cast<int>(threadIdx.x) / kWarpgroup - 1, 0);
+}
+
+// One arrival for this warp, when all of its lanes have done with what the barrier guards: after a
+// wait for products, a barrier or sync_warp.
 __device__ __forceinline__ void release(gpu::Mbarrier* empty) {
   if (gpu::elect_one()) {
     gpu::mbarrier_arrive(empty);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The products of gate and up on sm_90a, forward and backward, with what is done to their results
-// element by element: grouped_matmul_hopper.cu tells of the products themselves.
+// element by element: grouped_matmul_hopper_tile.h tells of the products themselves.
 //   forward   columns of gate and of up are in the same thread: GeGLU and the expert gate
 //   backward  the product gives the gradient of hidden, and GeGLU's derivative makes of it those of
 //             gate and up; these come through the ring as further steps, and the results take their

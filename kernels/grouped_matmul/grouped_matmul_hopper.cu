@@ -1,35 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Products of experts in bf16 on sm_90a.
+// Products of experts in bf16 on sm_90a: y, dx and dweight. The kernel, and how it works, is in
+// grouped_matmul_hopper_tile.h; here is what each product reads and how its tiles end.
 //
-// Tiles. A block stays on its SM for the whole launch and takes tiles of 128 x 256 of c, by turns
-// with the others. Which expert a tile is of, and how many rows it has, it reads from the offsets on
-// the device, so that the host never waits for the counts. Tiles that would leave half of the SMs
-// idle in the last round are halved, which changes no bit of a row.
+// dweight is written or added to by TMA, each element once, so that its bits do not depend on an
+// order.
 //
-// Warpgroups. One produces: a single thread of it fetches both operands by TMA, 64 of the reduction
-// a step, in a ring of four stages. Two consume, 64 rows each, and keep 64 x 256 sums in registers:
-// a step is four wgmmas, and its stage goes back when the next step's have been issued. At the end
-// of a tile the producer runs ahead into the next, and leaves for the consumers which it is.
-//
-// Clusters. Two blocks take neighbouring tiles of the same rows and walk through their steps together:
-// each fetches half of these rows for both, so that 40 KiB a step come from L2 in place of 48. A stage
-// goes back to both producers. Where the tiles across are odd in number, the last one's neighbour has
-// no columns: its block fetches and computes nothing of use.
-//
-// Ragged rows. One map of TMA covers the rows of all experts. A tile that an expert's rows do not
-// fill computes some of the next expert's, which are not stored; where the reduction goes over rows,
-// those past the expert's last are cleared first.
-//
-// Ends of tiles. c goes through shared memory, 64 rows of 128 bytes at a time, and is stored by TMA
-// while the threads go on. dweight is written or added to by TMA, each element once, so that its bits
-// do not depend on an order.
-//
-// Bound by the tensor cores: a step is 512 of their cycles a consumer. 40 KiB a step are 7.1 TB/s from
-// L2 where 132 SMs make 730 TFLOP/s.
-//
-// Source: Zhao et al. 2025, DeepGEMM (persistent grouped products with a producer by TMA); Gale et
-// al. 2022, arXiv:2211.15841.
+// Bound by the tensor cores: a step is 512 of their cycles a consumer. 40 KiB a step are 7.1 TB/s
+// from L2 where 132 SMs make 730 TFLOP/s.
 #include "kernels/grouped_matmul/grouped_matmul_hopper.h"
 
 #include "kernels/grouped_matmul/grouped_matmul_hopper_launch.h"
@@ -120,9 +98,9 @@ class WeightProduct {
     fetch_a<kMajorA>(stage, arguments.dy, full, tile.row, reduction);
     fetch_operand<kMajorB, kTileColumns>(stage.b, arguments.x, full, tile.column, reduction);
   }
-  // 32 columns at a time. Where the tile leaves the weight TMA drops it. A half-warp writes 8 columns
-  // of four rows, which the swizzle puts into the same banks for a row and the next: odd rows write
-  // what is 16 columns away instead, and the four have all banks.
+  // 32 columns at a time. Where the tile leaves the weight TMA drops it. A half-warp writes 8
+  // columns of four rows, which the swizzle puts into the same banks for a row and the next: odd
+  // rows write what is 16 columns away instead, and the four have all banks.
   __device__ __forceinline__ void write(Outbox& outbox, const float (&sums)[kSums]) const {
     const int lane = gpu::lane_id();
     const bool odd = lane / 4 % 2 != 0;

@@ -17,8 +17,42 @@
 #include "kernels/device/hopper_ring.h"
 #include "kernels/launch.h"
 
-// The kernel of all products of experts on sm_90a: what one reads and how its tiles end is its
-// template argument. grouped_matmul_hopper.cu tells how it works.
+// The kernel of all products of experts in bf16 on sm_90a: what one reads and how its tiles end is
+// its template argument, see Product below.
+//
+// Tiles. A block stays on its SM for the whole launch and takes tiles of 128 x 256 of c, by turns
+// with the others. Which expert a tile is of, and how many rows it has, it reads from the offsets
+// on the device, so that the host never waits for the counts. Tiles that would leave half of the
+// SMs idle in the last round are halved, which changes no bit of a row.
+//
+// Warpgroups. One produces: a single thread of it finds tiles and fetches both operands by TMA, 64
+// of the reduction a step. Two consume, 64 rows each, and keep 64 x 256 sums in registers: a step
+// is four wgmmas, and its stage goes back when the next step's have been issued. At the end of a
+// tile the producer runs ahead into the next.
+//
+// Clusters. Two blocks take neighbouring tiles of the same rows and walk through their steps
+// together: each fetches half of these rows for both, so that 40 KiB a step come from L2 in place
+// of 48. Where the tiles across are odd in number, the last one's neighbour has no columns: its
+// block fetches, gives the stages back, and computes nothing.
+//
+//   buffer       KiB      filled, arrivals          read, arrivals
+//   stage[4]     4 x 48   full, 1: this producer    empty, 16: warps of both blocks' consumers
+//   tile[2]               tile_full, 1: the same    tile_empty, 8: warps of this block's
+//   slot[2][2]   4 x 8    Outbox::seal, 128         Outbox::open, when TMA has read it
+//
+// The other block's half of the rows may come to a stage before this block's producer has arrived
+// there: its bytes count at once, and the phase ends with that arrival and what it expects. It does
+// not come before the stage is free here, as this block's warps are among the 16 that it waits for.
+//
+// Ragged rows. One map of TMA covers the rows of all experts. A tile that an expert's rows do not
+// fill computes some of the next expert's, which are not stored; where the reduction goes over
+// rows, those past the expert's last are cleared first.
+//
+// Ends of tiles. c goes through shared memory, 64 rows of 128 bytes at a time, and is stored by TMA
+// while the threads go on.
+//
+// Source: Zhao et al. 2025, DeepGEMM (persistent grouped products with a producer by TMA); Gale et
+// al. 2022, arXiv:2211.15841.
 namespace memphis::kernels::cuda::grouped {
 
 constexpr int kTileRows = 128;     // of c
@@ -49,8 +83,11 @@ constexpr int kSums = kConsumerRows * kTileColumns / kWarpgroup;
 constexpr int kClear = 1;  // of both consumers
 constexpr int kStore = 2;  // + consumer: of its own threads
 
-// Operands of a step, as boxes of rows of 128 bytes under the swizzle: where k is contiguous a box
-// is all rows of the operand, else 64 values of k, one box for each 64 rows.
+// Operands of a step, in rows of 128 bytes under the swizzle, 64 of them to kBoxBytes:
+//   Major::k    of one row of the operand the step's 64 values of k; 64 rows of the operand
+//   Major::mn   of 64 rows of the operand one value of k; the step's 64 values of k
+// TMA brings so much at a time, of a one from each block of the cluster; but all of b in one copy
+// where k is contiguous.
 constexpr int kRowBytes = 128;
 constexpr int kBoxRows = 64;
 constexpr int kBoxBytes = kBoxRows * kRowBytes;
@@ -80,10 +117,10 @@ struct GroupedArguments {
 struct alignas(8) TileOfC {
   int expert = -1;   // past the last tile
   int row = 0;       // in all of c, and in the expert's weight where c is a weight
-  int num_rows = 0;  // of the expert, kTileRows at most
+  int num_rows = 0;  // of c that are there, kTileRows at most; a consumer's: 0 or less if none is
   int column = 0;
-  int reduction = 0;  // elements
-  int first = 0;      // where it begins
+  int reduction = 0;  // elements: of k, or rows of the expert
+  int first = 0;      // of these in the operands: 0, or the expert's first row
 
   __device__ __forceinline__ bool exists() const { return expert >= 0; }
   __device__ __forceinline__ int num_steps() const { return (reduction + kDepth - 1) / kDepth; }
@@ -103,9 +140,12 @@ struct alignas(1024) Shared {
 };
 
 // The tiles that this block takes, expert by expert; of one expert kGroupTiles down before the next
-// across. If those that are left for the last round would leave half of the blocks idle, each goes to
-// two: half of its rows are those of one consumer, which fills the tensor cores alone in half of the
-// time. Not so of a weight, whose consumers clear operands together.
+// across. Both blocks of a cluster have the same indices, and differ in the column alone.
+//
+// If those that are left for the last round would leave half of the clusters idle, each goes to two
+// of them, 64 rows each: those of one consumer, which fills the tensor cores alone in half of the
+// time. From first_halved_ on two indices stand for a tile, and a cluster has one of them at most.
+// Not so of a weight, whose consumers clear operands together.
 class Tiles {
  public:
   __device__ __forceinline__ explicit Tiles(const GroupedArguments& arguments)
@@ -136,7 +176,7 @@ class Tiles {
     for (; expert_ < arguments_.num_experts; ++expert_) {
       const int first = arguments_.offsets_E1[expert_];
       const int rows = arguments_.offsets_E1[expert_ + 1] - first;
-      // Nothing is added to the weight of an expert without rows: no tiles. Zeros are written to it.
+      // Nothing is added to the weight of an expert without rows: no tiles. But zeros are written.
       const bool in_c = rows > 0 || arguments_.write;
       const int c_rows = !weights ? rows : in_c ? arguments_.weight_rows : 0;
       const int down = tiles_down(c_rows);
@@ -148,7 +188,7 @@ class Tiles {
         const int group_tiles = std::min(down - group * kGroupTiles, int{kGroupTiles});
         const int row = (group * kGroupTiles + in_group % group_tiles) * kTileRows + first_row;
         if (row >= c_rows) {
-          break;  // the second half of few rows, and a block's last
+          break;  // a half without rows; after a half this cluster has no tile any more
         }
         return {.expert = expert_,
                 .row = weights ? row : first + row,
@@ -176,6 +216,29 @@ class Tiles {
   int expert_ = 0;
   int first_index_ = 0;  // of the expert's tiles
 };
+
+// ---- what a product is
+//
+// The kernel's template argument: grouped_matmul_hopper.cu has two, kernels/experts two more.
+//
+//   Arguments         a struct: the kernel's parameter. `grouped` is a member; TMA reads maps there
+//   kMajorA, kMajorB  what is contiguous in an operand: k, or its rows
+//   kOverRows         the reduction goes over an expert's rows, and c is its weight
+//   kLastSteps        how many further steps the ring brings to the end of a tile; may be 0
+//
+// Static, called by the producer's thread; what is expected of `full` must come to it:
+//   fetch(arguments, stage, full, tile, reduction)
+//       a step's operands from element `reduction` on: a whole Stage, half of a for both blocks
+//   fetch_last(arguments, stage, full, tile, step)
+//       with kLastSteps: the size of Stage::b, for this block alone
+//
+// Called by all 128 threads of a consumer, whose own tile.row and tile.num_rows are:
+//   Product(arguments, tile)
+//       while the tile's last products run: reads what its end needs of global memory
+//   write(outbox, sums)
+//       without kLastSteps: stores c
+//   replace(stage, sums, step, consumer), then send(outbox, stage, step, consumer)
+//       with kLastSteps: puts results where fetch_last's bytes are, then has them stored from there
 
 // ---- the producer
 
@@ -263,8 +326,10 @@ class Outbox {
         barrier_(kStore + consumer),
         warp_(gpu::shuffle_from(gpu::warp_id() % kWarpsOfGroup, 0)) {}
 
-  // The next slot, which is read no more. All threads call these.
+  // All threads of the warpgroup call these: open, then seal when the slot is written, then send.
+  // The next slot, which is read no more, by TMA or by threads (send_columns).
   __device__ __forceinline__ unsigned char* open() {
+    static_assert(kSlots == 2);
     turn_ ^= 1;
     wait_read<kSlots - 1>();
     return slots_[turn_].bytes;
@@ -298,8 +363,8 @@ class Outbox {
 
  private:
   // Always the same thread. A shuffle tells the compiler that all lanes are of one warp: after a
-  // branch that might part them it forms no descriptor in uniform registers, and each step would have
-  // them moved there, a word at a time.
+  // branch that might part them it forms no descriptor in uniform registers, and each step would
+  // have them moved there, a word at a time.
   __device__ __forceinline__ bool is_storing() const { return warp_ == 0 && gpu::elect_one(); }
 
   Slot (&slots_)[kSlots];
@@ -358,9 +423,9 @@ struct Rows {
   int columns;
 };
 
-// 64 columns of a consumer's rows of c, which lie sealed at `written`. TMA stores them where all are
-// of one expert; else what comes after the expert's last row is the next one's, which TMA cannot
-// know, and threads copy them.
+// 64 columns of a consumer's rows of c, which lie sealed at `written`. TMA stores them where all
+// are of one expert; else what comes after the expert's last row is the next one's, which TMA
+// cannot know, and threads copy them.
 template <class Store>
 __device__ __forceinline__ void send_columns(const Outbox& outbox,
                                              const unsigned char* written,
@@ -416,7 +481,7 @@ class Consumer {
   __device__ __forceinline__ Consumer(const Arguments& arguments, Shared& shared)
       : arguments_(arguments),
         shared_(shared),
-        consumer_(gpu::shuffle_from(static_cast<int>(threadIdx.x) / kWarpgroup - 1, 0)),
+        consumer_(consumer_index()),
         outbox_(shared.slot[consumer_], consumer_),
         a_(gpu::wgmma_descriptor(&shared.stage[0].a[consumer_ * kConsumerRows * kDepth],
                                  Swizzle::bytes_128,
@@ -428,6 +493,8 @@ class Consumer {
     for (TileOfC tile = next(); tile.exists(); tile = next()) {
       tile.row += consumer_ * kConsumerRows;
       tile.num_rows -= consumer_ * kConsumerRows;
+      // With nothing to compute the stages are waited for and given back all the same. Of a weight
+      // a consumer without rows computes, as the barrier in clear() is of both.
       const bool is_beyond = tile.column >= arguments_.grouped.columns;
       if (is_beyond || (!Product::kOverRows && tile.num_rows <= 0)) {
         pass_over(tile.num_steps() + Product::kLastSteps);
@@ -446,8 +513,8 @@ class Consumer {
   }
 
  private:
-  // What the producer has found. It is the same in all lanes, as shuffles tell the compiler: it lets
-  // products run on from step to step only where it knows that no lane goes another way.
+  // What the producer has found. It is the same in all lanes, as shuffles tell the compiler: it
+  // lets products run on from step to step only where it knows that no lane goes another way.
   __device__ __forceinline__ TileOfC next() {
     gpu::mbarrier_wait(&shared_.tile_full[turn_.stage()], turn_.parity());
     TileOfC tile = shared_.tile[turn_.stage()];
@@ -461,9 +528,9 @@ class Consumer {
     return tile;
   }
 
-  // To all blocks of the cluster, which fetch into it.
+  // To all blocks of the cluster, which fetch into it: an arrival of this warp at each of them.
   __device__ __forceinline__ void release_stage(int stage) {
-    gpu::sync_warp();
+    gpu::sync_warp();  // all lanes have read it
     if (gpu::lane_id() < kCluster) {
       gpu::mbarrier_arrive_at(&shared_.empty[stage], gpu::lane_id());
     }
@@ -522,8 +589,8 @@ class Consumer {
     gpu::wgmma_commit();
   }
 
-  // What a product makes of a last step takes its place in the stage and is stored from there, so
-  // that a stage goes back a step late.
+  // The product puts its results in the stage, where what the step brought was, and TMA stores them
+  // from there: a stage goes back a step later, when TMA has read it.
   __device__ __forceinline__ void finish(Product& product) {
     int before = 0;
 #pragma unroll
@@ -545,8 +612,9 @@ class Consumer {
   }
 
   // Rows past the expert's last are the next one's, or were never written: as zeros they add
-  // nothing. Of both operands, as NaN times zero is none. Both consumers read all of b. A warp clears
-  // a box, of which these rows are one stretch: a swizzle stays within a row.
+  // nothing. In both operands, as NaN times zero is NaN. Both consumers read all of b, so that
+  // their warps clear the stage's 6 boxes together, one each. In a box values of k from `left` on
+  // are one stretch: a swizzle stays within a row.
   __device__ __forceinline__ void clear(Stage& stage, int left) {
     constexpr int kBoxes = static_cast<int>(sizeof(Stage)) / kBoxBytes;
     static_assert(kBoxes <= kReaders, "each box has a warp");
