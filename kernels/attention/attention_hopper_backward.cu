@@ -46,8 +46,7 @@ namespace {
 
 constexpr int kStages = Place::kStages;
 constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-// What the warps of the consumers arrive with when they have read a tile.
-constexpr int kReaders = kConsumers * kWarpsOfGroup;
+constexpr int kReaders = kConsumers * kWarpsOfGroup;  // warps, each of which gives a stage back
 
 // A thread has 168 registers at the launch. A consumer holds 128 sums, 32 scores, and 32
 // gradients of probabilities or of queries.
@@ -66,18 +65,37 @@ struct BackwardMaps {
   TensorMap value;
 };
 
-// Of a step: a query of the tile does not see one of the keys; the next step is another item's.
-constexpr unsigned kMaskedStep = 1;
-constexpr unsigned kLastStep = 2;
+// Flags of a step.
+constexpr unsigned kMaskedStep = 1;  // some query of the tile does not see some key of the item's
+constexpr unsigned kLastStep = 2;    // of its item
 
+// 212 KiB. Who writes a buffer, who reads it, and what is between them:
+//
+//   buffer           written by               read by          full, arrivals    empty, arrivals
+//   ticket[s]        load, a ticket           all              ticket_full, 1    ticket_empty, 9
+//   key, value and
+//     first_query    TMA, an item             consumers        keys_full, 1      keys_empty, 8
+//   query[s], rows[s]
+//     and step[s]    TMA and load, a step     consumers        query_full, 1     query_empty, 8
+//   dout[s]          TMA, a step              consumers        dout_full, 1      query_empty
+//   probability      the warp, a step         the same warp    kOwn + consumer   its wait for dv
+//   dscore[s]        both consumers, a step   both consumers   kScores           kScores, a step on
+//   dquery[c]        consumer c, a step       add_up           dquery_full, 4    dquery_empty, 1
+//
+// 8 are the warps of the consumers, 9 those and add_up, 4 the warps of one consumer; 1 is the one
+// thread of load (with the bytes that it expects) or of add_up. kOwn + consumer is of 128 threads,
+// kScores of 256. Rings of tickets and of steps are counted apart, see hopper_ring.h.
+// Of a left operand a warp of a wgmma reads the 16 rows that its part of the result has: of
+// probabilities those that it wrote itself, so that its own wait frees them. So it is with dk's
+// gradients of scores; but dq's rows are queries, and for it each warp reads what all have written.
 struct alignas(1024) Shared {
-  Tile<kKeys> key;
-  Tile<kKeys> value;
-  Tile<kQueries> query[kStages];
-  Tile<kQueries> dout[kStages];
-  bf16 probability[kKeys][kQueries];      // transposed; rows of 128 bytes under the swizzle
-  bf16 dscore[kStages][kKeys][kQueries];  // the same
-  float dquery[kConsumers][kConsumerPart];
+  Tile<kKeys> key;                          // 32 KiB
+  Tile<kKeys> value;                        // 32 KiB
+  Tile<kQueries> query[kStages];            // 2 x 16 KiB
+  Tile<kQueries> dout[kStages];             // 2 x 16 KiB
+  bf16 probability[kKeys][kQueries];        // 16 KiB; transposed, rows of 128 bytes, swizzled
+  bf16 dscore[kStages][kKeys][kQueries];    // 2 x 16 KiB, the same
+  float dquery[kConsumers][kConsumerPart];  // 2 x 16 KiB, in the order of accumulators
   QueryRows rows[kStages];
   int first_query[kKeys];  // that sees a key
   struct {
@@ -90,13 +108,14 @@ struct alignas(1024) Shared {
   gpu::Mbarrier ticket_empty[kStages];
   gpu::Mbarrier keys_full;
   gpu::Mbarrier keys_empty;
-  gpu::Mbarrier query_full[kStages];   // with its rows and what there is to know of the step
-  gpu::Mbarrier query_empty[kStages];  // and dout
+  gpu::Mbarrier query_full[kStages];
+  gpu::Mbarrier query_empty[kStages];
   gpu::Mbarrier dout_full[kStages];
   gpu::Mbarrier dquery_full[kConsumers];
   gpu::Mbarrier dquery_empty[kConsumers];
 };
 static_assert(kQueries * sizeof(bf16) == kRowBytes);
+static_assert(kStages == 2, "dscore is read for one step more; dquery's parity is the stage");
 
 // In 32 bits: 64 take a call to divide.
 __device__ __forceinline__ int heads_of_group(const BackwardArguments& arguments) {
@@ -153,8 +172,8 @@ struct Step {
   }
 };
 
-// A tile of queries, or a row of its statistics, among those of all heads: in 32 bits, of which the
-// producers have few.
+// The number of a step's tile of queries among those of all sequences and heads. In 32 bits: the
+// threads that call it have 24 registers.
 __device__ __forceinline__ int query_tile(const BackwardArguments& arguments,
                                           const Item& item,
                                           const Step& step) {
@@ -283,30 +302,25 @@ class Consumer {
   __device__ __forceinline__ Consumer(const BackwardArguments& arguments, Shared& shared)
       : arguments_(arguments),
         shared_(shared),
-        consumer_(gpu::shuffle_from(static_cast<int>(threadIdx.x) / kWarpgroup - 1, 0)),
-        key_(gpu::wgmma_descriptor(
-            &shared.key.half[0][consumer_ * kConsumerKeys], Swizzle::bytes_128, 16, 1024)),
-        value_(gpu::wgmma_descriptor(
-            &shared.value.half[0][consumer_ * kConsumerKeys], Swizzle::bytes_128, 16, 1024)),
-        key_columns_(gpu::wgmma_descriptor(
-            &shared.key.half[consumer_], Swizzle::bytes_128, Tile<kKeys>::kHalfBytes, 1024)),
-        query_(gpu::wgmma_descriptor(
-            &shared.query, Swizzle::bytes_128, Tile<kQueries>::kHalfBytes, 1024)),
-        dout_(gpu::wgmma_descriptor(
-            &shared.dout, Swizzle::bytes_128, Tile<kQueries>::kHalfBytes, 1024)),
-        probability_(gpu::wgmma_descriptor(
-            &shared.probability[consumer_ * kConsumerKeys], Swizzle::bytes_128, 16, 1024)),
-        dscore_(gpu::wgmma_descriptor(&shared.dscore, Swizzle::bytes_128, 16, 1024)) {}
+        consumer_(consumer_index()),
+        key_(rows_descriptor(&shared.key.half[0][consumer_ * kConsumerKeys], kLeadingUnused)),
+        value_(rows_descriptor(&shared.value.half[0][consumer_ * kConsumerKeys], kLeadingUnused)),
+        key_columns_(rows_descriptor(&shared.key.half[consumer_], Tile<kKeys>::kHalfBytes)),
+        query_(rows_descriptor(&shared.query, Tile<kQueries>::kHalfBytes)),
+        dout_(rows_descriptor(&shared.dout, Tile<kQueries>::kHalfBytes)),
+        probability_(
+            rows_descriptor(&shared.probability[consumer_ * kConsumerKeys], kLeadingUnused)),
+        dscore_(rows_descriptor(&shared.dscore, kLeadingUnused)) {}
 
   __device__ __forceinline__ void run() {
     for (Place tickets;; tickets.advance()) {
       gpu::mbarrier_wait(&shared_.ticket_full[tickets.stage()], tickets.parity());
-      const int& ticket = shared_.ticket[tickets.stage()];
+      const int& ticket = shared_.ticket[tickets.stage()];  // read at each use, as Item is below
       if (gpu::shuffle_from(ticket, 0) >= arguments_.plan.num_items) {
         return;
       }
       form_sums(Item(arguments_, ticket), tickets);
-      finish(Item(arguments_, ticket));  // again: there are no registers for it meanwhile
+      finish(Item(arguments_, ticket));  // formed again: there are no registers for it meanwhile
       gpu::sync_warp();                  // all lanes have read the ticket
       release(&shared_.ticket_empty[tickets.stage()]);
     }
@@ -319,6 +333,7 @@ class Consumer {
       dkey_[i] = 0.0F;
       dvalue_[i] = 0.0F;
     }
+    // Not summed up, but inputs of the first wgmma all the same: they may not be undefined.
 #pragma unroll
     for (int i = 0; i < kScoresOfThread; ++i) {
       score_[i] = 0.0F;
@@ -348,7 +363,15 @@ class Consumer {
     }
   }
 
-  // Begins with the scores of the tile, and ends with those of the next.
+  // s = k q^T, p = e^(logit of s - lse), dp = v dout^T and ds = p (dp - delta) dlogit/ds, of this
+  // consumer's 64 keys by 64 queries. s is there at the start, and the next step's at the end.
+  //
+  //   tensor cores                       meanwhile
+  //   dp                                 p of s, to shared memory
+  //   dv += p^T dout, s of the next      ds of p and dp, to shared memory
+  //   (both consumers' ds are there)
+  //   dq = ds k                          nothing
+  //   dk += ds^T q                       dq to shared memory, for add_up
   template <bool kMasked>
   __device__ __forceinline__ void take_step(bool is_last) {
     const Place place = place_;
@@ -369,14 +392,15 @@ class Consumer {
       gpu::wgmma_fence(score_);
       issue_scores(place_.stage());
     }
-    // Both consumers' gradients of scores are there. They lie in two stages: when one consumer
-    // writes a stage again, the other has come here since, and has read it.
+    // Both consumers' gradients of scores are there. They lie in two stages: before a consumer
+    // writes this one again it passes the next step's barrier, to which the other comes when its
+    // products of this step are done. All have read rows[stage] too, which is released below.
     gpu::sync_named(kScores, kConsumers * kWarpgroup);
     gpu::wgmma_fence(dkey_, gradient_);
     issue_dqueries(place.stage());
     issue_dkeys(place.stage());
-    // With dq the product of probabilities is done, which the next step overwrites. That of dk runs
-    // while dq is written.
+    // All but dk's product, which runs while dq is written, are done: dv's, whose probabilities the
+    // next step overwrites, and the next scores.
     gpu::wgmma_wait<1>(dvalue_, gradient_, score_);
     hand_on_dqueries(place.stage());
     gpu::wgmma_wait<0>(dkey_);
@@ -542,7 +566,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void hand_on_dqueries(int stage) {
-    // There is one stage of them: its parity turns with each step, as the other rings' stage does.
+    // There is one stage of them, whose parity turns with each step, as the stage of two does.
     const unsigned parity = static_cast<unsigned>(stage);
     gpu::mbarrier_wait(&shared_.dquery_empty[consumer_], parity ^ 1U);
     float* const own = shared_.dquery[consumer_] + threadIdx.x % kWarpgroup * 4;
@@ -638,14 +662,15 @@ class Consumer {
   const BackwardArguments& arguments_;
   Shared& shared_;
   int consumer_;
-  std::uint64_t key_;
-  std::uint64_t value_;
-  std::uint64_t key_columns_;
-  std::uint64_t query_;
-  std::uint64_t dout_;
-  std::uint64_t probability_;
-  std::uint64_t dscore_;
-  Place place_;
+  // Operands of products; what has stages, of stage 0.
+  std::uint64_t key_;          // left of s: this consumer's rows
+  std::uint64_t value_;        // left of dp: the same
+  std::uint64_t key_columns_;  // right of dq: all rows, this consumer's 64 columns
+  std::uint64_t query_;        // right of s, and of dk with its rows as k
+  std::uint64_t dout_;         // right of dp, and of dv with its rows as k
+  std::uint64_t probability_;  // left of dv: this consumer's rows
+  std::uint64_t dscore_;       // left of dk, from this consumer's rows on, and of dq with rows as k
+  Place place_;                // of the step
   float dkey_[kSumsOfThread];
   float dvalue_[kSumsOfThread];
   float score_[kScoresOfThread];

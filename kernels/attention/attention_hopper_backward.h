@@ -43,10 +43,10 @@ constexpr int hopper_key_tiles_before(int tile, int first, int last, int band) {
   return (band_first > first ? band_first - first : 0) + newest - tile;
 }
 
-// Four items for each of the 132 multiprocessors of an H100, the long ones first, end within 2 to 8 %
-// of each other, two within 27 %. Where tiles of keys are fewer, as those of one key/value head,
-// they are sliced. A slice has eight steps or more, which pay for handing on the sums. Not asked of
-// the device: bits would depend on it.
+// Four items for each of the 132 multiprocessors of an H100, the long ones first, end within 2 to
+// 8 % of each other, two within 27 %. Where tiles of keys are fewer, as those of one key/value
+// head, they are sliced. A slice has eight steps or more, which pay for handing on the sums. Not
+// asked of the device: bits would depend on it.
 constexpr HopperBackwardPlan hopper_backward_plan(const AttentionShape& shape) {
   constexpr std::int64_t kMultiprocessors = 132;
   constexpr std::int64_t kItemsWanted = 4 * kMultiprocessors;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The small passes around Hopper's backward kernel of attention: what is the same for all tiles of a
-// row, computed once, and the rounding of dq. Bound by memory; most of it is dq's sums, 4 bytes an
-// element read for 2 written.
+// The small passes around Hopper's backward kernel of attention: what is the same for all tiles of
+// a row, computed once, and the rounding of dq. Bound by memory; most of it is dq's sums, 4 bytes
+// an element read for 2 written.
 #include <algorithm>
 #include <climits>
 #include <cmath>

@@ -7,15 +7,29 @@
 // cuts, the interior, which needs none, and those in which documents begin.
 //
 // Warpgroups. One produces: a single thread of it fetches queries, keys and values by TMA. Two
-// consume, 64 queries each, with scores, probabilities and results in registers, and take those
-// that the producer leaves over. Keys and values have a ring of two stages each. Of a stage's two
-// mbarriers, `full` says that TMA has written it, `empty` that each warp of the consumers has read
-// it.
+// consume, 64 queries each: scores s = q k^T, probabilities p and results o = p v stay in their
+// registers, of which they have those that the producer does without.
 //
-// Turns. A consumer issues two products at once, the scores of a tile and the probabilities of the
-// tile before times its values. It waits for the first, and makes the next probabilities while the
-// second runs. The consumers issue in turns, by a named barrier each: while one makes
-// probabilities, the tensor cores have the other's products.
+//   buffer      KiB      filled, arrivals   read, arrivals   a phase        read until
+//   query       32       query_full, 1      query_empty, 8   an item        its last scores
+//   key[2]      2 x 32   key_full, 1        key_empty, 8     every second   the tile's scores
+//   value[2]    2 x 32   value_full, 1      value_empty, 8   tile           its product, a step on
+//   out[2]      2 x 16   named barrier kStore + consumer     an item        TMA has stored it
+//
+// 1 is the producer, with the bytes that TMA brings; 8 are the warps of both consumers.
+//
+// Turns. A consumer issues two products at once, the scores of tile i and p v of tile i - 1, and
+// makes p of tile i while the second runs. The consumers issue in turns, so that the tensor cores
+// have one's products while the other makes probabilities:
+//
+//   tensor cores   s(i) p v(i-1) of 0 | s(i) p v(i-1) of 1 | s(i+1) p v(i) of 0 | ...
+//   consumer 0                          p(i)               |                      p(i+1)
+//   consumer 1     p(i-1)             |                      p(i)               | ...
+//
+// Barrier kTurn + c is of 256 threads: those of consumer c wait there, the other's arrive when they
+// have issued. A tile takes a turn of each; an item's last p v is issued out of turn. Consumer 1
+// arrives once more before its first, so that the first turn is 0's, which waits once more at the
+// end: the barrier is left as it was.
 //
 // Softmax. A cap bounds logits from both sides, so that any fixed offset of a certain range keeps
 // all exponentials and their sum within f32 (see hopper_lowest_offset): the first tile chooses one,
@@ -55,8 +69,7 @@ constexpr int kStages = Place::kStages;
 constexpr int kConsumers = 2;
 constexpr int kConsumerQueries = kQueries / kConsumers;
 constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-// What the warps of the consumers arrive with when they have read a tile.
-constexpr int kReaders = kConsumers * kWarpsOfGroup;
+constexpr int kReaders = kConsumers * kWarpsOfGroup;  // warps, each of which gives a stage back
 
 // A thread has 168 registers at the launch; a consumer holds 64 scores, 64 results and 32
 // registers of probabilities.
@@ -65,8 +78,8 @@ constexpr int kConsumerRegisters = 240;
 static_assert(registers_suffice(kProducerRegisters, kConsumers, kConsumerRegisters));
 
 // Named barriers; 0 is the block's.
-constexpr int kTurn = 1;                    // + consumer: it may issue its products
-constexpr int kStore = kTurn + kConsumers;  // + consumer: of its own threads
+constexpr int kTurn = 1;                    // + consumer: it may issue its products; 256 threads
+constexpr int kStore = kTurn + kConsumers;  // + consumer: of its own threads; 128
 
 struct alignas(1024) Shared {
   Tile<kQueries> query;
@@ -203,9 +216,11 @@ __device__ __forceinline__ void produce(const AttentionArguments<bf16>& argument
 
 // ---- probabilities
 
-// What probabilities are relative to: the largest logit so far, or that of the first tile, kept
-// within what the cap's bounds allow, and from then on the same. With the first a row that sees one
-// key has a probability of exactly 1.
+// What probabilities are relative to.
+//   running  the largest logit so far; where it grows, results are rescaled. A row that sees one
+//            key has a probability of exactly 1.
+//   first    of a row's first tile: its largest logit, kept within what the cap's bounds allow
+//   fixed    of its other tiles: what `first` chose
 enum class Offset { running, first, fixed };
 
 // A consumer thread's part of its item: of two rows (see gpu::wgmma), with i / 2 % 2 the row of
@@ -216,8 +231,8 @@ struct Rows {
   float result[kHopperWidth / 2];
   std::uint32_t probability[kKeys / 16][4];
   float sum[2];
-  float offset[2];  // in units of ln 2
-  float factor[2];  // of the score without a cap; else c = cap * tau * log2(e)
+  float offset[2];  // in units of ln 2, as logits are
+  float factor[2];  // without a cap logit / score; with one c = cap * tau * log2(e), its bound
   int first_key[2];
   int last_key[2];
 
@@ -237,6 +252,7 @@ struct Rows {
     for (int i = 0; i < kHopperWidth / 2; ++i) {
       result[i] = 0.0F;
     }
+    // Not summed up, but inputs of the first wgmma all the same: they may not be undefined.
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
       score[i] = 0.0F;
@@ -248,9 +264,9 @@ struct Rows {
     return first_query + warp * 16 + gpu::lane_id() / 4 + half * 8;
   }
 
-  // With a cap: scores become logits in units of ln 2, less `less`; see soft_cap.h. `slope` is
-  // 2 log2(e) scale / cap.
-  __device__ __forceinline__ void score_to_logit(float slope, const float (&less)[2]) {
+  // With a cap: scores become logits relative to `base`, in units of ln 2; see soft_cap.h. `slope`
+  // is 2 log2(e) scale / cap.
+  __device__ __forceinline__ void score_to_logit(float slope, const float (&base)[2]) {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 4) {
       float r[4];
@@ -261,7 +277,7 @@ struct Rows {
       gpu::soft_cap_tails(r);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        score[i + j] = fmaf(r[j], -2.0F * factor[j / 2], factor[j / 2] - less[j / 2]);
+        score[i + j] = fmaf(r[j], -2.0F * factor[j / 2], factor[j / 2] - base[j / 2]);
       }
     }
   }
@@ -293,8 +309,17 @@ struct Rows {
     return bits;
   }
 
-  // Scores of the tile of keys from `first` on become probabilities; what `result` is to be
-  // multiplied with for a running offset is left in `rescale`.
+  // The offset that a row keeps, given the largest logit of its first tile. Where it sees no key of
+  // that tile (-inf), one near 0: far from its logits it would cost them bits.
+  static __device__ __forceinline__ float fixed_offset(float largest, float c, int num_keys) {
+    const float lowest = hopper_lowest_offset(c, log2f(static_cast<float>(num_keys)));
+    const float wanted = largest == -INFINITY ? 0.0F : largest;
+    return fmaxf(fminf(wanted, hopper_highest_offset(c)), lowest);
+  }
+
+  // Scores of the tile of keys from `first` on become probabilities, and are added to `sum`. With a
+  // running offset `rescale` becomes what `result` is to be multiplied with; with a fixed one it is
+  // not written.
   template <bool kMasked, Offset kOffset>
   __device__ __forceinline__ void softmax(const AttentionHead<bf16>& head,
                                           int first,
@@ -314,11 +339,11 @@ struct Rows {
         sum[i / 2 % 2] += score[i];
       }
     } else {
-      // Without a cap a logit is its score times a factor above 0, which the largest one takes now,
-      // and the others in the exponent.
+      // With a cap `score` holds logits from here on. Without one it keeps scores: a logit is that
+      // times `unit`, above 0, which the largest one takes here and each in its exponent.
       if constexpr (kCapped) {
-        const float nothing[2] = {0.0F, 0.0F};
-        score_to_logit(slope, nothing);
+        const float zero[2] = {0.0F, 0.0F};
+        score_to_logit(slope, zero);
       }
       const float unit[2] = {kCapped ? 1.0F : factor[0], kCapped ? 1.0F : factor[1]};
       float largest[2] = {-INFINITY, -INFINITY};
@@ -327,31 +352,28 @@ struct Rows {
         score[i] = hide(i, score[i], -INFINITY);
         largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], score[i]);
       }
-      float less[2];
+      float base[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         largest[half] = fmaxf(offset[half], row_max(largest[half]) * unit[half]);
         if constexpr (kOffset == Offset::first) {
-          const float lowest =
-              hopper_lowest_offset(factor[half], log2f(static_cast<float>(head.num_keys())));
-          // Far from the logits it would cost them bits: without a key so far, near 0.
-          const float near = largest[half] == -INFINITY ? 0.0F : largest[half];
-          largest[half] = fmaxf(fminf(near, hopper_highest_offset(factor[half])), lowest);
+          largest[half] = fixed_offset(largest[half], factor[half], head.num_keys());
         }
-        less[half] = largest[half] == -INFINITY ? 0.0F : largest[half];  // no key so far
-        rescale[half] = gpu::exp2_approx(offset[half] - less[half]);
+        base[half] = largest[half] == -INFINITY ? 0.0F : largest[half];  // no key so far
+        rescale[half] = gpu::exp2_approx(offset[half] - base[half]);
         offset[half] = largest[half];
         sum[half] *= rescale[half];
       }
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i) {
-        score[i] = gpu::exp2_approx(fmaf(score[i], unit[i / 2 % 2], -less[i / 2 % 2]));
+        score[i] = gpu::exp2_approx(fmaf(score[i], unit[i / 2 % 2], -base[i / 2 % 2]));
         sum[i / 2 % 2] += score[i];
       }
     }
   }
 
-  // When nothing reads the last tile's probabilities any more.
+  // What softmax has left in `score`, rounded, becomes the left operand of p v: no product reads
+  // the one before any more.
   template <Offset kOffset>
   __device__ __forceinline__ void take_probabilities(const float (&rescale)[2]) {
     if constexpr (kOffset == Offset::running) {
@@ -378,13 +400,12 @@ class Consumer {
       : arguments_(arguments),
         maps_(maps),
         shared_(shared),
-        consumer_(gpu::shuffle_from(static_cast<int>(threadIdx.x) / kWarpgroup - 1, 0)),
+        consumer_(consumer_index()),
         slope_(2.0F * kLog2E * (arguments.scale / arguments.cap)),
-        query_(gpu::wgmma_descriptor(
-            &shared.query.half[0][consumer_ * kConsumerQueries], Swizzle::bytes_128, 16, 1024)),
-        key_(gpu::wgmma_descriptor(&shared.key, Swizzle::bytes_128, 16, 1024)),
-        value_(gpu::wgmma_descriptor(
-            &shared.value, Swizzle::bytes_128, Tile<kKeys>::kHalfBytes, 1024)) {}
+        query_(
+            rows_descriptor(&shared.query.half[0][consumer_ * kConsumerQueries], kLeadingUnused)),
+        key_(rows_descriptor(&shared.key, kLeadingUnused)),
+        value_(rows_descriptor(&shared.value, Tile<kKeys>::kHalfBytes)) {}
 
   __device__ __forceinline__ void run() {
     if (consumer_ == 1) {
@@ -416,7 +437,7 @@ class Consumer {
     gpu::mbarrier_wait(&shared_.query_full, query_parity_);
     query_parity_ ^= 1U;
 
-    // The last tile, with nothing to multiply yet.
+    // The newest tile comes first: there are no probabilities of one before it.
     float rescale[2];
     take_turn();
     gpu::mbarrier_wait(&shared_.key_full[place_.stage()], place_.parity());
@@ -455,7 +476,8 @@ class Consumer {
     store(head, first_query);
   }
 
-  // Scores of this tile, while the values of the one before are added.
+  // Scores and probabilities of this tile, beside p v of the one before, whose values have been
+  // waited for. In the end place_ is the next tile's, and stage_before() this one's.
   template <bool kMasked, Offset kOffset>
   __device__ __forceinline__ void step(const AttentionHead<bf16>& head, int tile) {
     take_turn();
@@ -498,10 +520,11 @@ class Consumer {
     gpu::wgmma_commit();
   }
 
-  // Values of the tile whose scores have become probabilities, which the next products take. They
-  // are fetched before the next tile's keys, so that nobody waits longer for having them here. What
-  // this place is for: the wait's branch has all exponentials before it, and the wait for products
-  // behind it. Without it the assembler puts that wait first, and the tensor cores' time is lost.
+  // Waits for the values that the next step multiplies by this tile's probabilities. It would do to
+  // wait there; they are fetched before the next tile's keys, so that it costs no time here. It is
+  // here for the assembler: the wait is a branch, so that all exponentials come before it and the
+  // wait for products (wgmma_wait<0>) after it. Without a branch between them the assembler puts
+  // that wait first, and the tensor cores have nothing to do during the exponentials.
   __device__ __forceinline__ void await_values() {
     gpu::pin_registers(rows_.score);
     gpu::mbarrier_wait(&shared_.value_full[place_.stage()], place_.parity());
@@ -534,7 +557,7 @@ class Consumer {
       }
     }
 
-    // The last store has read the tile.
+    // The store of the item before has read the tile.
     Tile<kConsumerQueries>& tile = shared_.out[consumer_];
     if (is_storing()) {
       gpu::tma_wait_read<0>();
@@ -574,9 +597,9 @@ class Consumer {
   Shared& shared_;
   int consumer_;
   float slope_;
-  std::uint64_t query_;
-  std::uint64_t key_;
-  std::uint64_t value_;
+  std::uint64_t query_;  // left operand of scores: this consumer's rows
+  std::uint64_t key_;    // right operand of scores, of stage 0
+  std::uint64_t value_;  // right operand of results, of stage 0
   unsigned query_parity_ = 0;
   Place place_;  // of the next tile
   Rows<kCapped> rows_;

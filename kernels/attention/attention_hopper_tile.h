@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include <gpu_hopper_tma.h>
+#include <gpu_hopper_wgmma.h>
 
 #include "kernels/attention/attention_gpu.h"
 #include "kernels/device/hopper_ring.h"
@@ -23,8 +24,17 @@ struct Tile {
   static constexpr int kHalfBytes = kRows * kRowBytes;
 };
 
-// [B, S, heads, 128] as boxes of `rows` positions, half a head behind the other. Positions past S are
-// read as zeros and not written.
+// What lies in such rows, as an operand of wgmma. `leading_bytes` is from one 64 of m or n to the
+// next where these are contiguous (Major::mn): kHalfBytes in a tile. It is not used where k is
+// contiguous, nor where 64 are all: one descriptor then serves products of either kind.
+constexpr int kLeadingUnused = kChunkBytes;
+__device__ __forceinline__ std::uint64_t rows_descriptor(const void* rows, int leading_bytes) {
+  constexpr int kPeriodBytes = 8 * kRowBytes;  // of the swizzle
+  return gpu::wgmma_descriptor(rows, Swizzle::bytes_128, leading_bytes, kPeriodBytes);
+}
+
+// [B, S, heads, 128] as boxes of `rows` positions, half a head behind the other. Positions past S
+// are read as zeros and not written.
 inline TensorMap tile_map(const HeadRows<const bf16>& heads,
                           std::int64_t B,
                           std::int64_t S,

@@ -341,8 +341,8 @@ plant("attention.hopper_hidden", HOPPER, "mask",
       "score[i] = exponential;",
       "what the mask hides has a probability")
 plant("attention.hopper_unit", HOPPER, "operand",
-      "fmaf(score[i], unit[i / 2 % 2], -less[i / 2 % 2])",
-      "score[i] - less[i / 2 % 2]",
+      "fmaf(score[i], unit[i / 2 % 2], -base[i / 2 % 2])",
+      "score[i] - base[i / 2 % 2]",
       "without a cap the exponent lacks the scale")
 plant("attention.hopper_rescale", HOPPER, "accumulate",
       "result[i] *= rescale[i / 2 % 2];",
@@ -385,8 +385,8 @@ plant("attention.hopper_group", HOPPER, "index",
       "static_cast<int>(item.n % arguments.shape.G)",
       "a query head reads another group's keys")
 plant("attention.hopper_value_half", HOPPER, "stride",
-      "Tile<kKeys>::kHalfBytes, 1024)",
-      "Tile<kKeys>::kHalfBytes / 2, 1024)",
+      "rows_descriptor(&shared.value, Tile<kKeys>::kHalfBytes)",
+      "rows_descriptor(&shared.value, Tile<kKeys>::kHalfBytes / 2)",
       "the upper half of the values is read from elsewhere")
 plant("attention.hopper_group_stride", HOPPER, "index",
       "tile_map(arguments.value, shape.B,",
@@ -425,8 +425,8 @@ plant("attention.hopper_largest", HOPPER, "bound",
       "arguments.position[head.token(first_query)];",
       "rows whose temperature is too large for a fixed offset have one")
 plant("attention_merge.hopper_near", HOPPER, "initial value",
-      "const float near = largest[half] == -INFINITY ? 0.0F : largest[half];",
-      "const float near = largest[half];",
+      "const float wanted = largest == -INFINITY ? 0.0F : largest;",
+      "const float wanted = largest;",
       "a row that sees no key of its first tile is relative to an offset that costs its logits bits")
 
 # ---- hopper, backward
@@ -608,8 +608,8 @@ plant("attention.hb_write_nothing", HOPPER_ROWS, "initial value",
       "const bool has_sums = true;",
       "queries that no tile of keys gives anything get what was there")
 plant("attention.hb_columns", HOPPER_BACKWARD, "index",
-      "&shared.key.half[consumer_], Swizzle",
-      "&shared.key.half[0], Swizzle",
+      "rows_descriptor(&shared.key.half[consumer_],",
+      "rows_descriptor(&shared.key.half[0],",
       "both halves of dq are formed with the first half of the keys")
 plant("attention.hb_order", HOPPER_ORDER, "order",
       "return last - (position - first);",
