@@ -251,6 +251,7 @@ plant("attention_merge.parts_again", MERGE, "index",
 
 RING = "device/hopper_ring.h"
 HOPPER = "attention/attention_hopper_forward.cu"
+HOPPER_SOFTMAX = "attention/attention_hopper_softmax.h"
 
 plant("attention.hopper_refill", HOPPER, "barrier",
       "  gpu::mbarrier_wait(empty, parity ^ 1U);\n",
@@ -308,15 +309,15 @@ plant("attention.hopper_stage_before", RING, "stage",
       "(count_ + kStages - 1) % kStages",
       "count_ % kStages",
       "probabilities are multiplied by the values of the next tile")
-plant("attention.hopper_diagonal", HOPPER, "mask",
+plant("attention.hopper_diagonal", HOPPER_SOFTMAX, "mask",
       "(s <= last_key[half])",
       "(s < last_key[half])",
       "a query does not see itself")
-plant("attention.hopper_future", HOPPER, "mask",
+plant("attention.hopper_future", HOPPER_SOFTMAX, "mask",
       "(s <= last_key[half])",
       "(s <= last_key[half] + 1)",
       "a query sees the next token")
-plant("attention.hopper_document", HOPPER, "mask",
+plant("attention.hopper_document", HOPPER_SOFTMAX, "mask",
       "(s >= first_key[half])",
       "(s > first_key[half])",
       "a document's first token is seen by nobody")
@@ -332,23 +333,23 @@ plant("attention.hopper_first_tile", HOPPER, "bound",
       "first_tile = head.first_key(first_query) / kKeys;",
       "first_tile = head.first_key(last_query) / kKeys;",
       "earlier queries lose their first keys")
-plant("attention.hopper_padding", HOPPER, "mask",
+plant("attention.hopper_padding", HOPPER_SOFTMAX, "mask",
       "(is_key(s + 1) ? 0b1010U : 0U)",
       "(is_key(s) ? 0b1010U : 0U)",
       "a key is taken for padding by its neighbour")
-plant("attention.hopper_hidden", HOPPER, "mask",
+plant("attention.hopper_hidden", HOPPER_SOFTMAX, "mask",
       "score[i] = hide(i, exponential, 0.0F);",
       "score[i] = exponential;",
       "what the mask hides has a probability")
-plant("attention.hopper_unit", HOPPER, "operand",
+plant("attention.hopper_unit", HOPPER_SOFTMAX, "operand",
       "fmaf(score[i], unit[i / 2 % 2], -base[i / 2 % 2])",
       "score[i] - base[i / 2 % 2]",
       "without a cap the exponent lacks the scale")
-plant("attention.hopper_rescale", HOPPER, "accumulate",
+plant("attention.hopper_rescale", HOPPER_SOFTMAX, "accumulate",
       "result[i] *= rescale[i / 2 % 2];",
       "result[i] *= 1.0F;",
       "what there is stays relative to the old maximum")
-plant("attention.hopper_rescale_sum", HOPPER, "accumulate",
+plant("attention.hopper_rescale_sum", HOPPER_SOFTMAX, "accumulate",
       "        sum[half] *= rescale[half];\n",
       "",
       "the sum stays relative to the old maximum")
@@ -360,7 +361,7 @@ plant("attention.hopper_lse_tail", HOPPER, "tail guard",
       "if (t < head.num_tokens() && gpu::lane_id() % 4 == 0) {",
       "if (gpu::lane_id() % 4 == 0) {",
       "rows beyond the last query write the statistics of others")
-plant("attention.hopper_row_tail", HOPPER, "tail guard",
+plant("attention.hopper_row_tail", HOPPER_SOFTMAX, "tail guard",
       "std::min(row(first_query, half), head.num_tokens() - 1)",
       "row(first_query, half)",
       "positions beyond the last are read")
@@ -404,7 +405,7 @@ plant("attention_merge.hopper_last_tile", HOPPER, "bound",
       "std::max(first_tile, head.last_key(last_query) / kKeys)",
       "head.last_key(last_query) / kKeys",
       "queries whose keys all lie in other parts have fewer tiles than the one that is waited for")
-plant("attention_merge.hopper_last_key", HOPPER, "bound",
+plant("attention_merge.hopper_last_key", HOPPER_SOFTMAX, "bound",
       "last_key[half] = head.last_key(t);",
       "last_key[half] = t;",
       "queries see the keys at their own index, and not those up to their own place")
@@ -412,11 +413,11 @@ plant("attention_merge.hopper_keys_of_map", HOPPER, "bound",
       "tile_map(arguments.key, shape.B, shape.num_keys,",
       "tile_map(arguments.key, shape.B, shape.S,",
       "sequences of keys are taken to be as long as those of queries")
-plant("attention_merge.hopper_padding_of", HOPPER, "index",
+plant("attention_merge.hopper_padding_of", HOPPER_SOFTMAX, "index",
       "head.arguments.key_valid + head.key_token(0)",
       "head.arguments.key_valid + head.token(0)",
       "padding is looked up as if there were as many keys as queries")
-plant("attention.hopper_padding_tail", HOPPER, "tail guard",
+plant("attention.hopper_padding_tail", HOPPER_SOFTMAX, "tail guard",
       "valid[std::min(s, head.num_keys() - 1)]",
       "valid[s]",
       "padding is read beyond the last key")
@@ -424,7 +425,7 @@ plant("attention.hopper_largest", HOPPER, "bound",
       "arguments.position[head.token(first_query)] + head.place(last_query) -\n                        head.place(first_query);",
       "arguments.position[head.token(first_query)];",
       "rows whose temperature is too large for a fixed offset have one")
-plant("attention_merge.hopper_near", HOPPER, "initial value",
+plant("attention_merge.hopper_near", HOPPER_SOFTMAX, "initial value",
       "const float wanted = largest == -INFINITY ? 0.0F : largest;",
       "const float wanted = largest;",
       "a row that sees no key of its first tile is relative to an offset that costs its logits bits")
