@@ -8,8 +8,8 @@
 // Bound by memory: a logit is read once and its gradient written once. For the 32 bytes of 8 logits
 // a thread has 150 instructions, where 4.2 TB/s on an H200 leave room for 226. With a cap they are
 // 257, and the bound is the special-function unit, which then has an exponential and a quarter of a
-// reciprocal more for each logit and pass: 36 cycles for the 32 logits of a warp, where memory takes
-// 28.
+// reciprocal more for each logit and pass: 36 cycles for the 32 logits of a warp, where memory
+// takes 28.
 #include "kernels/cross_entropy/cross_entropy.h"
 
 #include <algorithm>
@@ -40,12 +40,13 @@ constexpr int kBlocksPerSm = 2;
 constexpr std::int64_t kScratchBytes = gpu::kWarpSize * sizeof(float);  // of a block's sums
 constexpr std::int64_t kJoinThreads = 128;
 
-// Of bf16 alone: up to this cap e^l of any vocabulary sums up within f32, as 64 + ln(2^31) < ln(2^128),
-// and what is far below the maximum is not lost, as e^-64 is a normal number. So no maximum runs.
+// Of bf16 alone: up to this cap e^l of any vocabulary sums up within f32, as 64 + ln(2^31) <
+// ln(2^128), and what is far below the maximum is not lost, as e^-64 is a normal number. So no
+// maximum runs.
 constexpr float kLargestFixedCap = 64.0F;
 
-// From raw logits to what the softmax is taken of. Values of type f32 are in nats, by tanhf and expf.
-// Logits in bf16 keep eight bits, so that for them an exponential is one instruction of the
+// From raw logits to what the softmax is taken of. Values of type f32 are in nats, by tanhf and
+// expf. Logits in bf16 keep eight bits, so that for them an exponential is one instruction of the
 // special-function unit, good to 2 ulp, in units of ln 2, and a cap is soft_cap.h's: with expf and
 // tanhf, dozens of instructions, a row would wait for arithmetic.
 template <class T>
@@ -101,7 +102,7 @@ struct Scaling {
   }
   // The logit's derivative by the raw one is slope times this.
   template <bool kCapped>
-  static __device__ __forceinline__ float bent(float v) {
+  static __device__ __forceinline__ float slope_factor(float v) {
     if constexpr (!kCapped) {
       return 1.0F;
     }
@@ -135,15 +136,23 @@ __device__ __forceinline__ float logit_at(const T* row, std::int64_t v, const Sc
 // memory that are its own, so that no barrier orders anything. kAhead vectors are on their way at a
 // time, and occupy no register.
 //
-// Forwards, each has a slot while there are any; from then on the last kAhead slots take turns. So
-// backwards, what lay in those before is read again: of all the row, what was read last.
+// Forwards, each vector has a slot of its own while there are any; from then on the last kAhead
+// slots take turns. Backwards, a vector whose slot another one took is read again, into that slot
+// as soon as it is free. Of 10 vectors and 7 slots, kAhead being 4:
+//
+//   vector       0  1  2  3  4  5  6  7  8  9
+//   its slot     0  1  2  3  4  5  6  3  4  5
+//   read again            ^  ^  ^               when 7, 8 and 9 have left it
+//
+// A copy is asked for with each vector taken, be it an empty one: take() waits for all but the
+// kAhead - 1 newest.
 // Without slots (kWidth 1: too little for an asynchronous copy) a vector is read when it is needed.
 template <class T, int kWidth>
 class RowPass {
  public:
   static constexpr int kSlotBytes = kWidth > 1 ? kWidth * sizeof(T) : 0;
 
-  // At least kAhead slots, where there are any.
+  // num_slots of a thread: kAhead or more, unless kSlotBytes is 0.
   __device__ RowPass(const T* row, std::int64_t V, int num_slots)
       : V_(static_cast<unsigned>(V)),
         step_(blockDim.x * kWidth),
@@ -188,7 +197,7 @@ class RowPass {
   }
 
  private:
-  // Wanted or not, it is one group more: take() counts those that are newer than the one it needs.
+  // Wanted or not, it is one group more, for take() to count.
   __device__ void ask_for(const T* source, unsigned slot, bool wanted) const {
     if constexpr (kSlotBytes > 0) {
       if (wanted) {
@@ -206,7 +215,8 @@ class RowPass {
     }
   }
 
-  // Elements of the row, and of the slots. 32 bits: targets have no more.
+  // In elements, of the row and of all threads' slots alike: a thread's n-th slot begins n step_
+  // behind its first, as its n-th vector does in the row. 32 bits: targets have no more.
   unsigned V_;
   unsigned step_;  // from a vector of the thread to its next
   unsigned end_of_slots_;
@@ -259,7 +269,8 @@ __device__ __forceinline__ Running sum_block(Running running, const Scaling<T>& 
 }
 
 // The gradient of a row, a vector of it at a time: grad_scale (inverse e^(l - less) - onehot)
-// dl/dlogits. `target` outside of [0, V) is another rank's.
+// dl/dlogits. Of bf16 `less` is the lse, and `inverse` is not looked at. `target` outside of [0, V)
+// is another rank's.
 template <class T, int kWidth, bool kCapped>
 class GradientOfRow {
  public:
@@ -295,7 +306,7 @@ class GradientOfRow {
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      gradients[i] *= factor_ * s_.template bent<kCapped>(l[i]);
+      gradients[i] *= factor_ * s_.template slope_factor<kCapped>(l[i]);
     }
     gpu::store_floats(gradient_ + v, gradients);
   }
@@ -350,7 +361,8 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocksPerSm)
   if (threadIdx.x == 0 && target < V) {
     target_logit = logit_at<T, kWidth, kCapped>(row, target, s);
   }
-  // The barriers inside also order the read of the target's logit before the writes of the gradient.
+  // The barriers inside also order the read of the target's logit before the writes of the
+  // gradient.
   const Running all = sum_block<T, kRuns>(own, s, scratch);
   const float logarithm = s.logarithm(all.sum);
   if (threadIdx.x == 0) {
@@ -546,6 +558,8 @@ void launch_op(const Op& op, Stream stream) {
                                            this_device().shared_bytes_per_block,
                                            stream);
       if (op.cap > 0.0F && op.cap <= kLargestFixedCap && !Scaling<T>::kExact) {
+        // No maximum runs: kExact is false here. Of f32, which never comes here, it is true, so
+        // that this names the next branch's kernel and compiles no other.
         launch_rows<T, kWidth, true, Scaling<T>::kExact>(op, rows);
       } else if (op.cap > 0.0F) {
         launch_rows<T, kWidth, true, true>(op, rows);

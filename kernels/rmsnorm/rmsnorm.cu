@@ -16,6 +16,16 @@
 //
 // Rows that are not whole vectors, or more than the registers hold, have kernels of their own: they
 // read a row twice, the second time from the L1 cache.
+//
+//   kernel                              rows                       a thread keeps
+//   rmsnorm_forward_kernel              up to 4096 whole vectors   4 vectors of the row
+//   rmsnorm_forward_any_width_kernel    any                        nothing
+//   rmsnorm_backward_kernel             up to 1024 whole vectors   1 of dy, x, dx; as many f32 of
+//                                       (768 with a next norm)     the weight and of its sums
+//   rmsnorm_backward_any_width_kernel   D up to 24576, no next     nothing: sums in shared memory
+//   rmsnorm_dweight_kernel              sums of runs               one sum
+//
+// A vector is of 16 bytes.
 #include "kernels/rmsnorm/rmsnorm.h"
 
 #include <algorithm>

@@ -174,10 +174,18 @@ __global__ void router_forward_kernel(float* __restrict__ logits,
   }
 }
 
-// The same on tensor cores, where x is bf16. The depth of a product may come in any order: of 32
-// columns lane l loads eight, from 8 (l % 4) on, of tokens l / 4 and l / 4 + 8 in 16 and of the
-// weights of expert l / 4, which are its parts of two products. Warps share the columns out and add
-// up in shared memory. A sector of the weights is loaded in two halves, the second from L1.
+// The same on tensor cores, where x is bf16. Warps share the columns out and add up in shared
+// memory.
+//
+// The depth of a product may come in any order, if it is the same in both operands: one that gives
+// lanes whole vectors. Of 32 columns, lane 4 r + c loads the eight from 8 c on, of tokens r and
+// r + 8 of each 16 and of the weights of expert r, which are its parts of two products:
+//
+//   depth of the mma     columns from 8 c on: product 0    product 1
+//   2 c and the next                          0, 1         4, 5
+//   2 c + 8 and the next                      2, 3         6, 7
+//
+// A sector of the weights is loaded in two halves, the second from L1.
 // grid: T / kTileTokens, block: kTileThreads; D % 8 == 0
 template <class R>
 __global__ void __launch_bounds__(kTileThreads)

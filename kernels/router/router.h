@@ -65,8 +65,8 @@ void router_balance(const RouterBalance& op, Stream stream);
 //   dzc = P (dP - sum_j P_j dP_j)
 //   dz  = dzc (1 - (zc/cap)^2) + w_z * 2 lse(z) softmax(z)
 //   dx [+]= dz weight;  dweight [+]= dz^T x
-// w_b and w_z are the two of loss_scales_2. The terms with them are those of valid tokens alone; f and
-// n are RouterBalance's, of the whole sequence.
+// w_b and w_z are the two of loss_scales_2. The terms with them are those of valid tokens alone; f
+// and n are RouterBalance's, of the whole sequence.
 //
 // Operands    partial_PED is scratch; tokens are cut into P runs of ceil(T / P), which decides the
 //             order of the sum. dlogits_TE is scratch that holds dz on return. loss_scales lie on

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Backward. The lanes that held a token's logits hold their gradients; a block takes 32 tokens for dx,
-// a warp 64 columns of a run of tokens for dweight, which is summed on tensor cores where x is bf16.
-// Bound by memory: x is read once, and dx written. At 4.2 TB/s an SM of an H200 has time for 113
-// instructions of a thread for each 16 bytes; the loops over bf16 have 46 in dweight and 63 in dx.
+// Backward. The lanes that held a token's logits hold their gradients; a block takes 32 tokens for
+// dx, a warp 64 columns of a run of tokens for dweight, which is summed on tensor cores where x is
+// bf16. Bound by memory: x is read once, and dx written. At 4.2 TB/s an SM of an H200 has time for
+// 113 instructions of a thread for each 16 bytes; the loops over bf16 have 46 in dweight and 63 in
+// dx.
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -21,7 +22,7 @@ using namespace router;
 
 constexpr int kColumnThreads = 128;     // of a block whose threads take columns
 constexpr int kStripColumns = 64;       // of a warp that sums on tensor cores
-constexpr int kPartialBlocksPerSm = 4;  // on an SM
+constexpr int kPartialBlocksPerSm = 4;  // of router_partial_mma_kernel: 128 registers a thread
 constexpr int kPartialTokens = 4;       // of a thread that sums by itself, loaded at once
 constexpr int kStepTokens = 16;         // of an mma, and
 constexpr int kSteps = 2;               // as many at once: 4 KB of loads in flight a warp
@@ -228,9 +229,17 @@ __global__ void router_partial_kernel(float* __restrict__ partial,
   }
 }
 
-// The same on tensor cores, where x is bf16. Rows and depth of a product may come in any order: of
-// 64 columns and 16 tokens lane l loads eight columns, from 8 (l / 4) on, of four tokens, from
-// 4 (l % 4) on; halves of its words are its parts of x^T, and one part of dz serves all columns.
+// The same on tensor cores, where x is bf16: x^T, four tiles of 16 columns by 16 tokens, times dz,
+// of eight experts. Rows and depth of a product may come in any order: one that gives lanes whole
+// vectors. Of 64 columns and 16 tokens, lane 4 r + c loads the eight columns from 8 r on of the
+// four tokens from 4 c on. Word i of each token has two columns of tile i:
+//
+//   row of tile i   column                       depth                  token
+//   r               8 r + 2 i, low halves        2 c and the next       4 c, 4 c + 1
+//   r + 8           8 r + 2 i + 1, high halves   2 c + 8 and the next   4 c + 2, 4 c + 3
+//
+// The depth is the same in all tiles, so that a lane's dz serve all four. Of the product it has
+// experts 2 c and the next, of its own eight columns.
 // grid: runs x columns x expert groups, block: kWarpThreads; D % 8 == 0
 __global__ void __launch_bounds__(kWarpThreads, kPartialBlocksPerSm)
     router_partial_mma_kernel(float* __restrict__ partial,

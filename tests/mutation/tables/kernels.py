@@ -106,7 +106,7 @@ plant("cross_entropy.target_element", CROSS_ENTROPY, "index",
       "gradients[i] -= i == place ? 1.0F : 0.0F;", "gradients[i] -= place == 0 ? 1.0F : 0.0F;",
       "only targets at the head of a vector have a gradient")
 plant("cross_entropy.slope", CROSS_ENTROPY, "operand",
-      "bent<kCapped>(l[i]);", "bent<kCapped>(0.5F * l[i]);",
+      "slope_factor<kCapped>(l[i]);", "slope_factor<kCapped>(0.5F * l[i]);",
       "the cap's derivative is taken at another logit")
 plant("cross_entropy.target_vector", CROSS_ENTROPY, "bound",
       "if (place < kWidth) {", "if (place - 1 < kWidth - 1) {",
