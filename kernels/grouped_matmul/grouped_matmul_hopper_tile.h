@@ -607,6 +607,9 @@ class Consumer {
       before = stage;
       place_.advance_uniformly();
     }
+    // What threads have read of the last stage (send_columns) comes before what TMA fetches into it,
+    // as what they read of the others does by seal().
+    gpu::fence_proxy_async();
     outbox_.template wait_read<0>();
     release_stage(before);
   }

@@ -66,8 +66,9 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier* barrier, unsigned parity
   }
 }
 
-// What this thread has written to shared memory may be read there by wgmma and by bulk copies. Each
-// thread that wrote calls it, before the barrier which the issuing thread waits at.
+// What this thread has written to shared memory may be read there by wgmma and by bulk copies, and
+// what it has read may be written by these. Each thread that wrote or read calls it, before the
+// barrier which the issuing thread waits at.
 __device__ __forceinline__ void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -41,7 +41,8 @@ void SharedMemory::begin_block(std::size_t dynamic_bytes, int num_threads, bool 
   dynamic_bytes_ = dynamic_bytes;
   check_races_ = check_races;
   clocks_.begin_block(num_threads);
-  fences_.assign(static_cast<std::size_t>(num_threads), 0U);
+  first_interval_ = clocks_.now(0).interval;
+  fences_.assign(static_cast<std::size_t>(clocks_.outside()) + 1, 0U);
   // A block leaves its mbarriers, and one that ended in a fault what was under way.
   std::fill_n(guards_.begin(), (dynamic_bytes + kWordBytes - 1) / kWordBytes, Guard{});
   std::fill(guards_.begin() + kMaxBytes / kWordBytes, guards_.end(), Guard{});
@@ -132,7 +133,7 @@ inline bool SharedMemory::refuses(const Known& known, const Touch& touch, Fault&
       }
     }
   }
-  return false;
+  return touch.access == Access::async_write && !are_reads_fenced(known.history, fault);
 }
 
 bool SharedMemory::access(std::uintptr_t address,
@@ -163,7 +164,8 @@ bool SharedMemory::access(std::uintptr_t address,
   const Touch touch = {.interval = now.interval,
                        .clock = now.clock,
                        .pc = static_cast<std::uint32_t>(address_of(pc) - image_begin_),
-                       .thread = now.thread,
+                       .thread = now.thread & kThreadMask,
+                       .fences = fences_[now.thread] & kTouchFenceMask,
                        .access = access};
   const std::uint32_t by = access == Access::async_write ? kAsyncProxy : writer(thread);
   const std::size_t end = first + bytes;
@@ -226,11 +228,29 @@ bool SharedMemory::is_fenced(const Known& known, Fault& fault) const {
   return false;
 }
 
+// The same of reads since that write, of this block as a write is: those that are remembered.
+bool SharedMemory::are_reads_fenced(const History& history, Fault& fault) const {
+  for (const Touch& read : history.reads) {
+    if (read.access == Access::read && read.interval >= first_interval_ &&
+        read.fences == (fences_[read.thread] & kTouchFenceMask)) {
+      fault.what =
+          "of shared memory by the async proxy, with no fence.proxy.async since a thread read";
+      fault.advice = "let the reader call fence_proxy_async before the barrier";
+      fault.has_other = true;
+      fault.other_thread = static_cast<int>(read.thread);
+      fault.other_access = read.access;
+      fault.other_pc = reinterpret_cast<const void*>(image_begin_ + read.pc);
+      return false;
+    }
+  }
+  return true;
+}
+
 bool SharedMemory::report_race(const Touch& earlier, Fault& fault) const {
   fault.what = "of shared memory, in a race";
   fault.advice = "put a barrier between the two";
   fault.has_other = true;
-  fault.other_thread = earlier.thread;
+  fault.other_thread = static_cast<int>(earlier.thread);
   fault.other_access = earlier.access;
   fault.other_pc = reinterpret_cast<const void*>(image_begin_ + earlier.pc);
   return true;

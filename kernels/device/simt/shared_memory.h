@@ -56,9 +56,9 @@ class SharedMemory {
   void end_reading(std::uintptr_t address, std::size_t bytes);
   // Words that only the instructions of an mbarrier may touch, from its init to its inval.
   void set_mbarrier(std::uintptr_t address, std::size_t bytes, bool is_mbarrier);
-  // fence.proxy.async: what `thread` has written may be read by the async proxy. It is the writer
-  // that must fence, before the barrier that others wait at; the PTX memory model would also take a
-  // fence by the thread that issues the read.
+  // fence.proxy.async: what `thread` has written may be read by the async proxy, and what it has read
+  // may be written. It is who wrote or read that must fence, before the barrier that others wait at;
+  // the PTX memory model would also take a fence by the thread that issues the copy.
   void fence_proxy(int thread) { ++fences_[static_cast<std::size_t>(thread)]; }
 
   Clocks& clocks() { return clocks_; }
@@ -71,15 +71,24 @@ class SharedMemory {
   static constexpr std::size_t kDynamicExtent = kMaxBytes + 2 * kGap;
   static constexpr std::size_t kMaxReads = 3;
 
+  static constexpr int kThreadBits = 11;  // 1024, and one from outside
+  static constexpr int kAccessBits = 3;
+  static constexpr int kTouchFenceBits = 32 - kThreadBits - kAccessBits;
+  static constexpr std::uint32_t kThreadMask = (1U << kThreadBits) - 1;
+  static constexpr std::uint32_t kTouchFenceMask = (1U << kTouchFenceBits) - 1;
+
   // A moment and what was done then, in 16 bytes.
   struct Touch {
     std::uint32_t interval = 0;
     std::uint32_t clock = 0;
     std::uint32_t pc = 0;  // from the beginning of the program's image
-    std::uint16_t thread = 0;
-    Access access = Access::read;
+    std::uint32_t thread : kThreadBits = 0;
+    std::uint32_t fences : kTouchFenceBits = 0;  // the last bits of how often it had fenced
+    Access access : kAccessBits = Access::read;
 
-    Moment moment() const { return {.interval = interval, .clock = clock, .thread = thread}; }
+    Moment moment() const {
+      return {.interval = interval, .clock = clock, .thread = static_cast<std::uint16_t>(thread)};
+    }
   };
   // The last write, and reads since the last barrier by threads that do not know of each other. Of
   // more readers than fit, those of different warps are kept. A line of the processor's cache: most
@@ -114,7 +123,7 @@ class SharedMemory {
     return static_cast<std::uint32_t>(thread) << kFenceBits |
            (fences_[static_cast<std::size_t>(thread)] & kFenceMask);
   }
-  static constexpr unsigned kFenceBits = 21;
+  static constexpr unsigned kFenceBits = 32 - kThreadBits;
   static constexpr std::uint32_t kFenceMask = (1U << kFenceBits) - 1;
   static constexpr std::uint32_t kAsyncProxy = 0xFFFFFFFFU;  // the last writer was no thread
 
@@ -132,6 +141,7 @@ class SharedMemory {
   // What forbids an access to one place, if something does: with a `fault` that lacks the address.
   bool refuses(const Known& known, const Touch& touch, Fault& fault) const;
   bool is_fenced(const Known& known, Fault& fault) const;
+  bool are_reads_fenced(const History& history, Fault& fault) const;
   bool races(const Touch& earlier, const Touch& touch) const {
     return !clocks_.before(earlier.moment(), touch.thread) &&
            (earlier.access != Access::atomic || touch.access != Access::atomic);
@@ -151,6 +161,7 @@ class SharedMemory {
 
   std::uint32_t block_ = 0;
   bool check_races_ = false;
+  std::uint32_t first_interval_ = 0;   // of the block
   std::vector<std::uint32_t> fences_;  // proxy fences, by thread
   std::vector<Guard> guards_;          // by word, as are all sizes of asynchronous work
   // By word, and by byte of those that were split.

@@ -89,6 +89,7 @@ inline __global__ void cluster_ring_kernel(const __grid_constant__ kernels::Tens
       for (int k = lane; k < num_blocks * kRingPart; k += gpu::kWarpSize) {
         to[k] = ring.stage[stage][k];
       }
+      gpu::fence_proxy_async();
       gpu::sync_warp();
       if (lane == 0) {
         gpu::mbarrier_arrive(&ring.own_empty[stage]);

@@ -102,6 +102,7 @@ enum class LoadFault {
   arrives_twice,
   misaligned,
   unfenced_write,
+  unfenced_read,
   nobody_waits,
   refills_early,
 };
@@ -156,6 +157,9 @@ __global__ void load_kernel(const __grid_constant__ TensorMap map, float* out, L
     }
     gpu::mbarrier_wait(&full, parity);
     sum += box[thread];
+    if (planted != LoadFault::unfenced_read) {
+      gpu::fence_proxy_async();
+    }
     gpu::mbarrier_arrive(&empty);
   }
   out[thread] = sum;
@@ -202,6 +206,10 @@ TEST(LoadFaults, AreReported) {
                    {"copies to 256 bytes of shared memory by the async proxy, with no "
                     "fence.proxy.async since a thread wrote",
                     "writes it at tests/"}));
+  EXPECT_TRUE(says(run(LoadFault::unfenced_read),
+                   {"copies to 256 bytes of shared memory by the async proxy, with no "
+                    "fence.proxy.async since a thread read",
+                    "reads it at tests/"}));
   EXPECT_TRUE(says(run(LoadFault::nobody_waits),
                    {"issued a bulk copy that nobody has waited for when the block ended"}));
   // By the order of threads: the copy meets a read, or a read the copy.

@@ -342,6 +342,7 @@ __global__ void double_kernel(const __grid_constant__ TensorMap from,
     float* const out = boxes + (kPlaces + place) * kRow;
     gpu::mbarrier_wait(&full[place], static_cast<unsigned>(row / kPlaces) % 2);
     const float value = in[thread];
+    gpu::fence_proxy_async();
     if (thread == 0) {
       gpu::tma_wait_read<kPlaces - 1>();
     }

@@ -34,6 +34,9 @@ plant("bulk.keeps_subnormals", "bulk_copies.cpp", "operand",
 plant("bulk.leaves_subnormals", "bulk_copies.cpp", "operand",
       "flush_subnormal(flush_subnormal(", "(flush_subnormal(",
       "a reduction leaves a subnormal number")
+plant("hopper_fault.unfenced_read", "shared_memory.cpp", "check",
+      "read.fences == (fences_[read.thread] & kTouchFenceMask)", "read.fences == kTouchFenceMask",
+      "TMA may overwrite what a thread has read, without a fence between the proxies")
 plant("hopper_fault.registers", "warpgroups.cpp", "bound",
       "if (missing > num_free_registers_) {", "if (missing > num_free_registers_ + 32) {",
       "a warpgroup takes registers that no other has given up")

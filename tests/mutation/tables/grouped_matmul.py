@@ -271,6 +271,9 @@ plant("experts.h_finish_last", TILE, "barrier",
       "    outbox_.template wait_read<0>();\n    release_stage(before);\n  }",
       "    release_stage(before);\n  }",
       "the last stage goes back while its results are stored")
+plant("experts.h_finish_fence", TILE, "barrier",
+      "    gpu::fence_proxy_async();\n    outbox_.template wait_read<0>();", "    outbox_.template wait_read<0>();",
+      "what threads read of the last stage may come after what TMA fetches into it")
 plant("experts.h_finish_full", TILE, "barrier",
       "      gpu::mbarrier_wait(&shared_.full[stage], place_.parity());\n      product.replace(",
       "      product.replace(",
