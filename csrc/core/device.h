@@ -128,7 +128,8 @@ class Event {
   Event& operator=(const Event&) = delete;
 
   // Within a Capture, an event for timing is part of the graph, and each launch passes it. One for
-  // ordering orders what is captured.
+  // ordering orders what is captured: until it is recorded elsewhere it can be neither asked nor
+  // waited for by anything else, and to do so throws.
   void record(Stream stream);
   // What follows on `stream`, another one of the device, runs after this point. The CPU goes on.
   void make_wait(Stream stream) const;
@@ -210,9 +211,10 @@ class Graph {
 };
 
 // While one lives, what its thread enqueues on the stream is recorded and not done. Work that the CPU
-// takes part in cannot be: to wait for the stream, to ask how far it is, to allocate or free memory,
-// and to copy from or to host memory that is not a PinnedBuffer throws, and the recording is lost.
-// One at a time in a thread.
+// takes part in cannot be: to copy from or to host memory that is not a PinnedBuffer throws, and so
+// does what the thread may not do at all meanwhile: to wait for a stream or an event of the device,
+// whichever, to ask whether they are done, and to allocate or free memory. The recording is lost
+// then. One at a time in a thread.
 class Capture {
  public:
   // ContractError for a stream of the CPU, which has no graphs.

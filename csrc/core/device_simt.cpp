@@ -249,8 +249,10 @@ using simt_stream::shared;
 struct SimulatedEvent {
   std::shared_ptr<Point> point;  // the last of the work that was not done; null if all is
   double seconds = 0;            // when the rest was done
-  // Where it was recorded while its stream was captured, until a launch passes it.
+  // Where it was recorded while its stream was captured, until it is recorded elsewhere or, if it
+  // is part of the graph, a launch passes it.
   std::shared_ptr<simt_stream::Recording> recording;
+  bool in_graph = false;  // it is part of the graph, where it is in a recording
 };
 
 SimulatedEvent& event_of(void* handle) {
@@ -308,17 +310,56 @@ std::shared_ptr<simt_stream::Recording> open_recording_of(void* event) {
   return recording != nullptr && recording->open ? recording : nullptr;
 }
 
-// The CPU asks about an event that the captured work passes.
+// An event that only orders what is captured is no part of the graph, so that nothing will ever
+// pass it: not even the end of the capture makes it one that others can ask or wait for.
+void refuse_if_it_orders_a_graph(void* event, const char* call) {
+  const std::lock_guard lock(shared().mutex);
+  if (event_of(event).recording != nullptr && !event_of(event).in_graph) {
+    throw Error(
+        ExitCode::internal,
+        std::string("cudaErrorCapturedEvent: ") + call +
+            " of an event that was last recorded in a capture (no launch passes it); record "
+            "it again, or use an event for timing");
+  }
+}
+
+// The CPU asks about an event. To CUDA that is unsafe in any thread that captures, whatever the
+// event.
 void refuse_if_recorded(void* event, const char* call) {
   if (const auto recording = open_recording_of(event)) {
     simt_stream::refuse(*recording, call, "the event is in what is captured, and not passed yet");
   }
+  simt_stream::refuse_in_capture(call, "a thread that captures may not ask for what others do");
+  refuse_if_it_orders_a_graph(event, call);
 }
 
 // Without a watch, until nothing is pending any more.
 void wait_for_end_of(const Point* point) {
   std::unique_lock lock(shared().mutex);
   shared().changed.wait(lock, [&] { return !simt_stream::any_pending(point); });
+}
+
+// What the device itself does where a GPU's stream would wait, which a capture does not forbid.
+
+std::shared_ptr<Point> end_of_stream(void* stream) {
+  const std::lock_guard lock(shared().mutex);
+  return simt_stream::stream_of(stream).last;
+}
+std::shared_ptr<Point> end_of_event(void* event) {
+  const std::lock_guard lock(shared().mutex);
+  return event_of(event).point;
+}
+bool stream_has_passed(void* stream) {
+  const std::lock_guard lock(shared().mutex);
+  std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
+  simt_stream::pass_done(last);
+  return last == nullptr;
+}
+bool has_passed(void* event) {
+  const std::lock_guard lock(shared().mutex);
+  SimulatedEvent& own = event_of(event);
+  own.seconds = std::max(own.seconds, simt_stream::pass_done(own.point));
+  return own.point == nullptr;
 }
 
 // Before the host does what a GPU would do behind that: `synchronize` of the stream or the event.
@@ -332,7 +373,8 @@ void wait_on_host(const Done& done, const Wait& wait_unwatched) {
 }
 
 void wait_for_stream(void* stream) {
-  wait_on_host([&] { return is_done(stream); }, [&] { synchronize(stream); });
+  wait_on_host([&] { return stream_has_passed(stream); },
+               [&] { wait_for_end_of(end_of_stream(stream).get()); });
 }
 
 }  // namespace
@@ -402,18 +444,16 @@ void zero(void* destination, std::size_t bytes, void* stream) {
 void synchronize(void* stream) {
   simt_stream::refuse_if_captured(
       stream, "cudaStreamSynchronize", "nothing is done that could be waited for");
-  std::unique_lock lock(shared().mutex);
-  const std::shared_ptr<Point> last = simt_stream::stream_of(stream).last;
-  lock.unlock();
-  wait_for_end_of(last.get());
+  simt_stream::refuse_in_capture("cudaStreamSynchronize",
+                                 "a thread that captures may not wait for what others do");
+  wait_for_end_of(end_of_stream(stream).get());
 }
 bool is_done(void* stream) {
   simt_stream::refuse_if_captured(
       stream, "cudaStreamQuery", "nothing is done that could be asked for");
-  const std::lock_guard lock(shared().mutex);
-  std::shared_ptr<Point>& last = simt_stream::stream_of(stream).last;
-  simt_stream::pass_done(last);
-  return last == nullptr;
+  simt_stream::refuse_in_capture("cudaStreamQuery",
+                                 "a thread that captures may not ask for what others do");
+  return stream_has_passed(stream);
 }
 
 void* create_stream(StreamPriority priority) {
@@ -442,6 +482,7 @@ void record_event(void* event, void* stream, bool timing) {
     }
     const std::lock_guard lock(shared().mutex);
     event_of(event).recording = recording;
+    event_of(event).in_graph = timing;
     return;
   }
   set_passed(event, stream);
@@ -458,21 +499,17 @@ void make_wait(void* stream, void* event) {
                         "cudaStreamWaitEvent between two streams",
                         "the simulated device records one stream");
   }
-  wait_on_host([&] { return event_is_done(event); }, [&] { synchronize_event(event); });
+  refuse_if_it_orders_a_graph(event, "cudaStreamWaitEvent");
+  wait_on_host([&] { return has_passed(event); },
+               [&] { wait_for_end_of(end_of_event(event).get()); });
 }
 void synchronize_event(void* event) {
   refuse_if_recorded(event, "cudaEventSynchronize");
-  std::unique_lock lock(shared().mutex);
-  const std::shared_ptr<Point> point = event_of(event).point;
-  lock.unlock();
-  wait_for_end_of(point.get());
+  wait_for_end_of(end_of_event(event).get());
 }
 bool event_is_done(void* event) {
   refuse_if_recorded(event, "cudaEventQuery");
-  const std::lock_guard lock(shared().mutex);
-  SimulatedEvent& own = event_of(event);
-  own.seconds = std::max(own.seconds, simt_stream::pass_done(own.point));
-  return own.point == nullptr;
+  return has_passed(event);
 }
 // Asked whether they are done, events take over the time at which the last of their work was.
 double seconds_between(void* earlier, void* later) {

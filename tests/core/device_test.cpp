@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -261,6 +262,29 @@ INSTANTIATE_TEST_SUITE_P(
         Forbidden{"event_elapsed",
                   "cudaEventQuery",  // whether there is something to wait for
                   [](Stream, void*, Event& within) { (void)within.seconds_since(within); }},
+        // Nor is what has nothing to do with the capture to be asked or waited for in its thread.
+        Forbidden{"other_event_query",
+                  "cudaEventQuery",
+                  [](Stream, void*, Event&) {
+                    const OwnedStream other(Device::cuda);
+                    Event passed(Device::cuda, Event::Use::ordering);
+                    passed.record(other.view());
+                    (void)passed.is_done();
+                  }},
+        Forbidden{"other_event_wait",
+                  "cudaEventSynchronize",
+                  [](Stream, void*, Event&) {
+                    const OwnedStream other(Device::cuda);
+                    Event passed(Device::cuda, Event::Use::ordering);
+                    passed.record(other.view());
+                    passed.wait();
+                  }},
+        Forbidden{"other_stream_wait",
+                  "cudaStreamSynchronize",
+                  [](Stream, void*, Event&) {
+                    const OwnedStream other(Device::cuda);
+                    synchronize(other.view());
+                  }},
         Forbidden{"allocation",
                   "cudaMalloc",
                   [](Stream, void*, Event&) {
@@ -282,6 +306,60 @@ INSTANTIATE_TEST_SUITE_P(
                     within.make_wait(other.view());
                   }}),
     [](const auto& tested) { return std::string(tested.param.name); });
+
+// Work of other streams may be ordered and enqueued meanwhile, and other threads may ask and wait.
+TEST(Graphs, LeaveOtherStreamsAndThreadsAlone) {
+  if (!device_available(Device::cuda)) {
+    GTEST_SKIP() << device_unavailable_reason();
+  }
+  const OwnedStream stream(Device::cuda);
+  const OwnedStream first(Device::cuda);
+  const OwnedStream second(Device::cuda);
+  const Memory memory(Device::cuda);
+  Event event(Device::cuda, Event::Use::ordering);
+  const Graph graph = [&] {
+    Capture capture(stream.view());
+    device_zero(memory.data, 8, first.view());
+    event.record(first.view());
+    event.make_wait(second.view());
+    device_zero(memory.data, 8, second.view());
+    std::thread other([&] {
+      event.wait();
+      synchronize(second.view());
+    });
+    other.join();
+    device_zero(memory.data, 1024, stream.view());
+    return capture.end();
+  }();
+  EXPECT_EQ(graph.num_nodes(), 1);
+}
+
+// It is an edge of the graph and no part of it. Recorded again, it is an event like another.
+TEST(Graphs, EventsThatOrderWhatIsCapturedArePassedByNoLaunch) {
+  if (!device_available(Device::cuda)) {
+    GTEST_SKIP() << device_unavailable_reason();
+  }
+  const OwnedStream stream(Device::cuda);
+  const OwnedStream other(Device::cuda);
+  const Memory memory(Device::cuda);
+  Event event(Device::cuda, Event::Use::ordering);
+  const Graph graph = [&] {
+    Capture capture(stream.view());
+    device_zero(memory.data, 1024, stream.view());
+    event.record(stream.view());
+    event.make_wait(stream.view());
+    return capture.end();
+  }();
+  graph.launch(stream.view());
+  synchronize(stream.view());
+  EXPECT_THROW((void)event.is_done(), Error);
+  EXPECT_THROW(event.wait(), Error);
+  EXPECT_THROW(event.make_wait(other.view()), Error);
+  event.record(stream.view());
+  event.make_wait(other.view());
+  event.wait();
+  EXPECT_TRUE(event.is_done());
+}
 
 // To free memory throws nothing, so the end of the capture says it.
 TEST(Graphs, AreNotMadeWhereMemoryWasFreedMeanwhile) {
