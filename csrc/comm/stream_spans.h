@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -15,8 +16,10 @@ namespace memphis {
 // host's clock. One thread at a time calls.
 //
 // Room for a span is used again once it is taken, so that a step like the one before allocates
-// nothing. Each costs two events with their times. Those are exact to 0.5 us, or to 1e-7 of the
-// time since construction where that is more; lengths of spans are always to 0.5 us.
+// nothing. Each costs two events with their times. A device counts from one event to another in a
+// float, exact to 1e-7 of what lies between them, and so from a new one as soon as a second has
+// gone by. What lies some steps apart is exact to 0.5 us, what lies an hour apart to 0.1 ms, what
+// lies on two sides of a pause to 1e-7 of that; lengths of spans are always to 0.5 us.
 class StreamSpans {
  public:
   enum class Kind : std::uint8_t { phase, transfer, waiting };
@@ -47,19 +50,29 @@ class StreamSpans {
   const std::vector<Taken>& take();
 
  private:
+  // From which the device counts.
+  struct Origin {
+    explicit Origin(Device device) : event(device) {}
+    Event event;
+    Trace::Clock::time_point time;  // on the host's clock, known once it is passed
+  };
   struct Entry {
     explicit Entry(Device device) : begin(device), end(device) {}
     Label label{};
     Event begin;
     Event end;
     bool ended = false;
+    // One that was passed before the span was put on a stream, and so before its begin.
+    std::shared_ptr<const Origin> origin;
   };
 
-  Trace::Clock::time_point time_of(const Event& event) const;
+  Trace::Clock::duration since_origin(const Entry& entry) const;
+  void count_from_next();
 
   Device device_;
-  Event origin_;
-  Trace::Clock::time_point origin_time_;  // on the host's clock
+  std::shared_ptr<const Origin> origin_;
+  std::shared_ptr<Origin> next_;  // on its way; null while none is needed
+  bool next_is_due_ = false;      // it is recorded when a span next begins
   std::vector<Entry> entries_;
   std::vector<std::size_t> free_;
   std::vector<std::size_t> begun_;  // in use, in order

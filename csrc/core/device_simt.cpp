@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,6 +46,7 @@ namespace {
 
 int compute_capability = 90;
 int num_multiprocessors = 0;
+std::optional<double> clock_seconds;
 
 }  // namespace
 
@@ -54,6 +56,10 @@ void set_compute_capability(int capability) {
 
 void set_num_multiprocessors(int number) {
   num_multiprocessors = number;
+}
+
+void set_clock(std::optional<double> seconds) {
+  clock_seconds = seconds;
 }
 
 std::int64_t num_streams(StreamPriority priority) {
@@ -78,6 +84,9 @@ constexpr int kNumYields = 50;
 constexpr std::chrono::microseconds kLongestSleep{500};
 
 double now_seconds() {
+  if (simt_device::clock_seconds) {
+    return *simt_device::clock_seconds;
+  }
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration<double>(now).count();
 }
@@ -517,7 +526,11 @@ double seconds_between(void* earlier, void* later) {
     (void)event_is_done(event);
   }
   const std::lock_guard lock(shared().mutex);
-  return event_of(later).seconds - event_of(earlier).seconds;
+  // What cudaEventElapsedTime gives, which is more coarse the longer it is.
+  constexpr double kMilliseconds = 1e3;
+  const auto milliseconds =
+      static_cast<float>((event_of(later).seconds - event_of(earlier).seconds) * kMilliseconds);
+  return static_cast<double>(milliseconds) / kMilliseconds;
 }
 
 void* allocate_pinned(std::size_t bytes) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "csrc/core/device.h"
@@ -68,6 +69,10 @@ namespace memphis::simt_device {
 void set_compute_capability(int compute_capability);
 // How many SMs it has; 0, as it is unless it is set: one for each core of this machine.
 void set_num_multiprocessors(int num_multiprocessors);
+
+// The time at which all that is recorded from here on is passed, in seconds from a common origin;
+// nothing, as at the start: this machine's clock. While nothing is pending on any stream.
+void set_clock(std::optional<double> seconds);
 
 // Streams that there are, but for the default one. Priorities change nothing here.
 std::int64_t num_streams(StreamPriority priority);
