@@ -21,6 +21,7 @@
 #include "csrc/core/file.h"
 #include "csrc/doctor/job_checks.h"
 #include "csrc/doctor/node_checks.h"
+#include "csrc/doctor/sum_check.h"
 #include "csrc/doctor/within.h"
 #include "csrc/train/outliers.h"
 
@@ -284,12 +285,7 @@ class Examination {
     bool right = true;
     constexpr int kRounds = 3;
     for (int round = 0; round < kRounds; ++round) {
-      // Every bit of a number is used by one rank or another: i plus the rank, modulo a prime.
-      constexpr std::int64_t kModulus = 1000003;
-      for (std::int64_t i = 0; i < count; ++i) {
-        host[static_cast<std::size_t>(i)] =
-            static_cast<std::int32_t>((i + all_->rank() + round) % kModulus);
-      }
+      fill_for_sum(host, all_->rank(), round);
       device_copy(x.data, host.data(), x.bytes(), stream.view());
       synchronize(stream.view());
       largest_of_all(*all_, 0, "doctor.begin");
@@ -299,13 +295,7 @@ class Examination {
       seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       device_copy(host.data(), x.data, x.bytes(), stream.view());
       synchronize(stream.view());
-      for (std::int64_t i = 0; i < count; ++i) {
-        std::int64_t expected = 0;
-        for (int rank = 0; rank < all_->size(); ++rank) {
-          expected += (i + rank + round) % kModulus;
-        }
-        right = right && host[static_cast<std::size_t>(i)] == static_cast<std::int32_t>(expected);
-      }
+      right = right && !first_wrong_sum(host, all_->size(), round);
     }
     const double size = all_->size();
     const double rate = 2 * (size - 1) / size * static_cast<double>(x.bytes()) / seconds * 1e-9;
