@@ -87,8 +87,11 @@ void check_claims(std::span<const GpuClaim> claims) {
 }
 
 void use_own_gpu(Communicator& all_host, int local_rank, Device device) {
+  if (all_host.size() == 1 && device == Device::cuda) {
+    (void)device_info(device);  // of the first GPU, which throws where no kernel runs on it
+  }
   if (all_host.size() == 1 || !has_nccl()) {
-    return;  // the first GPU; or the first group of several ranks is refused
+    return;  // the first group of several ranks is refused
   }
   GpuClaim own{.local_rank = local_rank};
   together(all_host, "gpus.choose", [&] {

@@ -39,7 +39,8 @@ bool device_available(Device device);
 // Why device_available(Device::cuda) is false, as half a sentence for an error text; empty if true.
 std::string device_unavailable_reason();
 
-// Throws PreflightError if the device is not available.
+// Of the calling thread's GPU. PreflightError if the device is not available, or if none of the
+// kernels that are compiled into this program runs on it.
 DeviceInfo device_info(Device device);
 
 // How many GPUs this process sees.

@@ -7,8 +7,26 @@
 #include "csrc/core/cuda_check.h"
 #include "csrc/core/device.h"
 #include "csrc/core/error.h"
+#include "csrc/core/gpu_architectures.h"
 
 namespace memphis {
+
+namespace {
+
+// The driver has nothing of the kernel that the GPU could run.
+bool is_of_another_gpu(cudaError_t status) {
+  return status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
+         status == cudaErrorInvalidPtx || status == cudaErrorUnsupportedPtxVersion ||
+         status == cudaErrorJitCompilerNotFound || status == cudaErrorJitCompilationDisabled;
+}
+
+// What a kernel did, of which a later call tells: after it, nothing on the GPU works any more.
+bool is_of_a_kernel(cudaError_t status) {
+  return status == cudaErrorIllegalAddress || status == cudaErrorAssert ||
+         (status >= cudaErrorHardwareStackError && status <= cudaErrorLaunchFailure);
+}
+
+}  // namespace
 
 void cuda_check(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) {
@@ -21,11 +39,23 @@ void cuda_check(cudaError_t status, const char* call, const char* file, int line
   if (status == cudaErrorMemoryAllocation) {
     throw PreflightError(message + "; use a smaller model or batch.micro_batch");
   }
+  if (is_of_another_gpu(status)) {
+    throw PreflightError(message +
+                         "; build with `launch/build.sh cuda` for this GPU (the kernels "
+                         "are compiled for " +
+                         MEMPHIS_CUDA_ARCHITECTURES + "), or update its driver");
+  }
   // A call that a graph cannot hold, or what comes after one.
   if (status >= cudaErrorStreamCaptureUnsupported && status <= cudaErrorStreamCaptureWrongThread) {
     throw Error(ExitCode::internal, message + "; run.graph=never launches kernels one by one");
   }
-  throw Error(ExitCode::internal, message + "; run with CUDA_LAUNCH_BLOCKING=1 to find the kernel");
+  if (is_of_a_kernel(status)) {
+    throw Error(ExitCode::internal,
+                message +
+                    "; run one rank with CUDA_LAUNCH_BLOCKING=1 to find the kernel (several "
+                    "would wait for each other), or all under compute-sanitizer");
+  }
+  throw Error(ExitCode::internal, message + "; see what `memphis doctor` says of the GPU");
 }
 
 namespace cuda_device {
@@ -77,6 +107,11 @@ DeviceInfo info() {
   DeviceInfo result;
   result.name = properties.name;
   result.compute_capability = properties.major * 10 + properties.minor;
+  const std::string no_kernels =
+      no_kernels_reason(MEMPHIS_CUDA_ARCHITECTURES, result.name, result.compute_capability);
+  if (!no_kernels.empty()) {
+    throw PreflightError(no_kernels);
+  }
   result.num_multiprocessors = properties.multiProcessorCount;
   result.shared_bytes_per_block = properties.sharedMemPerBlockOptin;
   MEMPHIS_CUDA(cudaMemGetInfo(&result.free_bytes, &result.total_bytes));
