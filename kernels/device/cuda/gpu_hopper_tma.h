@@ -19,18 +19,28 @@ namespace memphis::kernels {
 // A kernel takes it as a `const __grid_constant__ TensorMap`: TMA reads it where it lies.
 using TensorMap = CUtensorMap;
 
-// The driver's function is asked for at run time, as nothing links libcuda.
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+// The driver's function, which is the same for all GPUs. It is asked for at run time, as nothing
+// links libcuda, and once, by whichever thread is first.
+inline EncodeTiled encode_tiled() {
+  static const EncodeTiled encode = [] {
+    constexpr unsigned kSince = 12000;  // CUDA 12.0
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    MEMPHIS_CUDA(cudaGetDriverEntryPointByVersion(
+        "cuTensorMapEncodeTiled", &function, kSince, cudaEnableDefault, &found));
+    if (found != cudaDriverEntryPointSuccess) {
+      throw PreflightError(
+          "the driver has no cuTensorMapEncodeTiled (it is older than CUDA 12.0); update it");
+    }
+    return reinterpret_cast<EncodeTiled>(function);
+  }();
+  return encode;
+}
+
 inline TensorMap make_tensor_map(const TiledTensor& tensor) {
   check(tensor);
-  constexpr unsigned kSince = 12000;  // CUDA 12.0
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  MEMPHIS_CUDA(cudaGetDriverEntryPointByVersion(
-      "cuTensorMapEncodeTiled", &function, kSince, cudaEnableDefault, &found));
-  if (found != cudaDriverEntryPointSuccess) {
-    throw PreflightError(
-        "the driver has no cuTensorMapEncodeTiled (it is older than CUDA 12.0); update it");
-  }
   std::array<cuuint64_t, 5> dims{};
   std::array<cuuint64_t, 5> strides{};
   std::array<cuuint32_t, 5> box{};
@@ -48,20 +58,20 @@ inline TensorMap make_tensor_map(const TiledTensor& tensor) {
                                     CU_TENSOR_MAP_SWIZZLE_64B,
                                     CU_TENSOR_MAP_SWIZZLE_128B};
   TensorMap map;
-  const CUresult status = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)(
-      &map,
-      tensor.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                  : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-      static_cast<cuuint32_t>(tensor.dims.size()),
-      const_cast<void*>(tensor.data),
-      dims.data(),
-      strides.data(),
-      box.data(),
-      element_strides.data(),
-      CU_TENSOR_MAP_INTERLEAVE_NONE,
-      kSwizzles[static_cast<std::size_t>(tensor.swizzle)],
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);  // zeros
+  const CUresult status =
+      encode_tiled()(&map,
+                     tensor.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                     static_cast<cuuint32_t>(tensor.dims.size()),
+                     const_cast<void*>(tensor.data),
+                     dims.data(),
+                     strides.data(),
+                     box.data(),
+                     element_strides.data(),
+                     CU_TENSOR_MAP_INTERLEAVE_NONE,
+                     kSwizzles[static_cast<std::size_t>(tensor.swizzle)],
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);  // zeros
   require(status == CUDA_SUCCESS,
           "cuTensorMapEncodeTiled returns " + std::to_string(static_cast<int>(status)) +
               " (check() has let an argument pass that the driver refuses); extend check()");

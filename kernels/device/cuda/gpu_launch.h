@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+
 #include <cuda_runtime.h>
 
 #include "csrc/core/cuda_check.h"
 #include "kernels/launch.h"
 
 namespace memphis::kernels {
+
+// The kernel may be launched with so much dynamic shared memory on this thread's GPU from here on.
+// Any thread calls. What was asked for is kept: a launch like one before asks the runtime for
+// nothing but which GPU it is.
+void allow_shared(const void* kernel, std::size_t dynamic_bytes);
 
 // Arguments are converted to the kernel's parameter types here, at the call, so that an int given
 // for an int64_t is widened and not read past its end.
@@ -17,17 +24,7 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
     return;
   }
   if (shape.shared_bytes > 0) {
-    cudaFuncAttributes attributes{};
-    MEMPHIS_CUDA(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
-    const std::size_t opt_in = shared_opt_in(attributes.sharedSizeBytes, shape.shared_bytes);
-    // Of the function, not of the launch: never lowered, as a graph may hold a launch with more. What
-    // it has without asking is for static and dynamic memory together, and not enough here.
-    const auto allowed = static_cast<std::size_t>(attributes.maxDynamicSharedSizeBytes);
-    if (opt_in != 0 && (allowed <= kSharedWithoutOptIn || allowed < opt_in)) {
-      MEMPHIS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(opt_in)));
-    }
+    allow_shared(reinterpret_cast<const void*>(kernel), shape.shared_bytes);
   }
   const auto dim = [](const Dim3& d) {
     return dim3(static_cast<unsigned>(d.x), static_cast<unsigned>(d.y), static_cast<unsigned>(d.z));
