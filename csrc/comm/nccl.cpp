@@ -16,6 +16,7 @@
 
 #include "csrc/comm/check.h"
 #include "csrc/comm/nccl_check.h"
+#include "csrc/comm/nccl_warnings.h"
 #include "csrc/comm/nccl_watch.h"
 #include "csrc/core/dtype.h"
 #include "csrc/core/log.h"
@@ -253,6 +254,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     } catch (const CommunicationError& error) {
       throw CommunicationError(fmt::format("{}: {}", place("connecting"), error.what()));
     }
+    log_nccl_warnings();
     if (status == ncclInProgress) {
       throw CommunicationError(
           fmt::format("{}: nothing after {} s (a rank did not come, or is not reached over the "
@@ -571,9 +573,14 @@ std::vector<ncclUniqueId> exchange_ids(Communicator& host, int ranks_per_id) {
 }  // namespace
 
 std::string nccl_error_text(ncclResult_t status) {
-  const std::string text = ncclGetErrorString(status);
-  const std::string last = ncclGetLastError(nullptr);
-  return last.empty() ? text : text + ": " + last;
+  std::vector<std::string> warnings = take_nccl_warnings();
+  if (warnings.empty()) {
+    // NCCL's own copy of its last one, whoever has taken that.
+    if (std::string last = ncclGetLastError(nullptr); !last.empty()) {
+      warnings.push_back(std::move(last));
+    }
+  }
+  return with_warnings(ncclGetErrorString(status), warnings);
 }
 
 void nccl_check(ncclResult_t status, const char* call, const char* file, int line) {
@@ -598,9 +605,9 @@ void set_nccl_defaults() {
   // these there are 8 unless more are asked for, 32 at most.
   set("CUDA_DEVICE_MAX_CONNECTIONS", "32");
   // A rank with fewer network cards than the others slows all of them down, and nobody would know.
+  // Since 2.30 NCCL can refuse it, with an error that names this variable; older ones do not look.
   set("NCCL_IGNORE_NET_MISMATCH", "0");
-  // The first cause of an error, of which the last is kept for the exception.
-  set("NCCL_DEBUG", "WARN");
+  collect_nccl_warnings();
 }
 
 // Collectives of several communicators lie on the GPU at once, each on its stream, and ranks start

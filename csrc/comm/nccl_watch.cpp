@@ -6,6 +6,7 @@
 #include <nccl.h>
 
 #include "csrc/comm/communicator.h"
+#include "csrc/comm/nccl_warnings.h"
 
 namespace memphis {
 namespace {
@@ -68,6 +69,7 @@ void NcclWatch::check() {
   }
   last_look_ = now;
   check_locked();
+  log_nccl_warnings();
   look_where_the_gpu_stands();
 }
 
