@@ -25,6 +25,7 @@
 #include "csrc/core/memory_pools.h"
 #include "csrc/core/parallel.h"
 #include "csrc/plan/machine.h"
+#include "csrc/train/agreement.h"
 
 namespace memphis {
 namespace {
@@ -195,9 +196,11 @@ Machine machine_like(const MachineArguments& arguments, Device device) {
 
 void bench_machine(const MachineArguments& arguments, World& world) {
   share_cores(world);
-  const Device device = resolve_device(arguments.device == "cpu"    ? DeviceChoice::cpu
-                                       : arguments.device == "cuda" ? DeviceChoice::cuda
-                                                                    : DeviceChoice::automatic);
+  const RunConfig run{.device = arguments.device == "cpu"    ? DeviceChoice::cpu
+                                : arguments.device == "cuda" ? DeviceChoice::cuda
+                                                             : DeviceChoice::automatic};
+  const std::unique_ptr<Communicator> all = create_group_of_all(world, "machine");
+  const Device device = take_device(run, world, *all);
   const DeviceInfo info = device_info(device);
   if (info.simulated) {
     throw PreflightError(
@@ -205,7 +208,6 @@ void bench_machine(const MachineArguments& arguments, World& world) {
         "--device cpu, or a build for a GPU");
   }
   Machine machine = machine_like(arguments, device);
-  const std::unique_ptr<Communicator> all = create_group_of_all(world, "machine");
   const std::vector<int> here = ranks_here(*all);
   const auto num_here = static_cast<std::int64_t>(here.size());
   std::string links = "no links: one rank has none";
