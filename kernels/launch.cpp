@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/launch.h"
 
+#include <algorithm>
 #include <string>
 
 #include "csrc/core/error.h"
@@ -10,6 +11,12 @@ namespace memphis::kernels {
 const DeviceInfo& this_device() {
   static const DeviceInfo info = device_info(Device::cuda);
   return info;
+}
+
+std::int64_t free_multiprocessors(Stream stream) {
+  const std::int64_t all = this_device().num_multiprocessors;
+  const std::int64_t held = stream.held_elsewhere == nullptr ? 0 : *stream.held_elsewhere;
+  return std::max(all - held, ceil_div(all, 2));
 }
 
 bool check_launch(const Launch& launch) {

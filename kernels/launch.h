@@ -28,6 +28,12 @@ struct Launch {
 // Of the GPU that this process runs on, asked for once.
 const DeviceInfo& this_device();
 
+// How many multiprocessors of it a kernel finds free whose blocks take one each and stay for the
+// whole launch: fewer where kernels of other streams hold some (Stream::held_elsewhere). A block that
+// found none would begin when the others end, and double the kernel's time. Half of them at least:
+// who holds so many is soon done.
+std::int64_t free_multiprocessors(Stream stream);
+
 // False for an empty grid, which launches nothing. Counts the launch: see enqueued_count. Throws
 // ContractError if a launch exceeds what every device of sm_80 and newer allows.
 bool check_launch(const Launch& launch);

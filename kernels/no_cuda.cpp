@@ -52,7 +52,7 @@ MEMPHIS_NO_CUDA(matmul_backward, MatmulBackward)
 std::string matmul_library() {
   absent("matmul_library");
 }
-void open_matmul_library() {
+void open_matmul_library(std::int64_t /*held_multiprocessors*/) {
   absent("open_matmul_library");
 }
 std::vector<std::string> matmul_choices() {

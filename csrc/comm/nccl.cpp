@@ -36,6 +36,10 @@ std::chrono::milliseconds connect_limit(int size) {
 // How long the ranks may take to part, once all have done what they were asked.
 constexpr std::chrono::seconds kPartLimit{30};
 
+// NCCL has a block for each so many bytes of a collective at least (MinTrafficPerChannel in
+// enqueue.cc of 2.28).
+constexpr std::size_t kLeastBytesOfChannel = std::size_t{32} << 10;
+
 // Most of what NCCL does in the background takes less than so many.
 constexpr int kNumYields = 1000;
 constexpr std::chrono::microseconds kLongestSleep{50};
@@ -76,6 +80,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
         track_(axis_ + " on the gpu"),
         rank_(rank),
         size_(size),
+        num_channels_(num_channels),
         activity_(activity),
         stream_(Device::cuda, StreamPriority::highest),
         ready_(Device::cuda, Event::Use::ordering) {
@@ -83,7 +88,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     name_.reserve(kNameBytes);
     const std::lock_guard lock(NcclWatch::instance().mutex());
     try {
-      connect(ids, num_channels);
+      connect(ids);
     } catch (...) {
       if (comm_ != nullptr) {
         (void)ncclCommAbort(comm_);
@@ -110,6 +115,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
                               Stream stream) override {
     auto work = std::make_unique<StartedWork>(*this, name);
     work->set_started(enqueue(collective, name, stream));
+    hold(multiprocessors_of(collective), stream);
     return work;
   }
 
@@ -157,6 +163,7 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
       if (!started_ || waited_) {
         return;
       }
+      owner_.let_go();
       if (std::uncaught_exceptions() > num_exceptions_) {
         NcclWatch::instance().give_up();
       } else {
@@ -166,7 +173,9 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
 
     void wait(Stream stream) override {
       owner_.make_wait(number_, name_, stream);
-      waited_ = true;
+      if (!std::exchange(waited_, true)) {
+        owner_.let_go();
+      }
     }
 
     void set_started(std::uint64_t number) {
@@ -238,11 +247,14 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
     return status;
   }
 
-  void connect(std::vector<ncclUniqueId>& ids, int num_channels) {
+  void connect(std::vector<ncclUniqueId>& ids) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // only so can a communicator be aborted whatever it does
     config.commName = axis_.c_str();
-    config.maxCTAs = num_channels;
+    config.maxCTAs = num_channels_;
+    // By itself NCCL launches clusters of four blocks, which begin when one part of the GPU has four
+    // multiprocessors free: that kernels of all groups fit side by side would not be enough.
+    config.cgaClusterSize = 1;
     const char* const call = "ncclCommInitRankScalable";
     const std::chrono::milliseconds limit = connect_limit(size_);
     ncclResult_t status = ncclInProgress;
@@ -287,6 +299,40 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
       }
     }
     abort();
+  }
+
+  // At most. A message holds those of its receiver, which may wait for it: whoever sends finds the
+  // receiver there.
+  std::int64_t multiprocessors_of(const Collective& collective) const {
+    const auto* const message = std::get_if<Broadcast>(&collective);
+    const std::size_t bytes = payload_bytes(collective);
+    if (bytes == 0 || (message != nullptr && message->root == rank_)) {
+      return 0;
+    }
+    return std::min<std::int64_t>(static_cast<std::int64_t>((bytes - 1) / kLeastBytesOfChannel) + 1,
+                                  num_channels_);
+  }
+
+  // Those of the largest collective that was started and is not waited for: one comes after the
+  // other. What is put on `stream` meanwhile is told.
+  void hold(std::int64_t multiprocessors, Stream stream) {
+    if (num_started_++ == 0) {
+      held_of_ = stream.held_elsewhere;
+    }
+    const std::int64_t more = std::max(multiprocessors - num_held_, std::int64_t{0});
+    num_held_ += more;
+    if (held_of_ != nullptr) {
+      *held_of_ += more;
+    }
+  }
+  void let_go() {
+    if (--num_started_ > 0) {
+      return;
+    }
+    if (held_of_ != nullptr) {
+      *held_of_ -= num_held_;
+    }
+    num_held_ = 0;
   }
 
   // Null once it was seen to be done.
@@ -517,7 +563,11 @@ class NcclCommunicator final : public Communicator, public NcclWatch::Member {
   std::string track_;  // of the trace
   int rank_;
   int size_;
+  int num_channels_;
   Activity& activity_;
+  std::int64_t* held_of_ = nullptr;  // of the stream that the first was started beside
+  std::int64_t num_held_ = 0;
+  int num_started_ = 0;
   // Of its own, so that what does not wait for a collective runs beside it; and first, as the few
   // blocks of a collective would else queue behind all those of the kernel that is at work, on each of
   // the ranks that wait for each other.

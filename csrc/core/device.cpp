@@ -285,8 +285,10 @@ double Event::seconds_since(const Event& earlier) const {
 }
 
 OwnedStream::OwnedStream(Device device, StreamPriority priority)
-    : stream_{.device = device,
-              .handle = device == Device::cuda ? cuda_device::create_stream(priority) : nullptr} {}
+    : held_elsewhere_(std::make_unique<std::int64_t>(0)),
+      stream_{.device = device,
+              .handle = device == Device::cuda ? cuda_device::create_stream(priority) : nullptr,
+              .held_elsewhere = held_elsewhere_.get()} {}
 
 OwnedStream::~OwnedStream() {
   if (stream_.handle != nullptr) {

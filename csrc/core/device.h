@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +22,10 @@ std::string_view name_of(Device device);
 struct Stream {
   Device device = Device::cpu;
   void* handle = nullptr;  // cudaStream_t on Device::cuda
+  // Multiprocessors that kernels of other streams hold beside what is put on this one next, as far
+  // as is known to the thread that puts it there: who starts such a kernel adds what it takes, and
+  // takes that away where this stream waits for it. Null: nobody counts.
+  std::int64_t* held_elsewhere = nullptr;
 };
 
 struct DeviceInfo {
@@ -156,7 +161,9 @@ class OwnedStream {
  public:
   explicit OwnedStream(Device device, StreamPriority priority = StreamPriority::ordinary);
   ~OwnedStream();
-  OwnedStream(OwnedStream&& other) noexcept : stream_(std::exchange(other.stream_, Stream{})) {}
+  OwnedStream(OwnedStream&& other) noexcept
+      : held_elsewhere_(std::move(other.held_elsewhere_)),
+        stream_(std::exchange(other.stream_, Stream{})) {}
   OwnedStream& operator=(OwnedStream&&) = delete;
   OwnedStream(const OwnedStream&) = delete;
   OwnedStream& operator=(const OwnedStream&) = delete;
@@ -164,6 +171,7 @@ class OwnedStream {
   Stream view() const { return stream_; }
 
  private:
+  std::unique_ptr<std::int64_t> held_elsewhere_;  // where it is, whoever owns the stream
   Stream stream_;
 };
 

@@ -130,6 +130,9 @@ Groups::Groups(World& world,
     queues_.push_back(create_pair(queue.from_rank, queue.to_rank, queue_name(queue.kind)));
     if (queues_.back() && device == Device::cuda) {
       connect(*queues_.back());
+      if (queue.to_rank == mesh.index(Axis::pipeline, world.rank())) {
+        receiving_multiprocessors_ += channels_of(queue_name(queue.kind));
+      }
     }
   }
   const std::int64_t first = shape.place_of(0).rank;

@@ -44,6 +44,9 @@ class Groups {
   Communicator& tied() const { return *tied_; }
   // Of a queue of message_queues(): its two ranks. Null on the others.
   Communicator* queue(std::size_t index) const { return queues_[index].get(); }
+  // Those of the GPU on which receives of a pipeline stand nearly all the time, as they are started
+  // long before their messages are sent.
+  std::int64_t receiving_multiprocessors() const { return receiving_multiprocessors_; }
   // The ranks of these, for counts in host memory.
   Communicator& data_context_host() const { return *data_context_host_; }
   // Every rank of the job, for what all must know.
@@ -69,6 +72,7 @@ class Groups {
   std::unique_ptr<Communicator> pipeline_;
   std::unique_ptr<Communicator> tied_;
   std::vector<std::unique_ptr<Communicator>> queues_;
+  std::int64_t receiving_multiprocessors_ = 0;
   std::unique_ptr<Communicator> data_context_host_;
   std::unique_ptr<Communicator> all_host_;
   bool connects_ahead_ = false;

@@ -89,7 +89,7 @@ Trainer::Trainer(const Config& config,
              plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
   require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
-  kernels::open_matmul_library(device_);
+  kernels::open_matmul_library(device_, groups_.receiving_multiprocessors());
   if (plan_.dims.key_exchange != ContextExchange::gather) {
     groups_.connect_context();
   }

@@ -478,11 +478,10 @@ void launch_attention_forward_hopper(const AttentionArguments<bf16>& arguments, 
       .out = tile_map(
           {arguments.out, shape.N * kHopperWidth}, shape.B, shape.S, shape.N, kConsumerQueries)};
   const std::int64_t items = shape.B * shape.N * ceil_div(shape.S, kQueries);
-  const Launch launched = {
-      .grid = {.x = std::min<std::int64_t>(items, this_device().num_multiprocessors)},
-      .block = {.x = kThreads},
-      .shared_bytes = sizeof(Shared),
-      .stream = stream};
+  const Launch launched = {.grid = {.x = std::min(items, free_multiprocessors(stream))},
+                           .block = {.x = kThreads},
+                           .shared_bytes = sizeof(Shared),
+                           .stream = stream};
   if (arguments.cap > 0.0F) {
     launch(attention_forward_hopper_kernel<true>, launched, maps, arguments);
   } else {

@@ -68,7 +68,7 @@ void launch_product(const typename Product::Arguments& arguments,
                     std::int64_t max_clusters,
                     Stream stream) {
   const std::int64_t clusters =
-      std::clamp<std::int64_t>(this_device().num_multiprocessors / kCluster, 1, max_clusters);
+      std::clamp<std::int64_t>(free_multiprocessors(stream) / kCluster, 1, max_clusters);
   launch(grouped_matmul_hopper_kernel<Product>,
          {.grid = {.x = clusters * kCluster},
           .block = {.x = kThreads},

@@ -203,9 +203,9 @@ std::string matmul_library(Device device) {
                                 : "loops compiled for " + instruction_set();
 }
 
-void open_matmul_library(Device device) {
+void open_matmul_library(Device device, std::int64_t held_multiprocessors) {
   if (device == Device::cuda) {
-    cuda::open_matmul_library();
+    cuda::open_matmul_library(held_multiprocessors);
   }
 }
 

@@ -5,6 +5,7 @@
 // x^T.
 #include "kernels/matmul/matmul.h"
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include <cublasLt.h>
 
 #include "csrc/core/error.h"
+#include "kernels/launch.h"
 #include "kernels/matmul/cublas_lt.h"
 
 namespace memphis::kernels::cuda {
@@ -147,7 +149,8 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm;
 };
 
-Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
+// `multiprocessors`: for how many a product is laid out; 0 for all.
+Plan make_plan(cublasLtHandle_t handle, const Shape& shape, std::int32_t multiprocessors) {
   cublasLtMatmulDesc_t desc = nullptr;
   // COMPUTE_32F keeps f32 operands f32: TF32 would need COMPUTE_32F_FAST_TF32.
   cublas_check(cublas_lt().create_description(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
@@ -164,6 +167,13 @@ Plan make_plan(cublasLtHandle_t handle, const Shape& shape) {
   }
   set_transpose(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, shape.transpose_a);
   set_transpose(plan.desc, CUBLASLT_MATMUL_DESC_TRANSB, shape.transpose_b);
+  if (multiprocessors > 0) {
+    cublas_check(cublas_lt().set_description(plan.desc.get(),
+                                             CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET,
+                                             &multiprocessors,
+                                             sizeof(multiprocessors)),
+                 "cublasLtMatmulDescSetAttribute");
+  }
   const Preference preference = make_preference();
   cublasLtMatmulHeuristicResult_t result{};
   int num_results = 0;
@@ -266,6 +276,19 @@ class CublasLt {
                  "cublasLtMatmul");
   }
 
+  // Products that were asked for before are asked for again.
+  void hold(std::int64_t multiprocessors) {
+    const std::lock_guard lock(mutex_);
+    const auto left = multiprocessors > 0
+                          ? static_cast<std::int32_t>(std::max<std::int64_t>(
+                                this_device().num_multiprocessors - multiprocessors, 1))
+                          : 0;
+    if (left != multiprocessors_) {
+      multiprocessors_ = left;
+      plans_.clear();
+    }
+  }
+
   std::vector<std::string> choices() {
     const std::lock_guard lock(mutex_);
     std::vector<std::string> lines;
@@ -286,13 +309,14 @@ class CublasLt {
     const std::lock_guard lock(mutex_);
     auto found = plans_.find(shape);
     if (found == plans_.end()) {
-      found = plans_.emplace(shape, make_plan(handle_, shape)).first;
+      found = plans_.emplace(shape, make_plan(handle_, shape, multiprocessors_)).first;
     }
     return found->second;
   }
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_;
+  std::int32_t multiprocessors_ = 0;  // for which products are laid out; 0 for all
   std::mutex mutex_;
   std::map<Shape, Plan> plans_;
 };
@@ -383,8 +407,8 @@ std::string matmul_library() {
          "." + std::to_string(version % 100) + " on " + device_info(Device::cuda).name;
 }
 
-void open_matmul_library() {
-  (void)CublasLt::instance();
+void open_matmul_library(std::int64_t held_multiprocessors) {
+  CublasLt::instance().hold(held_multiprocessors);
 }
 
 std::vector<std::string> matmul_choices() {

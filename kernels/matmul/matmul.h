@@ -65,11 +65,14 @@ constexpr std::size_t matmul_workspace_bytes(Device device) {
 std::string matmul_library(Device device);
 
 // Takes now what the first product would take of the device, its workspace included: before other
-// work is on the GPU, for which that may wait.
-void open_matmul_library(Device device);
+// work is on the GPU, for which that may wait. Products are laid out for a GPU without
+// `held_multiprocessors`, those on which kernels of other streams stand throughout; not for what
+// Stream::held_elsewhere tells at the moment, as their bits would depend on it.
+void open_matmul_library(Device device, std::int64_t held_multiprocessors = 0);
 
 // "PRODUCT: ALGORITHM" of each that cuBLASLt was asked for since the process began, by shape. It is
-// asked once for a shape, and what it answers follows from the shape and matmul_library().
+// asked once for a shape, and what it answers follows from the shape, matmul_library() and the
+// multiprocessors that are held.
 std::vector<std::string> matmul_choices(Device device);
 
 // matmul.cu, or no_cuda.cpp in a build without the toolkit. Operands are checked already.
@@ -77,7 +80,7 @@ namespace cuda {
 void matmul_forward(const MatmulForward& op, Stream stream);
 void matmul_backward(const MatmulBackward& op, Stream stream);
 std::string matmul_library();
-void open_matmul_library();
+void open_matmul_library(std::int64_t held_multiprocessors);
 std::vector<std::string> matmul_choices();
 }  // namespace cuda
 

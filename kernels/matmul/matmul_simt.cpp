@@ -61,7 +61,7 @@ std::string matmul_library() {
   return "a simulated GPU, " + kernels::matmul_library(Device::cpu);
 }
 
-void open_matmul_library() {}
+void open_matmul_library(std::int64_t /*held_multiprocessors*/) {}
 
 std::vector<std::string> matmul_choices() {
   return {};

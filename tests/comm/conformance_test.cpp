@@ -815,6 +815,45 @@ TEST_P(NcclConformance, AnotherStreamMayWaitForAResult) {
   });
 }
 
+// Kernels whose blocks stay for their whole launch are put beside it with fewer blocks.
+TEST_P(NcclConformance, WhatIsUnderWayHoldsMultiprocessorsUntilItIsWaitedFor) {
+  on_ranks([](World& world) {
+    const auto host = create_group_of_all(world, "host", Device::cpu);
+    constexpr int kChannels = 8;
+    const auto group = make_nccl_communicator("test", *host, world.activity(), kChannels);
+    const std::int64_t& held = *g_stream.held_elsewhere;
+    EXPECT_EQ(held, 0);
+    constexpr std::int64_t kLength = std::int64_t{1} << 18;  // 1 MiB, for more channels than 8
+    Buffer<float> large(kLength, group->rank());
+    Buffer<float> small(1, group->rank());
+    const TensorView x = large.view();
+    const TensorView one = small.view();
+    const auto sum = [&](const TensorView& of) {
+      return group->start(AllReduce{.y = of, .x = of}, "test.sum", g_stream);
+    };
+    auto first = sum(one);
+    EXPECT_EQ(held, 1);
+    auto second = sum(x);
+    EXPECT_EQ(held, kChannels);
+    auto third = sum(one);
+    EXPECT_EQ(held, kChannels);  // one comes after the other
+    second->wait(g_stream);
+    first->wait(g_stream);
+    first->wait(g_stream);
+    EXPECT_EQ(held, kChannels);
+    third.reset();
+    EXPECT_EQ(held, 0);
+    // A receiver may be there long before the sender, who finds it there.
+    const bool sends = group->rank() == 0;
+    const auto message = group->start(Broadcast{x, 0}, "test.message", g_stream);
+    EXPECT_EQ(held, sends ? 0 : kChannels);
+    message->wait(g_stream);
+    EXPECT_EQ(held, 0);
+    group->run(AllReduce{.y = x, .x = x}, "test.sum", g_stream);
+    EXPECT_EQ(held, 0);
+  });
+}
+
 // Messages between two ranks, as a pipeline's stages exchange them: a broadcast of its own each.
 class Messages {
  public:

@@ -52,10 +52,11 @@ struct ncclConfig_t {
   int blocking;
   const char* commName;
   int maxCTAs;
+  int cgaClusterSize;
 };
 // NOLINTNEXTLINE: NCCL's own is a macro, too.
 #define NCCL_CONFIG_INITIALIZER \
-  { .blocking = 1, .commName = nullptr, .maxCTAs = 0 }
+  { .blocking = 1, .commName = nullptr, .maxCTAs = 0, .cgaClusterSize = 4 }
 
 constexpr std::size_t kNcclUniqueIdBytes = 128;
 struct alignas(8) ncclUniqueId {

@@ -56,6 +56,18 @@ Launch one_block(std::int64_t threads, std::size_t shared_bytes = 0) {
   return {.grid = {}, .block = {.x = threads}, .shared_bytes = shared_bytes, .stream = {}};
 }
 
+TEST(Launch, FindsTheMultiprocessorsThatOtherStreamsDoNotHold) {
+  const std::int64_t all = this_device().num_multiprocessors;
+  std::int64_t held = 0;
+  const Stream stream = {.device = Device::cuda, .handle = nullptr, .held_elsewhere = &held};
+  EXPECT_EQ(free_multiprocessors({.device = Device::cuda}), all);
+  EXPECT_EQ(free_multiprocessors(stream), all);
+  held = all / 2;
+  EXPECT_EQ(free_multiprocessors(stream), all - all / 2);
+  held = all;
+  EXPECT_EQ(free_multiprocessors(stream), all - all / 2);
+}
+
 // Floats on the device, with the values 0, 1, 2 …
 class Floats {
  public:

@@ -202,6 +202,43 @@ TEST_P(GroupedMatmulTest, AnAbsentOutputChangesNoBitOfTheOther) {
   EXPECT_EQ(dweight.bytes(stream.view()), both_dweight.bytes(stream.view()));
 }
 
+// There are fewer beside a collective.
+TEST_P(GroupedMatmulTest, BitsDoNotDependOnTheMultiprocessorsThatAreFree) {
+  if (target().device == Device::cpu) {
+    GTEST_SKIP() << "a processor has none";
+  }
+  const std::int64_t N = op_case().N;
+  const std::int64_t K = op_case().K;
+  const OwnedStream stream(target().device);
+  const Inputs in(op_case(), target().dtype);
+  const TensorSpec sums = weights(accumulation_dtype(target().dtype));
+  const TestTensor x = tensor(rows_of(K), in.x);
+  const TestTensor weight = tensor(weights(target().dtype), in.weight);
+  const TestTensor dy = tensor(rows_of(N), in.dy);
+  const TestTensor ends = offsets();
+  const auto bits = [&] {
+    const TestTensor y = tensor(rows_of(N));
+    const TestTensor dx = tensor(rows_of(K));
+    const TestTensor dweight = tensor(sums, in.dweight);
+    grouped_matmul_forward({.y_RN = y, .x_RK = x, .weight_ENK = weight, .offsets_E1 = ends},
+                           stream.view());
+    grouped_matmul_backward({.dx_RK = dx,
+                             .dweight_ENK = dweight,
+                             .dy_RN = dy,
+                             .x_RK = x,
+                             .weight_ENK = weight,
+                             .offsets_E1 = ends},
+                            stream.view());
+    return std::array{
+        y.bytes(stream.view()), dx.bytes(stream.view()), dweight.bytes(stream.view())};
+  };
+  const auto all_free = bits();
+  *stream.view().held_elsewhere = 8;
+  EXPECT_EQ(bits(), all_free);
+  *stream.view().held_elsewhere = 1000;  // more than there are
+  EXPECT_EQ(bits(), all_free);
+}
+
 // A tile that an expert's rows do not fill has rows of the next one.
 TEST_P(GroupedMatmulTest, NanStaysInItsExpert) {
   const std::int64_t N = op_case().N;

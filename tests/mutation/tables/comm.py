@@ -19,6 +19,12 @@ plant("comm.sums_all", HOST, "missing step",
 plant("comm.nccl_priority", "comm/nccl.cpp", "operand",
       "StreamPriority::highest", "StreamPriority::ordinary",
       "collectives queue behind the blocks of the kernel that is at work")
+plant("comm.nccl_held", "comm/nccl.cpp", "operand",
+      "      *held_of_ -= num_held_;\n", "",
+      "kernels have fewer multiprocessors for ever once a collective ran beside one")
+plant("comm.nccl_sender", "comm/nccl.cpp", "operand",
+      "message != nullptr && message->root == rank_", "message != nullptr && message->root < 0",
+      "whoever has sent a message leaves multiprocessors idle until its place is used again")
 plant("comm.gather_blocks", HOST, "index",
       "      std::memcpy(bytes_of(op.y) + (b * n + r) * block_bytes,", "      std::memcpy(bytes_of(op.y) + (r * num_blocks + b) * block_bytes,",
       "blocks are not put together")
