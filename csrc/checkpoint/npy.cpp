@@ -9,7 +9,6 @@
 #include <string_view>
 
 #include <spdlog/fmt/fmt.h>
-#include <unistd.h>
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
@@ -21,8 +20,9 @@ namespace fs = std::filesystem;
 
 static_assert(std::endian::native == std::endian::little, "'<f4' is little-endian");
 
-// The magic text and version 1.0; the header's length follows in two bytes.
+// With version 1.0; the header's length follows in two bytes.
 constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
+static_assert(kMagic.starts_with(kNpyMagic));
 constexpr std::size_t kPreambleBytes = kMagic.size() + 2;
 // Of the preamble and header together, so that the values can be mapped.
 constexpr std::size_t kAlignment = 64;
@@ -58,13 +58,6 @@ std::uint64_t count_of(std::span<const std::int64_t> dims) {
   return count;
 }
 
-fs::path sibling(const fs::path& path) {
-  fs::path result = path;
-  result += ".tmp-" + std::to_string(::getpid());
-  remove_file(result);  // of an earlier process with our id
-  return result;
-}
-
 [[noreturn]] void fail_npy(const fs::path& path, std::string_view problem) {
   throw DataError(fmt::format(
       "{}: {} (expected is a row-major float32 array, .npy version 1.0); write it with numpy.save",
@@ -75,19 +68,8 @@ fs::path sibling(const fs::path& path) {
 }  // namespace
 
 NpyWriter::NpyWriter(const fs::path& path, std::span<const std::int64_t> dims)
-    : path_(path), temporary_(sibling(path)), remaining_(count_of(dims)), writer_(temporary_) {
-  try {
-    writer_.write(header_of(dims));
-  } catch (...) {
-    remove_file(temporary_);  // the destructor is not called
-    throw;
-  }
-}
-
-NpyWriter::~NpyWriter() {
-  if (!closed_) {
-    remove_file(temporary_);
-  }
+    : remaining_(count_of(dims)), writer_(path) {
+  writer_.write(header_of(dims));
 }
 
 void NpyWriter::write(std::span<const float> values) {
@@ -99,13 +81,6 @@ void NpyWriter::write(std::span<const float> values) {
 void NpyWriter::close() {
   require(remaining_ == 0, "fewer values are written than the array has");
   writer_.close();
-  if (const int error = rename_path(temporary_, path_); error != 0) {
-    throw CheckpointError(fmt::format("cannot write {} ({}); fix the path or its permissions",
-                                      path_.string(),
-                                      system_reason(error)));
-  }
-  closed_ = true;
-  sync_directory(directory_of(path_));
 }
 
 NpyArray read_npy(const fs::path& path) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "csrc/core/file.h"
@@ -12,27 +13,24 @@
 // NumPy's array format, version 1.0, for float32 in row-major order. Source: numpy/lib/format.py.
 namespace memphis {
 
-// Writes one array front to back into a sibling of `path`, which takes the name at close(): a
-// reader sees the whole array or what was there before. The destructor removes an array that was
+// How an array begins, of any version.
+constexpr std::string_view kNpyMagic = "\x93NUMPY";
+
+// Writes one array front to back, as a ReplacingWriter does: a reader sees the whole array or what
+// was there before, unless `path` is a device or a pipe. The destructor removes an array that was
 // not closed.
 class NpyWriter {
  public:
   // CheckpointError, here and below, if it cannot be written.
   NpyWriter(const std::filesystem::path& path, std::span<const std::int64_t> dims);
-  ~NpyWriter();
-  NpyWriter(const NpyWriter&) = delete;
-  NpyWriter& operator=(const NpyWriter&) = delete;
 
   void write(std::span<const float> values);
   // ContractError unless as many values were written as the dims say.
   void close();
 
  private:
-  std::filesystem::path path_;
-  std::filesystem::path temporary_;
   std::uint64_t remaining_;  // values
-  DurableWriter writer_;
-  bool closed_ = false;
+  ReplacingWriter writer_;
 };
 
 struct NpyArray {

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cctype>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/cli/commands.h"
+#include "csrc/cli/output_file.h"
 #include "csrc/cli/source_tree.h"
 #include "csrc/cli/threads.h"
 #include "csrc/comm/activity.h"
@@ -17,6 +20,7 @@
 #include "csrc/comm/job.h"
 #include "csrc/comm/launch_environment.h"
 #include "csrc/comm/together.h"
+#include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
 #include "csrc/doctor/diagnosis.h"
@@ -111,12 +115,37 @@ void choose_device(World& world, Communicator& all, doctor::Question& question) 
   }
 }
 
+bool may_name_host(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '.' || c == '_';
+}
+
+// Before anything is measured: a name that was mistaken is not to cost its file.
+void require_lists(const DoctorArguments& arguments) {
+  if (arguments.bad_file == arguments.good_file) {
+    throw ConfigError(
+        fmt::format("--bad and --good are both {} (each is a list of its own); name two files",
+                    arguments.bad_file));
+  }
+  for (const auto& [argument, file] :
+       {std::pair("--bad", arguments.bad_file), std::pair("--good", arguments.good_file)}) {
+    require_may_write({.argument = argument,
+                       .path = file,
+                       .what = "list of nodes, a name a line",
+                       .is_one = [](std::string_view beginning) {
+                         return beginning.find("\n\n") == std::string_view::npos &&
+                                std::all_of(beginning.begin(), beginning.end(), [](char c) {
+                                  return c == '\n' || may_name_host(c);
+                                });
+                       }});
+  }
+}
+
 void write_list(const std::string& file, const std::vector<std::string>& nodes) {
   std::string text;
   for (const std::string& node : nodes) {
     text += node + "\n";
   }
-  write_text_atomically(file, text);
+  write_output([&] { write_text_atomically(file, text); });
 }
 
 ExitCode examine(const DoctorArguments& arguments, World& world) {
@@ -124,6 +153,11 @@ ExitCode examine(const DoctorArguments& arguments, World& world) {
   world.activity().set_limits({.lost_seconds = 10, .hang_seconds = 25});
   share_cores(world);
   const std::unique_ptr<Communicator> all = create_group_of_all(world, "doctor.job");
+  together(*all, "doctor.lists", [&] {
+    if (world.rank() == 0) {
+      require_lists(arguments);
+    }
+  });
   doctor::Question question;
   question.default_roots = own_text_roots();
   question.launched_by = launcher(launch_variables(), world.size());

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
@@ -9,6 +11,7 @@
 #include "csrc/checkpoint/npy.h"
 #include "csrc/cli/commands.h"
 #include "csrc/cli/model_argument.h"
+#include "csrc/cli/output_file.h"
 #include "csrc/cli/threads.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
@@ -76,12 +79,18 @@ TokenTable read_tokens(const std::string& file, std::int64_t vocab_size) {
 void write_logits(const ModelArgument& argument,
                   const std::string& tokens,
                   const std::string& out) {
+  require_may_write(
+      {.argument = "out",
+       .path = out,
+       .what = "array of NumPy",
+       .is_one = [](std::string_view beginning) { return beginning.starts_with(kNpyMagic); }});
   const ModelFolder folder(argument.path);
   const TokenTable table = read_tokens(tokens, folder.config.vocab_size);
   LoadedModel loaded(folder, argument);
   const std::int64_t S = table.sequence_length;
   const std::int64_t V = loaded.config.vocab_size;
-  NpyWriter writer(out, std::vector<std::int64_t>{table.num_sequences, S, V});
+  std::optional<NpyWriter> writer;
+  write_output([&] { writer.emplace(out, std::vector<std::int64_t>{table.num_sequences, S, V}); });
   // One sequence at a time: a row's logits do not depend on its neighbours.
   InferenceModel model(
       loaded.config, loaded.plan(1, S), loaded.residency, loaded.groups, loaded.stream.view());
@@ -91,10 +100,10 @@ void write_logits(const ModelArgument& argument,
     for (std::int64_t t = 0; t < S; ++t) {
       const std::vector<float> logits = model.logits_of(t);
       require_finite_logits(logits, fmt::format("of row {}, token {}", b, t));
-      writer.write(logits);
+      write_output([&] { writer->write(logits); });
     }
   }
-  writer.close();
+  write_output([&] { writer->close(); });
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/data/tokenize.h"
 
+#include <array>
 #include <chrono>
 #include <filesystem>
+#include <string_view>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -28,9 +30,13 @@ struct TokenizeArguments {
 
 void require_new(const std::filesystem::path& prefix, const std::string& fingerprint) {
   std::error_code ignored;
-  for (const char* suffix : {".bin", ".idx"}) {
-    const std::filesystem::path path = prefix.string() + suffix;
-    if (std::filesystem::exists(path, ignored) && !TokenizeJob::is_begun(prefix, fingerprint)) {
+  constexpr std::array<std::string_view, 4> kSuffixes = {
+      ".bin", ".idx", ".mask", kTokensMetaSuffix};
+  for (const std::string_view suffix : kSuffixes) {
+    const std::filesystem::path path = prefix.string() + std::string(suffix);
+    // A link too, wherever it leads: it would be renamed over.
+    if (std::filesystem::exists(std::filesystem::symlink_status(path, ignored)) &&
+        !TokenizeJob::is_begun(prefix, fingerprint)) {
       throw ConfigError(fmt::format(
           "{} is there (it is of other text, another tokenizer or other options, and nothing is "
           "overwritten); choose another --output, or remove it",

@@ -252,37 +252,63 @@ void sync_directory(const std::filesystem::path& directory) {
   }
 }
 
-void write_text_atomically(const std::filesystem::path& path, std::string_view text) {
-  const std::filesystem::path place = end_of_links(path);
+namespace {
+
+constexpr std::string_view kSiblingSuffix = ".tmp-";  // and the id of its process
+
+}  // namespace
+
+ReplacingWriter::ReplacingWriter(const std::filesystem::path& path) : place_(path) {
   std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(place, error);
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&
       !std::filesystem::is_directory(status)) {
-    Descriptor device = open_to_write(place, 0);
-    int failed = write_all(device.number(), text);
-    if (failed == 0) {
-      failed = device.close_checked();
-    }
-    if (failed != 0) {
-      throw_write_error(place, failed);
+    // By the name as given: what /dev/stdout leads to may be a pipe, which has none of its own.
+    descriptor_ = open_to_write(path, 0);
+    return;
+  }
+  place_ = end_of_links(path);
+  temporary_ = place_;
+  temporary_ += std::string(kSiblingSuffix) + std::to_string(::getpid());
+  remove_file(temporary_);  // of an earlier process with our id
+  descriptor_ = open_to_write(temporary_, O_CREAT | O_EXCL);
+}
+
+ReplacingWriter::~ReplacingWriter() {
+  if (!temporary_.empty()) {
+    remove_file(temporary_);
+  }
+}
+
+void ReplacingWriter::write(std::span<const std::byte> bytes) {
+  if (const int error = write_all(descriptor_.number(), bytes); error != 0) {
+    throw_write_error(written(), error);
+  }
+}
+
+void ReplacingWriter::write(std::string_view text) {
+  write(std::as_bytes(std::span<const char>(text.data(), text.size())));
+}
+
+void ReplacingWriter::close() {
+  if (temporary_.empty()) {  // what is no file need not know of flushing
+    if (const int error = descriptor_.close_checked(); error != 0) {
+      throw_write_error(place_, error);
     }
     return;
   }
-  std::filesystem::path temporary = place;
-  temporary += ".tmp-" + std::to_string(::getpid());
-  remove_file(temporary);  // of an earlier process with our id
-  try {
-    DurableWriter writer(temporary);
-    writer.write(text);
-    writer.close();
-    if (const int failed = rename_path(temporary, place); failed != 0) {
-      throw_write_error(place, failed);
-    }
-  } catch (const CheckpointError&) {
-    remove_file(temporary);
-    throw;
+  close_durably(descriptor_, temporary_);
+  if (const int error = rename_path(temporary_, place_); error != 0) {
+    throw_write_error(place_, error);
   }
-  sync_directory(directory_of(place));
+  temporary_.clear();
+  sync_directory(directory_of(place_));
+}
+
+void write_text_atomically(const std::filesystem::path& path, std::string_view text) {
+  ReplacingWriter writer(path);
+  writer.write(text);
+  writer.close();
 }
 
 }  // namespace memphis

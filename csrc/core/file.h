@@ -105,10 +105,34 @@ class PlacedWriter {
 // Makes the entries of a directory durable: a rename or a new file is not, until this returns.
 void sync_directory(const std::filesystem::path& directory);
 
-// Writes `text` to a sibling, flushes it, renames it over `path` and flushes the directory: a
-// reader sees the old file or the new one, whole, at any time, and the sibling is gone after a
-// failure too. Where `path` is a symbolic link, that which it leads to is replaced and the link
-// stays. A device or a pipe is written to as it stands: a rename would put a file in its place.
+// A file that takes the place of `path` at close(), written front to back into a sibling until
+// then: a reader sees the old file or the new one, whole, at any time, and the destructor removes a
+// sibling that was not closed. Where `path` is a symbolic link, that which it leads to is replaced
+// and the link stays. A device or a pipe is written to as it stands: a rename would put a file in
+// its place.
+//
+// CheckpointError, with the system's reason, from any member.
+class ReplacingWriter {
+ public:
+  explicit ReplacingWriter(const std::filesystem::path& path);
+  ~ReplacingWriter();
+  ReplacingWriter(const ReplacingWriter&) = delete;
+  ReplacingWriter& operator=(const ReplacingWriter&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  // The file is durable, and its name too, once this returns.
+  void close();
+
+ private:
+  const std::filesystem::path& written() const { return temporary_.empty() ? place_ : temporary_; }
+
+  std::filesystem::path place_;      // behind links
+  std::filesystem::path temporary_;  // empty where place_ is written to as it stands
+  Descriptor descriptor_;
+};
+
+// The same of a whole text.
 void write_text_atomically(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace memphis

@@ -278,7 +278,7 @@ class Tokenize(Writer):
 
 class Report(Writer):
     name = "report"
-    codes = {3, 4}  # 3: a page that is there and cannot be read
+    codes = {3, 5}  # 3: a page that is there and cannot be read
 
     def previous(self):
         with open(self.inputs.page, "rb") as file:
@@ -309,10 +309,10 @@ class Export(Writer):
 
 class Logits(Writer):
     name = "logits"
-    codes = {4}
+    codes = {3, 5}  # 3: an array that is there and cannot be read
 
     def previous(self):
-        return {"logits.npy": b"of an earlier day"}
+        return {"logits.npy": b"\x93NUMPY of an earlier day"}
 
     def arguments(self, disk):
         return [self.inputs.model, self.inputs.tokens, os.path.join(disk.files, "logits.npy")]
@@ -320,10 +320,10 @@ class Logits(Writer):
 
 class Doctor(Writer):
     name = "doctor"
-    codes = {4, 5}
+    codes = {3, 4, 5}  # 3: a list that is there and cannot be read
 
     def previous(self):
-        return {"good.txt": b"of an earlier day\n", "bad.txt": b"of an earlier day\n"}
+        return {"good.txt": b"of-an-earlier-day\n", "bad.txt": b"of-an-earlier-day\n"}
 
     def arguments(self, disk):
         config, _ = tiny.write_config(disk, "run")

@@ -174,5 +174,61 @@ TEST_F(Input, AConfigIsReadFromAPipe) {
   }
 }
 
+const std::string kFewSteps =
+    " schedule.steps=4 schedule.warmup_steps=1 metrics.validate_every=0 -q";
+
+// A name that was mistaken is not to cost a file that another command, or its user, wrote.
+TEST_F(Input, AnOutputTakesThePlaceOfItsOwnKindAlone) {
+  ASSERT_EQ(shell("$M train $C" + kFewSteps + " && $M export run ex").code, 0);
+  directory_.write("tokens.json", R"({"tokens": [[1, 35, 40]]})");
+  directory_.write("notes", "a line of words\n");
+  const std::string logits = "timeout 60 $M logits ex tokens.json ";
+  const std::string doctor = "timeout 60 $M doctor --root none --good g.txt --bad ";
+  for (const std::string& command : {logits, doctor, std::string("$M report run -o ")}) {
+    for (const char* file :
+         {"ex/model.safetensors", "run/step-00000004/manifest.json", "notes", "ex"}) {
+      const Ended ended = shell(std::string("cp -r ") + file + " before; " + command + file +
+                                "; code=$?; diff -r " + file +
+                                " before || exit 99; rm -r before; "
+                                "exit $code");
+      EXPECT_EQ(ended.code, 2) << command << file << ended.error;
+      expect_holds(ended.error, std::string(file) + " is there and is no ");
+    }
+    const Ended nowhere = shell(command + "none/file");
+    EXPECT_EQ(nowhere.code, 2) << nowhere.error;
+    expect_holds(nowhere.error, "lies in none, which is no folder");
+  }
+  ASSERT_EQ(shell(logits + "a.npy && " + logits + "a.npy").code, 0) << "an array is replaced";
+  const Ended piped = shell("mkfifo pipe; cat pipe > b.npy & " + logits + "pipe; code=$?; wait; " +
+                            "[ -p pipe ] && cmp a.npy b.npy && exit $code");
+  EXPECT_EQ(piped.code, 0) << piped.out << piped.error;
+  // As /dev/stdout, which a fault must not take away from the whole machine.
+  const Ended stream = shell("ln -s /proc/self/fd/1 out; " + logits + "out | cmp - a.npy");
+  EXPECT_EQ(stream.code, 0) << stream.out << stream.error;
+  const Ended linked =
+      shell("ln -s c.npy link; " + logits + "link && [ -L link ] && cmp a.npy c.npy");
+  EXPECT_EQ(linked.code, 0) << linked.error;
+
+  EXPECT_EQ(shell(doctor + "g.txt").code, 2) << "one list would take the place of the other";
+  EXPECT_FALSE(exists("g.txt"));
+  directory_.write("d.meta.json", "mine");
+  const Ended meta = shell("$M tokenize text.txt --tokenizer byte --output d");
+  EXPECT_EQ(meta.code, 2) << meta.error;
+  EXPECT_EQ(read_text(path("d.meta.json")), "mine");
+}
+
+TEST_F(Input, AnOutputThatCannotBeWrittenIsNoCheckpoint) {
+  ASSERT_EQ(shell("$M train $C" + kFewSteps).code, 0);
+  directory_.write("tokens.json", R"({"tokens": [[1, 35, 40]]})");
+  // No file can be made there, by anybody.
+  for (const char* command : {"logits run tokens.json /proc/memphis",
+                              "report run -o /proc/memphis",
+                              "doctor --bad /proc/memphis --good g.txt"}) {
+    const Ended ended = shell(std::string("$M ") + command);
+    EXPECT_EQ(ended.code, 5) << command << ": " << ended.error;
+    expect_holds(ended.error, "cannot write /proc/memphis");
+  }
+}
+
 }  // namespace
 }  // namespace memphis::test

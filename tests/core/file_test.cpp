@@ -299,6 +299,35 @@ TEST(WriteTextAtomically, APipeStaysOne) {
   EXPECT_EQ(count_entries(directory.path()), 1U);
 }
 
+// What a link of /dev/fd leads to has no name that it could be opened by.
+TEST(WriteTextAtomically, APipeWithoutANameIsWrittenTo) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(::pipe(ends), 0);
+  write_text_atomically("/proc/self/fd/" + std::to_string(ends[1]), "text");
+  std::string read(4, '?');
+  EXPECT_EQ(::read(ends[0], read.data(), read.size()), 4);
+  EXPECT_EQ(read, "text");
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
+TEST(ReplacingWriter, LeavesTheOldFileUntilItIsClosed) {
+  const test::TemporaryDirectory directory;
+  const std::string path = directory.write("file", "old");
+  {
+    ReplacingWriter given_up(path);
+    given_up.write("half");
+  }
+  EXPECT_EQ(read_text(path), "old");
+  ReplacingWriter writer(path);
+  writer.write("ne");
+  writer.write("w");
+  EXPECT_EQ(read_text(path), "old");
+  writer.close();
+  EXPECT_EQ(read_text(path), "new");
+  EXPECT_EQ(count_entries(directory.path()), 1U);
+}
+
 TEST(MakeDirectories, MakesAllThatAreMissing) {
   const test::TemporaryDirectory directory;
   EXPECT_EQ(make_directories(directory.path() / "a/b/c/"), 0);

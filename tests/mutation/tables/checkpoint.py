@@ -38,9 +38,6 @@ plant("checkpoint.later_fields", MANIFEST_FILE, "missing call",
       "      value = (fields.*read)(key);\n", "",
       "what a run knows beside its tensors is lost in its checkpoints")
 
-plant("checkpoint.npy_left", "checkpoint/npy.cpp", "missing call",
-      "    remove_file(temporary_);  // the destructor is not called\n", "",
-      "an array whose header cannot be written leaves a file behind")
 plant("checkpoint.saver_unread", SAVER, "missing call",
       "      verify_files(directory, files, verdict_);\n", "",
       "older checkpoints go without the newest having been read back")

@@ -51,7 +51,7 @@ plant("core.pipe_stays", FILE, "condition",
       "  if (false && !std::filesystem::is_regular_file(status) &&",
       "a device or a pipe is renamed over")
 plant("core.nothing_left", FILE, "missing call",
-      "    remove_file(temporary);\n    throw;", "    throw;",
+      "    remove_file(temporary_);\n  }\n}\n", "  }\n}\n",
       "a file that could not be written is left beside")
 
 # ---- the threads of a caller
