@@ -23,6 +23,7 @@
 #include "csrc/data/id_scan.h"
 #include "csrc/plan/range.h"
 #include "csrc/plan/ways_to_fit.h"
+#include "csrc/train/run_directory.h"
 #include "kernels/matmul/matmul.h"
 
 namespace memphis {
@@ -132,6 +133,11 @@ const Config& agreed_config(const Config& config, World& world, Communicator& al
   world.activity().set_limits(
       {.lost_seconds = config.run.lost_seconds, .hang_seconds = config.run.hang_seconds});
   require_same(all, "the config", to_yaml(config));
+  together(all, "run.config", [&] {
+    if (all.rank() == 0) {
+      require_own_files(config.run.dir);
+    }
+  });
   return config;
 }
 

@@ -17,8 +17,6 @@
 // Every rank calls unless a function says otherwise, and where one rank refuses all throw.
 namespace memphis {
 
-inline constexpr const char* kRunConfigName = "config.yaml";  // of run.dir
-
 // `config`, which is that of every rank. From here on ranks watch each other as it says.
 const Config& agreed_config(const Config& config, World& world, Communicator& all);
 

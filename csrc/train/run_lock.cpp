@@ -16,11 +16,13 @@
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/core/log.h"
+#include "csrc/train/run_directory.h"
 
 namespace memphis {
 namespace {
 
 constexpr std::chrono::milliseconds kBetweenTries{100};
+constexpr int kToLook = O_RDONLY | O_NONBLOCK;  // a pipe of that name would wait for its writer
 
 std::string own_machine() {
   return "on " + host_name();
@@ -34,7 +36,7 @@ std::string read_owner(int descriptor) {
 }
 
 std::filesystem::path lock_path(const std::filesystem::path& run_dir) {
-  return run_dir / "lock";
+  return run_dir / kLockName;
 }
 
 // Takes the lock once no other job has it. False, with a warning, where there are no locks.
@@ -104,14 +106,14 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
 }
 
 void RunLock::await_free(const std::filesystem::path& run_dir, const Patience& patience) {
-  const Descriptor file = open_path(lock_path(run_dir), O_RDONLY);
+  const Descriptor file = open_path(lock_path(run_dir), kToLook);
   if (file.is_open()) {
     await_lock(file.number(), LOCK_SH, run_dir, patience);
   }
 }
 
 std::optional<std::string> RunLock::owner(const std::filesystem::path& run_dir) {
-  const Descriptor file = open_path(lock_path(run_dir), O_RDONLY);
+  const Descriptor file = open_path(lock_path(run_dir), kToLook);
   if (!file.is_open() || ::flock(file.number(), LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
     return std::nullopt;
   }

@@ -14,11 +14,10 @@
 #include "csrc/core/printable.h"
 #include "csrc/optim/lr_schedule.h"
 #include "csrc/train/due.h"
+#include "csrc/train/run_directory.h"
 
 namespace memphis {
 namespace {
-
-constexpr const char* kMetricsName = "metrics.jsonl";
 
 // Weight of the past in the smoothed step time behind the progress line's rate and ETA.
 constexpr double kSmoothing = 0.9;

@@ -21,6 +21,7 @@
 #include "csrc/train/agreement.h"
 #include "csrc/train/due.h"
 #include "csrc/train/initial_weights.h"
+#include "csrc/train/run_directory.h"
 #include "csrc/train/trace_file.h"
 #include "kernels/matmul/matmul.h"
 
@@ -305,13 +306,14 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
                       newest));
     }
     require_space(dir, bytes);
+    require_own_files(dir);
     remove_unfinished(dir);
     if (saves_->saved_step() < 0) {
       note_nothing_saved(dir);
     } else {
       remove_nothing_saved(dir);
     }
-    write_text_atomically(dir / kRunConfigName, to_yaml(config_));
+    write_run_config(dir, config_);
     keep_tokenizer(dir, dataset_.tokenizer.get());
   });
   together(groups_.all_host(), "run.dir.shared", [&] { require_shared(config_.run.dir); });

@@ -230,5 +230,35 @@ TEST_F(Input, AnOutputThatCannotBeWrittenIsNoCheckpoint) {
   }
 }
 
+// What a start writes there is the config with all its keys, and none of its comments.
+TEST_F(Input, AConfigThatNoRunWroteStays) {
+  const Ended here = shell("cp $C config.yaml; $M train config.yaml run.dir=." + kFewSteps);
+  EXPECT_EQ(here.code, 2) << here.error;
+  expect_holds(here.error, "run.dir . has a config.yaml that no run wrote");
+  EXPECT_EQ(shell("cmp config.yaml $C").code, 0);
+  EXPECT_FALSE(exists("nothing-saved-yet"));
+  ASSERT_EQ(shell("$M train $C run.dir=r" + kFewSteps).code, 0);
+  const Ended again = shell("$M train r/config.yaml schedule.steps=6 -q");
+  EXPECT_EQ(again.code, 0) << again.error;
+  EXPECT_TRUE(exists("r/step-00000006"));
+  const Ended earlier =
+      shell("sed -i 1d r/config.yaml; $M train r/config.yaml schedule.steps=8 -q");
+  EXPECT_EQ(earlier.code, 0) << "a run of an earlier version goes on: " << earlier.error;
+}
+
+TEST_F(Input, WhatHasTheNameOfARunsFileIsNotWaitedFor) {
+  ASSERT_EQ(shell("$M train $C run.dir=r" + kFewSteps).code, 0);
+  for (const char* name : {"lock", "metrics.jsonl", "config.yaml", "nothing-saved-yet"}) {
+    const std::string file = std::string("r/") + name;
+    const Ended ended = shell(
+        "mv " + file + " away; mkfifo " + file +
+        "; timeout 60 $M train $C run.dir=r schedule.steps=5 schedule.warmup_steps=1 -q; code=$?; "
+        "timeout 60 $M plan --resume $C run.dir=r >/dev/null || code=99; rm " +
+        file + "; mv away " + file + "; exit $code");
+    EXPECT_EQ(ended.code, 2) << name << ": " << ended.error;
+    expect_holds(ended.error, file + " is no file");
+  }
+}
+
 }  // namespace
 }  // namespace memphis::test

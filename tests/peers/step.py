@@ -85,6 +85,8 @@ def resolved_config(text):
     JSON or a bare word."""
     config = {}
     for line in text.splitlines():
+        if line.startswith("#"):
+            continue
         if not line.startswith(" "):
             if not line.endswith(":"):
                 break
