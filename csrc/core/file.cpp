@@ -305,6 +305,24 @@ void ReplacingWriter::close() {
   sync_directory(directory_of(place_));
 }
 
+std::vector<std::filesystem::path> remove_left_siblings(const std::filesystem::path& path) {
+  const std::filesystem::path place = end_of_links(path);
+  const std::string beginning = place.filename().string() + std::string(kSiblingSuffix);
+  std::vector<std::filesystem::path> removed;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(directory_of(place), error), end;
+       !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with(beginning) && name.size() > beginning.size() &&
+        name.find_first_not_of("0123456789", beginning.size()) == std::string::npos &&
+        remove_file(entry->path()) == 0) {
+      removed.push_back(entry->path());
+    }
+  }
+  return removed;
+}
+
 void write_text_atomically(const std::filesystem::path& path, std::string_view text) {
   ReplacingWriter writer(path);
   writer.write(text);

@@ -135,4 +135,8 @@ class ReplacingWriter {
 // The same of a whole text.
 void write_text_atomically(const std::filesystem::path& path, std::string_view text);
 
+// Removes the siblings of `path` that writers left whose process was killed, and returns them. None
+// may be at work there.
+std::vector<std::filesystem::path> remove_left_siblings(const std::filesystem::path& path);
+
 }  // namespace memphis

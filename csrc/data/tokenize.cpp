@@ -310,6 +310,9 @@ TokenizeJob::TokenizeJob(std::vector<CorpusFile> files,
         "another output",
         state.tokens->path().string()));
   }
+  // With the lock nobody else is at it.
+  remove_left_siblings(state.partial(".journal"));
+  remove_left_siblings(with(state.prefix, kTokensMetaSuffix));
   state.lengths.emplace(state.partial(".lengths"));
   if (state.encoder->is_masked()) {
     state.mask.emplace(state.partial(".mask"));

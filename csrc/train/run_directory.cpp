@@ -14,6 +14,7 @@
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/log.h"
 
 namespace memphis {
 namespace {
@@ -62,6 +63,14 @@ void require_own_files(const fs::path& run_dir) {
 
 void write_run_config(const fs::path& run_dir, const Config& config) {
   write_text_atomically(run_dir / kRunConfigName, std::string(kFirstLine) + to_yaml(config));
+}
+
+void remove_left_files(const fs::path& run_dir) {
+  for (const std::string_view name : kNames) {
+    for (const fs::path& path : remove_left_siblings(run_dir / name)) {
+      log_warning("removed {}, which a job left unfinished", path.string());
+    }
+  }
 }
 
 }  // namespace memphis

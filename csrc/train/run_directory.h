@@ -21,4 +21,8 @@ void require_own_files(const std::filesystem::path& run_dir);
 // Durable on return. CheckpointError where it cannot be written.
 void write_run_config(const std::filesystem::path& run_dir, const Config& config);
 
+// Removes what starts that were killed left beside these files, with a log line each. The caller
+// has the run's lock.
+void remove_left_files(const std::filesystem::path& run_dir);
+
 }  // namespace memphis

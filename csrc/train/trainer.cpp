@@ -308,6 +308,7 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
     require_space(dir, bytes);
     require_own_files(dir);
     remove_unfinished(dir);
+    remove_left_files(dir);
     if (saves_->saved_step() < 0) {
       note_nothing_saved(dir);
     } else {

@@ -260,5 +260,19 @@ TEST_F(Input, WhatHasTheNameOfARunsFileIsNotWaitedFor) {
   }
 }
 
+TEST_F(Input, WhatAKilledStartLeftBesideItsFilesIsRemoved) {
+  for (const char* name :
+       {"config.yaml.tmp-17", "metrics.jsonl.tmp-18", "nothing-saved-yet.tmp-1"}) {
+    directory_.write(std::string("run/") + name, "half");
+  }
+  directory_.write("run/notes.tmp-17", "mine");
+  const Ended ended = shell("$M train $C" + kFewSteps + "; ls run");
+  expect_holds(ended.error, "removed " + path("run/config.yaml.tmp-17"));
+  expect_lacks(ended.out, "config.yaml.tmp");
+  expect_lacks(ended.out, "metrics.jsonl.tmp");
+  expect_lacks(ended.out, "yet.tmp");
+  expect_holds(ended.out, "notes.tmp-17");
+}
+
 }  // namespace
 }  // namespace memphis::test

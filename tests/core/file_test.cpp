@@ -328,6 +328,21 @@ TEST(ReplacingWriter, LeavesTheOldFileUntilItIsClosed) {
   EXPECT_EQ(count_entries(directory.path()), 1U);
 }
 
+TEST(RemoveLeftSiblings, TakesThoseOfKilledWritersAlone) {
+  const test::TemporaryDirectory directory;
+  directory.write("file", "whole");
+  directory.write("file.tmp-12", "half");
+  directory.write("file.tmp-345", "half");
+  for (const char* name :
+       {"file.tmp-", "file.tmp-1a", "file.tmp", "other.tmp-12", "a.file.tmp-1"}) {
+    directory.write(name, "mine");
+  }
+  EXPECT_EQ(remove_left_siblings(directory.path() / "file").size(), 2U);
+  EXPECT_EQ(count_entries(directory.path()), 6U);
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "file.tmp-345"));
+  EXPECT_TRUE(remove_left_siblings(directory.path() / "none" / "file").empty());
+}
+
 TEST(MakeDirectories, MakesAllThatAreMissing) {
   const test::TemporaryDirectory directory;
   EXPECT_EQ(make_directories(directory.path() / "a/b/c/"), 0);
