@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
 #include <exception>
 #include <string>
 #include <vector>
+
+#include <fcntl.h>
+#include <spdlog/fmt/fmt.h>
+#include <unistd.h>
 
 #include "csrc/cli/commands.h"
 #include "csrc/cli/hints.h"
@@ -17,6 +23,19 @@
 
 namespace memphis {
 namespace {
+
+// A descriptor of the three that is closed would be the number of the next file that is opened, and
+// what is said there would stand in it. What is read from here is at its end; standard output takes
+// nothing, so that what a command prints is known to be lost.
+void open_standard_streams() {
+  constexpr std::array kFlags = {O_RDONLY, O_RDONLY, O_WRONLY};
+  for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; ++stream) {
+    if (::fcntl(stream, F_GETFD) < 0 && errno == EBADF) {
+      // The least number that is free, which is this one: those below it are open by now.
+      static_cast<void>(::open("/dev/null", kFlags[static_cast<std::size_t>(stream)]));
+    }
+  }
+}
 
 // What a command was asked to print did not arrive.
 int report_lost_output() {
@@ -88,6 +107,7 @@ int run(int argc, char** argv) {
 }  // namespace memphis
 
 int main(int argc, char** argv) {
+  memphis::open_standard_streams();
   memphis::configure_log();
   // A file that may not grow is an error to whoever writes it, as a full disk is.
   std::signal(SIGXFSZ, SIG_IGN);

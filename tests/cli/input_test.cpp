@@ -274,5 +274,22 @@ TEST_F(Input, WhatAKilledStartLeftBesideItsFilesIsRemoved) {
   expect_holds(ended.out, "notes.tmp-17");
 }
 
+// The next file that is opened would have the number of a stream that is closed.
+TEST_F(Input, AClosedStreamIsNoFileOfTheProgram) {
+  const std::string tokenize = "$M tokenize text.txt --tokenizer byte --output ";
+  ASSERT_EQ(shell(tokenize + "whole").code, 0);
+  for (const char* closed : {"2>&-", "<&- 2>&-", "<&- >&- 2>&-"}) {
+    const Ended ended = shell("rm -f part.*; " + tokenize + "part " + closed +
+                              "; cmp whole.bin part.bin && cmp whole.idx part.idx");
+    EXPECT_EQ(ended.code, 0) << closed << ": " << ended.out;
+    const Ended trained =
+        shell("rm -rf run; $M train $C schedule.steps=4 schedule.warmup_steps=1 " +
+              std::string(closed) + "; echo $?; ls run");
+    expect_holds(trained.out, "0\n");
+    expect_holds(trained.out, "step-00000004");
+  }
+  EXPECT_EQ(shell(tokenize + "lost >&-").code, 5) << "what it prints is lost";
+}
+
 }  // namespace
 }  // namespace memphis::test
