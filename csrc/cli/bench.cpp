@@ -548,7 +548,7 @@ void add_bench_step(CLI::App& bench) {
       "step", "Times training steps against what a dense product reaches on the same device");
   auto arguments = std::make_shared<StepArguments>();
   add_config_arguments(*command, arguments->config);
-  command->add_option("--steps", arguments->steps, "How many steps to time")->check(at_least(1));
+  command->add_option("--steps", arguments->steps, "How many steps to time")->check(whole(1));
   command->add_flag("--json", arguments->json, "One JSON object on standard output");
   command->callback(
       [arguments] { run_as_job([&](World& world) { bench_step(*arguments, world); }); });

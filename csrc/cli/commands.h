@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
 #include <CLI/CLI.hpp>
 
 #include "csrc/comm/communicator.h"
@@ -32,6 +37,15 @@ void add_config_arguments(CLI::App& command, ConfigArguments& arguments);
 // a pipe, for all.
 Config load_config_of_job(const ConfigArguments& arguments, World& world);
 
+// Holds all options of all commands to what they have alike: a value is not empty, except that of
+// --prompt, which may ask for text from nothing, and a number is spelt as in a config, so that 010
+// is not 8. To be called once they are there.
+void check_values(CLI::App& program);
+
+// For an option that is a whole number of `least` to `most`. CLI11 takes what is beyond its type
+// for the last one within.
+CLI::Validator whole(std::int64_t least,
+                     std::int64_t most = std::numeric_limits<std::int32_t>::max());
 // For an option that is a finite number of `least` or more. CLI11's own names the largest double, and
 // lets through what is not a number.
 CLI::Validator at_least(int least);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include <spdlog/fmt/fmt.h>
@@ -11,7 +13,10 @@
 #include "csrc/cli/commands.h"
 #include "csrc/comm/together.h"
 #include "csrc/config/load.h"
+#include "csrc/config/scalar.h"
 #include "csrc/config/words.h"
+#include "csrc/config/yaml_tree.h"
+#include "csrc/core/error.h"
 
 namespace memphis {
 
@@ -33,6 +38,59 @@ Config load_config_of_job(const ConfigArguments& arguments, World& world) {
   });
   text = text_of_rank(*all, 0, text, "config.text");
   return parse_config(text, arguments.file, arguments.overrides, Check::machine, world.size());
+}
+
+void check_values(CLI::App& program) {
+  for (CLI::Option* option : program.get_options()) {
+    const std::string type = option->get_type_name();
+    if (option->get_expected_max() == 0) {
+      continue;  // a flag
+    }
+    if (!option->check_lname("prompt")) {
+      option->check([name = option->get_name()](const std::string& text) {
+        if (text.empty()) {
+          throw ConfigError(fmt::format(
+              "{} is given an empty text (which names nothing); give one that is not, or leave it "
+              "out",
+              name));
+        }
+        return std::string();
+      });
+    }
+    if (type == "INT" || type == "UINT" || type == "FLOAT") {
+      option->check(
+          [name = option->get_name(), is_whole = type != "FLOAT"](const std::string& text) {
+            YamlNode node;
+            node.kind = YamlNode::Kind::scalar;
+            node.place = fmt::format("argument '{}'", text);
+            node.text = text;
+            is_whole ? static_cast<void>(parse_integer(node, name))
+                     : static_cast<void>(parse_number(node, name));
+            return std::string();
+          });
+    }
+  }
+  for (CLI::App* command : program.get_subcommands([](CLI::App*) { return true; })) {
+    check_values(*command);
+  }
+}
+
+CLI::Validator whole(std::int64_t least, std::int64_t most) {
+  return CLI::Validator(
+      [least, most](const std::string& text) {
+        std::int64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error == std::errc::invalid_argument || end != text.data() + text.size()) {
+          return std::string();  // no whole number: check_values says so
+        }
+        const bool beyond = error == std::errc::result_out_of_range;
+        if (beyond ? text.starts_with('-') : value < least) {
+          return fmt::format("{} is too small; give {} or more", text, least);
+        }
+        return beyond || value > most ? fmt::format("{} is too large; give at most {}", text, most)
+                                      : std::string();
+      },
+      "");
 }
 
 CLI::Validator at_least(int least) {

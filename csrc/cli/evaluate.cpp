@@ -278,9 +278,8 @@ void add_evaluate_command(CLI::App& program) {
                    arguments->length,
                    "Tokens of a window, each of which begins without a past; 0: as many as the "
                    "model has positions, at most 2048")
-      ->check(at_least(0));
-  command->add_option("--batch", arguments->batch, "How many windows at a time")
-      ->check(at_least(1));
+      ->check(whole(0));
+  command->add_option("--batch", arguments->batch, "How many windows at a time")->check(whole(1));
   command->add_flag("--json", arguments->json, "A line of JSON for each file");
   command->callback([arguments] {
     use_cores();

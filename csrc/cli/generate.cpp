@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -191,11 +192,6 @@ void require_one_source(const GenerateArguments& arguments) {
         "one of them",
         sources == 0 ? "none" : "several"));
   }
-  for (const std::string& stop : arguments.sample.stop) {
-    if (stop.empty()) {
-      throw ConfigError("--stop is empty (every text ends with that); leave it out");
-    }
-  }
 }
 
 void generate(const GenerateArguments& arguments) {
@@ -242,15 +238,14 @@ void add_generate_command(CLI::App& program) {
       arguments->interactive,
       "Continues each line that is read, and the text before it; an empty line begins "
       "a new text");
-  command->add_option("--batch", arguments->batch, "How many prompts at a time")
-      ->check(at_least(1));
+  command->add_option("--batch", arguments->batch, "How many prompts at a time")->check(whole(1));
   command->add_option("--tokens", arguments->sample.num_tokens, "How many tokens at most")
-      ->check(at_least(1));
+      ->check(whole(1));
   command->add_option("--temperature", arguments->sample.temperature, "0: the most probable token")
       ->check(at_least(0));
   command
       ->add_option("--top-k", arguments->sample.top_k, "Draws of so many tokens at most; 0: of all")
-      ->check(at_least(0));
+      ->check(whole(0));
   command
       ->add_option("--top-p",
                    arguments->sample.top_p,
@@ -272,7 +267,9 @@ void add_generate_command(CLI::App& program) {
   command->add_flag("--no-cache",
                     arguments->no_cache,
                     "Computes all of the text again for each token, as a check");
-  command->add_option("--seed", arguments->sample.seed, "Same seed, same text");
+  constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max() - 1;  // as run.seed
+  command->add_option("--seed", arguments->sample.seed, "Same seed, same text")
+      ->check(whole(0, kMaxSeed));
   command->callback([arguments] {
     use_cores();
     generate(*arguments);

@@ -65,6 +65,7 @@ int run(int argc, char** argv) {
   add_report_command(program);
   add_docs_command(program);
   add_doctor_command(program);
+  check_values(program);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (!arguments.empty() && arguments.front() == "help") {  // help train
     arguments.erase(arguments.begin());

@@ -482,7 +482,7 @@ void add_plan_command(CLI::App& program) {
   auto arguments = std::make_shared<Arguments>();
   add_config_arguments(*command, arguments->config);
   command->add_option("--ranks", arguments->num_ranks, "How many ranks the job would have")
-      ->check(at_least(1));
+      ->check(whole(1));
   command->add_flag(
       "--resume",
       arguments->resume,

@@ -76,7 +76,10 @@ class Degrees {
     if (job_ranks_ == 1) {
       return more_ranks();
     }
-    return "; use " + nearest(config_.parallel.pipeline, job_ranks_, &Degrees::pipeline_fits);
+    // A stage has a layer at least: beyond them no degree of however many ranks need be tried.
+    const std::int64_t most = config_.model.num_layers / num_chunks(config_.parallel);
+    return "; use " +
+           nearest(config_.parallel.pipeline, std::min(most, job_ranks_), &Degrees::pipeline_fits);
   }
   std::string tensor_advice() const {
     return advice(config_.parallel.tensor, config_.model.num_heads, &Degrees::tensor_fits);

@@ -291,5 +291,55 @@ TEST_F(Input, AClosedStreamIsNoFileOfTheProgram) {
   EXPECT_EQ(shell(tokenize + "lost >&-").code, 5) << "what it prints is lost";
 }
 
+TEST_F(Input, AnEmptyArgumentIsRefused) {
+  ASSERT_EQ(shell("$M train $C" + kFewSteps).code, 0);
+  for (const char* command : {"plan $C --search --machine ''",
+                              "plan $C --machine ''",
+                              "plan ''",
+                              "bench machine --like ''",
+                              "bench kernels --filter ''",
+                              "generate run --prompts ''",
+                              "tokenize text.txt --tokenizer byte --output x --prompt-field ''",
+                              "tokenize '' --tokenizer byte --output x",
+                              "docs config ''",
+                              "doctor ''",
+                              "doctor --bad ''",
+                              "report run -o ''",
+                              "export run ''",
+                              "plan $C ''"}) {
+    const Ended ended = shell(std::string("$M ") + command);
+    EXPECT_EQ(ended.code, 2) << command << ": " << ended.error;
+    expect_holds(ended.error, " is given an empty text (");
+  }
+  EXPECT_EQ(shell("$M generate run --prompt '' --tokens 2").code, 0) << "text from nothing";
+}
+
+TEST_F(Input, ANumberIsSpeltAsInAConfig) {
+  struct Case {
+    const char* command;
+    const char* part;
+  };
+  for (const Case& each :
+       {Case{"plan $C --ranks 010",
+             "--ranks is 010 (some readers take a leading zero as octal); "
+             "write 10, or 8 if octal was meant"},
+        Case{"plan $C --ranks 2147483648", "2147483648 is too large; give at most 2147483647"},
+        Case{"generate run --prompt a --tokens 0x10", "--tokens is 0x10"},
+        Case{"generate run --prompt a --temperature 0x1p3", "--temperature is 0x1p3"},
+        Case{"generate run --prompt a --top-p .5", "write 0.5"},
+        Case{"generate run --prompt a --seed -1", "--seed: -1 is too small; give 0 or more"},
+        Case{"generate run --prompt a --seed 99999999999999999999", "is too large"},
+        Case{"evaluate run text.txt --length 010", "--length is 010"},
+        Case{"evaluate run text.txt --batch 1e3", "write 1000"},
+        Case{"bench step $C --steps 010", "--steps is 010"}}) {
+    const Ended ended = shell(std::string("$M ") + each.command);
+    EXPECT_EQ(ended.code, 2) << each.command << ": " << ended.error;
+    expect_holds(ended.error, each.part);
+  }
+  // It has the degrees of a divisor to name, and not all smaller numbers to try.
+  const Ended many = shell("timeout 20 $M plan $C --ranks 2147483647 parallel.pipeline=2");
+  EXPECT_EQ(many.code, 2) << many.error;
+}
+
 }  // namespace
 }  // namespace memphis::test
