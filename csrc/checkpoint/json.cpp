@@ -18,9 +18,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-// No format that is read here nests deeper than 4.
-constexpr int kMaxDepth = 32;
-
 [[noreturn]] void fail(const std::filesystem::path& path, std::string_view problem) {
   throw CheckpointError(
       fmt::format("{}: {} (the file is damaged or hostile); copy it again from its source",
@@ -72,8 +69,8 @@ class Inspector final : public nlohmann::json_sax<Json> {
 
  private:
   void open() {
-    if (++depth_ > kMaxDepth) {
-      fail(path_, fmt::format("its JSON nests deeper than {}", kMaxDepth));
+    if (++depth_ > kMaxJsonDepth) {
+      fail(path_, fmt::format("its JSON nests deeper than {}", kMaxJsonDepth));
     }
   }
   bool close() {

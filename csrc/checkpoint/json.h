@@ -11,7 +11,7 @@ namespace memphis {
 
 // The JSON object in `text`, or CheckpointError naming `path`. Stricter than the library: a
 // repeated key, a NUL byte (where the library stops reading and ignores the rest), nesting deeper
-// than 32 and a top level that is not an object are refused.
+// than kMaxJsonDepth and a top level that is not an object are refused.
 nlohmann::json parse_json_object(std::string_view text, const std::filesystem::path& path);
 
 // The JSON object that a file holds. CheckpointError as above, if the file cannot be read, and, by

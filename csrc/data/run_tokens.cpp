@@ -45,14 +45,13 @@ void require_same_tokenizer(std::filesystem::path path, const Tokenizer* tokeniz
     return;
   }
   const auto meta = parse_json(read_text(path)).value_or(nlohmann::json());
-  const std::string made_with =
-      meta.is_object() ? meta.value("tokenizer", std::string()) : std::string();
+  const auto made_with = member_or(meta, "tokenizer", std::string());
   if (!made_with.empty() && made_with != tokenizer->fingerprint()) {
     throw DataError(fmt::format(
         "{} says that its tokens are of another tokenizer, {} {}, than data.tokenizer, {} {} (ids "
         "would stand for other text); set data.tokenizer to the one that made it, or to none",
         path.string(),
-        meta.value("tokenizer_kind", std::string("of unknown kind")),
+        member_or(meta, "tokenizer_kind", std::string("of unknown kind")),
         made_with,
         tokenizer->kind(),
         tokenizer->fingerprint()));

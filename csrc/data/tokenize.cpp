@@ -285,12 +285,12 @@ TokenizeJob::TokenizeJob(std::vector<CorpusFile> files,
   if (is_done(state.prefix, state.fingerprint)) {
     state.finished = true;
     const Json meta = parse_json(read_text(with(state.prefix, kTokensMetaSuffix))).value_or(Json());
-    state.counts = {.documents = meta.value("documents", std::uint64_t{0}),
-                    .tokens = meta.value("tokens", std::uint64_t{0}),
-                    .text_bytes = meta.value("text_bytes", std::uint64_t{0}),
-                    .empty_documents = meta.value("empty_documents", std::uint64_t{0}),
-                    .blank_lines = meta.value("blank_lines", std::uint64_t{0}),
-                    .replaced = meta.value("replaced", std::uint64_t{0})};
+    state.counts = {.documents = member_or(meta, "documents", std::uint64_t{0}),
+                    .tokens = member_or(meta, "tokens", std::uint64_t{0}),
+                    .text_bytes = member_or(meta, "text_bytes", std::uint64_t{0}),
+                    .empty_documents = member_or(meta, "empty_documents", std::uint64_t{0}),
+                    .blank_lines = member_or(meta, "blank_lines", std::uint64_t{0}),
+                    .replaced = member_or(meta, "replaced", std::uint64_t{0})};
   }
   for (const CorpusFile& file : state.files) {
     state.total_bytes += InputFile(file.path).size();
@@ -359,7 +359,7 @@ bool TokenizeJob::is_begun(const fs::path& prefix, const std::string& fingerprin
     return false;
   }
   const Json root = parse_json(read_text(meta)).value_or(Json());
-  return root.is_object() && root.value("fingerprint", std::string()) == fingerprint;
+  return member_or(root, "fingerprint", std::string()) == fingerprint;
 }
 
 bool TokenizeJob::step() {

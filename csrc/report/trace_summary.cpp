@@ -36,7 +36,7 @@ void add_rank(const std::filesystem::path& path, TraceSummary& summary) {
     const std::string name = (*event)["name"];
     const int thread = (*event)["tid"];
     if (name == "thread_name" && event->contains("args")) {
-      tracks[thread] = (*event)["args"].value("name", "");
+      tracks[thread] = member_or((*event)["args"], "name", std::string());
       continue;
     }
     const auto duration = event->find("dur");

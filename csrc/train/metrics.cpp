@@ -39,7 +39,7 @@ void visit_lines(const std::string& text, const Visit& visit) {
 }
 
 std::int64_t step_of(const nlohmann::json& object) {
-  return object.value("step", std::int64_t{0});
+  return member_or(object, "step", std::int64_t{0});
 }
 
 // The lines of an earlier process that stay: whole ones, of steps up to `last_step`.

@@ -99,7 +99,7 @@ std::vector<Hostile> hostile_files() {
        "no valid JSON near byte 3 of its text" + kDamaged},
       {"deep",
        file_text(R"({"a":)" + std::string(5000, '[') + std::string(5000, ']') + "}", 0),
-       "its JSON nests deeper than 32" + kDamaged},
+       "its JSON nests deeper than 256" + kDamaged},
       {"number_out_of_range",
        file_text(tensor("\"F32\"", "[1e999]", "[0,8]"), 8),
        "a number of its JSON is out of range" + kDamaged},

@@ -341,5 +341,19 @@ TEST_F(Input, ANumberIsSpeltAsInAConfig) {
   EXPECT_EQ(many.code, 2) << many.error;
 }
 
+TEST_F(Input, JsonThatNestsTooDeepIsNoJson) {
+  ASSERT_EQ(shell("$M train $C" + kFewSteps).code, 0);
+  const std::string deep(200'000, '[');
+  directory_.write("deep.json", R"({"tokens": [[)" + deep + std::string(200'000, ']') + "]]}");
+  const Ended logits = shell("$M logits run deep.json out.npy");
+  EXPECT_EQ(logits.code, 3) << logits.error;
+  expect_holds(logits.error, "deep.json: it has no array `tokens`");
+  std::ofstream(path("run/metrics.jsonl"), std::ios::app)
+      << R"({"step": 4, "expert_load": )" << deep << std::string(200'000, ']') << "}\n";
+  EXPECT_EQ(shell("$M report run -o page.html").code, 0);
+  const Ended again = shell("$M train $C schedule.steps=5 schedule.warmup_steps=1 -q");
+  EXPECT_EQ(again.code, 0) << again.error;
+}
+
 }  // namespace
 }  // namespace memphis::test

@@ -412,6 +412,30 @@ TEST_F(Tokenize, UnusualInputReads) {
   EXPECT_EQ(run({{.path = latin}}, "latin").replaced, 2U) << "what is not UTF-8 is counted";
 }
 
+// What stands beside tokens may be anybody's: a member of another type is one that is missing.
+TEST_F(Tokenize, NotesOfOtherTypesAreNone) {
+  const std::vector<CorpusFile> files = {{.path = directory_.write("a.txt", "some text")}};
+  const TokenizeJob::Counts counts = run(files, "out");
+  const std::string bytes = both(at("out"));
+  const std::string fingerprint = TokenizeJob::fingerprint(files, *open_tokenizer(kBytePairs), {});
+  directory_.write("out.meta.json",
+                   R"({"fingerprint": ")" + fingerprint +
+                       R"(", "tokens": "x", "documents": -1, "replaced": []})");
+  EXPECT_EQ(run(files, "out").tokens, 0U) << "is done, and what it counted is not known";
+  for (const char* meta : {R"({"fingerprint": 1, "tokenizer": 5})", "[]", "5", ""}) {
+    directory_.write("out.meta.json", meta);
+    EXPECT_FALSE(TokenizeJob::is_done(at("out"), fingerprint));
+    EXPECT_EQ(run(files, "out").tokens, counts.tokens) << meta;
+    EXPECT_EQ(both(at("out")), bytes) << meta;
+  }
+  directory_.write("out.meta.json", R"({"tokenizer": 5, "tokenizer_kind": 5})");
+  DataConfig config;
+  config.train = {at("out.bin")};
+  config.held_out = 0;
+  config.tokenizer = kBytePairs;
+  EXPECT_NO_THROW(open_dataset(config, 1, {}, {}, {.vocab_size = 100'000}));
+}
+
 // What a run is given: each case is the entries of data.train and what a user is told of them.
 TEST_F(Tokenize, BadDataOfARunIsNamed) {
   directory_.write("e/empty.txt", "");

@@ -51,6 +51,17 @@ TEST(MetricsFile, DropsWhatWillBeWrittenAgainAndATornLine) {
   EXPECT_EQ(written.at("sample"), "a \xef\xbf\xbd b");
 }
 
+// A step of another type is none, as one that is missing.
+TEST(MetricsFile, ReadsLinesOfAnyTypes) {
+  const TemporaryDirectory directory;
+  const std::string lines =
+      "{\"step\":[]}\n{\"step\":\"x\",\"loss\":1}\n{\"step\":{}}\n{\"step\":null}\n";
+  const std::string path = directory.write("metrics.jsonl", lines + "{\"step\":21,\"loss\":1}\n");
+  EXPECT_TRUE(lines_of_step(path, 21).step);
+  { const MetricsFile metrics(path, 20); }
+  EXPECT_EQ(read_text(path), lines);
+}
+
 // Each kind of line has the keys that are documented, in their order, and no other.
 TEST(MetricsFile, WritesTheKeysThatAreDocumented) {
   const TemporaryDirectory directory;

@@ -83,8 +83,8 @@ plant("data.text_not_learnt", "data/document_encoder.cpp", "condition",
       "put(*text, response == nullptr, out);", "put(*text, !is_masked(), out);",
       "beside lines of JSON with prompts, text alone is not learnt")
 plant("data.placing_killed", "data/tokenize.cpp", "condition",
-      "return root.is_object() && root.value(\"fingerprint\", std::string()) == fingerprint;",
-      "return root.is_object() && root.value(\"fingerprint\", std::string()) == fingerprint &&\n"
+      "return member_or(root, \"fingerprint\", std::string()) == fingerprint;",
+      "return member_or(root, \"fingerprint\", std::string()) == fingerprint &&\n"
       "         fs::exists(with(prefix, \".idx\"), ignored);",
       "a job that is killed as it puts its files in place takes them for another's")
 plant("data.records_time", "data/file_records.cpp", "value",
