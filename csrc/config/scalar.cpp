@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "csrc/core/error.h"
+#include "csrc/core/printable.h"
 
 namespace memphis {
 namespace {
@@ -75,6 +76,17 @@ std::optional<std::int64_t> to_integer(std::string_view text, int base) {
     return std::nullopt;
   }
   return value;
+}
+
+bool holds_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const std::size_t length = utf8_length(text);
+    if (length == 0) {
+      return false;
+    }
+    text.remove_prefix(length);
+  }
+  return true;
 }
 
 void require_plain_scalar(const YamlNode& node, const std::string& path, const std::string& kind) {
@@ -199,6 +211,12 @@ std::string parse_string(const YamlNode& node, const std::string& path) {
   }
   if (node.text.find('\0') != std::string::npos) {
     refuse(node, path, "it holds a NUL, at which the system ends a string", "remove it");
+  }
+  if (!holds_utf8(node.text)) {
+    refuse(node,
+           path,
+           "it is not UTF-8, in which configs, checkpoints and logs are written",
+           "write it in UTF-8, or give the file another name");
   }
   return node.text;
 }

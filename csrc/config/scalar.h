@@ -14,7 +14,7 @@ namespace memphis {
 //   integer  -?(0|[1-9][0-9]*); beyond 64 bits the result is the nearest, which no range contains
 //   number   an integer, or with a fraction after a digit, or with an exponent; finite
 //   bool     true | false
-//   string   any scalar without a NUL, plain or quoted
+//   string   any scalar of UTF-8 without a NUL, plain or quoted
 std::int64_t parse_integer(const YamlNode& node, const std::string& path);
 double parse_number(const YamlNode& node, const std::string& path);
 bool parse_bool(const YamlNode& node, const std::string& path);

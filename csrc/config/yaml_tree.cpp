@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/yaml_tree.h"
 
-#include <array>
 #include <sstream>
 #include <utility>
 
@@ -11,6 +10,7 @@
 
 #include "csrc/config/words.h"
 #include "csrc/core/error.h"
+#include "csrc/core/printable.h"
 
 namespace memphis {
 namespace {
@@ -40,42 +40,6 @@ class Origin {
   std::string name_;
   bool has_lines_;
 };
-
-// Length of the UTF-8 character that `text` starts with; 0 if it starts with none (Unicode 15,
-// table 3-7: no overlong forms, no surrogates, nothing above U+10FFFF).
-std::size_t utf8_length(std::string_view text) {
-  struct Form {
-    unsigned char first_low, first_high, second_low, second_high;
-    std::size_t length;
-  };
-  constexpr std::array<Form, 8> kForms = {{{0xC2, 0xDF, 0x80, 0xBF, 2},
-                                           {0xE0, 0xE0, 0xA0, 0xBF, 3},
-                                           {0xE1, 0xEC, 0x80, 0xBF, 3},
-                                           {0xED, 0xED, 0x80, 0x9F, 3},
-                                           {0xEE, 0xEF, 0x80, 0xBF, 3},
-                                           {0xF0, 0xF0, 0x90, 0xBF, 4},
-                                           {0xF1, 0xF3, 0x80, 0xBF, 4},
-                                           {0xF4, 0xF4, 0x80, 0x8F, 4}}};
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  if (byte(0) < 0x80) {
-    return 1;
-  }
-  for (const Form& form : kForms) {
-    if (byte(0) < form.first_low || byte(0) > form.first_high) {
-      continue;
-    }
-    if (text.size() < form.length || byte(1) < form.second_low || byte(1) > form.second_high) {
-      return 0;
-    }
-    for (std::size_t i = 2; i < form.length; ++i) {
-      if (byte(i) < 0x80 || byte(i) > 0xBF) {
-        return 0;
-      }
-    }
-    return form.length;
-  }
-  return 0;
-}
 
 // YAML takes a '#' at the beginning, or behind a space, for a comment: in a file that is meant, in
 // an argument it would drop what the user has typed.

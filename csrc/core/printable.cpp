@@ -80,4 +80,9 @@ std::string printable(std::string_view text, Lines lines) {
   return result;
 }
 
+std::size_t utf8_length(std::string_view text) {
+  const Character character = first_of(text);
+  return character.valid ? character.num_bytes : 0;
+}
+
 }  // namespace memphis

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/load.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -447,6 +448,30 @@ TEST(LoadConfig, AnArgumentKeepsWhatYamlLeavesAlone) {
             (std::vector<std::string>{"a b.txt", "c.txt"}));
   EXPECT_EQ(read("metrics.sample_prompt=it's = fine").metrics.sample_prompt, "it's = fine");
   EXPECT_EQ(read("metrics.sample_prompt=\" # \\n\"").metrics.sample_prompt, " # \n");
+}
+
+// A checkpoint's manifest and the lines of metrics are JSON, which has no other text.
+TEST(LoadConfig, TextThatIsNotUtf8IsRefused) {
+  const auto refusal = [](const std::string& argument) {
+    return test::error_text<ConfigError>(
+        [&] { parse_config(kTiny, "tiny.yaml", {argument}, Check::elsewhere); });
+  };
+  ASSERT_EQ(::setenv("MEMPHIS_LATIN", "caf\xE9", 1), 0);
+  for (const char* argument : {"data.train=[$MEMPHIS_LATIN/a.txt]",
+                               "run.dir=$MEMPHIS_LATIN",
+                               "data.train=[{path: $MEMPHIS_LATIN, weight: 1, name: a}]",
+                               "metrics.sample_prompt=\"a\\_b\"",
+                               "metrics.sample_prompt=\"a\\Nb\""}) {
+    const std::string text = refusal(argument);
+    EXPECT_NE(text.find("(it is not UTF-8"), std::string::npos) << text;
+    EXPECT_TRUE(test::follows_grammar(text)) << text;
+  }
+  ASSERT_EQ(::unsetenv("MEMPHIS_LATIN"), 0);
+  const Config config = parse_config(kTiny,
+                                     "tiny.yaml",
+                                     {"metrics.sample_prompt=\"caf\xC3\xA9 \xF0\x9F\x98\x80\""},
+                                     Check::elsewhere);
+  EXPECT_EQ(config.metrics.sample_prompt, "caf\xC3\xA9 \xF0\x9F\x98\x80");
 }
 
 // Of earlier versions, which printed the list that they were not given.
