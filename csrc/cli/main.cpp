@@ -6,7 +6,9 @@
 #include <cstddef>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <fcntl.h>
@@ -46,6 +48,18 @@ int report_lost_output() {
   return static_cast<int>(ExitCode::preflight);
 }
 
+// Relative paths are of no folder then, and so are those that a library makes absolute.
+void require_current_folder() {
+  std::error_code error;
+  static_cast<void>(std::filesystem::current_path(error));
+  if (error) {
+    throw PreflightError(fmt::format(
+        "the current folder is not there any more ({}; it was removed, or its file system "
+        "is gone); go to one that is, as `cd` alone does",
+        error.message()));
+  }
+}
+
 int run(int argc, char** argv) {
   CLI::App program("memphis trains Grok-style mixture-of-experts language models.", "memphis");
   program.footer(
@@ -66,6 +80,7 @@ int run(int argc, char** argv) {
   add_docs_command(program);
   add_doctor_command(program);
   check_values(program);
+  program.parse_complete_callback(require_current_folder);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (!arguments.empty() && arguments.front() == "help") {  // help train
     arguments.erase(arguments.begin());

@@ -355,5 +355,15 @@ TEST_F(Input, JsonThatNestsTooDeepIsNoJson) {
   EXPECT_EQ(again.code, 0) << again.error;
 }
 
+TEST_F(Input, AFolderThatIsGoneIsNamed) {
+  for (const char* command : {"train $C", "plan $C", "doctor", "report run"}) {
+    const Ended ended =
+        shell("mkdir gone; cd gone; rmdir ../gone; " + std::string("$M ") + command);
+    EXPECT_EQ(ended.code, 5) << command << ": " << ended.error;
+    expect_holds(ended.error, "the current folder is not there any more");
+  }
+  EXPECT_EQ(shell("mkdir gone; cd gone; rmdir ../gone; $M train --help").code, 0);
+}
+
 }  // namespace
 }  // namespace memphis::test
