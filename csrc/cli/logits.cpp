@@ -86,6 +86,17 @@ void write_logits(const ModelArgument& argument,
        .is_one = [](std::string_view beginning) { return beginning.starts_with(kNpyMagic); }});
   const ModelFolder folder(argument.path);
   const TokenTable table = read_tokens(tokens, folder.config.vocab_size);
+  if (const std::int64_t limit = folder.config.max_sequence_length;
+      limit > 0 && table.sequence_length > limit) {
+    throw DataError(
+        fmt::format("{} has rows of {} tokens and the model's max_position_embeddings is {} (its "
+                    "rotations were "
+                    "trained for no more); give at most {} a row",
+                    tokens,
+                    table.sequence_length,
+                    limit,
+                    limit));
+  }
   LoadedModel loaded(folder, argument);
   const std::int64_t S = table.sequence_length;
   const std::int64_t V = loaded.config.vocab_size;

@@ -365,5 +365,23 @@ TEST_F(Input, AFolderThatIsGoneIsNamed) {
   EXPECT_EQ(shell("mkdir gone; cd gone; rmdir ../gone; $M train --help").code, 0);
 }
 
+TEST_F(Input, RowsThatAreLongerThanTheModelAreRefused) {
+  ASSERT_EQ(shell("$M train $C model.max_sequence_length=32" + kFewSteps).code, 0);
+  const auto row = [](int length) {
+    std::string text = "1";
+    for (int i = 1; i < length; ++i) {
+      text += ", 35";
+    }
+    return R"({"tokens": [[)" + text + "]]}";
+  };
+  directory_.write("fits.json", row(32));
+  directory_.write("long.json", row(33));
+  EXPECT_EQ(shell("$M logits run fits.json fits.npy").code, 0);
+  const Ended refused = shell("$M logits run long.json long.npy");
+  EXPECT_EQ(refused.code, 3) << refused.error;
+  expect_holds(refused.error, "rows of 33 tokens and the model's max_position_embeddings is 32");
+  EXPECT_FALSE(exists("long.npy"));
+}
+
 }  // namespace
 }  // namespace memphis::test
