@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/yaml_tree.h"
 
+#include <algorithm>
+#include <array>
 #include <sstream>
 #include <utility>
 
@@ -40,6 +42,19 @@ class Origin {
   std::string name_;
   bool has_lines_;
 };
+
+// Whether YAML reads nothing where something stands: a tag, a directive, a quote without its end.
+bool is_lost(const YamlNode& node, std::string_view value) {
+  const std::size_t begin = std::min(value.find_first_not_of(" \t\n"), value.size());
+  value.remove_prefix(begin);
+  value = value.substr(0, value.find_last_not_of(" \t\n") + 1);
+  if (node.kind == YamlNode::Kind::scalar) {
+    return node.text.empty() && value.size() < 2;  // and not ""
+  }
+  constexpr std::array<std::string_view, 5> kNothing = {"", "~", "null", "Null", "NULL"};
+  return node.kind == YamlNode::Kind::null &&
+         std::find(kNothing.begin(), kNothing.end(), value) == kNothing.end();
+}
 
 // YAML takes a '#' at the beginning, or behind a space, for a comment: in a file that is meant, in
 // an argument it would drop what the user has typed.
@@ -262,7 +277,14 @@ YamlNode parse_yaml(std::string_view text, std::string_view name) {
 YamlNode parse_yaml_argument(std::string_view value, std::string_view argument) {
   const Origin origin = Origin::argument(argument);
   require_no_comment(value, origin);
-  return parse(value, origin);
+  YamlNode node = parse(value, origin);
+  if (is_lost(node, value)) {
+    throw ConfigError(origin.name() + ": YAML makes nothing of " + std::string(value) +
+                      " (! begins a tag, % a directive, and a quote a text that has another at its "
+                      "end); write it within the argument as " +
+                      quote(value));
+  }
+  return node;
 }
 
 std::string describe(const YamlNode& node) {

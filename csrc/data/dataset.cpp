@@ -167,6 +167,9 @@ Dataset open_dataset(const DataConfig& config,
     return open_part(part, config, dataset.tokenizer, run_dir, options, records, dataset.warnings);
   };
   const TextLists lists = list_texts(config, default_roots, run_dir);
+  for (const std::string& line : lists.said) {
+    log_info("{}", line);
+  }
   const auto needed = static_cast<std::uint64_t>(sequence_length) + 1;
   const auto lost = [](const Opened& opened) {
     return opened.loss.empty() ? "" : "; passed over were " + opened.loss;

@@ -8,14 +8,13 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
-#include "csrc/core/log.h"
 #include "csrc/data/name_list.h"
 
 namespace memphis {
 namespace {
 
 // A loss on text that was trained on says nothing about other text.
-void exclude(TextFiles& list, const TextFiles& validation) {
+void exclude(TextFiles& list, const TextFiles& validation, std::vector<std::string>& said) {
   std::vector<std::filesystem::path> shared;
   const auto in_validation = [&](const TextFile& file) {
     const auto& files = validation.files;
@@ -36,9 +35,10 @@ void exclude(TextFiles& list, const TextFiles& validation) {
   };
   std::erase_if(list.files, in_validation);
   if (!shared.empty()) {
-    log_info("data.train: {} files are in data.validation too and are not trained on: {}",
-             shared.size(),
-             list_of(shared));
+    said.push_back(
+        fmt::format("data.train: {} files are in data.validation too and are not trained on: {}",
+                    shared.size(),
+                    list_of(shared)));
   }
 }
 
@@ -81,13 +81,14 @@ std::vector<TextPart> training_parts(const DataConfig& config,
 TextLists list_texts(const DataConfig& config,
                      const std::vector<std::string>& default_roots,
                      const std::filesystem::path& run_dir) {
-  TextLists lists{.train = training_parts(config, default_roots, run_dir), .validation = {}};
+  TextLists lists{
+      .train = training_parts(config, default_roots, run_dir), .validation = {}, .said = {}};
   if (!config.validation.empty()) {
     lists.validation =
         parts_of("data.validation", config.validation, config.validation_sets, run_dir);
     for (TextPart& part : lists.train) {
       for (const TextPart& held : lists.validation) {
-        exclude(part.list, held.list);
+        exclude(part.list, held.list, lists.said);
       }
     }
   }

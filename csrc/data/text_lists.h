@@ -22,6 +22,7 @@ struct TextPart {
 struct TextLists {
   std::vector<TextPart> train;
   std::vector<TextPart> validation;
+  std::vector<std::string> said;  // of files that are in both as given, a line each
 };
 
 // As open_dataset says (dataset.h): what both keys name is a ConfigError, as is no text at all.

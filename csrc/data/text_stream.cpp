@@ -48,7 +48,7 @@ Examined examine(const TextFile& listed, const InputFile& file, FileRecords* rec
   Examined result;
   if (file.size() == 0) {
     result.not_text = "it is empty";
-    result.advice = "remove it from the config or give a text file";
+    result.advice = "leave it out, or name one with text";
     return result;
   }
   Digest digest;

@@ -253,6 +253,9 @@ fs::path find_machine(const std::string& name_or_file, const std::vector<fs::pat
       }
     }
   }
+  if (fs::is_regular_file(given, error)) {
+    return given;
+  }
   const std::vector<std::string_view> known(names.begin(), names.end());
   const std::string_view nearest = nearest_word(given.stem().string(), known);
   throw ConfigError(

@@ -106,7 +106,7 @@ std::string consequence(const ConfigChange& change, const Setting& at) {
 
 // The largest length up to `length` that `tokens` is a multiple of, and the smallest from there on
 // that a config may have.
-std::string lengths_that_divide(std::uint64_t tokens, std::int64_t length) {
+std::vector<std::string> lengths_that_divide(std::uint64_t tokens, std::int64_t length) {
   constexpr std::int64_t kMaxLength = std::int64_t{1} << 20;
   const auto divides = [&](std::int64_t each) {
     return tokens % static_cast<std::uint64_t>(each) == 0;
@@ -119,7 +119,19 @@ std::string lengths_that_divide(std::uint64_t tokens, std::int64_t length) {
   while (above < kMaxLength && !divides(above)) {
     ++above;
   }
-  return divides(above) ? fmt::format("{} or {}", below, above) : fmt::format("{}", below);
+  std::vector<std::string> lengths = {std::to_string(below)};
+  if (divides(above)) {
+    lengths.push_back(std::to_string(above));
+  }
+  return lengths;
+}
+
+// "batch.sequence_length=32 (or 40)"
+std::string keep_length(const std::string& was, std::vector<std::string> others) {
+  std::erase(others, was);
+  return fmt::format("batch.sequence_length={}{}",
+                     was,
+                     others.empty() ? "" : fmt::format(" (or {})", fmt::join(others, " or ")));
 }
 
 // Carries the position over to samples of another length.
@@ -135,10 +147,9 @@ void carry_position(const ConfigChange& change, const Setting& at, Resumption& r
                                   *tokens,
                                   length)
                     : "the run has had more tokens than 64 bits count",
-         .keep = tokens ? fmt::format("batch.sequence_length={} (or {})",
-                                      change.was,
+         .keep = tokens ? keep_length(change.was,
                                       lengths_that_divide(*tokens, at.is.batch.sequence_length))
-                        : fmt::format("batch.sequence_length={}", change.was)});
+                        : keep_length(change.was, {})});
     return;
   }
   result.samples = *tokens / length;

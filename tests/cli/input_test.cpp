@@ -383,5 +383,33 @@ TEST_F(Input, RowsThatAreLongerThanTheModelAreRefused) {
   EXPECT_FALSE(exists("long.npy"));
 }
 
+TEST_F(Input, AdviceIsOfWhatWasGiven) {
+  ASSERT_EQ(shell("$M train $C" + kFewSteps).code, 0);
+  const Ended empty = shell(": > empty.txt; $M evaluate run empty.txt");
+  EXPECT_EQ(empty.code, 3) << empty.error;
+  expect_lacks(empty.error, "the config");
+  const Ended machine = shell(
+      "cp $(dirname $M)/../../configs/machines/cpu.yaml mine.txt; $M plan $C --machine mine.txt");
+  EXPECT_EQ(machine.code, 0) << machine.error;
+  expect_holds(machine.out, "a step");
+  const Ended longer =
+      shell("$M train $C schedule.steps=5 schedule.warmup_steps=1 batch.sequence_length=30");
+  EXPECT_EQ(longer.code, 2) << longer.error;
+  expect_holds(longer.error, "batch.sequence_length=32 (or ");
+  expect_lacks(longer.error, "(or 32");
+  expect_lacks(longer.error, "or 32)");
+
+  directory_.write("both/a.txt", tiny_text());
+  directory_.write("both/b.txt", tiny_text().substr(1));
+  const Ended twice = shell(
+      "$M train $C run.dir=t schedule.steps=2 schedule.warmup_steps=1 'data.train=[both]' "
+      "'data.validation=[both/b.txt]'");
+  EXPECT_EQ(twice.code, 0) << twice.error;
+  const std::size_t first = twice.error.find("are in data.validation too");
+  ASSERT_NE(first, std::string::npos) << twice.error;
+  EXPECT_EQ(twice.error.find("are in data.validation too", first + 1), std::string::npos)
+      << twice.error;
+}
+
 }  // namespace
 }  // namespace memphis::test

@@ -450,6 +450,26 @@ TEST(LoadConfig, AnArgumentKeepsWhatYamlLeavesAlone) {
   EXPECT_EQ(read("metrics.sample_prompt=\" # \\n\"").metrics.sample_prompt, " # \n");
 }
 
+// A tag, a directive and a quote without its end leave nothing of a value.
+TEST(LoadConfig, AnArgumentThatYamlMakesNothingOfIsNamed) {
+  const auto refusal = [](const std::string& argument) {
+    return test::error_text<ConfigError>(
+        [&] { parse_config(kTiny, "tiny.yaml", {argument}, Check::elsewhere); });
+  };
+  for (const std::string value : {"!x", "%x"}) {
+    const std::string text = refusal("run.dir=" + value);
+    EXPECT_NE(text.find("YAML makes nothing of " + value), std::string::npos) << text;
+    EXPECT_NE(text.find("within the argument as \"" + value + "\""), std::string::npos) << text;
+  }
+  for (const char* quote : {"\"", "'"}) {
+    const std::string text = refusal(std::string("run.dir=") + quote);
+    EXPECT_EQ(text.find("is empty"), std::string::npos) << text;
+  }
+  for (const char* nothing : {"run.dir=", "run.dir= ~", "run.dir=null"}) {
+    EXPECT_NE(refusal(nothing).find("run.dir is empty"), std::string::npos) << refusal(nothing);
+  }
+}
+
 // A checkpoint's manifest and the lines of metrics are JSON, which has no other text.
 TEST(LoadConfig, TextThatIsNotUtf8IsRefused) {
   const auto refusal = [](const std::string& argument) {
