@@ -66,7 +66,7 @@ void tokenize(TokenizeArguments& arguments) {
                     arguments.output,
                     arguments.output));
   }
-  const std::vector<CorpusFile> files = list_corpus(arguments.inputs);
+  const std::vector<CorpusFile> files = list_corpus(arguments.inputs, arguments.options);
   const std::string fingerprint = TokenizeJob::fingerprint(files, *tokenizer, arguments.options);
   require_new(arguments.output, fingerprint);
   const bool was_done = TokenizeJob::is_done(arguments.output, fingerprint);

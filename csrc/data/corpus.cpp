@@ -22,21 +22,49 @@
 namespace memphis {
 namespace {
 
-// Whether the first line has the fields that are asked for: lines of JSON that lie in a folder for
-// another purpose have not.
-bool has_fields(std::span<const std::byte> head, const DataConfig& config) {
+std::string_view first_line(std::span<const std::byte> head) {
   std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());
   if (text.starts_with(kUtf8Mark)) {
     text.remove_prefix(kUtf8Mark.size());
   }
   const std::size_t begin = std::min(text.find_first_not_of(" \t\r\n"), text.size());
-  const std::size_t end = text.find('\n', begin);
-  if (end == std::string_view::npos && head.size() >= kFormatBytes) {
-    return true;  // longer than what was read: told when it is
-  }
-  const auto record = parse_json(text.substr(begin, end - begin));
+  return text.substr(begin, text.find('\n', begin) - begin);
+}
+
+// Whether the first line that is JSON has the fields that are asked for: lines of JSON that lie in
+// a folder for another purpose have not. One that is damaged says nothing of the others.
+bool has_fields(std::span<const std::byte> head, const DataConfig& config) {
   const std::string& field = config.prompt_field.empty() ? config.field : config.prompt_field;
-  return record && record->is_object() && record->contains(field);
+  while (true) {
+    const std::string_view line = first_line(head);
+    if (line.empty()) {
+      return false;
+    }
+    const auto end = static_cast<std::size_t>(line.data() + line.size() -
+                                              reinterpret_cast<const char*>(head.data()));
+    if (end == head.size() && head.size() >= kFormatBytes) {
+      return true;  // longer than what was read: told when it is
+    }
+    if (const auto record = parse_json(line)) {
+      return record->is_object() && record->contains(field);
+    }
+    head = head.subspan(end);
+  }
+}
+
+// Whether a file that an entry asks for, and whose name says nothing, is of lines of which one
+// further on has a fault: its first is a record with the field of texts, or looks like one where
+// the config names such a field.
+bool begins_with_record(std::span<const std::byte> head, const DataConfig& config) {
+  const std::string_view line = first_line(head);
+  if (!line.starts_with('{')) {
+    return false;
+  }
+  if (!config.prompt_field.empty() || config.field != DataConfig().field) {
+    return true;
+  }
+  const auto record = parse_json(line);
+  return record && record->is_object() && record->contains(config.field);
 }
 
 bool is_one_record(std::span<const std::byte> head, const DataConfig& config) {
@@ -93,6 +121,9 @@ SortedFiles sort_files(const std::vector<TextFile>& files, const DataConfig& con
       format->kind = Kind::json_lines;
     }
     if (!format || (walked && format->kind == Kind::json_document)) {
+    if (!format && !walked && begins_with_record(head, config)) {
+      format = TextFormat{.kind = Kind::json_lines, .name = {}, .advice = {}};
+    }
       std::filesystem::path index = file.path;  // "a.meta.json" beside "a.idx"
       index.replace_extension().replace_extension(".idx");
       std::error_code ignored;
@@ -135,7 +166,8 @@ SortedFiles sort_files(const std::vector<TextFile>& files, const DataConfig& con
   return sorted;
 }
 
-std::vector<CorpusFile> list_corpus(const std::vector<std::string>& entries) {
+std::vector<CorpusFile> list_corpus(const std::vector<std::string>& entries,
+                                    const TokenizeOptions& options) {
   const TextFiles list = list_text_files("the corpus", entries);
   DataConfig config;
   config.tokenizer = "a file";  // every text is tokenized
@@ -145,6 +177,9 @@ std::vector<CorpusFile> list_corpus(const std::vector<std::string>& entries) {
       const auto file = std::find_if(list.files.begin(), list.files.end(), [&](const TextFile& f) {
         return f.path.stem() == path.stem();
       });
+  config.field = options.field;
+  config.prompt_field = options.prompt_field;
+  config.response_field = options.response_field;
       if (file != list.files.end() && file->origin == TextFile::Origin::named) {
         throw DataError(path.string() +
                         " holds tokens (there is no text to tokenize); give it to "

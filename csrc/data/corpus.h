@@ -8,6 +8,7 @@
 #include "csrc/config/config.h"
 #include "csrc/data/document_reader.h"
 #include "csrc/data/text_files.h"
+#include "csrc/data/tokenize_options.h"
 
 namespace memphis {
 
@@ -25,6 +26,7 @@ SortedFiles sort_files(const std::vector<TextFile>& files, const DataConfig& con
 
 // The files of text that `entries` stand for, as in data.train. DataError where one that an entry
 // names is none; what a folder has beside is passed over, and the log says so.
-std::vector<CorpusFile> list_corpus(const std::vector<std::string>& entries);
+std::vector<CorpusFile> list_corpus(const std::vector<std::string>& entries,
+                                    const TokenizeOptions& options);
 
 }  // namespace memphis

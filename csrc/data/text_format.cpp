@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
@@ -361,9 +362,19 @@ TextFormat json_format(TextFormat::Kind kind,
                             shell_word(path.string()))};
 }
 
-std::optional<TextFormat> recognise_json(const fs::path& path,
-                                         std::string_view head,
-                                         bool is_whole) {
+// What files of lines of JSON are called.
+bool is_named_as_lines(const fs::path& path) {
+  std::string extension = path.extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) {
+    return static_cast<char>(std::tolower(c));
+  });
+  return extension == ".jsonl" || extension == ".ndjson";
+}
+
+// By the content alone, but for a single value, of which the name says whether it is a line.
+std::optional<TextFormat> recognise_values(const fs::path& path,
+                                           std::string_view head,
+                                           bool is_whole) {
   using Kind = TextFormat::Kind;
   if (head.starts_with(kUtf8Mark)) {
     head.remove_prefix(kUtf8Mark.size());
@@ -396,8 +407,7 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
   if (!first) {
     return {};
   }
-  const std::string extension = path.extension().string();
-  const bool named_lines = extension == ".jsonl" || extension == ".ndjson";
+  const bool named_lines = is_named_as_lines(path);
   // Lines of JSON are objects of a line each; what is laid out otherwise is not read so.
   const bool is_line = !is_list && head.substr(0, end).find('\n') == std::string_view::npos;
   const Kind of_several = is_line ? Kind::json_lines : Kind::json_records;
@@ -422,6 +432,27 @@ std::optional<TextFormat> recognise_json(const fs::path& path,
     return {};
   }
   return json_format(of_several, "JSON lines", path, is_list ? ".[]" : filter_for(*first));
+}
+
+std::optional<TextFormat> recognise_json(const fs::path& path,
+                                         std::string_view head,
+                                         bool is_whole) {
+  using Kind = TextFormat::Kind;
+  std::optional<TextFormat> format = recognise_values(path, head, is_whole);
+  if (!is_named_as_lines(path)) {
+    return format;
+  }
+  // Where the first lines have a fault, what such a name promises is the only sign of what they
+  // are. Taken for text they would be trained on with all their brackets and escapes; the reader of
+  // lines names the fault.
+  if (!format) {
+    return json_format(Kind::json_lines, "JSON lines", path, ".text");
+  }
+  // A part of a source tree has another name.
+  if (format->kind == Kind::json_document) {
+    format->kind = Kind::json_records;
+  }
+  return format;
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ struct TextFormat {
 };
 
 // `head` is the file's beginning: enough are kFormatBytes, or all of it. Nothing where it looks like
-// text, which it need not be further on.
+// text, which it need not be further on. What is named .jsonl or .ndjson and is nothing else is
+// lines of JSON, also where the first of them are none.
 constexpr std::size_t kFormatBytes = std::size_t{64} * 1024;
 std::optional<TextFormat> recognise_format(const std::filesystem::path& path,
                                            std::span<const std::byte> head,

@@ -171,6 +171,32 @@ TEST(TextFormat, RecordsAreJsonWhateverTheirFilesName) {
   EXPECT_EQ(recognise("x.json", "[1, 2]")->kind, Kind::json_document);
 }
 
+// A fault in the first lines makes no text of them: their reader names it.
+TEST(TextFormat, WhatIsNamedAsLinesOfJsonIsSoWhateverTheFirstLinesAre) {
+  const std::string line = "{\"text\": \"some words\"}\n";
+  EXPECT_EQ(recognise("x.jsonl", "{\"text\": \"never ends}\n")->kind, Kind::json_lines);
+  for (const std::string& text : {"{\"text\": \"never ends}\n" + line,
+                                  line + "{\"text\": \n" + line,
+                                  "{\"text\": \"caf\xE9\"}\n" + line,
+                                  "{\"text\": \"a\", \"n\": NaN}\n" + line,
+                                  "{\"text\": \"\\ud800\"}\n" + line,
+                                  "{\"text\": \"a\"},\n{\"text\": \"b\"},\n"s,
+                                  "// made by hand\n" + line,
+                                  "words\n"s,
+                                  "\n\n"s}) {
+    for (const char* name : {"x.jsonl", "x.ndjson", "x.JSONL"}) {
+      for (const bool is_whole : {true, false}) {
+        const auto format = recognise(name, text, is_whole);
+        ASSERT_TRUE(format.has_value()) << text;
+        EXPECT_EQ(format->kind, Kind::json_lines) << text;
+      }
+    }
+  }
+  EXPECT_EQ(recognise("x.jsonl", "[1, 2]\n")->kind, Kind::json_records);
+  EXPECT_EQ(recognise("x.jsonl", "{\n \"text\": \"a\"\n}\n")->kind, Kind::json_records);
+  EXPECT_EQ(recognise("x.jsonl", with_nul("PAR1"))->kind, Kind::other);
+}
+
 // Of a value that is longer than what is read of it.
 TEST(TextFormat, JsonIsKnownByItsBeginning) {
   std::string record = "{\"text\": \"";

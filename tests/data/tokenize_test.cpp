@@ -457,7 +457,7 @@ TEST_F(Tokenize, BadDataOfARunIsNamed) {
   const std::vector<Case> cases = {{"e/empty.txt", "it is empty"},
                                    {"e/empty.jsonl", "it is empty"},
                                    {"e", "holds 0 of the 9 tokens"},
-                                   {"blank.jsonl", "holds 4 of the 9 tokens"},
+                                   {"blank.jsonl", "holds 0 of the 9 tokens"},
                                    {"text.jsonl", "line 2, byte 21 has no field text"},
                                    {"records.json", "JSON records"},
                                    {"lone.idx", "lone.bin is not beside it"},
@@ -494,6 +494,68 @@ TEST_F(Tokenize, ARunTokenizesOnceAndReadsWhatEveryFormatHolds) {
   directory_.write("corpus/b.jsonl", "{\"text\": \"" + std::string(50, 'b') + "\"}\n");
   directory_.write("corpus/notes.jsonl", "{\"note\": 1}\n");
   shell("gzip -c corpus/b.jsonl > corpus/c.gz && gzip -c corpus/a.txt > corpus/d.gz");
+// Lines of JSON with a fault among the first are not trained on with their brackets.
+TEST_F(Tokenize, AFaultInTheFirstLinesIsNamedWithLineAndByte) {
+  const std::string line = "{\"text\": \"abcdefgh\"}\n";
+  struct Case {
+    std::string name;
+    std::string content;
+    std::string place;
+    std::string field = "text";
+  };
+  const std::vector<Case> cases = {
+      {"a.jsonl", "{\"text\": \"abc}\n" + line, "a.jsonl, line 1, byte 0 is not JSON"},
+      {"a.ndjson", line + "{\"text\": \n" + line, "a.ndjson, line 2, byte 21 is not JSON"},
+      {"a.jsonl", "{\"text\": \"caf\xE9\"}\n" + line, "line 1, byte 0 is not JSON"},
+      {"a.jsonl", "// by hand\n" + line, "line 1, byte 0 is not JSON"},
+      {"a.txt", line + "{\"text\": \n" + line, "a.txt, line 2, byte 21 is not JSON"},
+      {"a.txt", "{\"body\": \"abc}\n{\"body\": \"d\"}\n", "line 1, byte 0 is not JSON", "body"}};
+  for (const Case& each : cases) {
+    const std::string path = directory_.write(each.name, each.content);
+    for (const bool packed : {false, true}) {
+      if (packed) {
+        shell("gzip -kf " + each.name);
+      }
+      for (const char* tokenizer : {"byte", kBytePairs}) {
+        DataConfig config;
+        config.train = {packed ? path + ".gz" : path};
+        config.tokenizer = tokenizer;
+        config.field = each.field;
+        config.held_out = 0;
+        const std::string text = test::error_text<DataError>(
+            [&] { open_dataset(config, 2, {}, at("run"), {.vocab_size = 1000, .pad_id = -1}); });
+        EXPECT_NE(text.find(packed && each.place[0] == 'a' ? each.place.substr(each.place.find(','))
+                                                           : each.place),
+                  std::string::npos)
+            << text << "\nexpected: " << each.place;
+      }
+    }
+  }
+  // In a folder such a file is a corpus if any of its lines has the text.
+  directory_.write("folder/a.jsonl", "{\"text\": \"abc}\n" + line);
+  directory_.write("other/notes.jsonl", "{\"note\": \n{\"note\": 1}\n");
+  directory_.write("other/a.txt", std::string(100, 'a'));
+  DataConfig config;
+  config.held_out = 0;
+  config.train = {at("folder")};
+  const std::string text =
+      test::error_text<DataError>([&] { open_dataset(config, 2, {}, at("run")); });
+  EXPECT_NE(text.find("line 1, byte 0 is not JSON"), std::string::npos) << text;
+  config.train = {at("other")};
+  EXPECT_EQ(open_dataset(config, 2, {}, at("run")).sources[0].stream->num_tokens(), 102U);
+}
+
+// The command's own field tells which lines of a folder are a corpus.
+TEST_F(Tokenize, ACorpusOfAFolderHasTheFieldThatIsAskedFor) {
+  directory_.write("folder/a.jsonl", "{\"body\": \"abc\"}\n");
+  directory_.write("folder/b.jsonl", "{\"text\": \"abc\"}\n");
+  TokenizeOptions options;
+  options.field = "body";
+  const std::vector<CorpusFile> files = list_corpus({at("folder")}, options);
+  ASSERT_EQ(files.size(), 1U);
+  EXPECT_EQ(files[0].path.filename(), "a.jsonl");
+}
+
   run({{.path = at("corpus/a.txt")}}, "corpus/tokens", {}, "byte");
   DataConfig config;
   config.train = {at("corpus")};
