@@ -52,13 +52,20 @@ Opened open_part(const TextPart& part,
   if (!sorted.documents.empty()) {
     require(!run_dir.empty(), "tokens are kept in a run's directory");
     const TokenizeOptions tokenize = tokenize_options(config);
-    if (const auto job = start_tokenizing(part.key, run_dir, sorted, tokenizer, tokenize)) {
-      while (job->step()) {
+    const auto prefix = tokens_prefix(run_dir, sorted, *tokenizer, tokenize);
+    const auto make_missing = [&] {
+      if (const auto job = start_tokenizing(part.key, run_dir, sorted, tokenizer, tokenize)) {
+        while (job->step()) {
+        }
+        say_tokenized(part.key, job->counts(), warnings);
       }
-      say_tokenized(part.key, job->counts(), warnings);
+    };
+    make_missing();
+    if (discard_if_damaged(part.key, prefix, *tokenizer, records)) {
+      make_missing();
     }
-    const auto index = tokens_prefix(run_dir, sorted, *tokenizer, tokenize).string() + ".idx";
-    streams.push_back(open_megatron(index, options.vocab_size, records));
+    streams.push_back(open_megatron(prefix.string() + ".idx", options.vocab_size, records));
+    note_tokens(prefix, streams.back()->fingerprint());
   }
   const SpecialTokens special = tokenizer ? tokenizer->special() : SpecialTokens{};
   for (const std::filesystem::path& path : sorted.megatron) {

@@ -20,12 +20,16 @@ struct DatasetPreparation::State {
     std::string key;
     SortedFiles sorted;
   };
-  std::vector<SortedFiles> parts;
+  std::vector<Work> parts;
   std::shared_ptr<const Tokenizer> tokenizer;
   TokenizeOptions options;
   std::filesystem::path run_dir;
   std::vector<Work> work;
   std::unique_ptr<TokenizeJob> job;
+
+  std::filesystem::path prefix(const SortedFiles& sorted) const {
+    return tokens_prefix(run_dir, sorted, *tokenizer, options);
+  }
 };
 
 DatasetPreparation::DatasetPreparation(const DataConfig& config,
@@ -40,9 +44,9 @@ DatasetPreparation::DatasetPreparation(const DataConfig& config,
     for (const TextPart& part : *parts) {
       SortedFiles sorted = sort_files(part.list.files, config);
       require_tokenizer(part.key, sorted, state_->tokenizer.get());
-      state_->parts.push_back(sorted);
-      if (!sorted.documents.empty()) {
-        state_->work.push_back({part.key, std::move(sorted)});
+      state_->parts.push_back({part.key, std::move(sorted)});
+      if (!state_->parts.back().sorted.documents.empty()) {
+        state_->work.push_back(state_->parts.back());
       }
     }
   }
@@ -53,16 +57,15 @@ DatasetPreparation::~DatasetPreparation() = default;
 std::vector<IdScan::Column> DatasetPreparation::unread_ids(std::int64_t vocab_size) const {
   const FileRecords records(records_of_run(state_->run_dir));
   std::vector<IdScan::Column> unread;
-  const auto add = [&](const IdColumn& ids) {
+  const auto add = [&](const IdColumn& ids, std::int64_t own_vocab_size = 0) {
     if (!records.find(ids.file, scan_name(ids))) {
       unread.push_back(IdScan::describe(ids));
+      unread.back().own_vocab_size = own_vocab_size;
     }
   };
-  for (const SortedFiles& sorted : state_->parts) {
+  for (const auto& [key, sorted] : state_->parts) {
     if (!sorted.documents.empty()) {
-      add(megatron_ids(
-          tokens_prefix(state_->run_dir, sorted, *state_->tokenizer, state_->options).string() +
-          ".idx"));
+      add(megatron_ids(state_->prefix(sorted).string() + ".idx"), state_->tokenizer->vocab_size());
     }
     for (const std::filesystem::path& path : sorted.megatron) {
       require_same_tokenizer(path, state_->tokenizer.get());
@@ -79,6 +82,19 @@ void DatasetPreparation::keep(const IdScan& scan, const std::string& results) co
   FileRecords records(records_of_run(state_->run_dir));
   scan.keep(results, records);
   records.save();
+}
+
+bool DatasetPreparation::discard_damaged() {
+  State& state = *state_;
+  FileRecords records(records_of_run(state.run_dir));
+  for (const State::Work& part : state.parts) {
+    if (!part.sorted.documents.empty() &&
+        discard_if_damaged(part.key, state.prefix(part.sorted), *state.tokenizer, records)) {
+      state.work.push_back(part);
+    }
+  }
+  records.save();
+  return !state.work.empty();
 }
 
 bool DatasetPreparation::advance(double seconds) {

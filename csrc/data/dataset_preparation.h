@@ -30,6 +30,8 @@ class DatasetPreparation {
   std::vector<IdScan::Column> unread_ids(std::int64_t vocab_size) const;
   // What they have found, for open_dataset to take it from `run_dir`.
   void keep(const IdScan& scan, const std::string& results) const;
+  // Whether that shows that tokens which an earlier start has made are damaged: all of this again.
+  bool discard_damaged();
 
  private:
   struct State;

@@ -32,7 +32,8 @@ std::string IdScan::to_text(const std::vector<Column>& columns) {
                     column.file_bytes,
                     column.offset,
                     column.count,
-                    static_cast<int>(column.type)});
+                    static_cast<int>(column.type),
+                    column.own_vocab_size});
   }
   return list.dump();
 }
@@ -46,7 +47,8 @@ std::vector<IdScan::Column> IdScan::from_text(const std::string& text) {
                        .file_bytes = each.at(1).get<std::uint64_t>(),
                        .offset = each.at(2).get<std::uint64_t>(),
                        .count = each.at(3).get<std::uint64_t>(),
-                       .type = static_cast<IdColumn::Type>(each.at(4).get<int>())});
+                       .type = static_cast<IdColumn::Type>(each.at(4).get<int>()),
+                       .own_vocab_size = each.at(5).get<std::int64_t>()});
   }
   return columns;
 }
@@ -65,6 +67,7 @@ IdScan::IdScan(const std::vector<Column>& columns, std::int64_t vocab_size)
                                 column.file_bytes),
                     "give all machines the same files");
     }
+    own_vocab_sizes_.push_back(column.own_vocab_size);
     starts_.push_back(starts_.back() + memphis::num_chunks(ids));
   }
 }
@@ -89,10 +92,16 @@ bool IdScan::advance(double seconds) {
       const std::uint64_t chunk = next_ + i;
       const auto after = std::upper_bound(starts_.begin(), starts_.end(), chunk);
       const auto column = static_cast<std::size_t>(after - starts_.begin()) - 1;
+      const std::int64_t own = own_vocab_sizes_[column];
       try {
-        chunks[i] = scan_chunk(columns_[column], chunk - starts_[column], vocab_size_);
+        chunks[i] =
+            scan_chunk(columns_[column], chunk - starts_[column], own > 0 ? own : vocab_size_);
       } catch (const DataError& error) {
-        problems[i] = error.what();
+        if (own > 0) {
+          chunks[i] = {.largest_id = kDamaged, .digest = "damaged"};
+        } else {
+          problems[i] = error.what();
+        }
       }
     });
     for (const std::string& problem : problems) {  // the first, whichever thread met it

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -22,10 +23,16 @@ class IdScan {
     std::uint64_t offset = 0;
     std::uint64_t count = 0;
     IdColumn::Type type = IdColumn::Type::i32;
+    // Of tokens that this run has made, the vocabulary they are of, and else 0. What is wrong with
+    // them is no error of the scan: they can be made again, once all ranks are through it.
+    std::int64_t own_vocab_size = 0;
   };
   static Column describe(const IdColumn& ids);
   static std::string to_text(const std::vector<Column>& columns);
   static std::vector<Column> from_text(const std::string& text);
+
+  // The largest id of a column of the run's own of which a part is no ids of its vocabulary.
+  static constexpr std::int64_t kDamaged = std::numeric_limits<std::int64_t>::max();
 
   // Opens the files. DataError where one has another size here.
   IdScan(const std::vector<Column>& columns, std::int64_t vocab_size);
@@ -45,7 +52,8 @@ class IdScan {
 
  private:
   std::vector<IdColumn> columns_;
-  std::vector<std::uint64_t> starts_{0};  // of columns, in chunks
+  std::vector<std::int64_t> own_vocab_sizes_;  // of columns
+  std::vector<std::uint64_t> starts_{0};       // of columns, in chunks
   std::int64_t vocab_size_;
   std::uint64_t begin_ = 0;
   std::uint64_t next_ = 0;

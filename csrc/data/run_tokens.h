@@ -8,6 +8,7 @@
 
 #include "csrc/config/config.h"
 #include "csrc/data/corpus.h"
+#include "csrc/data/file_records.h"
 #include "csrc/data/tokenize.h"
 #include "csrc/data/tokenizer.h"
 
@@ -34,12 +35,25 @@ std::filesystem::path tokens_prefix(const std::filesystem::path& run_dir,
                                     const Tokenizer& tokenizer,
                                     const TokenizeOptions& options);
 
-// Null where they are.
+// Null where they are. What lies there and is damaged is made again.
 std::unique_ptr<TokenizeJob> start_tokenizing(const std::string& key,
                                               const std::filesystem::path& run_dir,
                                               const SortedFiles& sorted,
                                               const std::shared_ptr<const Tokenizer>& tokenizer,
                                               const TokenizeOptions& options);
+
+// Whether tokens that the run has kept are not what it wrote; a warning says so, and
+// start_tokenizing() makes them again. What was written is known by its digest, which note_tokens()
+// keeps beside it. Tokens may be hundreds of gigabytes, and none are read for this alone: files of
+// the size and time that `records` know have what was read of them then, and others are read once
+// at a start anyway, for their largest id and their digest.
+bool discard_if_damaged(const std::string& key,
+                        const std::filesystem::path& prefix,
+                        const Tokenizer& tokenizer,
+                        FileRecords& records);
+
+// Keeps the digest of tokens that have just been read for the first time; else nothing.
+void note_tokens(const std::filesystem::path& prefix, const std::string& digest);
 
 // In the log, and in `warnings` what was read otherwise than it stands in the text.
 void say_tokenized(const std::string& key,

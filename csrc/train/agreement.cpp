@@ -161,19 +161,29 @@ Dataset open_text(const Config& config,
   constexpr double kPieceSeconds = 5;
   const bool leads = all.rank() == 0;
   std::optional<DatasetPreparation> preparation;
-  for (bool prepared = false; !prepared;) {
-    bool more = false;
-    together(all, "data.prepare", [&] {
-      if (leads) {
-        if (!preparation) {
-          preparation.emplace(config.data, default_roots, config.run.dir);
+  // Again where what was read shows that tokens of an earlier start are damaged, which are made
+  // anew: what is damaged after that is an error of whoever opens it.
+  bool damaged = true;
+  for (int round = 0; round < 2 && damaged; ++round) {
+    for (bool prepared = false; !prepared;) {
+      bool more = false;
+      together(all, "data.prepare", [&] {
+        if (leads) {
+          if (!preparation) {
+            preparation.emplace(config.data, default_roots, config.run.dir);
+          }
+          more = preparation->advance(kPieceSeconds);
         }
-        more = preparation->advance(kPieceSeconds);
-      }
-    });
-    prepared = largest_of_all(all, more ? 1 : 0, "data.prepare") == 0;
+      });
+      prepared = largest_of_all(all, more ? 1 : 0, "data.prepare") == 0;
+    }
+    read_ids(config, preparation, all);
+    damaged = false;
+    if (round == 0) {
+      together(all, "data.damage", [&] { damaged = leads && preparation->discard_damaged(); });
+      damaged = largest_of_all(all, damaged ? 1 : 0, "data.damage") != 0;
+    }
   }
-  read_ids(config, preparation, all);
   Dataset dataset;
   const auto open = [&] {
     dataset = open_dataset(config.data,

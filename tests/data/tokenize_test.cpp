@@ -3,15 +3,20 @@
 
 #include <cstdlib>
 #include <functional>
+#include <memory>
+#include <sstream>
 
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
 #include "csrc/data/corpus.h"
 #include "csrc/data/dataset.h"
+#include "csrc/data/dataset_preparation.h"
 #include "csrc/data/encoded_text.h"
 #include "csrc/data/file_records.h"
 #include "csrc/data/megatron_stream.h"
@@ -489,11 +494,6 @@ TEST_F(Tokenize, BadDataOfARunIsNamed) {
   }
 }
 
-TEST_F(Tokenize, ARunTokenizesOnceAndReadsWhatEveryFormatHolds) {
-  directory_.write("corpus/a.txt", std::string(100, 'a'));
-  directory_.write("corpus/b.jsonl", "{\"text\": \"" + std::string(50, 'b') + "\"}\n");
-  directory_.write("corpus/notes.jsonl", "{\"note\": 1}\n");
-  shell("gzip -c corpus/b.jsonl > corpus/c.gz && gzip -c corpus/a.txt > corpus/d.gz");
 // Lines of JSON with a fault among the first are not trained on with their brackets.
 TEST_F(Tokenize, AFaultInTheFirstLinesIsNamedWithLineAndByte) {
   const std::string line = "{\"text\": \"abcdefgh\"}\n";
@@ -556,6 +556,11 @@ TEST_F(Tokenize, ACorpusOfAFolderHasTheFieldThatIsAskedFor) {
   EXPECT_EQ(files[0].path.filename(), "a.jsonl");
 }
 
+TEST_F(Tokenize, ARunTokenizesOnceAndReadsWhatEveryFormatHolds) {
+  directory_.write("corpus/a.txt", std::string(100, 'a'));
+  directory_.write("corpus/b.jsonl", "{\"text\": \"" + std::string(50, 'b') + "\"}\n");
+  directory_.write("corpus/notes.jsonl", "{\"note\": 1}\n");
+  shell("gzip -c corpus/b.jsonl > corpus/c.gz && gzip -c corpus/a.txt > corpus/d.gz");
   run({{.path = at("corpus/a.txt")}}, "corpus/tokens", {}, "byte");
   DataConfig config;
   config.train = {at("corpus")};
@@ -573,6 +578,73 @@ TEST_F(Tokenize, ACorpusOfAFolderHasTheFieldThatIsAskedFor) {
   EXPECT_EQ(open_dataset(config, 8, {}, at("run")).fingerprint, first.fingerprint);
   EXPECT_EQ(written(), before) << "the second start writes nothing";
   EXPECT_EQ(open_dataset(config, 8, {}, at("other")).fingerprint, first.fingerprint);
+}
+
+// What a run keeps of its text it can make again, and says so; it is not trained on, nor taken for
+// another text.
+TEST_F(Tokenize, DamagedTokensOfARunAreMadeAgain) {
+  directory_.write("a.jsonl", lines_of(3000));
+  DataConfig config;
+  config.train = {at("a.jsonl")};
+  config.tokenizer = kBytePairs;
+  config.held_out = 0;
+  const DatasetOptions fitting{.vocab_size = 600, .pad_id = -1};
+  const auto open = [&] { return open_dataset(config, 8, {}, at("run"), fitting).fingerprint; };
+  const auto prepare = [&] {
+    DatasetPreparation preparation(config, {}, at("run"));
+    int rounds = 0;
+    do {
+      ++rounds;
+      while (preparation.advance(1)) {
+      }
+      IdScan scan(preparation.unread_ids(600), 600);
+      scan.take(0, scan.num_chunks());
+      while (scan.advance(1)) {
+      }
+      preparation.keep(scan, scan.result());
+    } while (rounds < 3 && preparation.discard_damaged());
+    return rounds;
+  };
+  const std::string fingerprint = open();
+  const std::string tokens = [&] {
+    for (const auto& entry : fs::directory_iterator(at("run/tokens"))) {
+      if (entry.path().extension() == ".bin") {
+        return fs::path(entry.path()).replace_extension().string();
+      }
+    }
+    return std::string();
+  }();
+  const std::string whole = both(tokens);
+  EXPECT_EQ(prepare(), 1);
+  const std::vector<std::string> damages = {
+      "printf '\\1\\0' | dd of=T.bin bs=1 seek=2000 conv=notrunc status=none",
+      "printf '\\377\\377' | dd of=T.bin bs=1 seek=2000 conv=notrunc status=none",
+      "truncate -s -2 T.bin",
+      "truncate -s -1 T.bin",
+      "truncate -s 0 T.bin",
+      "printf 'XX' | dd of=T.idx bs=1 seek=2000 conv=notrunc status=none",
+      "printf 'XX' | dd of=T.idx bs=1 seek=9 conv=notrunc status=none",
+      "truncate -s 20 T.idx"};
+  for (const std::string& damage : damages) {
+    for (const bool in_pieces : {false, true}) {
+      std::string command = damage;
+      command.replace(command.find("T."), 1, tokens);
+      shell(command);
+      ASSERT_NE(both(tokens), whole) << damage;
+      std::ostringstream said;
+      spdlog::default_logger()->sinks().push_back(
+          std::make_shared<spdlog::sinks::ostream_sink_mt>(said));
+      if (in_pieces) {
+        EXPECT_LE(prepare(), 2) << damage;
+      }
+      EXPECT_EQ(open(), fingerprint) << damage;
+      spdlog::default_logger()->sinks().pop_back();
+      EXPECT_NE(said.str().find("are damaged, and are made again from the text"), std::string::npos)
+          << damage << said.str();
+      EXPECT_EQ(both(tokens), whole) << damage;
+      EXPECT_EQ(prepare(), 1) << damage;
+    }
+  }
 }
 
 TEST_F(Tokenize, WhatDoesNotFitTheModelOrTheTokenizerIsRefused) {
