@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
@@ -13,7 +14,6 @@
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
-#include "csrc/core/write_advice.h"
 
 namespace memphis {
 namespace {
@@ -127,16 +127,18 @@ EventFile::EventFile(const std::filesystem::path& dir, std::int64_t step) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
   // TensorBoard knows them by the middle, and reads them in the order of their names.
-  for (int number = 0; !descriptor_.is_open(); ++number) {
+  Descriptor descriptor;
+  for (int number = 0; !descriptor.is_open(); ++number) {
     path_ =
         dir / fmt::format(
                   "events.out.tfevents.{:010}.{}.{}.{}", seconds, host.data(), ::getpid(), number);
     constexpr mode_t kMode = 0666;  // less the umask
-    descriptor_ = open_path(path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, kMode);
-    if (!descriptor_.is_open() && errno != EEXIST) {
+    descriptor = open_path(path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, kMode);
+    if (!descriptor.is_open() && errno != EEXIST) {
       throw_open_error(path_, errno);
     }
   }
+  records_ = RecordFile(std::move(descriptor), path_);
   Message version = event_of(0);
   write_record(version.text(3, "brain.Event:2").bytes());
   // Of a session that starts: TensorBoard drops what an earlier one had from this step on.
@@ -147,13 +149,7 @@ EventFile::EventFile(const std::filesystem::path& dir, std::int64_t step) {
 
 void EventFile::write_record(const std::string& event) {
   const std::string length = raw(static_cast<std::uint64_t>(event.size()));
-  const std::string record = length + raw(masked_crc(length)) + event + raw(masked_crc(event));
-  if (const int error = write_all(descriptor_.number(), record); error != 0) {
-    throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",
-                                     path_.string(),
-                                     system_reason(error),
-                                     write_advice(error)));
-  }
+  records_.append(length + raw(masked_crc(length)) + event + raw(masked_crc(event)));
 }
 
 void EventFile::write_scalars(std::int64_t step, std::span<const Scalar> scalars) {

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "csrc/core/file_calls.h"
+#include "csrc/train/record_file.h"
 
 namespace memphis {
 
@@ -35,13 +35,18 @@ class EventFile {
   };
   void write_histograms(std::int64_t step, std::span<const Histogram> histograms);
 
+  void set_without_room(RecordFile::WithoutRoom without_room) {
+    records_.set_without_room(without_room);
+  }
+  void require_written() { records_.require_written(); }
+
   const std::filesystem::path& path() const { return path_; }
 
  private:
   void write_record(const std::string& event);
 
   std::filesystem::path path_;
-  Descriptor descriptor_;
+  RecordFile records_;
 };
 
 }  // namespace memphis

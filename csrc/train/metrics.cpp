@@ -6,20 +6,19 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "csrc/core/file_calls.h"
 #include "csrc/core/json.h"
 #include "csrc/core/log.h"
 #include "csrc/core/printable.h"
 #include "csrc/core/progress.h"
-#include "csrc/core/write_advice.h"
 
 namespace memphis {
 namespace {
@@ -77,7 +76,7 @@ std::string utc_now() {
 }  // namespace
 
 MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed_step)
-    : resumed_step_(resumed_step), path_(path) {
+    : resumed_step_(resumed_step) {
   if (std::filesystem::exists(path)) {
     const std::string text = read_text(path);
     const std::string kept = kept_lines(text, resumed_step, steps_again_);
@@ -86,36 +85,40 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t resumed
     }
   }
   constexpr mode_t kMode = 0666;  // less the umask
-  descriptor_ = open_path(path, O_WRONLY | O_CREAT | O_APPEND, kMode);
-  if (!descriptor_.is_open()) {
+  Descriptor descriptor = open_path(path, O_WRONLY | O_CREAT | O_APPEND, kMode);
+  if (!descriptor.is_open()) {
     throw PreflightError(
         fmt::format("cannot open {} for writing ({}); check run.dir and its "
                     "permissions",
                     path.string(),
                     system_reason(errno)));
   }
+  lines_ = RecordFile(std::move(descriptor), path);
 }
 
 void MetricsFile::also_to_tensorboard(const std::filesystem::path& dir) {
   events_.emplace(dir, resumed_step_ + 1);
+  events_->set_without_room(without_room_);
+}
+
+void MetricsFile::set_without_room(RecordFile::WithoutRoom without_room) {
+  without_room_ = without_room;
+  lines_.set_without_room(without_room);
+  if (events_) {
+    events_->set_without_room(without_room);
+  }
+}
+
+void MetricsFile::require_written() {
+  lines_.require_written();
+  if (events_) {
+    events_->require_written();
+  }
 }
 
 void MetricsFile::write_line(std::string line) {
   line += '\n';
-  struct stat before {};
-  const bool known = ::fstat(descriptor_.number(), &before) == 0;
-  const int error_number = known ? write_all(descriptor_.number(), line) : errno;
-  if (error_number == 0) {
-    return;
-  }
-  // Of a line that was written in part the rest would never come.
-  if (known && cut_file(descriptor_.number(), static_cast<std::uint64_t>(before.st_size)) != 0) {
-    log_warning("the last line of {} is cut short", path_.string());
-  }
-  throw PreflightError(fmt::format("cannot write {} ({}); {} and start again",
-                                   path_.string(),
-                                   system_reason(error_number),
-                                   write_advice(error_number)));
+  lines_.append(line);
 }
 
 void MetricsFile::write_step(const StepRecord& record) {
@@ -326,8 +329,11 @@ StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step) {
   return lines;
 }
 
-void Report::open(const std::filesystem::path& path, std::int64_t resumed_step) {
+void Report::open(const std::filesystem::path& path,
+                  std::int64_t resumed_step,
+                  RecordFile::WithoutRoom without_room) {
   file_.emplace(path, resumed_step);
+  file_->set_without_room(without_room);
 }
 
 void Report::rethrow() const {

@@ -10,12 +10,12 @@
 
 #include "csrc/config/config.h"
 #include "csrc/core/error.h"
-#include "csrc/core/file_calls.h"
 #include "csrc/data/questions.h"
 #include "csrc/plan/flops.h"
 #include "csrc/plan/memory.h"
 #include "csrc/train/event_file.h"
 #include "csrc/train/gpu_telemetry.h"
+#include "csrc/train/record_file.h"
 #include "csrc/train/step.h"
 
 namespace memphis {
@@ -28,6 +28,11 @@ class MetricsFile {
   // Opens for appending. A line of a step after `resumed_step`, written before the run was killed,
   // and a last line that was cut short are dropped: those steps will be run and written again.
   MetricsFile(const std::filesystem::path& path, std::int64_t resumed_step);
+
+  // What is made of a disk that is full, there and in event files; at first it is an error.
+  void set_without_room(RecordFile::WithoutRoom without_room);
+  // PreflightError where not all is written still.
+  void require_written();
 
   // From now on what is written goes to event files for TensorBoard in `dir`, too.
   void also_to_tensorboard(const std::filesystem::path& dir);
@@ -73,9 +78,9 @@ class MetricsFile {
 
   std::int64_t resumed_step_;
   std::int64_t steps_again_ = 0;
-  std::filesystem::path path_;
+  RecordFile::WithoutRoom without_room_ = RecordFile::WithoutRoom::fails;
   std::optional<EventFile> events_;
-  Descriptor descriptor_;
+  RecordFile lines_;
 };
 
 // What a metrics.jsonl has of a step.
@@ -92,7 +97,9 @@ StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step);
 // written does not end the run there, among collectives: the others are told, and all save first.
 class Report {
  public:
-  void open(const std::filesystem::path& path, std::int64_t resumed_step);
+  void open(const std::filesystem::path& path,
+            std::int64_t resumed_step,
+            RecordFile::WithoutRoom without_room = RecordFile::WithoutRoom::fails);
 
   // Calls write(MetricsFile&) unless one has failed.
   template <class Write>

@@ -113,7 +113,11 @@ void RunReports::open(std::int64_t step) {
   together(of_.groups.all_host(), "metrics.jsonl", [&] {
     if (leads_) {
       const std::filesystem::path dir = of_.config.run.dir;
-      report_.open(dir / kMetricsName, step);
+      // As long as saves may fail for want of room, so may lines.
+      report_.open(dir / kMetricsName,
+                   step,
+                   of_.config.checkpoint.max_failures > 0 ? RecordFile::WithoutRoom::is_kept
+                                                          : RecordFile::WithoutRoom::fails);
       if (of_.config.metrics.tensorboard) {
         report_.write(
             [&](MetricsFile& metrics) { metrics.also_to_tensorboard(dir / "tensorboard"); });
@@ -148,7 +152,10 @@ void RunReports::go_back(std::uint64_t samples) {
 
 void RunReports::end(std::int64_t step, bool done, const std::string& reason) {
   progress_.reset();
-  report_.write([&](MetricsFile& metrics) { metrics.write_end(step, done, reason); });
+  report_.write([&](MetricsFile& metrics) {
+    metrics.write_end(step, done, reason);
+    metrics.require_written();
+  });
 }
 
 MetricsFile::StartRecord RunReports::start_record(std::int64_t step) const {

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -14,8 +16,10 @@
 #include <utility>
 #include <vector>
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "csrc/core/device.h"
 #include "csrc/core/error.h"
@@ -23,7 +27,31 @@
 #include "csrc/core/json.h"
 #include "csrc/plan/flops.h"
 #include "csrc/train/metric_keys.h"
+#include "tests/support/error_text.h"
 #include "tests/support/temporary_directory.h"
+
+namespace {
+
+// Of a disk without room: the error of each write, behind so many bytes more; 0: it has room.
+int g_no_room = 0;
+std::size_t g_bytes_left = 0;
+
+}  // namespace
+
+// Takes the place of the system's in this program, and calls it.
+extern "C" ssize_t write(int descriptor, const void* bytes, std::size_t count) {
+  static auto* const real =
+      reinterpret_cast<ssize_t (*)(int, const void*, std::size_t)>(::dlsym(RTLD_NEXT, "write"));
+  if (g_no_room != 0 && descriptor > STDERR_FILENO) {
+    if (g_bytes_left == 0) {
+      errno = g_no_room;
+      return -1;
+    }
+    count = std::min(count, g_bytes_left);
+    g_bytes_left -= count;
+  }
+  return real(descriptor, bytes, count);
+}
 
 namespace memphis::test {
 namespace {
@@ -224,6 +252,17 @@ class LimitOfFiles {
   void (*before_)(int);
 };
 
+class NoRoom {
+ public:
+  NoRoom(int error, std::size_t bytes_left) {
+    g_no_room = error;
+    g_bytes_left = bytes_left;
+  }
+  ~NoRoom() { g_no_room = 0; }
+  NoRoom(const NoRoom&) = delete;
+  NoRoom& operator=(const NoRoom&) = delete;
+};
+
 TEST(Report, KeepsWhatIsWrongAndHalfOfNoLine) {
   const TemporaryDirectory directory;
   const std::filesystem::path path = directory.path() / "metrics.jsonl";
@@ -245,6 +284,81 @@ TEST(Report, KeepsWhatIsWrongAndHalfOfNoLine) {
     const std::string text = error.what();
     EXPECT_NE(text.find("metrics.jsonl (File too large)"), std::string::npos) << text;
     EXPECT_NE(text.find("ulimit -f"), std::string::npos) << text;
+  }
+}
+
+// A disk may be full for as long as a save may fail: what belongs in the file waits in memory, and
+// comes there whole and in order.
+TEST(Report, KeepsLinesUntilThereIsRoom) {
+  for (const int error : {ENOSPC, EDQUOT}) {
+    const TemporaryDirectory directory;
+    const std::filesystem::path path = directory.path() / "metrics.jsonl";
+    Report report;
+    report.open(path, 0, RecordFile::WithoutRoom::is_kept);
+    const auto write = [&](std::int64_t step, const std::string& text) {
+      report.write([&](MetricsFile& metrics) { metrics.write_sample(step, text); });
+    };
+    write(1, "first");
+    {
+      const NoRoom no_room(error, 7);  // bytes, which a line is not
+      write(2, "second");
+      write(3, "third");
+      EXPECT_FALSE(report.failed());
+    }
+    const std::string whole = read_text(path);
+    EXPECT_EQ(std::count(whole.begin(), whole.end(), '\n'), 1) << whole;
+    write(4, "fourth");
+    EXPECT_FALSE(report.failed());
+    std::istringstream lines(read_text(path));
+    std::int64_t step = 0;
+    for (std::string line; std::getline(lines, line);) {
+      EXPECT_EQ(nlohmann::json::parse(line).at("step"), ++step) << line;
+    }
+    EXPECT_EQ(step, 4);
+  }
+}
+
+TEST(Report, LeavesOutWhatMemoryIsNotSparedFor) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "metrics.jsonl";
+  Report report;
+  report.open(path, 0, RecordFile::WithoutRoom::is_kept);
+  const std::string text(RecordFile::kMostKept / 3, 'x');
+  const auto write = [&](std::int64_t step) {
+    report.write([&](MetricsFile& metrics) { metrics.write_sample(step, text); });
+  };
+  {
+    const NoRoom no_room(ENOSPC, 0);
+    for (std::int64_t step = 1; step <= 5; ++step) {
+      write(step);
+    }
+  }
+  EXPECT_FALSE(report.failed());
+  write(6);
+  std::istringstream lines(read_text(path));
+  std::vector<std::int64_t> steps;
+  for (std::string line; std::getline(lines, line);) {
+    steps.push_back(nlohmann::json::parse(line).at("step").get<std::int64_t>());
+  }
+  EXPECT_EQ(steps, (std::vector<std::int64_t>{1, 2, 6}));
+}
+
+// At the end nothing is waited for; and where a save may not fail, a line may not either.
+TEST(Report, SaysWhatIsMissingForWantOfRoom) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "metrics.jsonl";
+  for (const auto without_room :
+       {RecordFile::WithoutRoom::is_kept, RecordFile::WithoutRoom::fails}) {
+    Report report;
+    report.open(path, 0, without_room);
+    const NoRoom no_room(ENOSPC, 0);
+    report.write([](MetricsFile& metrics) {
+      metrics.write_end(1, true, "done");
+      metrics.require_written();
+    });
+    ASSERT_TRUE(report.failed());
+    const std::string text = error_text<PreflightError>([&] { report.rethrow(); });
+    EXPECT_NE(text.find("metrics.jsonl (No space left on device)"), std::string::npos) << text;
   }
 }
 
