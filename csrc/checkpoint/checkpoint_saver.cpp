@@ -109,6 +109,7 @@ void CheckpointSaver::take(std::int64_t step, Manifest&& manifest) {
   together(groups_.all_host(), "checkpoint.begin", [&] {
     background_.wait();  // the first rank deletes older ones
     if (leads_) {
+      check_();
       writer_.emplace(run_dir_, step);
     }
   });
@@ -191,7 +192,10 @@ void CheckpointSaver::start_committing() {
           decode_record(file_name(i, rank), std::span(records).subspan(at, kRecordWords)));
     }
   }
-  background_.start([this] { writer_->commit(manifest_); });
+  background_.start([this] {
+    check_();
+    writer_->commit(manifest_);
+  });
 }
 
 void CheckpointSaver::start_reading() {

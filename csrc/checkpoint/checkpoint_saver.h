@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/checkpoint/manifest.h"
@@ -55,6 +56,10 @@ class CheckpointSaver {
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
+
+  // What the first rank asks before it makes and before it names a checkpoint, which is not made
+  // where it throws: whether the run directory is its own still.
+  void ask_before_writing(std::function<void()> check) { check_ = std::move(check); }
 
   // Waits for a save that is still under way when that of `step` is due, and says so.
   void make_way(std::int64_t step);
@@ -112,6 +117,7 @@ class CheckpointSaver {
   const Groups& groups_;
   Stream stream_;
   bool leads_;
+  std::function<void()> check_ = [] {};
   std::optional<Snapshot> snapshot_;
 
   Phase phase_ = Phase::idle;

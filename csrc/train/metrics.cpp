@@ -331,9 +331,11 @@ StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step) {
 
 void Report::open(const std::filesystem::path& path,
                   std::int64_t resumed_step,
-                  RecordFile::WithoutRoom without_room) {
+                  RecordFile::WithoutRoom without_room,
+                  std::function<void()> check) {
   file_.emplace(path, resumed_step);
   file_->set_without_room(without_room);
+  check_ = std::move(check);
 }
 
 void Report::rethrow() const {

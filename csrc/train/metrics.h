@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -97,9 +98,11 @@ StepLines lines_of_step(const std::filesystem::path& path, std::int64_t step);
 // written does not end the run there, among collectives: the others are told, and all save first.
 class Report {
  public:
+  // `check`, where there is one, is asked before each line, which is not written where it throws.
   void open(const std::filesystem::path& path,
             std::int64_t resumed_step,
-            RecordFile::WithoutRoom without_room = RecordFile::WithoutRoom::fails);
+            RecordFile::WithoutRoom without_room = RecordFile::WithoutRoom::fails,
+            std::function<void()> check = {});
 
   // Calls write(MetricsFile&) unless one has failed.
   template <class Write>
@@ -108,6 +111,9 @@ class Report {
       return;
     }
     try {
+      if (check_) {
+        check_();
+      }
       write(*file_);
     } catch (const Error&) {
       failure_ = std::current_exception();
@@ -120,6 +126,7 @@ class Report {
 
  private:
   std::optional<MetricsFile> file_;
+  std::function<void()> check_;
   std::exception_ptr failure_;
 };
 

@@ -4,12 +4,14 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <string>
 #include <thread>
 
 #include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "csrc/comm/activity.h"
@@ -78,21 +80,45 @@ bool await_lock(int descriptor,
   return true;
 }
 
+// Where the file that a descriptor has open is, beside its path.
+enum class LockFile : std::uint8_t { there, gone, replaced };
+
+// By device and inode, which any file system keeps for a file that is open, and its times and
+// length not. A server that does not answer has not said that the file is gone: the next write will
+// be told.
+LockFile lock_file_at(int descriptor, const std::filesystem::path& path) {
+  struct stat locked {};
+  struct stat now {};
+  if (::stat(path.c_str(), &now) != 0) {
+    return errno == ENOENT || errno == ENOTDIR ? LockFile::gone : LockFile::there;
+  }
+  if (::fstat(descriptor, &locked) != 0 ||
+      (locked.st_dev == now.st_dev && locked.st_ino == now.st_ino)) {
+    return LockFile::there;
+  }
+  return LockFile::replaced;
+}
+
 }  // namespace
 
-RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience) {
+RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
+    : run_dir_(run_dir) {
   const std::filesystem::path path = lock_path(run_dir);
   constexpr mode_t kMode = 0666;
-  descriptor_ = open_path(path, O_RDWR | O_CREAT, kMode);
-  if (!descriptor_.is_open()) {
-    throw PreflightError(
-        fmt::format("cannot open {} ({}); fix permissions or choose another run.dir",
-                    path.string(),
-                    system_reason(errno)));
-  }
-  if (!await_lock(descriptor_.number(), LOCK_EX, run_dir, patience)) {
-    return;
-  }
+  // Again where the file was deleted while this job waited for its lock: who opens the path finds
+  // another.
+  do {
+    descriptor_ = open_path(path, O_RDWR | O_CREAT, kMode);
+    if (!descriptor_.is_open()) {
+      throw PreflightError(
+          fmt::format("cannot open {} ({}); fix permissions or choose another run.dir",
+                      path.string(),
+                      system_reason(errno)));
+    }
+    if (!await_lock(descriptor_.number(), LOCK_EX, run_dir, patience)) {
+      return;
+    }
+  } while (lock_file_at(descriptor_.number(), path) != LockFile::there);
   const std::string owner = fmt::format("process {} {}", ::getpid(), own_machine());
   int error = cut_file(descriptor_.number(), 0);
   if (error == 0) {
@@ -103,6 +129,23 @@ RunLock::RunLock(const std::filesystem::path& run_dir, const Patience& patience)
                 path.string(),
                 system_reason(error));
   }
+}
+
+void RunLock::require_held() const {
+  const LockFile lock_file = lock_file_at(descriptor_.number(), lock_path(run_dir_));
+  if (lock_file == LockFile::there) {
+    return;
+  }
+  throw PreflightError(fmt::format(
+      "run.dir {} is not the directory that this job has locked: {} {} (it was deleted{} while the "
+      "job "
+      "ran, which writes nothing more, as another job may use that path now); put the directory "
+      "back, "
+      "or start again from a checkpoint that is left, and do not move a run.dir whose job runs",
+      run_dir_.string(),
+      lock_path(run_dir_).string(),
+      lock_file == LockFile::gone ? "is gone" : "is another file",
+      lock_file == LockFile::gone ? " or moved" : ", moved or replaced"));
 }
 
 void RunLock::await_free(const std::filesystem::path& run_dir, const Patience& patience) {

@@ -32,10 +32,16 @@ class RunLock {
   static void await_free(const std::filesystem::path& run_dir, const Patience& patience);
   static void await_free(const std::filesystem::path& run_dir) { await_free(run_dir, Patience()); }
 
+  // PreflightError where the run directory is no longer the one that was locked: it was deleted,
+  // moved away or replaced, and what lies at its path now, or will, is of somebody whom the lock
+  // does not keep out. To be asked before anything is written there.
+  void require_held() const;
+
   // The job that has it: "process 4711 on node7". Nothing where none has.
   static std::optional<std::string> owner(const std::filesystem::path& run_dir);
 
  private:
+  std::filesystem::path run_dir_;
   Descriptor descriptor_;
 };
 

@@ -113,11 +113,13 @@ void RunReports::open(std::int64_t step) {
   together(of_.groups.all_host(), "metrics.jsonl", [&] {
     if (leads_) {
       const std::filesystem::path dir = of_.config.run.dir;
+      of_.require_run_dir();
       // As long as saves may fail for want of room, so may lines.
       report_.open(dir / kMetricsName,
                    step,
                    of_.config.checkpoint.max_failures > 0 ? RecordFile::WithoutRoom::is_kept
-                                                          : RecordFile::WithoutRoom::fails);
+                                                          : RecordFile::WithoutRoom::fails,
+                   of_.require_run_dir);
       if (of_.config.metrics.tensorboard) {
         report_.write(
             [&](MetricsFile& metrics) { metrics.also_to_tensorboard(dir / "tensorboard"); });

@@ -52,6 +52,9 @@ class RunReports {
     WeightResidency& residency;
     TrainStep& train_step;
     WeightHealth& health;
+    // Throws where run.dir is not this run's any more: asked before each line, on the first rank
+    // alone.
+    std::function<void()> require_run_dir;
     Stream stream;
   };
   explicit RunReports(const Of& of);

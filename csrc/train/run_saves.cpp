@@ -40,7 +40,9 @@ RunSaves::RunSaves(const Of& of)
              of.optimizer,
              of.groups,
              of.stream,
-             of.plan.saves_in_background) {}
+             of.plan.saves_in_background) {
+  saver_.ask_before_writing(of.require_run_dir);
+}
 
 template <class Work>
 void RunSaves::forgiving(const Work& work) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "csrc/checkpoint/checkpoint_saver.h"
@@ -40,6 +41,8 @@ class RunSaves {
     const Tokenizer* tokenizer;  // null: ids stand for no known text
     Rotation& rotation;
     WeightHealth& health;
+    // Throws where run.dir is not this run's any more: asked on the first rank alone.
+    std::function<void()> require_run_dir;
     Stream stream;
   };
   explicit RunSaves(const Of& of);

@@ -137,6 +137,7 @@ Trainer::Trainer(const Config& config,
                               .compute = compute_,
                               .groups = groups_,
                               .residency = *residency_,
+  const auto require_run_dir = [this] { require_held(); };
                               .optimizer = *optimizer_,
                               .tokenizer = dataset_.tokenizer.get(),
                               .rotation = rotation_,
@@ -146,6 +147,7 @@ Trainer::Trainer(const Config& config,
     saves_->go_on_from(step_);
   }
   train_step_.emplace(config_,
+                              .require_run_dir = require_run_dir,
                       plan_,
                       mesh_,
                       groups_,
@@ -177,6 +179,7 @@ Trainer::Trainer(const Config& config,
   if (found) {
     train_step_->set_skipped(skipped_until(found->manifest));
     load_checkpoint(
+                                  .require_run_dir = require_run_dir,
         found->path, found->writer(), config_.model, *residency_, *optimizer_, groups_, stream());
   } else if (initial) {
     load_initial_weights(*initial, *residency_, *optimizer_, groups_, stream());
@@ -326,6 +329,16 @@ Manifest Trainer::describe_state() const {
   manifest.samples = static_cast<std::int64_t>(samples_);
   manifest.seed = config_.run.seed;
   manifest.dataset_fingerprint = dataset_.fingerprint;
+void Trainer::require_held() const {
+  if (const auto lock = lock_.lock()) {
+    lock->require_held();
+  }
+}
+
+void Trainer::require_run_directory() const {
+  together(groups_.all_host(), "run.dir.held", [&] { require_held(); });
+}
+
   manifest.tokenizer_fingerprint =
       dataset_.tokenizer ? dataset_.tokenizer->fingerprint() : std::string("none");
   manifest.validation_fingerprint = validation_fingerprint(config_, dataset_);
@@ -343,6 +356,7 @@ void Trainer::save(Save how) {
       saves_->finish_or_throw();
     }
     return;
+  require_run_directory();
   }
   if (config_.run.verify_every > 0) {
     verify_replicas();
@@ -357,6 +371,7 @@ void Trainer::save(Save how) {
 
 void Trainer::export_model() {
   if (!saves_->owes_export(step_)) {
+    require_run_directory();  // which is no failure to be forgiven
     return;
   }
   if (config_.run.verify_every > 0) {
@@ -364,6 +379,7 @@ void Trainer::export_model() {
   }
   saves_->export_model(step_);
 }
+  require_run_directory();
 
 void Trainer::watching(const std::function<void()>& reads) {
   try {
@@ -445,7 +461,8 @@ void Trainer::run() {
              last_step);
     return;
   }
-  const std::unique_ptr<RunLock> lock = prepare_run_directory();
+  const std::shared_ptr<const RunLock> lock = prepare_run_directory();
+  lock_ = lock;
   if (config_.metrics.trace) {
     world_.activity().start_trace();
     time_communication();
@@ -500,6 +517,7 @@ void Trainer::write_trace() {
   synchronize(stream());
   const Trace* const trace = world_.activity().finish_trace();
   const std::filesystem::path dir = std::filesystem::path(config_.run.dir) / "trace";
+  require_run_directory();
   write_traces(dir, *trace, groups_.all_host());
   if (leads_) {
     log_info("wrote {}; open a file of it in ui.perfetto.dev", dir.string());
@@ -583,6 +601,7 @@ void Trainer::save_and_stop() {
     } catch (const FailedElsewhere& error) {
       if (!is_of_files(error)) {
         throw;
+    require_run_directory();
       }
     } catch (const Error& error) {
       if (!is_of_files(error)) {

@@ -93,6 +93,10 @@ class Trainer {
           std::unique_ptr<Communicator> all);
   // Keeps other jobs out of it as long as the result lives, which is the first rank's.
   [[nodiscard]] std::unique_ptr<RunLock> prepare_run_directory() const;
+  // PreflightError where run() has locked a run directory that is not at its path any more: on the
+  // first rank, which alone knows, and on all of them.
+  void require_held() const;
+  void require_run_directory() const;
   // Refuses a checkpoint of another run, or takes its position over.
   void go_on_from(const Chosen& chosen);
   // Of a checkpoint of this step, without its files.
@@ -182,10 +186,11 @@ class Trainer {
   };
   Stop stop_;                            // while it trains
   std::set<std::uint64_t> passed_over_;  // samples that begin a step's
-  std::int64_t rewound_to_ = -1;     // the step of the checkpoint that the run last went back to
-  std::int64_t num_rewinds_ = 0;     // to that one
-  std::int64_t verified_step_ = -1;  // whose weights were last compared
-  std::int64_t newest_step_ = -1;    // in run.dir, when a checkpoint was chosen
+  std::int64_t rewound_to_ = -1;       // the step of the checkpoint that the run last went back to
+  std::int64_t num_rewinds_ = 0;       // to that one
+  std::int64_t verified_step_ = -1;    // whose weights were last compared
+  std::int64_t newest_step_ = -1;      // in run.dir, when a checkpoint was chosen
+  std::weak_ptr<const RunLock> lock_;  // of the first rank, while run() has it
 };
 
 }  // namespace memphis

@@ -362,6 +362,18 @@ TEST(Report, SaysWhatIsMissingForWantOfRoom) {
   }
 }
 
+// Of a run whose directory is another's by now nothing is written.
+TEST(Report, WritesNothingWhereItsCheckThrows) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "metrics.jsonl";
+  Report report;
+  report.open(
+      path, 0, RecordFile::WithoutRoom::fails, [] { throw PreflightError("it is another's"); });
+  report.write([](MetricsFile& metrics) { metrics.write_sample(1, "text"); });
+  EXPECT_TRUE(report.failed());
+  EXPECT_EQ(read_text(path), "");
+}
+
 TEST(Report, IsNothingOnTheOtherRanks) {
   Report report;
   report.write([](MetricsFile&) { ADD_FAILURE() << "it was not opened"; });

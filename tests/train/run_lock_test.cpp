@@ -87,6 +87,71 @@ TEST(RunLock, IsFreeOnceItGoes) {
   }
 }
 
+TEST(RunLock, KnowsWhereItsDirectoryWasDeletedMovedOrReplaced) {
+  namespace fs = std::filesystem;
+  const TemporaryDirectory directory;
+  const fs::path run_dir = directory.path() / "run";
+  const fs::path moved = directory.path() / "moved";
+  fs::create_directory(run_dir);
+  const RunLock lock(run_dir);
+  EXPECT_NO_THROW(lock.require_held());
+  fs::rename(run_dir, moved);
+  const std::string gone = error_text<PreflightError>([&] { lock.require_held(); });
+  EXPECT_NE(gone.find("lock is gone"), std::string::npos) << gone;
+  EXPECT_TRUE(follows_grammar(gone)) << gone;
+  {
+    fs::create_directory(run_dir);
+    const RunLock other(run_dir);  // which nothing keeps out
+    const std::string replaced = error_text<PreflightError>([&] { lock.require_held(); });
+    EXPECT_NE(replaced.find("lock is another file"), std::string::npos) << replaced;
+    EXPECT_TRUE(follows_grammar(replaced)) << replaced;
+  }
+  fs::remove_all(run_dir);
+  fs::rename(moved, run_dir);
+  EXPECT_NO_THROW(lock.require_held()) << "it is back";
+}
+
+// Whoever deletes the file of a lock lets two jobs in: one waits for a file that has no name any
+// more.
+TEST(RunLock, IsOfTheFileThatThePathNames) {
+  const TemporaryDirectory directory;
+  const Holder holder(directory.path());
+  std::thread killer([&] {
+    std::this_thread::sleep_for(kShort);
+    std::filesystem::remove(directory.path() / "lock");
+    holder.kill();
+  });
+  const RunLock lock(directory.path(), {.here = kLong, .elsewhere = kShort});
+  killer.join();
+  EXPECT_NO_THROW(lock.require_held());
+  EXPECT_TRUE(RunLock::owner(directory.path()).has_value());
+}
+
+// It would save where another job may be, without a lock, a config or metrics of its own.
+TEST(RunLock, AJobDoesNotOutliveItsDirectory) {
+  namespace fs = std::filesystem;
+  const TemporaryDirectory directory;
+  const Config config = tiny_config(directory,
+                                    {"schedule.steps=1000000",
+                                     "checkpoint.every=5",
+                                     "checkpoint.max_failures=1000",
+                                     "metrics.every=1000000"});
+  const fs::path run_dir = config.run.dir;
+  const fs::path moved = directory.path() / "moved";
+  Trainer trainer(config, {});
+  std::thread mover([&] {
+    while (!fs::exists(run_dir / "step-00000005" / "COMMIT")) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    fs::rename(run_dir, moved);
+  });
+  const std::string text = error_text<PreflightError>([&] { trainer.run(); });
+  mover.join();
+  EXPECT_NE(text.find("is not the directory that this job has locked"), std::string::npos) << text;
+  EXPECT_FALSE(fs::exists(run_dir)) << "nothing is made in its place";
+  EXPECT_TRUE(fs::exists(moved / "step-00000005" / "COMMIT"));
+}
+
 // It would save over what the first one has, from weights that are older.
 TEST(RunLock, AJobDoesNotStartBehindOneThatWentOnMeanwhile) {
   const TemporaryDirectory directory;
