@@ -352,11 +352,15 @@ Verdict verify_checkpoint(const fs::path& directory) {
   return check_checkpoint(directory, check_file);
 }
 
-Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
+namespace {
+
+Scan look_for_newest(const fs::path& run_dir, const Verify& verify) {
   Scan scan;
   for (const StepEntry& entry : list_entries(run_dir)) {
     if (entry.unfinished) {
-      scan.rejected.push_back({entry.path, "it was being written or deleted when its job ended"});
+      scan.rejected.push_back({.path = entry.path,
+                               .reason = "it was being written or deleted when its job ended",
+                               .unfinished = true});
       continue;
     }
     if (entry.step < 0) {
@@ -374,6 +378,24 @@ Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
     scan.rejected.push_back({entry.path, std::move(verdict.reason)});
   }
   return scan;
+}
+
+}  // namespace
+
+Scan find_newest_valid(const fs::path& run_dir, const Verify& verify) {
+  // A run that is at it puts a checkpoint under its name and takes an older one away. Each look
+  // takes as long as reading one back, in which a run seldom saves more than once.
+  constexpr int kMostLooks = 3;
+  for (int look = 1;; ++look) {
+    Scan scan = look_for_newest(run_dir, verify);
+    const std::size_t num_gone = std::erase_if(scan.rejected, [](const Rejected& one) {
+      std::error_code error;
+      return fs::symlink_status(one.path, error).type() == fs::file_type::not_found;
+    });
+    if (num_gone == 0 || scan.newest || look == kMostLooks) {
+      return scan;
+    }
+  }
 }
 
 std::int64_t newest_step(const fs::path& run_dir) {

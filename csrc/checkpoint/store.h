@@ -62,6 +62,8 @@ struct Found {
 struct Rejected {
   std::filesystem::path path;
   std::string reason;
+  // What a job that ended within a save or a deletion leaves, and the next one removes: no damage.
+  bool unfinished = false;
 };
 
 struct Scan {
@@ -71,7 +73,8 @@ struct Scan {
 
 // Reads checkpoints back, newest first, until one is valid. A run directory that does not exist
 // holds none. CheckpointError if it cannot be read, or if a checkpoint may not be: that is no reason
-// to go on from an older one.
+// to go on from an older one. The run may still be at it: what went while it was read is not
+// rejected, and where it was the last, what has come since is read.
 Scan find_newest_valid(const std::filesystem::path& run_dir,
                        const Verify& verify = verify_checkpoint);
 

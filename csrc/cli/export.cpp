@@ -45,11 +45,25 @@ void export_model(const std::string& run_dir,
                     printable(shard_size)));
   }
   require_new_folder(out_dir);
-  const ModelFolder folder(run_dir);
-  const StoredWeights stored(folder.path, folder.config);
-  // In the dtype of the stored weights: an export rounds nothing.
-  ModelFolderWriter writer(out_dir, folder.config, stored.dtype(), *shard_bytes);
-  export_stored(writer, stored, folder.path, find_tokenizer_of(folder));
+  const auto export_from = [&](const ModelFolder& folder) {
+    const StoredWeights stored(folder.path, folder.config);
+    // In the dtype of the stored weights: an export rounds nothing.
+    ModelFolderWriter writer(out_dir, folder.config, stored.dtype(), *shard_bytes);
+    export_stored(writer, stored, folder.path, find_tokenizer_of(folder));
+  };
+  // A run that is at it takes older checkpoints away, and the one that is read may have become one
+  // of them. The newest is there for longer than it takes to read it, or the next one is.
+  ModelFolder folder(run_dir);
+  try {
+    export_from(folder);
+  } catch (const Error&) {
+    if (!folder.is_gone()) {
+      throw;
+    }
+    log_info("{} went while it was read: what has come since is exported", folder.path.string());
+    folder = ModelFolder(run_dir);
+    export_from(folder);
+  }
   fmt::print("exported {} to {}\n",
              printable(folder.path.string(), Lines::kept),
              printable(out_dir, Lines::kept));

@@ -96,8 +96,22 @@ void add_model_argument(CLI::App& command, ModelArgument& argument) {
   command.add_option("--compute", argument.compute, "f32 or bf16")->check(one_of({"f32", "bf16"}));
 }
 
-ModelFolder::ModelFolder(const std::string& argument)
-    : path(find_model_folder(argument)), config(read_hf_config(path / "config.json")) {}
+ModelFolder::ModelFolder(const std::string& argument) : path(find_model_folder(argument)) {
+  try {
+    config = read_hf_config(path / "config.json");
+  } catch (const Error&) {
+    if (!is_gone()) {
+      throw;
+    }
+    path = find_model_folder(argument);
+    config = read_hf_config(path / "config.json");
+  }
+}
+
+bool ModelFolder::is_gone() const {
+  std::error_code error;
+  return std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found;
+}
 
 std::shared_ptr<const Tokenizer> tokenizer_of(const ModelFolder& folder) {
   const FolderTokenizer found = find_tokenizer(folder.path, folder.config.vocab_size);

@@ -32,6 +32,10 @@ void add_model_argument(CLI::App& command, ModelArgument& argument);
 struct ModelFolder {
   explicit ModelFolder(const std::string& argument);
 
+  // Whether it was the checkpoint of a run that is at it and has taken it away since: a newer one
+  // has come.
+  bool is_gone() const;
+
   std::filesystem::path path;
   ModelConfig config;
 };

@@ -270,6 +270,28 @@ std::string outcome(const fs::path& run_dir, Resume resume) {
   }
 }
 
+// A run that is at it takes away what is read, once it has saved anew.
+TEST(Store, WhatGoesWhileItIsReadIsNoDamage) {
+  const TemporaryDirectory directory;
+  const fs::path first = save(directory.path(), 10);
+  const Verify racing = [&](const fs::path& path) {
+    if (path == first) {
+      save(directory.path(), 20);
+      fs::remove_all(first);
+    }
+    return verify_checkpoint(path);
+  };
+  const Scan scan = find_newest_valid(directory.path(), racing);
+  ASSERT_TRUE(scan.newest.has_value());
+  EXPECT_EQ(scan.newest->manifest.step, 20);
+  EXPECT_TRUE(scan.rejected.empty());
+  // And what is half done is told from what is damaged.
+  fs::create_directory(directory.path() / "step-00000030.tmp");
+  const Scan half = find_newest_valid(directory.path());
+  ASSERT_EQ(half.rejected.size(), 1U);
+  EXPECT_TRUE(half.rejected[0].unfinished);
+}
+
 TEST(Store, ResumePolicy) {
   struct Row {
     State state;
