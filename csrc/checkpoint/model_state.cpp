@@ -217,7 +217,7 @@ void load_initial_weights(const StoredWeights& stored,
   hand_on_weights(residency, groups, stream);
 }
 
-std::filesystem::path find_model_folder(const std::filesystem::path& path) {
+std::filesystem::path find_model_folder(const std::filesystem::path& path, const Verify& verify) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
   if (!std::filesystem::is_directory(status)) {
@@ -229,7 +229,7 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
   // A link to nothing is there too: reading it says so.
   if (std::filesystem::exists(std::filesystem::symlink_status(path / kConfigName, error))) {
     if (std::filesystem::exists(path / kManifestName, error)) {
-      const Verdict verdict = verify_checkpoint(path);
+      const Verdict verdict = verify(path);
       if (!verdict.manifest) {
         throw CheckpointError(
             fmt::format("{} is no valid checkpoint ({}); name another, or its run directory for "
@@ -240,7 +240,7 @@ std::filesystem::path find_model_folder(const std::filesystem::path& path) {
     }
     return path;
   }
-  const Scan scan = find_newest_valid(path);
+  const Scan scan = find_newest_valid(path, verify);
   if (scan.newest) {
     for (const Rejected& rejected : scan.rejected) {
       log_warning("skipping {}: {}", rejected.path.string(), rejected.reason);

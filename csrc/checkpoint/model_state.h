@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "csrc/checkpoint/manifest.h"
+#include "csrc/checkpoint/store.h"
 #include "csrc/checkpoint/weights.h"
 #include "csrc/config/config.h"
 #include "csrc/model/groups.h"
@@ -63,7 +64,8 @@ void load_initial_weights(const StoredWeights& stored,
 // The folder that holds a model: `path` itself if it has a config.json, else the newest valid
 // checkpoint of the run directory `path`. CheckpointError if it is neither, or a checkpoint that is
 // not valid.
-std::filesystem::path find_model_folder(const std::filesystem::path& path);
+std::filesystem::path find_model_folder(const std::filesystem::path& path,
+                                        const Verify& verify = verify_checkpoint);
 
 // CheckpointError if there is something of that name already.
 void require_new_folder(const std::filesystem::path& folder);

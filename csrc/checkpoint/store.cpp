@@ -567,9 +567,13 @@ void remove_unfinished(const fs::path& run_dir) {
   }
 }
 
+std::uint64_t space_needed(std::uint64_t checkpoint_bytes) {
+  return 2 * checkpoint_bytes + kSpaceMarginBytes;
+}
+
 void require_space(const fs::path& run_dir, std::uint64_t checkpoint_bytes) {
   const auto [place, have] = free_space(run_dir);
-  const std::uint64_t need = 2 * checkpoint_bytes + kSpaceMarginBytes;
+  const std::uint64_t need = space_needed(checkpoint_bytes);
   if (have < need) {
     throw PreflightError(fmt::format(
         "{} has {} bytes free and {} are needed (two checkpoints of {} bytes, because the "

@@ -129,6 +129,9 @@ std::vector<std::filesystem::path> committed_checkpoints(const std::filesystem::
 // Removes what an interrupted save or prune left, with a log line each.
 void remove_unfinished(const std::filesystem::path& run_dir);
 
+// Room for two checkpoints of that size, and a margin.
+std::uint64_t space_needed(std::uint64_t checkpoint_bytes);
+
 // PreflightError unless the file system of `run_dir` (or, before that exists, of its nearest
 // ancestor) has room for two checkpoints of that size, because the old one goes only after the new
 // one is verified, and a margin.

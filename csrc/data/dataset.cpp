@@ -119,10 +119,12 @@ void require_tokens(std::string_view what,
   }
 }
 
+}  // namespace
+
 void require_fitting(const Tokenizer* tokenizer,
                      const DataConfig& config,
                      const DatasetOptions& options) {
-  if (tokenizer == nullptr) {
+  if (tokenizer == nullptr || config.tokenizer == ByteTokenizer::kName) {
     return;
   }
   if (tokenizer->vocab_size() > options.vocab_size) {
@@ -146,8 +148,6 @@ void require_fitting(const Tokenizer* tokenizer,
   }
 }
 
-}  // namespace
-
 Dataset open_dataset(const DataConfig& config,
                      std::int64_t sequence_length,
                      const std::vector<std::string>& default_roots,
@@ -162,9 +162,7 @@ Dataset open_dataset(const DataConfig& config,
              config.tokenizer,
              kept_tokenizer(run_dir).string());
   }
-  if (config.tokenizer != ByteTokenizer::kName) {
-    require_fitting(dataset.tokenizer.get(), config, options);
-  }
+  require_fitting(dataset.tokenizer.get(), config, options);
   if (config.train.empty() && !default_roots.empty()) {
     log_info("data.train is not given: memphis's own sources are trained on: {}",
              list_of(default_roots));

@@ -40,6 +40,12 @@ struct DatasetOptions {
   std::int64_t pad_id = -1;
 };
 
+// ConfigError where the model has too few rows for the tokenizer, which is null where there is
+// none, or masks an id of its text.
+void require_fitting(const Tokenizer* tokenizer,
+                     const DataConfig& config,
+                     const DatasetOptions& options);
+
 // Opens data.train and data.validation; says in the log what was found and what was passed over,
 // and warns where that is much of a corpus, where text is not UTF-8, and where a text of validation
 // is trained on under another name. `run_dir` is passed over, whatever it lies in.

@@ -325,7 +325,10 @@ class Examination {
     }
     std::swap(own_, job_);
     const Config config = *question_.config;
+    add("data.tokenizer", [config] { return std::vector{check_tokenizer(config)}; });
     add("data", [config, roots = question_.default_roots] { return check_data(config, roots); });
+    add("data.evaluate", [config] { return check_questions(config); });
+    add("run.init_from", [config] { return check_initial_weights(config); });
     add("checkpoint", [config] { return check_checkpoint(config); });
     std::swap(own_, job_);
   }

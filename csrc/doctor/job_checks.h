@@ -16,11 +16,21 @@ namespace memphis::doctor {
 // Room for two checkpoints, and how fast it is written.
 std::vector<Finding> check_run_directory(const Config& config, const Instruments& instruments);
 
-// That the files are there, may be read, and begin as what memphis reads.
+// That the tokenizer can be opened and the model has room for its ids.
+Finding check_tokenizer(const Config& config);
+
+// That the files are there, may be read, and begin as what memphis reads; of compressed ones, as
+// far as that takes seconds, that they are whole.
 std::vector<Finding> check_data(const Config& config,
                                 const std::vector<std::string>& default_roots);
 
-// The newest one: all of it read back where it is small, else that its files have their sizes.
+// Nothing where the config asks for none. Of the questions of data.evaluate all are read; of the
+// weights of run.init_from, that they are of the config's model.
+std::vector<Finding> check_questions(const Config& config);
+std::vector<Finding> check_initial_weights(const Config& config);
+
+// The newest one: all of it read back where it is small, else that its files have their sizes. Not
+// of a run that another job is at.
 std::vector<Finding> check_checkpoint(const Config& config);
 
 }  // namespace memphis::doctor

@@ -128,7 +128,8 @@ void warn_of_tokenizer(const std::filesystem::path& folder,
 
 std::optional<StoredWeights> open_initial_weights(const Config& config,
                                                   const Tokenizer* tokenizer,
-                                                  Communicator& all_host) {
+                                                  Communicator& all_host,
+                                                  const Verify& verify) {
   if (config.run.init_from.empty()) {
     return std::nullopt;
   }
@@ -136,7 +137,7 @@ std::optional<StoredWeights> open_initial_weights(const Config& config,
   std::string found;
   together(all_host, "init_from.find", [&] {
     if (all_host.rank() == 0) {
-      found = find_model_folder(config.run.init_from).string();
+      found = find_model_folder(config.run.init_from, verify).string();
     }
   });
   const std::filesystem::path folder = text_of_rank(all_host, 0, found, "init_from.folder");

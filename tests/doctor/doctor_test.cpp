@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <future>
@@ -17,6 +18,7 @@
 #include "csrc/doctor/gpu_survey.h"
 #include "csrc/doctor/node_checks.h"
 #include "csrc/doctor/within.h"
+#include "csrc/train/run_lock.h"
 #include "tests/support/tiny_run.h"
 
 namespace memphis::test {
@@ -257,6 +259,106 @@ TEST_F(Doctor, NamesACheckpointThatIsDamagedAndDataThatIsNone) {
                "");
   EXPECT_EQ(data.what, "data.train");
   EXPECT_EQ(data.code, ExitCode::data);
+}
+
+// What a run would refuse at its start.
+TEST_F(Doctor, NamesWhatTheConfigAsksForAndIsNone) {
+  const auto bad_with = [&](const std::function<void(Config&)>& change) {
+    return only_bad(diagnose([&](int, doctor::Instruments&, doctor::Question& question) {
+                      change(*question.config);
+                    }),
+                    "");
+  };
+  const std::string words = run_.write("words.txt", "words, and no JSON\n");
+  std::string packed = "\x1F\x8B\x08" + std::string(7, '\0');  // and no more
+  const std::string cut = run_.write("cut.gz", packed);
+  struct Case {
+    std::function<void(Config&)> change;
+    std::string what;
+    ExitCode code;
+    std::string measured;
+  };
+  const std::vector<Case> cases = {
+      {[](Config& config) { config.data.tokenizer = "/no/tokenizer"; },
+       "data.tokenizer",
+       ExitCode::data,
+       "/no/tokenizer"},
+      {[&](Config& config) { config.data.tokenizer = words; },
+       "data.tokenizer",
+       ExitCode::data,
+       "words.txt"},
+      {[](Config& config) { config.data.evaluate = {"/no/questions"}; },
+       "data.evaluate",
+       ExitCode::data,
+       "/no/questions"},
+      {[&](Config& config) { config.data.evaluate = {words}; },
+       "data.evaluate",
+       ExitCode::data,
+       "words.txt:1: it is no JSON object"},
+      {[](Config& config) { config.run.init_from = "/no/model"; },
+       "run.init_from",
+       ExitCode::checkpoint,
+       "/no/model holds no model"},
+      {[&](Config& config) { config.data.train = {cut}; }, "data.train", ExitCode::data, "cut.gz"},
+      {[](Config& config) { config.run.resume = Resume::required; },
+       "checkpoint",
+       ExitCode::checkpoint,
+       "has no valid checkpoint"}};
+  for (const Case& each : cases) {
+    const Finding found = bad_with(each.change);
+    EXPECT_EQ(found.what, each.what);
+    EXPECT_EQ(found.code, each.code) << found.measured;
+    EXPECT_NE(found.measured.find(each.measured), std::string::npos) << found.measured;
+  }
+}
+
+// A file that breaks off shows it far behind its beginning.
+TEST_F(Doctor, NamesACompressedFileThatIsCutShort) {
+  std::string lines;
+  for (int i = 0; i < 100000; ++i) {
+    lines += "{\"text\": \"document " + std::to_string(i * 7919 % 100003) + "\"}\n";
+  }
+  const std::string plain = run_.write("a.jsonl", lines);
+  ASSERT_EQ(std::system(("gzip " + plain).c_str()), 0);
+  const std::string packed = plain + ".gz";
+  const auto change = [&](int, doctor::Instruments&, doctor::Question& question) {
+    question.config->data.train = {packed};
+  };
+  EXPECT_EQ(diagnose(change).code(), ExitCode::done);
+  fs::resize_file(packed, fs::file_size(packed) - 100);
+  const Finding found = only_bad(diagnose(change), "");
+  EXPECT_EQ(found.what, "data.train");
+  EXPECT_EQ(found.code, ExitCode::data);
+}
+
+TEST_F(Doctor, CountsTheRoomThatTrainAsksFor) {
+  const Finding found =
+      only_bad(diagnose([&](int rank, doctor::Instruments& own, doctor::Question&) {
+                 own.space = [rank, where = run_.path()](const fs::path& path) {
+                   const bool is_it = rank == 1 && path == where;
+                   return doctor::Space{.free_bytes = is_it ? 60ULL << 20U : 1ULL << 40U,
+                                        .total_bytes = 1ULL << 41U};
+                 };
+               }),
+               "n1");
+  EXPECT_EQ(found.what, "run.dir space");
+}
+
+// What a run at work has half done, and what one that was killed has left, is no damage.
+TEST_F(Doctor, LeavesARunAtWorkAndItsLeftoversAlone) {
+  const auto nothing = [](int, doctor::Instruments&, doctor::Question&) {};
+  run_.write("run/nothing-saved-yet", "");
+  run_.write("run/step-00000010.tmp/config.json", "{");
+  Diagnosis diagnosis = diagnose(nothing);
+  EXPECT_EQ(diagnosis.code(), ExitCode::done) << diagnosis.text();
+  run_.write("run/step-00000005/COMMIT", "");  // as it is deleted
+  {
+    const RunLock lock(run_dir());
+    diagnosis = diagnose(nothing);
+    EXPECT_EQ(diagnosis.code(), ExitCode::done) << diagnosis.text();
+    EXPECT_NE(diagnosis.text().find("is in use by process"), std::string::npos) << diagnosis.text();
+  }
+  EXPECT_EQ(diagnose(nothing).code(), ExitCode::checkpoint);
 }
 
 TEST_F(Doctor, GoesOnWithoutWhatDoesNotAnswer) {

@@ -53,5 +53,6 @@ plant("doctor.slowed", GPU, "value",
       "0x08 | 0x20 | 0x40 | 0x80", "0x04 | 0x08 | 0x20 | 0x40 | 0x80",
       "a GPU that works at its power limit is called broken")
 plant("doctor.space", JOB, "scale",
-      "const double needed = 2 * checkpoint_bytes(config);", "const double needed = 0;",
+      "const auto needed = static_cast<double>(space_needed(of_one));",
+      "const auto needed = static_cast<double>(0 * of_one);",
       "a full disk is well")
