@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <set>
 
 #include <spdlog/fmt/fmt.h>
@@ -10,6 +11,7 @@
 
 #include "csrc/checkpoint/hf.h"
 #include "csrc/checkpoint/json.h"
+#include "csrc/config/ranges.h"
 #include "csrc/core/error.h"
 
 namespace memphis {
@@ -20,6 +22,7 @@ using Json = nlohmann::json;
 
 // Larger than any size of a model, small enough that products of two fit 64 bits.
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 31U;
+constexpr double kLargestF32 = std::numeric_limits<float>::max();
 
 class HfConfig {
  public:
@@ -85,6 +88,26 @@ class HfConfig {
   double number(const char* key, double absent) const {
     const Json* value = find(key);
     return value == nullptr ? absent : number(key, *value);
+  }
+  // What kernels have in f32 has a place in its normal range: a run's own numbers have a smaller
+  // one.
+  double within(const char* key, double value, double low, double high) const {
+    if (value < low || value > high) {
+      fail(key,
+           fmt::format("is {}", value),
+           fmt::format("it is {:.7g} to {:.7g}, as kernels compute it in f32", low, high),
+           "correct the file");
+    }
+    return value;
+  }
+  double factor(const char* key) const { return within(key, number(key), kMinFactor, kLargestF32); }
+  double factor(const char* key, double absent) const {
+    return within(key, positive(key, absent), kMinFactor, kLargestF32);
+  }
+  // 0: none.
+  double cap(const char* key, double absent) const {
+    const double value = number(key, absent);
+    return value == 0 ? 0 : within(key, value, kMinFactor, kLargestF32);
   }
   double positive(const char* key, double absent) const {
     const double value = number(key, absent);
@@ -336,18 +359,25 @@ ModelConfig read_hf_config(const fs::path& path) {
                 "correct the file");
   }
   // Required: a default would run the weights at another scale, which no shape betrays.
-  model.embedding_multiplier = config.number("embedding_multiplier_scale");
-  model.output_multiplier = config.number("output_multiplier_scale");
-  model.attention_multiplier = config.positive(
-      "attn_output_multiplier", 1.0 / std::sqrt(static_cast<double>(model.head_dim)));
+  model.embedding_multiplier = config.factor("embedding_multiplier_scale");
+  model.output_multiplier = config.factor("output_multiplier_scale");
+  model.attention_multiplier =
+      config.factor("attn_output_multiplier", 1.0 / std::sqrt(static_cast<double>(model.head_dim)));
   model.attention_cap =
-      config.number(config.spelling({"attn_logit_softcapping", "max_attn_value"}), 30.0);
-  model.router_cap = config.number("router_logit_softcapping", 0.0);
-  model.final_cap = config.number("final_logit_softcapping", 0.0);
+      config.cap(config.spelling({"attn_logit_softcapping", "max_attn_value"}), 30.0);
+  model.router_cap = config.cap("router_logit_softcapping", 0.0);
+  model.final_cap = config.cap("final_logit_softcapping", 0.0);
   model.attention_temperature_len = config.optional_size("attn_temperature_len");
-  model.rope_theta = read_rope_theta(config);
+  if (model.attention_temperature_len == 1) {
+    config.fail("attn_temperature_len",
+                "is 1",
+                "the temperature divides by its logarithm",
+                "correct the file, where -1 is for none");
+  }
+  model.rope_theta = config.within("rope_theta", read_rope_theta(config), kMinTheta, kMaxTheta);
   model.tie_embeddings = config.flag("tie_word_embeddings");
-  model.norm_eps = config.positive("rms_norm_eps", 1e-5);
+  model.norm_eps = config.within(
+      "rms_norm_eps", config.positive("rms_norm_eps", 1e-5), kMinEpsilon, kMaxEpsilon);
   const Json* pad_id = config.find("pad_token_id");
   model.pad_id = pad_id == nullptr ? -1 : config.integer("pad_token_id", *pad_id, -1);
   if (model.pad_id >= model.vocab_size) {

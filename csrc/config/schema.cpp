@@ -10,6 +10,7 @@
 
 #include "csrc/config/path_text.h"
 #include "csrc/config/presets.h"
+#include "csrc/config/ranges.h"
 #include "csrc/config/scalar.h"
 #include "csrc/config/words.h"
 #include "csrc/core/error.h"
@@ -29,10 +30,6 @@ constexpr std::int64_t kMaxSteps = std::int64_t{1} << 40;
 // What does not fit 64 bits is read as the largest integer, which is therefore out of range.
 constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max() - 1;
 
-// Device code keeps these in f32: the bounds are within its normal range.
-constexpr double kMaxFactor = 1e6;
-constexpr double kMinEpsilon = 1e-20;
-constexpr double kMaxTheta = 1e12;
 constexpr double kMaxFailureHours = 1e12;
 
 Integer count(std::int64_t& value, std::int64_t low, std::int64_t high) {
@@ -204,6 +201,13 @@ class Assigner {
     }
     if (value > target.high || (high_is_open && value == target.high)) {
       refuse(node_, path_, range, "use a value " + (high_is_open ? high : "of " + high));
+    }
+    // Of those that begin at 0; the host's own have no need of less either.
+    if (target.low == 0 && value > 0 && value < kMinFactor) {
+      refuse(node_,
+             path_,
+             "it is 0 in f32, whose least number is " + print_number(kMinFactor),
+             low_is_open ? "use at least that" : "use at least that, or 0");
     }
     *target.value = value;
   }
@@ -451,9 +455,9 @@ std::vector<Field> fields_of(Config& c) {
       {"model",
        "attention_temperature_len",
        count(c.model.attention_temperature_len, 0, kMaxPositions)},
-      {"model", "rope_theta", closed(1, c.model.rope_theta, kMaxTheta)},
+      {"model", "rope_theta", closed(kMinTheta, c.model.rope_theta, kMaxTheta)},
       {"model", "tie_embeddings", Switch{&c.model.tie_embeddings}},
-      {"model", "norm_eps", closed(kMinEpsilon, c.model.norm_eps, 1)},
+      {"model", "norm_eps", closed(kMinEpsilon, c.model.norm_eps, kMaxEpsilon)},
       {"model", "pad_id", count(c.model.pad_id, -1, kMaxVocab - 1)},
       {"model", "max_sequence_length", count(c.model.max_sequence_length, 1, kMaxPositions)},
       {"model", "init", one_of(c.model.init, {"fan_in", "normal"})},
@@ -523,7 +527,7 @@ std::vector<Field> fields_of(Config& c) {
       {"optimizer", "learning_rate", above(0, c.optimizer.learning_rate, 100)},
       {"optimizer", "beta1", half_open(0, c.optimizer.beta1, 1)},
       {"optimizer", "beta2", half_open(0, c.optimizer.beta2, 1)},
-      {"optimizer", "eps", closed(kMinEpsilon, c.optimizer.eps, 1)},
+      {"optimizer", "eps", closed(kMinEpsilon, c.optimizer.eps, kMaxEpsilon)},
       {"optimizer", "weight_decay", at_least(0, c.optimizer.weight_decay)},
       {"optimizer", "clip_norm", at_least(0, c.optimizer.clip_norm)},
       {"optimizer", "max_skipped", count(c.optimizer.max_skipped, 0, kMaxCount)},

@@ -200,6 +200,19 @@ std::vector<test::BadConfig> bad_configs() {
        ExitCode::config,
        "tiny.yaml:8:25: model.embedding_multiplier is 0 (it is above 0 and at most 1e+06); "
        "use a value above 0"},
+      {"multiplier that is 0 in f32",
+       kTiny,
+       {"model.attention_multiplier=1e-50"},
+       ExitCode::config,
+       "argument 'model.attention_multiplier=1e-50': model.attention_multiplier is 1e-50 (it is 0 "
+       "in "
+       "f32, whose least number is 1.1754943508222875e-38); use at least that"},
+      {"cap that is 0 in f32",
+       kTiny,
+       {"model.final_cap=1e-44"},
+       ExitCode::config,
+       "argument 'model.final_cap=1e-44': model.final_cap is 1e-44 (it is 0 in f32, whose least "
+       "number is 1.1754943508222875e-38); use at least that, or 0"},
       {"yes",
        with_model("  tie_embeddings: yes\n"),
        {},
