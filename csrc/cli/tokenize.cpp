@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/data/tokenize.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <filesystem>
@@ -47,6 +48,13 @@ void require_new(const std::filesystem::path& prefix, const std::string& fingerp
 
 void tokenize(TokenizeArguments& arguments) {
   using Clock = std::chrono::steady_clock;
+  if (!arguments.pattern.empty() &&
+      (arguments.tokenizer == "none" || arguments.tokenizer == ByteTokenizer::kName)) {
+    throw ConfigError(
+        fmt::format("--pattern has no tiktoken file to be of (--tokenizer is {}); leave it out, or "
+                    "name the file in --tokenizer",
+                    arguments.tokenizer));
+  }
   const auto tokenizer = open_tokenizer(arguments.tokenizer, arguments.pattern);
   if (tokenizer == nullptr) {
     throw ConfigError(
@@ -60,6 +68,13 @@ void tokenize(TokenizeArguments& arguments) {
         "--prompt-field and --response-field stand together (a prompt is read and its response is "
         "learnt); give both");
   }
+  if (!arguments.options.prompt_field.empty() &&
+      arguments.options.prompt_field == arguments.options.response_field) {
+    throw ConfigError(fmt::format(
+        "--prompt-field and --response-field are both {} (what is learnt would stand before "
+        "itself); name two fields, or one in --field",
+        arguments.options.prompt_field));
+  }
   if (std::filesystem::path(arguments.output).filename().empty()) {
     throw ConfigError(
         fmt::format("--output {} is a folder (it names files, without .bin); give {}corpus, say",
@@ -67,6 +82,16 @@ void tokenize(TokenizeArguments& arguments) {
                     arguments.output));
   }
   const std::vector<CorpusFile> files = list_corpus(arguments.inputs, arguments.options);
+  const bool has_prompt = !arguments.options.prompt_field.empty();
+  if ((has_prompt || arguments.options.field != TokenizeOptions().field) &&
+      std::none_of(files.begin(), files.end(), [](const CorpusFile& file) {
+        return file.framing == Framing::lines;
+      })) {
+    throw ConfigError(fmt::format(
+        "{} has nothing to be of (no input is lines of JSON); leave it out, or name files "
+        "of which each line is an object",
+        has_prompt ? "--prompt-field" : "--field"));
+  }
   const std::string fingerprint = TokenizeJob::fingerprint(files, *tokenizer, arguments.options);
   require_new(arguments.output, fingerprint);
   const bool was_done = TokenizeJob::is_done(arguments.output, fingerprint);

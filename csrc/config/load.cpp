@@ -272,6 +272,9 @@ Config parse_config(std::string_view text,
   note_places(from_file, sources);
   note_places(from_arguments, sources);
   resolve(config, sources, num_ranks);
+  if (check != Check::text) {
+    require_used(config, sources);
+  }
   if (check == Check::machine) {
     check_machine(config, sources);
   }
@@ -295,6 +298,9 @@ Config load_config(const std::filesystem::path& file,
 
 std::string to_yaml(const Config& config) {
   Config copy = config;
+  if (copy.schedule.decay != Decay::wsd) {
+    copy.schedule.decay_steps = 0;  // is in no use, and would be refused with other schedule.steps
+  }
   return to_yaml(fields_of(copy));
 }
 

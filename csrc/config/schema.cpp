@@ -375,6 +375,9 @@ class Assigner {
 
 struct Printer {
   std::string operator()(const Integer& target) const {
+    if (target.low > 0 && *target.value == 0) {
+      return {};  // still to be derived
+    }
     const bool is_word = !target.word.empty() && *target.value == target.word_value;
     return is_word ? std::string(target.word) : std::to_string(*target.value);
   }

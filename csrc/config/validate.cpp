@@ -168,6 +168,12 @@ void check_sizes(const Config& config, const Checker& checker) {
                      rounded(kMaxElements) + "); use a smaller batch.micro_batch");
 }
 
+std::int64_t derived_decay_steps(const ScheduleConfig& schedule) {
+  constexpr std::int64_t kDecayPart = 5;
+  return std::clamp<std::int64_t>(
+      schedule.steps / kDecayPart, 1, schedule.steps - schedule.warmup_steps);
+}
+
 void resolve_schedule(ScheduleConfig& schedule, const Checker& checker) {
   checker.expect(schedule.warmup_steps < schedule.steps,
                  {"schedule.warmup_steps", "schedule.steps"},
@@ -177,8 +183,7 @@ void resolve_schedule(ScheduleConfig& schedule, const Checker& checker) {
                      text_of(schedule.steps - 1));
   const std::int64_t after_warmup = schedule.steps - schedule.warmup_steps;
   if (schedule.decay_steps == 0) {
-    constexpr std::int64_t kDecayPart = 5;
-    schedule.decay_steps = std::clamp<std::int64_t>(schedule.steps / kDecayPart, 1, after_warmup);
+    schedule.decay_steps = derived_decay_steps(schedule);
   }
   checker.expect(schedule.decay != Decay::wsd || schedule.decay_steps <= after_warmup,
                  {"schedule.decay_steps", "schedule.steps"},
@@ -279,6 +284,11 @@ void check_data(const Config& config, const Checker& checker) {
                      (data.prompt_field.empty() ? "response_field" : "prompt_field") +
                      " stands alone (a prompt is read and its response is the target); give "
                      "data.prompt_field and data.response_field");
+  checker.expect(data.prompt_field.empty() || data.prompt_field != data.response_field,
+                 {"data.response_field", "data.prompt_field"},
+                 "data.prompt_field and data.response_field are both " + quote(data.prompt_field) +
+                     " (what is learnt would stand before itself); name two fields, or one in "
+                     "data.field");
   checker.expect(
       !data.field.empty() || !data.prompt_field.empty(),
       {"data.field"},
@@ -309,6 +319,63 @@ void resolve(Config& config, const Sources& sources, std::int64_t num_ranks) {
   check_run(config, checker);
   check_memory(config, checker);
   check_data(config, checker);
+}
+
+void require_used(const Config& config, const Sources& sources) {
+  const Checker checker(sources);
+  const Config defaults;
+  // A value that is given and the default, as a config has it that was printed, asks for nothing.
+  const auto expect = [&](bool used,
+                          bool is_default,
+                          Paths paths,
+                          const std::string& what,
+                          const std::string& why,
+                          const std::string& fix) {
+    checker.expect(used || is_default || !sources.has(*paths.begin()),
+                   paths,
+                   what + " has nothing to be of (" + why + "); leave it out, or " + fix);
+  };
+  const ModelConfig& model = config.model;
+  expect(model.init == InitScheme::normal,
+         model.init_std == defaults.model.init_std,
+         {"model.init_std", "model.init"},
+         "model.init_std",
+         "model.init is fan_in, which draws each matrix by its own width",
+         "set model.init to normal");
+  const ScheduleConfig& schedule = config.schedule;
+  expect(schedule.decay == Decay::wsd,
+         schedule.decay_steps == derived_decay_steps(schedule),
+         {"schedule.decay_steps", "schedule.decay"},
+         shown("schedule.decay_steps", schedule.decay_steps),
+         std::string("schedule.decay is ") + (schedule.decay == Decay::cosine
+                                                  ? "cosine, which decays from the warm-up on"
+                                                  : "constant"),
+         "set schedule.decay to wsd");
+  expect(schedule.decay != Decay::constant,
+         schedule.min_ratio == defaults.schedule.min_ratio,
+         {"schedule.min_ratio", "schedule.decay"},
+         "schedule.min_ratio",
+         "schedule.decay is constant, and the last learning rate is the first",
+         "set schedule.decay to cosine or wsd");
+  expect(config.checkpoint.every != 0,
+         config.optimizer.rewind_norm == 0,
+         {"optimizer.rewind_norm", "checkpoint.every"},
+         "optimizer.rewind_norm",
+         "checkpoint.every is 0, and without checkpoints there is nothing to go back to",
+         "save some");
+  const ParallelConfig& parallel = config.parallel;
+  expect(parallel.pipeline > 1,
+         parallel.schedule == defaults.parallel.schedule,
+         {"parallel.schedule", "parallel.pipeline"},
+         "parallel.schedule " + std::string(rule_of(parallel.schedule).name),
+         "parallel.pipeline is 1, and one stage has no order of passes to choose",
+         "set parallel.pipeline to 2 or more");
+  expect(config.data.prompt_field.empty(),
+         config.data.field == defaults.data.field || config.data.field.empty(),
+         {"data.field", "data.prompt_field"},
+         "data.field " + quote(config.data.field),
+         "data.prompt_field and data.response_field are read in its place",
+         "leave those out");
 }
 
 }  // namespace memphis

@@ -13,6 +13,11 @@ namespace memphis {
 // change. A job has `num_ranks` ranks.
 void resolve(Config& config, const Sources& sources, std::int64_t num_ranks);
 
+// ConfigError, at its place, for the first key that was given a value and that, beside the others,
+// says nothing: a run that leaves it out is the same. Of a resolved config that is to run; one that
+// ran is read as it was.
+void require_used(const Config& config, const Sources& sources);
+
 // Why rows cannot travel to experts beside the work of another micro-batch, and what to change, as
 // in "parallel.zero is 3 (...); use at most 2"; empty where they can. Of a resolved config.
 std::string expert_overlap_refusal(const Config& config);

@@ -76,6 +76,12 @@ bool is_one_record(std::span<const std::byte> head, const DataConfig& config) {
 
 }  // namespace
 
+bool has_lines(const SortedFiles& sorted) {
+  return std::any_of(sorted.documents.begin(), sorted.documents.end(), [](const CorpusFile& file) {
+    return file.framing == Framing::lines;
+  });
+}
+
 SortedFiles sort_files(const std::vector<TextFile>& files, const DataConfig& config) {
   using Kind = TextFormat::Kind;
   SortedFiles sorted;
@@ -115,15 +121,15 @@ SortedFiles sort_files(const std::vector<TextFile>& files, const DataConfig& con
                             (inner->kind == Kind::json_document && is_one_record(head, config));
       format = readable ? inner : format;
     }
+    if (!format && !walked && begins_with_record(head, config)) {
+      format = TextFormat{.kind = Kind::json_lines, .name = {}, .advice = {}};
+    }
     // Of lines of JSON there may be one.
     if (format && format->kind == Kind::json_document && (!walked || packing != Packing::none) &&
         is_one_record(head, config)) {
       format->kind = Kind::json_lines;
     }
     if (!format || (walked && format->kind == Kind::json_document)) {
-    if (!format && !walked && begins_with_record(head, config)) {
-      format = TextFormat{.kind = Kind::json_lines, .name = {}, .advice = {}};
-    }
       std::filesystem::path index = file.path;  // "a.meta.json" beside "a.idx"
       index.replace_extension().replace_extension(".idx");
       std::error_code ignored;
@@ -171,15 +177,15 @@ std::vector<CorpusFile> list_corpus(const std::vector<std::string>& entries,
   const TextFiles list = list_text_files("the corpus", entries);
   DataConfig config;
   config.tokenizer = "a file";  // every text is tokenized
+  config.field = options.field;
+  config.prompt_field = options.prompt_field;
+  config.response_field = options.response_field;
   SortedFiles sorted = sort_files(list.files, config);
   for (const auto* tokens : {&sorted.megatron, &sorted.token_files}) {
     for (const std::filesystem::path& path : *tokens) {
       const auto file = std::find_if(list.files.begin(), list.files.end(), [&](const TextFile& f) {
         return f.path.stem() == path.stem();
       });
-  config.field = options.field;
-  config.prompt_field = options.prompt_field;
-  config.response_field = options.response_field;
       if (file != list.files.end() && file->origin == TextFile::Origin::named) {
         throw DataError(path.string() +
                         " holds tokens (there is no text to tokenize); give it to "

@@ -20,6 +20,8 @@ struct SortedFiles {
   std::vector<std::filesystem::path> token_files;  // of llm.c and llmq
 };
 
+bool has_lines(const SortedFiles& sorted);
+
 // For config.tokenizer. Lines of JSON that were walked to and have not the field of texts are no
 // corpus, and text.
 SortedFiles sort_files(const std::vector<TextFile>& files, const DataConfig& config);

@@ -30,6 +30,7 @@ struct Opened {
   std::shared_ptr<const TokenStream> stream;
   std::shared_ptr<const TextStream> text;  // the part of it that is text
   std::string loss;                        // what was passed over
+  bool has_lines = false;
 };
 
 Opened open_part(const TextPart& part,
@@ -45,6 +46,7 @@ Opened open_part(const TextPart& part,
   opened.text = std::make_shared<const TextStream>(
       sorted.text, TextStream::default_max_held_files(), &records);
   opened.loss = loss_of(*opened.text).text;
+  opened.has_lines = has_lines(sorted);
   std::vector<std::shared_ptr<const TokenStream>> streams;
   if (opened.text->num_documents() > 0) {
     streams.push_back(opened.text);
@@ -148,6 +150,19 @@ void require_fitting(const Tokenizer* tokenizer,
   }
 }
 
+void require_fields_used(const DataConfig& config, bool has_lines) {
+  const bool has_prompt = !config.prompt_field.empty();
+  if (has_lines || (!has_prompt && config.field == DataConfig().field)) {
+    return;
+  }
+  throw ConfigError(
+      fmt::format("data.{} is {} and has nothing to be of (no file of data.train or "
+                  "data.validation is lines of "
+                  "JSON); leave it out, or name files of which each line is an object",
+                  has_prompt ? "prompt_field" : "field",
+                  has_prompt ? config.prompt_field : config.field));
+}
+
 Dataset open_dataset(const DataConfig& config,
                      std::int64_t sequence_length,
                      const std::vector<std::string>& default_roots,
@@ -169,7 +184,10 @@ Dataset open_dataset(const DataConfig& config,
   }
   FileRecords records(records_of_run(run_dir));
   const auto open = [&](const TextPart& part) {
-    return open_part(part, config, dataset.tokenizer, run_dir, options, records, dataset.warnings);
+    Opened opened =
+        open_part(part, config, dataset.tokenizer, run_dir, options, records, dataset.warnings);
+    dataset.has_lines = dataset.has_lines || opened.has_lines;
+    return opened;
   };
   const TextLists lists = list_texts(config, default_roots, run_dir);
   for (const std::string& line : lists.said) {

@@ -30,6 +30,7 @@ struct Dataset {
   std::vector<std::string> warnings;           // of the text, for whoever speaks for the job
   std::string fingerprint;                     // of what is trained on, and in which shares
   std::string validation_fingerprint;          // of the validation sets
+  bool has_lines = false;                      // whether any of its files is lines of JSON
 };
 
 struct DatasetOptions {
@@ -45,6 +46,10 @@ struct DatasetOptions {
 void require_fitting(const Tokenizer* tokenizer,
                      const DataConfig& config,
                      const DatasetOptions& options);
+
+// ConfigError where data.field or data.prompt_field names a field and no file is of lines that have
+// any.
+void require_fields_used(const DataConfig& config, bool has_lines);
 
 // Opens data.train and data.validation; says in the log what was found and what was passed over,
 // and warns where that is much of a corpus, where text is not UTF-8, and where a text of validation

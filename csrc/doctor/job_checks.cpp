@@ -151,6 +151,7 @@ std::vector<Finding> check_data(const Config& config,
     return {unchecked("data", "the tokenizer, which has a line of its own, cannot be opened")};
   }
   Unpacking unpacking;
+  bool any_lines = false;
   const auto check = [&](const std::string& key, const std::vector<std::string>& entries) {
     try {
       const TextFiles files = list_text_files(key, entries, config.run.dir);
@@ -180,6 +181,7 @@ std::vector<Finding> check_data(const Config& config,
               ExitCode::data));
         }
       }
+      any_lines = any_lines || has_lines(sorted);
       for (const CorpusFile& each : sorted.documents) {
         unpacking.read(each);
       }
@@ -203,6 +205,13 @@ std::vector<Finding> check_data(const Config& config,
   check("data.train", config.data.train.empty() ? default_roots : config.data.train);
   if (!config.data.validation.empty()) {
     check("data.validation", config.data.validation);
+  }
+  try {
+    if (newest_step(config.run.dir) < 0) {
+      require_fields_used(config.data, any_lines);
+    }
+  } catch (const Error& error) {
+    findings.push_back(with(bad("data.field", error.what(), {}), error.code()));
   }
   if (unpacking.num_left > 0) {
     findings.push_back(unchecked("compressed data",

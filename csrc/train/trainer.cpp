@@ -100,6 +100,11 @@ Trainer::Trainer(const Config& config,
   await_run_directory(config_.run, groups_.all_host());
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
   std::optional<StoredWeights> initial;
+  if (!found) {  // of a run that goes on they are as it began with, and may not change
+    together(groups_.all_host(), "data.fields", [&] {
+      require_fields_used(config_.data, dataset_.has_lines);
+    });
+  }
   if (found) {
     go_on_from(*found);  // or not: before anything is touched
     if (leads_ && !config_.run.init_from.empty()) {
@@ -132,22 +137,22 @@ Trainer::Trainer(const Config& config,
                     *workspace_arena_,
                     stream());
   optimizer_.emplace(config_.optimizer, *residency_, groups_, plan_.norms);
+  const auto require_run_dir = [this] { require_held(); };
   saves_.emplace(RunSaves::Of{.config = config_,
                               .plan = plan_,
                               .compute = compute_,
                               .groups = groups_,
                               .residency = *residency_,
-  const auto require_run_dir = [this] { require_held(); };
                               .optimizer = *optimizer_,
                               .tokenizer = dataset_.tokenizer.get(),
                               .rotation = rotation_,
                               .health = health_,
+                              .require_run_dir = require_run_dir,
                               .stream = stream()});
   if (found) {
     saves_->go_on_from(step_);
   }
   train_step_.emplace(config_,
-                              .require_run_dir = require_run_dir,
                       plan_,
                       mesh_,
                       groups_,
@@ -174,12 +179,12 @@ Trainer::Trainer(const Config& config,
                                   .residency = *residency_,
                                   .train_step = *train_step_,
                                   .health = health_,
+                                  .require_run_dir = require_run_dir,
                                   .stream = stream()});
 
   if (found) {
     train_step_->set_skipped(skipped_until(found->manifest));
     load_checkpoint(
-                                  .require_run_dir = require_run_dir,
         found->path, found->writer(), config_.model, *residency_, *optimizer_, groups_, stream());
   } else if (initial) {
     load_initial_weights(*initial, *residency_, *optimizer_, groups_, stream());
@@ -324,11 +329,6 @@ std::unique_ptr<RunLock> Trainer::prepare_run_directory() const {
   return lock;
 }
 
-Manifest Trainer::describe_state() const {
-  Manifest manifest;
-  manifest.samples = static_cast<std::int64_t>(samples_);
-  manifest.seed = config_.run.seed;
-  manifest.dataset_fingerprint = dataset_.fingerprint;
 void Trainer::require_held() const {
   if (const auto lock = lock_.lock()) {
     lock->require_held();
@@ -339,6 +339,11 @@ void Trainer::require_run_directory() const {
   together(groups_.all_host(), "run.dir.held", [&] { require_held(); });
 }
 
+Manifest Trainer::describe_state() const {
+  Manifest manifest;
+  manifest.samples = static_cast<std::int64_t>(samples_);
+  manifest.seed = config_.run.seed;
+  manifest.dataset_fingerprint = dataset_.fingerprint;
   manifest.tokenizer_fingerprint =
       dataset_.tokenizer ? dataset_.tokenizer->fingerprint() : std::string("none");
   manifest.validation_fingerprint = validation_fingerprint(config_, dataset_);
@@ -351,12 +356,12 @@ void Trainer::require_run_directory() const {
 }
 
 void Trainer::save(Save how) {
+  require_run_directory();
   if (saves_->has(step_)) {
     if (how == Save::now) {
       saves_->finish_or_throw();
     }
     return;
-  require_run_directory();
   }
   if (config_.run.verify_every > 0) {
     verify_replicas();
@@ -366,20 +371,20 @@ void Trainer::save(Save how) {
     saves_->save(step_, describe_state());
   } else {
     saves_->begin(step_, describe_state());
+    require_run_directory();  // which is no failure to be forgiven
   }
 }
 
 void Trainer::export_model() {
   if (!saves_->owes_export(step_)) {
-    require_run_directory();  // which is no failure to be forgiven
     return;
   }
+  require_run_directory();
   if (config_.run.verify_every > 0) {
     verify_replicas();
   }
   saves_->export_model(step_);
 }
-  require_run_directory();
 
 void Trainer::watching(const std::function<void()>& reads) {
   try {
@@ -512,12 +517,12 @@ void Trainer::write_trace() {
   if (!config_.metrics.trace) {
     return;
   }
+  require_run_directory();
   world_.activity().enter("writing the trace");
   residency_->await_all();  // the last of what moves
   synchronize(stream());
   const Trace* const trace = world_.activity().finish_trace();
   const std::filesystem::path dir = std::filesystem::path(config_.run.dir) / "trace";
-  require_run_directory();
   write_traces(dir, *trace, groups_.all_host());
   if (leads_) {
     log_info("wrote {}; open a file of it in ui.perfetto.dev", dir.string());
@@ -596,12 +601,12 @@ void Trainer::save_and_stop() {
   if (stop_.why == kReportFailed) {
     // What keeps metrics from being written may keep the step from being saved: the one is why the
     // run ends, and the other follows from it.
+    require_run_directory();
     try {
       save(Save::now);
     } catch (const FailedElsewhere& error) {
       if (!is_of_files(error)) {
         throw;
-    require_run_directory();
       }
     } catch (const Error& error) {
       if (!is_of_files(error)) {

@@ -572,6 +572,26 @@ TEST_F(ModelFolder, CommandsNameTheirOwnOptions) {
   const std::string bpe = fs::absolute("tests/data/golden/gpt2.json").string();
   expect({"tokenize", path("a.jsonl"), "--tokenizer", bpe, "--output", path("out")},
          "set --field to");
+  directory_.write("a.txt", "text");
+  for (const auto& [options, part] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{path("a.txt"), "--tokenizer", "byte", "--pattern", "("},
+            "--pattern has no tiktoken file"},
+           {{path("a.txt"), "--tokenizer", "byte", "--field", "body"},
+            "--field has nothing to be of"},
+           {{path("a.jsonl"),
+             "--tokenizer",
+             "byte",
+             "--prompt-field",
+             "body",
+             "--response-field",
+             "body"},
+            "--prompt-field and --response-field are both body"}}) {
+    std::vector<std::string> arguments = {"tokenize", "--output", path("out")};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const Ended ended = command(arguments);
+    EXPECT_EQ(ended.code, 2) << ended.error;
+    EXPECT_NE(ended.error.find(part), std::string::npos) << ended.error;
+  }
   directory_.write("empty.json", "");
   expect({"tokenize", path("a.jsonl"), "--tokenizer", path("empty.json"), "--output", path("out")},
          "the tokenizer " + path("empty.json") + " is empty");

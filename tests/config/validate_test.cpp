@@ -55,6 +55,13 @@ std::vector<test::BadConfig> bad_configs() {
        "argument 'model.num_heads=3': model.num_heads 3 does not divide model.d_model 64 "
        "(without model.head_dim, a head is d_model / num_heads wide); use 2 or 4, or give "
        "model.head_dim"},
+      {"prompt and response of one field",
+       kTiny,
+       {"data.prompt_field=text", "data.response_field=text"},
+       ExitCode::config,
+       "argument 'data.response_field=text': data.prompt_field and data.response_field are both "
+       "\"text\" (what is learnt would stand before itself); name two fields, or one in "
+       "data.field"},
       {"odd head",
        with_model("  head_dim: 7\n"),
        {},
@@ -737,6 +744,66 @@ TEST(DataFiles, RefusesWhatThisUserMayNotRead) {
 }
 
 // Of each bound that two values share, the last that is taken and the first that is refused.
+// What a run would leave out without a word is refused, and a config that was printed is not.
+TEST(Requests, ThatSayNothingBesideTheOthersAreRefused) {
+  struct Unused {
+    std::vector<std::string> overrides;
+    std::string message;
+    std::string cure;  // with which it is taken
+  };
+  const std::vector<Unused> cases = {
+      {{"model.init_std=0.05"},
+       "argument 'model.init_std=0.05': model.init_std has nothing to be of (model.init is fan_in, "
+       "which draws each matrix by its own width); leave it out, or set model.init to normal",
+       "model.init=normal"},
+      {{"schedule.decay_steps=7"},
+       "argument 'schedule.decay_steps=7': schedule.decay_steps 7 has nothing to be of "
+       "(schedule.decay is cosine, which decays from the warm-up on); leave it out, or set "
+       "schedule.decay to wsd",
+       "schedule.decay=wsd"},
+      {{"schedule.min_ratio=0.5", "schedule.decay=constant"},
+       "argument 'schedule.min_ratio=0.5': schedule.min_ratio has nothing to be of (schedule.decay "
+       "is "
+       "constant, and the last learning rate is the first); leave it out, or set schedule.decay to "
+       "cosine or wsd",
+       ""},
+      {{"optimizer.rewind_norm=5", "checkpoint.every=0"},
+       "argument 'optimizer.rewind_norm=5': optimizer.rewind_norm has nothing to be of "
+       "(checkpoint.every is 0, and without checkpoints there is nothing to go back to); leave it "
+       "out, or save some",
+       ""},
+      {{"parallel.schedule=zbv"},
+       "argument 'parallel.schedule=zbv': parallel.schedule zbv has nothing to be of "
+       "(parallel.pipeline is 1, and one stage has no order of passes to choose); leave it out, or "
+       "set parallel.pipeline to 2 or more",
+       ""},
+      {{"data.field=body", "data.prompt_field=ask", "data.response_field=answer"},
+       "argument 'data.field=body': data.field \"body\" has nothing to be of (data.prompt_field "
+       "and "
+       "data.response_field are read in its place); leave it out, or leave those out",
+       ""}};
+  for (const Unused& unused : cases) {
+    const auto parse = [&](const std::vector<std::string>& overrides, Check check) {
+      return parse_config(kTiny, "tiny.yaml", overrides, check);
+    };
+    const std::string text =
+        test::error_text<ConfigError>([&] { parse(unused.overrides, Check::elsewhere); });
+    EXPECT_EQ(text, unused.message);
+    EXPECT_TRUE(test::follows_grammar(text)) << text;
+    EXPECT_NO_THROW(parse(unused.overrides, Check::text)) << "a run had it, and is read";
+    if (!unused.cure.empty()) {
+      std::vector<std::string> cured = unused.overrides;
+      cured.push_back(unused.cure);
+      EXPECT_NO_THROW(parse(cured, Check::elsewhere)) << unused.cure;
+    }
+  }
+  for (const std::vector<std::string>& printed : std::vector<std::vector<std::string>>{
+           {}, {"schedule.decay=constant"}, {"schedule.decay=wsd"}}) {
+    const std::string text = to_yaml(parse_config(kTiny, "tiny.yaml", printed, Check::elsewhere));
+    EXPECT_NO_THROW(parse_config(text, "config.yaml", {"schedule.steps=90"}, Check::elsewhere));
+  }
+}
+
 TEST(Combinations, AreTakenUpToTheirBounds) {
   struct Bound {
     std::vector<std::string> taken;
