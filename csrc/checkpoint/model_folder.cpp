@@ -361,7 +361,7 @@ void export_from_ranks(ModelFolderWriter& writer,
     together(all, "export.write", [&] {
       const PinnedBuffer staging = make_staging(stream.device);
       for (const LogicalParameter& parameter : parameters.plan().logical) {
-        for (const Range& run : parameters.plan().counted) {
+        for (const Range& run : parameters.plan().counted_in(parameter)) {
           const Range local = parameter.local(run);
           if (local.count <= 0) {
             continue;

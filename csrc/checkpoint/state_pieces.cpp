@@ -27,7 +27,7 @@ StatePiece piece_of(const std::string& tensor,
 std::vector<StatePiece> weight_pieces(const Parameters& parameters) {
   std::vector<StatePiece> pieces;
   for (const LogicalParameter& parameter : parameters.plan().logical) {
-    for (const Range& run : parameters.plan().counted) {
+    for (const Range& run : parameters.plan().counted_in(parameter)) {
       const Range local = parameter.local(run);
       if (local.count > 0) {
         pieces.push_back(
@@ -41,7 +41,7 @@ std::vector<StatePiece> weight_pieces(const Parameters& parameters) {
 std::vector<StatePiece> optimizer_pieces(const Parameters& parameters, const Optimizer& optimizer) {
   std::vector<StatePiece> pieces;
   for (const Optimizer::StateTensor& state : optimizer.state()) {
-    for (const Range& run : parameters.plan().counted) {
+    for (const Range& run : parameters.plan().counted_in(*state.parameter)) {
       const Range local = intersection(state.parameter->local(run), state.local);
       if (local.count > 0) {
         const TensorView elements_n = flat_view(

@@ -82,7 +82,7 @@ std::size_t snapshot_bytes(const ParameterPlan& parameters) {
   for (const LogicalParameter& parameter : parameters.logical) {
     const Segment& segment = parameters.segments[static_cast<std::size_t>(parameter.segment)];
     const DType wide = accumulation_dtype(segment.dtype);
-    for (const Range& run : parameters.counted) {
+    for (const Range& run : parameters.counted_in(parameter)) {
       const Range weights = parameter.local(run);
       add(weights.count, segment.dtype);
       const Range state = intersection(weights, parameter.local(segment.owned));

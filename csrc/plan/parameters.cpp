@@ -268,6 +268,16 @@ void add_without(std::vector<Range>& runs, const Range& range, const std::vector
   add_to(range.end());
 }
 
+std::span<const Range> ParameterPlan::counted_in(const LogicalParameter& parameter) const {
+  const std::int64_t end = parameter.begin + parameter.spec.num_elements();
+  const auto first = std::partition_point(counted.begin(), counted.end(), [&](const Range& run) {
+    return run.end() <= parameter.begin;
+  });
+  const auto last =
+      std::partition_point(first, counted.end(), [&](const Range& run) { return run.begin < end; });
+  return {first, last};
+}
+
 std::size_t ParameterPlan::segment_of(std::int64_t element) const {
   const auto after = std::upper_bound(
       segments.begin(), segments.end(), element, [](std::int64_t value, const Segment& segment) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -141,7 +142,7 @@ struct ParameterPlan {
   std::size_t weight_place_bytes = 0;      // of each
   std::int64_t num_parameters = 0;         // of the model, without padding
   // Runs of elements that this rank adds to the norm of the gradient: over all ranks, each element
-  // of the model once. Each begins as aligned as a tensor.
+  // of the model once. Each begins as aligned as a tensor. They ascend, as segments do.
   std::vector<Range> counted;
   // What of this index space, ascending, its holders leave to ranks elsewhere along `tensor`, which
   // hold it too: `counted` is the piece of each segment without it.
@@ -154,6 +155,10 @@ struct ParameterPlan {
   bool comes_after_step(const Segment& segment) const {
     return segment.sharded() && (!segment.place || segment.layer < num_weight_places);
   }
+
+  // Those of `counted` that have elements of a parameter: to look at all of them for each parameter
+  // takes the square of a deep model's layers.
+  std::span<const Range> counted_in(const LogicalParameter& parameter) const;
 
   // Whether the head's product is with the embedding's tensor, whose gradient both are summed in.
   bool head_is_embedding() const {

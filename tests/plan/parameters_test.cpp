@@ -2,7 +2,9 @@
 #include "csrc/plan/parameters.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <set>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -110,10 +112,34 @@ TEST(ParameterPlan, WhatIsCountedBeginsAligned) {
   share.bucket_bytes = 0;
   for (const std::int64_t rank : {0, 1, 4, 5}) {  // pairs that share a key/value head
     share.tensor = {.index = rank, .count = 6};
-    for (const Range& run : plan_parameters(model, DType::f32, share).counted) {
+    const ParameterPlan plan = plan_parameters(model, DType::f32, share);
+    for (const Range& run : plan.counted) {
       EXPECT_EQ(run.begin % 4, 0) << "rank " << rank;
     }
+    // And what a parameter has of it is found without a look at all.
+    for (const LogicalParameter& parameter : plan.logical) {
+      std::vector<Range> has;
+      for (const Range& run : plan.counted) {
+        if (parameter.local(run).count > 0) {
+          has.push_back(run);
+        }
+      }
+      const auto found = plan.counted_in(parameter);
+      EXPECT_EQ(std::vector<Range>(found.begin(), found.end()), has) << parameter.name;
+    }
   }
+}
+
+// What is looked at for all parameters grows with the layers, and not with their square.
+TEST(ParameterPlan, RunsOfADeepModelAreLookedAtAboutOnce) {
+  ModelConfig model = tiny_grok1();
+  model.num_layers = 512;
+  const ParameterPlan plan = plan_parameters(model, DType::bf16, {});
+  std::size_t looks = 0;
+  for (const LogicalParameter& parameter : plan.logical) {
+    looks += plan.counted_in(parameter).size();
+  }
+  EXPECT_LE(looks, plan.logical.size() + plan.counted.size());
 }
 
 // Proxies of the benchmark documents: 12.91, 11.93 and 8.68 GFLOP a token; Grok-1 521.9 at 8192.
