@@ -36,6 +36,7 @@ struct DeviceInfo {
   bool simulated = false;                  // kernels run on the processor (the simt preset)
   std::size_t total_bytes = 0;             // of the device's memory
   std::size_t free_bytes = 0;
+  bool has_own_memory = false;  // and not the machine's
 };
 
 // True if this binary can use `device` on this machine, now.

@@ -115,6 +115,7 @@ DeviceInfo info() {
   result.num_multiprocessors = properties.multiProcessorCount;
   result.shared_bytes_per_block = properties.sharedMemPerBlockOptin;
   MEMPHIS_CUDA(cudaMemGetInfo(&result.free_bytes, &result.total_bytes));
+  result.has_own_memory = true;
   return result;
 }
 

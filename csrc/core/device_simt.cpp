@@ -402,6 +402,11 @@ DeviceInfo info() {
     result.num_multiprocessors = simt_device::num_multiprocessors;
   }
   result.shared_bytes_per_block = std::size_t{227} << 10;
+  if (const std::size_t total = simt_memory::capacity(); total > 0) {
+    result.has_own_memory = true;
+    result.total_bytes = total;
+    result.free_bytes = total - std::min(total, simt_memory::used_bytes());
+  }
   return result;
 }
 

@@ -28,7 +28,7 @@ std::size_t available_machine_bytes() {
 std::vector<MemoryPool> memory_pools(Device device) {
   if (device == Device::cuda) {
     const DeviceInfo info = device_info(device);
-    if (!info.simulated) {
+    if (info.has_own_memory) {
       return {{gpu_identity(), info.free_bytes, "the GPU"}};
     }
   }

@@ -54,6 +54,7 @@ class DeviceMemory {
                            " bytes left (its " + std::to_string(range_.bytes) +
                            " bytes of addresses are handed out once); start a new process");
     }
+    take(bytes);
     const std::uintptr_t address = range_.begin + used_;
     used_ += extent;
     allocations_[address] = {.bytes = bytes, .live = true};
@@ -73,8 +74,30 @@ class DeviceMemory {
             "device_free of what device_allocate did not give or what is freed already");
     found->second.live = false;
     const std::size_t bytes = found->second.bytes;
+    num_taken_ -= bytes;
     mark(address, bytes, false);
     madvise(data, round_up(bytes, kAlignment), MADV_DONTNEED);  // gives whole pages back
+  }
+
+  void keep(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    take(bytes);
+  }
+  void give_back(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    num_taken_ -= bytes;
+  }
+  void set_capacity(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    capacity_ = bytes;
+  }
+  std::size_t capacity() {
+    const std::lock_guard lock(mutex_);
+    return capacity_;
+  }
+  std::size_t used_bytes() {
+    const std::lock_guard lock(mutex_);
+    return num_taken_;
   }
 
   std::string describe(std::uintptr_t address) {
@@ -115,6 +138,17 @@ class DeviceMemory {
            std::to_string(entry.second.bytes) + " bytes";
   }
 
+  // Under the mutex.
+  void take(std::size_t bytes) {
+    if (capacity_ > 0 && (num_taken_ > capacity_ || bytes > capacity_ - num_taken_)) {
+      throw PreflightError("the simulated device has no " + std::to_string(bytes) +
+                           " bytes left (of its " + std::to_string(capacity_) + " bytes " +
+                           std::to_string(num_taken_) +
+                           " are taken); use a smaller model or batch.micro_batch");
+    }
+    num_taken_ += bytes;
+  }
+
   void mark(std::uintptr_t address, std::size_t bytes, bool live) {
     std::uint8_t* const first = valid_ + (address - range_.begin) / kGranule;
     std::memset(first, live ? kGranule : 0, bytes / kGranule);
@@ -126,7 +160,9 @@ class DeviceMemory {
   std::mutex mutex_;
   Range range_;
   std::uint8_t* valid_;
-  std::size_t used_ = kGap;
+  std::size_t used_ = kGap;    // of the range, which only grows
+  std::size_t num_taken_ = 0;  // bytes of what lives, and of what libraries keep
+  std::size_t capacity_ = 0;   // 0: no limit
   std::map<std::uintptr_t, Allocation> allocations_;  // by address; freed ones for the reports
 };
 
@@ -194,6 +230,24 @@ void* allocate(std::size_t bytes) {
 
 void release(void* data) {
   DeviceMemory::instance().free(data);
+}
+
+void set_capacity(std::size_t bytes) {
+  DeviceMemory::instance().set_capacity(bytes);
+}
+std::size_t capacity() {
+  return DeviceMemory::instance().capacity();
+}
+std::size_t used_bytes() {
+  return DeviceMemory::instance().used_bytes();
+}
+
+Kept::Kept(std::size_t bytes) : bytes_(bytes) {
+  DeviceMemory::instance().keep(bytes);
+}
+
+Kept::~Kept() {
+  DeviceMemory::instance().give_back(bytes_);
 }
 
 std::string describe(std::uintptr_t address) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 // The memory of Device::cuda in the simt build: host memory of its own address
 // range, every byte of which is either part of a live allocation or nobody's. Kernels ask here
@@ -43,6 +44,28 @@ inline bool is_live(std::uintptr_t address, std::size_t bytes) {
 // is used up, and ContractError for what is not allocated.
 void* allocate(std::size_t bytes);
 void release(void* data);
+
+// What the device has in bytes, of which what is allocated and what libraries keep is taken:
+// allocate() throws PreflightError where it is not enough. 0, as it is unless it is set: as much as
+// there are addresses, and the memory is the machine's.
+void set_capacity(std::size_t bytes);
+std::size_t capacity();
+std::size_t used_bytes();
+
+// Memory that a library keeps for itself on the device while this exists. No kernel of ours reads
+// or writes it, so it is counted and there is none. Throws as allocate() does.
+class Kept {
+ public:
+  explicit Kept(std::size_t bytes);
+  ~Kept();
+  Kept(Kept&& other) noexcept : bytes_(std::exchange(other.bytes_, 0)) {}
+  Kept& operator=(Kept&&) = delete;
+  Kept(const Kept&) = delete;
+  Kept& operator=(const Kept&) = delete;
+
+ private:
+  std::size_t bytes_;
+};
 
 // Where an address of the range lies: "4 bytes past the end of an allocation of 512 bytes".
 std::string describe(std::uintptr_t address);

@@ -51,10 +51,11 @@ Dataset agreed(Dataset dataset, Communicator& all) {
   return dataset;
 }
 
-// Of each memory that this rank has a part of, what all that share it take if this one takes
+// Of each of `pools`, which this rank has a part of, what all that share it take if this one takes
 // `bytes`. Collective.
-std::vector<MemoryDemand> demands_of_all(std::size_t bytes, Device device, Communicator& all) {
-  const std::vector<MemoryPool> pools = memory_pools(device);
+std::vector<MemoryDemand> demands_of_all(std::size_t bytes,
+                                         const std::vector<MemoryPool>& pools,
+                                         Communicator& all) {
   const std::int64_t most =
       largest_of_all(all, static_cast<std::int64_t>(pools.size()), "memory.pools");
   std::vector<MemoryDemand> demands;
@@ -73,6 +74,11 @@ std::vector<MemoryDemand> demands_of_all(std::size_t bytes, Device device, Commu
     }
   }
   return demands;
+}
+
+// The memories of `device`: its own with what was free `before` its groups took of it.
+std::vector<MemoryPool> pools_of(Device device, const std::vector<MemoryPool>& before) {
+  return before.empty() ? memory_pools(device) : before;
 }
 
 // Each rank reads its piece of the ids that no start has read yet, and the first one keeps what all
@@ -208,20 +214,28 @@ Dataset open_text(const Config& config,
   return agreed(std::move(dataset), all);
 }
 
-TrainingPlan agreed_plan(
-    const Config& config, DType compute, Device device, const Mesh& mesh, Communicator& all) {
-  // What is free is not all for tensors, nor free for ever: contexts, kernels that are loaded
-  // later, buffers of the libraries. What decides between plans leaves a twentieth of it.
+std::vector<MemoryPool> free_before_groups(Device device) {
+  return device_info(device).has_own_memory ? memory_pools(device) : std::vector<MemoryPool>();
+}
+
+TrainingPlan agreed_plan(const Config& config,
+                         DType compute,
+                         Device device,
+                         const std::vector<MemoryPool>& before,
+                         const Mesh& mesh,
+                         Communicator& all) {
+  // What is free is not all for tensors, nor free for ever: kernels that are loaded later, and what
+  // libraries take that no plan counts. What decides between plans leaves a twentieth of it.
   constexpr std::size_t kSpared = 20;
   DeviceRoom room{.device = device,
                   .library_bytes = kernels::matmul_workspace_bytes(device),
                   .budget_bytes = budget_bytes(config.memory)};
-  for (const MemoryDemand& demand : demands_of_all(0, device, all)) {
+  for (const MemoryDemand& demand : demands_of_all(0, pools_of(device, before), all)) {
     const std::size_t part = demand.free_bytes / static_cast<std::size_t>(demand.num_ranks);
     room.budget_bytes = std::min(room.budget_bytes, part - part / kSpared);
   }
   if (device != Device::cpu) {
-    for (const MemoryDemand& demand : demands_of_all(0, Device::cpu, all)) {
+    for (const MemoryDemand& demand : demands_of_all(0, memory_pools(Device::cpu), all)) {
       const std::size_t part = demand.free_bytes / static_cast<std::size_t>(demand.num_ranks);
       room.host_budget_bytes = std::min(room.host_budget_bytes, part - part / kSpared);
     }
@@ -244,11 +258,25 @@ TrainingPlan agreed_plan(
   }
 }
 
-void require_memory(
-    const MemoryPlan& plan, const Config& config, DType compute, Device device, Communicator& all) {
-  std::vector<MemoryDemand> demands = demands_of_all(plan.needed_bytes(device), device, all);
+void require_memory(const MemoryPlan& plan,
+                    const Config& config,
+                    DType compute,
+                    Device device,
+                    const std::vector<MemoryPool>& before,
+                    Communicator& all) {
+  std::vector<MemoryDemand> demands =
+      demands_of_all(plan.needed_bytes(device), pools_of(device, before), all);
   if (device != Device::cpu) {
-    for (MemoryDemand& demand : demands_of_all(plan.host.total_bytes(), Device::cpu, all)) {
+    // Groups may have taken more than the plan counts for them, which nothing else can have: with
+    // what is counted, no more is to be had than is free now.
+    const std::vector<MemoryDemand> now =
+        demands_of_all(plan.communication_bytes, memory_pools(device), all);
+    for (std::size_t i = 0; i < demands.size(); ++i) {
+      demands[i].free_bytes =
+          std::min(demands[i].free_bytes, now[i].free_bytes + now[i].needed_bytes);
+    }
+    for (MemoryDemand& demand :
+         demands_of_all(plan.host.total_bytes(), memory_pools(Device::cpu), all)) {
       demand.is_host = true;
       demands.push_back(std::move(demand));
     }

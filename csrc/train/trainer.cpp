@@ -63,11 +63,13 @@ Trainer::Trainer(const Config& config,
       mesh_(config.parallel, world.size()),
       compute_(resolve_compute(config.precision.compute, device_)),
       graphs_(uses_graphs(config_, device_, world.size())),
+      free_before_groups_(free_before_groups(device_)),
       groups_(world, mesh_, config_.model, device_, std::move(all)),
       leads_(world.rank() == 0),
       dataset_(open_text(config_, default_roots, groups_.all_host())),
       stream_(device_),
-      plan_(agreed_plan(config_, compute_, device_, mesh_, groups_.all_host())),
+      plan_(
+          agreed_plan(config_, compute_, device_, free_before_groups_, mesh_, groups_.all_host())),
       rotation_(
           config_.run.dir,
           [this](const Manifest& manifest) {
@@ -89,7 +91,7 @@ Trainer::Trainer(const Config& config,
              plan_.dims.exchange_rows ? "\n  " + describe_expert_overlap(plan_, config_) : "",
              plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
-  require_memory(plan_.memory, config_, compute_, device_, groups_.all_host());
+  require_memory(plan_.memory, config_, compute_, device_, free_before_groups_, groups_.all_host());
   kernels::open_matmul_library(device_, groups_.receiving_multiprocessors());
   if (plan_.dims.key_exchange != ContextExchange::gather) {
     groups_.connect_context();

@@ -12,6 +12,7 @@
 
 #include "csrc/comm/communicator.h"
 #include "csrc/config/config.h"
+#include "csrc/core/memory_pools.h"
 #include "csrc/data/dataset.h"
 #include "csrc/data/loader.h"
 #include "csrc/model/grok.h"
@@ -152,12 +153,13 @@ class Trainer {
   std::string products_;  // who multiplies
   Mesh mesh_;
   DType compute_;
-  bool graphs_;  // of steps
+  bool graphs_;                                 // of steps
+  std::vector<MemoryPool> free_before_groups_;  // of the device
   Groups groups_;
   bool leads_;  // writes what the job writes once
   Dataset dataset_;
   OwnedStream stream_;
-  TrainingPlan plan_;  // for the memory that is left when all of the above is there
+  TrainingPlan plan_;  // for the memory that is left beside all of the above but groups
   Rotation rotation_;
   WeightHealth health_;
   std::optional<MixtureLoader> training_loader_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -21,6 +22,20 @@ constexpr int kNumYields = 50;
 constexpr std::chrono::microseconds kLongestSleep{1000};
 // The others' calls are compared once nothing has moved for this many pauses: some 50 ms.
 constexpr std::size_t kPausesPerLook = 100;
+
+// What NCCL takes by itself on 8 H100 (NVIDIA/nccl issue 1685), and keeps on the device in each
+// channel for each peer of the same machine: 10 MiB to receive and 2 MiB to send
+// (csrc/plan/communication.h has where these are from).
+constexpr std::size_t kOwnChannels = 32;
+constexpr std::size_t kBytesOfChannel = std::size_t{12} << 20;
+
+// init.cc of 2.28, initTransportsRank: with NCCL_RUNTIME_CONNECT=0 rings and trees are connected,
+// and have their buffers, when the communicator is made, and else when a collective is made for
+// the first time.
+bool connects_at_once() {
+  const char* const value = std::getenv("NCCL_RUNTIME_CONNECT");
+  return value != nullptr && std::atoi(value) == 0;
+}
 
 // Elements of a call that move at a time.
 std::size_t chunk_count(const Terms& terms, int num_ranks) {
@@ -61,11 +76,13 @@ void write_device(std::byte* target, const std::byte* source, std::size_t bytes)
 
 }  // namespace
 
-Communicator::Communicator(std::string name, std::vector<ncclUniqueId> ids, int rank, int num_ranks)
+Communicator::Communicator(
+    std::string name, std::vector<ncclUniqueId> ids, int rank, int num_ranks, int num_channels)
     : name_(std::move(name)),
       ids_(std::move(ids)),
       rank_(rank),
       num_ranks_(num_ranks),
+      num_channels_(num_channels > 0 ? static_cast<std::size_t>(num_channels) : kOwnChannels),
       peers_(static_cast<std::size_t>(num_ranks)),
       pause_(kNumYields, kLongestSleep) {
   start({.kind = Job::Kind::connect, .calls = {}, .work = {}});
@@ -136,15 +153,29 @@ void Communicator::note_enqueued(const std::vector<Call>& calls) {
   for (const Call& call : calls) {
     const Kind kind = call.terms.kind;
     if (!is_collective(kind)) {
+      keep_buffers_of(Connection::pair, call.terms.peer);
       PairBoard& pair = meeting_->of(rank_, call.terms.peer);
       (kind == Kind::send ? pair.num_enqueued_sends : pair.num_enqueued_receives)
           .fetch_add(1, std::memory_order_release);
       continue;
     }
+    keep_buffers_of_ring();
     const std::uint64_t number = own().num_enqueued.fetch_add(1, std::memory_order_release) + 1;
     if (!std::exchange(made_[static_cast<std::size_t>(kind)], true)) {
       num_awaited_ = number;
     }
+  }
+}
+
+void Communicator::keep_buffers_of_ring() {
+  keep_buffers_of(Connection::ring, (rank_ + 1) % num_ranks_);
+  keep_buffers_of(Connection::ring, (rank_ + num_ranks_ - 1) % num_ranks_);
+}
+
+void Communicator::keep_buffers_of(Connection connection, int peer) {
+  const std::pair key(connection, peer);
+  if (peer != rank_ && !buffers_.contains(key)) {
+    buffers_.emplace(key, num_channels_ * kBytesOfChannel);
   }
 }
 
@@ -231,6 +262,9 @@ void Communicator::connect() {
     pause();
   }
   Meeting::close_ids(ids_);
+  if (connects_at_once()) {
+    keep_buffers_of_ring();
+  }
   connected_ = true;
 }
 

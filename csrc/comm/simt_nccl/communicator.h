@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <nccl.h>
@@ -21,6 +23,7 @@
 #include "csrc/comm/simt_nccl/meeting.h"
 #include "csrc/core/device_simt.h"
 #include "csrc/core/pause.h"
+#include "csrc/core/simt_memory.h"
 
 namespace memphis::simt_nccl {
 
@@ -28,7 +31,12 @@ namespace memphis::simt_nccl {
 // of calls that it is given, in their order and each behind what lies on its streams, and parts.
 class Communicator {
  public:
-  Communicator(std::string name, std::vector<ncclUniqueId> ids, int rank, int num_ranks);
+  // On so many channels at most; 0: as many as NCCL takes by itself.
+  Communicator(std::string name,
+               std::vector<ncclUniqueId> ids,
+               int rank,
+               int num_ranks,
+               int num_channels = 0);
   // Ends whatever is under way.
   ~Communicator();
   Communicator(const Communicator&) = delete;
@@ -76,6 +84,12 @@ class Communicator {
   void start(Job job);
   static void give_up(Job& job);
   void note_enqueued(const std::vector<Call>& calls);
+  // What NCCL keeps on the device for what it sends to a rank and receives from it: for this one's
+  // neighbours in a ring, and, apart from those, for a rank that a send or a receive names
+  // (connIndex 0 and 1 of NCCL's enqueue.cc). Once each.
+  enum class Connection { ring, pair };
+  void keep_buffers_of_ring();
+  void keep_buffers_of(Connection connection, int peer);
   bool all_have_come() const;
 
   void connect();
@@ -109,6 +123,7 @@ class Communicator {
   const std::vector<ncclUniqueId> ids_;
   const int rank_;
   const int num_ranks_;
+  const std::size_t num_channels_;
 
   std::optional<Meeting> meeting_;  // of the thread, until it has connected
 
@@ -133,6 +148,8 @@ class Communicator {
   // Of collectives that were enqueued: which kinds, and the number of the first of the latest kind.
   std::array<bool, kNumKinds> made_ = {};
   std::uint64_t num_awaited_ = 0;
+  // Of the thread until it has connected, and then of who makes calls.
+  std::map<std::pair<Connection, int>, simt_memory::Kept> buffers_;
 
   std::thread thread_;  // last: it uses the others
 };

@@ -229,7 +229,8 @@ ncclResult_t ncclCommInitRankScalable(ncclComm_t* comm,
     *comm = new ncclComm(config->commName == nullptr ? "nccl" : config->commName,
                          std::vector<ncclUniqueId>(ids, ids + length),
                          rank,
-                         num_ranks);
+                         num_ranks,
+                         config->maxCTAs);
     return ncclInProgress;
   });
 }
