@@ -77,6 +77,14 @@ void RunReports::describe_mixture() const {
   }
 }
 
+void RunReports::say_failure() const {
+  try {
+    rethrow();
+  } catch (const Error& error) {
+    log_error("memphis: {}", error.what());
+  }
+}
+
 RunReports::Owed RunReports::due_after(std::int64_t step) const {
   const MetricsConfig& metrics = of_.config.metrics;
   const bool last = step == of_.config.schedule.steps;

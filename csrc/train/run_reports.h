@@ -85,6 +85,8 @@ class RunReports {
   // Metrics that the first rank cannot write, which all ranks must agree about; and what was wrong.
   bool failed() const { return report_.failed(); }
   void rethrow() const { report_.rethrow(); }
+  // The same as a line of the log.
+  void say_failure() const;
 
   // A step that is finished: where it lies in the samples, and what it reports.
   struct Step {

@@ -600,24 +600,15 @@ std::int64_t Trainer::agree_to_stop() {
 }
 
 void Trainer::save_and_stop() {
-  if (stop_.why == kReportFailed) {
-    // What keeps metrics from being written may keep the step from being saved: the one is why the
-    // run ends, and the other follows from it.
-    require_run_directory();
-    try {
-      save(Save::now);
-    } catch (const FailedElsewhere& error) {
-      if (!is_of_files(error)) {
-        throw;
-      }
-    } catch (const Error& error) {
-      if (!is_of_files(error)) {
-        throw;
-      }
-      log_error("memphis: step {} is not saved: {}", step_, error.what());
-    }
-  } else {
+  try {
     save(Save::now);
+  } catch (const Error& error) {
+    // What keeps metrics from being written may keep the step from being saved, which is worse: why
+    // the run was to end is said all the same.
+    if (leads_ && error.code() == ExitCode::checkpoint) {
+      reports_->say_failure();
+    }
+    throw;
   }
   together(groups_.all_host(), "metrics.jsonl", [&] { reports_->rethrow(); });
   // Only the first rank's is printed, and it alone knows of the time.

@@ -204,6 +204,7 @@ TEST_F(Interruption, ACheckpointThatMayNotGrowIsRefusedAndTheLastOneStays) {
   EXPECT_EQ(refused.code, 4) << refused.error;
   EXPECT_TRUE(contains(refused.error, "safetensors (File too large)")) << refused.error;
   EXPECT_TRUE(contains(refused.error, "ulimit -f")) << refused.error;
+  EXPECT_TRUE(contains(refused.error, "metrics.jsonl (File too large)")) << refused.error;
   EXPECT_TRUE(is_saved("run", "step-00000020"));
   EXPECT_EQ(find_newest_valid(path("run")).newest->manifest.step, 20);
   expect_goes_on_as_one("run");
