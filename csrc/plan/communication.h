@@ -56,7 +56,7 @@ constexpr std::int64_t kMultiprocessors = 132;
 // itself on 8 H100 (NVIDIA/nccl issue 1685), or as many as are left. Those of groups that send rows
 // are a power of two, to which NCCL rounds them up (paths.cc, ncclTopoComputeP2pChannels), and at
 // most twice as many as others have. Where one each is too many, the sum is larger all the same.
-constexpr std::int64_t kFewChannels = 4;
+constexpr std::int64_t kFewChannels = 2;
 constexpr std::int64_t kMostChannels = 32;
 std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
                                          const Mesh& mesh,
