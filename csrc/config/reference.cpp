@@ -130,7 +130,9 @@ constexpr std::array kTexts = {
         "Between comparisons of the weights of ranks that hold the same, of each rank's weights "
         "with its master weights, and, from there to the next step's update, of weights and "
         "optimizer's state with what they were: a rank whose bits differ is named, and the run "
-        "ends with exit code 13 before anything is saved. Also before each save; 0: never."},
+        "ends with exit code 13 before anything is saved. Also before each save; 0: never. All "
+        "threads of a rank read all of it, from a GPU over its bus: once while training stands, "
+        "and once more before the update."},
     KeyText{"run.recompute_check_every",
             "steps",
             "",

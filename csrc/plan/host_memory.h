@@ -60,9 +60,9 @@ constexpr std::size_t staging_bytes(Device device) {
   return device == Device::cpu ? 0 : std::size_t{64} << 20;
 }
 
-// Through two such pieces passes what of a GPU is compared: weights and the optimizer's state
-// (run.verify_every), a weight beside its master, and gradients (run.recompute_check_every), through
-// one of them. Both stand where a run does either.
+// Through two such pieces passes what of a GPU is compared, one of which is read while the other
+// one is filled: weights and the optimizer's state (run.verify_every), a weight beside its master,
+// and gradients (run.recompute_check_every). Both stand where a run does either.
 inline constexpr std::size_t kHostPieceBytes = std::size_t{16} << 20;
 constexpr std::size_t comparison_bytes(Device device, bool compares) {
   return device == Device::cpu || !compares ? 0 : 2 * kHostPieceBytes;

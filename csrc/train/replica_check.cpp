@@ -9,6 +9,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "csrc/checkpoint/checksum.h"
+#include "csrc/checkpoint/chunked_checksum.h"
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 
@@ -73,7 +74,7 @@ ReplicaCheck::ReplicaCheck(const Mesh& mesh,
       groups_(groups),
       parameters_(parameters),
       stream_(stream),
-      pieces_(stream, host_bytes / 2),
+      pieces_(stream.device, host_bytes, ChunkedChecksum::kChunkBytes),
       seal_(parameters, optimizer, pieces_, stream) {}
 
 std::uint64_t ReplicaCheck::hash_of_weights(Axis axis) const {
@@ -186,7 +187,7 @@ void ReplicaCheck::require_kept(Since since) {
 
 std::uint64_t ReplicaCheck::hash_of_gradients() {
   synchronize(stream_);
-  Checksum checksum;
+  ChunkedChecksum checksum;
   for (std::size_t i = 0; i < parameters_.plan().segments.size(); ++i) {
     pieces_.for_each(parameters_.segment_gradients(i),
                      [&](std::span<const std::byte> piece) { checksum.update(piece); });

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/train/state_seal.h"
 
-#include <cmath>
-#include <cstring>
+#include <atomic>
 #include <utility>
 
-#include "csrc/checkpoint/checksum.h"
+#include "csrc/checkpoint/chunked_checksum.h"
 #include "csrc/core/dtype.h"
 #include "csrc/core/error.h"
+#include "csrc/core/rounding.h"
 
 namespace memphis {
 
@@ -19,8 +19,7 @@ StateSeal::StateSeal(const Parameters& parameters,
       optimizer_(optimizer),
       stream_(stream),
       seals_(parameters.plan().segments.size()),
-      pieces_(pieces),
-      weight_pieces_(stream, pieces.bytes()) {
+      pieces_(pieces) {
   optimizer.add_gate(*this);
 }
 
@@ -29,7 +28,7 @@ StateSeal::~StateSeal() {
 }
 
 std::uint64_t StateSeal::hash_of(std::initializer_list<TensorView> views) {
-  Checksum checksum;
+  ChunkedChecksum checksum;
   for (const TensorView& view : views) {
     pieces_.for_each(view, [&](std::span<const std::byte> piece) { checksum.update(piece); });
     bytes_read_ += view.bytes();
@@ -61,26 +60,23 @@ std::uint64_t StateSeal::hash_of_masters(std::size_t segment, bool& rounded) {
   require(master_n.dtype == DType::f32 && parameters_.plan().segments[segment].dtype == DType::bf16,
           "weights apart from their master are bf16, and that is f32");
   const TensorView weights = parameters_.owned_weights(segment);
-  Checksum checksum;
-  std::size_t first = 0;
-  pieces_.for_each(master_n, [&](std::span<const std::byte> masters) {
-    checksum.update(masters);
-    const std::size_t count = masters.size() / sizeof(float);
-    TensorView part = weights;
-    part.data = static_cast<bf16*>(weights.data) + first;
-    part.dims[0] = static_cast<std::int64_t>(count);
-    weight_pieces_.for_each(part, [&](std::span<const std::byte> values) {
-      for (std::size_t i = 0; i < count; ++i) {
-        float master = 0;
-        bf16 weight{0.0F};
-        std::memcpy(&master, masters.data() + i * sizeof(float), sizeof(float));
-        std::memcpy(&weight, values.data() + i * sizeof(bf16), sizeof(bf16));
-        // What is not a number has many forms, and a loss that tells of it.
-        rounded = rounded && (bf16(master).bits == weight.bits || std::isnan(master));
-      }
-    });
-    first += count;
-  });
+  ChunkedChecksum checksum;
+  std::atomic<bool> differ = false;
+  pieces_.for_each_beside(
+      master_n,
+      weights,
+      [&](std::span<const std::byte> masters, std::span<const std::byte> values) {
+        checksum.update(masters, [&](std::size_t begin, std::size_t bytes) {
+          const std::size_t first = begin / sizeof(float);
+          const std::size_t count = bytes / sizeof(float);
+          // What is not a number has a loss that tells of it.
+          if (!are_rounded({reinterpret_cast<const bf16*>(values.data()) + first, count},
+                           {reinterpret_cast<const float*>(masters.data()) + first, count})) {
+            differ = true;
+          }
+        });
+      });
+  rounded = rounded && !differ;
   bytes_read_ += master_n.bytes() + weights.bytes();
   return checksum.value();
 }
@@ -129,8 +125,9 @@ unsigned StateSeal::take_findings() {
   return std::exchange(findings_, 0U);
 }
 
-void StateSeal::await(std::size_t segment, Stream stream) {
-  synchronize(stream);
+// What the GPU has under way meanwhile, the step's gradients and the update of other segments,
+// reads this one at most: so nothing waits for it.
+void StateSeal::await(std::size_t segment, Stream /*stream*/) {
   findings_ |= differences(segment);
   taken_ = segment + 1 < seals_.size();
   checked_ = !taken_;

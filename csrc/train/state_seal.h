@@ -22,12 +22,13 @@ namespace memphis {
 // Weights are all that this rank has for good: whole, or under ZeRO-3 a layer's own part.
 //
 // Cost  take() and check() read weights, master weights and moments once, and take() the weights
-//       beside their masters once more; from a GPU they are brought to the host, piece by piece.
-//       Nothing where take() is not called.
+//       beside their masters once more, by all threads of the rank; from a GPU they are brought to
+//       the host, a piece while the one before is hashed, and for the optimizer's step while it
+//       still computes gradients. Nothing where take() is not called.
 class StateSeal final : public UpdateGate {
  public:
-  // All referents must outlive it. The optimizer waits for it from now on. Weights are
-  // read beside `pieces`, through as many bytes of its own.
+  // All referents must outlive it. The optimizer waits for it from now on. The grain of `pieces` is
+  // ChunkedChecksum's.
   StateSeal(const Parameters& parameters, Optimizer& optimizer, HostPieces& pieces, Stream stream);
   ~StateSeal() override;
   StateSeal(const StateSeal&) = delete;
@@ -88,7 +89,6 @@ class StateSeal final : public UpdateGate {
   bool checked_ = false;
   std::uint64_t bytes_read_ = 0;
   HostPieces& pieces_;
-  HostPieces weight_pieces_;  // beside those of master weights
 };
 
 // "weights and master weights": what `parts` are.

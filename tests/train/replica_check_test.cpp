@@ -11,15 +11,18 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "csrc/comm/solo.h"
 #include "csrc/comm/threads.h"
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
 #include "csrc/core/file.h"
+#include "tests/support/error_text.h"
 #include "tests/support/layout_run.h"
 #include "tests/support/tiny_run.h"
 #include "tests/support/world_decorator.h"
@@ -290,6 +293,62 @@ TEST_F(Replicas, WeightsThatAreNotTheirMastersAreFound) {
       }
     }
   }
+}
+
+// Of a GPU, whose memory comes through pieces of the host's: each of its arrays, and weights beside
+// their masters.
+TEST_F(Replicas, ABitThatFlipsInAGpusMemoryIsFound) {
+  if (!device_available(Device::cuda)) {
+    GTEST_SKIP() << device_unavailable_reason();
+  }
+  const auto flip = [](const TensorView& view, Stream stream) {
+    unsigned char byte = 0;
+    auto* const last = static_cast<unsigned char*>(view.data) + view.bytes() - 1;
+    device_copy(&byte, last, 1, stream);
+    synchronize(stream);
+    byte ^= 0x80U;
+    device_copy(last, &byte, 1, stream);
+    synchronize(stream);
+  };
+  const std::unique_ptr<World> world = make_solo_world();
+  RankRun run(*world,
+              yaml(),
+              {"run.device=cuda",
+               "precision.compute=bf16",
+               "model.vocab_size=264",
+               "model.d_model=16",
+               "model.num_heads=2",
+               "model.ffn_dim=16",
+               "batch.sequence_length=8",
+               "batch.micro_batch=2",
+               "batch.global_batch=2",
+               "metrics.validate_every=0"});
+  Trainer& trainer = run.trainer();
+  trainer.step();
+  trainer.verify_replicas();
+  trainer.step();  // and all is as it was
+  std::size_t last = trainer.plan().parameters.segments.size() - 1;
+  while (last > 0 && !trainer.optimizer().segment_state(last).owns_master) {
+    --last;
+  }
+  const Optimizer::SegmentState& state = trainer.optimizer().segment_state(last);
+  ASSERT_TRUE(state.owns_master);
+  trainer.verify_replicas();
+  for (const auto& [view, part] : {std::pair(trainer.parameters().owned_weights(last), "weights"),
+                                   std::pair(state.master_n, "master weights"),
+                                   std::pair(state.m_n, "moments"),
+                                   std::pair(state.v_n, "moments")}) {
+    flip(view, trainer.stream());
+    const std::string text = error_text<Error>([&] { trainer.verify_replicas(); });
+    EXPECT_NE(text.find(std::string("the ") + part + " of rank 0 on "), std::string::npos) << text;
+    flip(view, trainer.stream());
+    trainer.verify_replicas();
+  }
+  trainer.step();
+  flip(trainer.parameters().owned_weights(last), trainer.stream());
+  const std::string text = error_text<Error>([&] { trainer.verify_replicas(); });
+  EXPECT_NE(text.find("are not its master weights, rounded"), std::string::npos) << text;
+  world->close();
 }
 
 // Between the comparison of a step and its save a run validates, evaluates and samples.

@@ -203,8 +203,17 @@ plant("train.replica_segments", REPLICAS, "condition",
       "segments[i].replicas == axis) {", "segments[i].replicas == axis && axis == Axis::data_context) {",
       "experts and norms are not compared")
 plant("train.first_piece_again", "train/host_pieces.h", "operand",
-      "device_copy(staging_.data(), bytes + at, count, stream_);", "device_copy(staging_.data(), bytes, count, stream_);",
+      "static_cast<const std::byte*>(view.data) + first * size,", "static_cast<const std::byte*>(view.data),",
       "of a GPU's tensors the first 16 MiB alone are compared")
+plant("train.piece_on_piece", "train/host_pieces.h", "operand",
+      "        send(first + most, 1 - slot);", "        send(first + most, slot);",
+      "what comes from a GPU next is written over what is being compared")
+plant("train.chunks_of_one", "checkpoint/chunked_checksum.cpp", "index",
+      "checksum.update(bytes.subspan(begin, count));", "checksum.update(bytes.first(count));",
+      "of each array the first MiB alone is compared")
+plant("train.rounded_alike", "core/rounding.cpp", "operand",
+      "different |= static_cast", "different = static_cast",
+      "of weights and their masters the last ones alone are compared")
 SEAL = "train/state_seal.cpp"
 plant("train.seal_moments", SEAL, "missing term",
       "hash_of({state.m_n, state.v_n})", "hash_of({state.m_n})",
