@@ -363,13 +363,6 @@ void require_used(const Config& config, const Sources& sources) {
          "optimizer.rewind_norm",
          "checkpoint.every is 0, and without checkpoints there is nothing to go back to",
          "save some");
-  const ParallelConfig& parallel = config.parallel;
-  expect(parallel.pipeline > 1,
-         parallel.schedule == defaults.parallel.schedule,
-         {"parallel.schedule", "parallel.pipeline"},
-         "parallel.schedule " + std::string(rule_of(parallel.schedule).name),
-         "parallel.pipeline is 1, and one stage has no order of passes to choose",
-         "set parallel.pipeline to 2 or more");
   expect(config.data.prompt_field.empty(),
          config.data.field == defaults.data.field || config.data.field.empty(),
          {"data.field", "data.prompt_field"},

@@ -772,11 +772,6 @@ TEST(Requests, ThatSayNothingBesideTheOthersAreRefused) {
        "(checkpoint.every is 0, and without checkpoints there is nothing to go back to); leave it "
        "out, or save some",
        ""},
-      {{"parallel.schedule=zbv"},
-       "argument 'parallel.schedule=zbv': parallel.schedule zbv has nothing to be of "
-       "(parallel.pipeline is 1, and one stage has no order of passes to choose); leave it out, or "
-       "set parallel.pipeline to 2 or more",
-       ""},
       {{"data.field=body", "data.prompt_field=ask", "data.response_field=answer"},
        "argument 'data.field=body': data.field \"body\" has nothing to be of (data.prompt_field "
        "and "
