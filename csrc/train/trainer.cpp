@@ -102,11 +102,6 @@ Trainer::Trainer(const Config& config,
   await_run_directory(config_.run, groups_.all_host());
   const std::optional<Chosen> found = agree_on_checkpoint(config_.run, groups_.all_host());
   std::optional<StoredWeights> initial;
-  if (!found) {  // of a run that goes on they are as it began with, and may not change
-    together(groups_.all_host(), "data.fields", [&] {
-      require_fields_used(config_.data, dataset_.has_lines);
-    });
-  }
   if (found) {
     go_on_from(*found);  // or not: before anything is touched
     if (leads_ && !config_.run.init_from.empty()) {
@@ -115,6 +110,10 @@ Trainer::Trainer(const Config& config,
                found->path.string());
     }
   } else {
+    // Of a run that goes on they are as it began with, and may not change.
+    together(groups_.all_host(), "data.fields", [&] {
+      require_fields_used(config_.data, dataset_.has_lines);
+    });
     initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());
   }
 

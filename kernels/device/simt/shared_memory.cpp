@@ -219,11 +219,8 @@ bool SharedMemory::is_fenced(const Known& known, Fault& fault) const {
       "of shared memory by the async proxy, with no fence.proxy.async since a thread wrote";
   fault.advice = "let the writer call fence_proxy_async before the barrier";
   if (check_races_) {
-    const Touch& write = known.history.write;
-    fault.has_other = true;
+    name_other(known.history.write, fault);
     fault.other_thread = thread;
-    fault.other_access = write.access;
-    fault.other_pc = reinterpret_cast<const void*>(image_begin_ + write.pc);
   }
   return false;
 }
@@ -236,10 +233,7 @@ bool SharedMemory::are_reads_fenced(const History& history, Fault& fault) const 
       fault.what =
           "of shared memory by the async proxy, with no fence.proxy.async since a thread read";
       fault.advice = "let the reader call fence_proxy_async before the barrier";
-      fault.has_other = true;
-      fault.other_thread = static_cast<int>(read.thread);
-      fault.other_access = read.access;
-      fault.other_pc = reinterpret_cast<const void*>(image_begin_ + read.pc);
+      name_other(read, fault);
       return false;
     }
   }
@@ -249,11 +243,15 @@ bool SharedMemory::are_reads_fenced(const History& history, Fault& fault) const 
 bool SharedMemory::report_race(const Touch& earlier, Fault& fault) const {
   fault.what = "of shared memory, in a race";
   fault.advice = "put a barrier between the two";
+  name_other(earlier, fault);
+  return true;
+}
+
+void SharedMemory::name_other(const Touch& earlier, Fault& fault) const {
   fault.has_other = true;
   fault.other_thread = static_cast<int>(earlier.thread);
   fault.other_access = earlier.access;
   fault.other_pc = reinterpret_cast<const void*>(image_begin_ + earlier.pc);
-  return true;
 }
 
 template <class Change>

@@ -147,6 +147,7 @@ class SharedMemory {
            (earlier.access != Access::atomic || touch.access != Access::atomic);
   }
   bool report_race(const Touch& earlier, Fault& fault) const;
+  void name_other(const Touch& earlier, Fault& fault) const;
   void note(History& history, const Touch& touch) const;
   void keep(Touch (&reads)[kMaxReads], const Touch& touch) const;
 

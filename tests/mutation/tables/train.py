@@ -92,7 +92,7 @@ plant("train.init_model", "train/initial_weights.cpp", "condition",
       "  if (false) {\n    throw ConfigError(fmt::format(\n        \"run.init_from",
       "weights run under arithmetic other than their own")
 plant("train.init_checkpoint_wins", TRAINER, "condition",
-      "  } else {\n    initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());\n  }",
+      "    initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());\n  }",
       "  }\n  initial = open_initial_weights(config_, dataset_.tokenizer.get(), groups_.all_host());",
       "a folder that a run no longer needs is opened")
 plant("train.export_goes_on", SAVES, "condition",
