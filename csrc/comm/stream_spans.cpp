@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/comm/stream_spans.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -55,6 +56,13 @@ Trace::Clock::duration StreamSpans::since_origin(const Entry& entry) const {
   return duration_of(entry.begin.seconds_since(entry.origin->event));
 }
 
+Trace::Clock::time_point& StreamSpans::told_of(std::string_view track) {
+  const auto known = std::find_if(
+      told_.begin(), told_.end(), [&](const Told& told) { return told.track == track; });
+  return known != told_.end() ? known->end
+                              : told_.emplace_back(Told{.track = track, .end = {}}).end;
+}
+
 void StreamSpans::count_from_next() {
   if (next_ == nullptr || !next_->event.is_done()) {
     return;
@@ -71,9 +79,12 @@ const std::vector<StreamSpans::Taken>& StreamSpans::take() {
       return false;
     }
     const Trace::Clock::duration since = since_origin(entry);
-    const Trace::Clock::time_point begin = entry.origin->time + since;
+    const Trace::Clock::time_point counted = entry.origin->time + since;
     const Trace::Clock::duration length = duration_of(entry.end.seconds_since(entry.begin));
-    taken_.push_back({.label = entry.label, .begin = begin, .end = begin + length});
+    Trace::Clock::time_point& told = told_of(entry.label.track);
+    const Trace::Clock::time_point begin = std::max(counted, told);
+    told = std::max(counted + length, begin);
+    taken_.push_back({.label = entry.label, .begin = begin, .end = told});
     if (entry.origin == origin_ && next_ == nullptr && since > kCountedFromOne) {
       next_is_due_ = true;
     }

@@ -19,12 +19,15 @@ namespace memphis {
 // nothing. Each costs two events with their times. A device counts from one event to another in a
 // float, exact to 1e-7 of what lies between them, and so from a new one as soon as a second has
 // gone by. What lies some steps apart is exact to 0.5 us, what lies an hour apart to 0.1 ms, what
-// lies on two sides of a pause to 1e-7 of that; lengths of spans are always to 0.5 us.
+// lies on two sides of a pause to 1e-7 of that; lengths of spans are always to 0.5 us. Spans of a
+// track never overlap: one that those roundings would have begin before the end of the one in front
+// of it begins there.
 class StreamSpans {
  public:
   enum class Kind : std::uint8_t { phase, transfer, waiting };
 
-  // `track` and `name` are literals, or outlive this. `detail` and `micro_batch` as in Trace::Span.
+  // A track is of one stream, on which its spans lie one behind another. `track` and `name` are
+  // literals, or outlive this. `detail` and `micro_batch` as in Trace::Span.
   struct Label {
     Kind kind;
     const char* track;
@@ -66,7 +69,14 @@ class StreamSpans {
     std::shared_ptr<const Origin> origin;
   };
 
+  // Up to where a track is told of.
+  struct Told {
+    std::string_view track;
+    Trace::Clock::time_point end;
+  };
+
   Trace::Clock::duration since_origin(const Entry& entry) const;
+  Trace::Clock::time_point& told_of(std::string_view track);
   void count_from_next();
 
   Device device_;
@@ -76,6 +86,7 @@ class StreamSpans {
   std::vector<Entry> entries_;
   std::vector<std::size_t> free_;
   std::vector<std::size_t> begun_;  // in use, in order
+  std::vector<Told> told_;
   std::vector<Taken> taken_;
 };
 

@@ -71,7 +71,9 @@ TEST_F(LongRun, SpansStandWhereTheyWereAfterHours) {
 
 // One that lasts while others come and go has begun before what those are counted from.
 TEST_F(LongRun, ASpanMayLastForManySteps) {
-  const std::size_t lasts = spans_.begin(kLabel, other_.view());
+  StreamSpans::Label of_other = kLabel;
+  of_other.track = "work of the other";
+  const std::size_t lasts = spans_.begin(of_other, other_.view());
   for (int second = 1; second <= 100; ++second) {
     expect_at(take(second), second, 5);
   }
@@ -80,6 +82,23 @@ TEST_F(LongRun, ASpanMayLastForManySteps) {
   const StreamSpans::Taken taken = spans_.take().at(0);
   EXPECT_NEAR(Microseconds(taken.begin - *first_).count(), kLength * 1e6, 0.01);
   EXPECT_NEAR(Microseconds(taken.end - taken.begin).count(), 100.5e6 - kLength * 1e6, 5);
+}
+
+// A span that begins where the one in front ends is not drawn over it, whatever floats say of both.
+TEST_F(LongRun, SpansOfATrackNeverOverlap) {
+  constexpr double kStep = 1.7e-4;
+  Trace::Clock::time_point told = *first_;
+  std::size_t span = spans_.begin(kLabel, stream_.view());
+  for (int i = 1; i <= 20000; ++i) {
+    simt_device::set_clock(kLength + kStep * i);
+    spans_.end(span, stream_.view());
+    span = spans_.begin(kLabel, stream_.view());
+    const StreamSpans::Taken taken = spans_.take().at(0);
+    ASSERT_GE(taken.begin, told) << i;
+    ASSERT_GE(taken.end, taken.begin) << i;
+    ASSERT_NEAR(Microseconds(taken.end - *first_).count(), (kLength + kStep * i) * 1e6, 2) << i;
+    told = taken.end;
+  }
 }
 
 // Only a pause is counted as one float; what follows it is exact again.
