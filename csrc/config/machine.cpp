@@ -135,10 +135,15 @@ void check_machine(const Config& config, const Sources& sources) {
   check_run_dir(config.run.dir, sources);
   check_entries("data.train", config.data.train, sources);
   check_entries("data.validation", config.data.validation, sources);
-  if (config.parallel.pipeline > 1 && config.run.device != DeviceChoice::cpu) {
+  const bool receives_early = config.parallel.pipeline > 1;
+  if (receives_early && config.run.device != DeviceChoice::cpu) {
     load_kernels_at_once();  // resolve_device() is the first to use the device
   }
-  check_device_limits(config, resolve_device(config.run.device), sources);
+  const Device device = resolve_device(config.run.device);
+  if (receives_early && device == Device::cuda) {
+    require_kernels_at_once();
+  }
+  check_device_limits(config, device, sources);
 }
 
 }  // namespace memphis

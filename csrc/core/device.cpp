@@ -32,6 +32,7 @@ std::atomic<bool> g_has_waited{false};
 thread_local bool t_captures = false;
 
 constexpr std::size_t kAlignment = 256;  // of cudaMalloc; the CPU keeps the same layout
+constexpr const char* kModuleLoading = "CUDA_MODULE_LOADING";
 
 double host_seconds() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -109,15 +110,32 @@ void select_gpu(int index) {
 }
 
 void load_kernels_at_once() {
-  constexpr const char* kName = "CUDA_MODULE_LOADING";
-  constexpr std::string_view kAtOnce = "EAGER";
-  const char* const asked = std::getenv(kName);
-  if (asked != nullptr && *asked != '\0' && asked != kAtOnce) {
-    throw PreflightError(std::string(kName) + " is " + asked +
-                         " (ranks of a pipeline start receives early, and a GPU that waits for one "
-                         "loads no kernel); unset it");
+  const char* const asked = std::getenv(kModuleLoading);
+  if (asked == nullptr || *asked == '\0') {
+    setenv(kModuleLoading, "EAGER", 1);
   }
-  setenv(kName, kAtOnce.data(), 1);
+}
+
+void require_kernels_at_once() {
+  if (cuda_device::loads_kernels_at_once()) {
+    return;
+  }
+  const char* const asked = std::getenv(kModuleLoading);
+  const std::string is = asked == nullptr ? "" : asked;
+  const std::string fix = std::string("set ") + kModuleLoading +
+                          "=EAGER in the environment of all ranks (mpirun -x " + kModuleLoading +
+                          "=EAGER)";
+  if (is == "EAGER") {
+    throw PreflightError(
+        "CUDA was started before memphis asked for all kernels at once (MPI_Init "
+        "does so where MPI looks for GPUs, and ranks of a pipeline start receives "
+        "early, while which a GPU loads no kernel); " +
+        fix);
+  }
+  throw PreflightError(std::string(kModuleLoading) + " is " + is +
+                       " (ranks of a pipeline start receives early, and a GPU that waits for one "
+                       "loads no kernel); " +
+                       fix);
 }
 
 std::array<std::int64_t, 2> gpu_identity() {

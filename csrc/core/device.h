@@ -57,11 +57,13 @@ int num_gpus();
 void select_gpu(int index);
 
 // All kernels of the program and of its libraries are to be loaded onto the GPU when it is first
-// used, and not each when it is first launched (CUDA_MODULE_LOADING=EAGER). To load one waits until
-// the GPU has nothing to do (CUDA programming guide, "Lazy Loading"), which it never has while it
-// receives what is sent only when that kernel has run. Before anything else on the device.
-// PreflightError where the environment asks for the opposite.
+// used, and not each when it is first launched (CUDA_MODULE_LOADING=EAGER), unless the environment
+// says how. To load one waits until the GPU has nothing to do (CUDA programming guide, "Lazy
+// Loading"), which it never has while it receives what is sent only when that kernel has run. Before
+// anything else on the device.
 void load_kernels_at_once();
+// Once the device is used: PreflightError where each is loaded when it is first launched after all.
+void require_kernels_at_once();
 
 // Of the calling thread's GPU; another GPU anywhere has others.
 std::array<std::int64_t, 2> gpu_identity();
@@ -248,6 +250,7 @@ DeviceInfo info();
 int count();
 void select(int index);
 std::array<std::int64_t, 2> identity();
+bool loads_kernels_at_once();
 void* allocate(std::size_t bytes);
 void free(void* data) noexcept;
 void copy(void* destination, const void* source, std::size_t bytes, void* stream);

@@ -2,9 +2,11 @@
 #include <cstring>
 #include <string>
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include "csrc/core/cuda_check.h"
+#include "csrc/core/cuda_driver.h"
 #include "csrc/core/device.h"
 #include "csrc/core/error.h"
 #include "csrc/core/gpu_architectures.h"
@@ -138,6 +140,19 @@ std::array<std::int64_t, 2> identity() {
   static_assert(sizeof(result) == sizeof(properties.uuid));
   std::memcpy(result.data(), &properties.uuid, sizeof(result));
   return result;
+}
+
+// What CUDA does, whatever the environment says by now: it was read when CUDA began.
+bool loads_kernels_at_once() {
+  CUmoduleLoadingMode mode{};
+  const CUresult status =
+      driver_function<decltype(cuModuleGetLoadingMode)>("cuModuleGetLoadingMode", 11070)(&mode);
+  if (status != CUDA_SUCCESS) {
+    throw Error(ExitCode::internal,
+                "cuModuleGetLoadingMode returns " + std::to_string(status) +
+                    "; see what `memphis doctor` says of the GPU");
+  }
+  return mode == CU_MODULE_EAGER_LOADING;
 }
 
 void* allocate(std::size_t bytes) {

@@ -30,6 +30,9 @@ void select(int /*index*/) {
 std::array<std::int64_t, 2> identity() {
   absent();
 }
+bool loads_kernels_at_once() {
+  absent();
+}
 void* allocate(std::size_t /*bytes*/) {
   absent();
 }

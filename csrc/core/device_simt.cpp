@@ -47,6 +47,7 @@ namespace {
 int compute_capability = 90;
 int num_multiprocessors = 0;
 std::optional<double> clock_seconds;
+bool started_early = false;
 
 }  // namespace
 
@@ -60,6 +61,10 @@ void set_num_multiprocessors(int number) {
 
 void set_clock(std::optional<double> seconds) {
   clock_seconds = seconds;
+}
+
+void set_started_early(bool early) {
+  started_early = early;
 }
 
 std::int64_t num_streams(StreamPriority priority) {
@@ -141,9 +146,20 @@ struct SimulatedStream {
 
 namespace {
 
+SimulatedStream& default_stream() {
+  static SimulatedStream& stream = *new SimulatedStream;
+  return stream;
+}
+
 SimulatedStream& stream_of(void* handle) {
-  static SimulatedStream& default_stream = *new SimulatedStream;
-  return handle == nullptr ? default_stream : *static_cast<SimulatedStream*>(handle);
+  return handle == nullptr ? default_stream() : *static_cast<SimulatedStream*>(handle);
+}
+
+// All that there are. Under the mutex.
+std::vector<SimulatedStream*>& all_streams() {
+  static std::vector<SimulatedStream*>& streams =
+      *new std::vector<SimulatedStream*>{&default_stream()};
+  return streams;
 }
 
 // That of the capture of this thread: in CUDA's thread-local mode others are free to do anything but
@@ -364,6 +380,13 @@ bool stream_has_passed(void* stream) {
   simt_stream::pass_done(last);
   return last == nullptr;
 }
+bool all_have_passed() {
+  const std::lock_guard lock(shared().mutex);
+  return std::ranges::all_of(simt_stream::all_streams(), [](simt_stream::SimulatedStream* stream) {
+    simt_stream::pass_done(stream->last);
+    return stream->last == nullptr;
+  });
+}
 bool has_passed(void* event) {
   const std::lock_guard lock(shared().mutex);
   SimulatedEvent& own = event_of(event);
@@ -384,6 +407,17 @@ void wait_on_host(const Done& done, const Wait& wait_unwatched) {
 void wait_for_stream(void* stream) {
   wait_on_host([&] { return stream_has_passed(stream); },
                [&] { wait_for_end_of(end_of_stream(stream).get()); });
+}
+
+void wait_for_all_streams() {
+  wait_on_host(all_have_passed, [] {
+    std::unique_lock lock(shared().mutex);
+    shared().changed.wait(lock, [] {
+      return std::ranges::none_of(simt_stream::all_streams(), [](const auto* stream) {
+        return simt_stream::any_pending(stream->last.get());
+      });
+    });
+  });
 }
 
 }  // namespace
@@ -419,6 +453,11 @@ void select(int index) {
 // Each process has one.
 std::array<std::int64_t, 2> identity() {
   return {getpid(), 0};
+}
+
+bool loads_kernels_at_once() {
+  const char* const asked = std::getenv("CUDA_MODULE_LOADING");
+  return !simt_device::started_early && asked != nullptr && std::string_view(asked) == "EAGER";
 }
 
 void* allocate(std::size_t bytes) {
@@ -472,12 +511,17 @@ bool is_done(void* stream) {
 
 void* create_stream(StreamPriority priority) {
   ++simt_stream::num_streams_of(priority);
-  return new simt_stream::SimulatedStream{.priority = priority, .last = {}, .recording = {}};
+  auto* const stream =
+      new simt_stream::SimulatedStream{.priority = priority, .last = {}, .recording = {}};
+  const std::lock_guard lock(shared().mutex);
+  simt_stream::all_streams().push_back(stream);
+  return stream;
 }
 void destroy_stream(void* stream) noexcept {
   const std::lock_guard lock(shared().mutex);
   const auto* const simulated = static_cast<simt_stream::SimulatedStream*>(stream);
   --simt_stream::num_streams_of(simulated->priority);
+  std::erase(simt_stream::all_streams(), simulated);
   delete simulated;
 }
 
@@ -608,6 +652,10 @@ void destroy_graph(void* graph) noexcept {
 
 void simt_stream::wait_for_pending(void* stream) {
   cuda_device::wait_for_stream(stream);
+}
+
+void simt_stream::wait_for_all_pending() {
+  cuda_device::wait_for_all_streams();
 }
 
 }  // namespace memphis

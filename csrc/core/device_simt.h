@@ -19,6 +19,10 @@ struct Point;
 // Returns when nothing is pending on `stream`, a cudaStream_t, any more.
 void wait_for_pending(void* stream);
 
+// The same of all streams, as a GPU may ask for before it loads a kernel (CUDA programming guide,
+// "Lazy Loading").
+void wait_for_all_pending();
+
 // Whether what is enqueued on `stream` is recorded for a graph.
 bool is_captured(void* stream);
 // Adds `work` to the recording. Throws where that is lost already.
@@ -73,6 +77,9 @@ void set_num_multiprocessors(int num_multiprocessors);
 // The time at which all that is recorded from here on is passed, in seconds from a common origin;
 // nothing, as at the start: this machine's clock. While nothing is pending on any stream.
 void set_clock(std::optional<double> seconds);
+
+// Whether CUDA began, and read its environment, before the program could change that.
+void set_started_early(bool early);
 
 // Streams that there are, but for the default one. Priorities change nothing here.
 std::int64_t num_streams(StreamPriority priority);

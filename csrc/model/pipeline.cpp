@@ -71,8 +71,7 @@ void Pipeline::match_queues(const PipelineSchedule& schedule) {
   }
 }
 
-void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together) {
-  match_queues(schedule);
+void Pipeline::start_receives(const PipelineSchedule& schedule) {
   for (std::size_t i = 0; i < schedule.queues.size(); ++i) {
     End& end = ends_[end_of_[i]];
     if (end.group == nullptr || end.queue.from_rank == rank_) {
@@ -83,6 +82,11 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTo
       start_receive(end, k);
     }
   }
+}
+
+void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together) {
+  match_queues(schedule);
+  start_receives(schedule);
   const PipelineShape& shape = schedule.shape;
   const bool says_which = shape.num_micro_batches * shape.num_stages() > 1;
   const Action* first = nullptr;  // of a pair
@@ -94,7 +98,8 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTo
     }
     switch (step.kind) {
       case StepKind::receive:
-        receive(schedule, step);
+        receive(step);
+        start_next_receive(schedule, step);
         break;
       case StepKind::compute:
         take_over(shape, action);
@@ -122,6 +127,42 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTo
   groups_.activity().begin_micro_batch(-1);
 }
 
+// A micro-batch passes through the stages forward and then backward, and each rank has its actions in
+// that order, but for gradients of weights, which send nothing. So whatever this rank waits for, the
+// rank at the other end of its message comes there without it.
+void Pipeline::run_first(const PipelineSchedule& schedule, const Act& act) {
+  match_queues(schedule);
+  const PipelineShape& shape = schedule.shape;
+  for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(rank_)]) {
+    const Action& action = step.action;
+    if (action.micro_batch != 0) {
+      continue;
+    }
+    groups_.activity().begin_micro_batch(0, shape.num_stages() > 1 ? action.stage : -1);
+    switch (step.kind) {
+      case StepKind::receive:
+        start_receive(ends_[end_of_[static_cast<std::size_t>(step.queue)]], step.sequence);
+        receive(step);
+        break;
+      case StepKind::compute:
+        take_over(shape, action);
+        act(action, slot_of(action.chunk, action.micro_batch));
+        hand_over(shape, action);
+        break;
+      case StepKind::send:
+        send(step);
+        break;
+    }
+  }
+  groups_.activity().begin_micro_batch(-1);
+}
+
+bool Pipeline::receives_on_gpu() const {
+  return stream_.device == Device::cuda &&
+         std::any_of(
+             ends_.begin(), ends_.end(), [](const End& end) { return end.group != nullptr; });
+}
+
 void Pipeline::start_receive(End& end, std::int64_t sequence) {
   place_of(end.under_way, sequence) =
       end.group->start(Broadcast{.x = place_of(end.places, sequence), .root = end.root()},
@@ -129,14 +170,18 @@ void Pipeline::start_receive(End& end, std::int64_t sequence) {
                        stream_);
 }
 
-void Pipeline::receive(const PipelineSchedule& schedule, const ScheduleStep& step) {
-  const auto queue = static_cast<std::size_t>(step.queue);
-  End& end = ends_[end_of_[queue]];
+void Pipeline::receive(const ScheduleStep& step) {
+  End& end = ends_[end_of_[static_cast<std::size_t>(step.queue)]];
   groups_.activity().enter(end.queue.kind == MessageKind::activation ? "receive of an activation"
                                                                      : "receive of a gradient");
   place_of(end.under_way, step.sequence)->wait(stream_);
   place_of(end.under_way, step.sequence).reset();
   copy(input_of(step.action), place_of(end.places, step.sequence));
+}
+
+void Pipeline::start_next_receive(const PipelineSchedule& schedule, const ScheduleStep& step) {
+  const auto queue = static_cast<std::size_t>(step.queue);
+  End& end = ends_[end_of_[queue]];
   const std::int64_t next = step.sequence + static_cast<std::int64_t>(end.places.size());
   if (next < schedule.queues[queue].num_messages) {
     start_receive(end, next);

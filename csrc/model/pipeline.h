@@ -49,6 +49,14 @@ class Pipeline {
   // of the same one. Without `together` the actions of a pair are done one after the other.
   void run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together = {});
 
+  // Does the actions of the first micro-batch alone, and starts each receive when it is needed: then
+  // none is on its way that waits for what this rank has yet to send. Before a schedule's first run()
+  // on a GPU, for what its actions have the driver and libraries do once, such as loading a kernel:
+  // that may wait until nothing is on the GPU, which run() would never have.
+  void run_first(const PipelineSchedule& schedule, const Act& act);
+  // Whether run() starts receives on a GPU; the same on every rank of the pipeline.
+  bool receives_on_gpu() const;
+
   MicroBatch& slot_of(std::int64_t chunk, std::int64_t micro_batch);
 
  private:
@@ -70,8 +78,11 @@ class Pipeline {
   };
 
   void match_queues(const PipelineSchedule& schedule);
+  void start_receives(const PipelineSchedule& schedule);
   void start_receive(End& end, std::int64_t sequence);
-  void receive(const PipelineSchedule& schedule, const ScheduleStep& step);
+  void receive(const ScheduleStep& step);
+  // The one that has the place next.
+  void start_next_receive(const PipelineSchedule& schedule, const ScheduleStep& step);
   void send(const ScheduleStep& step);
   // Before and after the action.
   void take_over(const PipelineShape& shape, const Action& action);

@@ -2,6 +2,8 @@
 #include "csrc/train/evaluate.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "csrc/comm/together.h"
 #include "csrc/core/progress.h"
@@ -91,7 +93,15 @@ std::optional<Evaluator::Result> Evaluator::run(std::size_t set,
   host_scalars_.set({.target = 1.0F / static_cast<float>(std::max<std::int64_t>(*num_targets, 1))},
                     model_.dims().L);
   host_scalars_.copy_scales(stream_);
-  device_zero(shared.stats.data, shared.stats.bytes(), stream_);
+  const auto clear = [&] { device_zero(shared.stats.data, shared.stats.bytes(), stream_); };
+  const auto act = [&](const Action& action, MicroBatch& slot) {
+    model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
+    model_.forward(slot);
+    if (slot.stage.head) {
+      model_.loss(slot);
+    }
+  };
+  clear();
   Progress progress("validation", static_cast<std::int64_t>(num_windows_[set]), "windows");
   for (std::uint64_t first = 0; first < num_windows_[set]; first += windows_a_pass_) {
     progress.update(static_cast<std::int64_t>(first));
@@ -102,13 +112,11 @@ std::optional<Evaluator::Result> Evaluator::run(std::size_t set,
     together(groups_.all_host(), "validation.windows", [&] {
       batch_.fill(FirstWindows(sets_[set], num_windows_[set]), first, samples_);
     });
-    pipeline_.run(plan_.validation, [&](const Action& action, MicroBatch& slot) {
-      model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
-      model_.forward(slot);
-      if (slot.stage.head) {
-        model_.loss(slot);
-      }
-    });
+    if (!std::exchange(has_run_, true) && pipeline_.receives_on_gpu()) {
+      pipeline_.run_first(plan_.validation, std::cref(act));
+      clear();
+    }
+    pipeline_.run(plan_.validation, std::cref(act));
   }
   for (Communicator* const ranks : {&groups_.data_context(), &groups_.pipeline()}) {
     ranks->run(AllReduce{.y = shared.stats, .x = shared.stats}, "validation.loss", stream_);

@@ -58,6 +58,7 @@ class Evaluator {
   std::uint64_t windows_a_pass_;                          // of all ranks
   std::vector<std::uint64_t> num_windows_;                // of each set
   std::vector<std::optional<std::int64_t>> num_targets_;  // likewise
+  bool has_run_ = false;
   HostScalars host_scalars_;
   HostStats host_stats_;
 };

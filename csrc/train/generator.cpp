@@ -214,7 +214,7 @@ HostBatch InferenceModel::host_batch(const std::vector<std::int32_t>& tokens_T) 
 }
 
 void InferenceModel::run(const HostBatch& host, const CachedSequences& cached) {
-  pipeline_.run(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
+  pipeline_.run_first(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
     model_.load(slot, host);
     slot.cached = cached;
     model_.forward(slot);
@@ -224,7 +224,7 @@ void InferenceModel::run(const HostBatch& host, const CachedSequences& cached) {
 
 std::vector<double> InferenceModel::token_losses(const HostBatch& host) {
   TensorView loss_T;
-  pipeline_.run(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
+  pipeline_.run_first(plan_.schedule, [&](const Action& /*action*/, MicroBatch& slot) {
     model_.load(slot, host);
     slot.cached = {};
     model_.forward(slot);

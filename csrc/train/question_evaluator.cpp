@@ -2,6 +2,8 @@
 #include "csrc/train/question_evaluator.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "csrc/comm/together.h"
 #include "csrc/plan/host_memory.h"
@@ -62,6 +64,20 @@ void QuestionEvaluator::add_losses(std::uint64_t first) {
 std::optional<QuestionScores> QuestionEvaluator::run(const std::function<bool()>& gives_up) {
   const auto windows_a_pass =
       static_cast<std::uint64_t>(num_micro_batches_ * micro_batch_ * plan_.share.data.count);
+  const auto act = [&](const Action& action, MicroBatch& slot) {
+    model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
+    model_.forward(slot);
+    if (slot.stage.head) {
+      has_head_ = true;
+      model_.token_losses(slot);
+      const TensorView& loss_T = slot.tensors.loss_T;
+      device_copy(static_cast<std::byte*>(losses_.data()) +
+                      static_cast<std::size_t>(action.micro_batch) * loss_T.bytes(),
+                  loss_T.data,
+                  loss_T.bytes(),
+                  stream_);
+    }
+  };
   window_losses_.assign(windows_->num_samples(), 0);
   for (std::uint64_t first = 0; first < windows_->num_samples(); first += windows_a_pass) {
     synchronize(stream_);  // the batch's memory is filled again
@@ -69,20 +85,10 @@ std::optional<QuestionScores> QuestionEvaluator::run(const std::function<bool()>
       return std::nullopt;
     }
     batch_.fill(*windows_, first, samples_);
-    pipeline_.run(plan_.validation, [&](const Action& action, MicroBatch& slot) {
-      model_.load(slot, batch_.micro_batch(action.micro_batch * micro_batch_, micro_batch_));
-      model_.forward(slot);
-      if (slot.stage.head) {
-        has_head_ = true;
-        model_.token_losses(slot);
-        const TensorView& loss_T = slot.tensors.loss_T;
-        device_copy(static_cast<std::byte*>(losses_.data()) +
-                        static_cast<std::size_t>(action.micro_batch) * loss_T.bytes(),
-                    loss_T.data,
-                    loss_T.bytes(),
-                    stream_);
-      }
-    });
+    if (!std::exchange(has_run_, true) && pipeline_.receives_on_gpu()) {
+      pipeline_.run_first(plan_.validation, std::cref(act));
+    }
+    pipeline_.run(plan_.validation, std::cref(act));
     synchronize(stream_);
     add_losses(first);
   }

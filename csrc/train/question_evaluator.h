@@ -54,6 +54,7 @@ class QuestionEvaluator {
   PinnedBuffer losses_;  // of the tokens of a pass
   bool has_head_ = false;
   std::vector<double> window_losses_;
+  bool has_run_ = false;
 };
 
 }  // namespace memphis

@@ -7,6 +7,7 @@
 #include <functional>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "csrc/comm/together.h"
 #include "csrc/core/error.h"
@@ -229,6 +230,9 @@ void TrainStep::enqueue_differentiation(Place& place) {
   const SharedActivations<TensorView>& shared = model_.activations().shared;
   Activity& activity = groups_.activity();
   place.scalars.copy_scales(stream_);
+  if (!std::exchange(has_rehearsed_, true) && pipeline_.receives_on_gpu()) {
+    rehearse();
+  }
   reduction_.begin_step();
   device_zero(shared.stats.data, shared.stats.bytes(), stream_);
   const auto act = [&](const Action& action, MicroBatch& slot) { run(action, slot); };
@@ -243,6 +247,16 @@ void TrainStep::enqueue_differentiation(Place& place) {
   sum_losses_over_ranks();
   reduction_.finish();
   place.differentiated.record(stream_);
+}
+
+// Twice, as a product that adds to a gradient may take another kernel than one that writes it. What it
+// leaves in gradients, the first micro-batch of the step writes over, and the statistics are cleared.
+void TrainStep::rehearse() {
+  for (const bool first : {true, false}) {
+    pipeline_.run_first(plan_.schedule, [&](const Action& action, MicroBatch& slot) {
+      run(action, slot, reduction_.weight_gradient(first), nullptr);
+    });
+  }
 }
 
 void TrainStep::enqueue_update(Place& place) {

@@ -153,6 +153,8 @@ class TrainStep {
   std::int64_t differentiate(Place& place);
   std::int64_t update(Place& place);
   void enqueue_differentiation(Place& place);
+  // Once, of the loaded scales: every kernel of a backward pass is loaded, and no gradient is kept.
+  void rehearse();
   void enqueue_update(Place& place);
   void enqueue_read_back(Place& place);
   // Waits for the statistics, once, and judges them.
@@ -193,6 +195,7 @@ class TrainStep {
   std::vector<std::byte> host_probs_;  // routing()'s
   Skipped skipped_;                    // up to the last step that was read
   std::vector<bool> padding_;          // of the step's micro-batches
+  bool has_rehearsed_ = false;
 };
 
 }  // namespace memphis

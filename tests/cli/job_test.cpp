@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -463,6 +464,34 @@ class DeviceJob : public Job {
     return {};
   }
 
+  // What metrics.jsonl says of validations, which it no longer does then.
+  std::vector<nlohmann::json> take_validations(const std::string& run_dir) const {
+    const std::string file = path(run_dir) + "/metrics.jsonl";
+    std::istringstream lines(read_text(file));
+    std::vector<nlohmann::json> taken;
+    std::string left;
+    for (std::string line; std::getline(lines, line);) {
+      if (nlohmann::json object = parse_json(line).value(); object.contains("validation_loss")) {
+        taken.push_back(std::move(object));
+      } else {
+        left += line + "\n";
+      }
+    }
+    std::ofstream(file) << left;
+    return taken;
+  }
+
+  // `overrides` in place of those of small_ for the same keys.
+  Arguments small_but(const Arguments& overrides) const {
+    Arguments arguments = small_;
+    for (const std::string& other : overrides) {
+      const std::string key = other.substr(0, other.find('=') + 1);
+      std::erase_if(arguments, [&](const std::string& each) { return each.starts_with(key); });
+      arguments.push_back(other);
+    }
+    return arguments;
+  }
+
   const Arguments small_ = {"run.device=cuda",
                             "model.vocab_size=264",
                             "model.num_layers=1",
@@ -515,14 +544,38 @@ TEST_F(DeviceJob, TheTraceShowsWhatStreamsDo) {
   EXPECT_GT(first_step("run")["exposed_seconds"], 0);
 }
 
+// A library loads a kernel for the first product of its shape, and a GPU loads none while a receive
+// waits: it is loaded before any is on its way. The second run owes a validation and no step.
+TEST_F(DeviceJob, APipelineLoadsItsProductsBeforeItReceives) {
+  for (const std::string schedule : {"1f1b", "zbv"}) {
+    SCOPED_TRACE(schedule);
+    const Arguments pipeline =
+        small_but({"model.num_layers=4",
+                   "parallel.pipeline=2",
+                   "parallel.tensor=1",
+                   "parallel.schedule=" + schedule,
+                   "parallel.chunks=" + std::string(schedule == "zbv" ? "2" : "1"),
+                   "batch.global_batch=4",
+                   "schedule.steps=1",
+                   "metrics.validate_batches=4",
+                   "run.hang_seconds=60"});
+    const Ended ended = train(2, schedule, pipeline);
+    ASSERT_EQ(ended.code, 0) << ended.error;
+    const std::vector<nlohmann::json> of_first = take_validations(schedule);
+    ASSERT_EQ(of_first.size(), 1U);
+    const Ended again = train(2, schedule, pipeline);
+    ASSERT_EQ(again.code, 0) << again.error;
+    const std::vector<nlohmann::json> of_second = take_validations(schedule);
+    ASSERT_EQ(of_second.size(), 1U);
+    EXPECT_EQ(of_second[0]["validation_loss"], of_first[0]["validation_loss"]);
+  }
+}
+
 // On the stream of a rank's work the passes of a pair take turns, while the rows of the other are on
 // their way on another stream.
 TEST_F(DeviceJob, TheTraceShowsRowsBesideAnotherMicroBatch) {
-  Arguments paired = join(small_, {"metrics.trace=true", "parallel.expert=2"});
-  std::replace(paired.begin(),
-               paired.end(),
-               std::string("batch.global_batch=1"),
-               std::string("batch.global_batch=3"));
+  const Arguments paired =
+      small_but({"metrics.trace=true", "parallel.expert=2", "batch.global_batch=3"});
   const Ended ended = train(2, "run", paired);
   ASSERT_EQ(ended.code, 0) << ended.error;
   const auto events = parse_json(read_text(path("run") + "/trace/rank-00001.json")).value();

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "csrc/config/path_text.h"
 
-#include <cstdlib>
-#include <optional>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -12,28 +10,11 @@
 #include "csrc/config/load.h"
 #include "csrc/core/error.h"
 #include "tests/config/bad_config.h"
+#include "tests/support/environment_variable.h"
 #include "tests/support/error_text.h"
 
 namespace memphis {
 namespace {
-
-// An environment variable as long as it lives.
-class Variable {
- public:
-  Variable(const char* name, const char* value) : name_(name) {
-    if (const char* before = std::getenv(name)) {
-      before_ = before;
-    }
-    value == nullptr ? ::unsetenv(name) : ::setenv(name, value, 1);
-  }
-  ~Variable() { before_ ? ::setenv(name_, before_->c_str(), 1) : ::unsetenv(name_); }
-  Variable(const Variable&) = delete;
-  Variable& operator=(const Variable&) = delete;
-
- private:
-  const char* name_;
-  std::optional<std::string> before_;
-};
 
 class PathTextTest : public testing::Test {
  protected:
@@ -46,11 +27,11 @@ class PathTextTest : public testing::Test {
   }
   static std::string expand(const std::string& text) { return expand_path(node(text), "run.dir"); }
 
-  Variable home{"HOME", "/home/of"};
-  Variable set{"MEMPHIS_TEST_DIR", "/scratch/a b"};
-  Variable money{"MEMPHIS_TEST_MONEY", "/a$b"};
-  Variable empty{"MEMPHIS_TEST_EMPTY", ""};
-  Variable unset{"MEMPHIS_TEST_UNSET", nullptr};
+  test::EnvironmentVariable home{"HOME", "/home/of"};
+  test::EnvironmentVariable set{"MEMPHIS_TEST_DIR", "/scratch/a b"};
+  test::EnvironmentVariable money{"MEMPHIS_TEST_MONEY", "/a$b"};
+  test::EnvironmentVariable empty{"MEMPHIS_TEST_EMPTY", ""};
+  test::EnvironmentVariable unset{"MEMPHIS_TEST_UNSET", nullptr};
 };
 
 TEST_F(PathTextTest, ALeadingTildeIsAHomeFolder) {
@@ -59,7 +40,7 @@ TEST_F(PathTextTest, ALeadingTildeIsAHomeFolder) {
   const passwd* user = ::getpwuid(::getuid());
   if (user != nullptr) {
     EXPECT_EQ(expand("~" + std::string(user->pw_name) + "/x"), std::string(user->pw_dir) + "/x");
-    const Variable no_home("HOME", nullptr);
+    const test::EnvironmentVariable no_home("HOME", nullptr);
     EXPECT_EQ(expand("~/x"), std::string(user->pw_dir) + "/x");
   }
   EXPECT_EQ(expand("a/~/b"), "a/~/b");

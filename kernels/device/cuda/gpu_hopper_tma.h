@@ -10,6 +10,7 @@
 #include <gpu_hopper_bulk.h>
 
 #include "csrc/core/cuda_check.h"
+#include "csrc/core/cuda_driver.h"
 #include "csrc/core/error.h"
 #include "kernels/device/tensor_map.h"
 
@@ -21,21 +22,10 @@ using TensorMap = CUtensorMap;
 
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
 
-// The driver's function, which is the same for all GPUs. It is asked for at run time, as nothing
-// links libcuda, and once, by whichever thread is first.
+// The driver's function, which is the same for all GPUs: asked for once, by whichever thread is first.
 inline EncodeTiled encode_tiled() {
-  static const EncodeTiled encode = [] {
-    constexpr unsigned kSince = 12000;  // CUDA 12.0
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    MEMPHIS_CUDA(cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &function, kSince, cudaEnableDefault, &found));
-    if (found != cudaDriverEntryPointSuccess) {
-      throw PreflightError(
-          "the driver has no cuTensorMapEncodeTiled (it is older than CUDA 12.0); update it");
-    }
-    return reinterpret_cast<EncodeTiled>(function);
-  }();
+  static const EncodeTiled encode =
+      driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled", 12000);
   return encode;
 }
 

@@ -67,3 +67,6 @@ plant("core.every_failure", TEAM, "missing call",
 plant("core.is_inside", TEAM, "operand",
       "    t_is_inside = true;\n    work(region);", "    work(region);",
       "a region within a chunk of its caller's starts another")
+plant("core.kernels_at_once", "core/device.cpp", "condition",
+      "  if (cuda_device::loads_kernels_at_once()) {", "  if (cuda_device::loads_kernels_at_once() || true) {",
+      "a pipeline starts where a GPU loads a kernel only while it receives nothing")

@@ -47,7 +47,7 @@ plant("train.validation_stride", EVALUATE, "scale by degree",
       "micro_batch_ * plan.share.data.count)),", "micro_batch_)),",
       "ranks along data validate windows twice")
 plant("train.validation_clear", EVALUATE, "initial value",
-      "  device_zero(shared.stats.data, shared.stats.bytes(), stream_);\n", "",
+      "  clear();\n  Progress", "  Progress",
       "the validation loss begins with that of the step")
 plant("train.generate_seed", GENERATOR, "seed",
       "CounterRng(options.seed, index == 0", "CounterRng(0, index == 0",
@@ -278,3 +278,9 @@ plant("train.init_tokenizer", "train/initial_weights.cpp", "condition",
 plant("train.resume_products", "train/resume.cpp", "condition",
       "chosen.manifest.products != products", "chosen.manifest.products == products",
       "a resume does not say that sums are rounded in another order, or says it where they are not")
+plant("train.rehearsal", STEP, "condition",
+      "!std::exchange(has_rehearsed_, true)", "std::exchange(has_rehearsed_, true)",
+      "a pipeline waits for itself in its first step, and does two steps' work in each later one")
+plant("train.rehearsed_validation", EVALUATE, "condition",
+      "!std::exchange(has_run_, true)", "std::exchange(has_run_, true)",
+      "a pipeline that owes a validation when it starts waits for itself")
