@@ -48,6 +48,7 @@ int compute_capability = 90;
 int num_multiprocessors = 0;
 std::optional<double> clock_seconds;
 bool started_early = false;
+bool memory_waits = true;
 
 }  // namespace
 
@@ -61,6 +62,10 @@ void set_num_multiprocessors(int number) {
 
 void set_clock(std::optional<double> seconds) {
   clock_seconds = seconds;
+}
+
+void set_memory_waits(bool waits) {
+  memory_waits = waits;
 }
 
 void set_started_early(bool early) {
@@ -409,15 +414,26 @@ void wait_for_stream(void* stream) {
                [&] { wait_for_end_of(end_of_stream(stream).get()); });
 }
 
-void wait_for_all_streams() {
-  wait_on_host(all_have_passed, [] {
-    std::unique_lock lock(shared().mutex);
-    shared().changed.wait(lock, [] {
-      return std::ranges::none_of(simt_stream::all_streams(), [](const auto* stream) {
-        return simt_stream::any_pending(stream->last.get());
-      });
+// Without a watch, until nothing is pending on any stream any more.
+void wait_for_end_of_all() {
+  std::unique_lock lock(shared().mutex);
+  shared().changed.wait(lock, [] {
+    return std::ranges::none_of(simt_stream::all_streams(), [](const auto* stream) {
+      return simt_stream::any_pending(stream->last.get());
     });
   });
+}
+
+// Memory is given and taken while nothing is on the device: cudaFree and cudaFreeHost wait for that, and
+// cudaMalloc and cudaHostAlloc may (CUDA programming guide, "Implicit Synchronization").
+void wait_for_memory() {
+  if (simt_device::memory_waits) {
+    wait_for_end_of_all();
+  }
+}
+
+void wait_for_all_streams() {
+  wait_on_host(all_have_passed, wait_for_end_of_all);
 }
 
 }  // namespace
@@ -462,6 +478,7 @@ bool loads_kernels_at_once() {
 
 void* allocate(std::size_t bytes) {
   simt_stream::refuse_in_capture("cudaMalloc", "a graph works on memory that is there");
+  wait_for_memory();
   return simt_memory::allocate(bytes);
 }
 
@@ -471,6 +488,7 @@ void free(void* data) noexcept {
     simt_stream::break_off(*simt_stream::t_recording, "cudaFree");
     return;
   }
+  wait_for_memory();
   simt_memory::release(data);
 }
 
@@ -584,6 +602,7 @@ double seconds_between(void* earlier, void* later) {
 
 void* allocate_pinned(std::size_t bytes) {
   simt_stream::refuse_in_capture("cudaHostAlloc", "a graph works on memory that is there");
+  wait_for_memory();
   void* const data = std::malloc(bytes == 0 ? 1 : bytes);
   PinnedRanges::instance().add(data, bytes);
   return data;
@@ -593,6 +612,7 @@ void free_pinned(void* data) noexcept {
     simt_stream::break_off(*simt_stream::t_recording, "cudaFreeHost");
     return;
   }
+  wait_for_memory();
   PinnedRanges::instance().remove(data);
   std::free(data);
 }

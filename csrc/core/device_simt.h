@@ -81,6 +81,10 @@ void set_clock(std::optional<double> seconds);
 // Whether CUDA began, and read its environment, before the program could change that.
 void set_started_early(bool early);
 
+// Whether memory is given and taken only while nothing is on the device, as unless it is set. Not
+// where ranks are threads of one process, which would each have a GPU.
+void set_memory_waits(bool waits);
+
 // Streams that there are, but for the default one. Priorities change nothing here.
 std::int64_t num_streams(StreamPriority priority);
 

@@ -14,6 +14,7 @@
 #include <nccl.h>
 
 #include "csrc/core/device.h"
+#include "csrc/core/device_simt.h"
 #include "tests/support/error_text.h"
 
 // Ranks of the simulated NCCL that are threads of the test.
@@ -152,8 +153,17 @@ inline std::vector<ncclUniqueId> make_ids(int num_ids) {
   return ids;
 }
 
+// As long as it lives, ranks take memory as if each had a GPU: the simulated device is one a process.
+struct GpuEach {
+  GpuEach() { simt_device::set_memory_waits(false); }
+  ~GpuEach() { simt_device::set_memory_waits(true); }
+  GpuEach(const GpuEach&) = delete;
+  GpuEach& operator=(const GpuEach&) = delete;
+};
+
 // What `body` returns, of each rank. No rank goes before the others have it.
 inline std::vector<Result> on_ranks(int num_ranks, const std::function<Result(Rank&)>& body) {
+  const GpuEach gpus;
   const std::vector<ncclUniqueId> ids = make_ids(1);
   std::vector<Result> results(static_cast<std::size_t>(num_ranks));
   std::vector<std::unique_ptr<Rank>> ranks(results.size());

@@ -321,6 +321,7 @@ TEST(SimtNcclStreams, PartingWaitsForWhatIsUnderWay) {
 
 // Rank 1 goes before it has come to any of them.
 TEST(SimtNcclStreams, WhatFailsEndsAllThatIsEnqueued) {
+  const GpuEach gpus;
   const std::vector<ncclUniqueId> ids = make_ids(1);
   Signal enqueued;
   std::thread other([&] {

@@ -88,3 +88,6 @@ plant("comm.clock_drift", CLOCK, "value",
 plant("comm.threads_hang_under_way", "comm/threads.cpp", "condition",
       "activity_.idle_seconds_in(this);", "1;",
       "what was started ahead is taken for a hang while its rank works")
+plant("comm.simt_memory_waits", SIMT_STREAM, "condition",
+      "  if (simt_device::memory_waits) {", "  if (false) {",
+      "memory that is taken while a receive is on its way shows nothing")
