@@ -55,7 +55,8 @@ function(memphis_add_test path)
   if(NOT MEMPHIS_MPI)
     return()
   endif()
-  # What Open MPI keeps until the process ends is no leak of ours.
+  # What Open MPI keeps until the process ends is no leak of ours. Tests use the GPU before a config is
+  # read that asks for all kernels at once.
   foreach(num_ranks IN LISTS ARG_RANKS)
     set(entry ${name}_ranks_${num_ranks})
     add_test(NAME ${entry}
@@ -64,7 +65,7 @@ function(memphis_add_test path)
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${entry} PROPERTIES LABELS ranks TIMEOUT ${ARG_TIMEOUT} RESOURCE_LOCK ${name}
       SKIP_REGULAR_EXPRESSION "SKIP: "
-      ENVIRONMENT "OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
+      ENVIRONMENT "OMP_NUM_THREADS=1;CUDA_MODULE_LOADING=EAGER;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
 endfunction()
 

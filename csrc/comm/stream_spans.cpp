@@ -39,6 +39,7 @@ std::size_t StreamSpans::begin(const Label& label, Stream stream) {
   free_.pop_back();
   Entry& entry = entries_[span];
   entry.label = label;
+  entry.stream = stream.handle;
   entry.ended = false;
   entry.origin = origin_;
   entry.begin.record(stream);
@@ -56,11 +57,14 @@ Trace::Clock::duration StreamSpans::since_origin(const Entry& entry) const {
   return duration_of(entry.begin.seconds_since(entry.origin->event));
 }
 
-Trace::Clock::time_point& StreamSpans::told_of(std::string_view track) {
-  const auto known = std::find_if(
-      told_.begin(), told_.end(), [&](const Told& told) { return told.track == track; });
-  return known != told_.end() ? known->end
-                              : told_.emplace_back(Told{.track = track, .end = {}}).end;
+Trace::Clock::time_point& StreamSpans::told_of(const Entry& entry) {
+  const std::string_view track = entry.label.track;
+  const auto known = std::find_if(told_.begin(), told_.end(), [&](const Told& told) {
+    return told.stream == entry.stream && told.track == track;
+  });
+  return known != told_.end()
+             ? known->end
+             : told_.emplace_back(Told{.track = track, .stream = entry.stream, .end = {}}).end;
 }
 
 void StreamSpans::count_from_next() {
@@ -81,7 +85,7 @@ const std::vector<StreamSpans::Taken>& StreamSpans::take() {
     const Trace::Clock::duration since = since_origin(entry);
     const Trace::Clock::time_point counted = entry.origin->time + since;
     const Trace::Clock::duration length = duration_of(entry.end.seconds_since(entry.begin));
-    Trace::Clock::time_point& told = told_of(entry.label.track);
+    Trace::Clock::time_point& told = told_of(entry);
     const Trace::Clock::time_point begin = std::max(counted, told);
     told = std::max(counted + length, begin);
     taken_.push_back({.label = entry.label, .begin = begin, .end = told});

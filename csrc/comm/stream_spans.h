@@ -19,15 +19,14 @@ namespace memphis {
 // nothing. Each costs two events with their times. A device counts from one event to another in a
 // float, exact to 1e-7 of what lies between them, and so from a new one as soon as a second has
 // gone by. What lies some steps apart is exact to 0.5 us, what lies an hour apart to 0.1 ms, what
-// lies on two sides of a pause to 1e-7 of that; lengths of spans are always to 0.5 us. Spans of a
-// track never overlap: one that those roundings would have begin before the end of the one in front
-// of it begins there.
+// lies on two sides of a pause to 1e-7 of that; lengths of spans are always to 0.5 us. Spans that lie
+// one behind another on a stream never overlap: one that those roundings would have begin before the
+// end of the one in front of it begins there.
 class StreamSpans {
  public:
   enum class Kind : std::uint8_t { phase, transfer, waiting };
 
-  // A track is of one stream, on which its spans lie one behind another. `track` and `name` are
-  // literals, or outlive this. `detail` and `micro_batch` as in Trace::Span.
+  // `track` and `name` are literals, or outlive this. `detail` and `micro_batch` as in Trace::Span.
   struct Label {
     Kind kind;
     const char* track;
@@ -62,6 +61,7 @@ class StreamSpans {
   struct Entry {
     explicit Entry(Device device) : begin(device), end(device) {}
     Label label{};
+    void* stream = nullptr;  // its handle
     Event begin;
     Event end;
     bool ended = false;
@@ -69,14 +69,15 @@ class StreamSpans {
     std::shared_ptr<const Origin> origin;
   };
 
-  // Up to where a track is told of.
+  // Up to where the spans of a track are told of that are of one stream.
   struct Told {
     std::string_view track;
+    void* stream;
     Trace::Clock::time_point end;
   };
 
   Trace::Clock::duration since_origin(const Entry& entry) const;
-  Trace::Clock::time_point& told_of(std::string_view track);
+  Trace::Clock::time_point& told_of(const Entry& entry);
   void count_from_next();
 
   Device device_;

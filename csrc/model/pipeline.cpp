@@ -133,12 +133,15 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTo
 void Pipeline::run_first(const PipelineSchedule& schedule, const Act& act) {
   match_queues(schedule);
   const PipelineShape& shape = schedule.shape;
+  const bool says_which = shape.num_micro_batches * shape.num_stages() > 1;
   for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(rank_)]) {
     const Action& action = step.action;
     if (action.micro_batch != 0) {
       continue;
     }
-    groups_.activity().begin_micro_batch(0, shape.num_stages() > 1 ? action.stage : -1);
+    if (says_which) {
+      groups_.activity().begin_micro_batch(0, shape.num_stages() > 1 ? action.stage : -1);
+    }
     switch (step.kind) {
       case StepKind::receive:
         start_receive(ends_[end_of_[static_cast<std::size_t>(step.queue)]], step.sequence);

@@ -49,10 +49,11 @@ class Pipeline {
   // of the same one. Without `together` the actions of a pair are done one after the other.
   void run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together = {});
 
-  // Does the actions of the first micro-batch alone, and starts each receive when it is needed: then
-  // none is on its way that waits for what this rank has yet to send. Before a schedule's first run()
-  // on a GPU, for what its actions have the driver and libraries do once, such as loading a kernel:
-  // that may wait until nothing is on the GPU, which run() would never have.
+  // Does the actions of the first micro-batch and leaves the others out, and starts each receive when
+  // it is needed: then none is on its way that waits for what this rank has yet to send. For a
+  // schedule of one micro-batch, which loses nothing by it, and on a GPU before a schedule's first
+  // run(), for what its actions have the driver and libraries do once, such as loading a kernel: that
+  // may wait until nothing is on the GPU, which run() would never have.
   void run_first(const PipelineSchedule& schedule, const Act& act);
   // Whether run() starts receives on a GPU; the same on every rank of the pipeline.
   bool receives_on_gpu() const;

@@ -153,7 +153,7 @@ class TrainStep {
   std::int64_t differentiate(Place& place);
   std::int64_t update(Place& place);
   void enqueue_differentiation(Place& place);
-  // Once, of the loaded scales: every kernel of a backward pass is loaded, and no gradient is kept.
+  // Once, of the loaded scales: every kernel of both passes is loaded, and no gradient is kept.
   void rehearse();
   void enqueue_update(Place& place);
   void enqueue_read_back(Place& place);

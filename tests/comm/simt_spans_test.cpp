@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <optional>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -85,7 +86,7 @@ TEST_F(LongRun, ASpanMayLastForManySteps) {
 }
 
 // A span that begins where the one in front ends is not drawn over it, whatever floats say of both.
-TEST_F(LongRun, SpansOfATrackNeverOverlap) {
+TEST_F(LongRun, SpansOfAStreamNeverOverlap) {
   constexpr double kStep = 1.7e-4;
   Trace::Clock::time_point told = *first_;
   std::size_t span = spans_.begin(kLabel, stream_.view());
@@ -99,6 +100,22 @@ TEST_F(LongRun, SpansOfATrackNeverOverlap) {
     ASSERT_NEAR(Microseconds(taken.end - *first_).count(), (kLength + kStep * i) * 1e6, 2) << i;
     told = taken.end;
   }
+}
+
+// As of two groups of one name: what is under way on one says nothing of the other.
+TEST_F(LongRun, SpansOfOtherStreamsAreWhereTheyWere) {
+  simt_device::set_clock(1);
+  const std::size_t lasts = spans_.begin(kLabel, stream_.view());
+  simt_device::set_clock(1.5);
+  const std::size_t within = spans_.begin(kLabel, other_.view());
+  simt_device::set_clock(1.6);
+  spans_.end(within, other_.view());
+  simt_device::set_clock(2);
+  spans_.end(lasts, stream_.view());
+  const std::vector<StreamSpans::Taken> taken = spans_.take();
+  ASSERT_EQ(taken.size(), 2U);
+  EXPECT_NEAR(Microseconds(taken[1].begin - taken[0].begin).count(), 0.5e6, 1);
+  EXPECT_NEAR(Microseconds(taken[1].end - taken[1].begin).count(), 0.1e6, 1);
 }
 
 // Only a pause is counted as one float; what follows it is exact again.
