@@ -62,18 +62,22 @@ MicroBatch& Pipeline::slot_of(std::int64_t chunk, std::int64_t micro_batch) {
 }
 
 void Pipeline::match_queues(const PipelineSchedule& schedule) {
-  end_of_.clear();
+  end_of_queue_.clear();
   for (const MessageQueue& queue : schedule.queues) {
     const auto found = std::find_if(
         ends_.begin(), ends_.end(), [&](const End& end) { return end.queue.connects_as(queue); });
     require(found != ends_.end(), "a pipeline runs schedules that its plan was made for");
-    end_of_.push_back(static_cast<std::size_t>(found - ends_.begin()));
+    end_of_queue_.push_back(static_cast<std::size_t>(found - ends_.begin()));
   }
+}
+
+Pipeline::End& Pipeline::end_of(const ScheduleStep& step) {
+  return ends_[end_of_queue_[static_cast<std::size_t>(step.queue)]];
 }
 
 void Pipeline::start_receives(const PipelineSchedule& schedule) {
   for (std::size_t i = 0; i < schedule.queues.size(); ++i) {
-    End& end = ends_[end_of_[i]];
+    End& end = ends_[end_of_queue_[i]];
     if (end.group == nullptr || end.queue.from_rank == rank_) {
       continue;
     }
@@ -87,19 +91,42 @@ void Pipeline::start_receives(const PipelineSchedule& schedule) {
 void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTogether& together) {
   match_queues(schedule);
   start_receives(schedule);
+  go_through(schedule, Which::all, act, together);
+}
+
+// A micro-batch passes through the stages forward and then backward, and each rank has its actions in
+// that order, but for gradients of weights, which send nothing. So whatever this rank waits for, the
+// rank at the other end of its message comes there without it.
+void Pipeline::run_first(const PipelineSchedule& schedule, const Act& act) {
+  match_queues(schedule);
+  go_through(schedule, Which::first, act, {});
+}
+
+void Pipeline::go_through(const PipelineSchedule& schedule,
+                          Which which,
+                          const Act& act,
+                          const ActTogether& together) {
   const PipelineShape& shape = schedule.shape;
   const bool says_which = shape.num_micro_batches * shape.num_stages() > 1;
   const Action* first = nullptr;  // of a pair
   for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(rank_)]) {
     const Action& action = step.action;
+    if (which == Which::first && action.micro_batch != 0) {
+      continue;
+    }
     if (says_which) {
       groups_.activity().begin_micro_batch(action.micro_batch,
                                            shape.num_stages() > 1 ? action.stage : -1);
     }
     switch (step.kind) {
       case StepKind::receive:
+        if (which == Which::first) {
+          start_receive(end_of(step), step.sequence);
+        }
         receive(step);
-        start_next_receive(schedule, step);
+        if (which == Which::all) {
+          start_next_receive(schedule, step);
+        }
         break;
       case StepKind::compute:
         take_over(shape, action);
@@ -127,39 +154,6 @@ void Pipeline::run(const PipelineSchedule& schedule, const Act& act, const ActTo
   groups_.activity().begin_micro_batch(-1);
 }
 
-// A micro-batch passes through the stages forward and then backward, and each rank has its actions in
-// that order, but for gradients of weights, which send nothing. So whatever this rank waits for, the
-// rank at the other end of its message comes there without it.
-void Pipeline::run_first(const PipelineSchedule& schedule, const Act& act) {
-  match_queues(schedule);
-  const PipelineShape& shape = schedule.shape;
-  const bool says_which = shape.num_micro_batches * shape.num_stages() > 1;
-  for (const ScheduleStep& step : schedule.ranks[static_cast<std::size_t>(rank_)]) {
-    const Action& action = step.action;
-    if (action.micro_batch != 0) {
-      continue;
-    }
-    if (says_which) {
-      groups_.activity().begin_micro_batch(0, shape.num_stages() > 1 ? action.stage : -1);
-    }
-    switch (step.kind) {
-      case StepKind::receive:
-        start_receive(ends_[end_of_[static_cast<std::size_t>(step.queue)]], step.sequence);
-        receive(step);
-        break;
-      case StepKind::compute:
-        take_over(shape, action);
-        act(action, slot_of(action.chunk, action.micro_batch));
-        hand_over(shape, action);
-        break;
-      case StepKind::send:
-        send(step);
-        break;
-    }
-  }
-  groups_.activity().begin_micro_batch(-1);
-}
-
 bool Pipeline::receives_on_gpu() const {
   return stream_.device == Device::cuda &&
          std::any_of(
@@ -174,7 +168,7 @@ void Pipeline::start_receive(End& end, std::int64_t sequence) {
 }
 
 void Pipeline::receive(const ScheduleStep& step) {
-  End& end = ends_[end_of_[static_cast<std::size_t>(step.queue)]];
+  End& end = end_of(step);
   groups_.activity().enter(end.queue.kind == MessageKind::activation ? "receive of an activation"
                                                                      : "receive of a gradient");
   place_of(end.under_way, step.sequence)->wait(stream_);
@@ -183,16 +177,15 @@ void Pipeline::receive(const ScheduleStep& step) {
 }
 
 void Pipeline::start_next_receive(const PipelineSchedule& schedule, const ScheduleStep& step) {
-  const auto queue = static_cast<std::size_t>(step.queue);
-  End& end = ends_[end_of_[queue]];
+  End& end = end_of(step);
   const std::int64_t next = step.sequence + static_cast<std::int64_t>(end.places.size());
-  if (next < schedule.queues[queue].num_messages) {
+  if (next < schedule.queues[static_cast<std::size_t>(step.queue)].num_messages) {
     start_receive(end, next);
   }
 }
 
 void Pipeline::send(const ScheduleStep& step) {
-  End& end = ends_[end_of_[static_cast<std::size_t>(step.queue)]];
+  End& end = end_of(step);
   groups_.activity().enter(end.queue.kind == MessageKind::activation ? "send of an activation"
                                                                      : "send of a gradient");
   std::unique_ptr<Communicator::Work>& before = place_of(end.under_way, step.sequence);

@@ -78,7 +78,14 @@ class Pipeline {
     std::vector<TensorView> gradients;
   };
 
+  // Of which micro-batches: with `first` no receive is started ahead.
+  enum class Which : std::uint8_t { all, first };
+  void go_through(const PipelineSchedule& schedule,
+                  Which which,
+                  const Act& act,
+                  const ActTogether& together);
   void match_queues(const PipelineSchedule& schedule);
+  End& end_of(const ScheduleStep& step);
   void start_receives(const PipelineSchedule& schedule);
   void start_receive(End& end, std::int64_t sequence);
   void receive(const ScheduleStep& step);
@@ -99,9 +106,9 @@ class Pipeline {
   std::span<MicroBatch> slots_;
   TensorView dhidden_TD_;
   Stream stream_;
-  std::vector<End> ends_;            // by queue
-  std::vector<Handed> handed_;       // by chunk that takes
-  std::vector<std::size_t> end_of_;  // by queue of the schedule that runs
+  std::vector<End> ends_;                  // by queue
+  std::vector<Handed> handed_;             // by chunk that takes
+  std::vector<std::size_t> end_of_queue_;  // by queue of the schedule that runs
 };
 
 }  // namespace memphis
