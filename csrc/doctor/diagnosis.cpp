@@ -40,8 +40,11 @@ class Examination {
         question_(question),
         instruments_(instruments),
         all_(create_group_of_all(world, "doctor")) {
+    std::map<std::string, std::size_t> numbers;
     for (int rank = 0; rank < all_->size(); ++rank) {
       nodes_.push_back(text_of_rank(*all_, rank, instruments.node, "doctor.nodes"));
+      const auto number = numbers.emplace(nodes_.back(), numbers.size()).first;
+      node_of_rank_.push_back(number->second);
     }
     first_here_ = std::find(nodes_.begin(), nodes_.end(), instruments.node) - nodes_.begin();
   }
@@ -226,6 +229,8 @@ class Examination {
     compare_rates("copies", "GB/s", instruments_.copy_gb_per_second);
   }
 
+  // A rank has a GPU to itself, whose rate is its own. A processor is shared, by ranks and by whatever
+  // else runs there, which slows some of them and not others: it is as fast as the fastest of its ranks.
   void compare_rates(const std::string& what,
                      const std::string& unit,
                      const std::function<double()>& measure) {
@@ -237,33 +242,49 @@ class Examination {
     } catch (const std::exception& error) {
       failure = error.what();
     }
-    const std::vector<double> rates = values_of_all(own, "doctor.rates");
+    const std::vector<double> of_ranks = values_of_all(own, "doctor.rates");
     if (!failure.empty()) {
       own_.push_back(bad(what, failure, {}));
       return;
     }
+    const bool by_node = instruments_.rates_are_shared;
+    if (by_node && !speaks_for_node()) {
+      return;
+    }
+    const auto rank = static_cast<std::size_t>(all_->rank());
+    const std::vector<double> rates = by_node ? fastest_of_nodes(of_ranks) : of_ranks;
+    const std::size_t me = by_node ? node_of_rank_[rank] : rank;
     constexpr double kWorthAWord = 0.15;
     const std::vector<std::size_t> slow = outliers(rates, Side::below, kWorthAWord);
-    const bool is_slow =
-        std::find(slow.begin(), slow.end(), static_cast<std::size_t>(all_->rank())) != slow.end();
+    const bool is_slow = std::find(slow.begin(), slow.end(), me) != slow.end();
+    const char* const kind = by_node ? "node" : "rank";
+    const std::string rate = by_node ? fmt::format("{:.4g} {}", rates[me], unit)
+                                     : fmt::format("rank {}: {:.4g} {}", rank, rates[me], unit);
     const Spread spread = spread_of(rates);
     const std::string measured =
-        all_->size() == 1
-            ? fmt::format("{:.4g} {}, with no other rank to compare", own, unit)
-            : fmt::format(
-                  "rank {}: {:.4g} {}, where the median of all is {:.4g} with a deviation "
-                  "of {:.2g}",
-                  all_->rank(),
-                  own,
-                  unit,
-                  spread.median,
-                  spread.deviation);
+        rates.size() == 1
+            ? fmt::format("{}, with no other {} to compare", rate, kind)
+            : fmt::format("{}, where the median of all {}s is {:.4g} with a deviation of {:.2g}",
+                          rate,
+                          kind,
+                          spread.median,
+                          spread.deviation);
     if (is_slow) {
       own_.push_back(bad(what, measured, "see its clocks, cooling and what else runs there"));
       own_.back().code = ExitCode::bad_hardware;
     } else if (speaks_for_node()) {
       own_.push_back(good(what, measured));
     }
+  }
+
+  std::vector<double> fastest_of_nodes(const std::vector<double>& of_ranks) const {
+    std::vector<double> fastest;
+    for (std::size_t rank = 0; rank < of_ranks.size(); ++rank) {
+      const std::size_t node = node_of_rank_[rank];
+      fastest.resize(std::max(fastest.size(), node + 1));
+      fastest[node] = std::max(fastest[node], of_ranks[rank]);
+    }
+    return fastest;
   }
 
   // Over NCCL on GPUs, over MPI on processors.
@@ -362,7 +383,8 @@ class Examination {
   const Question& question_;
   const Instruments& instruments_;
   std::unique_ptr<Communicator> all_;
-  std::vector<std::string> nodes_;  // of ranks
+  std::vector<std::string> nodes_;         // of ranks
+  std::vector<std::size_t> node_of_rank_;  // numbered in the order of their first ranks
   std::ptrdiff_t first_here_ = 0;
   std::vector<Finding> own_;  // of this rank's machine
   std::vector<Finding> job_;

@@ -142,6 +142,7 @@ Instruments instruments_of(Device device, const std::filesystem::path& root) {
               },
           .product_tflops = [device] { return measure_product(device); },
           .copy_gb_per_second = [device] { return measure_copy(device); },
+          .rates_are_shared = device == Device::cpu || device_info(device).simulated,
           .write_mb_per_second = measure_write};
 }
 

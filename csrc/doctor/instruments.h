@@ -29,6 +29,7 @@ struct Instruments {
   std::function<std::int64_t()> wall_nanoseconds;            // since 1970
   std::function<double()> product_tflops;                    // of one of matrices, right now
   std::function<double()> copy_gb_per_second;                // of memory, right now
+  bool rates_are_shared = true;  // the two above are a processor's, which ranks of a node share
   std::function<double(const std::filesystem::path&)> write_mb_per_second;  // of a file, durable
 };
 

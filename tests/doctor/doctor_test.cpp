@@ -218,7 +218,21 @@ TEST_F(Doctor, NamesTheNodeWhoseClockIsOffAlsoIfItIsTheFirst) {
   }
 }
 
-TEST_F(Doctor, NamesASlowRankByItsOwnRate) {
+TEST_F(Doctor, NamesASlowRankByTheRateOfItsOwnGpu) {
+  const Finding products =
+      only_bad(diagnose([](int rank, doctor::Instruments& own, doctor::Question&) {
+                 own.node = rank < 3 ? "n0" : "n1";
+                 own.product_tflops = [rank] { return rank == 1 ? 500.0 : 700.0 + rank; };
+                 own.rates_are_shared = false;
+               }),
+               "n0");
+  EXPECT_EQ(products.what, "products");
+  EXPECT_EQ(products.code, ExitCode::bad_hardware);
+  EXPECT_NE(products.measured.find("rank 1: 500 TFLOP/s"), std::string::npos) << products.measured;
+  EXPECT_NE(products.measured.find("of all ranks is 701"), std::string::npos) << products.measured;
+}
+
+TEST_F(Doctor, NamesASlowNodeByItsOwnRate) {
   const Finding products =
       only_bad(diagnose([](int rank, doctor::Instruments& own, doctor::Question&) {
                  own.product_tflops = [rank] { return rank == 3 ? 500.0 : 700.0 + rank; };
@@ -226,8 +240,34 @@ TEST_F(Doctor, NamesASlowRankByItsOwnRate) {
                "n3");
   EXPECT_EQ(products.what, "products");
   EXPECT_EQ(products.code, ExitCode::bad_hardware);
-  EXPECT_NE(products.measured.find("rank 3: 500 TFLOP/s"), std::string::npos) << products.measured;
-  EXPECT_NE(products.measured.find("is 700.5"), std::string::npos) << products.measured;
+  EXPECT_NE(products.measured.find("500 TFLOP/s"), std::string::npos) << products.measured;
+  EXPECT_NE(products.measured.find("of all nodes is 700.5"), std::string::npos)
+      << products.measured;
+}
+
+TEST_F(Doctor, TakesAProcessorForAsFastAsTheFastestOfItsRanks) {
+  // Three ranks a node, of which others that run there slow one or two.
+  const auto place = [](const std::vector<double>& rates) {
+    return [rates](int rank, doctor::Instruments& own, doctor::Question&) {
+      own.node = "n" + std::to_string(rank / 3);
+      own.copy_gb_per_second = [rate = rates[static_cast<std::size_t>(rank)]] { return rate; };
+    };
+  };
+  const std::vector<double> busy = {100, 20, 100, 30, 99, 101, 40, 50, 100};
+  const Diagnosis well = diagnose(place(busy), 9);
+  EXPECT_EQ(well.code(), ExitCode::done) << well.text();
+  EXPECT_NE(well.text().find("101 GB/s, where the median of all nodes is 100 with"),
+            std::string::npos)
+      << well.text();
+  const std::vector<double> slow = {100, 20, 100, 30, 60, 61, 40, 50, 100};
+  const Finding copies = only_bad(diagnose(place(slow), 9), "n1");
+  EXPECT_EQ(copies.what, "copies");
+  EXPECT_EQ(copies.code, ExitCode::bad_hardware);
+  EXPECT_NE(copies.measured.find("61 GB/s"), std::string::npos) << copies.measured;
+  const Diagnosis alone = diagnose(place({100, 20, 100}), 3);
+  EXPECT_EQ(alone.code(), ExitCode::done) << alone.text();
+  EXPECT_NE(alone.text().find("100 GB/s, with no other node to compare"), std::string::npos)
+      << alone.text();
 }
 
 TEST_F(Doctor, NamesTheNodeThatSeesAnotherRunDirectory) {

@@ -19,6 +19,12 @@ plant("doctor.clock_is_late", DIAGNOSIS, "condition",
 plant("doctor.slow_is_fast", DIAGNOSIS, "comparison",
       "outliers(rates, Side::below, kWorthAWord)", "outliers(rates, Side::above, kWorthAWord)",
       "the fastest rank is called slow")
+plant("doctor.slow_share", DIAGNOSIS, "comparison",
+      "fastest[node] = std::max(fastest[node], of_ranks[rank]);", "fastest[node] = of_ranks[rank];",
+      "a machine is called slow because something else runs beside one of its ranks")
+plant("doctor.slow_gpu_beside_a_fast_one", DIAGNOSIS, "condition",
+      "const bool by_node = instruments_.rates_are_shared;", "const bool by_node = true;",
+      "a GPU that is slow hides behind the others of its node")
 plant("doctor.any_word", DIAGNOSIS, "condition",
       "seen == word\n              ? good", "true\n              ? good",
       "a run.dir that is another one is taken for shared")
