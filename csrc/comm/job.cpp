@@ -35,6 +35,14 @@ void await_the_end() {
   std::this_thread::sleep_for(kGrace);
 }
 
+// The last thing that ranks do may take one of them long, and what lies behind here gives them seconds:
+// by then nothing is left to do.
+void meet_at_the_end(World& world) {
+  world.activity().enter("the end");
+  const std::unique_ptr<Communicator> all = create_group_of_all(world, "job.end");
+  largest_of_all(*all, 0, "job.end");
+}
+
 }  // namespace
 
 void run_as_job(const std::function<void(World&)>& body) {
@@ -66,6 +74,7 @@ void run_as_job(const std::function<void(World&)>& body) {
   } catch (const std::exception& error) {
     end_job(*world, ExitCode::rank_lost, error.what());
   }
+  meet_at_the_end(*world);
   world->close();
   if (met_by_all) {
     std::rethrow_exception(met_by_all);

@@ -33,7 +33,8 @@ std::string encode(std::span<const Finding> findings) {
                     static_cast<int>(each.state),
                     each.measured,
                     each.advice,
-                    static_cast<int>(each.code)});
+                    static_cast<int>(each.code),
+                    each.beside_others});
   }
   // A path may hold bytes that are no text.
   return list.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
@@ -46,7 +47,8 @@ std::vector<Finding> decode(std::string_view text) {
                         .state = static_cast<State>(each[1].get<int>()),
                         .measured = each[2],
                         .advice = each[3],
-                        .code = static_cast<ExitCode>(each[4].get<int>())});
+                        .code = static_cast<ExitCode>(each[4].get<int>()),
+                        .beside_others = each[5]});
   }
   return findings;
 }

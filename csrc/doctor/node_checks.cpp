@@ -125,12 +125,13 @@ void check_port(const fs::path& device, const fs::path& port, std::vector<Findin
   const std::string state = line_in(port / "state");          // "4: ACTIVE"
   const std::string physical = line_in(port / "phys_state");  // "5: LinkUp"
   const std::string measured = fmt::format("{}, {}, {}", state, physical, line_in(port / "rate"));
-  // A port that was never cabled is disabled and polls for nothing.
   const bool active = state.find("ACTIVE") != std::string::npos;
   findings.push_back(
       active ? good(name, measured)
              : bad(name, measured, "look at its cable, its switch port and the subnet manager"));
   findings.back().code = ExitCode::bad_hardware;
+  // One that nobody cabled, as the second of many a card, is down on all nodes.
+  findings.back().beside_others = true;
 }
 
 }  // namespace

@@ -328,7 +328,12 @@ class Doctor(Writer):
     def arguments(self, disk):
         config, _ = tiny.write_config(disk, "run")
         self.node = f"{os.environ.get('SLURMD_NODENAME', os.uname().nodename)}\n".encode()
-        return [config, "--good", os.path.join(disk.files, "good.txt"), "--bad", os.path.join(disk.files, "bad.txt")]
+        # A machine that is well, whatever ports and shared memory this one has.
+        machine = os.path.join(self.scratch, "machine")
+        for folder in ("sys", "dev/shm"):
+            os.makedirs(os.path.join(machine, folder), exist_ok=True)
+        return [config, "--root", machine, "--good", os.path.join(disk.files, "good.txt"),
+                "--bad", os.path.join(disk.files, "bad.txt")]
 
 
     def whole(self, path):

@@ -182,8 +182,8 @@ TEST_F(Input, AnOutputTakesThePlaceOfItsOwnKindAlone) {
   ASSERT_EQ(shell("$M train $C" + kFewSteps + " && $M export run ex").code, 0);
   directory_.write("tokens.json", R"({"tokens": [[1, 35, 40]]})");
   directory_.write("notes", "a line of words\n");
-  const std::string logits = "timeout 60 $M logits ex tokens.json ";
-  const std::string doctor = "timeout 60 $M doctor --root none --good g.txt --bad ";
+  const std::string logits = "timeout 900 $M logits ex tokens.json ";
+  const std::string doctor = "timeout 900 $M doctor --root none --good g.txt --bad ";
   for (const std::string& command : {logits, doctor, std::string("$M report run -o ")}) {
     for (const char* file :
          {"ex/model.safetensors", "run/step-00000004/manifest.json", "notes", "ex"}) {
@@ -252,8 +252,8 @@ TEST_F(Input, WhatHasTheNameOfARunsFileIsNotWaitedFor) {
     const std::string file = std::string("r/") + name;
     const Ended ended = shell(
         "mv " + file + " away; mkfifo " + file +
-        "; timeout 60 $M train $C run.dir=r schedule.steps=5 schedule.warmup_steps=1 -q; code=$?; "
-        "timeout 60 $M plan --resume $C run.dir=r >/dev/null || code=99; rm " +
+        "; timeout 900 $M train $C run.dir=r schedule.steps=5 schedule.warmup_steps=1 -q; code=$?; "
+        "timeout 900 $M plan --resume $C run.dir=r >/dev/null || code=99; rm " +
         file + "; mv away " + file + "; exit $code");
     EXPECT_EQ(ended.code, 2) << name << ": " << ended.error;
     expect_holds(ended.error, file + " is no file");
@@ -336,8 +336,9 @@ TEST_F(Input, ANumberIsSpeltAsInAConfig) {
     EXPECT_EQ(ended.code, 2) << each.command << ": " << ended.error;
     expect_holds(ended.error, each.part);
   }
-  // It has the degrees of a divisor to name, and not all smaller numbers to try.
-  const Ended many = shell("timeout 20 $M plan $C --ranks 2147483647 parallel.pipeline=2");
+  // It has the degrees of a divisor to name, and not all smaller numbers to try, which takes hours of the
+  // processor's time.
+  const Ended many = shell("ulimit -t 60; $M plan $C --ranks 2147483647 parallel.pipeline=2");
   EXPECT_EQ(many.code, 2) << many.error;
 }
 

@@ -101,7 +101,7 @@ bool contains(const std::string& text, const std::string& part) {
 // given up the test would run into its time limit.
 TEST_F(Interruption, AValidationIsGivenUpAndDoneByTheNextStart) {
   std::string text;
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 2000; ++i) {
     text += tiny_text();
   }
   const std::string validation = "data.validation=[" + directory_.write("large.txt", text) + "]";

@@ -18,6 +18,7 @@
 #include "csrc/checkpoint/store.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "tests/support/environment_variable.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
 
@@ -25,6 +26,13 @@
 namespace memphis::test {
 
 namespace fs = std::filesystem;
+
+// Where a rank is killed mpirun asks the others to end, and kills them so many seconds later, which it
+// always waits for: 1 by itself. By then they have said why they end, on a machine that is busy too. Less
+// than run.lost_seconds, after which those that said it and ended are missed themselves.
+class TimeToSayWhy {
+  EnvironmentVariable seconds_{"OMPI_MCA_odls_base_sigkill_timeout", "3"};
+};
 
 // 4 ranks: tensor 2 x data 2, experts on all of them.
 inline const std::vector<std::string> kLayout = {"parallel.tensor=2", "parallel.expert=4"};

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "csrc/checkpoint/store.h"
+#include "csrc/core/cores.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
 #include "csrc/plan/machine.h"
@@ -91,6 +92,7 @@ TEST_F(Job, AMixtureGoesOnInTheMiddleOfAnEpochAtAnotherNumberOfRanks) {
 }
 
 TEST_F(Job, ARankThatIsKilledEndsTheJobAndItGoesOnToTheSameBits) {
+  const TimeToSayWhy time;
   const Ended killed = interrupt("killed", [](const Process& process) {
     const std::vector<pid_t> ranks = ranks_of(process);
     ASSERT_EQ(ranks.size(), 4U);
@@ -115,7 +117,7 @@ TEST_F(Job, ASignalSavesOnAllRanksAndItGoesOnToTheSameBits) {
 // runs into its time limit.
 TEST_F(Job, ASignalToOneRankGivesAValidationUpOnAll) {
   std::string text;
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 2000; ++i) {
     text += tiny_text();
   }
   const std::string validation = "data.validation=[" + directory_.write("large.txt", text) + "]";
@@ -160,7 +162,9 @@ TEST_F(Job, ASignalBeforeTheFirstStepEndsItOnAllRanks) {
 }
 
 TEST_F(Job, ThatIsBoundToOneCoreSaysSo) {
-  if (std::thread::hardware_concurrency() < 2) {
+  // As many as control groups give it time for.
+  const Cores cores = cores_of_process();
+  if (std::min<double>(cores.allowed, cores.quota.value_or(cores.allowed)) <= 1) {
     GTEST_SKIP() << "there is one core";
   }
   const auto start = [&](const std::string& run_dir, const Arguments& options) {
@@ -168,7 +172,7 @@ TEST_F(Job, ThatIsBoundToOneCoreSaysSo) {
         "/usr/bin/env", "-u", "OMP_NUM_THREADS", MEMPHIS_MPIRUN, "--allow-run-as-root"};
     return run(join(join(all, options), join({"-n", "1"}, program(run_dir, {}))));
   };
-  const Ended bound = start("bound", {"--bind-to", "core"});
+  const Ended bound = start("bound", {"--bind-to", "hwthread"});
   if (bound.code == 1) {
     GTEST_SKIP() << "mpirun cannot bind ranks here: " << bound.error;
   }
@@ -418,12 +422,21 @@ TEST_F(Job, ABenchmarkSaysHowMuchCommunicationIsHidden) {
 }
 
 TEST_F(Job, BenchMachineMeasuresTheLinksOfItsRanks) {
-  Process process(join(mpirun(2), {MEMPHIS_BINARY, "bench", "machine", "--device", "cpu"}),
-                  directory_.path());
+  // What no machine has.
+  std::string text = read_text("configs/machines/cpu.yaml");
+  const std::size_t node = text.find("\nnode: {");
+  ASSERT_NE(node, std::string::npos);
+  text.replace(node,
+               text.find('\n', node + 1) - node,
+               "\nnode: {ranks: 8, latency_us: 1e9, gb_per_second: 1e9, rows_gb_per_second: 1e9}");
+  const std::string other = directory_.write("other.yaml", text);
+  Process process(
+      join(mpirun(2), {MEMPHIS_BINARY, "bench", "machine", "--device", "cpu", "--like", other}),
+      directory_.path());
   ASSERT_EQ(process.wait(), 0) << process.standard_error();
   const std::string file = directory_.write("here.yaml", process.standard_output());
   const Machine machine = load_machine(file);
-  const Machine like = load_machine("configs/machines/cpu.yaml");
+  const Machine like = load_machine(other);
   EXPECT_EQ(machine.node.ranks, 2);
   EXPECT_NE(machine.node.latency_us, like.node.latency_us);
   EXPECT_NE(machine.node.gb_per_second, like.node.gb_per_second);

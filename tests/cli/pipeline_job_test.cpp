@@ -43,7 +43,7 @@ TEST_F(PipelineJob, ARankThatSendsNothingEndsTheJob) {
 // 8 stages on 4 ranks. Rank 2 is lost in stage 6, and rank 3 stands in stage 7, waiting for it.
 class LostStage : public Job {
  protected:
-  Ended lose(const std::string& fault) const {
+  Ended lose(const std::string& fault, const std::string& lost_seconds) const {
     return run(join(mpirun(4),
                     {MEMPHIS_FAULTY_JOB,
                      config_,
@@ -53,7 +53,7 @@ class LostStage : public Job {
                      "parallel.schedule=interleaved",
                      "parallel.chunks=2",
                      "batch.micro_batch=1",
-                     "run.lost_seconds=5"}));
+                     "run.lost_seconds=" + lost_seconds}));
   }
   static void expect_named(const Ended& ended, const std::string& how) {
     const std::string cause = cause_of(ended);
@@ -69,13 +69,14 @@ class LostStage : public Job {
 };
 
 TEST_F(LostStage, ThatIsKilledIsNamedWithItsNeighbour) {
-  const Ended ended = lose("dies");
+  const TimeToSayWhy time;
+  const Ended ended = lose("dies", "60");
   EXPECT_EQ(ended.code, 128 + SIGKILL) << "which mpirun makes of it";
   expect_named(ended, ": its process # is gone (killed, or out of memory)");
 }
 
 TEST_F(LostStage, ThatIsStoppedIsNamedWithItsNeighbour) {
-  const Ended ended = lose("freezes");
+  const Ended ended = lose("freezes", "5");
   EXPECT_EQ(ended.code, 12) << ended.error;
   expect_named(ended, ": silent for # s (stopped, or its machine or network is down)");
 }

