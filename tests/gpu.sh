@@ -172,11 +172,12 @@ item() {
   ((seconds < limit)) || seconds=$limit
   mkdir -p -- "$folder"
   start=$SECONDS
-  timeout --kill-after=8 "$seconds" "$@" >"$folder/$name.out" 2>"$folder/$name.err" </dev/null &
-  child=$!
-  wait "$child" || status=$?
+  start timeout --kill-after=8 "$seconds" "$@" >"$folder/$name.out" 2>"$folder/$name.err" </dev/null
+  child=$started
+  [[ -z $stopped ]] || stop "$stopped"  # by a signal that came before it was there
+  await "$child" || status=$?
+  child=
   if [[ -n $stopped ]]; then
-    wait "$child" || true
     left=$((left + 1))
     return
   fi
