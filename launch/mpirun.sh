@@ -20,9 +20,9 @@ shift 2
 
 preset=$(preset_to_run)
 bash "$root/launch/build.sh" "$preset"
-# A rank takes its share of the cores, which a binding to one of them would keep it from.
-options=(--bind-to none -n "$ranks")
-((ranks <= $(nproc))) || options+=(--oversubscribe)
+# A rank takes its share of the cores, which a binding to one of them would keep it from. mpirun has a slot for
+# each core, and none for a second thread of one: it is told that there may be more ranks than slots.
+options=(--bind-to none --oversubscribe -n "$ranks")
 [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
 
 # mpirun gives ranks a second after SIGTERM, kills them, and ends with 1 whatever they said; SIGUSR1
