@@ -97,8 +97,16 @@ expect "and so are seconds that are no number" grep -q -- '--seconds is none' "$
 gpu nothing
 expect "and stages that there are not" grep -q 'there is no stage nothing' "$scratch/err"
 
-# On a machine with a GPU, as far as this script can tell, the sanitizer watches the tests themselves.
+# Its limits, as `timeout` is given them.
 mkdir -- "$scratch/bin"
+# shellcheck disable=SC2016  # the stub expands it
+printf '#!/bin/bash\necho "$2" >>"%s"\nshift 2\nexec "$@"\n' "$scratch/limits" >"$scratch/bin/timeout"
+chmod +x -- "$scratch/bin/timeout"
+PATH=$scratch/bin:$PATH gpu --results "$scratch/limited" ops instructions
+expect "a rehearsal has ten times as long" test "$(xargs <"$scratch/limits")" = "2400 2400 2400 2400 600"
+rm -- "$scratch/bin/timeout"
+
+# On a machine with a GPU, as far as this script can tell, the sanitizer watches the tests themselves.
 printf '#!/bin/bash\necho "|   0  NVIDIA H100 80GB HBM3          On  |"\n' >"$scratch/bin/nvidia-smi"
 # shellcheck disable=SC2016  # the stub expands it
 printf '#!/bin/bash\necho "$2" >>"%s"\nwhile [[ $1 == --* ]]; do shift 2; done\nexec "$@"\n' \
