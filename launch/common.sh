@@ -58,24 +58,67 @@ control_group_free_mib() {
   echo "$least"
 }
 
-# passing_signals_on COMMAND ...: runs it and returns its status. A signal that tells this script to
-# end goes to the command, whose end the script then waits for. (Ctrl-C comes from the terminal to
-# both; a second SIGINT would end a run at once, so that it is not passed on as one.)
-passing_signals_on() {
-  local child status=0
-  "$@" <&0 &
-  child=$!
-  # shellcheck disable=SC2064  # this child
-  trap "kill -TERM $child 2>/dev/null || true" TERM INT
-  # shellcheck disable=SC2064
-  trap "kill -HUP $child 2>/dev/null || true" HUP
-  while kill -0 "$child" 2>/dev/null; do
-    wait "$child" || true  # which a signal to this script interrupts
+# start COMMAND ...: starts a program in the background, with this script's input, and sets `started` to its
+# process, which every signal reaches from then on. Bash loses one that comes to a child between its fork and
+# the end of this script's traps in it, where it can stand for seconds if it has to wait for a processor: so
+# this waits until it is past that.
+start() {
+  local pipe ready
+  exec {pipe}<> <(:)  # which has no name, and no place on a disk
+  exec {ready}</dev/fd/"$pipe"
+  # Its traps are gone when it does anything at all. (Without the redirection its input would be empty.)
+  (echo >&"$pipe" && exec "$@" {pipe}>&- {ready}<&-) <&0 &
+  started=$!
+  exec {pipe}>&-
+  read -r -u "$ready" || true  # it may have been killed before
+  exec {ready}<&-
+}
+
+# await PROCESS: waits for the end of one that this script has started, and returns its status.
+await() {
+  while kill -0 "$1" 2>/dev/null; do
+    wait "$1" || true  # which a signal to this script interrupts
   done
-  wait "$child" || status=$?
-  trap - TERM INT HUP
+  wait "$1"
+}
+
+# Of passing_signals_on, whose variables it sees.
+# shellcheck disable=SC2317  # its traps call it
+pass_on() {
+  told=$1
+  if [[ -z $child ]]; then
+    early=$2
+  else
+    kill -s "$2" "$child" 2>/dev/null || true
+  fi
+}
+
+# passing_signals_on SIGNALS COMMAND ...: runs a program and returns its status. A signal of SIGNALS that this
+# script is told goes to the program, whose end the script then waits for; "HUP=HUP INT=TERM" has SIGINT go on
+# as SIGTERM. It counts from the start of the program, which is told when it is there. `told` is the last
+# that came, and empty where none did. What was ignored when this script began, as SIGHUP is under nohup, is
+# ignored by both.
+passing_signals_on() {
+  local signals=$1 child="" early="" pair status=0
+  shift
+  told=
+  for pair in $signals; do
+    # shellcheck disable=SC2064  # these signals
+    trap "pass_on ${pair%=*} ${pair#*=}" "${pair%=*}"
+  done
+  start "$@"
+  child=$started
+  [[ -z $early ]] || kill -s "$early" "$child" 2>/dev/null || true
+  await "$child" || status=$?
+  for pair in $signals; do
+    trap - "${pair%=*}"
+  done
   return "$status"
 }
+# For one that trains. Ctrl-C comes from the terminal to both; a second SIGINT would end a run at once, so that
+# it is not passed on as one.
+# shellcheck disable=SC2034  # used by the scripts that source this one
+to_a_run="HUP=HUP INT=TERM TERM=TERM"
 
 # The CUDA toolkit's own installer puts nvcc here and leaves PATH alone.
 if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then

@@ -29,7 +29,7 @@ for argument in "$@"; do
 done
 
 memphis=$root/build/$preset/memphis
-passing_signals_on "$memphis" train "$root/$config" "run.dir=$run_dir" "${arguments[@]}"
+passing_signals_on "$to_a_run" "$memphis" train "$root/$config" "run.dir=$run_dir" "${arguments[@]}"
 
 # The sources that it has learned from begin so.
 prompt='// SPDX-License-Identifier:'

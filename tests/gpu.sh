@@ -26,14 +26,16 @@
 # for machines whose disks do not outlive a command.
 #
 # --rehearse runs all of it on the simulated device (the simt preset), a few cases of each item, so that no
-# minute on a GPU is lost to this script. The last line is `N passed, N failed, N skipped, N left`; the
-# status is 1 where an item failed, 10 where some are left, else 0.
+# minute on a GPU is lost to this script; items and stages then have ten times as long, for the machine may have
+# much else to do. The last line is `N passed, N failed, N skipped, N left`; the status is 1 where an item
+# failed, 10 where some are left, else 0.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/common.sh"
 
 all_stages=(instructions ops training steps smoke kernels proxies ranks peers sanitize)
 stage_seconds=520  # and ten to end what is cut
+slack=1            # of limits
 rehearse=
 build=
 results=$root/runs/gpu
@@ -109,6 +111,8 @@ fi
 printf '%s\n' "$identity" >"$results/build.txt"
 if [[ -n $rehearse ]]; then
   echo "the simulated device" >"$results/machine.txt"
+  slack=10
+  stage_seconds=$((stage_seconds * slack))
   # Nothing that a stage does depends on time here but whether it is cut.
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} ASAN_OPTIONS=detect_leaks=0
 else
@@ -155,9 +159,10 @@ verdict_of() {
 }
 
 # item NAME SECONDS COMMAND [ARGUMENT ...]: runs it, unless it has its verdict. One that is not done in
-# SECONDS has failed; one that the end of its stage or of this call cuts is left for the next start.
+# SECONDS, or ten times as many in a rehearsal, has failed; one that the end of its stage or of this call
+# cuts is left for the next start.
 item() {
-  local name=$1 limit=$2 folder=$results/$stage seconds status=0 verdict ends start
+  local name=$1 limit=$(($2 * slack)) folder=$results/$stage seconds status=0 verdict ends start
   shift 2
   [[ ! -e $folder/$name.verdict ]] || return 0
   ends=$stage_ends
@@ -172,11 +177,12 @@ item() {
   ((seconds < limit)) || seconds=$limit
   mkdir -p -- "$folder"
   start=$SECONDS
-  timeout --kill-after=8 "$seconds" "$@" >"$folder/$name.out" 2>"$folder/$name.err" </dev/null &
-  child=$!
-  wait "$child" || status=$?
+  start timeout --kill-after=8 "$seconds" "$@" >"$folder/$name.out" 2>"$folder/$name.err" </dev/null
+  child=$started
+  [[ -z $stopped ]] || stop "$stopped"  # by a signal that came before it was there
+  await "$child" || status=$?
+  child=
   if [[ -n $stopped ]]; then
-    wait "$child" || true
     left=$((left + 1))
     return
   fi

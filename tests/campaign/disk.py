@@ -96,7 +96,7 @@ class Disk:
     def log(self):
         return os.path.join(self.scratch, "calls")
 
-    def run(self, command, limit=120, kill_after=None, choose=None, **faults):
+    def run(self, command, limit=900, kill_after=None, choose=None, **faults):
         """Runs `command` to its end. After kill_after seconds, if it is not at its end then, SIGKILL is sent
         to all of its processes, or to those of them that choose(list) takes. `calls` are the lines of the
         log. Where a process is killed, those of the others that do not end by themselves are killed too,

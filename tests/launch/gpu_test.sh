@@ -44,26 +44,46 @@ runs() {
   (($(wc -l <"$scratch/$1.runs") == $2))
 }
 
-gpu --seconds 15 ops instructions
-expect "failures end it with 1" ends 1 "1 passed, 3 failed, 0 skipped, 1 left"
+# cut STAGE: a call that ends while an item is at work that never would. That it is at work when the call's end
+# comes is for the machine to say: a call that got nowhere by then is made again.
+cut() {
+  local item=$scratch/warp_test.runs
+  rm -f -- "$item"
+  until [[ -e $item ]]; do
+    gpu --seconds 12 "$@"
+  done
+}
+
+gpu ops
+expect "failures end it with 1" ends 1 "1 passed, 3 failed, 0 skipped, 0 left"
 expect "a test that passes has its cases counted" verdict ops/good_test "passed 3 cases, 1 skipped"
 expect "a status is a failure" verdict ops/bad_test "failed with status 1"
 expect "so are cases that all pass over" verdict ops/absent_test "failed as no case ran (2 were skipped)"
 expect "and a test that says nothing" verdict ops/silent_test "failed as no case ran (0 were skipped)"
-expect "what is cut has no verdict" test ! -e "$scratch/results/instructions/warp_test.verdict"
-expect "and is named" grep -q 'warp_test is cut' "$scratch/err"
 expect "a failure is shown with its end" grep -q '| \[  PASSED  \] 3 tests' "$scratch/err"
+cut instructions
+expect "also where what is left is not done" ends 1 "1 passed, 3 failed, 0 skipped, 1 left"
 
 stands_for bad_test "$(says 4 4 0)"
-rm -- "$scratch/results/ops/"{bad,absent,silent}_test.verdict
 stands_for absent_test "$(says 2 2 0)"
-stands_for silent_test 'sleep 1000'
-gpu --seconds 15 ops
-expect "what is left ends it with 10" ends 10 "3 passed, 0 failed, 0 skipped, 1 left"
+stands_for silent_test "$(says 1 1 0)"
+rm -- "$scratch/results/ops/"{bad,absent,silent}_test.verdict
+gpu ops
+expect "what passes now is counted so" ends 0 "4 passed, 0 failed, 0 skipped, 0 left"
 expect "what has a verdict is not run again" runs good_test 1
 expect "the others are" runs bad_test 2
+cut ops instructions
+expect "what is left ends it with 10" ends 10 "4 passed, 0 failed, 0 skipped, 1 left"
+expect "what is cut has no verdict" test ! -e "$scratch/results/instructions/warp_test.verdict"
+expect "and is named" grep -q 'warp_test is cut' "$scratch/err"
 
-stands_for silent_test "$(says 1 1 0)"
+# Its script is told by an item, whose parent's parent it is.
+# shellcheck disable=SC2016  # the stand-in expands it
+stands_for warp_test 'read -r _ _ _ script _ <"/proc/$PPID/stat"; kill -s TERM "$script"; sleep 1000'
+gpu ops instructions
+expect "a signal leaves what it cuts" ends 143 "4 passed, 0 failed, 0 skipped, 1 left"
+expect "which has no verdict either" test ! -e "$scratch/results/instructions/warp_test.verdict"
+
 stands_for warp_test "$(says 1 1 0)"
 gpu ops instructions
 expect "it goes on" ends 0 "5 passed, 0 failed, 0 skipped, 0 left"
@@ -77,8 +97,16 @@ expect "and so are seconds that are no number" grep -q -- '--seconds is none' "$
 gpu nothing
 expect "and stages that there are not" grep -q 'there is no stage nothing' "$scratch/err"
 
-# On a machine with a GPU, as far as this script can tell, the sanitizer watches the tests themselves.
+# Its limits, as `timeout` is given them.
 mkdir -- "$scratch/bin"
+# shellcheck disable=SC2016  # the stub expands it
+printf '#!/bin/bash\necho "$2" >>"%s"\nshift 2\nexec "$@"\n' "$scratch/limits" >"$scratch/bin/timeout"
+chmod +x -- "$scratch/bin/timeout"
+PATH=$scratch/bin:$PATH gpu --results "$scratch/limited" ops instructions
+expect "a rehearsal has ten times as long" test "$(xargs <"$scratch/limits")" = "2400 2400 2400 2400 600"
+rm -- "$scratch/bin/timeout"
+
+# On a machine with a GPU, as far as this script can tell, the sanitizer watches the tests themselves.
 printf '#!/bin/bash\necho "|   0  NVIDIA H100 80GB HBM3          On  |"\n' >"$scratch/bin/nvidia-smi"
 # shellcheck disable=SC2016  # the stub expands it
 printf '#!/bin/bash\necho "$2" >>"%s"\nwhile [[ $1 == --* ]]; do shift 2; done\nexec "$@"\n' \

@@ -43,8 +43,8 @@ YAML
 job() {
   local name=$1
   shift
-  # A shell ignores SIGINT for what it starts in the background.
-  env --default-signal=INT bash "$scratch/launch/mpirun.sh" 2 "$scratch/tiny.yaml" run.dir="$scratch/$name" "$@" \
+  # A shell ignores SIGINT for what it starts in the background, and what is ignored at first cannot be told.
+  env --default-signal=HUP,INT bash "$scratch/launch/mpirun.sh" 2 "$scratch/tiny.yaml" run.dir="$scratch/$name" "$@" \
     >"$scratch/$name.log" 2>&1 &
   script=$!
   until [[ -s $scratch/$name/metrics.jsonl ]] || ! kill -0 "$script" 2>/dev/null; do
@@ -99,4 +99,7 @@ expect "a job starts from where the user stands" stands mine.yaml
 expect "its run lies there" test -e "$scratch/user/mine/metrics.jsonl"
 expect "a config of the repository is found from anywhere" stands configs/shipped.yaml run.resume=auto
 expect "and goes on with that run" says stands "nothing to do: mine has step 3"
+# Which mpirun takes for a machine of one slot.
+HWLOC_SYNTHETIC="core:1 pu:2" expect "two threads of one core have room for two ranks" \
+  stands configs/shipped.yaml run.resume=auto
 ((num_failed == 0))

@@ -77,6 +77,9 @@ SlurmdLogFile=$directory/log/slurmd
 # Where its PMIx makes directories that are named by numbers of jobs: in /tmp another Slurm, or one
 # that was killed, has the same.
 TmpFS=$directory/tmp
+# On a machine that is busy a daemon may answer late.
+MessageTimeout=100
+TCPTimeout=60
 # Jobs start within a second, and what ignores SIGTERM is killed after one.
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 KillWait=1

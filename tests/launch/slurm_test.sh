@@ -56,12 +56,12 @@ field() {
 is_in_state() {
   [[ $(field "$1" JobState) == "$2" ]]
 }
-# Slurm leaves a job that is requeued alone for two minutes. Within a second a node takes the new start
-# for the old one, which it was told to end.
+# Slurm leaves a job that is requeued alone for two minutes. While a step of the old start is there, and
+# within a second of its end, a node takes the new start for the old one, which it was told to end.
 start_requeued_jobs() {
   local id begin
   while read -r id begin; do
-    if (($(date -d "$begin" +%s) > $(date +%s) + 10)); then
+    if (($(date -d "$begin" +%s) > $(date +%s) + 10)) && ! pgrep -f "^slurmstepd: \\[$id[.]" >/dev/null; then
       scontrol update JobId="$id" StartTime=now+2
     fi
   done < <(squeue --noheader --states=PENDING --format="%i %S" | grep -v N/A)

@@ -80,9 +80,10 @@ class Browser(unittest.TestCase):
         with open(self.path("probed.html"), "w", encoding="utf-8") as file:
             file.write(page.replace("</body>", PROBE + "</body>"))
         ended = subprocess.run(
-            [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900",
+            [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--window-size=1200,900",
              f"--user-data-dir={self.path('profile')}", *flags, "--dump-dom", "file://" + self.path("probed.html")],
-            check=True, capture_output=True, text=True, timeout=120)
+            check=True, capture_output=True, text=True, timeout=900)
         seen = re.search(r'<div id="seen" data-other="([^"]*)">(.*?)</div>', ended.stdout)
         self.assertIsNotNone(seen, ended.stdout[-2000:] + ended.stderr[-2000:])
         return ended.stdout, {**json.loads(seen[2].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">")),
