@@ -61,7 +61,8 @@ is_in_state() {
 start_requeued_jobs() {
   local id begin
   while read -r id begin; do
-    if (($(date -d "$begin" +%s) > $(date +%s) + 10)) && ! pgrep -f "^slurmstepd: \\[$id[.]" >/dev/null; then
+    if (($(date -d "$begin" +%s) > $(date +%s) + 10)) &&
+      ! grep -qsa "^slurmstepd: \[$id[.]" /proc/[0-9]*/cmdline; then
       scontrol update JobId="$id" StartTime=now+2
     fi
   done < <(squeue --noheader --states=PENDING --format="%i %S" | grep -v N/A)
