@@ -84,7 +84,8 @@ __device__ __forceinline__ void tma_prefetch_descriptor(const TensorMap& map) {
 
 // The box whose first element has these coordinates, innermost first, to `shared` (128-byte
 // aligned; with a swizzle, to 8 of its rows), one row after the other; zeros where it leaves the
-// tensor. One thread calls it. Complete, and box_bytes counted, at the barrier's phase: those who
+// tensor. The innermost coordinate is at whole 16 bytes: any other is an illegal instruction, which no
+// document says (triton-lang/triton issue 7385). One thread calls it. Complete, and box_bytes counted, at the barrier's phase: those who
 // have waited for it see the box without a fence.
 __device__ __forceinline__ void tma_load(void* shared,
                                          const TensorMap& map,
@@ -150,7 +151,8 @@ __device__ __forceinline__ void tma_load(
 }
 
 // The box from `shared` to the tensor; what goes beyond the tensor's end is dropped. No coordinate
-// is negative (CUDA programming guide: only boxes that are read may begin before the tensor). The
+// is negative (CUDA programming guide: only boxes that are read may begin before the tensor), and the
+// innermost is at whole 16 bytes (tile-ai/tilelang issue 2527: an illegal instruction else). The
 // threads that wrote the box have called fence_proxy_async before a barrier. One thread calls this,
 // commits and waits (gpu_hopper_bulk.h).
 __device__ __forceinline__ void tma_store(const TensorMap& map, const void* shared, int c0) {

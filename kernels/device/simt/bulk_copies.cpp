@@ -43,6 +43,18 @@ void BulkCopies::check_map(const TensorMap& map, int num_coordinates, const void
   }
 }
 
+// No document of CUDA's says so. On a GPU it is an illegal instruction, of copies in both directions
+// (triton-lang/triton issue 7385, tile-ai/tilelang issue 2527).
+void BulkCopies::check_corner(const TensorMap& map, const Coordinates& corner, const void* pc) {
+  if (std::int64_t{corner[0]} * map.element_bytes % kChunkBytes != 0) {
+    block_.stop({.what =
+                     "issues a bulk copy of a box whose innermost coordinate is not at whole 16 "
+                     "bytes of its row",
+                 .advice = "begin at a multiple of 16 bytes, before or behind the tensor too",
+                 .pc = pc});
+  }
+}
+
 void BulkCopies::check_box(const void* shared, const void* pc) {
   constexpr std::uintptr_t kAlignment = 128;
   if (address_of(shared) % kAlignment != 0 || !block_.shared().contains(address_of(shared))) {
@@ -91,6 +103,7 @@ void BulkCopies::read_box(const void* shared,
                           int num_coordinates,
                           const void* pc) {
   check_map(map, num_coordinates, pc);
+  check_corner(map, corner, pc);
   check_box(shared, pc);
   read_global(map, corner, pc);
 }
@@ -129,6 +142,7 @@ void BulkCopies::store(const TensorMap& map,
                        Combine combine,
                        const void* pc) {
   check_map(map, num_coordinates, pc);
+  check_corner(map, corner, pc);
   check_box(shared, pc);
   if (combine == Combine::add_floats && map.element_bytes != sizeof(float)) {
     block_.stop({.what = "adds to a tensor that is not of f32",

@@ -80,6 +80,7 @@ class BulkCopies {
   };
 
   void check_map(const TensorMap& map, int num_coordinates, const void* pc);
+  void check_corner(const TensorMap& map, const Coordinates& corner, const void* pc);
   void check_box(const void* shared, const void* pc);
   void check_contiguous(const void* global,
                         const void* shared,

@@ -234,7 +234,7 @@ TEST_F(Bulk, ABoxIsAddedInOneToFiveDims) {
   constexpr std::array<int, 5> kDims = {12, 5, 4, 3, 2};
   constexpr std::array<int, 5> kBox = {8, 2, 3, 2, 2};
   // Beyond the end of the innermost dim, and of the third.
-  constexpr Corner kCorner = {{6, 2, 2, 1, 1}};
+  constexpr Corner kCorner = {{8, 2, 2, 1, 1}};
   constexpr std::array kKernels = {add_box_kernel<1>,
                                    add_box_kernel<2>,
                                    add_box_kernel<3>,

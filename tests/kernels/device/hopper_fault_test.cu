@@ -105,6 +105,7 @@ enum class LoadFault {
   unfenced_read,
   nobody_waits,
   refills_early,
+  begins_within_a_chunk,
 };
 
 // Two rows, one after the other, through the same place.
@@ -144,7 +145,11 @@ __global__ void load_kernel(const __grid_constant__ TensorMap map, float* out, L
       if (planted == LoadFault::arrives_twice) {
         gpu::mbarrier_arrive(&full);
       }
-      gpu::tma_load(box + (planted == LoadFault::misaligned ? 4 : 0), map, &full, 0, row);
+      gpu::tma_load(box + (planted == LoadFault::misaligned ? 4 : 0),
+                    map,
+                    &full,
+                    planted == LoadFault::begins_within_a_chunk ? 2 : 0,
+                    row);
       if (planted == LoadFault::reads_early) {
         sum += box[thread];
       }
@@ -177,6 +182,8 @@ TEST(LoadFaults, AreReported) {
     EXPECT_EQ(values[static_cast<std::size_t>(i)], static_cast<float>(2 * i + kRow));
   }
   const std::string pending = "of shared memory into which an asynchronous copy is under way";
+  EXPECT_TRUE(says(run(LoadFault::begins_within_a_chunk),
+                   {"a box whose innermost coordinate is not at whole 16 bytes of its row"}));
   EXPECT_TRUE(says(run(LoadFault::reads_early),
                    {"kernel load_kernel",
                     "thread (0, 0, 0) at tests/kernels/device/hopper_fault",
@@ -228,6 +235,7 @@ enum class StoreFault {
   leaves_early,
   reads_result_early,
   begins_before_the_tensor,
+  begins_within_a_chunk,
 };
 
 __global__ void store_kernel(const __grid_constant__ TensorMap map,
@@ -244,7 +252,10 @@ __global__ void store_kernel(const __grid_constant__ TensorMap map,
     gpu::sync_threads();  // the box is written
   }
   if (thread == 0) {
-    gpu::tma_store(map, box, 0, planted == StoreFault::begins_before_the_tensor ? -1 : 1);
+    gpu::tma_store(map,
+                   box,
+                   planted == StoreFault::begins_within_a_chunk ? 6 : 0,
+                   planted == StoreFault::begins_before_the_tensor ? -1 : 1);
     if (planted != StoreFault::not_committed) {
       gpu::tma_commit();
     }
@@ -302,6 +313,8 @@ TEST(StoreFaults, AreReported) {
                    {"issued a bulk store that it has not waited for when it left the kernel"}));
   EXPECT_TRUE(says(run(StoreFault::begins_before_the_tensor),
                    {"writes a box that begins before the tensor, at a negative coordinate"}));
+  EXPECT_TRUE(says(run(StoreFault::begins_within_a_chunk),
+                   {"a box whose innermost coordinate is not at whole 16 bytes of its row"}));
 }
 
 // ---- bulk copies without a map, elections, fragments

@@ -231,13 +231,18 @@ void check_box_of_rows(DType dtype, Swizzle swizzle, int box_columns, int box_ro
   }
 }
 
+// Elements of 16 bytes, by which the innermost coordinate counts.
+int chunk_of(DType dtype) {
+  return 16 / static_cast<int>(size_of(dtype));
+}
+
 TEST_F(Tma, BoxesLieAsTheSwizzlesTablesSay) {
   for (const DType dtype : {DType::bf16, DType::f32}) {
     for (const Swizzle swizzle : kSwizzles) {
       const int row = swizzle == Swizzle::none ? 96 : test::row_bytes(swizzle);
       const int columns = row / static_cast<int>(size_of(dtype));
       SCOPED_TRACE(std::string(name_of(dtype)) + ", rows of " + std::to_string(row) + " bytes");
-      check_box_of_rows(dtype, swizzle, columns, 16, {{3, 2}});
+      check_box_of_rows(dtype, swizzle, columns, 16, {{chunk_of(dtype), 2}});
     }
   }
 }
@@ -246,11 +251,13 @@ TEST_F(Tma, ZerosComeFromBeyondTheTensorAndNothingGoesThere) {
   for (const DType dtype : {DType::bf16, DType::f32}) {
     const int columns = 64 / static_cast<int>(size_of(dtype));
     for (const Swizzle swizzle : {Swizzle::none, Swizzle::bytes_64}) {
-      for (const Corner corner : {Corner{{-5, -3}},
-                                  Corner{{61, 17}},
-                                  Corner{{3, 17}},
-                                  Corner{{-5, 17}},
-                                  Corner{{100, 0}},
+      // Of 72 columns: from before the first, from the last 16 bytes, from behind the last.
+      const int chunk = chunk_of(dtype);
+      for (const Corner corner : {Corner{{-chunk, -3}},
+                                  Corner{{72 - chunk, 17}},
+                                  Corner{{chunk, 17}},
+                                  Corner{{-chunk, 17}},
+                                  Corner{{104, 0}},
                                   Corner{{0, -16}}}) {
         SCOPED_TRACE(std::string(name_of(dtype)) + " at " + std::to_string(corner.at[0]) + ", " +
                      std::to_string(corner.at[1]));
@@ -264,7 +271,7 @@ TEST_F(Tma, ZerosComeFromBeyondTheTensorAndNothingGoesThere) {
 TEST_F(Tma, OneToFiveDims) {
   constexpr std::array<int, 5> kDims = {12, 5, 4, 3, 2};
   constexpr std::array<int, 5> kBox = {8, 2, 3, 2, 1};
-  constexpr Corner kCorner = {{3, 2, 1, 1, 1}};
+  constexpr Corner kCorner = {{4, 2, 1, 1, 1}};
   for (std::size_t num_dims = 1; num_dims <= 5; ++num_dims) {
     SCOPED_TRACE(num_dims);
     TiledTensor tiled{.data = nullptr,
@@ -297,7 +304,7 @@ TEST_F(Tma, OneToFiveDims) {
         rest /= side;
         stride *= static_cast<std::size_t>(kDims[dim]);
       }
-      // A corner of 3 and a box of 8 in 12 elements: all inside.
+      // A corner of 4 and a box of 8 in 12 elements: all inside.
       ASSERT_EQ(values[i], index + 1) << "element " << i;
     }
 
