@@ -19,9 +19,11 @@
 namespace memphis::bench {
 namespace {
 
-// Overwriting this much leaves nothing of a case's operands in a cache: twice the largest L2 of a
-// GPU (126 MB, B200), and no less than the last level of most CPUs.
-constexpr std::int64_t kFlushBytes = 256LL << 20U;
+// Overwriting this much leaves nothing of a case's operands in a cache: no less than the last level of
+// most CPUs, and eight times the largest L2 of a GPU (126 MB, B200), which keeps it at work for about half a
+// millisecond, by its bandwidth, while the host enqueues a case of many launches.
+constexpr std::int64_t kFlushBytesCpu = 256LL << 20U;
+constexpr std::int64_t kFlushBytesGpu = 1LL << 30U;
 // A copy this long hides its launch, and does not fit in a cache.
 constexpr std::int64_t kCopyBytesCpu = 256LL << 20U;
 constexpr std::int64_t kCopyBytesGpu = 1LL << 30U;
@@ -39,7 +41,8 @@ std::int64_t bytes_on(Device device, std::int64_t bytes) {
 
 // What is overwritten, and what its norm needs.
 TensorSpec flushed_spec(Device device) {
-  return TensorSpec({bytes_on(device, kFlushBytes) / 4}, DType::f32);
+  return TensorSpec({bytes_on(device, device == Device::cpu ? kFlushBytesCpu : kFlushBytesGpu) / 4},
+                    DType::f32);
 }
 TensorSpec norm_spec() {
   return TensorSpec({1}, DType::f32);
@@ -180,7 +183,7 @@ void BenchmarkTimer::flush() {
     kernels::global_norm({.norm_1 = norm_, .x_n = flushed_, .partial_P = partial_}, stream());
     return;
   }
-  parallel_ranges(kFlushBytes, kChunkBytes, [&](std::int64_t first, std::int64_t last) {
+  parallel_ranges(kFlushBytesCpu, kChunkBytes, [&](std::int64_t first, std::int64_t last) {
     device_zero(data + first, static_cast<std::size_t>(last - first), stream());
   });
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -202,11 +203,13 @@ struct Launches {
   std::int64_t graph_nodes = 0;  // of the last step
 };
 
-// One more step.
-StepResult count_launches(Trainer& trainer, Launches& launches) {
+// One more step. `while_at_work` is called when all of it is on its way.
+StepResult count_launches(Trainer& trainer,
+                          Launches& launches,
+                          const std::function<void()>& while_at_work) {
   const std::uint64_t enqueued = enqueued_count();
   const std::uint64_t stalls = stall_count();
-  StepResult result = trainer.step();
+  StepResult result = trainer.step(while_at_work);
   launches.enqueued += enqueued_count() - enqueued;
   launches.stalls += stall_count() - stalls;
   launches.graph_nodes = result.graph_nodes;
@@ -343,14 +346,21 @@ nlohmann::ordered_json json_of(const OpRow& row) {
 
 void bench_step(const StepArguments& arguments, World& world) {
   share_cores(world);
-  // The run directory is only named: a benchmark saves nothing and goes on from nothing.
-  ConfigArguments named{.file = arguments.config.file, .overrides = {}};
+  // The run directory is only named: a benchmark saves nothing and goes on from nothing. Nor is memory of
+  // the host pinned for what is saved, of which a large model has tens of GiB, at a few GiB a second.
+  constexpr std::array<std::string_view, 3> kFixed = {
+      "run.dir=runs/bench", "metrics.sample_every=0", "checkpoint.background=never"};
+  const auto is_fixed = [&](std::string_view override) {
+    return std::any_of(kFixed.begin(), kFixed.end(), [&](std::string_view fixed) {
+      return override.starts_with(fixed.substr(0, fixed.find('=') + 1));
+    });
+  };
+  ConfigArguments named{.file = arguments.config.file, .overrides = {kFixed.begin(), kFixed.end()}};
   for (const std::string& override : arguments.config.overrides) {
-    if (!override.starts_with("run.dir=") && !override.starts_with("metrics.sample_every=")) {
+    if (!is_fixed(override)) {
       named.overrides.push_back(override);
     }
   }
-  named.overrides.insert(named.overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
   const Config config = load_config_of_job(named, world);
   Trainer trainer(config, own_text_roots(), world);
   if (world.size() > 1) {  // one rank has none, and runs its steps as a run does
@@ -387,12 +397,17 @@ void bench_step(const StepArguments& arguments, World& world) {
       meter->begin();
     }
   };
+  const auto sample = [&] {
+    if (meter) {
+      meter->sample();
+    }
+  };
   const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
   measure_matmul();
   world.activity().start_log(kMaxLoggedCalls);
   begin_stretch();
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
-    const StepResult result = count_launches(trainer, launches);
+    const StepResult result = count_launches(trainer, launches, sample);
     seconds_without_optimizer.push_back(result.data_seconds + result.model_seconds);
     seconds.push_back(seconds_without_optimizer.back() + result.optimizer_seconds);
     data += result.data_seconds;
@@ -400,15 +415,14 @@ void bench_step(const StepArguments& arguments, World& world) {
     optimizer += result.optimizer_seconds;
     communication += result.communication.value().seconds;
     exposed += result.communication.value().exposed_seconds;
-    if (meter) {
-      meter->sample();
-    }
     if (i == arguments.steps / 2) {
+      sample();
       measure_matmul();
       begin_stretch();
     }
   }
   const CommunicationLog& log = world.activity().finish_log();
+  sample();
   measure_matmul();
   const auto num_left_out =
       largest_of_all(*all, static_cast<std::int64_t>(log.num_left_out()), "communication.left_out");

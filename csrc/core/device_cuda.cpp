@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include <cuda.h>
 #include <cuda_runtime_api.h>
@@ -85,6 +86,26 @@ bool is_ready(cudaError_t status, const char* call) {
   return true;
 }
 
+// Of a capture of this thread. CUDA takes some calls that a graph cannot hold, and says nothing.
+struct Recording {
+  bool is_open = false;
+  bool has_freed = false;  // what the graph may name
+};
+thread_local Recording t_recording;
+
+// A copy of pageable memory is recorded with its address, and each launch would read what lies there by
+// then (NVIDIA/cuopt issue 1753).
+void require_lasting(const void* address) {
+  cudaPointerAttributes attributes{};
+  MEMPHIS_CUDA(cudaPointerGetAttributes(&attributes, address));
+  if (attributes.type == cudaMemoryTypeUnregistered) {
+    throw Error(ExitCode::internal,
+                "a copy of pageable memory while a stream is captured (each launch of the graph "
+                "would use the address again); do it before the capture or after it, or from a "
+                "PinnedBuffer");
+  }
+}
+
 }  // namespace
 
 std::string unavailable_reason() {
@@ -162,10 +183,18 @@ void* allocate(std::size_t bytes) {
 }
 
 void free(void* data) noexcept {
+  if (t_recording.is_open) {
+    t_recording.has_freed = true;
+    return;
+  }
   ignore(cudaFree(data));
 }
 
 void copy(void* destination, const void* source, std::size_t bytes, void* stream) {
+  if (t_recording.is_open) {
+    require_lasting(destination);
+    require_lasting(source);
+  }
   MEMPHIS_CUDA(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_of(stream)));
 }
 
@@ -248,15 +277,22 @@ void free_pinned(void* data) noexcept {
 // Thread-local: other threads may go on to allocate and to wait.
 void begin_capture(void* stream) {
   MEMPHIS_CUDA(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal));
+  t_recording = {.is_open = true};
 }
 
 EndedCapture end_capture(void* stream) {
+  const Recording recording = std::exchange(t_recording, {});
   cudaGraph_t captured = nullptr;
   MEMPHIS_CUDA(cudaStreamEndCapture(stream_of(stream), &captured));
   const struct Owner {
     cudaGraph_t graph;
     ~Owner() { ignore(cudaGraphDestroy(graph)); }
   } owner{captured};
+  if (recording.has_freed) {
+    throw Error(ExitCode::internal,
+                "memory of the GPU was freed while a stream was captured (the graph may name it); "
+                "free it before the capture or after it");
+  }
   std::size_t num_nodes = 0;
   MEMPHIS_CUDA(cudaGraphGetNodes(captured, nullptr, &num_nodes));
   cudaGraphExec_t graph = nullptr;
@@ -265,6 +301,7 @@ EndedCapture end_capture(void* stream) {
 }
 
 void abandon_capture(void* stream) noexcept {
+  t_recording = {};
   cudaGraph_t captured = nullptr;
   ignore(cudaStreamEndCapture(stream_of(stream), &captured));
   if (captured != nullptr) {

@@ -131,9 +131,6 @@ class TrainStep {
     HostScalars scalars;
     HostStats stats;
     PinnedBuffer offsets;  // i32, of each layer of the model; of this rank's, filled
-    // What they lie in is part of the work.
-    std::optional<StepGraphs> differentiation;
-    std::optional<StepGraphs> update;
     Event begin;
     Event filled;
     Event differentiated;
@@ -143,6 +140,9 @@ class TrainStep {
     StepResult result;
     bool follows = false;  // another one that was under way when it was prepared
     bool is_read = false;
+    // What all this lies in, and the events, are part of the work: graphs go before them.
+    std::optional<StepGraphs> differentiation;
+    std::optional<StepGraphs> update;
   };
 
   // What looks at each op or phase of a step by itself, a profile or a trace, finds none in a graph;

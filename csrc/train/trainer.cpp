@@ -221,10 +221,13 @@ void Trainer::pass_over() {
   }
 }
 
-StepResult Trainer::step() {
+StepResult Trainer::step(const std::function<void()>& while_at_work) {
   pass_over();
   train_step_->prepare(step_ + 1, samples_, {});
   launch();
+  if (while_at_work) {
+    while_at_work();
+  }
   return finish();
 }
 

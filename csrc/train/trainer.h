@@ -48,8 +48,9 @@ class Trainer {
   // checkpoints. Throws Error(ExitCode::preempted) after saving if a signal asked it to stop.
   void run();
 
-  // One step, without what surrounds it in run().
-  StepResult step();
+  // One step, without what surrounds it in run(). `while_at_work` is called when all of it is on its way
+  // to the device.
+  StepResult step(const std::function<void()>& while_at_work = {});
 
   // From now on StepResult::communication tells of the GPU's collectives too.
   void time_communication();
