@@ -25,6 +25,12 @@ plant("doctor.slow_share", DIAGNOSIS, "comparison",
 plant("doctor.slow_gpu_beside_a_fast_one", DIAGNOSIS, "condition",
       "const bool by_node = instruments_.rates_are_shared;", "const bool by_node = true;",
       "a GPU that is slow hides behind the others of its node")
+plant("doctor.down_everywhere", DIAGNOSIS, "condition",
+      "finding.beside_others && !good_somewhere.contains(finding.what)", "false",
+      "a port that nobody cabled makes every node a bad one")
+plant("doctor.down_here", DIAGNOSIS, "condition",
+      "finding.beside_others && !good_somewhere.contains(finding.what)", "finding.beside_others",
+      "a port that is down on one node is passed over")
 plant("doctor.any_word", DIAGNOSIS, "condition",
       "seen == word\n              ? good", "true\n              ? good",
       "a run.dir that is another one is taken for shared")
