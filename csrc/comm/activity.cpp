@@ -275,6 +275,11 @@ void Activity::time_gpu(Stream stream) {
   gpu_spans_.emplace(stream);
 }
 
+void Activity::time_gpu_no_more() {
+  gpu_phase_.reset();
+  gpu_spans_.reset();
+}
+
 void Activity::take_gpu_spans() {
   if (!gpu_spans_) {
     return;

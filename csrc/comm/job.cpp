@@ -35,14 +35,6 @@ void await_the_end() {
   std::this_thread::sleep_for(kGrace);
 }
 
-// The last thing that ranks do may take one of them long, and what lies behind here gives them seconds:
-// by then nothing is left to do.
-void meet_at_the_end(World& world) {
-  world.activity().enter("the end");
-  const std::unique_ptr<Communicator> all = create_group_of_all(world, "job.end");
-  largest_of_all(*all, 0, "job.end");
-}
-
 }  // namespace
 
 void run_as_job(const std::function<void(World&)>& body) {
@@ -55,26 +47,33 @@ void run_as_job(const std::function<void(World&)>& body) {
   if (world->rank() != 0) {
     log_warnings_alone();  // what the job does, the first rank says
   }
+  // Here already, so that a rank waits at the end in a collective, which hang_seconds holds for.
+  std::unique_ptr<Communicator> all = create_group_of_all(*world, "job.end");
   std::exception_ptr met_by_all;
-  try {
-    body(*world);
-  } catch (const FailedElsewhere&) {
-    await_the_end();
-    throw;
-  } catch (const Error& error) {
-    if (!all_ranks_meet(error.code())) {
-      end_job(*world, code_of_job(error.code()), error.what());
+  const auto as_rank = [&](const std::function<void()>& work) {
+    try {
+      work();
+    } catch (const FailedElsewhere&) {
+      await_the_end();
+      throw;
+    } catch (const Error& error) {
+      if (!all_ranks_meet(error.code())) {
+        end_job(*world, code_of_job(error.code()), error.what());
+      }
+      // Before this rank closes, which all wait for: once one of them has exited, its launcher ends
+      // the others.
+      if (world->rank() == 0) {
+        log_error("memphis: {}", error.what());
+      }
+      met_by_all = std::make_exception_ptr(FailedElsewhere(error.code(), error.what()));
+    } catch (const std::exception& error) {
+      end_job(*world, ExitCode::rank_lost, error.what());
     }
-    // Before this rank closes, which all wait for: once one of them has exited, its launcher ends
-    // the others.
-    if (world->rank() == 0) {
-      log_error("memphis: {}", error.what());
-    }
-    met_by_all = std::make_exception_ptr(FailedElsewhere(error.code(), error.what()));
-  } catch (const std::exception& error) {
-    end_job(*world, ExitCode::rank_lost, error.what());
-  }
-  meet_at_the_end(*world);
+  };
+  as_rank([&] { body(*world); });
+  // MPI_Finalize has seconds, and a rank may have had more to do than that behind its last collective.
+  as_rank([&] { largest_of_all(*all, 0, "job.end"); });
+  all.reset();
   world->close();
   if (met_by_all) {
     std::rethrow_exception(met_by_all);

@@ -514,6 +514,14 @@ void Trainer::saving_if_text_is_lost(const std::function<void()>& work,
 void Trainer::time_communication() {
   if (stream().device == Device::cuda) {
     world_.activity().time_gpu(stream());
+    times_gpu_ = true;
+  }
+}
+
+// The activity is the job's, and outlives the stream.
+Trainer::~Trainer() {
+  if (times_gpu_) {
+    world_.activity().time_gpu_no_more();
   }
 }
 

@@ -43,6 +43,7 @@ class Trainer {
 
   // The only rank.
   Trainer(const Config& config, const std::vector<std::string>& default_roots);
+  ~Trainer();
 
   // Trains from the current step to schedule.steps: progress, metrics, validation, samples,
   // checkpoints. Throws Error(ExitCode::preempted) after saving if a signal asked it to stop.
@@ -160,6 +161,7 @@ class Trainer {
   bool leads_;  // writes what the job writes once
   Dataset dataset_;
   OwnedStream stream_;
+  bool times_gpu_ = false;
   TrainingPlan plan_;  // for the memory that is left beside all of the above but groups
   Rotation rotation_;
   WeightHealth health_;

@@ -17,7 +17,11 @@
 //   dies        is killed
 //   freezes     is stopped
 //
-// or, as `stops`, is stopped when all is done, within MPI_Finalize.
+// or, when its steps are done,
+//
+//   lingers  has more to do, for 9 s
+//   stays    never ends, alive
+//   stops    is stopped, within MPI_Finalize
 //
 // What the config has for run.lost_seconds and run.hang_seconds holds from there on: a machine may take
 // longer than that to begin.
@@ -78,8 +82,8 @@ class FaultyCommunicator final : public Communicator {
       while (!std::filesystem::exists(fault_.awaited)) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
-      // Ranks tell each other where they are twice a second.
-      std::this_thread::sleep_for(std::chrono::seconds(2));
+      // Ranks tell each other where they are ten times a second, and look once whom they miss.
+      std::this_thread::sleep_for(std::chrono::seconds(3));
       std::raise(fault_.name == "dies" ? SIGKILL : SIGSTOP);
     }
     if (is_left_out(name)) {
@@ -119,7 +123,9 @@ class FaultyCommunicator final : public Communicator {
   };
 
   void set_limits() {
-    if (world_.activity().place().step == 3 && fault_.name != "stops") {
+    // Of the last three the main program sets them.
+    if (world_.activity().place().step == 3 && fault_.name != "stops" && fault_.name != "stays" &&
+        fault_.name != "lingers") {
       world_.activity().set_limits(fault_.limits);
     }
   }
@@ -188,6 +194,13 @@ int main(int argc, char** argv) {
                                 .awaited = std::filesystem::path(config.run.dir) / "rank-3-waits"});
       Trainer(config, {}, faulty).run();
       world.activity().set_limits(limits);
+      const std::string_view fault = argv[2];
+      if (world.rank() == 1 && fault == "lingers") {
+        std::this_thread::sleep_for(std::chrono::seconds(9));
+      }
+      while (world.rank() == 1 && fault == "stays") {
+        std::this_thread::sleep_for(std::chrono::seconds(1));
+      }
     });
   } catch (const Error& error) {
     return static_cast<int>(error.code());

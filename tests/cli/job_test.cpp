@@ -256,6 +256,19 @@ TEST_F(Job, ARankThatLivesAndDoesNotComeEndsTheJob) {
       << cause;
 }
 
+// Longer than MPI_Finalize may wait.
+TEST_F(Job, ARankThatHasMoreToDoAtTheEndIsWaitedFor) {
+  const Ended ended = faulty("lingers", {"run.lost_seconds=5"});
+  EXPECT_EQ(ended.code, 0) << ended.error;
+}
+
+TEST_F(Job, ARankThatNeverComesToTheEndEndsTheJob) {
+  const Ended ended = faulty("stays", {"run.hang_seconds=5"});
+  EXPECT_EQ(ended.code, 12) << ended.error;
+  const std::string cause = cause_of(ended);
+  EXPECT_TRUE(says(cause, "job.end has waited for # s; not arrived: rank"));
+}
+
 TEST_F(Job, ARankThatIsStoppedWhenAllIsDoneEndsTheJob) {
   const Ended ended = faulty("stops", {"run.lost_seconds=5"});
   EXPECT_EQ(ended.code, 12) << ended.error;
@@ -532,6 +545,13 @@ TEST_F(DeviceJob, ARankThatLivesAndDoesNotComeEndsTheJob) {
            "step 3, backward of layer 0, in tensor.sum_terms of the tensor group: the GPU "
            "has stood there for # s; not arrived: rank 1, the nearest before it that stands "
            "in none, is in step 3, backward of layer 0, "));
+}
+
+// Its ranks meet when what they have timed is gone.
+TEST_F(DeviceJob, ABenchmarkOfTwoRanksEnds) {
+  const Ended ended = run(join(join(mpirun(2), {MEMPHIS_BINARY, "bench", "step", config_}),
+                               join(small_, {"--steps", "1"})));
+  EXPECT_EQ(ended.code, 0) << ended.error;
 }
 
 TEST_F(DeviceJob, TheTraceShowsWhatStreamsDo) {
