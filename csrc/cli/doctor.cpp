@@ -209,6 +209,7 @@ void add_doctor_command(CLI::App& program) {
     const int rank = rank_of(launch_variables());
     std::mutex mutex;
     const Activity* known = nullptr;  // while it is there
+    bool is_done = false;
     const Deadline deadline(kSeconds + std::min(rank, kStaggered), ExitCode::hang, [&] {
       const std::lock_guard lock(mutex);
       return fmt::format(
@@ -216,7 +217,9 @@ void add_doctor_command(CLI::App& program) {
           "that it waits for",
           known != nullptr ? known->describe() : fmt::format("rank {} on {}", rank, host_name()),
           kSeconds,
-          known != nullptr ? "it stands there" : "it waits in MPI_Init for the others");
+          known != nullptr ? "it stands there"
+          : is_done        ? "it is done and waits for the others"
+                           : "it waits in MPI_Init for the others");
     });
     auto code = ExitCode::done;
     run_as_job([&](World& world) {
@@ -232,6 +235,8 @@ void add_doctor_command(CLI::App& program) {
         throw;
       }
       set_known(nullptr);
+      const std::lock_guard lock(mutex);
+      is_done = true;
     });
     if (code != ExitCode::done) {
       throw FailedElsewhere(code, "what is wrong is printed");

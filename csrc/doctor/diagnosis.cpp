@@ -42,11 +42,8 @@ class Examination {
         question_(question),
         instruments_(instruments),
         all_(create_group_of_all(world, "doctor")) {
-    std::map<std::string, std::size_t> numbers;
     for (int rank = 0; rank < all_->size(); ++rank) {
       nodes_.push_back(text_of_rank(*all_, rank, instruments.node, "doctor.nodes"));
-      const auto number = numbers.emplace(nodes_.back(), numbers.size()).first;
-      node_of_rank_.push_back(number->second);
     }
     first_here_ = std::find(nodes_.begin(), nodes_.end(), instruments.node) - nodes_.begin();
   }
@@ -273,21 +270,25 @@ class Examination {
       return;
     }
     const auto rank = static_cast<std::size_t>(all_->rank());
-    const std::vector<double> rates = by_node ? fastest_of_nodes(of_ranks) : of_ranks;
-    const std::size_t me = by_node ? node_of_rank_[rank] : rank;
+    const std::vector<double> rates = by_node ? fastest_of_nodes_like_this(of_ranks) : of_ranks;
+    const std::size_t me = by_node ? 0 : rank;
     constexpr double kWorthAWord = 0.15;
     const std::vector<std::size_t> slow = outliers(rates, Side::below, kWorthAWord);
     const bool is_slow = std::find(slow.begin(), slow.end(), me) != slow.end();
-    const char* const kind = by_node ? "node" : "rank";
+    const auto num_here = std::count(nodes_.begin(), nodes_.end(), instruments_.node);
+    const std::string like =
+        by_node ? fmt::format(" of {} rank{}", num_here, num_here == 1 ? "" : "s") : "";
+    const std::string kind = by_node ? "node" : "rank";
     const std::string rate = by_node ? fmt::format("{:.4g} {}", rates[me], unit)
                                      : fmt::format("rank {}: {:.4g} {}", rank, rates[me], unit);
     const Spread spread = spread_of(rates);
     const std::string measured =
         rates.size() == 1
-            ? fmt::format("{}, with no other {} to compare", rate, kind)
-            : fmt::format("{}, where the median of all {}s is {:.4g} with a deviation of {:.2g}",
+            ? fmt::format("{}, with no other {}{} to compare", rate, kind, like)
+            : fmt::format("{}, where the median of all {}s{} is {:.4g} with a deviation of {:.2g}",
                           rate,
                           kind,
+                          like,
                           spread.median,
                           spread.deviation);
     if (is_slow) {
@@ -298,14 +299,23 @@ class Examination {
     }
   }
 
-  std::vector<double> fastest_of_nodes(const std::vector<double>& of_ranks) const {
-    std::vector<double> fastest;
+  // This one first. Among more ranks a processor's cores are shared out in smaller parts.
+  std::vector<double> fastest_of_nodes_like_this(const std::vector<double>& of_ranks) const {
+    std::map<std::string, double> fastest;
     for (std::size_t rank = 0; rank < of_ranks.size(); ++rank) {
-      const std::size_t node = node_of_rank_[rank];
-      fastest.resize(std::max(fastest.size(), node + 1));
-      fastest[node] = std::max(fastest[node], of_ranks[rank]);
+      double& of_node = fastest[nodes_[rank]];
+      of_node = std::max(of_node, of_ranks[rank]);
     }
-    return fastest;
+    const auto ranks_on = [&](const std::string& node) {
+      return std::count(nodes_.begin(), nodes_.end(), node);
+    };
+    std::vector<double> rates = {fastest[instruments_.node]};
+    for (const auto& [node, rate] : fastest) {
+      if (node != instruments_.node && ranks_on(node) == ranks_on(instruments_.node)) {
+        rates.push_back(rate);
+      }
+    }
+    return rates;
   }
 
   // Over NCCL on GPUs, over MPI on processors.
@@ -426,8 +436,7 @@ class Examination {
   const Question& question_;
   const Instruments& instruments_;
   std::unique_ptr<Communicator> all_;
-  std::vector<std::string> nodes_;         // of ranks
-  std::vector<std::size_t> node_of_rank_;  // numbered in the order of their first ranks
+  std::vector<std::string> nodes_;  // of ranks
   std::ptrdiff_t first_here_ = 0;
   std::vector<Finding> own_;  // of this rank's machine
   std::vector<Finding> job_;

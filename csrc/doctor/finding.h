@@ -20,7 +20,7 @@ struct Finding {
   std::string measured;                 // "64 KiB"; of what is unchecked, why
   std::string advice = {};              // of what is bad
   ExitCode code = ExitCode::preflight;  // that the program ends with, of what is bad
-  // What is bad is nothing amiss where no other node has it good: they are built that way.
+  // What is good on no node is not bad: they are built that way.
   bool beside_others = false;
 };
 

@@ -73,7 +73,6 @@ void fill(const TensorView& view, Stream stream) {
 double measure_product(Device device) {
   // A few milliseconds on a processor. On a GPU many in a row, in which its clocks settle.
   const std::int64_t edge = device == Device::cpu ? 512 : is_gpu(device) ? 4096 : 64;
-  const int in_a_row = is_gpu(device) ? 200 : 1;
   const DType dtype = device == Device::cpu ? DType::f32 : DType::bf16;
   const TensorSpec spec({edge, edge}, dtype);
   const OwnedStream stream(device);
@@ -83,19 +82,34 @@ double measure_product(Device device) {
                                        .weight_NK = arena.allocate(spec)};
   fill(product.x_TK, stream.view());
   fill(product.weight_NK, stream.view());
-  const double seconds = least_seconds(stream.view(), [&] {
-    for (int i = 0; i < in_a_row; ++i) {
-      kernels::matmul_forward(product, stream.view());
-    }
-  });
+  const auto seconds_of = [&](int in_a_row) {
+    return least_seconds(stream.view(),
+                         [&] {
+                           for (int i = 0; i < in_a_row; ++i) {
+                             kernels::matmul_forward(product, stream.view());
+                           }
+                         }) /
+           in_a_row;
+  };
+  double seconds = seconds_of(1);
+  if (is_gpu(device)) {
+    constexpr double kSettled = 0.05;
+    constexpr double kMost = 1000;
+    seconds = seconds_of(static_cast<int>(std::clamp(kSettled / seconds, 1.0, kMost)));
+  }
   const auto size = static_cast<double>(edge);
   constexpr double kTera = 1e12;
-  return in_a_row * 2 * size * size * size / seconds / kTera;
+  return 2 * size * size * size / seconds / kTera;
 }
 
 double measure_copy(Device device) {
   // Beyond caches, of which a GPU has up to 126 MB, and long beside what it takes to start.
-  const TensorSpec spec({std::int64_t{is_gpu(device) ? 256 : 8} << 20}, DType::i32);
+  // No more than an eighth of what is free, on one that others use.
+  std::size_t bytes = std::size_t{32} << 20;
+  if (is_gpu(device)) {
+    bytes = std::min(std::size_t{1} << 30, device_info(device).free_bytes / 8);
+  }
+  const TensorSpec spec({static_cast<std::int64_t>(bytes / sizeof(std::int32_t))}, DType::i32);
   const OwnedStream stream(device);
   Arena arena("doctor's copy", 2 * arena_bytes(spec), device);
   const TensorView y = arena.allocate(spec);

@@ -130,8 +130,9 @@ void check_port(const fs::path& device, const fs::path& port, std::vector<Findin
       active ? good(name, measured)
              : bad(name, measured, "look at its cable, its switch port and the subnet manager"));
   findings.back().code = ExitCode::bad_hardware;
-  // One that nobody cabled, as the second of many a card, is down on all nodes.
-  findings.back().beside_others = true;
+  // One that nobody cabled, as the second of many a card, is down on all nodes. Where it has a link, it
+  // lacks its subnet manager.
+  findings.back().beside_others = active || physical.find("LinkUp") == std::string::npos;
 }
 
 }  // namespace

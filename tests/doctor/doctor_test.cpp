@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -30,7 +31,9 @@ using doctor::Finding;
 using doctor::State;
 
 // A machine's /sys with a port of InfiniBand, beside the first of two GPUs.
-void make_sys(const TemporaryDirectory& directory, const std::string& state) {
+void make_sys(const TemporaryDirectory& directory,
+              const std::string& state,
+              const std::string& physical) {
   const fs::path sys = directory.path() / "sys";
   const fs::path root = sys / "devices/pci0000:3a/0000:3a:00.0";
   const fs::path far = sys / "devices/pci0000:ae/0000:ae:00.0/0000:af:00.0";
@@ -53,7 +56,7 @@ void make_sys(const TemporaryDirectory& directory, const std::string& state) {
   fs::create_directories(infiniband);
   fs::create_directory_symlink(nic, infiniband / "device");
   write(infiniband / "ports/1/state", state);
-  write(infiniband / "ports/1/phys_state", state.starts_with("4") ? "5: LinkUp" : "3: Disabled");
+  write(infiniband / "ports/1/phys_state", physical);
   write(infiniband / "ports/1/rate", "400 Gb/sec (4X NDR)");
   // One without a port, on the root of the other GPU.
   const fs::path other = sys / "devices/pci0000:ae/0000:ae:01.0";
@@ -67,7 +70,7 @@ void make_sys(const TemporaryDirectory& directory, const std::string& state) {
 // A job of four ranks on the nodes n0 to n3, all of them well but for what `plant` does.
 class Doctor : public testing::Test {
  protected:
-  Doctor() { make_sys(healthy_, "4: ACTIVE"); }
+  Doctor() { make_sys(healthy_, "4: ACTIVE", "5: LinkUp"); }
 
   doctor::Instruments instruments() const {
     return {.node = "",
@@ -169,7 +172,7 @@ TEST_F(Doctor, NamesANodeThatMayPinNoMemory) {
 
 TEST_F(Doctor, NamesAPortThatIsDown) {
   const TemporaryDirectory sick;
-  make_sys(sick, "1: DOWN");
+  make_sys(sick, "1: DOWN", "3: Disabled");
   const Finding found =
       only_bad(diagnose([&](int rank, doctor::Instruments& own, doctor::Question&) {
                  own.sys = rank == 1 ? sick.path() / "sys" : own.sys;
@@ -183,7 +186,7 @@ TEST_F(Doctor, NamesAPortThatIsDown) {
 // The second port of a card that nobody cabled.
 TEST_F(Doctor, PassesOverAPortThatIsDownOnEveryNode) {
   const TemporaryDirectory down;
-  make_sys(down, "1: DOWN");
+  make_sys(down, "1: DOWN", "3: Disabled");
   const auto all_down = [&](int, doctor::Instruments& own, doctor::Question&) {
     own.sys = down.path() / "sys";
   };
@@ -192,6 +195,14 @@ TEST_F(Doctor, PassesOverAPortThatIsDownOnEveryNode) {
   EXPECT_NE(job.text().find("not checked: 1: DOWN, 3: Disabled, 400 Gb/sec (4X NDR), as on every"),
             std::string::npos)
       << job.text();
+  // A port with a link lacks its subnet manager, which all of them lack then.
+  const TemporaryDirectory unmanaged;
+  make_sys(unmanaged, "2: INIT", "5: LinkUp");
+  const Diagnosis without = diagnose([&](int, doctor::Instruments& own, doctor::Question&) {
+    own.sys = unmanaged.path() / "sys";
+  });
+  EXPECT_EQ(without.code(), ExitCode::bad_hardware) << without.text();
+  EXPECT_EQ(without.nodes_that_are(/*good=*/false).size(), 4U);
   const Diagnosis alone = diagnose(all_down, /*num_ranks=*/1);
   EXPECT_EQ(alone.code(), ExitCode::done) << alone.text();
   EXPECT_NE(alone.text().find("(4X NDR), with no other node to compare"), std::string::npos)
@@ -260,7 +271,7 @@ TEST_F(Doctor, NamesASlowNodeByItsOwnRate) {
   EXPECT_EQ(products.what, "products");
   EXPECT_EQ(products.code, ExitCode::bad_hardware);
   EXPECT_NE(products.measured.find("500 TFLOP/s"), std::string::npos) << products.measured;
-  EXPECT_NE(products.measured.find("of all nodes is 700.5"), std::string::npos)
+  EXPECT_NE(products.measured.find("of all nodes of 1 rank is 700.5"), std::string::npos)
       << products.measured;
 }
 
@@ -275,7 +286,7 @@ TEST_F(Doctor, TakesAProcessorForAsFastAsTheFastestOfItsRanks) {
   const std::vector<double> busy = {20, 99, 100, 30, 101, 40, 100, 50, 40};
   const Diagnosis well = diagnose(place(busy), 9);
   EXPECT_EQ(well.code(), ExitCode::done) << well.text();
-  EXPECT_NE(well.text().find("101 GB/s, where the median of all nodes is 100 with"),
+  EXPECT_NE(well.text().find("101 GB/s, where the median of all nodes of 3 ranks is 100 with"),
             std::string::npos)
       << well.text();
   const std::vector<double> slow = {20, 99, 100, 30, 61, 40, 100, 50, 40};
@@ -285,8 +296,23 @@ TEST_F(Doctor, TakesAProcessorForAsFastAsTheFastestOfItsRanks) {
   EXPECT_NE(copies.measured.find("61 GB/s"), std::string::npos) << copies.measured;
   const Diagnosis alone = diagnose(place({100, 20, 100}), 3);
   EXPECT_EQ(alone.code(), ExitCode::done) << alone.text();
-  EXPECT_NE(alone.text().find("100 GB/s, with no other node to compare"), std::string::npos)
+  EXPECT_NE(alone.text().find("100 GB/s, with no other node of 3 ranks to compare"),
+            std::string::npos)
       << alone.text();
+}
+
+// Four ranks have a quarter of its cores each.
+TEST_F(Doctor, ComparesANodeWithThoseOfAsManyRanks) {
+  const Diagnosis uneven = diagnose(
+      [](int rank, doctor::Instruments& own, doctor::Question&) {
+        own.node = "n" + std::to_string(std::min(rank, 3));
+        own.product_tflops = [rank] { return rank < 3 ? 100.0 : 25.0; };
+      },
+      7);
+  EXPECT_EQ(uneven.code(), ExitCode::done) << uneven.text();
+  EXPECT_NE(uneven.text().find("25 TFLOP/s, with no other node of 4 ranks to compare"),
+            std::string::npos)
+      << uneven.text();
 }
 
 TEST_F(Doctor, NamesTheNodeThatSeesAnotherRunDirectory) {

@@ -20,7 +20,7 @@ plant("doctor.slow_is_fast", DIAGNOSIS, "comparison",
       "outliers(rates, Side::below, kWorthAWord)", "outliers(rates, Side::above, kWorthAWord)",
       "the fastest rank is called slow")
 plant("doctor.slow_share", DIAGNOSIS, "comparison",
-      "fastest[node] = std::max(fastest[node], of_ranks[rank]);", "fastest[node] = of_ranks[rank];",
+      "of_node = std::max(of_node, of_ranks[rank]);", "of_node = of_ranks[rank];",
       "a machine is called slow because something else runs beside one of its ranks")
 plant("doctor.slow_gpu_beside_a_fast_one", DIAGNOSIS, "condition",
       "const bool by_node = instruments_.rates_are_shared;", "const bool by_node = true;",
@@ -31,6 +31,9 @@ plant("doctor.down_everywhere", DIAGNOSIS, "condition",
 plant("doctor.down_here", DIAGNOSIS, "condition",
       "finding.beside_others && !good_somewhere.contains(finding.what)", "finding.beside_others",
       "a port that is down on one node is passed over")
+plant("doctor.uneven", DIAGNOSIS, "condition",
+      "node != instruments_.node && ranks_on(node) == ranks_on(instruments_.node)", "node != instruments_.node",
+      "a node is called slow because more ranks share it")
 plant("doctor.any_word", DIAGNOSIS, "condition",
       "seen == word\n              ? good", "true\n              ? good",
       "a run.dir that is another one is taken for shared")
