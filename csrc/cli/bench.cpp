@@ -347,20 +347,19 @@ nlohmann::ordered_json json_of(const OpRow& row) {
 void bench_step(const StepArguments& arguments, World& world) {
   share_cores(world);
   // The run directory is only named: a benchmark saves nothing and goes on from nothing. Nor is memory of
-  // the host pinned for what is saved, of which a large model has tens of GiB, at a few GiB a second.
-  constexpr std::array<std::string_view, 3> kFixed = {
-      "run.dir=runs/bench", "metrics.sample_every=0", "checkpoint.background=never"};
-  const auto is_fixed = [&](std::string_view override) {
-    return std::any_of(kFixed.begin(), kFixed.end(), [&](std::string_view fixed) {
-      return override.starts_with(fixed.substr(0, fixed.find('=') + 1));
-    });
-  };
-  ConfigArguments named{.file = arguments.config.file, .overrides = {kFixed.begin(), kFixed.end()}};
+  // the host pinned for what is saved, of which a large model has tens of GiB, at a few GiB a second,
+  // unless that is asked for.
+  ConfigArguments named{.file = arguments.config.file,
+                        .overrides = {"checkpoint.background=never"}};
   for (const std::string& override : arguments.config.overrides) {
-    if (!is_fixed(override)) {
+    if (override.starts_with("checkpoint.background=")) {
+      named.overrides.front() = override;
+    } else if (!override.starts_with("run.dir=") &&
+               !override.starts_with("metrics.sample_every=")) {
       named.overrides.push_back(override);
     }
   }
+  named.overrides.insert(named.overrides.end(), {"run.dir=runs/bench", "metrics.sample_every=0"});
   const Config config = load_config_of_job(named, world);
   Trainer trainer(config, own_text_roots(), world);
   if (world.size() > 1) {  // one rank has none, and runs its steps as a run does
@@ -397,6 +396,11 @@ void bench_step(const StepArguments& arguments, World& world) {
       meter->begin();
     }
   };
+  const auto end_stretch = [&] {
+    if (meter) {
+      meter->end();
+    }
+  };
   const auto sample = [&] {
     if (meter) {
       meter->sample();
@@ -416,13 +420,13 @@ void bench_step(const StepArguments& arguments, World& world) {
     communication += result.communication.value().seconds;
     exposed += result.communication.value().exposed_seconds;
     if (i == arguments.steps / 2) {
-      sample();
+      end_stretch();
       measure_matmul();
       begin_stretch();
     }
   }
   const CommunicationLog& log = world.activity().finish_log();
-  sample();
+  end_stretch();
   measure_matmul();
   const auto num_left_out =
       largest_of_all(*all, static_cast<std::int64_t>(log.num_left_out()), "communication.left_out");

@@ -271,6 +271,10 @@ void* allocate_pinned(std::size_t bytes) {
 }
 
 void free_pinned(void* data) noexcept {
+  if (t_recording.is_open) {
+    t_recording.has_freed = true;
+    return;
+  }
   ignore(cudaFreeHost(data));
 }
 
@@ -290,7 +294,7 @@ EndedCapture end_capture(void* stream) {
   } owner{captured};
   if (recording.has_freed) {
     throw Error(ExitCode::internal,
-                "memory of the GPU was freed while a stream was captured (the graph may name it); "
+                "memory was freed while a stream was captured (the graph may name it); "
                 "free it before the capture or after it");
   }
   std::size_t num_nodes = 0;

@@ -111,14 +111,22 @@ void GpuCourseMeter::begin(Clock::time_point now) {
   at_ = now;
 }
 
-void GpuCourseMeter::sample(Clock::time_point now) {
-  const GpuReading reading = telemetry_.read(now);
+void GpuCourseMeter::count_energy(const GpuReading& reading, Clock::time_point now) {
   if (reading.joules && joules_at_) {
     joules_ += *reading.joules - *joules_at_;
     seconds_ += std::chrono::duration<double>(now - at_).count();
   }
   joules_at_ = reading.joules;
   at_ = now;
+}
+
+void GpuCourseMeter::end(Clock::time_point now) {
+  count_energy(telemetry_.read(now), now);
+}
+
+void GpuCourseMeter::sample(Clock::time_point now) {
+  const GpuReading reading = telemetry_.read(now);
+  count_energy(reading, now);
   if (reading.sm_mhz) {
     mhz_.push_back(*reading.sm_mhz);
   }

@@ -66,11 +66,15 @@ class GpuCourseMeter {
   explicit GpuCourseMeter(GpuTelemetry& telemetry) : telemetry_(telemetry) {}
   // A stretch begins; what the GPU did since the last sample does not count.
   void begin(Clock::time_point now = Clock::now());
-  // To be called while the GPU is at work, now and then, and at the end of a stretch.
+  // To be called while the GPU is at work, now and then.
   void sample(Clock::time_point now = Clock::now());
+  // The stretch ends: its energy counts up to here, and not how an idle GPU is clocked.
+  void end(Clock::time_point now = Clock::now());
   GpuCourse course() const;
 
  private:
+  void count_energy(const GpuReading& reading, Clock::time_point now);
+
   GpuTelemetry& telemetry_;
   Clock::time_point at_;             // of the last reading
   std::optional<double> joules_at_;  // by then

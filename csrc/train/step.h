@@ -140,7 +140,7 @@ class TrainStep {
     StepResult result;
     bool follows = false;  // another one that was under way when it was prepared
     bool is_read = false;
-    // What all this lies in, and the events, are part of the work: graphs go before them.
+    // Last, to be destroyed first: their work names the buffers and events above.
     std::optional<StepGraphs> differentiation;
     std::optional<StepGraphs> update;
   };

@@ -8,7 +8,8 @@ bf16, grouped queries; a document mask where the shape has documents.
 
 Prints one JSON object a line, the keys as those of `memphis bench kernels --json`, and beside each time
 the relative error of the result against attention in f64. As there, a time is the median of single calls,
-each after 256 MiB were overwritten, between two events. FLOPs are those of the causal half. What a package
+each behind work that keeps the GPU busy while the host starts it and leaves nothing in a cache, between two
+events. FLOPs are those of the causal half. What a package
 lacks is listed with the reason; so is what it cannot do, and what is left after N seconds. --list only prints
 the shapes.
 """

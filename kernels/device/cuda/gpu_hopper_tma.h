@@ -85,8 +85,8 @@ __device__ __forceinline__ void tma_prefetch_descriptor(const TensorMap& map) {
 // The box whose first element has these coordinates, innermost first, to `shared` (128-byte
 // aligned; with a swizzle, to 8 of its rows), one row after the other; zeros where it leaves the
 // tensor. The innermost coordinate is at whole 16 bytes: any other is an illegal instruction, which no
-// document says (triton-lang/triton issue 7385). One thread calls it. Complete, and box_bytes counted, at the barrier's phase: those who
-// have waited for it see the box without a fence.
+// document says (triton-lang/triton issue 7385). One thread calls it. Complete, and box_bytes counted, at
+// the barrier's phase: those who have waited for it see the box without a fence.
 __device__ __forceinline__ void tma_load(void* shared,
                                          const TensorMap& map,
                                          Mbarrier* barrier,
