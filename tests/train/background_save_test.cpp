@@ -2,6 +2,7 @@
 //
 // Checkpoints that are written while training goes on: the bits of the step that they are of, whatever
 // becomes of the weights meanwhile.
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstring>
@@ -172,6 +173,38 @@ TEST_F(BackgroundSave, WhatIsWrittenAfterwardsIsNotInIt) {
   }
   EXPECT_TRUE(copied == before);
   EXPECT_EQ(snapshot.bytes(), snapshot_bytes(trainer.plan().parameters));
+}
+
+// A tensor of more bytes than one copy takes, and of no whole number of such.
+TEST_F(BackgroundSave, HasAllOfALargeTensorOfADevice) {
+  if (!device_available(Device::cuda)) {
+    GTEST_SKIP() << device_unavailable_reason();
+  }
+  Trainer trainer(tiny_config(directory_,
+                              {"checkpoint.background=never",
+                               "run.device=cuda",
+                               "precision.compute=bf16",
+                               "model.vocab_size=600008"}),
+                  {});
+  Snapshot snapshot(trainer.parameters(), trainer.optimizer(), trainer.stream());
+  snapshot.take();
+  snapshot.wait_until_it_can();
+  snapshot.copy();
+  std::vector<std::string> copied = bytes_of(snapshot.weights());
+  for (std::string& each : bytes_of(snapshot.optimizer())) {
+    copied.push_back(std::move(each));
+  }
+  const std::vector<StatePiece> pieces = pieces_of(trainer);
+  ASSERT_EQ(copied.size(), pieces.size());
+  std::size_t largest = 0;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    std::string on_device(pieces[i].view.bytes(), '\0');
+    device_copy(on_device.data(), pieces[i].view.data, on_device.size(), trainer.stream());
+    synchronize(trainer.stream());
+    EXPECT_TRUE(copied[i] == on_device) << pieces[i].name;
+    largest = std::max(largest, on_device.size());
+  }
+  EXPECT_GT(largest, std::size_t{64} << 20);
 }
 
 // A reader that comes as late as it may: when the optimizer asks.
