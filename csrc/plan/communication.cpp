@@ -306,7 +306,9 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
              .collectives = std::min(least.collectives, there.collectives)};
   }
   std::vector<PlannedGroup> groups = groups_of(model, mesh, rank);
+  const bool is_pipeline = mesh.degree(Axis::pipeline) > 1;
   for (PlannedGroup& group : groups) {
+    group.is_connected_ahead = is_pipeline;
     group.num_channels = group.use == GroupUse::rows          ? least.rows
                          : group.use == GroupUse::collectives ? least.collectives
                                                               : kFewChannels;
@@ -328,10 +330,11 @@ std::size_t nccl_bytes(const PlannedGroup& group) {
   const std::int64_t far = num_others - near;
   constexpr std::size_t kNearBytes = NcclMemory::receive_bytes + NcclMemory::send_bytes;
   constexpr std::size_t kFarBytes = NcclMemory::receive_bytes + NcclMemory::network_send_bytes;
+  const std::int64_t neighbours = std::min<std::int64_t>(num_others, 2);
+  const std::size_t of_ring = static_cast<std::size_t>(group.num_channels * neighbours) *
+                              (far > 0 ? kFarBytes : kNearBytes);
   if (group.use != GroupUse::rows) {
-    const std::int64_t neighbours = std::min<std::int64_t>(num_others, 2);
-    return static_cast<std::size_t>(group.num_channels * neighbours) *
-           (far > 0 ? kFarBytes : kNearBytes);
+    return of_ring;
   }
   // Ranks of several machines have as many channels a peer as serve all peers in one round of as
   // many as a kernel takes, 8.
@@ -344,7 +347,8 @@ std::size_t nccl_bytes(const PlannedGroup& group) {
   const std::size_t shared = far > 0 ? 2 * static_cast<std::size_t>(group.num_channels) *
                                            NcclMemory::shared_bytes_of_channel
                                      : 0;
-  return static_cast<std::size_t>(channels * near) * kNearBytes + shared;
+  return static_cast<std::size_t>(channels * near) * kNearBytes + shared +
+         (group.is_connected_ahead ? of_ring : 0);
 }
 
 std::size_t CommunicationPlan::bytes() const {
@@ -367,6 +371,7 @@ CommunicationPlan plan_communication(const ModelConfig& model,
         tensors.dims.key_exchange != ContextExchange::gather) {
       PlannedGroup of_rows = group;
       of_rows.use = GroupUse::rows;
+      of_rows.is_connected_ahead = false;  // its ring is counted
       bytes += nccl_bytes(of_rows);
     }
     plan.groups.push_back({.group = std::move(group), .bytes = bytes});

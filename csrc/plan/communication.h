@@ -37,9 +37,10 @@ struct PlannedGroup {
   std::string name;  // as Groups calls it
   GroupUse use = GroupUse::collectives;
   RankGroup ranks;
-  std::int64_t index = 0;         // of this rank among them
-  std::int64_t num_channels = 0;  // multiprocessors that its kernels take, at most
-  bool may_send_rows = false;     // of `rows`, or beside what else it does
+  std::int64_t index = 0;           // of this rank among them
+  std::int64_t num_channels = 0;    // multiprocessors that its kernels take, at most
+  bool may_send_rows = false;       // of `rows`, or beside what else it does
+  bool is_connected_ahead = false;  // for all that it could be asked, as in a pipeline
 };
 
 // The one that Groups::sequence_ranks() is: who shares a sequence out, along context, tensor or
@@ -80,7 +81,8 @@ std::vector<PlannedGroup> planned_groups(const ModelConfig& model,
 // GB.
 //
 // All connections are counted that may be made; NCCL makes those of an algorithm when it is first
-// used, and in a pipeline when the group is created. Buffers of the switch's own sums (NVLS) and
+// used, and in a pipeline when the group is created: there a group that sends rows has its ring too.
+// Buffers of the switch's own sums (NVLS) and
 // the few MiB of a communicator's tables are not counted.
 struct NcclMemory {
   static constexpr std::size_t receive_bytes = std::size_t{10} << 20;

@@ -495,8 +495,11 @@ plant("plan.nccl_network", COMMUNICATION, "condition",
       "(far > 0 ? kFarBytes : kNearBytes)", "kNearBytes",
       "buffers of the network's senders are not counted")
 plant("plan.nccl_shared", COMMUNICATION, "missing term",
-      "* kNearBytes + shared;", "* kNearBytes;",
+      "* kNearBytes + shared +", "* kNearBytes +",
       "what rows to other machines go through is not counted")
+plant("plan.nccl_ring", COMMUNICATION, "missing term",
+      "(group.is_connected_ahead ? of_ring : 0)", "0",
+      "what a pipeline connects beside the rows of its experts is not counted")
 plant("plan.nccl_rounds", COMMUNICATION, "scale",
       "kPeersOfRound = 8;", "kPeersOfRound = 16;",
       "ranks of several machines are taken to have more channels than they have")
