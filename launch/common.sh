@@ -59,13 +59,17 @@ control_group_free_mib() {
 }
 
 # start COMMAND ...: starts a program in the background, with this script's input, and sets `started` to its
-# process, which every signal reaches from then on. Bash loses one that comes to a child between its fork and
+# process, which signals reach from then on, but for SIGINT and SIGQUIT, which bash has it ignore. Bash loses one that comes to a child between its fork and
 # the end of this script's traps in it, where it can stand for seconds if it has to wait for a processor: so
 # this waits until it is past that.
 start() {
   local pipe ready
-  exec {pipe}<> <(:)  # which has no name, and no place on a disk
-  exec {ready}</dev/fd/"$pipe"
+  # A pipe that has no name, and no place on a disk. Where there is no way to one, that moment stays.
+  if ! { exec {pipe}<> <(:) && exec {ready}</dev/fd/"$pipe"; } 2>/dev/null; then
+    "$@" <&0 &
+    started=$!
+    return
+  fi
   # Its traps are gone when it does anything at all. (Without the redirection its input would be empty.)
   (echo >&"$pipe" && exec "$@" {pipe}>&- {ready}<&-) <&0 &
   started=$!

@@ -70,10 +70,9 @@ run_preset() {
     echo "the $preset preset does not build" >"$result/not_built"
     return
   fi
-  # The status is read from the results, which name each case. A test of a hangup needs one that is not
-  # ignored, as it is under nohup, which this script goes on under; nor may what else a daemon ignores be.
+  # The status is read from the results, which name each case.
   GTEST_OUTPUT="xml:$result/gtest/" UBSAN_OPTIONS=print_stacktrace=1 \
-    env --default-signal=HUP,INT,QUIT,PIPE ctest --test-dir "$build" --parallel "$jobs" --output-on-failure \
+    ctest --test-dir "$build" --parallel "$jobs" --output-on-failure \
     --output-junit "$result/ctest.xml" "$@" || true
 }
 

@@ -16,6 +16,7 @@
 #include "csrc/core/device.h"
 #include "csrc/core/file.h"
 #include "csrc/core/json.h"
+#include "tests/support/environment_variable.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_run.h"
 
@@ -114,14 +115,15 @@ TEST_F(Cli, ATimeLimitSavesAndTheRunGoesOnToTheSameBits) {
   EXPECT_NE(limited.error.find("stopped ahead of run.time_limit after step "), std::string::npos)
       << limited.error;
   ASSERT_EQ(train("whole").code, 0);
-  ASSERT_EQ(::setenv("SLURM_JOB_END_TIME", "1000000000", 1), 0);  // long ago
-  const Ended slurm = train("limited", {"checkpoint.every=0"});
-  EXPECT_EQ(slurm.code, 10) << slurm.error;
-  EXPECT_NE(slurm.error.find("after step 1, which is saved"), std::string::npos) << slurm.error;
-  EXPECT_NE(slurm.error.find("ahead of the end of the Slurm job"), std::string::npos)
-      << slurm.error;
-  ASSERT_EQ(train("limited", {"run.time_limit=none"}).code, 0);
-  ASSERT_EQ(::unsetenv("SLURM_JOB_END_TIME"), 0);
+  {
+    const EnvironmentVariable end_time("SLURM_JOB_END_TIME", "1000000000");  // long ago
+    const Ended slurm = train("limited", {"checkpoint.every=0"});
+    EXPECT_EQ(slurm.code, 10) << slurm.error;
+    EXPECT_NE(slurm.error.find("after step 1, which is saved"), std::string::npos) << slurm.error;
+    EXPECT_NE(slurm.error.find("ahead of the end of the Slurm job"), std::string::npos)
+        << slurm.error;
+    ASSERT_EQ(train("limited", {"run.time_limit=none"}).code, 0);
+  }
   expect_same_checkpoint("whole", "limited");
   expect_all_steps("limited");
 }

@@ -3,44 +3,28 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
+
+#include "tests/support/environment_variable.h"
 
 namespace memphis {
 namespace {
 
 using Warnings = std::vector<std::string>;
 
-// Variables of NCCL, as they are at a test's begin and again at its end.
 class NcclWarnings : public testing::Test {
  protected:
-  NcclWarnings() {
-    for (const char* const name : kNames) {
-      const char* const value = std::getenv(name);
-      before_.push_back(value == nullptr ? std::nullopt : std::optional<std::string>(value));
-      unsetenv(name);
-    }
-  }
-  ~NcclWarnings() override {
-    for (std::size_t i = 0; i < before_.size(); ++i) {
-      if (before_[i]) {
-        setenv(kNames[i], before_[i]->c_str(), 1);
-      } else {
-        unsetenv(kNames[i]);
-      }
-    }
-  }
-
   static std::string variable(const char* name) {
     const char* const value = std::getenv(name);
     return value == nullptr ? "" : value;
   }
 
-  static constexpr const char* kNames[] = {"NCCL_DEBUG", "NCCL_DEBUG_FILE"};
-  std::vector<std::optional<std::string>> before_;
+  // What a test sets of these is gone at its end.
+  test::EnvironmentVariable debug_{"NCCL_DEBUG", nullptr};
+  test::EnvironmentVariable debug_file_{"NCCL_DEBUG_FILE", nullptr};
 };
 
 // As ncclDebugInit and ncclDebugLogV of NCCL's debug.cc do it, where a warning begins with an empty

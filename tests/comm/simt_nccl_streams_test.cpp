@@ -24,6 +24,7 @@
 #include "csrc/core/device_simt.h"
 #include "csrc/core/error.h"
 #include "tests/comm/simt_nccl_ranks.h"
+#include "tests/support/environment_variable.h"
 #include "tests/support/error_text.h"
 
 namespace memphis {
@@ -444,12 +445,15 @@ TEST(SimtNcclStreams, MemoryThatIsFreedUnderWorkIsNamed) {
 
 // What environments ask for that ranks would wait for ever with.
 TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
+  // Which prepare_nccl sets itself.
+  const test::EnvironmentVariable connect("NCCL_RUNTIME_CONNECT", nullptr);
+  const test::EnvironmentVariable stack("NCCL_SET_STACK_SIZE", nullptr);
   const NcclGroups pipeline = {
       .num_groups = 6, .num_channels = 130, .has_messages = true, .num_multiprocessors = 132};
   NcclGroups no_messages = pipeline;
   no_messages.has_messages = false;
   const auto refusal = [](const NcclGroups& groups, const char* name, const char* value) {
-    setenv(name, value, 1);
+    const test::EnvironmentVariable asked(name, value);
     std::string text;
     try {
       prepare_nccl(groups);
@@ -457,7 +461,6 @@ TEST(NcclVariables, AreRefusedWhereKernelsWouldWaitForEachOther) {
       text = error.what();
       EXPECT_TRUE(test::follows_grammar(text));
     }
-    unsetenv(name);
     return text;
   };
   EXPECT_NE(refusal(pipeline, "NCCL_LAUNCH_ORDER_IMPLICIT", "1").find("unset it"),

@@ -14,6 +14,7 @@
 #include "csrc/config/yaml_tree.h"
 #include "csrc/core/error.h"
 #include "tests/config/bad_config.h"
+#include "tests/support/environment_variable.h"
 #include "tests/support/error_text.h"
 #include "tests/support/temporary_directory.h"
 
@@ -476,7 +477,7 @@ TEST(LoadConfig, TextThatIsNotUtf8IsRefused) {
     return test::error_text<ConfigError>(
         [&] { parse_config(kTiny, "tiny.yaml", {argument}, Check::elsewhere); });
   };
-  ASSERT_EQ(::setenv("MEMPHIS_LATIN", "caf\xE9", 1), 0);
+  const test::EnvironmentVariable latin("MEMPHIS_LATIN", "caf\xE9");
   for (const char* argument : {"data.train=[$MEMPHIS_LATIN/a.txt]",
                                "run.dir=$MEMPHIS_LATIN",
                                "data.train=[{path: $MEMPHIS_LATIN, weight: 1, name: a}]",
@@ -486,7 +487,6 @@ TEST(LoadConfig, TextThatIsNotUtf8IsRefused) {
     EXPECT_NE(text.find("(it is not UTF-8"), std::string::npos) << text;
     EXPECT_TRUE(test::follows_grammar(text)) << text;
   }
-  ASSERT_EQ(::unsetenv("MEMPHIS_LATIN"), 0);
   const Config config = parse_config(kTiny,
                                      "tiny.yaml",
                                      {"metrics.sample_prompt=\"caf\xC3\xA9 \xF0\x9F\x98\x80\""},

@@ -109,7 +109,7 @@ told_at_any_time() {
   local signal=$1 as=$2 at script status when=before command=
   local early=0
   shift 2
-  for ((at = 1; ; at++)); do
+  for ((at = 1; at < 300; at++)); do
     status=0
     # A limit for what is told and does not end. It makes a group of processes.
     BASH_ENV=$scratch/tell.sh TELLS=$scratch/tells TOLD=$signal TOLD_AT=$at \

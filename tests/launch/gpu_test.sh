@@ -45,12 +45,14 @@ runs() {
 }
 
 # cut STAGE: a call that ends while an item is at work that never would. That it is at work when the call's end
-# comes is for the machine to say: a call that got nowhere by then is made again.
-cut() {
-  local item=$scratch/warp_test.runs
+# comes is for the machine to say: a call that got nowhere by then is made again, and has twice as long.
+cut_at_work() {
+  local item=$scratch/warp_test.runs seconds=12
   rm -f -- "$item"
   until [[ -e $item ]]; do
-    gpu --seconds 12 "$@"
+    ((seconds < 1000)) || { cat -- "$scratch/out" "$scratch/err" && return 1; }
+    gpu --seconds "$seconds" "$@"
+    seconds=$((2 * seconds))
   done
 }
 
@@ -61,7 +63,7 @@ expect "a status is a failure" verdict ops/bad_test "failed with status 1"
 expect "so are cases that all pass over" verdict ops/absent_test "failed as no case ran (2 were skipped)"
 expect "and a test that says nothing" verdict ops/silent_test "failed as no case ran (0 were skipped)"
 expect "a failure is shown with its end" grep -q '| \[  PASSED  \] 3 tests' "$scratch/err"
-cut instructions
+cut_at_work instructions
 expect "also where what is left is not done" ends 1 "1 passed, 3 failed, 0 skipped, 1 left"
 
 stands_for bad_test "$(says 4 4 0)"
@@ -72,7 +74,7 @@ gpu ops
 expect "what passes now is counted so" ends 0 "4 passed, 0 failed, 0 skipped, 0 left"
 expect "what has a verdict is not run again" runs good_test 1
 expect "the others are" runs bad_test 2
-cut ops instructions
+cut_at_work ops instructions
 expect "what is left ends it with 10" ends 10 "4 passed, 0 failed, 0 skipped, 1 left"
 expect "what is cut has no verdict" test ! -e "$scratch/results/instructions/warp_test.verdict"
 expect "and is named" grep -q 'warp_test is cut' "$scratch/err"

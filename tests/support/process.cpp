@@ -46,7 +46,18 @@ Process::Process(const std::vector<std::string>& arguments, const std::filesyste
   constexpr mode_t kMode = 0600;
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output_.c_str(), kFlags, kMode);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, error_.c_str(), kFlags, kMode);
-  const int failure = posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ);
+  // A test that runs under nohup ignores hangups itself, and its processes shall not.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGHUP, SIGINT, SIGQUIT, SIGPIPE}) {
+    sigaddset(&signals, signal);
+  }
+  posix_spawnattr_setsigdefault(&attributes, &signals);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+  const int failure = posix_spawn(&pid_, argv[0], &actions, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   require(failure == 0, "cannot start " + arguments.front());
 }

@@ -10,6 +10,9 @@
 namespace memphis::test {
 namespace {
 
+// What is started under nohup ignores it.
+const auto ignored_before = std::signal(SIGHUP, SIG_DFL);
+
 TEST(StopSignal, KnowsTheLatest) {
   const StopSignal stop;
   EXPECT_EQ(stop.received(), 0);
