@@ -5,6 +5,9 @@ function(memphis_test_code)
   set_target_properties(${ARGN} PROPERTIES MEMPHIS_TEST_CODE ON)
 endfunction()
 
+# The line by which a script says that it did not run, and why. What others say is shown behind a bar.
+set(MEMPHIS_SKIP "(^|\n)SKIP: ")
+
 # memphis_add_test(kernels/rmsnorm/rmsnorm_test.cpp LIBS memphis_op_rmsnorm [LABELS slow] [NAME name]
 #                  [RANKS 2 4] [ARGUMENTS --simt_seed=1] [HOST]):
 # one test binary, one CTest entry, both named like the file or, where two files of the tree share a
@@ -64,7 +67,7 @@ function(memphis_add_test path)
               $<TARGET_FILE:${name}> --gtest_filter=*processes*
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${entry} PROPERTIES LABELS ranks TIMEOUT ${ARG_TIMEOUT} RESOURCE_LOCK ${name}
-      SKIP_REGULAR_EXPRESSION "SKIP: "
+      SKIP_REGULAR_EXPRESSION "${MEMPHIS_SKIP}"
       ENVIRONMENT "OMP_NUM_THREADS=1;CUDA_MODULE_LOADING=EAGER;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
 endfunction()

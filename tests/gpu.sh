@@ -143,7 +143,7 @@ verdict_of() {
   local status=$1 out=$2 passed skipped
   if ((status != 0)); then
     echo "failed with status $status"
-  elif [[ $out == *_test*.out ]]; then
+  elif [[ ${out##*/} == *_test*.out ]]; then
     passed=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$out" | tail -n 1)
     skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*/\1/p' "$out" | tail -n 1)
     if ((${passed:-0} == 0)); then
