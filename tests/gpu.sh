@@ -121,6 +121,7 @@ else
 fi
 
 export GTEST_COLOR=no  # mpirun gives ranks a terminal
+unset GTEST_OUTPUT          # the report of a suite that rehearses this, whose own tests have these names
 
 child=
 stopped=
