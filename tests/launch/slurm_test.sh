@@ -62,7 +62,7 @@ start_requeued_jobs() {
   local id begin
   while read -r id begin; do
     if (($(date -d "$begin" +%s) > $(date +%s) + 10)) &&
-      ! grep -qsa "^slurmstepd: \[$id[.]" /proc/[0-9]*/cmdline; then
+      ! grep -qsa "^slurmstepd: \[${id}[.]" /proc/[0-9]*/cmdline; then
       scontrol update JobId="$id" StartTime=now+2
     fi
   done < <(squeue --noheader --states=PENDING --format="%i %S" | grep -v N/A)
