@@ -59,9 +59,9 @@ control_group_free_mib() {
 }
 
 # start COMMAND ...: starts a program in the background, with this script's input, and sets `started` to its
-# process, which signals reach from then on, but for SIGINT and SIGQUIT, which bash has it ignore. Bash loses one that comes to a child between its fork and
-# the end of this script's traps in it, where it can stand for seconds if it has to wait for a processor: so
-# this waits until it is past that.
+# process, which signals reach from then on, but for SIGINT and SIGQUIT, which bash has it ignore. Bash loses
+# one that comes to a child between its fork and the end of this script's traps in it, where it can stand for
+# seconds if it has to wait for a processor: so this waits until it is past that.
 start() {
   local pipe ready
   # A pipe that has no name, and no place on a disk. Where there is no way to one, that moment stays.

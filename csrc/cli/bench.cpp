@@ -391,25 +391,22 @@ void bench_step(const StepArguments& arguments, World& world) {
     telemetry.emplace(kNvmlName, gpu_identity());
     meter.emplace(*telemetry);
   }
-  const auto begin_stretch = [&] {
-    if (meter) {
-      meter->begin();
-    }
-  };
-  const auto end_stretch = [&] {
-    if (meter) {
-      meter->end();
-    }
-  };
   const auto sample = [&] {
     if (meter) {
       meter->sample();
     }
   };
-  const auto measure_matmul = [&] { matmul_rates.push_back(matmul_flops_per_second(device)); };
+  const auto measure_matmul = [&] {
+    if (meter) {
+      meter->end();
+    }
+    matmul_rates.push_back(matmul_flops_per_second(device));
+    if (meter) {
+      meter->begin();
+    }
+  };
   measure_matmul();
   world.activity().start_log(kMaxLoggedCalls);
-  begin_stretch();
   for (std::int64_t i = 0; i < arguments.steps; ++i) {
     const StepResult result = count_launches(trainer, launches, sample);
     seconds_without_optimizer.push_back(result.data_seconds + result.model_seconds);
@@ -420,13 +417,10 @@ void bench_step(const StepArguments& arguments, World& world) {
     communication += result.communication.value().seconds;
     exposed += result.communication.value().exposed_seconds;
     if (i == arguments.steps / 2) {
-      end_stretch();
       measure_matmul();
-      begin_stretch();
     }
   }
   const CommunicationLog& log = world.activity().finish_log();
-  end_stretch();
   measure_matmul();
   const auto num_left_out =
       largest_of_all(*all, static_cast<std::int64_t>(log.num_left_out()), "communication.left_out");

@@ -153,8 +153,9 @@ class Activity {
   };
   std::optional<Communication> take_communication();
 
-  // From now on the GPU is timed: phases on `stream`, the rank's own, and what communicators put
-  // on theirs; until time_gpu_no_more(), before the stream goes. By the rank's own thread, as what uses these.
+  // From now on the GPU is timed: phases on `stream`, the rank's own, and what communicators put on
+  // theirs; until time_gpu_no_more(), before the stream goes. By the rank's own thread, as what uses
+  // these.
   void time_gpu(Stream stream);
   void time_gpu_no_more();
   StreamSpans* gpu_spans() { return gpu_spans_ ? &*gpu_spans_ : nullptr; }

@@ -47,8 +47,7 @@ void run_as_job(const std::function<void(World&)>& body) {
   if (world->rank() != 0) {
     log_warnings_alone();  // what the job does, the first rank says
   }
-  // Here already, so that a rank waits at the end in a collective, which hang_seconds holds for.
-  std::unique_ptr<Communicator> all = create_group_of_all(*world, "job.end");
+  std::unique_ptr<Communicator> all;
   std::exception_ptr met_by_all;
   const auto as_rank = [&](const std::function<void()>& work) {
     try {
@@ -70,7 +69,11 @@ void run_as_job(const std::function<void(World&)>& body) {
       end_job(*world, ExitCode::rank_lost, error.what());
     }
   };
-  as_rank([&] { body(*world); });
+  as_rank([&] {
+    // Before the body, so that a rank waits at the end in a collective, which hang_seconds holds for.
+    all = create_group_of_all(*world, "job.end");
+    body(*world);
+  });
   // MPI_Finalize has seconds, and a rank may have had more to do than that behind its last collective.
   as_rank([&] { largest_of_all(*all, 0, "job.end"); });
   all.reset();
