@@ -2,33 +2,19 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "bench/attention/attention_cases.h"
-#include "csrc/core/rng.h"
-#include "tests/support/test_tensor.h"
+#include "tests/support/draw.h"
 
 // Attention of shapes that no table lists: what a seed draws among them, edges of tiles more often
 // than others.
 namespace memphis::test {
 
-class CaseDraw {
+class CaseDraw : public Draw {
  public:
-  explicit CaseDraw(const std::string& name) : name_(name), rng_(test_seed(), name) {}
-
-  // In [low, high].
-  std::int64_t integer(std::int64_t low, std::int64_t high) {
-    return low + static_cast<std::int64_t>(rng_.word64(next_++) %
-                                           static_cast<std::uint64_t>(high - low + 1));
-  }
-  template <class T>
-  T one_of(std::initializer_list<T> values) {
-    return *std::next(values.begin(), integer(0, static_cast<std::int64_t>(values.size()) - 1));
-  }
-  bool once_in(std::int64_t count) { return integer(1, count) == 1; }
+  explicit CaseDraw(const std::string& name) : Draw(name), name_(name) {}
 
   // Of heads 128 wide, which Hopper's kernels take in tiles of 128 queries and keys. B * N is a
   // multiple of 4, so that a part's sums are whole 16 bytes.
@@ -60,14 +46,11 @@ class CaseDraw {
 
   // Numbers of tokens in [low, high].
   std::int64_t tokens(std::int64_t low, std::int64_t high) {
-    const auto edge = one_of<std::int64_t>({1, 127, 128, 129, 255, 256, 257});
-    return once_in(2) && edge >= low && edge <= high ? edge : integer(low, high);
+    return integer_or_edge(low, high, {1, 127, 128, 129, 255, 256, 257});
   }
 
  private:
   std::string name_;
-  CounterRng rng_;
-  std::uint64_t next_ = 0;
 };
 
 // What was drawn, for a test that fails.

@@ -11,6 +11,7 @@
 #include "bench/experts/experts_operands.h"
 #include "kernels/geglu/geglu.h"
 #include "kernels/grouped_matmul/grouped_matmul.h"
+#include "tests/kernels/drawn_routing.h"
 #include "tests/support/op_test.h"
 
 namespace memphis::test {
@@ -69,7 +70,10 @@ testing::AssertionResult are_sums(const ExpertsCase& c,
                                   const std::vector<double>& gate_up) {
   const auto R = static_cast<std::size_t>(c.R());
   const auto F = static_cast<std::size_t>(c.F);
-  const auto sum = [&]<class T>(const std::vector<double>& dy, const std::vector<double>& gates) {
+  // The sums, or those of the absolute values of their terms, of which a sum may leave little.
+  enum class Of { terms, sizes };
+  const auto sum = [&]<class T>(
+                       Of of, const std::vector<double>& dy, const std::vector<double>& gates) {
     std::vector<double> sums(R);
     for (std::size_t r = 0; r < R; ++r) {
       T total = 0;
@@ -77,19 +81,25 @@ testing::AssertionResult are_sums(const ExpertsCase& c,
         const T x = static_cast<T>(gates[r * 2 * F + f]);
         const T u = std::sqrt(static_cast<T>(2 / 3.141592653589793238L)) *
                     (x + static_cast<T>(0.044715L) * x * x * x);
-        total += static_cast<T>(dy[r * F + f]) * (x / 2 * (1 + std::tanh(u))) *
-                 static_cast<T>(gates[r * 2 * F + F + f]);
+        const T term = static_cast<T>(dy[r * F + f]) * (x / 2 * (1 + std::tanh(u))) *
+                       static_cast<T>(gates[r * 2 * F + F + f]);
+        total += of == Of::sizes ? std::abs(term) : term;
       }
       sums[R - 1 - r] = static_cast<double>(total);  // source is reversed
     }
     return sums;
   };
-  const Reference reference{.exact = sum.template operator()<long double>(dhidden, gate_up),
-                            .naive = draws_for(R, 1, [&](int draw) {
-                              return sum.template operator()<float>(
-                                  perturbed(DType::bf16, dhidden, draw),
-                                  perturbed(DType::bf16, gate_up, draw));
-                            })};
+  const Reference reference{
+      .exact = sum.template operator()<long double>(Of::terms, dhidden, gate_up),
+      .naive = draws_for(R,
+                         1,
+                         [&](int draw) {
+                           return sum.template operator()<float>(
+                               Of::terms,
+                               perturbed(DType::bf16, dhidden, draw),
+                               perturbed(DType::bf16, gate_up, draw));
+                         }),
+      .terms = sum.template operator()<long double>(Of::sizes, dhidden, gate_up)};
   return close_to(dgates, reference, DType::f32, 1);
 }
 
@@ -243,6 +253,20 @@ auto cases_of(bool cpu_tiles, bool hopper_tiles) {
   return cases;
 }
 
+// Rows and widths that no table lists.
+auto drawn_cases() {
+  std::vector<ExpertsCase> cases;
+  for (int i = 0; i < 4; ++i) {
+    Draw draw("drawn experts " + std::to_string(i));
+    const DrawnExperts drawn = drawn_experts(draw);
+    cases.push_back({.name = name_of(drawn, i),
+                     .counts = drawn.counts,
+                     .D = drawn.first_width,
+                     .F = drawn.second_width});
+  }
+  return cases;
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases,
                          ExpertsTest,
                          on_all_targets(cases_of(false, false)),
@@ -250,6 +274,11 @@ INSTANTIATE_TEST_SUITE_P(Cases,
 INSTANTIATE_TEST_SUITE_P(HopperTiles,
                          ExpertsTest,
                          testing::Combine(testing::ValuesIn(cases_of(false, true)),
+                                          testing::Values(Target{Device::cuda, DType::bf16})),
+                         name_of_op_test<ExpertsCase>);
+INSTANTIATE_TEST_SUITE_P(Drawn,
+                         ExpertsTest,
+                         testing::Combine(testing::ValuesIn(drawn_cases()),
                                           testing::Values(Target{Device::cuda, DType::bf16})),
                          name_of_op_test<ExpertsCase>);
 INSTANTIATE_TEST_SUITE_P(CpuTiles,

@@ -9,6 +9,7 @@
 
 #include "bench/grouped_matmul/grouped_matmul_cases.h"
 #include "kernels/visit.h"
+#include "tests/kernels/drawn_routing.h"
 #include "tests/kernels/matmul/naive_product.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/op_test.h"
@@ -323,6 +324,20 @@ auto cases_of(bool cpu_tiles, bool hopper_tiles) {
   return cases;
 }
 
+// Rows and widths that no table lists.
+auto drawn_cases() {
+  std::vector<GroupedMatmulCase> cases;
+  for (int i = 0; i < 4; ++i) {
+    Draw draw("drawn grouped_matmul " + std::to_string(i));
+    const DrawnExperts drawn = drawn_experts(draw);
+    cases.push_back({.name = name_of(drawn, i),
+                     .counts = drawn.counts,
+                     .N = drawn.first_width,
+                     .K = drawn.second_width});
+  }
+  return cases;
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases,
                          GroupedMatmulTest,
                          on_all_targets(cases_of(false, false)),
@@ -330,6 +345,11 @@ INSTANTIATE_TEST_SUITE_P(Cases,
 INSTANTIATE_TEST_SUITE_P(HopperTiles,
                          GroupedMatmulTest,
                          testing::Combine(testing::ValuesIn(cases_of(false, true)),
+                                          testing::Values(Target{Device::cuda, DType::bf16})),
+                         name_of_op_test<GroupedMatmulCase>);
+INSTANTIATE_TEST_SUITE_P(Drawn,
+                         GroupedMatmulTest,
+                         testing::Combine(testing::ValuesIn(drawn_cases()),
                                           testing::Values(Target{Device::cuda, DType::bf16})),
                          name_of_op_test<GroupedMatmulCase>);
 INSTANTIATE_TEST_SUITE_P(CpuTiles,

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "tests/support/draw.h"
+
+// Experts of numbers and widths that no table lists, and how the rows fall to them.
+namespace memphis::test {
+
+struct DrawnExperts {
+  std::vector<std::int64_t> counts;  // rows of each expert
+  std::int64_t first_width;          // multiples of 8, which tensor cores take
+  std::int64_t second_width;
+};
+
+inline std::int64_t drawn_width(Draw& draw) {
+  return 8 * draw.integer_or_edge(1, 70, {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65});
+}
+
+// Up to `most` in all. Edges are those of tiles of 128 rows and of their halves.
+inline std::vector<std::int64_t> drawn_counts(Draw& draw, std::int64_t most) {
+  const std::int64_t num_experts = draw.integer(1, 11);
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(num_experts));
+  const auto left = [&] { return most - std::accumulate(counts.begin(), counts.end(), 0L); };
+  switch (draw.integer(0, 3)) {
+    case 0:  // one hot
+      counts[static_cast<std::size_t>(draw.integer(0, num_experts - 1))] = draw.integer(1, most);
+      break;
+    case 1:  // as Zipf would have it, in any order
+      for (std::int64_t e = 0; e < num_experts; ++e) {
+        counts[static_cast<std::size_t>(e)] = std::min(left(), most / (2 * (e + 1)));
+      }
+      for (std::size_t e = 1; e < counts.size(); ++e) {
+        std::swap(counts[e],
+                  counts[static_cast<std::size_t>(draw.integer(0, static_cast<std::int64_t>(e)))]);
+      }
+      break;
+    default:
+      for (std::int64_t& count : counts) {
+        count = std::min(left(), draw.integer_or_edge(0, 150, {0, 1, 63, 64, 65, 127, 128, 129}));
+      }
+  }
+  return counts;
+}
+
+// As many rows as naive loops have time for.
+inline DrawnExperts drawn_experts(Draw& draw) {
+  constexpr std::int64_t kProducts = std::int64_t{12} << 20;
+  constexpr std::int64_t kRows = 700;
+  const std::int64_t first = drawn_width(draw);
+  const std::int64_t second = drawn_width(draw);
+  return {.counts =
+              drawn_counts(draw, std::clamp(kProducts / (first * second), std::int64_t{40}, kRows)),
+          .first_width = first,
+          .second_width = second};
+}
+
+// "drawn_2_rows_0_128_17_widths_264_40", of which a test that fails speaks.
+inline std::string name_of(const DrawnExperts& experts, int index) {
+  std::string text = "drawn_" + std::to_string(index) + "_rows";
+  for (const std::int64_t count : experts.counts) {
+    text += "_" + std::to_string(count);
+  }
+  return text + "_widths_" + std::to_string(experts.first_width) + "_" +
+         std::to_string(experts.second_width);
+}
+
+}  // namespace memphis::test
