@@ -109,9 +109,10 @@ constexpr std::array kTexts = {
             "",
             "",
             "Whether a GPU is given a step as two CUDA graphs, gradients and update, to the same "
-            "bits. auto: where one rank runs without metrics.trace; required: fail where that "
-            "cannot be. Padding makes steps differ: those that have it in other micro-batches than "
-            "the first four kinds of steps are launched kernel by kernel."},
+            "bits. auto: where one rank runs without metrics.trace and the GPU has memory for "
+            "them; required: fail where that cannot be. Padding makes steps differ: those that "
+            "have it in other micro-batches than the first four kinds of steps are launched "
+            "kernel by kernel."},
     KeyText{"run.time_limit",
             "",
             "",

@@ -342,12 +342,15 @@ Capture::~Capture() {
   }
 }
 
-Graph Capture::end() {
+std::optional<Graph> Capture::end() {
   require(!ended_, "a capture ends once");
   ended_ = true;
   t_captures = false;
   const cuda_device::EndedCapture ended = cuda_device::end_capture(stream_.handle);
-  return {ended.graph, ended.num_nodes};
+  if (ended.graph == nullptr) {
+    return std::nullopt;
+  }
+  return Graph(ended.graph, ended.num_nodes);
 }
 
 PinnedBuffer::PinnedBuffer(std::size_t bytes, Device peer)

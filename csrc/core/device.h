@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -236,7 +237,9 @@ class Capture {
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
-  Graph end();
+  // Nothing where the device has no memory for the graph: what was recorded is not done, and can be
+  // enqueued instead.
+  std::optional<Graph> end();
 
  private:
   Stream stream_;
@@ -270,7 +273,7 @@ void* allocate_pinned(std::size_t bytes);
 void free_pinned(void* data) noexcept;
 void begin_capture(void* stream);
 struct EndedCapture {
-  void* graph;  // ready to be launched
+  void* graph;  // ready to be launched; null: the device has no memory for it
   std::int64_t num_nodes;
 };
 EndedCapture end_capture(void* stream);

@@ -299,8 +299,20 @@ EndedCapture end_capture(void* stream) {
   }
   std::size_t num_nodes = 0;
   MEMPHIS_CUDA(cudaGraphGetNodes(captured, nullptr, &num_nodes));
+  // All that its launches take of the GPU, taken now: a launch that finds no memory would end the run.
   cudaGraphExec_t graph = nullptr;
-  MEMPHIS_CUDA(cudaGraphInstantiate(&graph, captured, 0));
+  cudaError_t status = cudaGraphInstantiate(&graph, captured, 0);
+  if (status == cudaSuccess) {
+    status = cudaGraphUpload(graph, stream_of(stream));
+  }
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    if (graph != nullptr) {
+      ignore(cudaGraphExecDestroy(graph));
+    }
+    return {};
+  }
+  cuda_check(status, "cudaGraphInstantiate and cudaGraphUpload");
   return {.graph = graph, .num_nodes = static_cast<std::int64_t>(num_nodes)};
 }
 

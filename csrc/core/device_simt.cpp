@@ -137,6 +137,7 @@ bool any_pending(const Point* point) {
 // What is put on a stream that is captured, and the graph that comes of it.
 struct Recording {
   std::vector<std::function<void()>> work;
+  std::optional<simt_memory::Kept> memory;  // of the graph, on the device
   // Under the mutex, as others may ask for an event of it.
   bool open = true;       // the capture has not ended
   std::string broken_by;  // a call that CUDA does not allow meanwhile: the recording is lost
@@ -629,6 +630,7 @@ void begin_capture(void* stream) {
 }
 
 EndedCapture end_capture(void* stream) {
+  constexpr std::size_t kBytesOfNode = 1024;  // a kernel's arguments and more
   std::shared_ptr<simt_stream::Recording> recording;
   {
     const std::lock_guard lock(shared().mutex);
@@ -641,9 +643,14 @@ EndedCapture end_capture(void* stream) {
                 "cudaErrorStreamCaptureInvalidated: " + call +
                     " has ended the capture of this stream (a graph cannot hold it); leave it out");
   }
-  const auto num_nodes = static_cast<std::int64_t>(recording->work.size());
+  const std::size_t num_nodes = recording->work.size();
+  try {
+    recording->memory.emplace(num_nodes * kBytesOfNode);
+  } catch (const PreflightError&) {
+    return {};
+  }
   return {.graph = new std::shared_ptr<simt_stream::Recording>(std::move(recording)),
-          .num_nodes = num_nodes};
+          .num_nodes = static_cast<std::int64_t>(num_nodes)};
 }
 
 void abandon_capture(void* stream) noexcept {

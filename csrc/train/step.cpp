@@ -44,8 +44,8 @@ TrainStep::Place::Place(const Config& config,
       end(stream.device),
       copied(stream.device, Event::Use::ordering) {
   if (graphs) {
-    differentiation.emplace(stream);
-    update.emplace(stream);
+    differentiation.emplace(stream, config.run.graph, "the gradients");
+    update.emplace(stream, config.run.graph, "the update");
   }
   // The layers of other ranks have none here; those of this one are read back each step.
   std::fill_n(static_cast<std::int32_t*>(offsets.data()),

@@ -3,8 +3,12 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
+
+#include <spdlog/fmt/fmt.h>
 
 #include "csrc/core/error.h"
+#include "csrc/core/log.h"
 
 namespace memphis {
 namespace {
@@ -54,12 +58,35 @@ std::int64_t StepGraphs::run(const std::vector<bool>& padding,
     return 0;
   }
   if (!found->graph) {
-    Capture capture(stream_);
-    enqueue();
-    found->graph.emplace(capture.end());
+    std::optional<Graph> graph = record(enqueue);
+    if (!graph) {
+      enqueue();
+      return 0;
+    }
+    found->graph.emplace(*std::move(graph));
   }
   found->graph->launch(stream_);
   return found->graph->num_nodes();
+}
+
+std::optional<Graph> StepGraphs::record(const std::function<void()>& enqueue) {
+  if (!have_room_) {
+    return std::nullopt;
+  }
+  Capture capture(stream_);
+  enqueue();
+  std::optional<Graph> graph = capture.end();
+  have_room_ = graph.has_value();
+  if (!have_room_) {
+    const std::string what = fmt::format("the GPU has no memory for the graph of {}", work_);
+    if (choice_ == GraphChoice::required) {
+      throw PreflightError(what +
+                           ", and run.graph is required; set it to auto (the run goes on "
+                           "from its last checkpoint), or use a smaller batch.micro_batch");
+    }
+    log_warning("{}: it is launched kernel by kernel, to the same bits", what);
+  }
+  return graph;
 }
 
 }  // namespace memphis

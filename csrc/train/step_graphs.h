@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "csrc/config/config.h"
@@ -26,14 +27,18 @@ bool uses_graphs(const Config& config, Device device, int num_ranks);
 // in page-locked memory, but for padding: ops on padded tokens are other calls. So there is a graph
 // for each of the first few kinds of steps, by which micro-batches have padding. The first step of a
 // kind is enqueued, as it loads kernels and lets cuBLASLt choose, which cannot be recorded; the second
-// is recorded and launched, later ones are launched. Steps of further kinds are enqueued.
+// is recorded and launched, later ones are launched. Steps of further kinds are enqueued, and so are
+// those for whose graph the GPU has no memory, unless run.graph is required.
 class StepGraphs {
  public:
-  explicit StepGraphs(Stream stream) : stream_(stream) {}
+  // `work`, for what is said of them: "the gradients". Not GraphChoice::never.
+  StepGraphs(Stream stream, GraphChoice choice, std::string_view work)
+      : stream_(stream), choice_(choice), work_(work) {}
 
   // Does the work of a step that has padding in those of its micro-batches: calls `enqueue`, which
   // puts it on the stream and waits for nothing, or launches what it has put there before. Returns
-  // the nodes of the graph, or 0 if there was none.
+  // the nodes of the graph, or 0 if there was none. PreflightError where the GPU has no memory for one
+  // that is required.
   std::int64_t run(const std::vector<bool>& padding, const std::function<void()>& enqueue);
 
  private:
@@ -42,8 +47,14 @@ class StepGraphs {
     std::optional<Graph> graph;  // none: one such step was enqueued
   };
 
+  // Has work recorded that is to be done now. Nothing where it has to be enqueued.
+  std::optional<Graph> record(const std::function<void()>& enqueue);
+
   Stream stream_;
+  GraphChoice choice_;
+  std::string_view work_;
   std::vector<Recorded> recorded_;
+  bool have_room_ = true;  // on the GPU, as far as is known
 };
 
 }  // namespace memphis

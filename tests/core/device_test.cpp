@@ -112,7 +112,7 @@ TEST(Graphs, DoWhatWasRecordedOnWhatLiesThere) {
     device_zero(memory.data, 1024, stream.view());
     device_copy(memory.data, in.data(), 8, stream.view());
     device_copy(out.data(), memory.data, 1024, stream.view());
-    return capture.end();
+    return capture.end().value();
   }();
   EXPECT_EQ(graph.num_nodes(), 3);
   synchronize(stream.view());
@@ -145,7 +145,7 @@ TEST(Graphs, CountAsOnePieceOfWork) {
   const Graph graph = [&] {
     Capture capture(stream.view());
     work();
-    return capture.end();
+    return capture.end().value();
   }();
   EXPECT_EQ(enqueued_count() - before, 0U);
   graph.launch(stream.view());
@@ -193,7 +193,7 @@ TEST(Graphs, PassTheirEvents) {
     Capture capture(stream.view());
     device_zero(memory.data, 1024, stream.view());
     within.record(stream.view());
-    return capture.end();
+    return capture.end().value();
   }();
   for (int launch = 0; launch < 2; ++launch) {
     begin.record(stream.view());
@@ -330,7 +330,7 @@ TEST(Graphs, LeaveOtherStreamsAndThreadsAlone) {
     });
     other.join();
     device_zero(memory.data, 1024, stream.view());
-    return capture.end();
+    return capture.end().value();
   }();
   EXPECT_EQ(graph.num_nodes(), 1);
 }
@@ -349,7 +349,7 @@ TEST(Graphs, EventsThatOrderWhatIsCapturedArePassedByNoLaunch) {
     device_zero(memory.data, 1024, stream.view());
     event.record(stream.view());
     event.make_wait(stream.view());
-    return capture.end();
+    return capture.end().value();
   }();
   graph.launch(stream.view());
   synchronize(stream.view());

@@ -129,7 +129,7 @@ TEST_F(StepGraph, IsKeptForEachOfTheFirstFourKinds) {
   const OwnedStream stream(Device::cuda);
   const TestTensor counters({{8}, DType::i32}, Device::cuda, std::vector<double>(8));
   const TestTensor ones({{8}, DType::i32}, Device::cuda, std::vector<double>(8, 1.0));
-  StepGraphs graphs(stream.view());
+  StepGraphs graphs(stream.view(), GraphChoice::automatic, "the test");
   int num_enqueued = 0;
   // What is done shows in the element of its kind.
   const auto run = [&](std::int64_t kind) {

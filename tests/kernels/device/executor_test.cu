@@ -521,7 +521,7 @@ TEST(Launch, IsRecordedWithItsArgumentsAndRunsWithItsGraph) {
     const auto* from = static_cast<const float*>(floats.data() + 1);
     launch(add_kernel, shape, floats.data(), from, value);
     launch(add_kernel, shape, floats.data() + 1, from, value);
-    return capture.end();
+    return capture.end().value();
   }();
   EXPECT_EQ(floats.values()[0], 0);
   value = 1000;

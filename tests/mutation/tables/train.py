@@ -69,8 +69,17 @@ plant("train.rates_after_launch", STEP, "order",
       "  const std::int64_t more_nodes = update(place);\n  place.scalars.set(StepScalar::rates, {rate, m_correction, v_correction});\n",
       "a step has the learning rate of the one before")
 plant("train.graph_is_not_launched", GRAPHS, "missing step",
-      "    found->graph.emplace(capture.end());\n  }\n", "    found->graph.emplace(capture.end());\n    return found->graph->num_nodes();\n  }\n",
+      "    found->graph.emplace(*std::move(graph));\n  }\n", "    found->graph.emplace(*std::move(graph));\n    return found->graph->num_nodes();\n  }\n",
       "the step that is recorded is not done")
+plant("train.graph_without_memory_is_left_out", GRAPHS, "missing step",
+      "    if (!graph) {\n      enqueue();\n", "    if (!graph) {\n",
+      "a step for whose graph there is no memory is not done")
+plant("train.graph_without_memory_is_tried_again", GRAPHS, "condition",
+      "  if (!have_room_) {\n    return std::nullopt;", "  if (false) {\n    return std::nullopt;",
+      "each step is enqueued twice, once for a graph that never comes to be")
+plant("train.graph_that_is_required_is_not_there", GRAPHS, "condition",
+      "if (choice_ == GraphChoice::required) {", "if (choice_ == GraphChoice::never) {",
+      "graphs that are required are given up in silence")
 plant("train.graph_of_other_padding", GRAPHS, "condition",
       "return each.padding == padding;", "return each.padding.size() == padding.size();",
       "a step with padding is launched as one without")
