@@ -267,10 +267,10 @@ void require_memory(const MemoryPlan& plan,
   std::vector<MemoryDemand> demands =
       demands_of_all(plan.needed_bytes(device), pools_of(device, before), all);
   if (device != Device::cpu) {
-    // Groups may have taken more than the plan counts for them, which nothing else can have: with
-    // what is counted, no more is to be had than is free now.
+    // Groups and the library of products may have taken more than the plan counts for them, which
+    // nothing else can have: with what is counted, no more is to be had than is free now.
     const std::vector<MemoryDemand> now =
-        demands_of_all(plan.communication_bytes, memory_pools(device), all);
+        demands_of_all(plan.communication_bytes + plan.library_bytes, memory_pools(device), all);
     for (std::size_t i = 0; i < demands.size(); ++i) {
       demands[i].free_bytes =
           std::min(demands[i].free_bytes, now[i].free_bytes + now[i].needed_bytes);

@@ -51,7 +51,8 @@ TrainingPlan agreed_plan(const Config& config,
 
 // What all ranks that share a memory will take of it is there, of their devices' and of their
 // machine's, and is within memory.budget_gib: PreflightError, with the table of `plan` and what
-// could be changed, where it is not. None allocates before all have looked.
+// could be changed, where it is not. None allocates before all have looked, but for groups and
+// matmul's library, which are open.
 void require_memory(const MemoryPlan& plan,
                     const Config& config,
                     DType compute,

@@ -91,8 +91,9 @@ Trainer::Trainer(const Config& config,
              plan_.dims.exchange_rows ? "\n  " + describe_expert_overlap(plan_, config_) : "",
              plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
-  require_memory(plan_.memory, config_, compute_, device_, free_before_groups_, groups_.all_host());
+  // What it takes beside the workspace that the plan counts is seen before tensors are.
   kernels::open_matmul_library(device_, groups_.receiving_multiprocessors());
+  require_memory(plan_.memory, config_, compute_, device_, free_before_groups_, groups_.all_host());
   if (plan_.dims.key_exchange != ContextExchange::gather) {
     groups_.connect_context();
   }
