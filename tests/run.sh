@@ -70,8 +70,11 @@ run_preset() {
     echo "the $preset preset does not build" >"$result/not_built"
     return
   fi
+  # Of the simulated GPU's threads those that wait sleep, as programs of several tests share the cores.
+  local environment=("GTEST_OUTPUT=xml:$result/gtest/" UBSAN_OPTIONS=print_stacktrace=1)
+  [[ $preset != simt ]] || environment+=("OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}")
   # The status is read from the results, which name each case.
-  GTEST_OUTPUT="xml:$result/gtest/" UBSAN_OPTIONS=print_stacktrace=1 \
+  env "${environment[@]}" \
     ctest --test-dir "$build" --parallel "$jobs" --output-on-failure \
     --output-junit "$result/ctest.xml" "$@" || true
 }
