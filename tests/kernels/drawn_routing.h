@@ -50,7 +50,7 @@ inline std::vector<std::int64_t> drawn_counts(Draw& draw, std::int64_t most) {
 
 // As many rows as naive loops have time for.
 inline DrawnExperts drawn_experts(Draw& draw) {
-  constexpr std::int64_t kProducts = std::int64_t{12} << 20;
+  constexpr std::int64_t kProducts = std::int64_t{5} << 20;
   constexpr std::int64_t kRows = 700;
   const std::int64_t first = drawn_width(draw);
   const std::int64_t second = drawn_width(draw);

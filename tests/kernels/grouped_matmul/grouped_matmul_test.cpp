@@ -327,7 +327,7 @@ auto cases_of(bool cpu_tiles, bool hopper_tiles) {
 // Rows and widths that no table lists.
 auto drawn_cases() {
   std::vector<GroupedMatmulCase> cases;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 3; ++i) {
     Draw draw("drawn grouped_matmul " + std::to_string(i));
     const DrawnExperts drawn = drawn_experts(draw);
     cases.push_back({.name = name_of(drawn, i),
