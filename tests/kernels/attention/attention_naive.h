@@ -225,12 +225,12 @@ inline AttentionResult exact_attention(DType dtype,
 }
 
 // Naive results, as many as tell how such code rounds: more where nothing is rounded to bf16, which
-// makes many errors of each sum's one.
+// makes many errors of each sum's one. `num_rows`, of the lse that are compared: the fewest values.
 inline std::vector<AttentionResult> naive_draws(DType dtype,
                                                 const AttentionCase& c,
                                                 const std::vector<double>& qkv,
-                                                const std::vector<double>& dout) {
-  const auto num_rows = static_cast<std::size_t>(c.B * c.N * c.S);
+                                                const std::vector<double>& dout,
+                                                std::size_t num_rows) {
   return draws_for(num_rows, dtype == DType::bf16 ? 2 : 6, [&](int draw) {
     return naive(draw % 2 == 0 ? Method::formulas : Method::tiled,
                  dtype,
@@ -238,6 +238,13 @@ inline std::vector<AttentionResult> naive_draws(DType dtype,
                  perturbed(dtype, qkv, draw / 2),
                  perturbed(dtype, dout, draw / 2));
   });
+}
+
+inline std::vector<AttentionResult> naive_draws(DType dtype,
+                                                const AttentionCase& c,
+                                                const std::vector<double>& qkv,
+                                                const std::vector<double>& dout) {
+  return naive_draws(dtype, c, qkv, dout, static_cast<std::size_t>(c.B * c.N * c.S));
 }
 
 // Of the gradients, whose rows are those of a token.
