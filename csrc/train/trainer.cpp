@@ -91,7 +91,7 @@ Trainer::Trainer(const Config& config,
              plan_.dims.exchange_rows ? "\n  " + describe_expert_overlap(plan_, config_) : "",
              plan_.dims.tensor_parallel ? "\n  " + describe_tensor_overlap(plan_) : "");
   }
-  // What it takes beside the workspace that the plan counts is seen before tensors are.
+  // First: the plan counts its workspace, and not what else the library takes of the GPU.
   kernels::open_matmul_library(device_, groups_.receiving_multiprocessors());
   require_memory(plan_.memory, config_, compute_, device_, free_before_groups_, groups_.all_host());
   if (plan_.dims.key_exchange != ContextExchange::gather) {

@@ -12,12 +12,7 @@
 // Experts of numbers and widths that no table lists, and how the rows fall to them.
 namespace memphis::test {
 
-struct DrawnExperts {
-  std::vector<std::int64_t> counts;  // rows of each expert
-  std::int64_t first_width;          // multiples of 8, which tensor cores take
-  std::int64_t second_width;
-};
-
+// A multiple of 8, which tensor cores take.
 inline std::int64_t drawn_width(Draw& draw) {
   return 8 * draw.integer_or_edge(1, 70, {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65});
 }
@@ -48,26 +43,30 @@ inline std::vector<std::int64_t> drawn_counts(Draw& draw, std::int64_t most) {
   return counts;
 }
 
-// As many rows as naive loops have time for.
-inline DrawnExperts drawn_experts(Draw& draw) {
+// Three cases for the tests of `op`, with as many rows as naive loops have time for. A test that fails
+// speaks of "drawn_2_rows_0_128_17_widths_264_40".
+template <class Case>
+std::vector<Case> drawn_cases(const std::string& op,
+                              std::int64_t Case::*first_width,
+                              std::int64_t Case::*second_width) {
   constexpr std::int64_t kProducts = std::int64_t{5} << 20;
-  constexpr std::int64_t kRows = 700;
-  const std::int64_t first = drawn_width(draw);
-  const std::int64_t second = drawn_width(draw);
-  return {.counts =
-              drawn_counts(draw, std::clamp(kProducts / (first * second), std::int64_t{40}, kRows)),
-          .first_width = first,
-          .second_width = second};
-}
-
-// "drawn_2_rows_0_128_17_widths_264_40", of which a test that fails speaks.
-inline std::string name_of(const DrawnExperts& experts, int index) {
-  std::string text = "drawn_" + std::to_string(index) + "_rows";
-  for (const std::int64_t count : experts.counts) {
-    text += "_" + std::to_string(count);
+  constexpr std::int64_t kFewestRows = 40;
+  constexpr std::int64_t kMostRows = 700;
+  std::vector<Case> cases;
+  for (int i = 0; i < 3; ++i) {
+    Draw draw("drawn " + op + " " + std::to_string(i));
+    Case& drawn = cases.emplace_back();
+    const std::int64_t first = drawn.*first_width = drawn_width(draw);
+    const std::int64_t second = drawn.*second_width = drawn_width(draw);
+    drawn.counts =
+        drawn_counts(draw, std::clamp(kProducts / (first * second), kFewestRows, kMostRows));
+    drawn.name = "drawn_" + std::to_string(i) + "_rows";
+    for (const std::int64_t count : drawn.counts) {
+      drawn.name += "_" + std::to_string(count);
+    }
+    drawn.name += "_widths_" + std::to_string(first) + "_" + std::to_string(second);
   }
-  return text + "_widths_" + std::to_string(experts.first_width) + "_" +
-         std::to_string(experts.second_width);
+  return cases;
 }
 
 }  // namespace memphis::test

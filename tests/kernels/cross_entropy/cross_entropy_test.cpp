@@ -43,7 +43,7 @@ Inputs draw(const CrossEntropyCase& c, DType dtype) {
 struct Results {
   Values loss;
   Values dlogits;
-  Values dlogits_terms = {};  // of naive code: without regard to sign
+  Values dlogits_terms = {};  // without regard to sign, of the exact ones
 };
 
 enum class Wanted : std::uint8_t { losses, all };
@@ -59,7 +59,7 @@ Results naive(const CrossEntropyCase& c,
   const auto V = static_cast<std::size_t>(c.vocab_size);
   Results out{.loss = Values(in.targets.size()),
               .dlogits = Values(in.logits.size()),
-              .dlogits_terms = Values(in.logits.size())};
+              .dlogits_terms = Values(std::is_same_v<T, Exact> ? in.logits.size() : 0)};
   const A multiplier = c.multiplier;
   const A cap = c.cap;
   for (std::size_t t = 0; t < in.targets.size(); ++t) {
@@ -87,7 +87,9 @@ Results naive(const CrossEntropyCase& c,
         return static_cast<A>(kGradScale) * (difference * multiplier * slope);
       };
       out.dlogits[t * V + v] = static_cast<double>(static_cast<T>(scaled(prob - hit)));
-      out.dlogits_terms[t * V + v] = static_cast<double>(scaled(prob + hit));
+      if constexpr (std::is_same_v<T, Exact>) {
+        out.dlogits_terms[t * V + v] = static_cast<double>(scaled(prob + hit));
+      }
     }
   }
   return out;
@@ -262,8 +264,11 @@ class CrossEntropy : public OpTest<CrossEntropyCase> {
       Values& rounded = losses.naive.emplace_back(exact.loss);
       const auto V = static_cast<std::size_t>(op_case().vocab_size);
       for (std::size_t t = 0; t < rounded.size(); ++t) {
+        if (in.targets[t] < 0) {
+          continue;
+        }
         double largest = 0;
-        for (std::size_t v = 0; in.targets[t] >= 0 && v < V; ++v) {
+        for (std::size_t v = 0; v < V; ++v) {
           largest = std::max(largest, std::abs(in.logits[t * V + v]));
         }
         const double scaled = largest * static_cast<double>(op_case().multiplier);
@@ -446,10 +451,12 @@ TEST_P(CrossEntropyTargets, AtTheEdgesOfAShardAreOneRanks) {
                                  stream.view());
     const Values found = target.values(stream.view());
     const auto W = static_cast<std::size_t>(width);
-    // A GPU keeps logits as powers of two on the way, and so rounds by one unit.
+    // In bf16 a GPU keeps logits as powers of two on the way, and so rounds by one unit.
+    const bool rounds = GetParam().device == Device::cuda && GetParam().dtype == DType::bf16;
     const Values wanted = {values[0], values[2 * W - 1], 0, 0, 0, 0, 0, 0};
     for (std::size_t t = 0; t < wanted.size(); ++t) {
-      EXPECT_NEAR(found[t], wanted[t], wanted[t] == 0 ? 0 : ulp(sums, wanted[t])) << "row " << t;
+      EXPECT_NEAR(found[t], wanted[t], rounds && wanted[t] != 0 ? ulp(sums, wanted[t]) : 0)
+          << "row " << t;
     }
 
     const auto gradient_of = [&](const Values& of_ids) {

@@ -70,35 +70,37 @@ testing::AssertionResult are_sums(const ExpertsCase& c,
                                   const std::vector<double>& gate_up) {
   const auto R = static_cast<std::size_t>(c.R());
   const auto F = static_cast<std::size_t>(c.F);
-  // The sums, or those of the absolute values of their terms, of which a sum may leave little.
-  enum class Of { terms, sizes };
-  const auto sum = [&]<class T>(
-                       Of of, const std::vector<double>& dy, const std::vector<double>& gates) {
-    std::vector<double> sums(R);
+  struct Sums {
+    std::vector<double> values;
+    std::vector<double> sizes;  // without regard to sign: a sum may leave little of its terms
+  };
+  const auto sum = [&]<class T>(const std::vector<double>& dy, const std::vector<double>& gates) {
+    Sums sums{.values = std::vector<double>(R), .sizes = std::vector<double>(R)};
     for (std::size_t r = 0; r < R; ++r) {
       T total = 0;
+      T size = 0;
       for (std::size_t f = 0; f < F; ++f) {
         const T x = static_cast<T>(gates[r * 2 * F + f]);
         const T u = std::sqrt(static_cast<T>(2 / 3.141592653589793238L)) *
                     (x + static_cast<T>(0.044715L) * x * x * x);
         const T term = static_cast<T>(dy[r * F + f]) * (x / 2 * (1 + std::tanh(u))) *
                        static_cast<T>(gates[r * 2 * F + F + f]);
-        total += of == Of::sizes ? std::abs(term) : term;
+        total += term;
+        size += std::abs(term);
       }
-      sums[R - 1 - r] = static_cast<double>(total);  // source is reversed
+      sums.values[R - 1 - r] = static_cast<double>(total);  // source is reversed
+      sums.sizes[R - 1 - r] = static_cast<double>(size);
     }
     return sums;
   };
-  Reference reference{.exact = sum.template operator()<long double>(Of::terms, dhidden, gate_up),
-                      .naive = draws_for(R,
-                                         1,
-                                         [&](int draw) {
-                                           return sum.template operator()<float>(
-                                               Of::terms,
-                                               perturbed(DType::bf16, dhidden, draw),
-                                               perturbed(DType::bf16, gate_up, draw));
-                                         }),
-                      .terms = sum.template operator()<long double>(Of::sizes, dhidden, gate_up)};
+  const Sums exact = sum.template operator()<Exact>(dhidden, gate_up);
+  const auto rough = [&](int draw) {
+    const auto moved = [&](const std::vector<double>& values) {
+      return perturbed(DType::bf16, values, draw);
+    };
+    return sum.template operator()<float>(moved(dhidden), moved(gate_up)).values;
+  };
+  Reference reference{.exact = exact.values, .naive = draws_for(R, 1, rough), .terms = exact.sizes};
   // The exponential and the reciprocal of the special-function unit are off by up to 2^-22 and 2^-23 of
   // themselves (PTX ISA, ex2.approx and rcp.approx), and so is each term (kernels/geglu/gelu_gpu.h).
   std::vector<double>& bent = reference.naive.emplace_back(reference.exact);
@@ -258,20 +260,6 @@ auto cases_of(bool cpu_tiles, bool hopper_tiles) {
   return cases;
 }
 
-// Rows and widths that no table lists.
-auto drawn_cases() {
-  std::vector<ExpertsCase> cases;
-  for (int i = 0; i < 3; ++i) {
-    Draw draw("drawn experts " + std::to_string(i));
-    const DrawnExperts drawn = drawn_experts(draw);
-    cases.push_back({.name = name_of(drawn, i),
-                     .counts = drawn.counts,
-                     .D = drawn.first_width,
-                     .F = drawn.second_width});
-  }
-  return cases;
-}
-
 INSTANTIATE_TEST_SUITE_P(Cases,
                          ExpertsTest,
                          on_all_targets(cases_of(false, false)),
@@ -281,11 +269,12 @@ INSTANTIATE_TEST_SUITE_P(HopperTiles,
                          testing::Combine(testing::ValuesIn(cases_of(false, true)),
                                           testing::Values(Target{Device::cuda, DType::bf16})),
                          name_of_op_test<ExpertsCase>);
-INSTANTIATE_TEST_SUITE_P(Drawn,
-                         ExpertsTest,
-                         testing::Combine(testing::ValuesIn(drawn_cases()),
-                                          testing::Values(Target{Device::cuda, DType::bf16})),
-                         name_of_op_test<ExpertsCase>);
+INSTANTIATE_TEST_SUITE_P(
+    Drawn,
+    ExpertsTest,
+    testing::Combine(testing::ValuesIn(drawn_cases("experts", &ExpertsCase::D, &ExpertsCase::F)),
+                     testing::Values(Target{Device::cuda, DType::bf16})),
+    name_of_op_test<ExpertsCase>);
 INSTANTIATE_TEST_SUITE_P(CpuTiles,
                          ExpertsTest,
                          testing::Combine(testing::ValuesIn(cases_of(true, false)),

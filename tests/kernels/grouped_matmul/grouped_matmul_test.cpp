@@ -324,20 +324,6 @@ auto cases_of(bool cpu_tiles, bool hopper_tiles) {
   return cases;
 }
 
-// Rows and widths that no table lists.
-auto drawn_cases() {
-  std::vector<GroupedMatmulCase> cases;
-  for (int i = 0; i < 3; ++i) {
-    Draw draw("drawn grouped_matmul " + std::to_string(i));
-    const DrawnExperts drawn = drawn_experts(draw);
-    cases.push_back({.name = name_of(drawn, i),
-                     .counts = drawn.counts,
-                     .N = drawn.first_width,
-                     .K = drawn.second_width});
-  }
-  return cases;
-}
-
 INSTANTIATE_TEST_SUITE_P(Cases,
                          GroupedMatmulTest,
                          on_all_targets(cases_of(false, false)),
@@ -349,7 +335,9 @@ INSTANTIATE_TEST_SUITE_P(HopperTiles,
                          name_of_op_test<GroupedMatmulCase>);
 INSTANTIATE_TEST_SUITE_P(Drawn,
                          GroupedMatmulTest,
-                         testing::Combine(testing::ValuesIn(drawn_cases()),
+                         testing::Combine(testing::ValuesIn(drawn_cases("grouped_matmul",
+                                                                        &GroupedMatmulCase::N,
+                                                                        &GroupedMatmulCase::K)),
                                           testing::Values(Target{Device::cuda, DType::bf16})),
                          name_of_op_test<GroupedMatmulCase>);
 INSTANTIATE_TEST_SUITE_P(CpuTiles,
