@@ -224,7 +224,7 @@ void expect_whole(const Target& target, const PartsCase& parts) {
     result.lse = of_queries(result.lse, c, first_query);
     return result;
   };
-  const AttentionResult exact = of_queries_alone(test::exact_attention(dtype, c, qkv, dout));
+  const AttentionResult exact = of_queries_alone(test::exact_attention(target, c, qkv, dout));
   ASSERT_EQ(actual.lse.size(), exact.lse.size());
   for (std::size_t i = 0; i < exact.lse.size(); ++i) {
     EXPECT_EQ(std::isinf(actual.lse[i]), std::isinf(exact.lse[i])) << "lse of row " << i;

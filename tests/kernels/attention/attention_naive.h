@@ -48,11 +48,14 @@ class NaiveAttention {
  public:
   using A = NaiveAccumulator<T>;
 
+  // `least_slope`: that of the cap's bend which terms are of at least.
   NaiveAttention(Method method,
                  const AttentionCase& shape,
                  const std::vector<double>& qkv,
-                 const std::vector<double>& dout)
+                 const std::vector<double>& dout,
+                 double least_slope = 0)
       : method_(method),
+        least_slope_(static_cast<A>(least_slope)),
         c_(shape),
         qkv_(qkv),
         dout_(dout),
@@ -120,6 +123,7 @@ class NaiveAttention {
     auto end = static_cast<std::size_t>(t) + 1;
     std::vector<A> logit(end - first, kNone);
     std::vector<A> slope(end - first, A{0});
+    std::vector<A> slope_terms = slope;
     for (std::int64_t s = oldest; s <= t; ++s) {
       const std::size_t i = static_cast<std::size_t>(s) - first;
       if (valid_[static_cast<std::size_t>(b * c_.S + s)] == 0) {
@@ -129,6 +133,7 @@ class NaiveAttention {
       const A bent = cap > 0 ? tanh_of(x / cap) : A{0};
       logit[i] = tau * (cap > 0 ? cap * bent : x);
       slope[i] = tau * scale * (cap > 0 ? 1 - bent * bent : A{1});
+      slope_terms[i] = std::max(slope[i], tau * scale * least_slope_);
       maximum = std::max(maximum, logit[i]);
     }
     const bool empty = maximum == kNone;
@@ -136,6 +141,7 @@ class NaiveAttention {
       first = 0;
       end = S;
       slope.assign(S, A{0});
+      slope_terms = slope;
     }
     std::vector<A> probability(end - first);
     A sum = 0;
@@ -174,7 +180,7 @@ class NaiveAttention {
       for (std::size_t h = 0; h < H; ++h) {
         terms += std::abs(static_cast<A>(dout_[out_at + h]) * static_cast<A>(qkv_[v_at + h]));
       }
-      terms *= p * slope[i];
+      terms *= p * slope_terms[i];
       for (std::size_t h = 0; h < H; ++h) {
         const A d = static_cast<A>(dout_[out_at + h]);
         const A k = static_cast<A>(qkv_[k_at + h]);
@@ -192,6 +198,7 @@ class NaiveAttention {
   void add_terms(std::size_t i, A term) { result_.dqkv_terms[i] += to_double(std::abs(term)); }
 
   Method method_;
+  A least_slope_;
   AttentionCase c_;
   std::vector<double> qkv_;
   std::vector<double> dout_;
@@ -215,13 +222,24 @@ inline AttentionResult naive(Method method,
   }
 }
 
-// The result that those of `dtype` are held to, in a wider type.
-inline AttentionResult exact_attention(DType dtype,
+// Whether the cap's bend is that of kernels/device/soft_cap.h: off by less than kBend, absolute.
+inline bool has_approximate_cap(const Target& target, const AttentionCase& c) {
+  return target.device == Device::cuda && target.dtype == DType::bf16 && c.cap > 0;
+}
+constexpr double kBend = 0x1p-20;
+
+// The result that those of `target` are held to, in a wider type. A slope 1 - tanh^2 that is off by
+// 2 kBend is off by no more than others beside the slope of which that is a rounding.
+inline AttentionResult exact_attention(const Target& target,
                                        const AttentionCase& c,
                                        const std::vector<double>& qkv,
                                        const std::vector<double>& dout) {
-  return dtype == DType::f64 ? NaiveAttention<Exact>(Method::formulas, c, qkv, dout).result()
-                             : NaiveAttention<double>(Method::formulas, c, qkv, dout).result();
+  if (target.dtype == DType::f64) {
+    return NaiveAttention<Exact>(Method::formulas, c, qkv, dout).result();
+  }
+  const double least_slope =
+      has_approximate_cap(target, c) ? 2 * kBend / rounding_unit(target.dtype) : 0;
+  return NaiveAttention<double>(Method::formulas, c, qkv, dout, least_slope).result();
 }
 
 // Naive results, as many as tell how such code rounds: more where nothing is rounded to bf16, which
@@ -264,14 +282,13 @@ inline std::vector<double> finite(std::vector<double> lse) {
   return lse;
 }
 
-// Of the rows' statistics, which are one row: a logarithm near 0 is no better known than a large
-// one. Of a GPU's bf16 the cap's bend is off by less than 2^-20 (kernels/device/soft_cap.h).
+// Of the rows' statistics, which are one row: a logarithm near 0 is no better known than a large one.
 inline Reference lse_reference(const Target& target,
                                const AttentionCase& c,
                                const AttentionResult& exact,
                                const std::vector<AttentionResult>& rough) {
   Reference reference = reference_of(exact, rough, &AttentionResult::lse);
-  if (target.device == Device::cuda && target.dtype == DType::bf16 && c.cap > 0) {
+  if (has_approximate_cap(target, c)) {
     double temperature = 1;
     if (c.temperature_len > 0) {
       const std::vector<double> positions = c.positions();
@@ -281,7 +298,7 @@ inline Reference lse_reference(const Target& target,
     }
     std::vector<double>& bent = reference.naive.emplace_back(exact.lse);
     for (double& lse : bent) {
-      lse += std::ldexp(static_cast<double>(c.cap) * temperature, -20);
+      lse += static_cast<double>(c.cap) * temperature * kBend;
     }
   }
   reference.exact = finite(reference.exact);

@@ -106,7 +106,7 @@ struct Call {
 void expect_formulas(const Target& target, const AttentionCase& c) {
   const std::vector<double> qkv = test::rounded_to(target.dtype, c.qkv());
   const std::vector<double> dout = test::rounded_to(target.dtype, c.dout());
-  const AttentionResult exact = test::exact_attention(target.dtype, c, qkv, dout);
+  const AttentionResult exact = test::exact_attention(target, c, qkv, dout);
   const AttentionResult actual = Call(target, c, qkv, dout).run();
 
   ASSERT_EQ(actual.lse.size(), exact.lse.size());
@@ -144,7 +144,7 @@ TEST_P(AttentionTargets, EachQueryAloneMatchesTheFormulas) {
   const std::vector<double> positions = c.positions();
   const std::int64_t row = c.N * c.H;
   // The others are as they should be. On the GPU, which may be simulated, six of them.
-  const AttentionResult exact = test::exact_attention(target.dtype, c, qkv, c.dout());
+  const AttentionResult exact = test::exact_attention(target, c, qkv, c.dout());
   std::vector<double> out = exact.out;
   std::vector<double> lse = exact.lse;
   const std::int64_t stride = target.device == Device::cpu ? 1 : std::max<std::int64_t>(1, c.S / 5);
@@ -226,7 +226,7 @@ TEST(Attention, GradientsNeedNoWorkspace) {
   const Call call(kGpu, c, qkv, dout);
   attention_forward(call.forward(), call.stream.view());
   attention_backward(call.backward_without_workspace(), call.stream.view());
-  const AttentionResult exact = test::exact_attention(kGpu.dtype, c, qkv, dout);
+  const AttentionResult exact = test::exact_attention(kGpu, c, qkv, dout);
   const std::vector<AttentionResult> rough = test::naive_draws(kGpu.dtype, c, qkv, dout);
   EXPECT_TRUE(close_to(call.dqkv.tensor.values(call.stream.view()),
                        test::dqkv_reference(exact, rough),

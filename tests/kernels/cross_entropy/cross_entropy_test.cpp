@@ -257,24 +257,21 @@ class CrossEntropy : public OpTest<CrossEntropyCase> {
         bent[t] += in.targets[t] < 0 ? 0.0 : std::ldexp(static_cast<double>(op_case().cap), -20);
       }
     }
+    // The logarithm of the sum and the target's logit are rounded before one is taken from the other.
     const DType sums = accumulation_dtype(target().dtype);
-    if (target().device == Device::cuda) {
-      // The logarithm of the sum and the target's logit are rounded before one is taken from the other,
-      // between kernels or as powers of two.
-      Values& rounded = losses.naive.emplace_back(exact.loss);
-      const auto V = static_cast<std::size_t>(op_case().vocab_size);
-      for (std::size_t t = 0; t < rounded.size(); ++t) {
-        if (in.targets[t] < 0) {
-          continue;
-        }
-        double largest = 0;
-        for (std::size_t v = 0; v < V; ++v) {
-          largest = std::max(largest, std::abs(in.logits[t * V + v]));
-        }
-        const double scaled = largest * static_cast<double>(op_case().multiplier);
-        const auto cap = static_cast<double>(op_case().cap);
-        rounded[t] += rounding_unit(sums) * (cap > 0 ? std::min(cap, scaled) : scaled);
+    Values& rounded = losses.naive.emplace_back(exact.loss);
+    const auto V = static_cast<std::size_t>(op_case().vocab_size);
+    for (std::size_t t = 0; t < rounded.size(); ++t) {
+      if (in.targets[t] < 0) {
+        continue;
       }
+      double largest = 0;
+      for (std::size_t v = 0; v < V; ++v) {
+        largest = std::max(largest, std::abs(in.logits[t * V + v]));
+      }
+      const double scaled = largest * static_cast<double>(op_case().multiplier);
+      const auto cap = static_cast<double>(op_case().cap);
+      rounded[t] += rounding_unit(sums) * (cap > 0 ? std::min(cap, scaled) : scaled);
     }
     EXPECT_TRUE(close_to(actual.loss, losses, sums, op_case().num_tokens));
     if (op_case().gradient) {

@@ -75,6 +75,10 @@ struct Results {
   Values z;
   Values dx;
   Values dweight;
+  // Sums of the terms' absolute values, of the exact ones: a token's gradient of logits adds up to 0,
+  // so that of a row of dx or dweight nearly nothing may be left.
+  Values dx_terms = {};
+  Values dweight_terms = {};
 };
 
 template <class A>
@@ -111,6 +115,7 @@ Results naive(const RouterCase& c, const Inputs& in) {
   std::vector<std::vector<A>> capped = z;
   std::vector<std::vector<A>> probs = z;
   std::vector<A> lse(num_tokens);
+  std::vector<A> lse_terms(num_tokens);
 
   for (std::size_t t = 0; t < num_tokens; ++t) {
     for (std::size_t e = 0; e < E; ++e) {
@@ -129,6 +134,7 @@ Results naive(const RouterCase& c, const Inputs& in) {
       sum += std::exp(logit - largest);
     }
     lse[t] = largest + std::log(sum);
+    lse_terms[t] = std::abs(largest) + std::log(sum);
     out.z.push_back(in.valid[t] != 0 ? static_cast<double>(lse[t] * lse[t]) : 0.0);
     std::vector<std::size_t> order(E);
     for (std::size_t e = 0; e < E; ++e) {
@@ -166,6 +172,8 @@ Results naive(const RouterCase& c, const Inputs& in) {
 
   std::vector<A> dx(num_tokens * D);
   std::vector<A> dweight(E * D);
+  std::vector<A> dx_terms(dx.size());
+  std::vector<A> dweight_terms(dweight.size());
   for (std::size_t t = 0; t < num_tokens; ++t) {
     const std::size_t b = t / S;
     const bool valid = in.valid[t] != 0;
@@ -178,28 +186,38 @@ Results naive(const RouterCase& c, const Inputs& in) {
       dprob[static_cast<std::size_t>(out.experts[t * K + k])] += at(in.dgates, t * K + k);
     }
     A mean = 0;
+    A mean_terms = 0;
     for (std::size_t e = 0; e < E; ++e) {
       mean += probs[t][e] * dprob[e];
+      mean_terms += probs[t][e] * std::abs(dprob[e]);
     }
     const std::vector<A> uncapped = naive_softmax(z[t]);
     for (std::size_t e = 0; e < E; ++e) {
       const A ratio = cap > 0 ? capped[t][e] / cap : A{0};
       A dz = probs[t][e] * (dprob[e] - mean) * (1 - ratio * ratio);
+      A terms = probs[t][e] * (std::abs(dprob[e]) + mean_terms) * (1 - ratio * ratio);
       if (valid) {
-        dz += static_cast<A>(kZScale) * 2 * lse[t] * uncapped[e];
+        const A of_z = static_cast<A>(kZScale) * 2 * uncapped[e];
+        dz += of_z * lse[t];
+        terms += of_z * lse_terms[t];
       }
       for (std::size_t d = 0; d < D; ++d) {
         dx[t * D + d] += dz * at(in.weight, e * D + d);
         dweight[e * D + d] += dz * at(in.x, t * D + d);
+        dx_terms[t * D + d] += terms * std::abs(at(in.weight, e * D + d));
+        dweight_terms[e * D + d] += terms * std::abs(at(in.x, t * D + d));
       }
     }
   }
   for (std::size_t i = 0; i < dx.size(); ++i) {
     const A before = c.accumulate ? at(in.dx, i) : A{0};
     out.dx.push_back(static_cast<double>(static_cast<T>(before + dx[i])));
+    out.dx_terms.push_back(static_cast<double>(std::abs(before) + dx_terms[i]));
   }
   for (std::size_t i = 0; i < dweight.size(); ++i) {
-    out.dweight.push_back(static_cast<double>(at(in.dweight, i) + dweight[i]));
+    const A before = at(in.dweight, i);
+    out.dweight.push_back(static_cast<double>(before + dweight[i]));
+    out.dweight_terms.push_back(static_cast<double>(std::abs(before) + dweight_terms[i]));
   }
   return out;
 }
@@ -433,8 +451,13 @@ void Router::expect_close(const Inputs& in, const Results& actual) const {
   EXPECT_TRUE(compare_sum(&Results::probs_sum, c.sequence_length, c.num_experts));
   EXPECT_TRUE(compare_sum(&Results::balance, c.num_tokens() + c.num_experts, c.num_sequences));
   EXPECT_TRUE(compare(&Results::z, sums, c.num_tokens()));
-  EXPECT_TRUE(compare(&Results::dx, target().dtype, c.width));
-  EXPECT_TRUE(compare(&Results::dweight, sums, c.width));
+  const auto compare_gradient = [&](Values Results::*member, Values Results::*terms, DType dtype) {
+    Reference reference = reference_of(exact, rough, member);
+    reference.terms = exact.*terms;
+    return close_to(actual.*member, reference, dtype, c.width);
+  };
+  EXPECT_TRUE(compare_gradient(&Results::dx, &Results::dx_terms, target().dtype));
+  EXPECT_TRUE(compare_gradient(&Results::dweight, &Results::dweight_terms, sums));
 }
 
 TEST_P(Router, IsAsCloseAsNaive) {
