@@ -571,6 +571,7 @@ plant("plan.machine_peak", MACHINE, "comparison",
       "a machine reaches more than its peak")
 
 WORK = "plan/run_work.cpp"
+PLANNED_WORK = "plan/planned_run_work.cpp"
 
 plant("plan.work_tokens", WORK, "missing factor",
       "own_tokens_(tokens_ / real(p_.tensor)) {}", "own_tokens_(tokens_) {}",
@@ -587,14 +588,14 @@ plant("plan.work_tied", WORK, "bound",
 plant("plan.work_apart", WORK, "condition",
       "return p_.pipeline > 1 &&", "return p_.pipeline > 1024 &&",
       "a gradient that is formed later needs nothing gathered for it")
-plant("plan.work_again_block", WORK, "missing step",
+plant("plan.work_again_block", PLANNED_WORK, "missing step",
       "repeat(kAttentionOut);", "",
       "a block that is computed again leaves out a product")
-plant("plan.work_again_layers", WORK, "comparison",
+plant("plan.work_again_layers", PLANNED_WORK, "comparison",
       "static_cast<std::int64_t>(layer) < recompute.num_layers ? 0 : 1;",
       "static_cast<std::int64_t>(layer) <= recompute.num_layers ? 0 : 1;",
       "one layer too many is computed again")
-plant("plan.work_gathers", WORK, "choice",
+plant("plan.work_gathers", PLANNED_WORK, "choice",
       "add(each, ExchangeKind::weights, waiting);", "add(each, ExchangeKind::weights, again);",
       "weights that are gathered for a pass take no time in it")
 
@@ -751,6 +752,6 @@ plant("plan.time_own_experts", TIME, "condition",
 plant("plan.time_beside", TIME, "condition",
       "      if (exchange.beside) {", "      if (false) {",
       "what travels beside products is seen whole")
-plant("plan.work_cut", WORK, "missing factor",
+plant("plan.work_cut", PLANNED_WORK, "missing factor",
       "      product.M /= count;\n", "",
       "products in chunks have all rows each")
