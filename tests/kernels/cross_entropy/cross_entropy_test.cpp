@@ -244,6 +244,21 @@ class CrossEntropy : public OpTest<CrossEntropyCase> {
     return rough;
   }
 
+  // What the roundings of a row's logits, scaled and capped, come to at most.
+  Values logit_roundings(const Inputs& in) const {
+    const auto V = static_cast<std::size_t>(op_case().vocab_size);
+    const auto cap = static_cast<double>(op_case().cap);
+    Values roundings(in.targets.size());
+    for (std::size_t i = 0; i < in.logits.size(); ++i) {
+      const double scaled = std::abs(in.logits[i]) * static_cast<double>(op_case().multiplier);
+      roundings[i / V] = std::max(roundings[i / V], cap > 0 ? std::min(cap, scaled) : scaled);
+    }
+    for (double& rounding : roundings) {
+      rounding *= rounding_unit(accumulation_dtype(target().dtype));
+    }
+    return roundings;
+  }
+
   void expect_close(const Results& actual,
                     const Results& exact,
                     const Inputs& in,
@@ -258,27 +273,24 @@ class CrossEntropy : public OpTest<CrossEntropyCase> {
       }
     }
     // The logarithm of the sum and the target's logit are rounded before one is taken from the other.
-    const DType sums = accumulation_dtype(target().dtype);
+    const Values roundings = logit_roundings(in);
     Values& rounded = losses.naive.emplace_back(exact.loss);
-    const auto V = static_cast<std::size_t>(op_case().vocab_size);
     for (std::size_t t = 0; t < rounded.size(); ++t) {
-      if (in.targets[t] < 0) {
-        continue;
-      }
-      double largest = 0;
-      for (std::size_t v = 0; v < V; ++v) {
-        largest = std::max(largest, std::abs(in.logits[t * V + v]));
-      }
-      const double scaled = largest * static_cast<double>(op_case().multiplier);
-      const auto cap = static_cast<double>(op_case().cap);
-      rounded[t] += rounding_unit(sums) * (cap > 0 ? std::min(cap, scaled) : scaled);
+      rounded[t] += in.targets[t] < 0 ? 0.0 : roundings[t];
     }
-    EXPECT_TRUE(close_to(actual.loss, losses, sums, op_case().num_tokens));
+    EXPECT_TRUE(
+        close_to(actual.loss, losses, accumulation_dtype(target().dtype), op_case().num_tokens));
     if (op_case().gradient) {
       Reference gradients = reference_of(exact, rough, &Results::dlogits);
       std::erase_if(gradients.naive, [](const Values& values) { return values.empty(); });
       // Where the target is all but certain, little is left of its probability less 1.
       gradients.terms = exact.dlogits_terms;
+      // A probability is off by what its logit is, beside the probability.
+      Values& moved = gradients.naive.emplace_back(exact.dlogits);
+      const auto V = static_cast<std::size_t>(op_case().vocab_size);
+      for (std::size_t i = 0; i < moved.size(); ++i) {
+        moved[i] += roundings[i / V] * std::abs(exact.dlogits_terms[i]);
+      }
       EXPECT_TRUE(close_to(actual.dlogits, gradients, target().dtype, op_case().vocab_size));
     }
   }
