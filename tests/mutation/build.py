@@ -156,6 +156,13 @@ class Changed:
         path.parent.mkdir(parents=True)
         path.write_text(text)
         self._objects = {}
+        # Programs find their tree by where they lie in it: they lie so in one like it.
+        tree = scratch / "tree"
+        self.programs = tree / "build" / build.folder.name
+        self.programs.mkdir(parents=True)
+        for entry in build.root.iterdir():
+            if entry.name not in ("build", ".git"):
+                (tree / entry.name).symlink_to(entry)
 
     def close(self):
         shutil.rmtree(self.scratch)
@@ -177,11 +184,11 @@ class Changed:
     def _moved(self, word, programs):
         for program in programs:
             if word == f"{self.build.folder}/{program}":
-                return str(self.scratch / program)
+                return str(self.programs / program)
         return word
 
     def _make(self, program, programs):
-        target = self.scratch / program
+        target = self.programs / program
         if target.exists():
             return
         build = self.build
@@ -225,7 +232,7 @@ class Changed:
                 text.replace(f'"{build.root}/{self.file}"', f'"{self.overlay}/{self.file}"'))
         for i, word in enumerate(words):
             for program in told:
-                word = word.replace(f'"{build.folder}/{program}"', f'"{self.scratch / program}"')
+                word = word.replace(f'"{build.folder}/{program}"', f'"{self.programs / program}"')
             words[i] = word
         # The changed file is found before the repository's. It may leave a variable unused.
         includes = [f"-I{self.overlay}/{word[len(f'-I{build.root}'):].lstrip('/')}" for word in words
