@@ -33,7 +33,7 @@ function(memphis_add_kernels target)
   if(MEMPHIS_DEVICE STREQUAL simt)
     # The compiler reports each access to memory (kernels/device/simt/instrumentation.cpp); what
     # AddressSanitizer would check, the executor does, with the GPU thread in its report.
-    set(options -fno-sanitize=address -fsanitize=thread --param=tsan-instrument-func-entry-exit=0
+    set(options -fno-sanitize=address -fsanitize=thread,alignment --param=tsan-instrument-func-entry-exit=0
                 -g  # reports name the line of an inlined function's caller
                 -Wno-unknown-pragmas)  # unroll
     set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${options}"

@@ -62,13 +62,14 @@ endfunction()
 
 # Of UndefinedBehaviorSanitizer without what AddressSanitizer stops too, a null pointer or one behind its
 # object: each access would be looked at twice, and code compile twice as long. Nor with sums of pointers that
-# wrap, a tenth of that time, which tests/fuzz/run.sh looks for where bytes come from elsewhere. What is tested
-# is looked at, what tests it (memphis_test_code) need not be: it compiles in two thirds of the time.
+# wrap, a tenth of that time, and misaligned pointers, a quarter: tests/fuzz/run.sh looks for both where bytes
+# come from elsewhere, and for the second each kernel is looked at (Ops.cmake). What is tested is looked at,
+# what tests it (memphis_test_code) need not be: it compiles in two thirds of the time.
 if(MEMPHIS_SANITIZE)
   set(is_test $<BOOL:$<TARGET_PROPERTY:MEMPHIS_TEST_CODE>>)
   target_compile_options(memphis_options INTERFACE
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:${is_test}>>:-fsanitize=address,undefined
-                                                       -fno-sanitize=null,object-size,pointer-overflow
+                                                       -fno-sanitize=null,object-size,pointer-overflow,alignment
                                                        -fno-sanitize-recover=all>
     $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   target_link_options(memphis_options INTERFACE -fsanitize=address,undefined)

@@ -93,17 +93,17 @@ export here build libraries compiler
 # shellcheck disable=SC2016 # $1 and $2 are of the shell that xargs starts, and the compiler is words
 xargs -0 -n 2 -P 2 bash -c '$compiler "@$build/flags" -c "$1" -o "$2"' bash <"$build/list"
 
-# So many inputs, about a dozen seconds of a core each.
+# So many inputs, about six seconds of a core each.
 gate_runs() {
   case $1 in
-    corpus) echo 4000 ;;
-    config) echo 30000 ;;
-    manifest) echo 200000 ;;
-    npy) echo 300000 ;;
-    safetensors) echo 160000 ;;
-    tokenizer) echo 20000 ;;
-    tokens) echo 80000 ;;
-    *) echo 20000 ;;
+    corpus) echo 2000 ;;
+    config) echo 15000 ;;
+    manifest) echo 100000 ;;
+    npy) echo 150000 ;;
+    safetensors) echo 80000 ;;
+    tokenizer) echo 10000 ;;
+    tokens) echo 40000 ;;
+    *) echo 10000 ;;
   esac
 }
 
